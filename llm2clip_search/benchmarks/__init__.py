@@ -1,0 +1,1 @@
+"""Benchmarks: datasets, retrieval metrics, and speed."""

@@ -1,0 +1,76 @@
+"""Flickr8k as webdataset shards ``flickr8k-SPLIT-NNN.tar`` beside ``captions.csv.gz``.
+
+A shard holds ``ID.jpg``; the captions, in several languages, are rows of
+``image_id, split, lang, caption, origin``.
+"""
+
+import csv
+import gzip
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from llm2clip_search.encoders.images import decode_upright, open_image
+from llm2clip_search.errors import CorpusError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captions:
+    """Captions of one language with the image each describes."""
+
+    texts: list[str]
+    image_ids: list[str]
+
+    def rows_in(self, images: list[str]) -> np.ndarray:
+        """int64 row of each caption's image in ``images``: mapped by id, never by position."""
+        place = {image: row for row, image in enumerate(images)}
+        return np.array([place[image] for image in self.image_ids], dtype=np.int64)
+
+
+def read_captions(root: Path, *, split: str, lang: str) -> Captions:
+    """Captions of a split in one language, in the file's order, empty ones left out.
+
+    Raises:
+        CorpusError: the file is missing, lacks a column, or has no such captions.
+    """
+    path = root / "captions.csv.gz"
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            rows = [
+                (row["caption"].strip(), row["image_id"])
+                for row in csv.DictReader(file)
+                if row["split"] == split and row["lang"] == lang
+            ]
+    except (OSError, KeyError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path} is not Flickr8k's caption file: {error!r}.") from error
+    rows = [row for row in rows if row[0]]
+    if not rows:
+        raise CorpusError(f"{path} has no captions of split {split!r} in language {lang!r}.")
+    return Captions(texts=[text for text, _ in rows], image_ids=[image for _, image in rows])
+
+
+def iter_image_files(root: Path, *, split: str) -> Iterator[tuple[str, bytes]]:
+    """Image ids, as the captions name them, with the files' bytes, in the shards' order.
+
+    Raises:
+        CorpusError: no shard of that split.
+    """
+    shards = sorted(root.glob(f"flickr8k-{split}-*.tar"))
+    if not shards:
+        raise CorpusError(f"{root} holds no flickr8k-{split}-NNN.tar; name the folder of the shards with --root.")
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.name.endswith(".jpg") and (file := tar.extractfile(member)) is not None:
+                    yield member.name, file.read()
+
+
+def iter_images(root: Path, *, split: str) -> Iterator[tuple[str, Image.Image]]:
+    """Image ids with upright RGB images, in the shards' order."""
+    for name, data in iter_image_files(root, split=split):
+        yield name, decode_upright(open_image(io.BytesIO(data)))

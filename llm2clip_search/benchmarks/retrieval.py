@@ -1,0 +1,69 @@
+"""Recall@k of an encoder on Flickr8k, language by language."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm2clip_search.benchmarks.flickr8k import iter_images, read_captions
+from llm2clip_search.benchmarks.metrics import retrieval_recalls
+from llm2clip_search.encoders import Encoder
+from llm2clip_search.encoders.images import to_pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalResult:
+    """One language of one data set, keys as CLIP_benchmark writes them."""
+
+    dataset: str
+    model: str
+    fingerprint: str
+    language: str
+    metrics: dict[str, float]
+    images: int
+    captions: int
+    seconds: float
+    """To embed this language's captions."""
+    task: str = "zeroshot_retrieval"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def flickr8k_retrieval(
+    encoder: Encoder, root: Path, *, split: str, langs: Sequence[str], batch_size: int = 32
+) -> Iterator[RetrievalResult]:
+    """Recall@1, 5 and 10 both ways, one result a language; images are embedded once.
+
+    Raises:
+        CorpusError: shards or captions that are not there.
+    """
+    captions = {lang: read_captions(root, split=split, lang=lang) for lang in langs}
+    names: list[str] = []
+    parts: list[np.ndarray] = []
+    batch: list[np.ndarray] = []
+    for name, image in iter_images(root, split=split):
+        names.append(name)
+        batch.append(to_pixels(image, encoder.preprocess))
+        if len(batch) == batch_size:
+            parts.append(encoder.encode_pixels(np.stack(batch)))
+            batch.clear()
+    if batch:
+        parts.append(encoder.encode_pixels(np.stack(batch)))
+    images = np.concatenate(parts)
+    for lang, found in captions.items():
+        started = time.perf_counter()
+        vectors = encoder.encode_texts(found.texts)
+        yield RetrievalResult(
+            dataset=f"flickr8k/{split}",
+            model=encoder.name,
+            fingerprint=encoder.fingerprint,
+            language=lang,
+            metrics=retrieval_recalls(images, vectors, found.rows_in(names)),
+            images=len(images),
+            captions=len(vectors),
+            seconds=time.perf_counter() - started,
+        )

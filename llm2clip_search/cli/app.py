@@ -1,0 +1,56 @@
+"""The command tree. Nothing heavy is imported until a command runs: ``--help`` must answer at once."""
+
+from typing import Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.bench import bench
+from llm2clip_search.cli.demo import demo
+from llm2clip_search.cli.index import index
+from llm2clip_search.cli.info import info
+from llm2clip_search.cli.models import models
+from llm2clip_search.cli.query import query
+from llm2clip_search.cli.train import train
+
+app = typer.Typer(
+    name="llm2clip-search",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(version("llm2clip-search"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Find images by long, precise captions in any language."""
+    console.debug = debug
+
+
+app.command()(index)
+app.command()(query)
+app.command()(info)
+app.command()(demo)
+app.add_typer(models, name="models")
+app.add_typer(bench, name="bench")
+app.add_typer(train, name="train")
+
+
+def main() -> None:
+    """Entry point of the ``llm2clip-search`` command."""
+    with console.errors_as_sentences():
+        app()

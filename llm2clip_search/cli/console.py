@@ -1,0 +1,82 @@
+"""How the commands talk: results on stdout, everything else on stderr, errors as one sentence."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from llm2clip_search.errors import Llm2ClipError
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+debug = False
+"""Set by ``--debug``: errors show their traceback."""
+
+
+class _Rate(ProgressColumn):
+    """Images a second over the whole run."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = task.elapsed or 0.0
+        return Text(f"{task.completed / elapsed:,.0f} images/s" if elapsed > 0.5 and task.completed else "")
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, absent when stderr is no terminal; call it with done and total."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def say(message: str) -> None:
+    """One line of status on stderr."""
+    err.print(escape(message))
+
+
+def warn(message: str) -> None:
+    err.print(f"[yellow]note:[/yellow] {escape(message)}")
+
+
+def fail(error: BaseException) -> NoReturn:
+    """Print an error as one sentence and leave with exit code 1; with ``--debug`` its traceback too."""
+    if debug:
+        traceback.print_exception(error)
+    err.print(f"[bold red]error:[/bold red] {escape(str(error))}")
+    raise SystemExit(1)
+
+
+@contextmanager
+def errors_as_sentences() -> Iterator[None]:
+    """Turn errors that the package raises on purpose into a sentence and exit code 1."""
+    try:
+        yield
+    except Llm2ClipError as error:
+        fail(error)
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does: no error, but nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None

@@ -1,0 +1,45 @@
+"""``llm2clip-search info``: what an index holds."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.options import IndexFolder
+
+
+def info(
+    index: IndexFolder = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its checksum.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Show an index: its images, model, size on disk and how it is searched."""
+    from pathlib import Path
+
+    from llm2clip_search.store import Snapshot, find_index
+
+    snapshot = Snapshot(Path(index) if index is not None else find_index())
+    if verify:
+        snapshot.verify()
+    manifest = snapshot.manifest
+    if json_output:
+        import json
+        from dataclasses import asdict
+
+        print(json.dumps(asdict(manifest)))
+        return
+    size = sum(path.stat().st_size for path in snapshot.folder.rglob("*") if path.is_file())
+    ann = manifest.ann
+    search = f"{ann.factory}, recall@10 {ann.recall_at_10:.3f} of exact search" if ann else "exact"
+    lines = {
+        "index": str(snapshot.folder),
+        "images": f"{manifest.live:,} ({manifest.dead:,} deleted or moved rows, {manifest.failures:,} failures)",
+        "folders": ", ".join(str(snapshot.absolute(root)) for root in manifest.roots) or "none",
+        "model": f"{manifest.model.name} ({manifest.model.fingerprint})",
+        "vectors": f"{manifest.dim} x {manifest.dtype} in {len(manifest.shards)} shards",
+        "search": search,
+        "on disk": f"{size / 1e6:,.1f} MB" + (", every checksum right" if verify else ""),
+    }
+    for name, value in lines.items():
+        console.out.print(f"[bold]{name:>8}[/bold]  {escape(value)}")

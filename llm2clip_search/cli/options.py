@@ -1,0 +1,24 @@
+"""Options that several commands share, so that they read the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+IndexFolder = Annotated[
+    Path | None,
+    typer.Option("--index", help="Index folder. Default: the nearest .llm2clip from here upward.", show_default=False),
+]
+RuntimeName = Annotated[
+    Literal["auto", "torch", "onnx"],
+    typer.Option("--runtime", help="onnx compiles the towers for the CPU at their first use; auto prefers it there."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="nano, open_clip:ARCH/TAG, hf:OWNER/REPO or dir:PATH. Default: the index's own, else nano.",
+        show_default=False,
+    ),
+]

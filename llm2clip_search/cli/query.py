@@ -1,0 +1,146 @@
+"""``llm2clip-search query``: ask the index."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.options import Device, IndexFolder, ModelName, RuntimeName
+
+if TYPE_CHECKING:
+    from llm2clip_search.engine import Result, SearchIndex
+
+
+def query(
+    text: Annotated[
+        str | None, typer.Argument(help="A caption, as long and precise as you like.", show_default=False)
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="Find images like this file.", show_default=False)] = None,
+    like: Annotated[
+        int | None, typer.Option(help="Find images like the indexed one with this id.", show_default=False)
+    ] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(help="A caption to add, with a weight as in 'at night^0.5'.", show_default=False),
+    ] = None,
+    sub: Annotated[list[str] | None, typer.Option(help="A caption to subtract.", show_default=False)] = None,
+    k: Annotated[int, typer.Option("-k", "--limit", help="Images to show.")] = 10,
+    offset: Annotated[int, typer.Option(help="Best images to pass over.")] = 0,
+    threshold: Annotated[float | None, typer.Option(help="Lowest cosine to show, -1 to 1.", show_default=False)] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help="SQL condition, as in \"width > 1000 AND path LIKE '%/2024/%'\".", show_default=False),
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Tell how the search was done.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Paths only, one a line.")] = False,
+    null: Annotated[bool, typer.Option("-0", "--null", help="With --paths: end each with a zero byte.")] = False,
+    preview: Annotated[
+        bool | None,
+        typer.Option(
+            "--preview/--no-preview",
+            help="Pictures in the table. Default: where the terminal can.",
+            show_default=False,
+        ),
+    ] = None,
+    index: IndexFolder = None,
+    model: ModelName = None,
+    runtime: RuntimeName = "auto",
+    device: Device = "auto",
+) -> None:
+    """Find images by a caption, an image, an indexed image, or a sum of these.
+
+    Filters apply before the search. Scores are cosines. Columns for --where: id, path, content_hash, size,
+    mtime, width, height, format, taken, camera, latitude, longitude.
+
+    [dim]llm2clip-search query "two children in red jackets climb a wet rock" -k 5[/dim]
+    [dim]llm2clip-search query --image beach.jpg --add "at night" --sub "people^0.5"[/dim]
+    """
+    from llm2clip_search.engine import open_index
+
+    opened = open_index(index, model=model, runtime=runtime, device=device)
+    result = opened.query(
+        text,
+        image=image,
+        like=like,
+        add=add or (),
+        sub=sub or (),
+        k=k,
+        offset=offset,
+        threshold=threshold,
+        where=where,
+    )
+    for warning in result.warnings:
+        console.warn(warning)
+    if json_output:
+        for hit in result.hits:
+            print(json.dumps(hit.to_dict(), ensure_ascii=False))
+    elif paths or null:
+        for hit in result.hits:
+            sys.stdout.write(f"{hit.path}\0" if null else f"{hit.path}\n")
+    else:
+        _print_table(result, preview=_shows_pictures() if preview is None else preview)
+    if explain:
+        _explain(result, opened)
+
+
+def _print_table(result: "Result", *, preview: bool) -> None:
+    from rich.table import Table
+
+    if not result.hits:
+        console.say("No image meets the query.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("score", "right"), ("id", "right"), ("size", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("image", overflow="fold")
+    if preview:
+        table.add_column("")
+    for hit in result.hits:
+        size = f"{hit.metadata['width']}x{hit.metadata['height']}"
+        cells = [f"{hit.score:.3f}", str(hit.id), size, escape(_short(hit.path))]
+        table.add_row(*cells, *([_picture(hit.path)] if preview else []))
+    console.out.print(table)
+
+
+def _short(path: Path) -> str:
+    """Relative to the current folder when below it; control characters shown as escapes."""
+    here = Path.cwd()
+    shown = str(path.relative_to(here) if path.is_relative_to(here) else path)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def _shows_pictures() -> bool:
+    """Whether stdout is a terminal with a picture protocol (kitty's or sixel)."""
+    if not sys.stdout.isatty() or not sys.stdin.isatty():
+        return False
+    from textual_image.renderable import Image, SixelImage, TGPImage
+
+    return Image in (SixelImage, TGPImage)
+
+
+def _picture(path: Path) -> Any:
+    from textual_image.renderable import Image
+
+    from llm2clip_search.encoders.images import read_rgb
+    from llm2clip_search.errors import ImageError
+
+    try:
+        thumbnail = read_rgb(path)
+    except ImageError:
+        return "(gone)"
+    thumbnail.thumbnail((320, 320))
+    return Image(thumbnail, width=24, height="auto")
+
+
+def _explain(result: "Result", opened: "SearchIndex") -> None:
+    plan = result.plan
+    console.say(f"plan: {plan.strategy} on the {plan.device}: {plan.reason}")
+    if plan.ann is not None:
+        console.say(f"      {plan.ann}, recall@10 {plan.recall_at_10:.3f} against exact search when it was built")
+    console.say(f"model: {opened.encoder.name} ({opened.encoder.fingerprint})")
+    console.say("time: " + ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in result.seconds.items()))

@@ -1,0 +1,49 @@
+"""``llm2clip-search train``: make an encoder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+
+train = typer.Typer(no_args_is_help=True, help="Train encoders.")
+
+
+@train.callback()
+def group() -> None:
+    """Train encoders."""
+
+
+@train.command("heads")
+def train_heads(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name.")] = "nano",
+    data: Annotated[Path, typer.Option(help="Folder of Flickr8k's shards and captions.csv.gz.")] = Path("flickr8k"),
+    out: Annotated[Path, typer.Option(help="Model folder to write.")] = Path("nano"),
+    langs: Annotated[str, typer.Option(help="Languages of the captions, with commas.")] = "en",
+) -> None:
+    """Train the projection and adaptor of two frozen towers on Flickr8k's train split.
+
+    [dim]llm2clip-search train heads nano --data ./flickr8k --out ./my-nano[/dim]
+    """
+    from llm2clip_search.errors import ModelError
+    from llm2clip_search.training import RECIPES
+    from llm2clip_search.training import train_heads as run
+
+    if recipe not in RECIPES:
+        raise ModelError(f"There is no recipe {recipe!r}; there are: {', '.join(RECIPES)}.")
+
+    last = [""]
+
+    def report(what: str, done: int, total: int) -> None:
+        line = f"{what}: {done:,}" + (f" of {total:,}" if total else "")
+        if console.err.is_terminal:
+            console.err.print(line, end="\r")
+        elif what.partition(",")[0] != last[0] or done == total:
+            console.say(line)
+        last[0] = what.partition(",")[0]
+
+    recalls = run(RECIPES[recipe], data=data, out=out, langs=tuple(langs.split(",")), report=report)
+    for name, value in recalls.items():
+        console.out.print(f"dev {name} {value:.4f}")
+    console.say(f"Written to {out}; use it with --model dir:{out}.")

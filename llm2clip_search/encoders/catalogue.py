@@ -1,0 +1,174 @@
+"""Names to models: ``nano``, ``open_clip:ARCH/TAG``, ``hf:owner/repo[@revision]``, ``dir:PATH``."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm2clip_search.encoders.config import ModelConfig
+from llm2clip_search.encoders.sources import fetch, file_sha256
+from llm2clip_search.encoders.tokenization import (
+    CaptionTokenizer,
+    LLMTokenizer,
+    OpenClipTokenizer,
+    TransformersTokenizer,
+)
+from llm2clip_search.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MODEL = "nano"
+PACKAGED = ("nano",)
+"""Models whose folder lies in this package, under ``encoders/models``."""
+
+EXAMPLES = {
+    "open_clip:ViT-B-32/laion2b_s34b_b79k": "CLIP B/32, 77 tokens, English",
+    "open_clip:ViT-SO400M-14-SigLIP2/webli": "SigLIP 2 So400m/14, 64 tokens, multilingual",
+    "hf:openai/clip-vit-large-patch14": "CLIP L/14, 77 tokens, English",
+    "hf:google/siglip2-base-patch16-224": "SigLIP 2 B/16, 64 tokens, multilingual",
+}
+"""Published encoders that a user may name as they are; any other of the same libraries works too."""
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What an index remembers of the model that made it."""
+
+    name: str
+    revision: str
+    weights_sha256: str
+    """Over this folder's tensors and the pins of all base weights."""
+    preprocess_sha256: str
+    """Over everything that comes before the towers: resize, crop, tokens, pooling, instruction."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits; equal if and only if two models give the same embeddings."""
+        return _digest({"weights": self.weights_sha256, "preprocess": self.preprocess_sha256})[:16]
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A resolved model: its configuration, and where its own tensors and tokenizer lie."""
+
+    config: ModelConfig
+    folder: Path | None
+    """The model folder; None for open_clip, which keeps weights itself."""
+
+    def tensors(self, tower: str) -> dict[str, "torch.Tensor"]:
+        """Tensors of ``model.safetensors`` under ``vision.`` or ``text.``, prefix removed."""
+        from safetensors import safe_open
+
+        path = self._own_tensors
+        if path is None:
+            return {}
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = [name for name in file.keys() if name.startswith(f"{tower}.")]  # noqa: SIM118
+                return {name.partition(".")[2]: file.get_tensor(name) for name in names}
+        except Exception as error:  # safetensors raises its own untyped error on a damaged file
+            raise ModelError(f"{path} is not a readable safetensors file: {error}.") from error
+
+    def tokenizer(self) -> CaptionTokenizer:
+        """The text tower's tokenizer; an LLM's loads neither torch nor transformers."""
+        text = self.config.text
+        if text.library == "open_clip":
+            return OpenClipTokenizer(text)
+        if text.library == "transformers":
+            assert text.weights is not None, "transformers text towers are resolved with their source"
+            return TransformersTokenizer(fetch(text.weights, relative_to=self.folder).path, text)
+        assert self.folder is not None, "LLM text towers are resolved from a folder"
+        return LLMTokenizer(self.folder, text)
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """Hashes of what decides the embeddings; names, licences and notes are left out.
+
+        Only tensors that lie beside the configuration are read; pinned base weights count by pin.
+        """
+        config = self.config
+        raw = config.to_dict()
+        text, vision = dict(raw["text"]), dict(raw["vision"])
+        before = {
+            "preprocess": vision.pop("preprocess"),
+            "text": {key: text.pop(key) for key in ("max_tokens", "instruction", "pooling", "attention")},
+        }
+        pins = [self._pin(source) for source in (vision.pop("weights"), text.pop("weights"))]
+        own = file_sha256(self._own_tensors) if self._own_tensors else ""
+        return ModelIdentity(
+            name=config.name,
+            revision=own[:12] or pins[0][:12],
+            weights_sha256=_digest({"own": own, "pins": pins, "vision": vision, "text": text, "dim": config.dim}),
+            preprocess_sha256=_digest(before),
+        )
+
+    @property
+    def _own_tensors(self) -> Path | None:
+        path = self.folder / "model.safetensors" if self.folder else None
+        return path if path is not None and (self.folder / "config.json").exists() and path.exists() else None  # type: ignore[operator]
+
+    def _pin(self, source: str | None) -> str:
+        if source is None:
+            return ""
+        scheme, _, rest = source.partition(":")
+        if scheme == "pypi":
+            return rest.partition("#")[2]
+        if scheme == "hf":
+            return fetch(source).revision
+        path = fetch(source, relative_to=self.folder).path if scheme == "dir" else Path(source)
+        if path.is_dir():
+            return _digest([[f.name, file_sha256(f)] for f in sorted(path.glob("*.safetensors"))])
+        return file_sha256(path) if path.is_file() else source
+
+
+def resolve(name: str) -> Model:
+    """Find the model that a name stands for; base weights stay unfetched where possible.
+
+    Raises:
+        ModelError: a name of no model, an unreadable folder, or a hub out of reach.
+    """
+    scheme, separator, rest = name.partition(":")
+    if not separator:
+        if name in PACKAGED:
+            return _from_folder(Path(str(files("llm2clip_search.encoders"))) / "models" / name, name)
+        hint = f"; for the folder, say dir:{name}" if Path(name).is_dir() else ""
+        raise ModelError(
+            f"There is no model {name!r}; a model is one of {', '.join(PACKAGED)},"
+            f" or open_clip:ARCH/TAG, hf:OWNER/REPO or dir:PATH{hint}."
+        )
+    if scheme == "open_clip":
+        from llm2clip_search.encoders.dual import open_clip_model
+
+        return Model(open_clip_model(rest), None)
+    if scheme == "dir":
+        return _from_folder(fetch(name).path.absolute(), name)
+    if scheme == "hf":
+        return _from_folder(fetch(name).path, name)
+    raise ModelError(f"{name!r} names no model; it starts with open_clip:, hf: or dir:, or is one of {PACKAGED}.")
+
+
+def _from_folder(folder: Path, name: str) -> Model:
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{folder} is no model folder: it has no readable config.json.") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}.") from error
+    if "model_type" in raw:
+        from llm2clip_search.encoders.dual import transformers_model
+
+        # The tensors are transformers' own; the folder is named as the source of both towers.
+        return Model(transformers_model(folder, name=name, source=name if name[:3] == "hf:" else f"dir:{folder}"), None)
+    return Model(ModelConfig.read(path), folder)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,145 @@
+"""What ``config.json`` of a model folder says, as frozen dataclasses.
+
+A model is a folder: ``config.json`` (this schema), ``model.safetensors`` with the tensors this
+project trained (prefixes ``vision.`` and ``text.``), tokenizer files, and a model card. Base
+weights that others publish are named by source (see `sources`) and stay where they are.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from llm2clip_search.errors import ModelError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """How an upright RGB image becomes the tower's uint8 pixels, and how those are normalised."""
+
+    height: int
+    """Rows of the tower's input."""
+    width: int
+    """Columns of the tower's input."""
+    resize: Literal["shortest", "squash"] = "shortest"
+    """``shortest`` scales the shorter side to ``resize_to`` and crops the centre; ``squash`` scales
+    both sides to the input size."""
+    resize_to: int = 0
+    """Length of the shorter side before the crop, pixels; 0 means the input's own shorter side."""
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Per channel, on a scale where white is 1."""
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """A vision tower: a published backbone and, for towers of ours, a projection."""
+
+    library: Literal["timm", "open_clip", "transformers"]
+    architecture: str
+    """The library's own model name; empty for transformers, whose folder says it."""
+    weights: str | None
+    """Source of the backbone's weights; None when they are in this folder's ``model.safetensors``."""
+    weights_by_order: bool = False
+    """Match tensors to parameters by order and shape: for ports of one architecture that named
+    their tensors differently."""
+    projection: bool = False
+    """Whether ``vision.projection`` (linear) follows the backbone."""
+    preprocess: PreprocessConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptorConfig:
+    """The head between the LLM's pooled state and the shared space (LLM2CLIP's ``TextProj``)."""
+
+    blocks: int = 4
+    """Residual blocks of LayerNorm - Linear - GELU - Linear."""
+    expansion: int = 2
+    """Width of a block's inner layer, in multiples of the LLM's hidden size."""
+    input: Literal["l2", "standardised"] = "l2"
+    """``l2`` normalises the pooled state, as published; ``standardised`` brings each of its dimensions to
+    mean 0 and deviation 1 over the training captions, which an LLM that was not tuned needs: a few
+    of its dimensions are hundreds of times larger than the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """A text tower: a decoder LLM with pooling and adaptor, or a classic CLIP text tower."""
+
+    library: Literal["llm", "open_clip", "transformers"]
+    architecture: str = ""
+    weights: str | None
+    """Source of the weights; None when they are in this folder's ``model.safetensors``."""
+    max_tokens: int
+    """Tokens that the tower reads, special tokens included."""
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
+    pooling: Literal["mean", "last"] = "mean"
+    instruction: str = ""
+    """Prefix that the LLM reads but that is not pooled."""
+    hidden_layers: tuple[int, ...] = (-1,)
+    """Which hidden states are pooled and concatenated: -1 is the last, after the final norm; n is the
+    n-th block's output. Blocks behind the highest are not run."""
+    adaptor: AdaptorConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything about a model that is not a tensor."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    dim: int
+    """Width of the shared space."""
+    vision: VisionConfig
+    text: TextConfig
+    licence: str = "unknown"
+    training_data: tuple[str, ...] = ()
+    """One line a data set: name, split, source and terms."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def read(cls, path: Path) -> "ModelConfig":
+        """Read ``config.json``.
+
+        Raises:
+            ModelError: not JSON, a newer schema, or a key that this version does not know.
+        """
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} is not a readable model configuration: {error}.") from error
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ModelError(f"{path} has schema version {version}; this version reads {SCHEMA_VERSION}.")
+        try:
+            return _from_mapping(raw)
+        except (TypeError, KeyError) as error:
+            raise ModelError(f"{path} does not describe a model: {error}.") from error
+
+
+def _from_mapping(raw: Mapping[str, Any]) -> ModelConfig:
+    vision = dict(raw["vision"])
+    preprocess = dict(vision.pop("preprocess"))
+    for key in ("mean", "std"):
+        if key in preprocess:
+            preprocess[key] = tuple(preprocess[key])
+    text = dict(raw["text"])
+    if "hidden_layers" in text:
+        text["hidden_layers"] = tuple(text["hidden_layers"])
+    adaptor = text.pop("adaptor", None)
+    rest = {field.name: raw[field.name] for field in fields(ModelConfig) if field.name in raw}
+    unknown = set(raw) - {field.name for field in fields(ModelConfig)}
+    if unknown:
+        raise KeyError(f"unknown keys {sorted(unknown)}")
+    rest |= {
+        "vision": VisionConfig(**vision, preprocess=PreprocessConfig(**preprocess)),
+        "text": TextConfig(**text, adaptor=AdaptorConfig(**adaptor) if adaptor else None),
+        "training_data": tuple(raw.get("training_data", ())),
+    }
+    return ModelConfig(**rest)

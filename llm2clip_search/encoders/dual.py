@@ -1,0 +1,122 @@
+"""Published dual encoders as they are: any of open_clip's, and transformers' CLIP and SigLIP."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.errors import ModelError
+
+
+def create_open_clip(architecture: str, weights: str | None) -> Any:
+    """An open_clip model; ``weights`` is one of its pretrained tags or a checkpoint's path.
+
+    Raises:
+        ModelError: an unknown architecture or tag, or weights that cannot be fetched.
+    """
+    ensure_torchvision()
+    import open_clip
+
+    if not weights:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)[:5])
+        raise ModelError(
+            f"open_clip:{architecture} names no weights; add a tag, as in open_clip:{architecture}/TAG"
+            f"{f' (some are: {known})' if known else ''}, or a checkpoint's path."
+        )
+    try:
+        # A checkpoint is read with weights_only: open_clip's own default, stated because it matters.
+        model = open_clip.create_model(architecture, pretrained=weights, weights_only=True)
+    except Exception as error:  # open_clip raises RuntimeError, OSError and the hub's own errors alike
+        raise ModelError(
+            f"open_clip:{architecture}/{weights} could not be loaded ({type(error).__name__}:"
+            f" {str(error).splitlines()[0][:160] if str(error) else 'no reason given'})."
+        ) from error
+    return model.eval()
+
+
+def open_clip_model(reference: str) -> ModelConfig:
+    """The configuration of ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``; no weights are read.
+
+    Raises:
+        ModelError: open_clip does not know the architecture.
+    """
+    ensure_torchvision()
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    architecture, _, weights = reference.partition("/")
+    raw = open_clip.get_model_config(architecture)
+    if raw is None:
+        raise ModelError(
+            f"open_clip knows no architecture {architecture!r}; 'python -c \"import open_clip;"
+            " print(open_clip.list_models())\"' lists those it does."
+        )
+    pretrained = get_pretrained_cfg(architecture, weights) or {}
+    size = raw["vision_cfg"].get("image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    return ModelConfig(
+        name=f"open_clip:{reference}",
+        dim=raw["embed_dim"],
+        vision=VisionConfig(
+            library="open_clip",
+            architecture=architecture,
+            weights=weights or None,
+            preprocess=PreprocessConfig(
+                height=height,
+                width=width,
+                resize="squash" if pretrained.get("resize_mode") == "squash" else "shortest",
+                interpolation=pretrained.get("interpolation", "bicubic"),
+                mean=tuple(pretrained.get("mean", open_clip.OPENAI_DATASET_MEAN)),
+                std=tuple(pretrained.get("std", open_clip.OPENAI_DATASET_STD)),
+            ),
+        ),
+        text=TextConfig(
+            library="open_clip",
+            architecture=architecture,
+            weights=weights or None,
+            max_tokens=raw["text_cfg"].get("context_length", 77),
+            attention="causal",
+            pooling="last",
+        ),
+    )
+
+
+def transformers_model(folder: Path, *, name: str, source: str) -> ModelConfig:
+    """The configuration of a transformers CLIP or SigLIP folder, named again by ``source``.
+
+    Raises:
+        ModelError: another kind of model, or a folder without its preprocessing.
+    """
+    from llm2clip_search.encoders.vision import transformers_preprocess
+
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = raw.get("model_type")
+    if kind not in ("clip", "siglip"):
+        raise ModelError(
+            f"{source} is a {kind!r} model; dual encoders of transformers are: clip, siglip"
+            " (SigLIP 2 with a fixed image size counts as siglip)."
+        )
+    ensure_torchvision()
+    import transformers
+
+    config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    dim = config.projection_dim if kind == "clip" else config.vision_config.hidden_size
+    return ModelConfig(
+        name=name,
+        dim=dim,
+        vision=VisionConfig(
+            library="transformers",
+            architecture="",
+            weights=source,
+            preprocess=transformers_preprocess(folder),
+        ),
+        text=TextConfig(
+            library="transformers",
+            weights=source,
+            max_tokens=config.text_config.max_position_embeddings,
+            attention="causal" if kind == "clip" else "bidirectional",
+            pooling="last",
+        ),
+        licence=str(raw.get("license", "unknown")),
+    )

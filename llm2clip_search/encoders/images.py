@@ -1,0 +1,177 @@
+"""From a file, a PIL image or an array to upright RGB, and from there to a tower's pixels.
+
+Headers are checked before pixels are decoded, so that a hostile file costs its header only.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from llm2clip_search.encoders.config import PreprocessConfig
+from llm2clip_search.errors import ImageError
+
+ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
+
+MAX_PIXELS = 200_000_000
+"""Largest image that is decoded unless told otherwise, pixels: 600 MB as RGB."""
+
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@cache
+def register_plugins() -> None:
+    """Teach Pillow HEIC where pillow-heif is installed; AVIF comes with Pillow itself."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener()
+
+
+def open_image(file: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read an image's header; pixels stay undecoded.
+
+    Raises:
+        ImageError: stage ``read`` when the file cannot be opened, ``header`` when it is no image or
+            declares more than ``max_pixels``.
+    """
+    register_plugins()
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own bomb warning fires at 89 MP; our cap decides, before any pixel is decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file)
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image that Pillow can read", stage="header") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"declares too many pixels: {error}", stage="header") from error
+    except OSError as error:
+        raise ImageError(error.strerror or str(error), stage="read") from error
+    except Exception as error:  # a plug-in's parser may raise anything on a hostile header
+        raise ImageError(f"{type(error).__name__} in its header: {error}", stage="header") from error
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        raise ImageError(
+            f"declares {image.width} x {image.height} = {pixels:,} pixels, over the limit of {max_pixels:,}"
+            " (--max-pixels raises it)",
+            stage="header",
+        )
+    return image
+
+
+def decode_upright(image: Image.Image, *, shortest: int | None = None) -> Image.Image:
+    """Decode an opened image: first frame, EXIF rotation applied, RGB.
+
+    Transparency is laid on white; 16-bit and float images are scaled to 8 bits by their range.
+    With ``shortest``, a JPEG is decoded at a fraction of its size that still leaves its shorter side
+    at least ``2 * shortest`` pixels, so that the later resize sees twice the detail it keeps.
+
+    Raises:
+        ImageError: stage ``decode``, when the pixels are truncated or damaged.
+    """
+    try:
+        if shortest is not None:
+            image.draft(None, (2 * shortest, 2 * shortest))
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        return _to_rgb(upright)
+    except Exception as error:  # codecs raise OSError, SyntaxError, struct.error, ValueError, ...
+        raise ImageError(f"{type(error).__name__}: {error}", stage="decode") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        # 16-bit PNGs may arrive as mode I, floats as 0..1; anything else is stretched over its range.
+        top = 65535.0 if image.mode == "I" and 255 < values.max() <= 65535 else max(values.max(), 1.0)
+        low = min(values.min(), 0.0)
+        scaled = (values - low) / (top - low) * 255.0
+        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_rgb(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An upright RGB image of a path, a PIL image, or an array.
+
+    Arrays are ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``, uint8 on 0..255 or float on 0..1.
+
+    Raises:
+        ImageError: with the stage at which it failed.
+    """
+    if isinstance(source, Image.Image):
+        return decode_upright(source.copy())
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    path = Path(source)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}", stage="read") from error
+    try:
+        with open_image(io.BytesIO(data), max_pixels=max_pixels) as image:
+            return decode_upright(image)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}", stage=error.stage) from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
+        raise ImageError(f"an image array is [H, W] or [H, W, 1|3|4], not {list(array.shape)}", stage="decode")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if np.issubdtype(array.dtype, np.floating):
+        array = (np.clip(array, 0.0, 1.0) * 255.0).round().astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ImageError(f"an image array is uint8 or float, not {array.dtype}", stage="decode")
+    return _to_rgb(Image.fromarray(array))
+
+
+def to_pixels(image: Image.Image, config: PreprocessConfig) -> np.ndarray:
+    """Resize and crop an RGB image to the tower's input: uint8 ``[height, width, 3]``.
+
+    Equal to torchvision's ``Resize`` and ``CenterCrop`` on PIL images, which timm and open_clip use.
+    """
+    method = _RESAMPLING[config.interpolation]
+    if config.resize == "squash":
+        if image.size != (config.width, config.height):
+            image = image.resize((config.width, config.height), method)
+        return np.asarray(image)
+    short = config.resize_to or min(config.height, config.width)
+    width, height = image.size
+    scaled = (
+        (short, max(1, int(short * height / width)))
+        if width <= height
+        else (max(1, int(short * width / height)), short)
+    )
+    if scaled != image.size:
+        image = image.resize(scaled, method)
+    left = round((scaled[0] - config.width) / 2)
+    top = round((scaled[1] - config.height) / 2)
+    if (left, top) != (0, 0) or scaled != (config.width, config.height):
+        image = image.crop((left, top, left + config.width, top + config.height))
+    return np.asarray(image)
+
+
+def stack_pixels(images: Sequence[Image.Image], config: PreprocessConfig) -> np.ndarray:
+    """uint8 ``[n, height, width, 3]`` of RGB images."""
+    if not images:
+        return np.empty((0, config.height, config.width, 3), dtype=np.uint8)
+    return np.stack([to_pixels(image, config) for image in images])

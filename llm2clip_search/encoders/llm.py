@@ -1,0 +1,134 @@
+"""A decoder LLM as a caption encoder: bidirectional attention and pooling over its states."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.errors import ModelError
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3")
+"""transformers model types whose decoders take a prepared 4-D attention mask."""
+
+
+class CaptionLLM(nn.Module):
+    """Token ids to one pooled state per caption."""
+
+    def __init__(self, model: Any, config: TextConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.bidirectional = config.attention == "bidirectional"
+        self.pooling = config.pooling
+        self.hidden_layers = config.hidden_layers
+        if -1 not in config.hidden_layers:
+            # Blocks behind the last pooled one would run for nothing, and its state is wanted as it is.
+            model.layers = model.layers[: max(config.hidden_layers)]
+            model.norm = nn.Identity()
+        self.width: int = model.config.hidden_size * len(config.hidden_layers)
+        """Of a pooled state."""
+
+    def states(self, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Hidden states of ``hidden_layers``, side by side: ``[n, length, width]``.
+
+        The mask is handed over ready-made, ``[n, 1, length, length]`` with 0 where a token may look
+        and the dtype's minimum where not: every family takes it as it is, so that no causal mask of
+        the library's own, sliding windows included, can come back.
+        """
+        embedded = self.model.get_input_embeddings()(ids)
+        length = ids.shape[1]
+        allowed = attention_mask[:, None, None, :].expand(-1, 1, length, -1).to(torch.bool)
+        if not self.bidirectional:
+            position = torch.arange(length, device=ids.device)
+            allowed = allowed & (position[:, None] >= position[None, :])
+        zero = torch.zeros((), dtype=embedded.dtype, device=ids.device)
+        low = torch.full_like(zero, torch.finfo(embedded.dtype).min)
+        out = self.model(
+            inputs_embeds=embedded,
+            attention_mask=torch.where(allowed, zero, low),
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        return torch.cat([out.hidden_states[layer] for layer in self.hidden_layers], dim=-1)
+
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor, pooling_mask: torch.Tensor) -> torch.Tensor:
+        """int64 ``[n, length]`` each, 1 = read / pooled; float32 pooled states ``[n, width]``."""
+        states = self.states(ids, attention_mask).float()
+        if self.pooling == "last":
+            position = torch.arange(ids.shape[1], device=ids.device)
+            last = (pooling_mask * position).argmax(dim=1)
+            return states[torch.arange(ids.shape[0], device=ids.device), last]
+        weight = pooling_mask.unsqueeze(-1).to(states.dtype)
+        return (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
+
+
+def load_llm(source: str, *, relative_to: Path | None = None) -> Any:
+    """A transformers decoder without its language-model head, from a folder or a GGUF file.
+
+    Raises:
+        ModelError: weights that cannot be fetched, or a family this package does not know.
+    """
+    ensure_torchvision()
+    import transformers
+
+    path = fetch(source, relative_to=relative_to).path
+    options: dict[str, Any] = {"local_files_only": True, "attn_implementation": "sdpa"}
+    with quiet_transformers():
+        try:
+            if path.suffix == ".gguf":
+                model = transformers.AutoModel.from_pretrained(
+                    path.parent, gguf_file=path.name, dtype=torch.float32, **options
+                )
+            else:
+                kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+                if kind not in FAMILIES:
+                    raise ModelError(f"{source} is a {kind!r} model; LLM towers are: {', '.join(FAMILIES)}.")
+                model = transformers.AutoModel.from_pretrained(
+                    path, dtype=torch.float32, use_safetensors=True, **options
+                )
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{source} cannot be loaded as an LLM: {error}") from error
+    if model.config.model_type not in FAMILIES:
+        raise ModelError(f"{source} is a {model.config.model_type!r} model; LLM towers are: {', '.join(FAMILIES)}.")
+    return model
+
+
+def save_tokenizer(source: str, folder: Path) -> None:
+    """Write the ``tokenizer.json`` of an LLM, so that its captions need no transformers.
+
+    Raises:
+        ModelError: weights that cannot be fetched, or a tokenizer that has no such form.
+    """
+    ensure_torchvision()
+    import transformers
+
+    path = fetch(source).path
+    options = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+    with quiet_transformers():
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            path.parent if options else path, local_files_only=True, **options
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(f"The tokenizer of {source} has no tokenizer.json form.")
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+
+
+class quiet_transformers:  # noqa: N801 - used as a verb, like contextlib's own
+    """No progress bars or advice from transformers while a tower loads; our own bar speaks."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self.verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self.verbosity)
+        logging.enable_progress_bar()

@@ -1,0 +1,207 @@
+"""The two runtimes of a tower: torch, and ONNX Runtime compiled once per fingerprint.
+
+Both are a function from named numpy arrays to float32 ``[n, dim]``; an encoder does not care which.
+"""
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from llm2clip_search.encoders.catalogue import Model
+from llm2clip_search.encoders.sources import cache_dir
+from llm2clip_search.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Runtime = Literal["auto", "torch", "onnx"]
+TowerName = Literal["vision", "text"]
+Tower = Callable[[dict[str, np.ndarray]], np.ndarray]
+
+INPUTS: dict[TowerName, tuple[str, ...]] = {
+    "vision": ("pixels",),
+    "text": ("ids", "attention_mask", "pooling_mask"),
+}
+MIN_COSINE = 0.999
+"""A compiled tower is kept only if its vectors agree with torch's at least this well."""
+
+
+def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str) -> Tower:
+    """One tower ready to run; the other one is not loaded.
+
+    ``auto`` is ONNX Runtime on a CPU that has it, torch otherwise.
+
+    Raises:
+        ModelError: ONNX asked for but missing, or on a GPU; weights that cannot be loaded.
+    """
+    device = pick_device(device)
+    has_onnx = all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx"))
+    if runtime == "onnx" and not has_onnx:
+        raise ModelError("--runtime onnx needs ONNX Runtime; install it with pip install 'llm2clip-search[cpu]'.")
+    if runtime == "onnx" and device != "cpu":
+        raise ModelError(f"--runtime onnx runs on the CPU, but the device is {device}; add --device cpu.")
+    if runtime == "torch" or device != "cpu" or not has_onnx:
+        return _torch_tower(build_module(model, name), device, INPUTS[name])
+    try:
+        return _onnx_tower(compiled_path(model, name))
+    except ModelError:
+        raise
+    except Exception as error:  # exporters fail in many ways; the tower itself still runs
+        if runtime == "onnx":
+            raise ModelError(
+                f"The {name} tower of {model.config.name} cannot be compiled for ONNX Runtime"
+                f" ({type(error).__name__}: {error}); --runtime torch runs it as it is."
+            ) from error
+        print(f"The {name} tower does not compile for ONNX Runtime; torch runs it instead.", file=sys.stderr)
+        return _torch_tower(build_module(model, name), device, INPUTS[name])
+
+
+def pick_device(device: str) -> str:
+    """``auto`` is a CUDA GPU or Apple's where torch sees one, else the CPU.
+
+    torch is asked only where a GPU could be: importing it costs seconds.
+    """
+    if device != "auto":
+        return device
+    apple = sys.platform == "darwin"
+    nvidia = os.path.exists("/proc/driver/nvidia") or shutil.which("nvidia-smi") is not None  # noqa: PTH110
+    if not (apple or nvidia):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if apple and torch.backends.mps.is_available() else "cpu"
+
+
+def build_module(model: Model, name: TowerName) -> "nn.Module":
+    """The tower as a torch module in float32, in evaluation mode.
+
+    Raises:
+        ModelError: weights that cannot be fetched or do not fit.
+    """
+    config = model.config
+    if name == "vision":
+        from llm2clip_search.encoders.vision import build_vision_tower
+
+        return build_vision_tower(config.vision, dim=config.dim, folder=model.folder, tensors=model.tensors("vision"))
+    from llm2clip_search.encoders.text import build_text_tower
+
+    return build_text_tower(config.text, dim=config.dim, folder=model.folder, tensors=model.tensors("text"))
+
+
+def _torch_tower(module: "nn.Module", device: str, inputs: tuple[str, ...]) -> Tower:
+    import torch
+
+    module = module.to(device)
+
+    def run(arrays: dict[str, np.ndarray]) -> np.ndarray:
+        # torch refuses read-only arrays, which Pillow hands out; ascontiguousarray copies those alone.
+        tensors = [torch.from_numpy(np.require(arrays[name], requirements=["C", "W"])) for name in inputs]
+        with torch.inference_mode():
+            out: np.ndarray = module(*(t.to(device) for t in tensors)).float().cpu().numpy()
+        return out
+
+    return run
+
+
+def _onnx_tower(path: Path) -> Tower:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    inputs = [node.name for node in session.get_inputs()]
+
+    def run(arrays: dict[str, np.ndarray]) -> np.ndarray:
+        out: np.ndarray = session.run(None, {name: arrays[name] for name in inputs})[0]
+        return out
+
+    return run
+
+
+def compiled_path(model: Model, name: TowerName) -> Path:
+    """The tower's ONNX file, exported and compared with torch when it is not in the cache yet."""
+    target = cache_dir() / "onnx" / model.identity.fingerprint / name
+    path = target / "tower.onnx"
+    if path.exists():
+        return path
+    print(
+        f"Compiling the {name} tower of {model.config.name} for this CPU (once) ...",
+        file=sys.stderr,
+        flush=True,
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
+        folder = Path(scratch) / name
+        folder.mkdir()
+        cosine = _export(model, name, folder / "tower.onnx")
+        (folder / "export.json").write_text(json.dumps({"model": model.config.name, "min_cosine": cosine}))
+        with contextlib.suppress(OSError):  # another process finished first: its file is as good
+            folder.rename(target)
+    return path
+
+
+def _export(model: Model, name: TowerName, path: Path) -> float:
+    """Write the ONNX file; returns the lowest cosine between its vectors and torch's."""
+    import torch
+
+    module = build_module(model, name)
+    # Traced and judged on different shapes, so that a dimension frozen by tracing shows.
+    traced, judged = (_sample(model, name, count) for count in (2, 3))
+    example = tuple(torch.from_numpy(traced[key]) for key in INPUTS[name])
+    axes = {key: {0: "n"} if name == "vision" else {0: "n", 1: "length"} for key in INPUTS[name]}
+    with _quiet_exporter(), torch.inference_mode():
+        # The TorchScript exporter: on these towers it takes 2.5 s where the dynamo one takes 23 s, and it
+        # needs no onnxscript; the check below holds it to torch's own output.
+        torch.onnx.export(
+            module,
+            example,
+            str(path),
+            input_names=list(INPUTS[name]),
+            output_names=["embedding"],
+            dynamic_axes={**axes, "embedding": {0: "n"}},
+            opset_version=17,
+            dynamo=False,
+        )
+    expected = _torch_tower(module, "cpu", INPUTS[name])(judged)
+    cosine = float((_onnx_tower(path)(judged) * expected).sum(axis=1).min())
+    if not cosine >= MIN_COSINE:  # NaN fails too
+        raise RuntimeError(f"compiled vectors agree with torch's only to cosine {cosine:.5f}")
+    return cosine
+
+
+def _sample(model: Model, name: TowerName, count: int) -> dict[str, np.ndarray]:
+    if name == "vision":
+        size = model.config.vision.preprocess
+        noise = np.random.default_rng(count).integers(0, 256, (count, size.height, size.width, 3))
+        return {"pixels": noise.astype(np.uint8)}
+    captions = ["A dog runs.", "Two children play in the shallow water of a lake.", "Night"][:count]
+    return dict(zip(INPUTS["text"], model.tokenizer()(captions), strict=True))
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter warns of every traced constant; the comparison with torch judges what matters."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

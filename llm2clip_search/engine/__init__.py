@@ -1,0 +1,7 @@
+"""The query engine: compose, filter, plan, search, and join with metadata."""
+
+from llm2clip_search.engine.query import Query, Term
+from llm2clip_search.engine.results import Hit, Result
+from llm2clip_search.engine.search import SearchIndex, open_index
+
+__all__ = ["Hit", "Query", "Result", "SearchIndex", "Term", "open_index"]

@@ -1,0 +1,63 @@
+"""``--where``: a user's SQL condition to a set of ids, in a DuckDB that can reach nothing else."""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llm2clip_search.errors import QueryError
+from llm2clip_search.store import METADATA_SCHEMA, Snapshot
+
+COLUMNS = tuple(name for name in METADATA_SCHEMA.names if name != "mtime_ns")
+"""What a condition may name; ``mtime`` is shown as a timestamp, ``path`` as an absolute path."""
+
+
+def filter_table(snapshot: Snapshot) -> pa.Table:
+    """The table ``images`` that conditions are asked of: `COLUMNS` and ``mtime``, one row a live image."""
+    table = snapshot.metadata()
+    paths = pa.array([snapshot.absolute(path).as_posix() for path in table.column("path").to_pylist()], pa.string())
+    mtime = pc.cast(table.column("mtime_ns"), pa.timestamp("ns"))
+    table = table.set_column(table.schema.get_field_index("path"), "path", paths)
+    return table.drop_columns(["mtime_ns"]).append_column("mtime", mtime)
+
+
+def matching_ids(snapshot: Snapshot, where: str) -> np.ndarray:
+    """Ids, ascending int64, of the live rows that meet a SQL condition.
+
+    The condition is untrusted: DuckDB runs with external access off, extensions off and its
+    configuration locked, and sees one table of metadata.
+
+    Raises:
+        QueryError: SQL that is wrong, names an unknown column, or is more than one condition.
+    """
+    import duckdb
+
+    if not where.strip():
+        raise QueryError('--where is empty; give a condition such as "width > 1000".')
+    # A trailing comment in the condition must not swallow the closing bracket.
+    sql = f"SELECT id FROM images WHERE (\n{where}\n)"
+    connection = duckdb.connect(":memory:")
+    try:
+        connection.execute("SET python_enable_replacements = false")
+        connection.register("images", filter_table(snapshot))
+        connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
+        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+        statements = connection.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise QueryError("--where takes one condition, not several statements.")
+        found = connection.execute(sql).fetchnumpy()["id"]
+    except duckdb.Error as error:
+        raise QueryError(_sentence(where, error)) from error
+    finally:
+        connection.close()
+    return np.unique(np.asarray(found, dtype=np.int64))
+
+
+def _sentence(where: str, error: Exception) -> str:
+    message = str(error)
+    if match := re.search(r'column "?([^"\s]+)"? not found', message):
+        columns = ", ".join([*COLUMNS, "mtime"])
+        return f"--where names a column {match[1]!r} that does not exist; the columns are {columns}."
+    first = message.splitlines()[0] if message else type(error).__name__
+    return f"--where {where!r} is not a valid condition: {first.partition(': ')[2] or first}"

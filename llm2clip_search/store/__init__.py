@@ -1,0 +1,18 @@
+"""The index on disk: manifest, shards, tombstones, failures and the writer's lock."""
+
+from llm2clip_search.store.discover import DEFAULT_FOLDER, find_index
+from llm2clip_search.store.manifest import AnnEntry, Manifest
+from llm2clip_search.store.schema import METADATA_SCHEMA, Row
+from llm2clip_search.store.snapshot import Snapshot
+from llm2clip_search.store.writer import Writer
+
+__all__ = [
+    "DEFAULT_FOLDER",
+    "METADATA_SCHEMA",
+    "AnnEntry",
+    "Manifest",
+    "Row",
+    "Snapshot",
+    "Writer",
+    "find_index",
+]
