@@ -1,5 +1,6 @@
 """``llm2clip-search train``: make an encoder."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -33,15 +34,17 @@ def train_heads(
     if recipe not in RECIPES:
         raise ModelError(f"There is no recipe {recipe!r}; there are: {', '.join(RECIPES)}.")
 
-    last = [""]
+    said = 0.0
 
     def report(what: str, done: int, total: int) -> None:
+        """A running line in a terminal; in a log, one line every ten seconds."""
+        nonlocal said
         line = f"{what}: {done:,}" + (f" of {total:,}" if total else "")
         if console.err.is_terminal:
             console.err.print(line, end="\r")
-        elif what.partition(",")[0] != last[0] or done == total:
+        elif time.monotonic() - said > 10.0:
             console.say(line)
-        last[0] = what.partition(",")[0]
+            said = time.monotonic()
 
     recalls = run(RECIPES[recipe], data=data, out=out, langs=tuple(langs.split(",")), report=report)
     for name, value in recalls.items():

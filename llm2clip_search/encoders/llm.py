@@ -1,5 +1,7 @@
 """A decoder LLM as a caption encoder: bidirectional attention and pooling over its states."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,7 @@ def save_tokenizer(source: str, folder: Path) -> None:
 
 
 class quiet_transformers:  # noqa: N801 - used as a verb, like contextlib's own
-    """No progress bars or advice from transformers while a tower loads; our own bar speaks."""
+    """No progress bars or advice from transformers while a tower loads; our own lines speak."""
 
     def __enter__(self) -> None:
         from transformers.utils import logging
@@ -126,9 +128,13 @@ class quiet_transformers:  # noqa: N801 - used as a verb, like contextlib's own
         self.verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+        # Its GGUF reader draws a bar that heeds neither setting.
+        self.stderr = contextlib.redirect_stderr(io.StringIO())
+        self.stderr.__enter__()
 
     def __exit__(self, *_: object) -> None:
         from transformers.utils import logging
 
+        self.stderr.__exit__(None, None, None)
         logging.set_verbosity(self.verbosity)
         logging.enable_progress_bar()

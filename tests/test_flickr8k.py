@@ -1,0 +1,74 @@
+"""The main job on real data: Flickr8k's dev images in a folder, every English caption asked."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm2clip_search import Encoder, SearchIndex, index_folder, load_encoder, open_index
+from llm2clip_search.benchmarks.flickr8k import iter_image_files, read_captions
+from tests.conftest import RunCli, photograph
+
+ROOT = Path(os.environ.get("LLM2CLIP_DATA", Path(__file__).parents[2] / "shared" / "data")) / "flickr8k"
+
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif(not ROOT.is_dir(), reason="Flickr8k is not here; LLM2CLIP_DATA names its parent folder"),
+]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder("nano")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 1,000 dev images as files, in a folder of their own."""
+    folder = tmp_path_factory.mktemp("flickr8k") / "images"
+    folder.mkdir()
+    for name, data in iter_image_files(ROOT, split="dev"):
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def opened(images: Path, encoder: Encoder) -> SearchIndex:
+    index = images.parent / ".llm2clip"
+    summary = index_folder(images, encoder=encoder, index=index)
+    assert (summary.indexed, summary.failed, summary.total) == (1000, 0, 1000)
+    return open_index(index)
+
+
+def test_captions_find_their_images(opened: SearchIndex, run_cli: RunCli) -> None:
+    """image_retrieval R@10 over all 5,000 captions; the command line gives the same first image."""
+    captions = read_captions(ROOT, split="dev", lang="en")
+    _, ids = opened.query_texts(captions.texts, k=10)
+    names = {row["id"]: Path(row["path"]).name for row in opened.snapshot.metadata().to_pylist()}
+    found = np.array([image in [names[i] for i in row] for image, row in zip(captions.image_ids, ids, strict=True)])
+    assert found.mean() >= 0.55
+    for place in range(0, len(captions.texts), 1000):
+        done = run_cli("query", captions.texts[place], "--json", "-k", "1", "--index", opened.snapshot.folder)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["id"] == ids[place, 0]
+
+
+def test_a_changed_folder_costs_only_its_changes(images: Path, opened: SearchIndex, encoder: Encoder) -> None:
+    """Nothing changed: nothing embedded. Ten added, renamed and deleted: exactly ten embedded."""
+    index = opened.snapshot.folder
+    again = index_folder(images, encoder=encoder, index=index)
+    assert (again.indexed, again.unchanged) == (0, 1000)
+    files = sorted(images.iterdir())
+    renamed = {row["path"]: row["id"] for row in opened.snapshot.metadata().to_pylist()}
+    for number in range(10):
+        photograph(number, (400, 300)).save(images / f"new-{number}.jpg")
+        files[number].rename(images / f"renamed-{number}.jpg")
+        files[-1 - number].unlink()
+    third = index_folder(images, encoder=encoder, index=index)
+    assert (third.indexed, third.reused, third.removed, third.total) == (10, 10, 10, 1000)
+    now = {row["path"]: row["id"] for row in open_index(index).snapshot.metadata().to_pylist()}
+    for number in range(10):
+        assert now[f"images/renamed-{number}.jpg"] == renamed[f"images/{files[number].name}"]
+    assert index_folder(images, encoder=encoder, index=index).indexed == 0
