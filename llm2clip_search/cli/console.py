@@ -22,7 +22,8 @@ from rich.text import Text
 
 from llm2clip_search.errors import Llm2ClipError
 
-out = Console(highlight=False, soft_wrap=True)
+# A pipe has no width: a table must not fold paths at 80 columns there.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 debug = False
@@ -73,7 +74,10 @@ def fail(error: BaseException) -> NoReturn:
 def errors_as_sentences() -> Iterator[None]:
     """Turn errors that the package raises on purpose into a sentence and exit code 1."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except Llm2ClipError as error:
         fail(error)
     except BrokenPipeError:

@@ -26,9 +26,9 @@ PHOTOGRAPHS = {
 """Photographs in that package and their hashes."""
 
 CAPTIONS = (
-    "a cat with green eyes looks at the camera",
-    "a woman in an orange suit smiles",
-    "a motorcycle stands in a garage",
+    "a black and white photograph of a man with a camera on a tripod",
+    "a woman in an astronaut suit smiles in front of a flag",
+    "a close up of a brown cat's face",
 )
 
 

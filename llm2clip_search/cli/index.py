@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 def index(
     folder: Annotated[Path, typer.Argument(help="Folder of images; everything below it is read.", show_default=False)],
     index: Annotated[
-        Path | None, typer.Option("--index", help="Index folder. Default: ./.llm2clip", show_default=False)
+        Path | None,
+        typer.Option(
+            "--index",
+            help="Index folder. Default: the nearest .llm2clip upward, else a new one here.",
+            show_default=False,
+        ),
     ] = None,
     model: ModelName = None,
     exclude: Annotated[
@@ -54,9 +59,9 @@ def index(
     from llm2clip_search.encoders.catalogue import DEFAULT_MODEL
     from llm2clip_search.indexers.ann import AnnConfig
     from llm2clip_search.indexers.folder import FolderConfig, index_folder
-    from llm2clip_search.store import DEFAULT_FOLDER, Manifest
+    from llm2clip_search.store import Manifest, default_index
 
-    target = index or Path(DEFAULT_FOLDER)
+    target = index or default_index()
     if model is None:
         model = Manifest.read(target).model.name if (target / "manifest.json").exists() else DEFAULT_MODEL
     chosen = {"threads": threads, "max_pixels": max_pixels}

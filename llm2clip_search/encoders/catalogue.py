@@ -58,6 +58,8 @@ class ModelIdentity:
 class Model:
     """A resolved model: its configuration, and where its own tensors and tokenizer lie."""
 
+    reference: str
+    """The name that finds it again from any folder; an index remembers this one."""
     config: ModelConfig
     folder: Path | None
     """The model folder; None for open_clip, which keeps weights itself."""
@@ -103,7 +105,7 @@ class Model:
         pins = [self._pin(source) for source in (vision.pop("weights"), text.pop("weights"))]
         own = file_sha256(self._own_tensors) if self._own_tensors else ""
         return ModelIdentity(
-            name=config.name,
+            name=self.reference,
             revision=own[:12] or pins[0][:12],
             weights_sha256=_digest({"own": own, "pins": pins, "vision": vision, "text": text, "dim": config.dim}),
             preprocess_sha256=_digest(before),
@@ -146,9 +148,10 @@ def resolve(name: str) -> Model:
     if scheme == "open_clip":
         from llm2clip_search.encoders.dual import open_clip_model
 
-        return Model(open_clip_model(rest), None)
+        return Model(name, open_clip_model(rest), None)
     if scheme == "dir":
-        return _from_folder(fetch(name).path.absolute(), name)
+        folder = fetch(name).path.absolute()
+        return _from_folder(folder, f"dir:{folder}")
     if scheme == "hf":
         return _from_folder(fetch(name).path, name)
     raise ModelError(f"{name!r} names no model; it starts with open_clip:, hf: or dir:, or is one of {PACKAGED}.")
@@ -166,8 +169,8 @@ def _from_folder(folder: Path, name: str) -> Model:
         from llm2clip_search.encoders.dual import transformers_model
 
         # The tensors are transformers' own; the folder is named as the source of both towers.
-        return Model(transformers_model(folder, name=name, source=name if name[:3] == "hf:" else f"dir:{folder}"), None)
-    return Model(ModelConfig.read(path), folder)
+        return Model(name, transformers_model(folder, source=name), None)
+    return Model(name, ModelConfig.read(path), folder)
 
 
 def _digest(value: object) -> str:

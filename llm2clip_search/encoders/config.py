@@ -34,6 +34,11 @@ class PreprocessConfig:
     """Per channel, on a scale where white is 1."""
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
+    @property
+    def shortest(self) -> int:
+        """Pixels of an image's shorter side that the tower can make use of."""
+        return self.resize_to or min(self.height, self.width)
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:

@@ -82,7 +82,7 @@ def open_clip_model(reference: str) -> ModelConfig:
     )
 
 
-def transformers_model(folder: Path, *, name: str, source: str) -> ModelConfig:
+def transformers_model(folder: Path, *, source: str) -> ModelConfig:
     """The configuration of a transformers CLIP or SigLIP folder, named again by ``source``.
 
     Raises:
@@ -103,7 +103,7 @@ def transformers_model(folder: Path, *, name: str, source: str) -> ModelConfig:
     config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     dim = config.projection_dim if kind == "clip" else config.vision_config.hidden_size
     return ModelConfig(
-        name=name,
+        name=source,
         dim=dim,
         vision=VisionConfig(
             library="transformers",

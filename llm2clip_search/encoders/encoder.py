@@ -26,7 +26,7 @@ class Encoder:
 
     def __init__(self, model: Model, *, runtime: Runtime = "auto", device: str = "auto") -> None:
         self.model = model
-        self.name = model.config.name
+        self.name = model.reference
         self.dim = model.config.dim
         self.max_tokens = model.config.text.max_tokens
         self._runtime = runtime
@@ -68,7 +68,7 @@ class Encoder:
         out: list[np.ndarray] = []
         batch: list[Image.Image] = []
         for image in images:
-            batch.append(read_rgb(image))
+            batch.append(read_rgb(image, shortest=self.preprocess.shortest))
             if len(batch) == batch_size:
                 out.append(self.encode_pixels(stack_pixels(batch, self.preprocess)))
                 batch.clear()

@@ -108,10 +108,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_rgb(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_rgb(source: ImageInput, *, max_pixels: int = MAX_PIXELS, shortest: int | None = None) -> Image.Image:
     """An upright RGB image of a path, a PIL image, or an array.
 
-    Arrays are ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``, uint8 on 0..255 or float on 0..1.
+    Arrays are ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``, uint8 on 0..255 or float on 0..1; ``shortest``
+    is as for `decode_upright`, for paths.
 
     Raises:
         ImageError: with the stage at which it failed.
@@ -127,7 +128,7 @@ def read_rgb(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image
         raise ImageError(f"{path}: {error.strerror or error}", stage="read") from error
     try:
         with open_image(io.BytesIO(data), max_pixels=max_pixels) as image:
-            return decode_upright(image)
+            return decode_upright(image, shortest=shortest)
     except ImageError as error:
         raise ImageError(f"{path}: {error}", stage=error.stage) from error
 
@@ -154,7 +155,7 @@ def to_pixels(image: Image.Image, config: PreprocessConfig) -> np.ndarray:
         if image.size != (config.width, config.height):
             image = image.resize((config.width, config.height), method)
         return np.asarray(image)
-    short = config.resize_to or min(config.height, config.width)
+    short = config.shortest
     width, height = image.size
     scaled = (
         (short, max(1, int(short * height / width)))

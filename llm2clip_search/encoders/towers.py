@@ -60,7 +60,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str) 
     except Exception as error:  # exporters fail in many ways; the tower itself still runs
         if runtime == "onnx":
             raise ModelError(
-                f"The {name} tower of {model.config.name} cannot be compiled for ONNX Runtime"
+                f"The {name} tower of {model.reference} cannot be compiled for ONNX Runtime"
                 f" ({type(error).__name__}: {error}); --runtime torch runs it as it is."
             ) from error
         print(f"The {name} tower does not compile for ONNX Runtime; torch runs it instead.", file=sys.stderr)
@@ -138,7 +138,7 @@ def compiled_path(model: Model, name: TowerName) -> Path:
     if path.exists():
         return path
     print(
-        f"Compiling the {name} tower of {model.config.name} for this CPU (once) ...",
+        f"Compiling the {name} tower of {model.reference} for this CPU (once) ...",
         file=sys.stderr,
         flush=True,
     )
@@ -147,7 +147,7 @@ def compiled_path(model: Model, name: TowerName) -> Path:
         folder = Path(scratch) / name
         folder.mkdir()
         cosine = _export(model, name, folder / "tower.onnx")
-        (folder / "export.json").write_text(json.dumps({"model": model.config.name, "min_cosine": cosine}))
+        (folder / "export.json").write_text(json.dumps({"model": model.reference, "min_cosine": cosine}))
         with contextlib.suppress(OSError):  # another process finished first: its file is as good
             folder.rename(target)
     return path

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -114,18 +114,20 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: s
 def _timm_backbone(config: VisionConfig, folder: Path | None) -> nn.Module:
     import timm
 
-    model: nn.Module = timm.create_model(config.architecture, pretrained=False, num_classes=0)
-    if config.weights is not None:
-        # Published classifiers come with their head: load into a model that has one, then drop it.
-        state = read_state_dict(fetch(config.weights, relative_to=folder).path)
-        classes = next((t.shape[0] for name, t in reversed(state.items()) if t.dim() == 1), 1000)
-        full: Any = timm.create_model(config.architecture, pretrained=False, num_classes=classes)
-        if config.weights_by_order:
-            state = dict(zip(full.state_dict(), state.values(), strict=True))
-        load_exactly(full, state, f"vision backbone {config.architecture}")
-        full.reset_classifier(0)
-        model = full
-    return model
+    headless: Any = timm.create_model(config.architecture, pretrained=False, num_classes=0)
+    if config.weights is None:
+        return cast(nn.Module, headless)
+    # Published classifiers come with their head: load into a model that has one, then drop it.
+    state = read_state_dict(fetch(config.weights, relative_to=folder).path)
+    bias = next(reversed(state.values())) if config.weights_by_order else None
+    if bias is None:
+        bias = state.get(f"{headless.default_cfg['classifier']}.bias", torch.empty(0))
+    full: Any = timm.create_model(config.architecture, pretrained=False, num_classes=len(bias))
+    if config.weights_by_order and len(state) == len(full.state_dict()):
+        state = dict(zip(full.state_dict(), state.values(), strict=True))
+    load_exactly(full, state, f"vision backbone {config.architecture}")
+    full.reset_classifier(0)
+    return cast(nn.Module, full)
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:

@@ -73,8 +73,7 @@ def decode_file(
         started = time.perf_counter()
         with open_image(io.BytesIO(data), max_pixels=max_pixels) as image:
             facts = read_facts(image)
-            shortest = preprocess.resize_to or min(preprocess.height, preprocess.width)
-            pixels = to_pixels(decode_upright(image, shortest=shortest), preprocess)
+            pixels = to_pixels(decode_upright(image, shortest=preprocess.shortest), preprocess)
         out.facts, out.pixels = facts, pixels
         out.seconds["decode"] = time.perf_counter() - started
     except ImageError as error:

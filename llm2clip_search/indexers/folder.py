@@ -16,7 +16,7 @@ from llm2clip_search.indexers.ann import AnnConfig, build_ann
 from llm2clip_search.indexers.decode import Decoded, ImageFacts, decode_file
 from llm2clip_search.indexers.lookahead import map_ahead
 from llm2clip_search.indexers.walk import FoundFile, Walk, image_extensions, walk_images
-from llm2clip_search.store import DEFAULT_FOLDER, METADATA_SCHEMA, Row, Snapshot, Writer
+from llm2clip_search.store import METADATA_SCHEMA, Row, Snapshot, Writer, default_index
 from llm2clip_search.store.schema import Failure
 
 Progress = Callable[[int, int], None]
@@ -85,7 +85,7 @@ def index_folder(
     touched files keep their vector. Images that fail are rows of ``failures.parquet``.
 
     Args:
-        index: the index folder, by default ``./.llm2clip``.
+        index: the index folder, by default the nearest ``.llm2clip`` upward, else a new one here.
         progress: called as files are done.
 
     Raises:
@@ -94,7 +94,7 @@ def index_folder(
     """
     config = config or FolderConfig()
     started = time.perf_counter()
-    folder = Path(index) if index is not None else Path(DEFAULT_FOLDER)
+    folder = Path(index) if index is not None else default_index()
     root = Path(root).expanduser()
     walk = walk_images(root, exclude=config.exclude)
     if not walk.files:
@@ -178,15 +178,19 @@ class _Run:
         )
         if progress:
             progress(0, len(todo))
-        for done, decoded in enumerate(results, start=1):
-            self._take(decoded)
-            if len(self.batch) == config.batch_size:
-                self._encode()
-            if self._commit_is_due():
-                self._commit()
-            if progress:
-                progress(done, len(todo))
-        self._encode()
+        try:
+            for done, decoded in enumerate(results, start=1):
+                self._take(decoded)
+                if len(self.batch) == config.batch_size:
+                    self._encode()
+                if self._commit_is_due():
+                    self._commit()
+                if progress:
+                    progress(done, len(todo))
+            self._encode()
+        except BaseException:
+            self._commit()  # interrupted, or the model failed: what is embedded already is kept
+            raise
         self.removed |= self.gone.keys()
         summary.removed = len(self.gone)
         self._commit(final=True)

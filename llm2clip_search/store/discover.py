@@ -8,6 +8,14 @@ from llm2clip_search.store.manifest import MANIFEST
 DEFAULT_FOLDER = ".llm2clip"
 
 
+def default_index() -> Path:
+    """The index that a new corpus goes into: the nearest one upward, else ``./.llm2clip``, not yet made."""
+    try:
+        return find_index()
+    except StoreError:
+        return Path.cwd() / DEFAULT_FOLDER
+
+
 def find_index(start: Path | None = None) -> Path:
     """The nearest index folder at or above ``start``, by default the current folder.
 
