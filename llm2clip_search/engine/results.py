@@ -37,4 +37,4 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     """Whole sentences, such as that a caption was cut."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """By stage: filter, encode, search, join."""
+    """By stage: plan (with the filter), encode, search, join."""

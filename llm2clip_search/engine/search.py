@@ -68,7 +68,7 @@ class SearchIndex:
         clock = _Clock(seconds)
         matches = matching_ids(self.snapshot, query.where) if query.where is not None else None
         plan = self._plan(matches)
-        clock.lap("filter")
+        clock.lap("plan")
         warnings = self._warnings(query)
         vector = self._compose(query.terms)
         clock.lap("encode")
