@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from llm2clip_search.encoders import Encoder, load_encoder
+from llm2clip_search.encoders.catalogue import resolve
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
 
 CAPTIONS = [
@@ -152,3 +153,33 @@ def run_cli(tmp_path: Path) -> RunCli:
         )
 
     return run
+
+
+class ColourEncoder(Encoder):
+    """Stands in for the towers where only what is around them is tested: an image is its coarse colours,
+    a caption a hash of its words. Counts what it embeds."""
+
+    def __init__(self, model: Path, dim: int = 16) -> None:
+        super().__init__(resolve(f"dir:{model}"), runtime="torch", device="cpu")
+        self.dim = dim
+        self.embedded = 0
+
+    def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        self.embedded += len(pixels)
+        if len(pixels) == 0:
+            return np.empty((0, self.dim), dtype=np.float32)
+        coarse = pixels[:, 20::40, 20::40, :].reshape(len(pixels), -1).astype(np.float32)[:, : self.dim] - 127.5
+        unit: np.ndarray = coarse / np.maximum(np.linalg.norm(coarse, axis=1, keepdims=True), 1e-6)
+        return unit
+
+    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+        rows = [np.random.default_rng(sum(text.encode())).normal(size=self.dim) for text in texts]
+        vectors = np.array(rows, dtype=np.float32).reshape(-1, self.dim)
+        unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+
+@pytest.fixture
+def colours(tiny_model: Path) -> ColourEncoder:
+    """A fresh counting encoder."""
+    return ColourEncoder(tiny_model)

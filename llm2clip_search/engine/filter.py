@@ -16,7 +16,9 @@ COLUMNS = tuple(name for name in METADATA_SCHEMA.names if name != "mtime_ns")
 def filter_table(snapshot: Snapshot) -> pa.Table:
     """The table ``images`` that conditions are asked of: `COLUMNS` and ``mtime``, one row a live image."""
     table = snapshot.metadata()
-    paths = pa.array([snapshot.absolute(path).as_posix() for path in table.column("path").to_pylist()], pa.string())
+    stored = table.column("path")
+    below = pc.binary_join_element_wise(snapshot.base.as_posix(), stored, "/")
+    paths = pc.if_else(pc.match_substring_regex(stored, r"^(/|[A-Za-z]:/)"), stored, below)
     mtime = pc.cast(table.column("mtime_ns"), pa.timestamp("ns"))
     table = table.set_column(table.schema.get_field_index("path"), "path", paths)
     return table.drop_columns(["mtime_ns"]).append_column("mtime", mtime)

@@ -47,7 +47,7 @@ class Writer:
         except OSError as error:
             raise StoreError(f"{folder} cannot be made: {error.strerror}; --index names another place.") from error
         if not (folder / MANIFEST).exists():
-            foreign = [entry.name for entry in folder.iterdir() if not entry.name.startswith("writer.")]
+            foreign = [entry.name for entry in folder.iterdir() if not entry.name.startswith(("writer.", "."))]
             if foreign and not set(foreign) <= {"shards", "ann"}:
                 raise StoreError(f"{folder} is not empty and is no index (it holds {sorted(foreign)[0]!r}).")
         with writer_lock(folder):
@@ -162,7 +162,7 @@ class Writer:
         folder, manifest = self.snapshot.folder, self.manifest
         named = {entry.name for entry in manifest.shards}
         for path in (folder / "shards").glob("*"):
-            if path.name not in named:
+            if path.name not in named and path.is_dir():
                 shutil.rmtree(path)
         ann = manifest.ann.name if manifest.ann else None
         stale = [path for path in (folder / "ann").glob("*") if path.name != ann]

@@ -1,0 +1,242 @@
+"""The index on disk: commits that are whole or nothing, tombstones, one writer, many readers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm2clip_search.encoders import ModelIdentity
+from llm2clip_search.errors import StoreError
+from llm2clip_search.store import Manifest, Row, Snapshot, Writer, find_index
+from llm2clip_search.store import writer as writer_module
+from llm2clip_search.store.manifest import AnnEntry, ShardEntry
+from llm2clip_search.store.schema import Failure
+
+MODEL = ModelIdentity(name="m", revision="r", weights_sha256="w", preprocess_sha256="p")
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def row(identifier: int, path: str | None = None) -> Row:
+    return Row(
+        id=identifier,
+        path=path or f"{identifier}.jpg",
+        content_hash=f"h{identifier}",
+        size=1,
+        mtime_ns=2,
+        width=3,
+        height=4,
+    )
+
+
+def vectors(*ids: int) -> np.ndarray:
+    """One unit vector an id, exact in half precision."""
+    out = np.zeros((len(ids), 4), dtype=np.float32)
+    out[np.arange(len(ids)), np.array(ids) % 4] = 1.0
+    return out
+
+
+def fill(folder: Path, *ids: int) -> None:
+    with Writer.open(folder, model=MODEL, dim=4) as writer:
+        writer.commit([row(i) for i in ids], vectors(*ids))
+
+
+def live(folder: Path) -> dict[int, str]:
+    return {r["id"]: r["path"] for r in Snapshot(folder).metadata().to_pylist()}
+
+
+texts = st.text(max_size=8)
+
+
+@given(
+    st.lists(st.tuples(texts, st.integers(0, 2**40)), max_size=3),
+    st.none() | st.floats(0, 1),
+    st.lists(texts, max_size=3),
+)
+def test_a_manifest_survives_its_file(shards: list[tuple[str, int]], recall: float | None, roots: list[str]) -> None:
+    import tempfile
+
+    ann = AnnEntry(name="a", factory="f", rows=1, trained_on=1, shards=("x",), recall_at_10=recall) if recall else None
+    entries = tuple(ShardEntry(name=name, rows=rows, sha256={"f": name}) for name, rows in shards)
+    manifest = Manifest(model=MODEL, dim=4, shards=entries, ann=ann, roots=tuple(roots))
+    with tempfile.TemporaryDirectory() as folder:
+        manifest.write(Path(folder))
+        assert Manifest.read(Path(folder)) == manifest
+
+
+def test_rows_and_vectors_come_back_by_id(tmp_path: Path) -> None:
+    fill(tmp_path / "i", 0, 1, 2)
+    fill(tmp_path / "i", 3, 7)
+    snapshot = Snapshot(tmp_path / "i")
+    np.testing.assert_array_equal(snapshot.vectors([7, 0, 2]), vectors(7, 0, 2))
+    assert [r["path"] for r in snapshot.rows([3, 1])] == ["3.jpg", "1.jpg"]
+    assert snapshot.live_ids.tolist() == [0, 1, 2, 3, 7]
+    assert (snapshot.manifest.live, snapshot.manifest.next_id) == (5, 8)
+    snapshot.verify()
+    with pytest.raises(StoreError, match="id 9"):
+        snapshot.vectors([9])
+
+
+def test_removed_and_superseded_rows_do_not_count(tmp_path: Path) -> None:
+    """A renamed row stands in a later shard under its old id; a removed id is never given again."""
+    folder = tmp_path / "i"
+    fill(folder, 0, 1, 2)
+    with Writer.open(folder, model=MODEL, dim=4) as writer:
+        writer.commit([row(1, "new.jpg")], vectors(1), removed=[2])
+        assert list(writer.allocate(2)) == [3, 4]
+    assert live(folder) == {0: "0.jpg", 1: "new.jpg"}
+    manifest = Snapshot(folder).manifest
+    assert (manifest.live, manifest.dead) == (2, 2)
+    found = {int(i): v for ids, block in Snapshot(folder).blocks() for i, v in zip(ids, block, strict=True)}
+    assert found.keys() == {0, 1}
+
+
+@pytest.mark.parametrize("step", ["fsync_path", "replace_file", "file_sha256"])
+@pytest.mark.parametrize("call", [0, 1, 2, 3, 4, 5])
+def test_a_commit_that_breaks_off_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, call: int
+) -> None:
+    """Whatever step fails, at whichever of its calls, the index is what it was, or all of the commit."""
+    folder = tmp_path / "i"
+    fill(folder, 0, 1)
+    real, calls = getattr(writer_module, step), [0]
+
+    def broken(*args: object) -> object:
+        calls[0] += 1
+        if calls[0] > call:
+            raise OSError("power is out")
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer_module, step, broken)
+        try:
+            with Writer.open(folder, model=MODEL, dim=4) as writer:
+                writer.commit([row(1, "moved.jpg"), row(2)], vectors(1, 2), removed=[0])
+            done = True
+        except OSError:
+            done = False
+    before, after = {0: "0.jpg", 1: "1.jpg"}, {1: "moved.jpg", 2: "2.jpg"}
+    assert live(folder) == (after if done else before)
+    Snapshot(folder).verify()
+    fill(folder, 9)
+    assert live(folder) == (after if done else before) | {9: "9.jpg"}
+    named = {entry.name for entry in Snapshot(folder).manifest.shards}
+    assert {path.name for path in (folder / "shards").iterdir()} == named
+
+
+def test_kill_9_loses_at_most_the_shard_in_flight(tmp_path: Path) -> None:
+    """A real writer, killed while it commits in a loop, again and again."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from pathlib import Path
+from tests.store.test_store import MODEL, Writer, row, vectors
+with Writer.open(Path({str(tmp_path / "i")!r}), model=MODEL, dim=4) as writer:
+    while True:
+        new = list(writer.allocate(3))
+        writer.commit([row(i) for i in new], vectors(*new), removed=new[:1] if new[0] == 0 else [new[0] - 3])
+        print(writer.manifest.generation, flush=True)
+"""
+    for pause in (0.05, 0.11, 0.17):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        committed = int(process.stdout.readline())
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        committed = max([committed, *map(int, process.stdout.read().split())])
+        snapshot = Snapshot(tmp_path / "i")
+        assert snapshot.manifest.generation >= committed
+        snapshot.verify()
+        assert snapshot.metadata().num_rows == snapshot.manifest.live == len(snapshot.live_ids)
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with (
+        Writer.open(tmp_path / "i", model=MODEL, dim=4),
+        pytest.raises(StoreError, match=f"process {os.getpid()} on"),
+        Writer.open(tmp_path / "i", model=MODEL, dim=4),
+    ):
+        pass
+    fill(tmp_path / "i", 0)  # the lock is free again
+
+
+def test_a_reader_keeps_its_snapshot(tmp_path: Path) -> None:
+    """Two later writers, one of which sweeps, do not disturb it."""
+    folder = tmp_path / "i"
+    fill(folder, 0, 1)
+    with Writer.open(folder, model=MODEL, dim=4) as writer:
+        writer.commit(removed=[0])
+    reader = Snapshot(folder)
+    for extra in (2, 3):
+        with Writer.open(folder, model=MODEL, dim=4) as writer:
+            writer.commit([row(extra)], vectors(extra), removed=[1])
+    assert reader.live_ids.tolist() == [1]
+    assert [r["path"] for r in reader.rows([1])] == ["1.jpg"]
+
+
+def test_failures_are_kept_by_corpus(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    folder = tmp_path / "i"
+    with Writer.open(folder, model=MODEL, dim=4) as writer:
+        writer.record_failures([Failure(path="a/x.jpg", stage="decode", reason="r")], under="a")
+        writer.record_failures([Failure(path="b/y.jpg", stage="header", reason="r")], under="b")
+        writer.record_failures([], under="a")
+        assert writer.manifest.failures == 1
+    assert [r["path"] for r in pq.read_table(folder / "failures.parquet").to_pylist()] == ["b/y.jpg"]
+
+
+def test_what_cannot_be_opened_is_told_in_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "i"
+    with pytest.raises(StoreError, match="holds no index"):
+        Snapshot(folder)
+    fill(folder, 0, 1)
+    other = ModelIdentity(name="another", revision="r", weights_sha256="x", preprocess_sha256="p")
+    with pytest.raises(StoreError, match=r"made by m .* not by another"), Writer.open(folder, model=other, dim=4):
+        pass
+    text = (folder / "manifest.json").read_text()
+    for damage, message in (
+        ('{"schema_version": 99}', "schema version 99, newer than 1"),
+        (text[: len(text) // 2], "cannot be read"),
+        ("[]", "not the manifest"),
+        (json.dumps({**json.loads(text), "surprise": 1}), "surprise"),
+    ):
+        (folder / "manifest.json").write_text(damage)
+        with pytest.raises(StoreError, match=message):
+            Snapshot(folder)
+    (folder / "manifest.json").write_text(text)
+    np.save(folder / "shards" / "000001" / "embeddings.npy", np.zeros((1, 4), dtype=np.float16))
+    with pytest.raises(StoreError, match=r"holds \[1, 4\], but the manifest says \[2, 4\]"):
+        Snapshot(folder).vectors([0])
+    with pytest.raises(StoreError, match="checksum differs"):
+        Snapshot(folder).verify()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.doc").touch()
+    with pytest.raises(StoreError, match=r"thesis\.doc"), Writer.open(tmp_path / "full", model=MODEL, dim=4):
+        pass
+
+
+def test_the_index_is_found_upward(tmp_path: Path) -> None:
+    fill(tmp_path / ".llm2clip", 0)
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    assert find_index(below) == tmp_path / ".llm2clip"
+    with pytest.raises(StoreError, match="no index in /"):
+        find_index(Path("/"))
+
+
+def test_schema_1_opens_for_ever() -> None:
+    """Written by the version that first had it; never to be written again."""
+    snapshot = Snapshot(FIXTURES / "v1")
+    snapshot.verify()
+    assert snapshot.manifest.model == MODEL
+    assert live(FIXTURES / "v1") == {0: "0.jpg", 1: "sub/renamed.jpg"}
+    np.testing.assert_array_equal(snapshot.vectors([0, 1]), vectors(0, 1))
