@@ -1,5 +1,6 @@
 """The command tree. Nothing heavy is imported until a command runs: ``--help`` must answer at once."""
 
+import warnings
 from typing import Annotated
 
 import typer
@@ -52,5 +53,7 @@ app.add_typer(train, name="train")
 
 def main() -> None:
     """Entry point of the ``llm2clip-search`` command."""
+    # Pillow warns of damaged EXIF and the like; what matters is in the failures.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     with console.errors_as_sentences():
         app()

@@ -5,10 +5,11 @@ Headers are checked before pixels are decoded, so that a hostile file costs its 
 
 import io
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
@@ -22,6 +23,7 @@ ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
 MAX_PIXELS = 200_000_000
 """Largest image that is decoded unless told otherwise, pixels: 600 MB as RGB."""
 
+_LIMIT = Lock()
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -39,6 +41,17 @@ def register_plugins() -> None:
     pillow_heif.register_heif_opener()
 
 
+@contextmanager
+def _pillow_without_its_own_limit() -> Iterator[None]:
+    """Our cap decides, also above Pillow's 179 MP; Pillow's is a global, which others may rely on."""
+    with _LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
 def open_image(file: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image's header; pixels stay undecoded.
 
@@ -48,16 +61,13 @@ def open_image(file: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX
     """
     register_plugins()
     try:
-        with warnings.catch_warnings():
-            # Pillow's own bomb warning fires at 89 MP; our cap decides, before any pixel is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _pillow_without_its_own_limit():
             image = Image.open(file)
     except UnidentifiedImageError as error:
         raise ImageError("not an image that Pillow can read", stage="header") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"declares too many pixels: {error}", stage="header") from error
     except OSError as error:
-        raise ImageError(error.strerror or str(error), stage="read") from error
+        # Only the operating system numbers its errors; without a number it is the file's content.
+        raise ImageError(error.strerror or str(error), stage="read" if error.errno else "header") from error
     except Exception as error:  # a plug-in's parser may raise anything on a hostile header
         raise ImageError(f"{type(error).__name__} in its header: {error}", stage="header") from error
     pixels = image.width * image.height
