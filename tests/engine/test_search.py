@@ -1,0 +1,226 @@
+"""Queries against brute force: composition, filters, paging, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llm2clip_search.engine import SearchIndex, open_index
+from llm2clip_search.engine.filter import matching_ids
+from llm2clip_search.engine.plan import plan_search
+from llm2clip_search.engine.query import compose_terms
+from llm2clip_search.errors import ImageError, QueryError, StoreError
+from llm2clip_search.indexers import index_folder
+from llm2clip_search.store import Snapshot, Writer
+from llm2clip_search.store.search import exact_search
+from tests.conftest import ColourEncoder, save_model
+from tests.indexers.test_ann import DIM, MODEL, add, clustered
+
+
+@pytest.fixture
+def index(photographs: Path, colours: ColourEncoder) -> SearchIndex:
+    folder = photographs.parent / ".llm2clip"
+    index_folder(photographs, encoder=colours, index=folder)
+    return SearchIndex(Snapshot(folder), colours)
+
+
+def brute_force(index: SearchIndex, vector: np.ndarray) -> list[int]:
+    ids = index.snapshot.live_ids
+    scores = index.snapshot.vectors(ids.tolist()) @ vector
+    return [int(ids[i]) for i in np.argsort(-scores, kind="stable")]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shards=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    k=st.integers(1, 60),
+    levels=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+)
+def test_exact_search_is_brute_force(
+    tmp_path_factory: pytest.TempPathFactory, shards: list[int], k: int, levels: int, seed: int
+) -> None:
+    """Over shards, with many equal scores (few distinct vectors), k beyond the corpus, and id subsets."""
+    folder = tmp_path_factory.mktemp("exact")
+    generator = np.random.default_rng(seed)
+    few = np.eye(DIM, dtype=np.float32)[:levels]
+    with Writer.open(folder, model=MODEL, dim=DIM) as writer:
+        for count in shards:
+            add(writer, few[generator.integers(0, levels, count)])
+    snapshot = Snapshot(folder)
+    stored = snapshot.vectors(list(range(sum(shards))))
+    queries = clustered(seed, 3)
+    for ids in (np.arange(len(stored)), np.flatnonzero(generator.random(len(stored)) < 0.5)):
+        scores, found = exact_search(snapshot, queries, k, ids=ids)
+        expected = queries @ stored[ids].T
+        order = np.argsort(-expected, axis=1, kind="stable")[:, :k]
+        np.testing.assert_allclose(scores, np.take_along_axis(expected, order, 1), atol=1e-6)
+        np.testing.assert_array_equal(found, ids[order])
+
+
+def test_a_caption_an_image_and_an_id_agree_with_brute_force(index: SearchIndex, photographs: Path) -> None:
+    encoder = index.encoder
+    text = encoder.encode_texts(["dusk"])[0]
+    assert [hit.id for hit in index.query("dusk", k=12).hits] == brute_force(index, text)
+    path = photographs / "2024" / "photo-03.png"
+    first = index.query(image=path, k=1).hits[0]
+    assert (first.path, first.rank) == (path, 1)
+    assert first.score == pytest.approx(1.0, abs=1e-3)
+    assert index.query(like=first.id, k=1).hits[0].id == first.id
+    scores, ids = index.query_texts(["dusk", "dawn"], k=3)
+    assert ids[0].tolist() == brute_force(index, text)[:3]
+    assert scores.shape == (2, 3)
+
+
+def test_terms_are_summed_and_normalised_again(index: SearchIndex) -> None:
+    result = index.query("a", like=4, add=["b^0.5"], sub=["c^2"], k=12)
+    a, b, c = index.encoder.encode_texts(["a", "b", "c"])
+    stored = index.snapshot.vectors([4])[0]
+    total = a + stored / np.linalg.norm(stored) + 0.5 * b - 2.0 * c
+    total /= np.linalg.norm(total)
+    assert [hit.id for hit in result.hits] == brute_force(index, total)
+    best = index.snapshot.vectors([result.hits[0].id])[0] @ total
+    assert result.hits[0].score == pytest.approx(float(best), abs=1e-5)
+    assert -1.0 <= result.hits[-1].score <= result.hits[0].score <= 1.0
+
+
+def test_weights_end_a_term() -> None:
+    terms = compose_terms(text="x^2", add=["at 10:30^0.25", "2^10 stars", "plain"])
+    assert [(term.value, term.weight) for term in terms] == [
+        ("x^2", 1.0),  # the caption itself is taken as it is
+        ("at 10:30", 0.25),
+        ("2^10 stars", 1.0),
+        ("plain", 1.0),
+    ]
+
+
+def test_pages_and_thresholds(index: SearchIndex) -> None:
+    everything = index.query("dusk", k=100).hits
+    assert len(everything) == 12
+    page = index.query("dusk", k=5, offset=10).hits
+    assert [(hit.rank, hit.id) for hit in page] == [(hit.rank, hit.id) for hit in everything[10:]]
+    limit = everything[3].score
+    assert [hit.id for hit in index.query("dusk", threshold=limit, k=100).hits] == [hit.id for hit in everything[:4]]
+    assert index.query("dusk", offset=12).hits == []
+
+
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        ("width > 84 AND path LIKE '%/2024/%'", 3),
+        ("path LIKE '%/2023/%' -- a comment", 6),
+        ("id IN (1, 2, 3)", 3),
+        ("taken IS NULL AND camera IS NULL AND latitude IS NULL AND longitude IS NULL", 12),
+        ("mtime > '2020-01-01' AND size > 10 AND height = 48 AND format = 'PNG' AND length(content_hash) = 32", 12),
+        ("1 = 0", 0),
+        ("NULL", 0),
+        ("(SELECT count(*) FROM images) = 12", 12),
+    ],
+)
+def test_conditions_come_before_the_search(index: SearchIndex, where: str, count: int) -> None:
+    result = index.query("dusk", where=where, k=100)
+    assert len(result.hits) == result.plan.matches == count
+    ids = matching_ids(index.snapshot, where)
+    order = [i for i in brute_force(index, index.encoder.encode_texts(["dusk"])[0]) if i in ids]
+    assert [hit.id for hit in result.hits] == order
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("wdith > 3", "'wdith' that does not exist; the columns are id, path"),
+        ("width >", "not a valid condition"),
+        ("", "--where is empty"),
+        ("1=1); SELECT 1; SELECT (1", "one condition, not several"),
+        ("1=1) UNION SELECT 7 FROM read_csv('/etc/passwd') WHERE (1=1", "not a valid condition"),
+        ("id IN (SELECT 1 FROM read_text('/etc/passwd'))", "not a valid condition"),
+        ("id IN (SELECT id FROM '/etc/passwd')", "not a valid condition"),
+        ("id IN (SELECT 1 FROM query('COPY images TO ''/tmp/x'''))", "not a valid condition"),
+        ("id = (SELECT id FROM snapshot)", "not a valid condition"),
+        ("1=1); ATTACH '/tmp/x.db'; --", "one condition, not several|not a valid"),
+        ("1=1); SET lock_configuration=false; --", "one condition, not several|not a valid"),
+        ("path", "not a valid condition"),
+    ],
+)
+def test_conditions_that_are_refused(index: SearchIndex, where: str, message: str) -> None:
+    with pytest.raises(QueryError, match=message) as caught:
+        index.query("dusk", where=where)
+    assert "\n" not in str(caught.value)
+
+
+def test_queries_that_are_refused(index: SearchIndex, tmp_path: Path) -> None:
+    for arguments, message in (
+        ({}, "query is empty"),
+        ({"text": "  "}, "query is empty"),
+        ({"like": 99}, "--like 99: the index has no image"),
+        ({"text": "a", "k": 0}, "-k is 0"),
+        ({"text": "a", "offset": -1}, "--offset is -1"),
+        ({"text": "a", "threshold": 3.0}, r"--threshold is 3\.0"),
+        ({"text": "a", "sub": ["a"]}, "cancel each other"),
+        ({"text": "a", "add": ["b^0"]}, "must be a number other than 0"),
+        ({"add": ["b"]}, "--add and --sub change a query"),
+    ):
+        with pytest.raises(QueryError, match=message):
+            index.query(**arguments)
+    (tmp_path / "x.jpg").write_text("no image")
+    with pytest.raises(ImageError, match=r"x\.jpg: not an image"):
+        index.query(image=tmp_path / "x.jpg")
+    with pytest.raises(QueryError, match=r"\[1, 3\], but the index is 16 wide"):
+        index.search(np.zeros((1, 3), dtype=np.float32))
+
+
+def test_a_deleted_image_is_no_example(index: SearchIndex, photographs: Path) -> None:
+    gone = index.query(image=photographs / "2024" / "photo-03.png", k=1).hits[0].id
+    (photographs / "2024" / "photo-03.png").unlink()
+    assert isinstance(index.encoder, ColourEncoder)
+    index_folder(photographs, encoder=index.encoder, index=index.snapshot.folder)
+    later = SearchIndex(Snapshot(index.snapshot.folder), index.encoder)
+    with pytest.raises(QueryError, match=f"--like {gone}"):
+        later.query(like=gone)
+    assert gone not in [hit.id for hit in later.query("dusk", k=100).hits]
+
+
+def test_a_cut_caption_is_told_with_both_counts(index: SearchIndex) -> None:
+    caption = "many words " * 40
+    (count,) = index.encoder.count_tokens([caption])
+    (warning,) = index.query(caption).warnings
+    assert f"{count} tokens" in warning
+    assert f"reads 24; the last {count - 24} are not read" in warning
+    assert index.query("short").warnings == []
+
+
+def test_another_model_is_refused_with_both_names(index: SearchIndex, tmp_path: Path) -> None:
+    other = save_model(tmp_path / "other", seed=1)
+    with pytest.raises(StoreError, match=r"was made by dir:.*tiny .* not by dir:.*other"):
+        open_index(index.snapshot.folder, model=f"dir:{other}")
+
+
+def test_hits_are_json(index: SearchIndex) -> None:
+    hit = index.query("dusk", k=1).hits[0]
+    keys = ["rank", "id", "score", "path", "content_hash", "size", "mtime_ns", "width", "height", "format"]
+    assert list(json.loads(json.dumps(hit.to_dict()))) == [*keys, "taken", "camera", "latitude", "longitude"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "matches", "ann", "gpu", "strategy", "device"),
+    [
+        (0, None, None, False, "nothing", "cpu"),
+        (10, 0, None, True, "nothing", "cpu"),
+        (10, None, None, False, "exact", "cpu"),
+        (10, None, None, True, "exact", "gpu"),
+        (10, 4, None, True, "exact over matches", "cpu"),
+        (10**6, None, "IVF8,Flat", True, "approximate", "gpu"),
+        (10**6, None, "IDMap2,HNSW32,Flat", True, "approximate", "cpu"),
+        (10**6, 50_000, "IVF8,Flat", True, "exact over matches", "cpu"),
+        (10**6, 50_001, "IVF8,Flat", True, "approximate over matches", "cpu"),
+        (10**7, 200_000, "IVF8,Flat", False, "exact over matches", "cpu"),
+    ],
+)
+def test_the_plan(rows: int, matches: int | None, ann: str | None, gpu: bool, strategy: str, device: str) -> None:
+    """A filter never goes to the GPU: its classic indices would ignore it."""
+    plan = plan_search(rows=rows, matches=matches, ann=ann, recall_at_10=0.97, gpu=gpu)
+    assert (plan.strategy, plan.device) == (strategy, device)
+    assert plan.to_dict()["matches"] == (rows if matches is None else matches)

@@ -1,0 +1,111 @@
+"""The approximate index: built by size, kept in step, masked and rebuilt; never a wrong id."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm2clip_search.encoders import ModelIdentity
+from llm2clip_search.engine import SearchIndex
+from llm2clip_search.indexers import AnnConfig, build_ann
+from llm2clip_search.store import Row, Snapshot, Writer
+from llm2clip_search.store.search import exact_search
+from tests.conftest import ColourEncoder
+
+MODEL = ModelIdentity(name="m", revision="r", weights_sha256="w", preprocess_sha256="p")
+DIM = 16
+
+
+def clustered(seed: int, count: int) -> np.ndarray:
+    """Unit vectors around forty centres, as embeddings lie."""
+    centres = np.random.default_rng(0).normal(size=(40, DIM))
+    generator = np.random.default_rng(seed)
+    points = centres[generator.integers(0, 40, count)] + 0.6 * generator.normal(size=(count, DIM))
+    unit: np.ndarray = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def add(writer: Writer, vectors: np.ndarray, removed: tuple[int, ...] = ()) -> range:
+    ids = writer.allocate(len(vectors))
+    rows = [
+        Row(id=i, path=f"{i}.jpg", content_hash=str(i), size=i, mtime_ns=0, width=i % 100, height=1, format="PNG")
+        for i in ids
+    ]
+    writer.commit(rows, vectors, removed=removed)
+    return ids
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_an_approximate_index_through_its_life(tmp_path: Path, colours: ColourEncoder, kind: str) -> None:
+    config = AnnConfig(kind=kind)  # type: ignore[arg-type]
+    queries = clustered(99, 50)
+    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
+        add(writer, clustered(1, 3000))
+        first = build_ann(writer, config)
+        assert first is not None
+        assert (first.rows, first.trained_on) == (3000, 3000)
+        assert first.recall_at_10 > 0.9
+        assert build_ann(writer, config) == first  # nothing to do
+
+        add(writer, clustered(2, 500), removed=tuple(range(0, 3000, 3)))
+        second = build_ann(writer, config)
+        assert second is not None
+        assert (second.rows, second.trained_on) == (3500, 3000)  # added to, not built anew
+    index = SearchIndex(Snapshot(tmp_path), colours)
+    scores, ids = index.search(queries, k=10)
+    exact_scores, exact_ids = exact_search(index.snapshot, queries, 10)
+    assert set(ids.ravel().tolist()) <= set(index.snapshot.live_ids.tolist())
+    recall = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(ids, exact_ids, strict=True)])
+    assert recall > 0.9
+    same = ids[:, 0] == exact_ids[:, 0]
+    np.testing.assert_allclose(scores[same, 0], exact_scores[same, 0], atol=1e-6)  # ranked again: true cosines
+
+    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
+        add(writer, clustered(3, 4000))
+        third = build_ann(writer, config)
+        assert third is not None
+        assert (third.rows, third.trained_on) == (6500, 6500)  # more than doubled: built anew, the dead left out
+        assert build_ann(writer, AnnConfig(kind="flat")) is None
+        assert writer.manifest.ann is None
+
+
+def test_a_renamed_row_is_not_added_twice(tmp_path: Path) -> None:
+    vectors = clustered(1, 500)
+    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
+        add(writer, vectors)
+        build_ann(writer, AnnConfig(kind="hnsw"))
+        row = Row(id=7, path="moved.jpg", content_hash="7", size=7, mtime_ns=0, width=7, height=1)
+        writer.commit([row], vectors[7:8])
+        entry = build_ann(writer, AnnConfig(kind="hnsw"))
+        assert entry is not None
+        assert entry.rows == 500
+
+
+def test_a_filtered_approximate_search_finds_matches_only(
+    tmp_path: Path, colours: ColourEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the gathering limit low, the selector does the work; results are the matches, best first."""
+    from llm2clip_search.engine import plan
+
+    monkeypatch.setattr(plan, "GATHER_LIMIT", 10)
+    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
+        add(writer, clustered(1, 3000))
+        build_ann(writer, AnnConfig(kind="hnsw"))
+    index = SearchIndex(Snapshot(tmp_path), colours)
+    result = index.query("anything", where="width < 10", k=20)
+    assert result.plan.strategy == "approximate over matches"
+    assert result.plan.matches == 300
+    matches = np.array([i for i in range(3000) if i % 100 < 10])
+    _, expected = exact_search(index.snapshot, colours.encode_texts(["anything"]), 20, ids=matches)
+    assert {hit.id % 100 < 10 for hit in result.hits} == {True}
+    assert len(np.intersect1d([hit.id for hit in result.hits], expected)) >= 18
+    assert index.query("anything", k=5).plan.strategy == "approximate"
+
+
+def test_the_kind_follows_the_size() -> None:
+    config = AnnConfig()
+    assert config.factory(99_999) is None
+    assert config.factory(100_000) == "IDMap2,HNSW32,Flat"
+    assert config.factory(1_000_000) == "IVF8000,SQfp16"
+    assert AnnConfig(kind="ivf").factory(390) == "IVF10,SQfp16"
+    assert AnnConfig(kind="hnsw").factory(0) is None
