@@ -1,0 +1,188 @@
+"""The real command in a subprocess, as a newcomer types it: output, streams, exit codes, odd input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunCli, photograph, save_model
+
+COMMAND = [sys.executable, "-c", "from llm2clip_search.cli.app import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A folder with eight images and their index, made by the command."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "images" / "2024").mkdir(parents=True)
+    for number in range(8):
+        photograph(number, (64 + 4 * number, 48)).save(folder / "images" / "2024" / f"{number}.png")
+    done = subprocess.run(
+        [*COMMAND, "index", "images", "--model", f"dir:{tiny_model}"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("8 indexed, 0 moved or copied, 0 unchanged, 0 removed, 0 failed in ")
+    assert "8 images in" in done.stderr
+    return folder
+
+
+def test_results_are_on_stdout_and_the_rest_on_stderr(indexed: Path, run_cli: RunCli) -> None:
+    done = run_cli("query", "a black dog", "-k", "3", "--explain", cwd=indexed / "images" / "2024")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0].split() == ["score", "id", "size", "image"]
+    assert len(lines) == 4
+    assert "plan: exact on the cpu" in done.stderr
+    plain = run_cli("query", "a black dog", "-k", "3", cwd=indexed)
+    assert [line.split()[1] for line in plain.stdout.splitlines()] == [line.split()[1] for line in lines]
+    assert plain.stderr == ""
+
+
+def test_machines_get_json_and_paths(indexed: Path, run_cli: RunCli) -> None:
+    done = run_cli("query", "a black dog", "--json", "-k", "100", "--where", "width > 70", cwd=indexed)
+    hits = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [hit["rank"] for hit in hits] == list(range(1, 7))  # k is larger than what there is
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    assert all(Path(hit["path"]).is_absolute() and hit["width"] > 70 for hit in hits)
+    paths = run_cli("query", "a black dog", "--paths", "-k", "2", cwd=indexed)
+    assert paths.stdout.splitlines() == [
+        hit["path"]
+        for hit in map(
+            json.loads, run_cli("query", "a black dog", "--json", "-k", "2", cwd=indexed).stdout.splitlines()
+        )
+    ]
+    null = run_cli("query", "a black dog", "--paths", "-0", "-k", "2", cwd=indexed)
+    assert null.stdout.split("\0")[:2] == paths.stdout.splitlines()
+
+
+def test_other_ways_to_ask(indexed: Path, run_cli: RunCli) -> None:
+    by_image = run_cli("query", "--image", "images/2024/3.png", "-k", "1", "--json", cwd=indexed)
+    first = json.loads(by_image.stdout)
+    assert first["path"].endswith("/3.png")
+    like = run_cli("query", "--like", str(first["id"]), "--add", "night^0.1", "-k", "1", "--json", cwd=indexed)
+    assert json.loads(like.stdout)["id"] == first["id"]
+    none = run_cli("query", "a dog", "--threshold", "1.0", cwd=indexed)
+    assert (none.returncode, none.stdout) == (0, "")
+    assert none.stderr == "No image meets the query.\n"
+
+
+def test_a_text_query_imports_no_torch(indexed: Path) -> None:
+    """Once the tower is compiled: neither torch nor transformers, and no vision tower."""
+    code = """
+import sys
+sys.argv = ["llm2clip-search", "query", "a black dog", "-k", "1"]
+from llm2clip_search.cli.app import main
+try:
+    main()
+except SystemExit as done:
+    assert not done.code, done.code
+print([name for name in ("torch", "transformers", "timm", "open_clip") if name in sys.modules])
+"""
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], cwd=indexed, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_info_and_models(indexed: Path, run_cli: RunCli, tiny_model: Path) -> None:
+    assert "every checksum right" in run_cli("info", "--verify", cwd=indexed).stdout
+    assert json.loads(run_cli("info", "--json", cwd=indexed).stdout)["live"] == 8
+    listed = run_cli("models", "list").stdout
+    assert "nano" in listed
+    assert "open_clip:" in listed
+    shown = run_cli("models", "show", "nano").stdout
+    assert "SmolLM2" in shown
+    assert "Flickr8k" in shown
+    assert "is ready" in run_cli("models", "pull", f"dir:{tiny_model}").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["index", "nowhere"], "There is no folder nowhere."),
+        (["index", "empty"], "There are no images in empty"),
+        (["index", "images/2024/1.png"], "is a file, not a folder"),
+        (["index", "images", "--model", "OTHER"], "was made by dir:"),
+        (["index", "images", "--model", "nonsense"], "There is no model 'nonsense'"),
+        (["query", "dog", "--where", "foo > 1"], "names a column 'foo' that does not exist"),
+        (["query", "dog", "--where", "width >>> ("], "is not a valid condition"),
+        (["query", "--like", "999"], "--like 999: the index has no image"),
+        (["query", ""], "The query is empty"),
+        (["query"], "The query is empty"),
+        (["query", "dog", "--threshold", "3"], "--threshold is 3.0"),
+        (["query", "dog", "-k", "0"], "-k is 0"),
+        (["query", "--image", "nowhere.png"], "nowhere.png: No such file"),
+        (["query", "--image", "text.png"], "text.png: not an image"),
+        (["query", "dog", "--model", "OTHER"], "was made by dir:"),
+        (["query", "dog", "--index", "nowhere"], "holds no index"),
+        (["bench", "retrieval", "mnist", "--root", "."], "There is no data set 'mnist'"),
+        (["train", "heads", "giant"], "There is no recipe 'giant'"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    indexed: Path, run_cli: RunCli, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (indexed / "empty").mkdir(exist_ok=True)
+    (indexed / "text.png").write_text("no picture")
+    if "OTHER" in arguments:
+        other = save_model(tmp_path / "other", seed=5)
+        arguments = [f"dir:{other}" if argument == "OTHER" else argument for argument in arguments]
+    done = run_cli(*arguments, cwd=indexed)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_debug_shows_where(indexed: Path, run_cli: RunCli) -> None:
+    done = run_cli("--debug", "query", "", cwd=indexed)
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: The query is empty")
+
+
+def test_no_index_anywhere(run_cli: RunCli, tmp_path: Path) -> None:
+    done = run_cli("query", "dog", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "'llm2clip-search index FOLDER' makes one" in done.stderr
+
+
+def test_failures_are_counted_and_decide_the_exit_code(run_cli: RunCli, tmp_path: Path, tiny_model: Path) -> None:
+    """Bad images stop nothing; --max-failures, and having nothing at all, make the exit code 1."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "bad\nname.jpg").write_bytes(b"")
+    model = ["--model", f"dir:{tiny_model}"]
+    nothing = run_cli("index", folder, *model)
+    assert nothing.returncode == 1
+    photograph(1).save(folder / "good.png")
+    some = run_cli("index", folder, *model)
+    assert some.returncode == 0
+    assert "1 indexed" in some.stdout
+    assert "1 failed" in some.stdout
+    assert "'pictures/bad\\nname.jpg': the file is empty" in some.stderr
+    strict = run_cli("index", folder, *model, "--max-failures", "0", "--json")
+    assert strict.returncode == 1
+    assert json.loads(strict.stdout)["unchanged"] == 1
+
+
+def test_a_reader_that_leaves_is_no_error(indexed: Path) -> None:
+    """As ``query ... | head -1`` does."""
+    script = '"$0" -c "$1" query dog --json -k 8 | head -1; exit "${PIPESTATUS[0]}"'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable, COMMAND[2]],
+        cwd=indexed,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(os.environ),
+    )
+    assert done.returncode in (0, 141)
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 1
