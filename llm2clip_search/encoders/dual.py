@@ -9,21 +9,15 @@ from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 
 
-def create_open_clip(architecture: str, weights: str | None) -> Any:
+def create_open_clip(architecture: str, weights: str) -> Any:
     """An open_clip model; ``weights`` is one of its pretrained tags or a checkpoint's path.
 
     Raises:
-        ModelError: an unknown architecture or tag, or weights that cannot be fetched.
+        ModelError: an unknown tag, or weights that cannot be fetched.
     """
     ensure_torchvision()
     import open_clip
 
-    if not weights:
-        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)[:5])
-        raise ModelError(
-            f"open_clip:{architecture} names no weights; add a tag, as in open_clip:{architecture}/TAG"
-            f"{f' (some are: {known})' if known else ''}, or a checkpoint's path."
-        )
     try:
         # A checkpoint is read with weights_only: open_clip's own default, stated because it matters.
         model = open_clip.create_model(architecture, pretrained=weights, weights_only=True)
@@ -39,7 +33,7 @@ def open_clip_model(reference: str) -> ModelConfig:
     """The configuration of ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``; no weights are read.
 
     Raises:
-        ModelError: open_clip does not know the architecture.
+        ModelError: open_clip does not know the architecture, or no weights are named.
     """
     ensure_torchvision()
     import open_clip
@@ -52,6 +46,12 @@ def open_clip_model(reference: str) -> ModelConfig:
             f"open_clip knows no architecture {architecture!r}; 'python -c \"import open_clip;"
             " print(open_clip.list_models())\"' lists those it does."
         )
+    if not weights:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)[:5])
+        raise ModelError(
+            f"open_clip:{architecture} names no weights; add a tag, as in open_clip:{architecture}/TAG"
+            f"{f' (some are: {known})' if known else ''}, or a checkpoint's path."
+        )
     pretrained = get_pretrained_cfg(architecture, weights) or {}
     size = raw["vision_cfg"].get("image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
@@ -61,7 +61,7 @@ def open_clip_model(reference: str) -> ModelConfig:
         vision=VisionConfig(
             library="open_clip",
             architecture=architecture,
-            weights=weights or None,
+            weights=weights,
             preprocess=PreprocessConfig(
                 height=height,
                 width=width,
@@ -74,7 +74,7 @@ def open_clip_model(reference: str) -> ModelConfig:
         text=TextConfig(
             library="open_clip",
             architecture=architecture,
-            weights=weights or None,
+            weights=weights,
             max_tokens=raw["text_cfg"].get("context_length", 77),
             attention="causal",
             pooling="last",

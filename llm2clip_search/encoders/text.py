@@ -14,7 +14,7 @@ from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.llm import CaptionLLM, load_llm
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
-from llm2clip_search.encoders.vision import load_exactly
+from llm2clip_search.encoders.vision import clip_projection, load_exactly
 from llm2clip_search.errors import ModelError
 
 
@@ -34,14 +34,13 @@ class LLMTextTower(nn.Module):
 class ClipTextTower(nn.Module):
     """A text tower of open_clip or transformers; it pools where its own training did."""
 
-    def __init__(self, model: Any, *, masked: bool) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.masked = masked
 
     def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor, pooling_mask: torch.Tensor) -> torch.Tensor:
-        """int64 ``[n, length]`` each to L2-normalised float32 ``[n, dim]``; ``pooling_mask`` is unused."""
-        out = self.model(ids, attention_mask=attention_mask) if self.masked else self.model(ids)
+        """int64 ``[n, length]`` each to L2-normalised float32 ``[n, dim]``; the masks are unused."""
+        out = self.model(ids)
         if not isinstance(out, torch.Tensor):
             out = out.text_embeds if hasattr(out, "text_embeds") else out.pooler_output
         return F.normalize(out.float(), dim=-1)
@@ -77,7 +76,7 @@ def build_text_tower(
     if config.library == "open_clip":
         from llm2clip_search.encoders.dual import create_open_clip
 
-        return ClipTextTower(_OpenClipText(create_open_clip(config.architecture, config.weights)), masked=False).eval()
+        return ClipTextTower(_OpenClipText(create_open_clip(config.architecture, config.weights))).eval()
     if config.library == "transformers":
         return _transformers_text(fetch(config.weights, relative_to=folder).path)
     if config.adaptor is None:
@@ -92,10 +91,12 @@ def build_text_tower(
 def _transformers_text(path: Path) -> nn.Module:
     import transformers
 
-    kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    kind = raw.get("model_type", "")
     classes = {"clip": "CLIPTextModelWithProjection", "siglip": "SiglipTextModel"}
     if kind not in classes:
         raise ModelError(f"{path} is a {kind!r} model; dual encoders of transformers are: clip, siglip.")
     loader = getattr(transformers, classes[kind])
     # SigLIP was trained without a padding mask; CLIP's is implied by its causal attention and EOS pooling.
-    return ClipTextTower(loader.from_pretrained(path, local_files_only=True, use_safetensors=True), masked=False).eval()
+    model = loader.from_pretrained(path, local_files_only=True, use_safetensors=True, **clip_projection(kind, raw))
+    return ClipTextTower(model).eval()

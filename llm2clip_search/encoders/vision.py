@@ -143,6 +143,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def _open_clip_backbone(config: VisionConfig, folder: Path | None) -> nn.Module:
     from llm2clip_search.encoders.dual import create_open_clip
 
+    assert config.weights is not None, "open_clip towers are resolved with their weights"
     visual: nn.Module = create_open_clip(config.architecture, config.weights).visual
     return visual
 
@@ -153,10 +154,13 @@ def _transformers_backbone(config: VisionConfig, folder: Path | None) -> nn.Modu
     if config.weights is None:
         raise ModelError("A transformers vision tower needs 'weights', the source of its folder.")
     path = fetch(config.weights, relative_to=folder).path
-    kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    kind = raw.get("model_type", "")
     classes = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
     loader = getattr(transformers, classes.get(kind, "AutoModel"))
-    return _Pooled(loader.from_pretrained(path, local_files_only=True, use_safetensors=True))
+    return _Pooled(
+        loader.from_pretrained(path, local_files_only=True, use_safetensors=True, **clip_projection(kind, raw))
+    )
 
 
 _BACKBONES = {
@@ -164,6 +168,11 @@ _BACKBONES = {
     "open_clip": _open_clip_backbone,
     "transformers": _transformers_backbone,
 }
+
+
+def clip_projection(kind: str, raw: Mapping[str, Any]) -> dict[str, int]:
+    """The width of CLIP's projections: stated for both towers together, but loaded with each."""
+    return {"projection_dim": raw["projection_dim"]} if kind == "clip" and "projection_dim" in raw else {}
 
 
 def transformers_preprocess(folder: Path) -> PreprocessConfig:
