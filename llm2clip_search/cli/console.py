@@ -74,13 +74,17 @@ def fail(error: BaseException) -> NoReturn:
 def errors_as_sentences() -> Iterator[None]:
     """Turn errors that the package raises on purpose into a sentence and exit code 1."""
     try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
+        yield
     except Llm2ClipError as error:
         fail(error)
+
+
+@contextmanager
+def results() -> Iterator[None]:
+    """Around what a command prints: a reader that leaves, as ``head`` does, ends the command without error."""
+    try:
+        yield
+        sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of our output left, as `head` does: no error, but nothing more can be written.
+        # What is still buffered would fail again when the interpreter closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None

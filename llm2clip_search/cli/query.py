@@ -76,14 +76,15 @@ def query(
     )
     for warning in result.warnings:
         console.warn(warning)
-    if json_output:
-        for hit in result.hits:
-            print(json.dumps(hit.to_dict(), ensure_ascii=False))
-    elif paths or null:
-        for hit in result.hits:
-            sys.stdout.write(f"{hit.path}\0" if null else f"{hit.path}\n")
-    else:
-        _print_table(result, preview=_shows_pictures() if preview is None else preview)
+    with console.results():
+        if json_output:
+            for hit in result.hits:
+                print(json.dumps(hit.to_dict(), ensure_ascii=False))
+        elif paths or null:
+            for hit in result.hits:
+                sys.stdout.write(f"{hit.path}\0" if null else f"{hit.path}\n")
+        else:
+            _print_table(result, preview=_shows_pictures() if preview is None else preview)
     if explain:
         _explain(result, opened)
 

@@ -102,6 +102,7 @@ def test_exif_facts_are_read(tmp_path: Path) -> None:
     assert facts.longitude == pytest.approx(151.2)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"", b"Exif\0\0II*\0\xff\xff\xff\xff"])
 def test_broken_exif_costs_only_its_columns(tmp_path: Path, exif: bytes) -> None:
     photograph(1).save(tmp_path / "x.jpg", exif=exif)
