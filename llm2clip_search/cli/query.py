@@ -1,6 +1,7 @@
 """``llm2clip-search query``: ask the index."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,7 +85,7 @@ def query(
             for hit in result.hits:
                 sys.stdout.write(f"{hit.path}\0" if null else f"{hit.path}\n")
         else:
-            _print_table(result, preview=_shows_pictures() if preview is None else preview)
+            _print_table(result, preview=_wants_pictures(preview))
     if explain:
         _explain(result, opened)
 
@@ -115,13 +116,17 @@ def _short(path: Path) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
-def _shows_pictures() -> bool:
-    """Whether stdout is a terminal with a picture protocol (kitty's or sixel)."""
-    if not sys.stdout.isatty() or not sys.stdin.isatty():
+def _wants_pictures(asked: bool | None) -> bool:
+    """As asked; by default where the terminal has a picture protocol, kitty's or sixel."""
+    if asked is False:
+        return False
+    if not sys.stdout.isatty() or not sys.stdin.isatty() or 0 in os.get_terminal_size(sys.stdout.fileno()):
+        if asked:
+            console.warn("--preview needs a terminal; here are the names alone.")
         return False
     from textual_image.renderable import Image, SixelImage, TGPImage
 
-    return Image in (SixelImage, TGPImage)
+    return bool(asked) or Image in (SixelImage, TGPImage)
 
 
 def _picture(path: Path) -> Any:

@@ -71,6 +71,9 @@ def test_other_ways_to_ask(indexed: Path, run_cli: RunCli) -> None:
     none = run_cli("query", "a dog", "--threshold", "1.0", cwd=indexed)
     assert (none.returncode, none.stdout) == (0, "")
     assert none.stderr == "No image meets the query.\n"
+    piped = run_cli("query", "a dog", "--preview", "-k", "1", cwd=indexed)
+    assert len(piped.stdout.splitlines()) == 2
+    assert piped.stderr == "note: --preview needs a terminal; here are the names alone.\n"
 
 
 def test_a_text_query_imports_no_torch(indexed: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from llm2clip_search.encoders.config import PreprocessConfig
+from llm2clip_search.encoders.images import register_plugins
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.indexers.decode import decode_file, read_facts
 from llm2clip_search.indexers.lookahead import map_ahead
@@ -44,7 +45,12 @@ def test_good_and_bad_files_in_one_folder(tmp_path: Path, colours: ColourEncoder
         "palette.png": picture.convert("RGBA").quantize(16),
         "Grüße 猫\nzeile.png": picture,
         "wide.bmp": photograph(2, (900, 3)),
+        "phone.heic": picture,
+        "new.avif": picture,
+        "scan.tiff": picture,
+        "old.jp2": picture,
     }
+    register_plugins()
     for name, image in good.items():
         image.save(folder / name)
     frames = [photograph(number) for number in (3, 4)]
