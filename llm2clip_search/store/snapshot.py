@@ -110,11 +110,15 @@ class Snapshot:
         return np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
 
     def blocks(self, ids: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Live rows, or those of them in ``ids``, a shard at a time: int64 ``[m]``, float32 ``[m, dim]``."""
+        """Live rows, or those of them in ``ids``, a shard at a time: int64 ``[m]``, float32 ``[m, dim]``.
+
+        Ids ascend within a block.
+        """
         for shard in self.shards:
             rows = shard.live_rows
             if ids is not None:
                 rows = rows[np.isin(shard.ids[rows], ids)]
+            rows = rows[np.argsort(shard.ids[rows], kind="stable")]
             if len(rows):
                 yield shard.ids[rows], np.asarray(shard.vectors[rows], dtype=np.float32)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2clip_search.engine import SearchIndex, open_index
@@ -33,7 +33,7 @@ def brute_force(index: SearchIndex, vector: np.ndarray) -> list[int]:
     return [int(ids[i]) for i in np.argsort(-scores, kind="stable")]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None)
 @given(
     shards=st.lists(st.integers(1, 30), min_size=1, max_size=4),
     k=st.integers(1, 60),
