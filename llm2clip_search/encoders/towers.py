@@ -7,7 +7,6 @@ import contextlib
 import importlib.util
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -75,14 +74,18 @@ def pick_device(device: str) -> str:
     if device != "auto":
         return device
     apple = sys.platform == "darwin"
-    nvidia = os.path.exists("/proc/driver/nvidia") or shutil.which("nvidia-smi") is not None  # noqa: PTH110
-    if not (apple or nvidia):
+    if not (apple or has_nvidia_driver()):
         return "cpu"
     import torch
 
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if apple and torch.backends.mps.is_available() else "cpu"
+
+
+def has_nvidia_driver() -> bool:
+    """Whether an NVIDIA card could be used, told without importing anything."""
+    return Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") is not None
 
 
 def build_module(model: Model, name: TowerName) -> "nn.Module":

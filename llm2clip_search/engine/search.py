@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from llm2clip_search.encoders import Encoder, load_encoder
-from llm2clip_search.encoders.towers import Runtime
-from llm2clip_search.engine.filter import matching_ids
+from llm2clip_search.encoders.towers import Runtime, has_nvidia_driver
 from llm2clip_search.engine.plan import SearchPlan, plan_search
 from llm2clip_search.engine.query import Query, Term, compose_terms
 from llm2clip_search.engine.results import Hit, Result
@@ -66,7 +65,7 @@ class SearchIndex:
         """Run one query; see `query` for the errors."""
         seconds: dict[str, float] = {}
         clock = _Clock(seconds)
-        matches = matching_ids(self.snapshot, query.where) if query.where is not None else None
+        matches = self._matches(query.where)
         plan = self._plan(matches)
         clock.lap("plan")
         warnings = self._warnings(query)
@@ -95,6 +94,14 @@ class SearchIndex:
         if vectors.ndim != 2 or vectors.shape[1] != self.snapshot.manifest.dim:
             raise QueryError(f"Vectors are {list(vectors.shape)}, but the index is {self.snapshot.manifest.dim} wide.")
         return self._search(np.ascontiguousarray(vectors, dtype=np.float32), k, self._plan(None), None)
+
+    def _matches(self, where: str | None) -> np.ndarray | None:
+        """Ids that meet the condition; None without one, and then DuckDB is not imported."""
+        if where is None:
+            return None
+        from llm2clip_search.engine.filter import matching_ids
+
+        return matching_ids(self.snapshot, where)
 
     def _plan(self, matches: np.ndarray | None) -> SearchPlan:
         ann = self.snapshot.manifest.ann
@@ -200,6 +207,8 @@ class SearchIndex:
 
     @cached_property
     def _gpus(self) -> int:
+        if not has_nvidia_driver():
+            return 0  # a query need not import FAISS to learn that
         faiss = import_faiss()
         return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
 

