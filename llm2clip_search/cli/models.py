@@ -1,12 +1,15 @@
 """``llm2clip-search models``: the encoders there are, what they are made of, and fetching them."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.options import RuntimeName
+
+if TYPE_CHECKING:
+    from llm2clip_search.encoders.config import TextConfig, VisionConfig
 
 models = typer.Typer(no_args_is_help=True, help="List, show and fetch encoders.")
 
@@ -46,9 +49,9 @@ def show_model(name: Name) -> None:
     lines = {
         "model": f"{config.name} ({model.identity.fingerprint})",
         "space": f"{config.dim} dimensions",
-        "vision": f"{config.vision.library} {config.vision.architecture}, {size.height}x{size.width} pixels",
+        "vision": f"{_tower(config.vision)}, {size.height}x{size.width} pixels",
         "": config.vision.weights or "weights in the model folder",
-        "text": f"{config.text.library} {config.text.architecture}, {config.text.attention} attention,"
+        "text": f"{_tower(config.text)}, {config.text.attention} attention,"
         f" {config.text.pooling} pooling, {config.text.max_tokens} tokens",
         " ": config.text.weights or "weights in the model folder",
         "licence": config.licence,
@@ -62,6 +65,10 @@ def show_model(name: Name) -> None:
 
         console.out.print()
         console.out.print(Markdown(card.read_text(encoding="utf-8")))
+
+
+def _tower(config: "VisionConfig | TextConfig") -> str:
+    return f"{config.library} {config.architecture}".strip()
 
 
 @models.command("pull")
