@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from PIL import Image
 
 from llm2clip_search.benchmarks.flickr8k import iter_images, read_captions
 from llm2clip_search.benchmarks.metrics import retrieval_recalls
 from llm2clip_search.encoders import Encoder
-from llm2clip_search.encoders.images import to_pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +42,13 @@ def flickr8k_retrieval(
     """
     captions = {lang: read_captions(root, split=split, lang=lang) for lang in langs}
     names: list[str] = []
-    parts: list[np.ndarray] = []
-    batch: list[np.ndarray] = []
-    for name, image in iter_images(root, split=split):
-        names.append(name)
-        batch.append(to_pixels(image, encoder.preprocess))
-        if len(batch) == batch_size:
-            parts.append(encoder.encode_pixels(np.stack(batch)))
-            batch.clear()
-    if batch:
-        parts.append(encoder.encode_pixels(np.stack(batch)))
-    images = np.concatenate(parts)
+
+    def pictures() -> Iterator[Image.Image]:
+        for name, image in iter_images(root, split=split):
+            names.append(name)
+            yield image
+
+    images = encoder.encode_images(pictures(), batch_size=batch_size)
     for lang, found in captions.items():
         started = time.perf_counter()
         vectors = encoder.encode_texts(found.texts)

@@ -44,7 +44,7 @@ def demo(
     """
     import shutil
 
-    from llm2clip_search.cli.query import _print_table
+    from llm2clip_search.cli.query import print_table
     from llm2clip_search.encoders import load_encoder
     from llm2clip_search.encoders.sources import fetch
     from llm2clip_search.engine import open_index
@@ -67,6 +67,6 @@ def demo(
     opened = open_index(folder / ".llm2clip", runtime=runtime)
     for caption in CAPTIONS:
         console.out.print(f'[bold]llm2clip-search query "{caption}" -k 2[/bold]')
-        _print_table(opened.query(caption, k=2), preview=False)
+        print_table(opened.query(caption, k=2), preview=False)
         console.out.print()
     console.say(f"Now yours: cd {folder}, then llm2clip-search query 'what you look for'.")

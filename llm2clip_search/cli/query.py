@@ -85,12 +85,13 @@ def query(
             for hit in result.hits:
                 sys.stdout.write(f"{hit.path}\0" if null else f"{hit.path}\n")
         else:
-            _print_table(result, preview=_wants_pictures(preview))
+            print_table(result, preview=_wants_pictures(preview))
     if explain:
         _explain(result, opened)
 
 
-def _print_table(result: "Result", *, preview: bool) -> None:
+def print_table(result: "Result", *, preview: bool) -> None:
+    """Hits as a table on stdout, with thumbnails if asked for."""
     from rich.table import Table
 
     if not result.hits:

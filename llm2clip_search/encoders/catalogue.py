@@ -114,7 +114,7 @@ class Model:
     @property
     def _own_tensors(self) -> Path | None:
         path = self.folder / "model.safetensors" if self.folder else None
-        return path if path is not None and (self.folder / "config.json").exists() and path.exists() else None  # type: ignore[operator]
+        return path if path is not None and path.exists() else None
 
     def _pin(self, source: str | None) -> str:
         if source is None:

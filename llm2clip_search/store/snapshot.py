@@ -173,8 +173,9 @@ class Snapshot:
         Raises:
             StoreError: the first file that differs or is gone.
         """
-        for shard in self.shards:
-            for name, expected in shard.entry.sha256.items():
-                path = shard.folder / name
-                if not path.is_file() or file_sha256(path) != expected:
-                    raise StoreError(f"{path} is not what was committed; its checksum differs.")
+        named = [(s.folder / name, digest) for s in self.shards for name, digest in s.entry.sha256.items()]
+        if self.manifest.tombstones is not None:
+            named.append((self.folder / self.manifest.tombstones, self.manifest.tombstones_sha256 or ""))
+        for path, expected in named:
+            if not path.is_file() or file_sha256(path) != expected:
+                raise StoreError(f"{path} is not what was committed; its checksum differs.")
