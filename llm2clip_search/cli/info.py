@@ -17,6 +17,8 @@ def info(
     """Show an index: its images, model, size on disk and how it is searched."""
     from pathlib import Path
 
+    from rich.filesize import decimal
+
     from llm2clip_search.store import Snapshot, find_index
 
     snapshot = Snapshot(Path(index) if index is not None else find_index())
@@ -39,7 +41,7 @@ def info(
         "model": f"{manifest.model.name} ({manifest.model.fingerprint})",
         "vectors": f"{manifest.dim} x {manifest.dtype} in {len(manifest.shards)} shards",
         "search": search,
-        "on disk": f"{size / 1e6:,.1f} MB" + (", every checksum right" if verify else ""),
+        "on disk": decimal(size) + (", every checksum right" if verify else ""),
     }
     for name, value in lines.items():
         console.out.print(f"[bold]{name:>8}[/bold]  {escape(value)}")
