@@ -10,6 +10,10 @@ GATHER_LIMIT = 50_000
 GATHER_SHARE = 0.02
 """Of a large corpus, the share of matches up to which gathering beats a masked approximate search:
 a graph or list walk that may keep one hit in fifty spends its effort on what the filter drops."""
+APPROXIMATE_MAX_K = 500
+"""Results up to which an approximate index is asked; deep pages are searched exactly, and are whole."""
+GPU_MAX_K = 2048
+"""Results a query that FAISS's GPU indices can give."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +37,14 @@ class SearchPlan:
 
 
 def plan_search(
-    *, rows: int, matches: int | None, ann: str | None, recall_at_10: float | None, gpu: bool = False
+    *, rows: int, matches: int | None, k: int, ann: str | None, recall_at_10: float | None, gpu: bool = False
 ) -> SearchPlan:
     """Choose a strategy.
 
     Args:
         rows: live rows.
         matches: rows that the filter leaves; None without a filter.
+        k: results wanted, those passed over included.
         ann: factory string of the approximate index; None when there is none.
         recall_at_10: its measured recall.
         gpu: whether FAISS has a GPU. Its classic GPU indices ignore selectors, so that only a search
@@ -50,10 +55,14 @@ def plan_search(
     if count == 0:
         reason = "the index is empty" if rows == 0 else "no row meets the filter"
         return SearchPlan(strategy="nothing", device="cpu", reason=reason, **common)
-    if ann is None:
+    deep = k > APPROXIMATE_MAX_K
+    if ann is None or deep:
         if matches is None:
             reason = f"{rows:,} rows are few enough to compare with each"
-            return SearchPlan(strategy="exact", device="gpu" if gpu else "cpu", reason=reason, **common)
+            if ann is not None:
+                reason = f"{k:,} results are more than the {APPROXIMATE_MAX_K} that are asked of {ann}"
+            device: Literal["cpu", "gpu"] = "gpu" if gpu and min(k, rows) <= GPU_MAX_K else "cpu"
+            return SearchPlan(strategy="exact", device=device, reason=reason, **common)
         return SearchPlan(
             strategy="exact over matches",
             device="cpu",

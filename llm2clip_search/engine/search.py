@@ -16,7 +16,7 @@ from llm2clip_search.engine.query import Query, Term, compose_terms
 from llm2clip_search.engine.results import Hit, Result
 from llm2clip_search.errors import QueryError, StoreError
 from llm2clip_search.store import Snapshot, find_index
-from llm2clip_search.store.search import exact_search, import_faiss, search_parameters
+from llm2clip_search.store.search import exact_search, import_faiss, probes, search_parameters
 from llm2clip_search.store.writer import check_model
 
 
@@ -66,7 +66,7 @@ class SearchIndex:
         seconds: dict[str, float] = {}
         clock = _Clock(seconds)
         matches = self._matches(query.where)
-        plan = self._plan(matches)
+        plan = self._plan(matches, query.k + query.offset)
         clock.lap("plan")
         warnings = self._warnings(query)
         vector = self._compose(query.terms)
@@ -93,7 +93,7 @@ class SearchIndex:
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.snapshot.manifest.dim:
             raise QueryError(f"Vectors are {list(vectors.shape)}, but the index is {self.snapshot.manifest.dim} wide.")
-        return self._search(np.ascontiguousarray(vectors, dtype=np.float32), k, self._plan(None), None)
+        return self._search(np.ascontiguousarray(vectors, dtype=np.float32), k, self._plan(None, k), None)
 
     def _matches(self, where: str | None) -> np.ndarray | None:
         """Ids that meet the condition; None without one, and then DuckDB is not imported."""
@@ -103,11 +103,12 @@ class SearchIndex:
 
         return matching_ids(self.snapshot, where)
 
-    def _plan(self, matches: np.ndarray | None) -> SearchPlan:
+    def _plan(self, matches: np.ndarray | None, k: int) -> SearchPlan:
         ann = self.snapshot.manifest.ann
         return plan_search(
             rows=len(self),
             matches=None if matches is None else len(matches),
+            k=k,
             ann=ann.factory if ann else None,
             recall_at_10=ann.recall_at_10 if ann else None,
             gpu=self._gpus > 0,
@@ -160,12 +161,11 @@ class SearchIndex:
         if plan.strategy == "exact over matches":
             return exact_search(self.snapshot, queries, k, ids=matches)
         if plan.strategy == "exact":
-            return self._flat_search(queries, k) if plan.device == "gpu" else exact_search(self.snapshot, queries, k)
+            if plan.device == "cpu":
+                return exact_search(self.snapshot, queries, k)
+            scores, ids = self._gpu_flat.search(queries, k)
+            return scores, ids
         return self._approximate_search(queries, k, plan, matches)
-
-    def _flat_search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        scores, ids = self._gpu_flat.search(queries, k)
-        return scores, ids
 
     def _approximate_search(
         self, queries: np.ndarray, k: int, plan: SearchPlan, matches: np.ndarray | None
@@ -214,11 +214,15 @@ class SearchIndex:
 
     @cached_property
     def _gpu_ann(self) -> Any:
+        """A copy of the approximate index; GPU searches take no parameters, so it carries its own."""
         faiss = import_faiss()
+        inverted = faiss.extract_index_ivf(self._ann)
+        inverted.nprobe = probes(inverted.nlist)
         return faiss.index_cpu_to_all_gpus(self._ann)
 
     @cached_property
     def _gpu_flat(self) -> Any:
+        """The live vectors in GPU memory, searched exactly."""
         faiss = import_faiss()
         flat = faiss.IndexIDMap2(faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(self.snapshot.manifest.dim)))
         for ids, vectors in self.snapshot.blocks():

@@ -32,7 +32,12 @@ def search_parameters(faiss: Any, index: Any, *, selector: Any = None, effort: i
     if isinstance(inner, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(sel=selector, efSearch=128 * effort)
     nlist = faiss.extract_index_ivf(index).nlist
-    return faiss.SearchParametersIVF(sel=selector, nprobe=min(nlist, max(16, nlist // 32) * effort))
+    return faiss.SearchParametersIVF(sel=selector, nprobe=min(nlist, probes(nlist) * effort))
+
+
+def probes(nlist: int) -> int:
+    """Inverted lists that a search looks into."""
+    return min(nlist, max(16, nlist // 32))
 
 
 def exact_search(

@@ -205,22 +205,27 @@ def test_hits_are_json(index: SearchIndex) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "matches", "ann", "gpu", "strategy", "device"),
+    ("rows", "matches", "k", "ann", "gpu", "strategy", "device"),
     [
-        (0, None, None, False, "nothing", "cpu"),
-        (10, 0, None, True, "nothing", "cpu"),
-        (10, None, None, False, "exact", "cpu"),
-        (10, None, None, True, "exact", "gpu"),
-        (10, 4, None, True, "exact over matches", "cpu"),
-        (10**6, None, "IVF8,Flat", True, "approximate", "gpu"),
-        (10**6, None, "IDMap2,HNSW32,Flat", True, "approximate", "cpu"),
-        (10**6, 50_000, "IVF8,Flat", True, "exact over matches", "cpu"),
-        (10**6, 50_001, "IVF8,Flat", True, "approximate over matches", "cpu"),
-        (10**7, 200_000, "IVF8,Flat", False, "exact over matches", "cpu"),
+        (0, None, 10, None, False, "nothing", "cpu"),
+        (10, 0, 10, None, True, "nothing", "cpu"),
+        (10, None, 9999, None, False, "exact", "cpu"),
+        (10, None, 9999, None, True, "exact", "gpu"),
+        (9999, None, 2049, None, True, "exact", "cpu"),
+        (10, 4, 10, None, True, "exact over matches", "cpu"),
+        (10**6, None, 500, "IVF8,Flat", True, "approximate", "gpu"),
+        (10**6, None, 501, "IVF8,Flat", True, "exact", "gpu"),
+        (10**6, 10**5, 501, "IVF8,Flat", True, "exact over matches", "cpu"),
+        (10**6, None, 10, "IDMap2,HNSW32,Flat", True, "approximate", "cpu"),
+        (10**6, 50_000, 10, "IVF8,Flat", True, "exact over matches", "cpu"),
+        (10**6, 50_001, 10, "IVF8,Flat", True, "approximate over matches", "cpu"),
+        (10**7, 200_000, 10, "IVF8,Flat", False, "exact over matches", "cpu"),
     ],
 )
-def test_the_plan(rows: int, matches: int | None, ann: str | None, gpu: bool, strategy: str, device: str) -> None:
-    """A filter never goes to the GPU: its classic indices would ignore it."""
-    plan = plan_search(rows=rows, matches=matches, ann=ann, recall_at_10=0.97, gpu=gpu)
+def test_the_plan(
+    rows: int, matches: int | None, k: int, ann: str | None, gpu: bool, strategy: str, device: str
+) -> None:
+    """A filter never goes to the GPU: its classic indices would ignore it. Deep pages are exact, and whole."""
+    plan = plan_search(rows=rows, matches=matches, k=k, ann=ann, recall_at_10=0.97, gpu=gpu)
     assert (plan.strategy, plan.device) == (strategy, device)
     assert plan.to_dict()["matches"] == (rows if matches is None else matches)

@@ -102,6 +102,36 @@ def test_a_filtered_approximate_search_finds_matches_only(
     assert index.query("anything", k=5).plan.strategy == "approximate"
 
 
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_the_gpu_plan_gives_what_the_cpu_gives(
+    tmp_path: Path, colours: ColourEncoder, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """With a stand-in for the copy to a GPU: ids, order and lists looked into; filters stay on the CPU."""
+    import faiss
+
+    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
+        add(writer, clustered(1, 2000), removed=())
+        build_ann(writer, AnnConfig(kind=kind))  # type: ignore[arg-type]
+    cpu = SearchIndex(Snapshot(tmp_path), colours)
+    expected = [hit.id for hit in cpu.query("anything", k=20).hits]
+    copied: list[object] = []
+
+    def to_gpu(index: object) -> object:
+        copied.append(index)
+        return index
+
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", to_gpu, raising=False)
+    monkeypatch.setattr(SearchIndex, "_gpus", 1)
+    gpu = SearchIndex(Snapshot(tmp_path), colours)
+    result = gpu.query("anything", k=20)
+    assert result.plan.device == "gpu"
+    assert [hit.id for hit in result.hits] == expected
+    assert len(copied) == 1
+    assert gpu.query("anything", k=20, where="width < 50").plan.device == "cpu"
+    assert len(gpu.query("anything", k=5000).hits) == 2000
+    assert len(cpu.query("anything", k=5000).hits) == 2000
+
+
 def test_the_kind_follows_the_size() -> None:
     config = AnnConfig()
     assert config.factory(99_999) is None
