@@ -27,8 +27,14 @@ class Captions:
     image_ids: list[str]
 
     def rows_in(self, images: list[str]) -> np.ndarray:
-        """int64 row of each caption's image in ``images``: mapped by id, never by position."""
+        """int64 row of each caption's image in ``images``: mapped by id, never by position.
+
+        Raises:
+            CorpusError: captions of images that are not there.
+        """
         place = {image: row for row, image in enumerate(images)}
+        if missing := set(self.image_ids) - place.keys():
+            raise CorpusError(f"{len(missing)} images have captions but are in no shard, such as {min(missing)}.")
         return np.array([place[image] for image in self.image_ids], dtype=np.int64)
 
 
@@ -46,7 +52,7 @@ def read_captions(root: Path, *, split: str, lang: str) -> Captions:
                 for row in csv.DictReader(file)
                 if row["split"] == split and row["lang"] == lang
             ]
-    except (OSError, KeyError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
         raise CorpusError(f"{path} is not Flickr8k's caption file: {error!r}.") from error
     rows = [row for row in rows if row[0]]
     if not rows:

@@ -13,6 +13,7 @@ import numpy as np
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.images import read_rgb, to_pixels
 from llm2clip_search.engine import SearchIndex
+from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers.folder import FolderConfig, index_folder
 from llm2clip_search.indexers.walk import walk_images
 from llm2clip_search.store import Snapshot
@@ -46,6 +47,8 @@ def measure_speed(encoder: Encoder, folder: Path, *, rounds: int, batch_size: in
         CorpusError: no image in ``folder``.
     """
     files = [file.path for file in walk_images(folder).files]
+    if not files:
+        raise CorpusError(f"There are no images in {folder}.")
     sample = files[: 16 * batch_size]
     pixels = np.stack([to_pixels(read_rgb(path), encoder.preprocess) for path in sample])
     encoder.encode_pixels(pixels[:batch_size])  # loads and warms the tower

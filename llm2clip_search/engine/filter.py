@@ -37,18 +37,15 @@ def matching_ids(snapshot: Snapshot, where: str) -> np.ndarray:
 
     if not where.strip():
         raise QueryError('--where is empty; give a condition such as "width > 1000".')
-    # A trailing comment in the condition must not swallow the closing bracket.
-    sql = f"SELECT id FROM images WHERE (\n{where}\n)"
     connection = duckdb.connect(":memory:")
     try:
         connection.execute("SET python_enable_replacements = false")
         connection.register("images", filter_table(snapshot))
         connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-        statements = connection.extract_statements(sql)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise QueryError("--where takes one condition, not several statements.")
-        found = connection.execute(sql).fetchnumpy()["id"]
+        # Parsed as one expression, so that nothing in it can end the WHERE clause; the line break ends a comment.
+        met = connection.table("images").filter(f"(\n{where}\n)")
+        found = met.project("id").fetchnumpy()["id"]
     except duckdb.Error as error:
         raise QueryError(_sentence(where, error)) from error
     finally:
@@ -58,6 +55,8 @@ def matching_ids(snapshot: Snapshot, where: str) -> np.ndarray:
 
 def _sentence(where: str, error: Exception) -> str:
     message = str(error)
+    if "expression list" in message or "Expected a single" in message:
+        return "--where takes one condition, not several, nor further clauses or statements."
     if match := re.search(r'column "?([^"\s]+)"? not found', message):
         columns = ", ".join([*COLUMNS, "mtime"])
         return f"--where names a column {match[1]!r} that does not exist; the columns are {columns}."

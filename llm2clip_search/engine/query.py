@@ -41,14 +41,25 @@ class Query:
         for term in self.terms:
             if term.kind == "text" and not term.value.strip():
                 raise QueryError("The query is empty; give a caption, --image FILE or --like ID.")
+            if term.kind == "text" and not _is_unicode(term.value):
+                raise QueryError(
+                    f"The caption {term.value!a} is not valid UTF-8; type it again, or set the terminal so."
+                )
             if not math.isfinite(term.weight) or term.weight == 0.0:
                 raise QueryError(f"The weight of {term.value!r} is {term.weight}; it must be a number other than 0.")
+        if self.where is not None and not _is_unicode(self.where):
+            raise QueryError(f"--where {self.where!a} is not valid UTF-8.")
         if self.k < 1:
             raise QueryError(f"-k is {self.k}; it must be at least 1.")
         if self.offset < 0:
             raise QueryError(f"--offset is {self.offset}; it must be at least 0.")
         if self.threshold is not None and not -1.0 <= self.threshold <= 1.0:
             raise QueryError(f"--threshold is {self.threshold}; cosines lie between -1 and 1.")
+
+
+def _is_unicode(text: str) -> bool:
+    """False for what Python makes of bytes on the command line that are no UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def compose_terms(

@@ -14,9 +14,9 @@ from llm2clip_search.encoders.towers import Runtime, has_nvidia_driver
 from llm2clip_search.engine.plan import SearchPlan, plan_search
 from llm2clip_search.engine.query import Query, Term, compose_terms
 from llm2clip_search.engine.results import Hit, Result
-from llm2clip_search.errors import QueryError, StoreError
+from llm2clip_search.errors import QueryError
 from llm2clip_search.store import Snapshot, find_index
-from llm2clip_search.store.search import exact_search, import_faiss, probes, search_parameters
+from llm2clip_search.store.search import exact_search, import_faiss, probes, read_ann, search_parameters
 from llm2clip_search.store.writer import check_model
 
 
@@ -199,11 +199,7 @@ class SearchIndex:
     def _ann(self) -> Any:
         ann = self.snapshot.manifest.ann
         assert ann is not None, "the plan is approximate only when there is an index"
-        path = self.snapshot.folder / "ann" / ann.name
-        try:
-            return import_faiss().read_index(str(path))
-        except RuntimeError as error:
-            raise StoreError(f"{path} cannot be read by FAISS; 'llm2clip-search index' builds it anew.") from error
+        return read_ann(self.snapshot.folder / "ann" / ann.name)
 
     @cached_property
     def _gpus(self) -> int:

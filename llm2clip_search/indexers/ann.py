@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llm2clip_search.store import AnnEntry, Snapshot, Writer
-from llm2clip_search.store.search import exact_search, import_faiss, search_parameters
+from llm2clip_search.store.search import exact_search, import_faiss, read_ann, search_parameters
 
 AnnKind = Literal["auto", "flat", "hnsw", "ivf"]
 
@@ -60,13 +60,15 @@ def build_ann(writer: Writer, config: AnnConfig) -> AnnEntry | None:
         if current is not None:
             writer.publish_ann(None)
         return None
+    if current is not None and not (
+        (snapshot.folder / "ann" / current.name).is_file() and _still_good(current, factory, live, names, config)
+    ):
+        current = None
     if current is not None and current.shards == names:
         return current
     faiss = import_faiss()
-    keep = current is not None and _still_good(current, factory, live, names, config)
-    if keep:
-        assert current is not None
-        index = faiss.read_index(str(snapshot.folder / "ann" / current.name))
+    if current is not None:
+        index = read_ann(snapshot.folder / "ann" / current.name)
         covered, trained_on, factory = set(current.shards), current.trained_on, current.factory
     else:
         index = _train(snapshot, factory, config)

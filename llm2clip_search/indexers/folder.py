@@ -231,8 +231,6 @@ class _Run:
             return
         before = self.known.get(path)
         if decoded.facts is not None:
-            if before is not None:
-                self.removed.add(before["id"])
             self.batch.append(decoded)
             return
         twin = self.by_hash[decoded.content_hash]
@@ -283,6 +281,8 @@ class _Run:
             if not np.isfinite(vector).all():
                 self._fail(decoded, ImageError("the vision tower gave a vector that is not finite", stage="encode"))
                 continue
+            if path in self.known:  # a changed file's old row goes in the commit that brings its new one
+                self.removed.add(self.known[path]["id"])
             self.ready.append(_Ready(path, decoded, decoded.facts, vector=vector))
             self.summary.indexed += 1
 
@@ -293,9 +293,7 @@ class _Run:
     def _commit(self, *, final: bool = False) -> None:
         started = time.perf_counter()
         ready, self.ready = self.ready, []
-        # A changed file's old row goes in the commit that brings its new one, not before.
-        waiting = {self.known[p]["id"] for p in map(self._path_of, self.batch) if p in self.known}
-        removed, self.removed = self.removed - waiting, self.removed & waiting
+        removed, self.removed = self.removed, set()
         if ready or removed or (final and self.root not in self.writer.manifest.roots):
             rows, vectors = self._assemble(ready)
             self.writer.commit(rows, vectors, removed=removed, root=self.root if final else None)
@@ -303,9 +301,6 @@ class _Run:
             self.writer.record_failures(self.failures, under=self.root)
         self.committed = time.monotonic()
         self.summary.seconds["write"] += time.perf_counter() - started
-
-    def _path_of(self, decoded: Decoded) -> str:
-        return self.writer.snapshot.relative(decoded.file.path)
 
     def _assemble(self, ready: Sequence[_Ready]) -> tuple[list[Row], np.ndarray]:
         fresh = iter(self.writer.allocate(sum(item.id is None for item in ready)))

@@ -4,11 +4,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from llm2clip_search.encoders.images import register_plugins
 from llm2clip_search.errors import CorpusError
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 IGNORE_FILE = ".llm2clipignore"
 SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found"})
@@ -52,15 +56,8 @@ def walk_images(root: Path, *, exclude: Sequence[str] = ()) -> Walk:
     Raises:
         CorpusError: ``root`` is missing, no folder, or unreadable.
     """
-    from pathspec import GitIgnoreSpec
-
-    if not root.exists():
-        raise CorpusError(f"There is no folder {root}.")
-    if not root.is_dir():
-        raise CorpusError(f"{root} is a file, not a folder; name the folder that holds it.")
-    ignore_file = root / IGNORE_FILE
-    patterns = list(exclude) + (ignore_file.read_text("utf-8").splitlines() if ignore_file.is_file() else [])
-    ignored = GitIgnoreSpec.from_lines(patterns)
+    _check_folder(root)
+    ignored = _ignored(root, exclude)
     extensions = image_extensions()
     found = Walk()
     seen: set[tuple[int, int]] = set()
@@ -86,7 +83,7 @@ def walk_images(root: Path, *, exclude: Sequence[str] = ()) -> Walk:
             try:
                 is_folder = entry.is_dir()
                 name = path.relative_to(root).as_posix() + ("/" if is_folder else "")
-                if patterns and ignored.match_file(name):
+                if ignored.patterns and ignored.match_file(name):
                     continue
                 if is_folder:
                     folders.append(path)
@@ -97,3 +94,29 @@ def walk_images(root: Path, *, exclude: Sequence[str] = ()) -> Walk:
                 found.unreadable.append((path, error.strerror or str(error)))
         pending.extend(reversed(folders))
     return found
+
+
+def _check_folder(root: Path) -> None:
+    try:
+        exists, is_folder = root.exists(), root.is_dir()
+    except OSError as error:  # a name that is too long, a parent that may not be entered
+        raise CorpusError(f"{root} cannot be read: {error.strerror}.") from error
+    if not exists:
+        raise CorpusError(f"There is no folder {root}.")
+    if not is_folder:
+        raise CorpusError(f"{root} is a file, not a folder; name the folder that holds it.")
+
+
+def _ignored(root: Path, exclude: Sequence[str]) -> "GitIgnoreSpec":
+    from pathspec import GitIgnoreSpec
+
+    file, lines = root / IGNORE_FILE, []
+    if file.is_file():
+        try:
+            lines = file.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CorpusError(f"{file} cannot be read as UTF-8 text: {error}.") from error
+    try:
+        return GitIgnoreSpec.from_lines([*exclude, *lines])
+    except ValueError as error:
+        raise CorpusError(f"--exclude or {file} holds what is no gitignore pattern: {error}.") from error

@@ -1,5 +1,6 @@
 """FAISS over stored vectors: exact search by blocks, and how an approximate index is asked."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,20 @@ def import_faiss() -> Any:
             "FAISS is not installed; pip install 'llm2clip-search[cpu]' (or [gpu], or [cuvs]) brings it."
         ) from error
     return faiss
+
+
+def read_ann(path: Path) -> Any:
+    """An approximate index from its file.
+
+    Raises:
+        StoreError: FAISS cannot read it.
+    """
+    try:
+        return import_faiss().read_index(str(path))
+    except RuntimeError as error:
+        raise StoreError(
+            f"{path} cannot be read by FAISS; delete it, and 'llm2clip-search index' builds it anew."
+        ) from error
 
 
 def search_parameters(faiss: Any, index: Any, *, selector: Any = None, effort: int = 1) -> Any:

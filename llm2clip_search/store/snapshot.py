@@ -16,6 +16,11 @@ from llm2clip_search.store.manifest import Manifest, ShardEntry
 from llm2clip_search.store.schema import METADATA_SCHEMA, TOMBSTONE_SCHEMA
 
 
+def plain_path(path: Path) -> Path:
+    """Absolute, without ``..``; links stay as the user wrote them."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", Path.resolve follows links
+
+
 class Shard:
     """One committed shard: ids in row order, memory-mapped vectors, metadata."""
 
@@ -74,7 +79,7 @@ class Snapshot:
     """An index folder as its manifest stood when this was opened."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
+        self.folder = plain_path(folder)
         self.manifest = Manifest.read(self.folder)
         self.base = self.folder.parent
         """Folder that relative paths in the metadata start from."""
@@ -158,7 +163,7 @@ class Snapshot:
 
     def relative(self, path: Path) -> str:
         """A path of this machine as the metadata writes it: posix, relative when inside the base."""
-        path = Path(os.path.abspath(path))  # noqa: PTH100 - not resolved: links stay as the user wrote them
+        path = plain_path(path)
         return (path.relative_to(self.base) if path.is_relative_to(self.base) else path).as_posix()
 
     def is_under(self, path: str, root: str) -> bool:

@@ -22,7 +22,7 @@ from llm2clip_search.store.files import fsync_path, replace_file
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, AnnEntry, Manifest, ShardEntry
 from llm2clip_search.store.schema import FAILURE_SCHEMA, METADATA_SCHEMA, TOMBSTONE_SCHEMA, Failure, Row
-from llm2clip_search.store.snapshot import Snapshot
+from llm2clip_search.store.snapshot import Snapshot, plain_path
 
 FAILURES = "failures.parquet"
 
@@ -41,7 +41,7 @@ class Writer:
         Raises:
             StoreError: another writer is at work, the folder is no index, or another model made it.
         """
-        folder = folder.absolute()
+        folder = plain_path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -118,7 +118,11 @@ class Writer:
         path = self.snapshot.folder / FAILURES
         kept: list[dict[str, str]] = []
         if path.exists():
-            kept = [row for row in pq.read_table(path).to_pylist() if not self.snapshot.is_under(row["path"], under)]
+            try:
+                recorded = pq.read_table(path).to_pylist()
+            except (OSError, pa.ArrowException) as error:
+                raise StoreError(f"{path} cannot be read: {error}; delete it to begin it anew.") from error
+            kept = [row for row in recorded if not self.snapshot.is_under(row["path"], under)]
         found = [*kept, *(failure.to_dict() for failure in failures)]
         replace_file(path, _parquet(pa.Table.from_pylist(found, schema=FAILURE_SCHEMA)))
         self._publish(self.manifest.next(failures=len(found)))
