@@ -64,16 +64,20 @@ def iter_image_files(root: Path, *, split: str) -> Iterator[tuple[str, bytes]]:
     """Image ids, as the captions name them, with the files' bytes, in the shards' order.
 
     Raises:
-        CorpusError: no shard of that split.
+        CorpusError: no shard of that split, or one that is damaged.
     """
     shards = sorted(root.glob(f"flickr8k-{split}-*.tar"))
     if not shards:
         raise CorpusError(f"{root} holds no flickr8k-{split}-NNN.tar; name the folder of the shards with --root.")
     for shard in shards:
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                if member.name.endswith(".jpg") and (file := tar.extractfile(member)) is not None:
-                    yield member.name, file.read()
+        try:
+            with tarfile.open(shard) as tar:
+                for member in tar:
+                    if member.name.endswith(".jpg") and (file := tar.extractfile(member)) is not None:
+                        yield member.name, file.read()
+        except (OSError, tarfile.TarError) as error:
+            first = str(error).partition("\n")[0].rstrip(":")
+            raise CorpusError(f"{shard} cannot be read: {first}.") from error
 
 
 def iter_images(root: Path, *, split: str) -> Iterator[tuple[str, Image.Image]]:

@@ -15,6 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+NEVER = np.iinfo(np.int64).max
+"""The rank of what is not in the gallery: no k reaches it."""
+
 
 def ranks_of_best(
     queries: np.ndarray,
@@ -27,7 +30,7 @@ def ranks_of_best(
     """Rank, from 0, of each query's best-placed relevant gallery item.
 
     A pair is relevant when the two share a group: ``query_of`` int64 ``[q]``, ``gallery_of`` int64 ``[g]``.
-    Equal scores rank by lower gallery index. Queries with nothing relevant get the gallery's size.
+    Equal scores rank by lower gallery index. Queries with nothing relevant get `NEVER`.
 
     Args:
         queries: float32 ``[q, dim]``.
@@ -43,7 +46,7 @@ def ranks_of_best(
         place = best.argmax(axis=1)  # the first of equals, which is the best placed one
         top = best[np.arange(len(best)), place][:, None]
         before = (scores > top) | ((scores == top) & (np.arange(len(gallery)) < place[:, None]))
-        out[rows] = np.where(relevant.any(axis=1), before.sum(axis=1), len(gallery))
+        out[rows] = np.where(relevant.any(axis=1), before.sum(axis=1), NEVER)
     return out
 
 

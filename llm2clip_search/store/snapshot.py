@@ -52,7 +52,7 @@ class Shard:
         path = self.folder / "embeddings.npy"
         try:
             vectors: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise StoreError(f"{path} cannot be read: {error}.") from error
         if vectors.shape != (self.entry.rows, self._dim):
             raise StoreError(

@@ -63,3 +63,25 @@ def test_captions_without_an_image_are_refused() -> None:
     for image_of in (np.array([0, 2]), np.array([-1, 0]), np.array([0])):
         with pytest.raises(ValueError, match="captions"):
             retrieval_recalls(vectors, vectors, image_of)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 24, 1000])
+def test_ties_in_bulk_rank_as_a_stable_sort_does(chunk: int) -> None:
+    """Scores of three values only, so that nearly every rank is decided by a tie."""
+    generator = np.random.default_rng(0)
+    image_of = generator.integers(0, 8, 24)
+    scores = generator.integers(0, 3, (24, 8)).astype(np.float32)
+    found = retrieval_recalls(np.eye(8, dtype=np.float32), scores, image_of, ks=(1, 3), chunk=chunk)
+    for k in (1, 3):
+        top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        assert found[f"image_retrieval_recall@{k}"] == pytest.approx((top == image_of[:, None]).any(1).mean())
+        top = np.argsort(-scores.T, axis=1, kind="stable")[:, :k]
+        assert found[f"text_retrieval_recall@{k}"] == pytest.approx(
+            (image_of[top] == np.arange(8)[:, None]).any(1).mean()
+        )
+
+
+def test_k_beyond_the_gallery_finds_all_but_orphans() -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    found = retrieval_recalls(vectors, vectors[:2], np.array([0, 1]), ks=(10,))
+    assert found == {"image_retrieval_recall@10": 1.0, "text_retrieval_recall@10": pytest.approx(2 / 3)}

@@ -7,6 +7,7 @@ import pytest
 
 from llm2clip_search.encoders import ModelIdentity
 from llm2clip_search.engine import SearchIndex
+from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
 from llm2clip_search.store.search import exact_search
@@ -139,3 +140,70 @@ def test_the_kind_follows_the_size() -> None:
     assert config.factory(1_000_000) == "IVF8000,SQfp16"
     assert AnnConfig(kind="ivf").factory(390) == "IVF10,SQfp16"
     assert AnnConfig(kind="hnsw").factory(0) is None
+
+
+def test_deletions_and_another_kind_build_anew_without_new_shards(tmp_path: Path) -> None:
+    """``--ann ivf`` on an index with HNSW is heard; a graph that is mostly dead is not kept; nor one that is lost."""
+    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
+        add(writer, clustered(1, 1000))
+        factories = [build_ann(writer, AnnConfig(kind=kind)) for kind in ("hnsw", "ivf", "hnsw")]
+        assert [entry is not None and entry.factory[:4] for entry in factories] == ["IDMa", "IVF2", "IDMa"]
+        writer.commit(removed=range(499))
+        kept = build_ann(writer, AnnConfig(kind="hnsw"))
+        assert kept == factories[2]  # just over half is alive
+        writer.commit(removed=range(499, 502))
+        entry = build_ann(writer, AnnConfig(kind="hnsw"))
+        assert entry is not None
+        assert (entry.rows, entry.trained_on) == (498, 498)
+        (tmp_path / "ann" / entry.name).unlink()
+        again = build_ann(writer, AnnConfig(kind="hnsw"))
+        assert again is not None
+        assert again.name != entry.name
+        assert (tmp_path / "ann" / again.name).is_file()
+    with Writer.open(tmp_path, model=MODEL, dim=DIM):
+        assert [path.name for path in (tmp_path / "ann").iterdir()] == [again.name]
+
+
+def test_a_damaged_approximate_index_is_told(tmp_path: Path, colours: ColourEncoder) -> None:
+    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
+        add(writer, clustered(1, 500))
+        entry = build_ann(writer, AnnConfig(kind="hnsw"))
+        assert entry is not None
+        (tmp_path / "ann" / entry.name).write_bytes(b"none of FAISS's")
+        with pytest.raises(StoreError, match=r"cannot be read by FAISS; delete it"):
+            SearchIndex(Snapshot(tmp_path), colours).query("anything")
+        add(writer, clustered(2, 10))
+        with pytest.raises(StoreError, match=r"cannot be read by FAISS; delete it"):
+            build_ann(writer, AnnConfig(kind="hnsw"))
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_deleted_images_never_come_back(
+    tmp_path: Path, colours: ColourEncoder, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """They are still in the graph or the lists; neither plain nor filtered searches show them, whatever ``k``."""
+    from llm2clip_search.engine import plan
+
+    monkeypatch.setattr(plan, "GATHER_LIMIT", 10)
+    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
+        add(writer, clustered(1, 2000))
+        build_ann(writer, AnnConfig(kind=kind))  # type: ignore[arg-type]
+        dead = set(range(0, 2000, 3))
+        writer.commit(removed=dead)
+        entry = build_ann(writer, AnnConfig(kind=kind))  # type: ignore[arg-type]
+        assert entry is not None
+        assert entry.rows == 2000
+    index = SearchIndex(Snapshot(tmp_path), colours)
+    for caption in ("one", "two", "three"):
+        everything = index.query(caption, k=40)
+        assert everything.plan.strategy == "approximate"
+        assert len(everything.hits) == 40
+        filtered = index.query(caption, k=40, where="width < 50 OR width IS NULL")
+        assert filtered.plan.strategy == "approximate over matches"
+        assert {hit.metadata["width"] < 50 for hit in filtered.hits} == {True}
+        for result in (everything, filtered):
+            assert not dead & {hit.id for hit in result.hits}
+            scores = [hit.score for hit in result.hits]
+            stored = index.snapshot.vectors([hit.id for hit in result.hits])
+            np.testing.assert_allclose(scores, stored @ colours.encode_texts([caption])[0], atol=1e-5)
+            assert scores == sorted(scores, reverse=True)

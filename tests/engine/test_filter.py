@@ -1,0 +1,98 @@
+"""Conditions on every column, against the same conditions in Python over real EXIF."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from llm2clip_search.engine import SearchIndex
+from llm2clip_search.engine.filter import COLUMNS, filter_table, matching_ids
+from llm2clip_search.errors import QueryError
+from llm2clip_search.indexers import index_folder
+from llm2clip_search.store import Snapshot
+from tests.conftest import ColourEncoder, photograph
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Snapshot:
+    """Six images, three with time, camera and place."""
+    base = tmp_path_factory.mktemp("filter")
+    for folder in ("2023", "it's 2024 %_"):
+        (base / "images" / folder).mkdir(parents=True)
+    for number in range(6):
+        exif = Image.Exif()
+        if number % 2:
+            exif[0x010F], exif[0x0110] = "Fuji", f"X{number}"
+            exif.get_ifd(0x8769)[0x9003] = f"202{number}:01:02 03:04:05"
+            gps = exif.get_ifd(0x8825)
+            gps[1], gps[2], gps[3], gps[4] = "S", (10.0 * number, 0.0, 0.0), "W", (20.0 * number, 0.0, 0.0)
+        folder = "2023" if number < 3 else "it's 2024 %_"
+        suffix = "jpg" if number else "png"
+        photograph(number, (40 + number, 80 - number)).save(base / "images" / folder / f"{number}.{suffix}", exif=exif)
+    index_folder(base / "images", encoder=ColourEncoder(tiny_model), index=base / ".llm2clip")
+    return Snapshot(base / ".llm2clip")
+
+
+CONDITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "id % 2 = 0": lambda row: row["id"] % 2 == 0,
+    "path LIKE '%/it''s 2024 \\%\\_/%' ESCAPE '\\'": lambda row: "/it's 2024 %_/" in row["path"],
+    "starts_with(path, '/') AND NOT path LIKE '%.png'": lambda row: not row["path"].endswith(".png"),
+    "content_hash >= '8'": lambda row: row["content_hash"] >= "8",
+    "size BETWEEN 700 AND 900": lambda row: 700 <= row["size"] <= 900,
+    "mtime < now()::TIMESTAMP + INTERVAL 1 DAY": lambda row: True,
+    "mtime < '2001-01-01'": lambda row: False,
+    "width > 42 AND height > width": lambda row: row["width"] > 42,
+    "format = 'JPEG'": lambda row: row["format"] == "JPEG",
+    "taken >= '2023-01-01'": lambda row: row["taken"] is not None and row["taken"] >= datetime(2023, 1, 1),
+    "year(taken) IN (2021, 2025)": lambda row: row["taken"] is not None and row["taken"].year in (2021, 2025),
+    "taken IS NULL": lambda row: row["taken"] is None,
+    "NOT (camera = 'Fuji X3')": lambda row: row["camera"] not in (None, "Fuji X3"),  # NULL meets neither
+    "camera ILIKE 'fuji%'": lambda row: row["camera"] is not None,
+    "latitude < -20": lambda row: row["latitude"] is not None and row["latitude"] < -20,
+    "coalesce(longitude, 0) <= -60 OR id = 0": lambda row: (row["longitude"] or 0) <= -60 or row["id"] == 0,
+    "width > (SELECT avg(width) FROM images)": lambda row: row["width"] > 42.5,
+    "width > 42 -- wide": lambda row: row["width"] > 42,
+    "width > 42 /* wide */": lambda row: row["width"] > 42,
+    'WIDTH > 42\nAND "height" > 0': lambda row: row["width"] > 42,
+}
+
+
+@pytest.mark.parametrize("where", CONDITIONS)
+def test_a_condition_is_what_it_says(snapshot: Snapshot, where: str) -> None:
+    rows = [row | {"path": f"{snapshot.base}/{row['path']}"} for row in snapshot.metadata().to_pylist()]
+    expected = [row["id"] for row in rows if CONDITIONS[where](row)]
+    assert matching_ids(snapshot, where).tolist() == sorted(expected)
+
+
+def test_every_column_is_tried() -> None:
+    assert not [name for name in (*COLUMNS, "mtime") if not any(name in where for where in CONDITIONS)]
+
+
+def test_paths_and_times_are_as_files_have_them(snapshot: Snapshot) -> None:
+    table = filter_table(snapshot)
+    times = table.column("mtime").cast(pa.int64()).to_pylist()
+    for path, size, time in zip(table.column("path").to_pylist(), table.column("size").to_pylist(), times, strict=True):
+        assert (size, time) == (Path(path).stat().st_size, Path(path).stat().st_mtime_ns)
+
+
+def test_the_condition_can_name_no_variable_of_ours(snapshot: Snapshot) -> None:
+    """DuckDB would read a table from any Python variable; here it must not."""
+    secrets = pa.table({"id": [0, 1]})
+    assert secrets.num_rows == 2
+    with pytest.raises(QueryError, match="secrets does not exist"):
+        matching_ids(snapshot, "id IN (SELECT id FROM secrets)")
+
+
+def test_filters_join_thresholds_and_pages(snapshot: Snapshot, tiny_model: Path) -> None:
+    """The page is cut from what the filter and the threshold leave, and ranks count there."""
+    index = SearchIndex(snapshot, ColourEncoder(tiny_model))
+    left = index.query("dusk", where="format = 'JPEG'", k=100).hits
+    assert [hit.rank for hit in left] == [1, 2, 3, 4, 5]
+    page = index.query("dusk", where="format = 'JPEG'", k=2, offset=1, threshold=left[2].score).hits
+    assert [(hit.rank, hit.id) for hit in page] == [(hit.rank, hit.id) for hit in left[1:3]]
+    assert index.query("dusk", where="format = 'JPEG'", offset=5).hits == []
+    assert index.query("dusk", where="id < 0").plan.strategy == "nothing"
