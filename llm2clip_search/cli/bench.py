@@ -71,7 +71,8 @@ def speed(
 
     result = measure_speed(load_encoder(model, runtime=runtime, device=device), folder, rounds=rounds)
     if json_output:
-        print(json.dumps(result.to_dict()))
+        with console.results():
+            print(json.dumps(result.to_dict()))
         return
     console.out.print(f"vision tower alone  {result.tower:8.1f} images/s")
     console.out.print(

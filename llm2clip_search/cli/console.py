@@ -22,8 +22,21 @@ from rich.text import Text
 
 from llm2clip_search.errors import Llm2ClipError
 
+
+class _Output(Console):
+    """Goes on in silence when its reader leaves; rich itself would end the command with exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        _drop_output()
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere: it would fail again when the interpreter closes stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 # A pipe has no width: a table must not fold paths at 80 columns there.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
+out = _Output(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 debug = False
@@ -86,5 +99,4 @@ def results() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is still buffered would fail again when the interpreter closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()

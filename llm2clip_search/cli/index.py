@@ -77,7 +77,8 @@ def index(
     if json_output:
         import json
 
-        print(json.dumps(summary.to_dict()))
+        with console.results():
+            print(json.dumps(summary.to_dict()))
     else:
         _print(summary, shown=5)
     if max_failures is not None and summary.failed > max_failures:

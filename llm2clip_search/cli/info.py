@@ -29,7 +29,8 @@ def info(
         import json
         from dataclasses import asdict
 
-        print(json.dumps(asdict(manifest)))
+        with console.results():
+            print(json.dumps(asdict(manifest)))
         return
     size = sum(path.stat().st_size for path in snapshot.folder.rglob("*") if path.is_file())
     ann = manifest.ann

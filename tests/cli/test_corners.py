@@ -1,0 +1,140 @@
+"""The command at its corners: the JSON schema, damaged indices, odd arguments, and no index made by mistake."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cli.test_commands import COMMAND, indexed
+from tests.conftest import RunCli, photograph
+
+__all__ = ["indexed"]  # the fixture, which is made again for this module
+
+KEYS = [
+    *("rank", "id", "score", "path", "content_hash", "size", "mtime_ns", "width", "height", "format"),
+    *("taken", "camera", "latitude", "longitude"),
+]
+"""Of a hit in ``--json``, in order: a released schema, which may grow at its end."""
+
+
+def test_json_is_the_documented_schema(indexed: Path, run_cli: RunCli) -> None:
+    done = run_cli("query", "ein Hund 猫", "--json", "-k", "3", "--offset", "2", cwd=indexed)
+    hits = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [list(hit) for hit in hits] == [KEYS] * 3
+    assert [hit["rank"] for hit in hits] == [3, 4, 5]
+    assert {type(hit["score"]) for hit in hits} == {float}
+    assert hits[0]["taken"] is None
+    summary = run_cli("index", "images", "--json", cwd=indexed)
+    assert json.loads(summary.stdout)["unchanged"] == 8
+    assert summary.stderr == ""
+
+
+def test_a_run_from_a_subfolder_uses_the_index_above(indexed: Path, run_cli: RunCli) -> None:
+    """And its model: none is named here, nor is a second index begun."""
+    done = run_cli("index", ".", cwd=indexed / "images" / "2024")
+    assert done.stdout.startswith("0 indexed, 0 moved or copied, 8 unchanged, 0 removed, 0 failed")
+    assert list(indexed.rglob(".llm2clip")) == [indexed / ".llm2clip"]
+    shown = run_cli("info", "--index", "../../.llm2clip", cwd=indexed / "images" / "2024")
+    assert f"index  {indexed / '.llm2clip'}\n" in shown.stdout
+    assert "8 (0 deleted or moved rows, 0 failures)" in shown.stdout
+    assert shown.stderr == ""
+
+
+def test_null_alone_means_paths(indexed: Path, run_cli: RunCli) -> None:
+    done = run_cli("query", "a dog", "-0", "-k", "2", cwd=indexed)
+    assert done.stdout.count("\0") == 2
+    assert all(Path(path).is_file() for path in done.stdout.split("\0")[:2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["index", "a" * 300], "File name too long"),
+        (["index", "images", "--exclude", "!"], "no gitignore pattern"),
+        (["query", b"a \xff dog"], "is not valid UTF-8"),
+        (["query", "dog", "--where", b"width > 1 \xff"], "is not valid UTF-8"),
+        (["query", "dog", "--where", "1=1) UNION SELECT 'x' WHERE (1=1"], "--where takes one condition"),
+        (["query", "--image", "."], "Is a directory"),
+        (["query", "--add", "dog"], "--add and --sub change a query"),
+        (["query", "dog", "--sub", "dog"], "cancel each other out"),
+        (["query", "dog", "--offset", "-1"], "--offset is -1"),
+        (["models", "show", "dir:nowhere"], "which does not exist"),
+        (["bench", "speed", "empty", "--model", "nano"], "There are no images in empty"),
+        (["info", "--index", "images"], "holds no index"),
+    ],
+)
+def test_odd_arguments_are_one_sentence(
+    indexed: Path, run_cli: RunCli, arguments: list[str | bytes], message: str
+) -> None:
+    (indexed / "empty").mkdir(exist_ok=True)
+    done = run_cli(*(os.fsdecode(argument) for argument in arguments), cwd=indexed)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_damaged_index_is_one_sentence(indexed: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    shutil.copytree(indexed / ".llm2clip", tmp_path / ".llm2clip")
+    vectors = tmp_path / ".llm2clip" / "shards" / "000001" / "embeddings.npy"
+    data = bytearray(vectors.read_bytes())
+    data[-1] ^= 1
+    vectors.write_bytes(data)
+    done = run_cli("info", "--verify")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "embeddings.npy is not what was committed; its checksum differs." in done.stderr
+    vectors.unlink()
+    done = run_cli("query", "--like", "1")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    (tmp_path / ".llm2clip" / "manifest.json").write_text("{")
+    done = run_cli("query", "dog")
+    assert done.returncode == 1
+    assert "manifest.json cannot be read" in done.stderr
+
+
+def test_names_that_are_no_text_are_failures(run_cli: RunCli, tmp_path: Path, tiny_model: Path) -> None:
+    """Brackets in names are no markup; bytes that are no UTF-8 are shown as escapes, also in JSON."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    photograph(1).save(folder / "[bold]x.png")
+    photograph(2).save(folder / "y.png")
+    os.rename(folder / "y.png", os.fsencode(folder) + b"/y\xff.png")  # noqa: PTH104 - the name is bytes
+    done = run_cli("index", folder, "--model", f"dir:{tiny_model}")
+    assert done.returncode == 0
+    assert "1 indexed" in done.stdout
+    assert "not valid UTF-8" in done.stderr
+    recorded = pq.read_table(tmp_path / ".llm2clip" / "failures.parquet").to_pylist()
+    assert [row["path"] for row in recorded] == ["pictures/y\\udcff.png"]
+    shown = run_cli("query", "--image", folder / "[bold]x.png")
+    assert shown.stdout.splitlines()[1].endswith("pictures/[bold]x.png")
+
+
+def test_a_second_writer_is_refused_while_one_is_at_work(indexed: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    """The lock is held here, in another process than the command's; asking still works."""
+    from llm2clip_search.store.lock import writer_lock
+
+    with writer_lock(indexed / ".llm2clip"):
+        done = run_cli("index", "images", cwd=indexed)
+        asked = run_cli("query", "--like", "1", "--paths", cwd=indexed)
+    assert done.returncode == 1
+    assert f"is being written by process {os.getpid()} on" in done.stderr
+    assert asked.returncode == 0
+    assert len(asked.stdout.splitlines()) == 8
+
+
+def test_a_closed_pipe_is_no_error_for_any_output(indexed: Path) -> None:
+    """Whether rich or print writes it."""
+    for arguments in ("query --like 1", "info", "info --json", "index images --json", "models list"):
+        done = subprocess.run(
+            ["bash", "-c", f'"$0" -c "$1" {arguments} | true; exit "${{PIPESTATUS[0]}}"', COMMAND[0], COMMAND[2]],
+            cwd=indexed,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (arguments, done.returncode, done.stderr) == (arguments, 0, "")
