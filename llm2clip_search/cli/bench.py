@@ -1,4 +1,4 @@
-"""``llm2clip-search bench``: how well an encoder retrieves, and how fast the indexer is."""
+"""``llm2clip-search bench``: how well an encoder retrieves, how fast the indexer is, what training costs."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.bench_training import training
 from llm2clip_search.cli.options import Device, RuntimeName
 
 bench = typer.Typer(no_args_is_help=True, help="Measure recall and speed.")
+bench.command("training")(training)
 
 
 @bench.command("retrieval")

@@ -22,3 +22,8 @@ ModelName = Annotated[
         show_default=False,
     ),
 ]
+RecipeName = Annotated[str, typer.Argument(help="A recipe's name; train recipes lists them.")]
+DataFolder = Annotated[Path, typer.Option("--data", help="Folder that the recipe's paths are relative to.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print parameters, memory and time of a step; load and train nothing.")
+]

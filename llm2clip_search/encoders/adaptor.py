@@ -8,43 +8,35 @@ from llm2clip_search.encoders.config import AdaptorConfig
 
 
 class ResidualBlock(nn.Module):
-    """``x + Linear(GELU(Linear(LayerNorm(x))))``."""
+    """``x + Linear(GELU(Linear(LayerNorm(x))))``; dropout, in training only, on the branch."""
 
-    def __init__(self, width: int, inner: int) -> None:
+    def __init__(self, width: int, inner: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.expand = nn.Linear(width, inner)
         self.contract = nn.Linear(inner, width)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        contracted: torch.Tensor = self.contract(F.gelu(self.expand(self.norm(x))))
-        return x + contracted
+        branch: torch.Tensor = self.dropout(self.contract(F.gelu(self.expand(self.norm(x)))))
+        return x + branch
 
 
 class Adaptor(nn.Module):
     """Residual MLP blocks, a final LayerNorm and a projection (Huang et al., arXiv 2411.04997, section 3.2)."""
 
-    input_mean: torch.Tensor
-    input_std: torch.Tensor
-
-    def __init__(self, hidden: int, dim: int, config: AdaptorConfig) -> None:
+    def __init__(self, hidden: int, dim: int, config: AdaptorConfig, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.standardised = config.input == "standardised"
-        if self.standardised:
-            self.register_buffer("input_mean", torch.zeros(hidden))
-            self.register_buffer("input_std", torch.ones(hidden))
-        self.blocks = nn.ModuleList(ResidualBlock(hidden, config.expansion * hidden) for _ in range(config.blocks))
+        inner = config.expansion * hidden
+        self.blocks = nn.ModuleList(ResidualBlock(hidden, inner, dropout) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(hidden)
+        self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(hidden, dim)
-
-    def normalise_input(self, x: torch.Tensor) -> torch.Tensor:
-        """Pooled states as the blocks take them; see `AdaptorConfig.input`."""
-        return (x - self.input_mean) / self.input_std if self.standardised else F.normalize(x, dim=-1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pooled states float ``[n, hidden]`` to float ``[n, dim]``, not yet normalised."""
-        x = self.normalise_input(x)
+        x = F.normalize(x, dim=-1)
         for block in self.blocks:
             x = block(x)
-        projected: torch.Tensor = self.projection(self.norm(x))
+        projected: torch.Tensor = self.projection(self.dropout(self.norm(x)))
         return projected

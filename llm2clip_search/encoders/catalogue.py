@@ -8,14 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm2clip_search.encoders.config import ModelConfig
+from llm2clip_search.encoders.config import ModelConfig, TextConfig
 from llm2clip_search.encoders.sources import fetch, file_sha256
-from llm2clip_search.encoders.tokenization import (
-    CaptionTokenizer,
-    LLMTokenizer,
-    OpenClipTokenizer,
-    TransformersTokenizer,
-)
+from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
 from llm2clip_search.errors import ModelError
 
 if TYPE_CHECKING:
@@ -80,14 +75,7 @@ class Model:
 
     def tokenizer(self) -> CaptionTokenizer:
         """The text tower's tokenizer; an LLM's loads neither torch nor transformers."""
-        text = self.config.text
-        if text.library == "open_clip":
-            return OpenClipTokenizer(text)
-        if text.library == "transformers":
-            assert text.weights is not None, "transformers text towers are resolved with their source"
-            return TransformersTokenizer(fetch(text.weights, relative_to=self.folder).path, text)
-        assert self.folder is not None, "LLM text towers are resolved from a folder"
-        return LLMTokenizer(self.folder, text)
+        return caption_tokenizer(self.config.text, self.folder)
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -95,19 +83,16 @@ class Model:
 
         Only tensors that lie beside the configuration are read; pinned base weights count by pin.
         """
-        config = self.config
-        raw = config.to_dict()
-        text, vision = dict(raw["text"]), dict(raw["vision"])
-        before = {
-            "preprocess": vision.pop("preprocess"),
-            "text": {key: text.pop(key) for key in ("max_tokens", "instruction", "pooling", "attention")},
-        }
-        pins = [self._pin(source) for source in (vision.pop("weights"), text.pop("weights"))]
+        raw = self.config.to_dict()
+        vision = raw["vision"]
+        tokens, text, text_pin = _text_parts(self.config.text, self.folder)
+        before = {"preprocess": vision.pop("preprocess"), "text": tokens}
+        pins = [_pin(vision.pop("weights"), self.folder), text_pin]
         own = file_sha256(self._own_tensors) if self._own_tensors else ""
         return ModelIdentity(
             name=self.reference,
             revision=own[:12] or pins[0][:12],
-            weights_sha256=_digest({"own": own, "pins": pins, "vision": vision, "text": text, "dim": config.dim}),
+            weights_sha256=_digest({"own": own, "pins": pins, "vision": vision, "text": text, "dim": raw["dim"]}),
             preprocess_sha256=_digest(before),
         )
 
@@ -115,19 +100,6 @@ class Model:
     def _own_tensors(self) -> Path | None:
         path = self.folder / "model.safetensors" if self.folder else None
         return path if path is not None and path.exists() else None
-
-    def _pin(self, source: str | None) -> str:
-        if source is None:
-            return ""
-        scheme, _, rest = source.partition(":")
-        if scheme == "pypi":
-            return rest.partition("#")[2]
-        if scheme == "hf":
-            return fetch(source).revision
-        path = fetch(source, relative_to=self.folder).path if scheme == "dir" else Path(source)
-        if path.is_dir():
-            return _digest([[f.name, file_sha256(f)] for f in sorted(path.glob("*.safetensors"))])
-        return file_sha256(path) if path.is_file() else source
 
 
 def resolve(name: str) -> Model:
@@ -171,6 +143,39 @@ def _from_folder(folder: Path, name: str) -> Model:
         # The tensors are transformers' own; the folder is named as the source of both towers.
         return Model(name, transformers_model(folder, source=name), None)
     return Model(name, ModelConfig.read(path), folder)
+
+
+def text_fingerprint(text: TextConfig, folder: Path | None = None) -> str:
+    """16 hex digits of a classic CLIP text tower, equal for two exactly if their embeddings are."""
+    return _digest(_text_parts(text, folder))[:16]
+
+
+def _text_parts(text: TextConfig, folder: Path | None) -> tuple[dict[str, object], dict[str, object], str]:
+    """Of a text tower: what comes before it, what it is, and the pin of its base weights."""
+    rest = asdict(text)
+    before = {key: rest.pop(key) for key in ("max_tokens", "instruction", "pooling", "attention")}
+    pin = _pin(rest.pop("weights"), folder)
+    # Options younger than the first release count where they are set: older models keep their fingerprints.
+    for key in ("standardised", "clip"):
+        if not rest[key]:
+            del rest[key]
+    if text.clip is not None:
+        rest["clip"] = _text_parts(text.clip, folder)
+    return before, rest, pin
+
+
+def _pin(source: str | None, folder: Path | None) -> str:
+    if source is None:
+        return ""
+    scheme, _, rest = source.partition(":")
+    if scheme == "pypi":
+        return rest.partition("#")[2]
+    if scheme == "hf":
+        return fetch(source).revision
+    path = fetch(source, relative_to=folder).path if scheme == "dir" else Path(source)
+    if path.is_dir():
+        return _digest([[f.name, file_sha256(f)] for f in sorted(path.glob("*.safetensors"))])
+    return file_sha256(path) if path.is_file() else source
 
 
 def _digest(value: object) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 
@@ -119,4 +120,20 @@ def transformers_model(folder: Path, *, source: str) -> ModelConfig:
             pooling="last",
         ),
         licence=str(raw.get("license", "unknown")),
+    )
+
+
+def text_tower_of(vision: VisionConfig) -> TextConfig:
+    """The text tower that a CLIP vision tower was trained with; no weights are read.
+
+    Raises:
+        ModelError: a vision tower that has none.
+    """
+    if vision.library == "open_clip":
+        return open_clip_model(f"{vision.architecture}/{vision.weights}").text
+    if vision.library == "transformers" and vision.weights is not None:
+        return transformers_model(fetch(vision.weights).path, source=vision.weights).text
+    raise ModelError(
+        f"The vision tower {vision.architecture} of {vision.library} has no text tower of its own, as one of"
+        " open_clip or of a CLIP or SigLIP of transformers has."
     )

@@ -10,7 +10,7 @@ from llm2clip_search.encoders.catalogue import DEFAULT_MODEL, Model, ModelIdenti
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.images import ImageInput, read_rgb, stack_pixels
 from llm2clip_search.encoders.tokenization import CaptionTokenizer
-from llm2clip_search.encoders.towers import INPUTS, Runtime, Tower, load_tower
+from llm2clip_search.encoders.towers import Runtime, Tower, load_tower
 
 __all__ = ["Encoder", "ModelIdentity", "load_encoder"]
 
@@ -94,7 +94,7 @@ class Encoder:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             tokens = self._tokenizer([texts[row] for row in rows])
-            out[rows] = _unit(self._text(dict(zip(INPUTS["text"], tokens, strict=True))))
+            out[rows] = _unit(self._text(tokens._asdict()))
         return out
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:

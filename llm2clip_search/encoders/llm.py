@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.lora import merge_lora
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
@@ -20,6 +22,9 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_tex
 
 class CaptionLLM(nn.Module):
     """Token ids to one pooled state per caption."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, model: Any, config: TextConfig) -> None:
         super().__init__()
@@ -33,6 +38,10 @@ class CaptionLLM(nn.Module):
             model.norm = nn.Identity()
         self.width: int = model.config.hidden_size * len(config.hidden_layers)
         """Of a pooled state."""
+        self.standardised = config.standardised
+        if config.standardised:
+            self.register_buffer("mean", torch.zeros(self.width))
+            self.register_buffer("std", torch.ones(self.width))
 
     def states(self, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Hidden states of ``hidden_layers``, side by side: ``[n, length, width]``.
@@ -59,13 +68,42 @@ class CaptionLLM(nn.Module):
 
     def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor, pooling_mask: torch.Tensor) -> torch.Tensor:
         """int64 ``[n, length]`` each, 1 = read / pooled; float32 pooled states ``[n, width]``."""
-        states = self.states(ids, attention_mask).float()
+        pooled = self.pool(self.states(ids, attention_mask).float(), pooling_mask)
+        return (pooled - self.mean) / self.std if self.standardised else pooled
+
+    def pool(self, states: torch.Tensor, pooling_mask: torch.Tensor) -> torch.Tensor:
+        """States ``[n, length, width]`` to one a caption."""
         if self.pooling == "last":
-            position = torch.arange(ids.shape[1], device=ids.device)
+            position = torch.arange(states.shape[1], device=states.device)
             last = (pooling_mask * position).argmax(dim=1)
-            return states[torch.arange(ids.shape[0], device=ids.device), last]
+            return states[torch.arange(states.shape[0], device=states.device), last]
         weight = pooling_mask.unsqueeze(-1).to(states.dtype)
         return (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
+
+
+def load_caption_llm(
+    config: TextConfig, *, folder: Path | None = None, tensors: Mapping[str, torch.Tensor]
+) -> CaptionLLM:
+    """The LLM of a text tower with its low-rank updates merged.
+
+    ``tensors`` are those of the model folder whose names began with ``text.``, prefix removed; of these
+    ``lora.`` and ``states.`` (mean and deviation of pooled states) are taken.
+
+    Raises:
+        ModelError: weights that cannot be fetched or do not fit.
+    """
+    if config.weights is None:
+        raise ModelError("A text tower needs 'weights', the source of its base model.")
+    llm = CaptionLLM(load_llm(config.weights, relative_to=folder), config)
+    if config.standardised:
+        for name, buffer in (("mean", llm.mean), ("std", llm.std)):
+            found = tensors.get(f"states.{name}")
+            if found is None or found.shape != buffer.shape:
+                shape = "missing" if found is None else str(list(found.shape))
+                raise ModelError(f"Tensor text.states.{name} is {shape}, but {list(buffer.shape)} is needed.")
+            buffer.copy_(found)
+    merge_lora(llm.model, {name.removeprefix("lora."): t for name, t in tensors.items() if name.startswith("lora.")})
+    return llm
 
 
 def load_llm(source: str, *, relative_to: Path | None = None) -> Any:

@@ -11,39 +11,63 @@ from torch.nn import functional as F
 
 from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.config import TextConfig
-from llm2clip_search.encoders.llm import CaptionLLM, load_llm
+from llm2clip_search.encoders.llm import CaptionLLM, load_caption_llm, quiet_transformers
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.vision import clip_projection, load_exactly
 from llm2clip_search.errors import ModelError
 
 
-class LLMTextTower(nn.Module):
-    """The LLM's pooled state through the adaptor."""
-
-    def __init__(self, llm: CaptionLLM, adaptor: Adaptor) -> None:
-        super().__init__()
-        self.llm = llm
-        self.adaptor = adaptor
-
-    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor, pooling_mask: torch.Tensor) -> torch.Tensor:
-        """int64 ``[n, length]`` each to L2-normalised float32 ``[n, dim]``."""
-        return F.normalize(self.adaptor(self.llm(ids, attention_mask, pooling_mask)), dim=-1)
-
-
 class ClipTextTower(nn.Module):
     """A text tower of open_clip or transformers; it pools where its own training did."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, width: int) -> None:
+        """``width`` is that of its embeddings."""
         super().__init__()
         self.model = model
+        self.width = width
 
-    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor, pooling_mask: torch.Tensor) -> torch.Tensor:
-        """int64 ``[n, length]`` each to L2-normalised float32 ``[n, dim]``; the masks are unused."""
+    def forward(
+        self,
+        ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pooling_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """int64 ``[n, length]`` each to L2-normalised float32 ``[n, width]``; the masks are unused."""
         out = self.model(ids)
         if not isinstance(out, torch.Tensor):
             out = out.text_embeds if hasattr(out, "text_embeds") else out.pooler_output
         return F.normalize(out.float(), dim=-1)
+
+
+class FusedStates(nn.Module):
+    """The LLM's pooled state and CLIP's text embedding side by side, both L2-normalised: neither drowns the other."""
+
+    def __init__(self, llm: CaptionLLM, clip: ClipTextTower) -> None:
+        super().__init__()
+        self.llm = llm
+        self.clip = clip
+        self.width = llm.width + clip.width
+
+    def forward(
+        self, ids: torch.Tensor, attention_mask: torch.Tensor, pooling_mask: torch.Tensor, clip_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """int64 ``[n, length]`` of the LLM and ``[n, clip_length]`` of CLIP to float32 ``[n, width]``."""
+        states = F.normalize(self.llm(ids, attention_mask, pooling_mask), dim=-1)
+        return torch.cat([states, self.clip(clip_ids)], dim=-1)
+
+
+class LLMTextTower(nn.Module):
+    """The LLM's pooled state, alone or fused with CLIP's embedding, through the adaptor."""
+
+    def __init__(self, states: CaptionLLM | FusedStates, adaptor: Adaptor) -> None:
+        super().__init__()
+        self.states = states
+        self.adaptor = adaptor
+
+    def forward(self, *tokens: torch.Tensor) -> torch.Tensor:
+        """The tokenizer's int64 arrays, in its batch's order, to L2-normalised float32 ``[n, dim]``."""
+        return F.normalize(self.adaptor(self.states(*tokens)), dim=-1)
 
 
 class _OpenClipText(nn.Module):
@@ -70,25 +94,47 @@ def build_text_tower(
     Raises:
         ModelError: weights that cannot be fetched or do not fit, naming what is missing or extra.
     """
+    if config.library != "llm":
+        return load_clip_text(config, folder=folder)
+    if config.adaptor is None:
+        raise ModelError("An LLM text tower needs an 'adaptor' in its configuration.")
+    states = load_states(config, folder=folder, tensors=tensors)
+    adaptor = Adaptor(states.width, dim, config.adaptor)
+    own = {name.removeprefix("adaptor."): t for name, t in tensors.items() if not name.startswith(("lora.", "states."))}
+    load_exactly(adaptor, own, "text adaptor")
+    return LLMTextTower(states, adaptor).eval()
+
+
+def load_states(
+    config: TextConfig, *, folder: Path | None, tensors: Mapping[str, torch.Tensor]
+) -> CaptionLLM | FusedStates:
+    """What an adaptor reads, its ``width`` that of the adaptor; arguments and errors as of `build_text_tower`."""
+    llm = load_caption_llm(config, folder=folder, tensors=tensors)
+    return FusedStates(llm, load_clip_text(config.clip, folder=folder)) if config.clip else llm
+
+
+def load_clip_text(config: TextConfig, *, folder: Path | None) -> ClipTextTower:
+    """A classic CLIP text tower.
+
+    Raises:
+        ModelError: weights that cannot be fetched, or that are no text tower of open_clip or transformers.
+    """
     ensure_torchvision()
     if config.weights is None:
         raise ModelError("A text tower needs 'weights', the source of its base model.")
-    if config.library == "open_clip":
-        from llm2clip_search.encoders.dual import create_open_clip
-
-        return ClipTextTower(_OpenClipText(create_open_clip(config.architecture, config.weights))).eval()
+    if config.library == "llm":
+        raise ModelError(f"{config.weights} is an LLM, but a CLIP text tower is of open_clip or transformers.")
     if config.library == "transformers":
         return _transformers_text(fetch(config.weights, relative_to=folder).path)
-    if config.adaptor is None:
-        raise ModelError("An LLM text tower needs an 'adaptor' in its configuration.")
-    llm = CaptionLLM(load_llm(config.weights, relative_to=folder), config)
-    adaptor = Adaptor(llm.width, dim, config.adaptor)
-    own = {name.removeprefix("adaptor."): t for name, t in tensors.items() if name.startswith("adaptor.")}
-    load_exactly(adaptor, own, "text adaptor")
-    return LLMTextTower(llm, adaptor).eval()
+    import open_clip
+
+    from llm2clip_search.encoders.dual import create_open_clip
+
+    model = _OpenClipText(create_open_clip(config.architecture, config.weights))
+    return ClipTextTower(model, open_clip.get_model_config(config.architecture)["embed_dim"]).eval()
 
 
-def _transformers_text(path: Path) -> nn.Module:
+def _transformers_text(path: Path) -> ClipTextTower:
     import transformers
 
     raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
@@ -98,5 +144,7 @@ def _transformers_text(path: Path) -> nn.Module:
         raise ModelError(f"{path} is a {kind!r} model; dual encoders of transformers are: clip, siglip.")
     loader = getattr(transformers, classes[kind])
     # SigLIP was trained without a padding mask; CLIP's is implied by its causal attention and EOS pooling.
-    model = loader.from_pretrained(path, local_files_only=True, use_safetensors=True, **clip_projection(kind, raw))
-    return ClipTextTower(model).eval()
+    with quiet_transformers():  # it would list the vision tower's tensors as unexpected
+        model = loader.from_pretrained(path, local_files_only=True, use_safetensors=True, **clip_projection(kind, raw))
+    width = model.config.projection_dim if kind == "clip" else model.config.projection_size
+    return ClipTextTower(model, width).eval()

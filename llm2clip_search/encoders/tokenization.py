@@ -7,11 +7,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.errors import ModelError
 
 
 class TokenBatch(NamedTuple):
-    """Three int64 arrays ``[n, length]``."""
+    """Three int64 arrays ``[n, length]``; the fields are a text tower's inputs by name and order."""
 
     ids: np.ndarray
     attention_mask: np.ndarray
@@ -20,10 +21,20 @@ class TokenBatch(NamedTuple):
     """1 where a state is pooled: the caption's own tokens, without prefix and padding."""
 
 
+class FusedTokenBatch(NamedTuple):
+    """What a tower reads that fuses an LLM's state with CLIP's text embedding."""
+
+    ids: np.ndarray
+    attention_mask: np.ndarray
+    pooling_mask: np.ndarray
+    clip_ids: np.ndarray
+    """int64 ``[n, clip_length]``, cut and padded to what CLIP's tower reads."""
+
+
 class CaptionTokenizer(Protocol):
     """What an encoder needs of a tokenizer."""
 
-    def __call__(self, texts: Sequence[str]) -> TokenBatch:
+    def __call__(self, texts: Sequence[str]) -> TokenBatch | FusedTokenBatch:
         """Token ids of a batch, cut at what the tower reads and padded to its longest caption."""
 
     def count(self, texts: Sequence[str]) -> list[int]:
@@ -43,10 +54,14 @@ class LLMTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._max_tokens = config.max_tokens
-        self._prefix = self._ids([config.instruction], special=True)[0]
-        if not self._prefix:
-            # A state that every other token may rest on; decoders without one put it on the first word.
-            self._prefix = [self._begin_token()]
+        self._prefix = self._prefix_of(config.instruction)
+
+    def _prefix_of(self, instruction: str) -> list[int]:
+        prefix = self._ids([instruction], special=True)[0]
+        if len(prefix) >= self._max_tokens:
+            raise ModelError(f"An instruction has {len(prefix)} tokens, but the tower reads {self._max_tokens} in all.")
+        # A state that every other token may rest on; decoders without one put it on the first word.
+        return prefix or [self._begin_token()]
 
     def _begin_token(self) -> int:
         for name in ("<|begin_of_text|>", "<s>", "<bos>", "<|im_start|>", "<|endoftext|>"):
@@ -60,16 +75,24 @@ class LLMTokenizer:
     def count(self, texts: Sequence[str]) -> list[int]:
         return [len(self._prefix) + len(ids) for ids in self._ids(texts, special=False)]
 
-    def __call__(self, texts: Sequence[str]) -> TokenBatch:
-        room = self._max_tokens - len(self._prefix)
-        captions = [ids[:room] for ids in self._ids(texts, special=False)]
-        longest = max((len(ids) for ids in captions), default=0) + len(self._prefix)
-        batch = TokenBatch(*(np.zeros((len(captions), longest), dtype=np.int64) for _ in range(3)))
-        for row, ids in enumerate(captions):
-            end = len(self._prefix) + len(ids)
-            batch.ids[row, :end] = self._prefix + ids
+    def __call__(self, texts: Sequence[str], instructions: Sequence[str] | None = None) -> TokenBatch:
+        """Token ids of a batch; ``instructions``, one a text, stand in for the configuration's.
+
+        Raises:
+            ModelError: an instruction that leaves the caption no token.
+        """
+        prefixes = [self._prefix_of(text) for text in instructions] if instructions else [self._prefix] * len(texts)
+        rows = [
+            (prefix, ids[: self._max_tokens - len(prefix)])
+            for prefix, ids in zip(prefixes, self._ids(texts, special=False), strict=True)
+        ]
+        longest = max((len(prefix) + len(ids) for prefix, ids in rows), default=0)
+        batch = TokenBatch(*(np.zeros((len(rows), longest), dtype=np.int64) for _ in range(3)))
+        for row, (prefix, ids) in enumerate(rows):
+            end = len(prefix) + len(ids)
+            batch.ids[row, :end] = prefix + ids
             batch.attention_mask[row, :end] = 1
-            batch.pooling_mask[row, len(self._prefix) : end] = 1
+            batch.pooling_mask[row, len(prefix) : end] = 1
             if not ids:  # an empty caption still has a state to pool: the prefix's last
                 batch.pooling_mask[row, end - 1] = 1
         return batch
@@ -123,3 +146,36 @@ class OpenClipTokenizer:
         ids = self._tokenizer(list(texts)).numpy().astype(np.int64)
         ones = np.ones_like(ids)
         return TokenBatch(ids, ones, ones)
+
+
+class FusedTokenizer:
+    """A caption for both towers; its tokens are counted as the LLM's, which reads what CLIP's cuts off."""
+
+    def __init__(self, llm: CaptionTokenizer, clip: CaptionTokenizer) -> None:
+        self._llm, self._clip = llm, clip
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        return self._llm.count(texts)
+
+    def __call__(self, texts: Sequence[str]) -> FusedTokenBatch:
+        tokens = self._llm(texts)
+        return FusedTokenBatch(tokens.ids, tokens.attention_mask, tokens.pooling_mask, self._clip(texts).ids)
+
+
+def caption_tokenizer(text: TextConfig, folder: Path | None) -> CaptionTokenizer:
+    """The tokenizer of a text tower; an LLM's loads neither torch nor transformers.
+
+    Args:
+        folder: of the model, where an LLM's ``tokenizer.json`` lies.
+
+    Raises:
+        ModelError: a tokenizer that is not there.
+    """
+    if text.library == "open_clip":
+        return OpenClipTokenizer(text)
+    if text.library == "transformers":
+        assert text.weights is not None, "transformers text towers are resolved with their source"
+        return TransformersTokenizer(fetch(text.weights, relative_to=folder).path, text)
+    assert folder is not None, "LLM text towers are resolved from a folder"
+    llm = LLMTokenizer(folder, text)
+    return FusedTokenizer(llm, caption_tokenizer(text.clip, folder)) if text.clip else llm

@@ -1,6 +1,7 @@
 """The two runtimes of a tower: torch, and ONNX Runtime compiled once per fingerprint.
 
 Both are a function from named numpy arrays to float32 ``[n, dim]``; an encoder does not care which.
+The vision tower's is ``pixels``, a text tower's are the fields of its tokenizer's batch, in their order.
 """
 
 import contextlib
@@ -28,10 +29,8 @@ Runtime = Literal["auto", "torch", "onnx"]
 TowerName = Literal["vision", "text"]
 Tower = Callable[[dict[str, np.ndarray]], np.ndarray]
 
-INPUTS: dict[TowerName, tuple[str, ...]] = {
-    "vision": ("pixels",),
-    "text": ("ids", "attention_mask", "pooling_mask"),
-}
+FIXED_LENGTH = ("pixels", "clip_ids")
+"""Inputs of which only the first axis varies from batch to batch."""
 MIN_COSINE = 0.999
 """A compiled tower is kept only if its vectors agree with torch's at least this well."""
 
@@ -51,7 +50,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str) 
     if runtime == "onnx" and device != "cpu":
         raise ModelError(f"--runtime onnx runs on the CPU, but the device is {device}; add --device cpu.")
     if runtime == "torch" or device != "cpu" or not has_onnx:
-        return _torch_tower(build_module(model, name), device, INPUTS[name])
+        return _torch_tower(build_module(model, name), device)
     try:
         return _onnx_tower(compiled_path(model, name))
     except ModelError:
@@ -63,7 +62,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str) 
                 f" ({type(error).__name__}: {error}); --runtime torch runs it as it is."
             ) from error
         print(f"The {name} tower does not compile for ONNX Runtime; torch runs it instead.", file=sys.stderr)
-        return _torch_tower(build_module(model, name), device, INPUTS[name])
+        return _torch_tower(build_module(model, name), device)
 
 
 def pick_device(device: str) -> str:
@@ -104,14 +103,14 @@ def build_module(model: Model, name: TowerName) -> "nn.Module":
     return build_text_tower(config.text, dim=config.dim, folder=model.folder, tensors=model.tensors("text"))
 
 
-def _torch_tower(module: "nn.Module", device: str, inputs: tuple[str, ...]) -> Tower:
+def _torch_tower(module: "nn.Module", device: str) -> Tower:
     import torch
 
     module = module.to(device)
 
     def run(arrays: dict[str, np.ndarray]) -> np.ndarray:
         # torch refuses read-only arrays, which Pillow hands out; ascontiguousarray copies those alone.
-        tensors = [torch.from_numpy(np.require(arrays[name], requirements=["C", "W"])) for name in inputs]
+        tensors = [torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays.values()]
         with torch.inference_mode():
             out: np.ndarray = module(*(t.to(device) for t in tensors)).float().cpu().numpy()
         return out
@@ -163,8 +162,8 @@ def _export(model: Model, name: TowerName, path: Path) -> float:
     module = build_module(model, name)
     # Traced and judged on different shapes, so that a dimension frozen by tracing shows.
     traced, judged = (_sample(model, name, count) for count in (2, 3))
-    example = tuple(torch.from_numpy(traced[key]) for key in INPUTS[name])
-    axes = {key: {0: "n"} if name == "vision" else {0: "n", 1: "length"} for key in INPUTS[name]}
+    example = tuple(map(torch.from_numpy, traced.values()))
+    axes = {key: {0: "n"} if key in FIXED_LENGTH else {0: "n", 1: "length"} for key in traced}
     with _quiet_exporter(), torch.inference_mode():
         # The TorchScript exporter: on these towers it takes 2.5 s where the dynamo one takes 23 s, and it
         # needs no onnxscript; the check below holds it to torch's own output.
@@ -172,13 +171,13 @@ def _export(model: Model, name: TowerName, path: Path) -> float:
             module,
             example,
             str(path),
-            input_names=list(INPUTS[name]),
+            input_names=list(traced),
             output_names=["embedding"],
             dynamic_axes={**axes, "embedding": {0: "n"}},
             opset_version=17,
             dynamo=False,
         )
-    expected = _torch_tower(module, "cpu", INPUTS[name])(judged)
+    expected = _torch_tower(module, "cpu")(judged)
     cosine = float((_onnx_tower(path)(judged) * expected).sum(axis=1).min())
     if not cosine >= MIN_COSINE:  # NaN fails too
         raise RuntimeError(f"compiled vectors agree with torch's only to cosine {cosine:.5f}")
@@ -191,7 +190,7 @@ def _sample(model: Model, name: TowerName, count: int) -> dict[str, np.ndarray]:
         noise = np.random.default_rng(count).integers(0, 256, (count, size.height, size.width, 3))
         return {"pixels": noise.astype(np.uint8)}
     captions = ["A dog runs.", "Two children play in the shallow water of a lake.", "Night"][:count]
-    return dict(zip(INPUTS["text"], model.tokenizer()(captions), strict=True))
+    return model.tokenizer()(captions)._asdict()
 
 
 @contextlib.contextmanager

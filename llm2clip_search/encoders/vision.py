@@ -38,10 +38,13 @@ class VisionTower(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, -1, 1, 1) * 255.0, persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std).view(1, -1, 1, 1) * 255.0, persistent=False)
 
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 ``[n, H, W, 3]`` to what the backbone takes, ``[n, 3, H, W]``."""
+        return (pixels.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
+
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 ``[n, H, W, 3]`` to the backbone's pooled features ``[n, width]``."""
-        x = pixels.permute(0, 3, 1, 2).to(self.mean.dtype)
-        pooled: torch.Tensor = self.backbone((x - self.mean) / self.std)
+        pooled: torch.Tensor = self.backbone(self.normalise(pixels))
         return pooled
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -79,7 +82,9 @@ def build_vision_tower(
     ensure_torchvision()
     backbone = _BACKBONES[config.library](config, folder)
     own = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
-    if config.weights is None:
+    if config.weights is not None:  # what training changed lies over the published weights
+        own = {**backbone.state_dict(), **own} if own else {}
+    if own or config.weights is None:
         load_exactly(backbone, own, "vision backbone")
     projection: nn.Module = nn.Identity()
     if config.projection:

@@ -1,0 +1,44 @@
+"""``llm2clip-search train captions``: stage 1."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.options import DataFolder, Device, DryRun, RecipeName
+
+
+def train_captions(
+    recipe: RecipeName = "nano",
+    data: DataFolder = Path(),
+    out: Annotated[Path, typer.Option(help="Folder of the caption-tuned LLM; a run that was cut off goes on.")] = Path(
+        "llm"
+    ),
+    device: Device = "auto",
+    dry_run: DryRun = False,
+) -> None:
+    """Stage 1: an LLM learns that captions of one photograph mean the same.
+
+    Start it with torchrun for several GPUs.
+
+    [dim]llm2clip-search train captions nano --data ./data --out ./llm[/dim]
+    """
+    from llm2clip_search.cli.progress import TrainingProgress
+    from llm2clip_search.training import distributed, find_recipe, stages
+
+    chosen = find_recipe(recipe)
+    if dry_run:
+        from llm2clip_search.cli.estimates import print_estimate
+        from llm2clip_search.encoders.towers import pick_device
+        from llm2clip_search.training.dry_run import estimate_captions, measure_speed
+
+        print_estimate(estimate_captions(chosen, measure_speed(pick_device(device), bf16=chosen.captions.bf16)))
+        return
+    ranks = distributed.join(device)
+    with TrainingProgress() as report:
+        figures = stages.train_captions(chosen.captions, chosen.data, root=data, out=out, ranks=ranks, report=report)
+    if ranks.leads:
+        for name, value in figures.items():
+            console.out.print(f"dev {name} {value:.4f}")
+        console.say(f"Written to {out}; train embed runs it over all captions.")

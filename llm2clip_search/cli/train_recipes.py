@@ -1,0 +1,28 @@
+"""``llm2clip-search train recipes``: what there is to train."""
+
+from llm2clip_search.cli import console
+
+
+def train_recipes() -> None:
+    """List the recipes by name, with their towers, data and steps.
+
+    [dim]llm2clip-search train recipes[/dim]
+    """
+    from rich.table import Table
+
+    from llm2clip_search.training import RECIPES
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("recipe", "LLM", "vision tower", "images", "stage 1", "stage 2"):
+        table.add_column(column, justify="right" if column in ("images", "stage 1", "stage 2") else "left")
+    for recipe in RECIPES.values():
+        vision, text = recipe.clip.model.vision, recipe.captions.text
+        table.add_row(
+            recipe.name,
+            (text.weights or "").partition("#")[0].rpartition("/")[2],
+            f"{vision.architecture}, {vision.preprocess.height} px",
+            f"{recipe.size.images:,}",
+            f"{recipe.captions.loop.steps:,} x {recipe.captions.batch_size:,}",
+            f"{recipe.clip.loop.steps:,} x {recipe.clip.batch_size:,}",
+        )
+    console.out.print(table)

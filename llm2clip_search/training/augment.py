@@ -1,0 +1,51 @@
+"""Augmentation that leaves a caption true."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+_SIDES = re.compile(
+    r"\b(?:left|right)\w*|\b(?:links|rechts)\w*|\b(?:linke|rechte)[mnrs]?\b"
+    r"|\b(?:gauche|droite?)s?\b|\b(?:do|na|v|z)?(?:lev|prav)(?:o|a|á|é|ého|ém|ému|ou|ý|ých|ým|ými|í)\b|左|右",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What may happen to a training image before it is resized to the tower's input."""
+
+    crop: float = 0.9
+    """Smallest share of the image's area that is kept; 0.9 is LLM2CLIP's. Small crops cut off what captions name."""
+    aspect: float = 1.0
+    """Largest ratio by which a crop's sides are stretched against the image's."""
+    flip: bool = False
+    """Mirror half of the images whose caption names no side."""
+    colour: float = 0.0
+    """Largest relative change of brightness, contrast and saturation; captions name colours, so hue stays."""
+
+    def __call__(self, image: Image.Image, captions: list[str], generator: np.random.Generator) -> Image.Image:
+        """An augmented RGB image."""
+        width, height = image.size
+        area, stretch = generator.uniform(self.crop, 1.0), self.aspect ** generator.uniform(-0.5, 0.5)
+        # A side cannot outgrow the image's: the area would be lost.
+        stretch = min(max(stretch, area**0.5), area**-0.5)
+        crop_width = min(width, max(1, round(width * (area**0.5) * stretch)))
+        crop_height = min(height, max(1, round(height * (area**0.5) / stretch)))
+        left = int(generator.integers(width - crop_width + 1))
+        top = int(generator.integers(height - crop_height + 1))
+        if (crop_width, crop_height) != (width, height):
+            image = image.crop((left, top, left + crop_width, top + crop_height))
+        if self.flip and generator.random() < 0.5 and not any(map(names_a_side, captions)):
+            image = ImageOps.mirror(image)
+        if self.colour:
+            for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+                image = enhance(image).enhance(1.0 + generator.uniform(-self.colour, self.colour))
+        return image
+
+
+def names_a_side(caption: str) -> bool:
+    """Whether a caption says left or right, in English, German, French, Czech or Chinese."""
+    return _SIDES.search(caption) is not None

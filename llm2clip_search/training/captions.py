@@ -1,0 +1,278 @@
+"""Captions for training: tables of any common format as one Arrow table, keyed by photograph.
+
+Formats: CSV and TSV, JSON lines, Parquet, and webdataset shards whose ``.json`` members carry captions;
+all but Parquet also gzipped. A path may hold braces: ``cc3m-{00000..00331}.tar``.
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from llm2clip_search.errors import CorpusError
+from llm2clip_search.training.shards import find_files, shard_files
+
+LengthClass = Literal["short", "long"]
+
+SCHEMA = pa.schema(
+    [
+        ("caption_id", pa.int64()),
+        ("image_id", pa.string()),
+        ("photo", pa.string()),
+        ("caption", pa.string()),
+        ("lang", pa.string()),
+        ("length", pa.string()),
+        ("source", pa.int32()),
+        ("negative", pa.bool_()),
+    ]
+)
+"""Of `read_captions`; ``image_id`` is null where text has no image, ``source`` is the place of the row's
+source in the recipe, and a ``negative`` describes something else than its photograph."""
+
+_FLICKR = re.compile(
+    r"(?:.*/)?([1-9]\d{7,}|[1-9]\d{4,}(?=_[0-9a-f]{10}))(?:_[0-9a-f]{10})?(?:_\w)?(?:\.jpe?g)?"
+    r"|([1-9]\d{4,})\.jpe?g",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionColumn:
+    """One column that holds captions, or lists of them."""
+
+    name: str = "caption"
+    lang: str = ""
+    """Language of every row; empty where a ``lang`` column says it, English where that is missing too."""
+    length: LengthClass = "short"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSource:
+    """Where captions come from."""
+
+    path: str
+    """Relative to the data folder; braces and ``*`` allowed."""
+    image: str = "image_id"
+    """Column of the image's id; ``__key__`` is the name of a webdataset sample. Empty for plain pairs of
+    texts: every row is then an item of its own, for stage 1 only."""
+    columns: tuple[CaptionColumn, ...] = (CaptionColumn(),)
+    negatives: str = ""
+    """Column of captions, or lists of them, that describe something else than the row's image: hard
+    negatives, in the language of the first of ``columns``. Empty for none."""
+    split: str = ""
+    """Only rows whose ``split`` column says this; empty takes all."""
+    langs: tuple[str, ...] = ()
+    """Only these languages; empty takes all."""
+    weight: float = 1.0
+    """How often stage 1 draws a batch from this source, relative to the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """A benchmark split that training may not touch."""
+
+    path: str
+    """Its caption file, in any of the formats above."""
+    split: str
+    image: str = "image_id"
+
+
+def photo_key(image_id: str) -> str:
+    """What two data sets call the same photograph.
+
+    Flickr8k says ``1000268201_693b08cb0e.jpg`` where Flickr30k says ``1000268201.jpg``: the number is
+    Flickr's own id of the photograph. Every other id stands for itself, numbers that are padded, or
+    short and in a folder, among them: such names repeat from folder to folder.
+    """
+    match = _FLICKR.fullmatch(image_id)
+    return f"flickr:{match[1] or match[2]}" if match else image_id
+
+
+def caption_id(text: str) -> int:
+    """Key of a caption wherever embeddings are stored: 64 bits of BLAKE2b over its UTF-8 bytes.
+
+    An LLM's embedding depends on nothing else, so that equal captions are embedded once. Among 60
+    million captions two different ones share a key with a probability of one in ten thousand.
+    """
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def read_captions(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa.Table, int]:
+    """All captions of all sources, and how many empty ones were left out.
+
+    Raises:
+        CorpusError: a file that is missing or damaged, a column it lacks, a row without an image's id
+            or with something else than captions, or a source without captions.
+    """
+    parts: list[pa.Table] = []
+    empty = 0
+    for number, source in enumerate(sources):
+        columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        seen = empty
+        for image, photo, text, lang, length, negative in _captions_of(root, source, number):
+            if not text:
+                empty += not negative
+                continue
+            row = (caption_id(text), image, photo, text, lang, length, number, negative)
+            for name, value in zip(SCHEMA.names, row, strict=True):
+                columns[name].append(value)
+        if all(columns["negative"]):
+            chosen = f" of split {source.split!r}" if source.split else ""
+            chosen += f" in {' or '.join(source.langs)}" if source.langs else ""
+            raise CorpusError(f"{root / source.path} has no captions{chosen}; {empty - seen:,} are empty.")
+        parts.append(pa.table(columns, schema=SCHEMA))
+    return pa.concat_tables(parts), empty
+
+
+def of_images(captions: pa.Table) -> pa.Table:
+    """The captions that stage 2 sees: those of images, and no negatives."""
+    return captions.filter(pc.and_(pc.is_valid(captions["image_id"]), pc.invert(captions["negative"])))
+
+
+def without_held_out(captions: pa.Table, root: Path, held_out: Sequence[HeldOut]) -> tuple[pa.Table, int]:
+    """The captions of photographs that no benchmark split shows, and how many rows fell away.
+
+    Ids are compared as photographs (see `photo_key`): 934 of Flickr8k's 1,000 dev images lie in
+    Multi30k under other names.
+
+    Raises:
+        CorpusError: as `held_out_photos`.
+    """
+    keys = pa.array(sorted(held_out_photos(root, held_out)), pa.string())
+    kept = captions.filter(pc.invert(pc.is_in(captions["photo"], value_set=keys)))
+    return kept, len(captions) - len(kept)
+
+
+def held_out_photos(root: Path, held_out: Sequence[HeldOut]) -> set[str]:
+    """Photographs of benchmark splits.
+
+    Raises:
+        CorpusError: a split that is not there: a check against nothing would pass everything.
+    """
+    keys: set[str] = set()
+    for split in held_out:
+        found = {
+            photo_key(_image_id(row, split.image, where))
+            for path in find_files(root, split.path)
+            for where, row in _rows(path, (split.image, "split"))
+            if row["split"] == split.split
+        }
+        if not found:
+            raise CorpusError(f"{root / split.path} has no split {split.split!r} to keep out of training.")
+        keys |= found
+    return keys
+
+
+def _captions_of(
+    root: Path, source: CaptionSource, number: int
+) -> Iterator[tuple[str | None, str, str, str, LengthClass, bool]]:
+    """Image id, photograph, caption, language, length class, whether negative; an empty caption is ``""``."""
+    columns = [(column, False) for column in source.columns]
+    if source.negatives:
+        columns.append((replace(source.columns[0], name=source.negatives), True))
+    wanted = [column.name for column, _ in columns]
+    wanted += [name for name in (source.image, "split" if source.split else "") if name]
+    items = ((where, row) for path in find_files(root, source.path) for where, row in _rows(path, wanted))
+    for item, (where, row) in enumerate(items):
+        if source.split and row["split"] != source.split:
+            continue
+        image = _image_id(row, source.image, where) if source.image else None
+        photo = photo_key(image) if image is not None else f"text:{number}:{item}"
+        for column, negative in columns:
+            lang = column.lang or str(row.get("lang") or "en")
+            if source.langs and lang not in source.langs:
+                continue
+            value = row[column.name]
+            for text in value if isinstance(value, list) else [value]:
+                yield image, photo, _caption(text, column.name, where), lang, column.length, negative
+
+
+def _image_id(row: Mapping[str, Any], column: str, where: str) -> str:
+    value = row[column]
+    if not isinstance(value, str | int) or value == "":
+        raise CorpusError(f"{where} has {value!r} for an image's id in column {column!r}.")
+    return str(value)
+
+
+def _caption(value: Any, column: str, where: str) -> str:
+    """Text without the white space around it; empty for null."""
+    text = "" if value is None else value
+    try:
+        text.encode()  # a lone surrogate, which JSON can write, has no UTF-8 form
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise CorpusError(f"{where} has {value!r:.60} in column {column!r}, which is no caption.") from error
+    return str(text).strip()
+
+
+def _rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a file as mappings, each with the wanted columns, and where they lie in words for errors."""
+    name = path.name.removesuffix(".gz")
+    reader = next((read for suffix, read in _READERS.items() if name.endswith(suffix)), None)
+    if reader is None or (reader is _parquet_rows and name != path.name):
+        raise CorpusError(f"{path} is no caption file; known are {', '.join(_READERS)}, and .gz of all but Parquet.")
+    try:
+        for number, row in enumerate(reader(path), 1):
+            where = f"{path}, row {number},"
+            if missing := [column for column in wanted if column not in row]:
+                raise CorpusError(f"{where} has no column {missing[0]!r}; it has {', '.join(map(str, row))}.")
+            yield where, row
+    except (OSError, EOFError, ValueError, zlib.error, csv.Error, tarfile.TarError, pa.ArrowException) as error:
+        first = str(error).partition("\n")[0].rstrip(".:")
+        raise CorpusError(f"{path} cannot be read as captions: {first}.") from error
+
+
+def _open_text(path: Path) -> Any:
+    """Without the byte-order mark that spreadsheets put before the first column's name."""
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    tabs = path.name.removesuffix(".gz").endswith(".tsv")
+    with _open_text(path) as file:
+        yield from csv.DictReader(file, delimiter="\t" if tabs else ",", strict=True)
+
+
+def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    with _open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _json_object(line, f"line {number}")
+
+
+def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    for batch in pq.ParquetFile(path).iter_batches():
+        yield from batch.to_pylist()
+
+
+def _tar_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The ``.json`` members of a webdataset shard; one without an image's id gets its member's name."""
+    with tarfile.open(path) as tar:
+        for member in shard_files(tar):
+            if member.name.endswith(".json") and (file := tar.extractfile(member)) is not None:
+                key = member.name.removeprefix("./").removesuffix(".json")
+                yield {"image_id": key, **_json_object(file.read(), member.name), "__key__": key}
+
+
+def _json_object(text: str | bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is no JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is no JSON object")
+    return row
+
+
+_READERS = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows, ".tar": _tar_rows}

@@ -1,0 +1,285 @@
+"""Stage 2: a vision tower and an adaptor learn from stored caption embeddings with the CLIP loss.
+
+The LLM never runs here (Huang et al., section 3.2): captions come from a caption store, so that a step
+costs what its images cost, however large the LLM is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.nn import functional as F
+
+from llm2clip_search.benchmarks.metrics import retrieval_recalls
+from llm2clip_search.encoders.config import ModelConfig
+from llm2clip_search.encoders.vision import build_vision_tower
+from llm2clip_search.training.augment import Augmentation
+from llm2clip_search.training.caption_store import CaptionStore
+from llm2clip_search.training.distributed import Ranks
+from llm2clip_search.training.gradcache import backward_in_parts
+from llm2clip_search.training.heads import Heads
+from llm2clip_search.training.image_captions import ImageCaptions, Joined, Shown
+from llm2clip_search.training.image_files import ImageFiles
+from llm2clip_search.training.image_pixels import ImagePixels
+from llm2clip_search.training.keeping import Keep, demand_clip_space, distillation
+from llm2clip_search.training.loop import Group, LoopRecipe, Report, digest
+from llm2clip_search.training.losses import clip_loss, demand_negatives, shared_positives, siglip_loss
+from llm2clip_search.training.seeds import generator, seed_torch
+from llm2clip_search.training.sharding import place
+from llm2clip_search.training.vision_features import VisionFeatures
+from llm2clip_search.training.vision_training import (
+    VisionTraining,
+    blocks_of,
+    mark_trained,
+    trained_groups,
+    trained_tensors,
+)
+
+STATISTICS = 1024
+"""Images that the statistics of vision features are taken from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecipe:
+    """Stage 2, all of it but the data and the LLM."""
+
+    model: ModelConfig
+    """What is made; its text tower's LLM is replaced by the caption store's."""
+    loop: LoopRecipe
+    batch_size: int
+    """Images a step, over all ranks."""
+    micro_batch: int
+    """Images that go through the vision tower at a time."""
+    gradient_cache: bool = False
+    """Embed twice and hold the graph of one micro-batch only; see `gradcache`."""
+    loss: Literal["clip", "siglip"] = "clip"
+    temperature: float = 0.07
+    """At the start; learnt, and never below 0.01."""
+    captions_per_image: int = 1
+    """Captions of an image that a step compares it with, each within a batch of its own: the images are
+    embedded once for all of them."""
+    long_ratio: float = 0.5
+    """Share of long captions where an image has both classes."""
+    lang_weights: Mapping[str, float] = field(default_factory=dict)
+    """Of drawing a caption of a language; unnamed languages have weight 1."""
+    vision: VisionTraining = field(default_factory=VisionTraining)
+    keep: Keep | None = None
+    """How what CLIP knew is kept; None lets it go."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    kept_views: int = 0
+    """Views of an image that pass the frozen start of the vision tower once, before training; a step shows
+    one of them. 0 draws a new view, and runs the whole tower, every time."""
+    vision_dropout: float = 0.0
+    """On the vision tower's features."""
+    text_dropout: float = 0.0
+    """In the adaptor's blocks and before its projection."""
+    caption_noise: float = 0.0
+    """Deviation of Gaussian noise added to caption embeddings, in units of their own deviation."""
+    bf16: bool = False
+    max_missing: float = 0.01
+    """Share of images without captions, and of captions without images, that is skipped."""
+
+    def __post_init__(self) -> None:
+        if self.keep is not None:
+            demand_clip_space(self.model, self.keep, self.loop.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dev:
+    """What checkpoints are judged by."""
+
+    files: ImageFiles
+    image_ids: list[str]
+    captions: dict[str, tuple[np.ndarray, np.ndarray]]
+    """By language: float16 embeddings ``[n, width]``, and int64 ``[n]`` places in ``image_ids``. The first
+    language decides."""
+
+
+class ClipTask:
+    """What one step of stage 2 computes; see `loop.Task`."""
+
+    def __init__(
+        self,
+        recipe: ClipRecipe,
+        *,
+        files: ImageFiles,
+        joined: Joined,
+        captions: pa.Table,
+        store: CaptionStore,
+        dev: Dev | None,
+        ranks: Ranks,
+        scratch: Path,
+        report: Report,
+    ) -> None:
+        """``scratch`` is a folder for what may be computed once and is of no use afterwards."""
+        self.recipe, self.store, self.dev, self.ranks = recipe, store, dev, ranks
+        self.data = ImageCaptions(
+            joined,
+            captions,
+            batch_size=recipe.batch_size,
+            captions_per_image=recipe.captions_per_image,
+            long_ratio=recipe.long_ratio,
+            lang_weights=recipe.lang_weights,
+            seed=recipe.loop.seed,
+        )
+        self.samples_per_step = self.data.batch_size
+        self.caption_ids = captions["caption_id"].to_numpy()
+        self.places = store.places(self.caption_ids)
+        model = recipe.model
+        without_projection = replace(model.vision, projection=False)
+        tower = build_vision_tower(without_projection, dim=model.dim, folder=None, tensors={}).to(ranks.device)
+        mark_trained(tower.backbone, recipe.vision, recipe.loop.seed)
+        place(tower.backbone, blocks_of(tower.backbone), ranks)
+        self.vision_groups = trained_groups(tower.backbone, recipe.vision)
+        pixels = ImagePixels(
+            files, model.vision.preprocess, recipe.augmentation, captions["caption"].to_pylist(), recipe.loop.seed
+        )
+        self.vision = VisionFeatures(tower, joined, pixels, micro_batch=recipe.micro_batch, bf16=recipe.bf16)
+        if recipe.keep is not None and recipe.keep.vision:
+            self.vision.remember()
+        sample = self.vision.of(joined.image_ids[:STATISTICS])
+        self.caption_width = store.info.width - (0 if model.text.clip else store.info.clip_width)
+        assert model.text.adaptor is not None, "a recipe's model has an adaptor"
+        torch.manual_seed(recipe.loop.seed)
+        self.heads = Heads(
+            sample,
+            self.caption_width,
+            model.dim,
+            model.text.adaptor,
+            temperature=recipe.temperature,
+            projects=model.vision.projection,
+            vision_dropout=recipe.vision_dropout,
+            text_dropout=recipe.text_dropout,
+        ).to(ranks.device)
+        if recipe.kept_views:
+            self._keep_views(scratch, report)
+
+    def _keep_views(self, scratch: Path, report: Report) -> None:
+        recipe = self.recipe
+        made_of = [recipe.kept_views, recipe.loop.seed, asdict(recipe.augmentation), asdict(recipe.vision)]
+        name = digest([*made_of, asdict(recipe.model.vision), self.vision.joined.image_ids])
+        path = scratch / f"views-{name}.npy"
+        if self.ranks.leads:
+            self.vision.keep(recipe.kept_views, path, report)
+        self.ranks.barrier()
+        self.vision.keep(recipe.kept_views, path, report)
+
+    def groups(self) -> list[Group]:
+        heads = dict(self.heads.named_parameters(prefix="heads"))
+        # Every rank sees the whole gradient of what only the gathered loss uses.
+        complete = {name: heads.pop(name) for name in ("heads.log_scale", "heads.bias")}
+        return [*self.vision_groups, Group(parameters=heads), Group(parameters=complete, complete=True)]
+
+    def backward(self, step: int) -> dict[str, float]:
+        shown = self.data.draw(step)
+        count, own = len(shown.images), self.ranks.slice(len(shown.images))
+        demand_negatives(torch.from_numpy(shown.images))
+        number = self.ranks.parts(count, size=self.recipe.micro_batch)
+        parts = np.array_split(np.arange(own.start, own.stop), number)
+        captions = self._captions(shown, own, step)
+        self.heads.train()
+        keep = self.recipe.keep
+        if keep is not None and step < keep.text_steps:
+            return self._learn_clip_texts(keep, captions, shown, own, step)
+        originals: dict[int, torch.Tensor] = {}
+
+        def encode(part: int) -> torch.Tensor:
+            seed_torch(self.recipe.loop.seed, step, "image dropout", int(parts[part][0]))
+            started = self.vision.started(shown, parts[part], step)
+            if keep is not None and keep.vision and part not in originals:
+                originals[part] = F.normalize(self.vision.original(started), dim=-1)
+            return self.heads.images(self.vision.features(started))
+
+        def loss_of(images: torch.Tensor) -> torch.Tensor:
+            # The adaptor runs within the loss: its own graph is small, and the images' is held or cached.
+            seed_torch(self.recipe.loop.seed, step, "caption dropout", own.start)
+            everyone = self.ranks.gather(images, count)
+            losses = [
+                self._loss(everyone, self.ranks.gather(self.heads.captions(embedded), count), rows)
+                for embedded, rows in zip(captions, shown.captions.T, strict=True)
+            ]
+            loss = torch.stack(losses).mean()
+            if keep is not None and keep.vision:
+                before = torch.cat([originals[part] for part in range(len(parts))])
+                loss = loss + keep.vision * distillation(everyone, self.ranks.gather(before, count), keep.structure)
+            return loss
+
+        loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
+        return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
+
+    def _learn_clip_texts(
+        self, keep: Keep, captions: list[torch.Tensor], shown: Shown, own: slice, step: int
+    ) -> dict[str, float]:
+        """A step of the warm-up: the adaptor alone, towards what CLIP's text tower gives the same captions."""
+        count = len(shown.images)
+        seed_torch(self.recipe.loop.seed, step, "caption dropout", own.start)
+        losses = []
+        for embedded, rows in zip(captions, shown.captions[own].T, strict=True):
+            stored = torch.from_numpy(self.store.rows(self.places[rows])[:, -self.store.info.clip_width :])
+            clip = F.normalize(stored.float().to(self.ranks.device), dim=-1)
+            learnt = self.ranks.gather(self.heads.captions(embedded), count)
+            losses.append(distillation(learnt, self.ranks.gather(clip, count), keep.structure))
+        loss = torch.stack(losses).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return {"loss": float(loss.detach()), "temperature": float(1.0 / self.heads.scale.detach())}
+
+    def _loss(self, images: torch.Tensor, captions: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """Equal captions of two images are no negatives of each other."""
+        same = shared_positives(torch.from_numpy(self.caption_ids[rows])).to(images.device)
+        if self.recipe.loss == "siglip":
+            return siglip_loss(images, captions, self.heads.scale, self.heads.bias, same)
+        return clip_loss(images, captions, self.heads.scale, same)
+
+    def _captions(self, shown: Shown, own: slice, step: int) -> list[torch.Tensor]:
+        """Stored embeddings of this rank's captions, one tensor ``[n, width]`` for each of an image's captions."""
+        out = []
+        for number, rows in enumerate(shown.captions[own].T):
+            vectors = torch.from_numpy(self.store.rows(self.places[rows])[:, : self.caption_width]).float()
+            if self.recipe.caption_noise:
+                noise = generator(self.recipe.loop.seed, step, "caption noise", number, own.start)
+                normal = torch.from_numpy(noise.standard_normal(vectors.shape, dtype=np.float32))
+                vectors = vectors + self.recipe.caption_noise * vectors.std(dim=1, keepdim=True) * normal
+            out.append(vectors.to(self.ranks.device))
+        return out
+
+    def evaluate(self) -> dict[str, float]:
+        """Recalls on dev, language by language; the mean of the first one's comes first and decides."""
+        if self.dev is None:
+            return {}
+        images = self.embed_dev_images()
+        figures: dict[str, float] = {}
+        for lang in self.dev.captions:
+            recalls = retrieval_recalls(images, *self.embed_dev_captions(lang))
+            figures[f"{lang}/mean_recall"] = sum(recalls.values()) / len(recalls)
+            figures |= {f"{lang}/{name}": value for name, value in recalls.items()}
+        return figures
+
+    @torch.no_grad()
+    def embed_dev_images(self) -> np.ndarray:
+        """Unit vectors float32 ``[n, dim]`` of dev's images."""
+        assert self.dev is not None, "asked for only where there is a dev split"
+        self.heads.eval()
+        features = self.vision.of(self.dev.image_ids, self.dev.files, keep=True)
+        vectors: np.ndarray = self.heads.images(features).cpu().numpy()
+        return vectors
+
+    @torch.no_grad()
+    def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
+        """Unit vectors float32 ``[n, dim]`` of dev's captions in a language, and their images' places."""
+        assert self.dev is not None, "asked for only where there is a dev split"
+        self.heads.eval()
+        embedded, image_of = self.dev.captions[lang]
+        read = torch.from_numpy(embedded[:, : self.caption_width]).float()
+        vectors = self.heads.captions(read.to(self.ranks.device))
+        return vectors.cpu().numpy(), image_of
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Of the model folder: heads and what changed of the backbone, matrices in half precision; every rank must ask."""
+        changed = trained_tensors(self.vision.tower.backbone)
+        halves = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in changed.items()}
+        kept = {f"vision.backbone.{name}": tensor.cpu().contiguous() for name, tensor in halves.items()}
+        return self.heads.tensors() | kept

@@ -1,0 +1,211 @@
+"""Stage 2 and the joint baseline side by side: the comparison that LLM2CLIP rests on.
+
+Both see the same images and captions in the same order, in a process of its own each, one after the other.
+"""
+
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from llm2clip_search.errors import Llm2ClipError, ModelError
+from llm2clip_search.training import stages
+from llm2clip_search.training.caption_store import CaptionStore
+from llm2clip_search.training.captions import held_out_photos, read_captions
+from llm2clip_search.training.clip import ClipTask
+from llm2clip_search.training.distributed import Ranks
+from llm2clip_search.training.image_captions import join
+from llm2clip_search.training.image_files import ImageFiles
+from llm2clip_search.training.joint import JointTask, joint_recipe
+from llm2clip_search.training.keeping import stored_clip
+from llm2clip_search.training.llm_folder import clip_identity, read_llm
+from llm2clip_search.training.loop import Report, run_loop
+from llm2clip_search.training.recipe import Recipe
+
+Method = Literal["stage 2", "joint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one of the two took, and what it reached."""
+
+    method: Method
+    samples: int
+    """Images that were trained on."""
+    setup_seconds: float
+    """From the start of the process to the first step: towers, what is kept of images."""
+    seconds_per_sample: float
+    """Of the steps behind the first, which is slower than the others."""
+    peak_bytes: int
+    """Up to the last step: of the GPU's memory, or of the process where there is none."""
+    recall: Mapping[str, float]
+    """On dev, as `ClipTask.evaluate` gives it; empty where the recipe names no dev split."""
+
+    @property
+    def samples_per_second(self) -> float:
+        return 1.0 / self.seconds_per_sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Both, in one run on one machine."""
+
+    recipe: str
+    device: str
+    stage2: Measured
+    joint: Measured
+
+    @property
+    def ratio(self) -> float:
+        """Samples a second of stage 2, in those of the joint baseline."""
+        return self.joint.seconds_per_sample / self.stage2.seconds_per_sample
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"ratio": self.ratio}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What a process is told; all of it can be pickled."""
+
+    method: Method
+    recipe: Recipe
+    root: Path
+    llm: Path
+    store: Path
+    samples: int
+    device: str
+
+
+def compare_training(
+    recipe: Recipe, *, root: Path, llm: Path, store: Path, samples: int, device: str, report: Report
+) -> Comparison:
+    """Train both on the same ``samples`` images, rounded up to whole batches, two at least.
+
+    Args:
+        llm: folder that stage 1 wrote; ``store`` holds its embeddings of stage 2's captions and of dev's.
+
+    Raises:
+        CorpusError: images or captions that are not there, or do not belong together.
+        ModelError: weights that cannot be fetched, a loss that is no number, or a process that was killed.
+        StoreError: a store of another LLM, or without some of the captions.
+    """
+
+    def run(method: Method) -> Measured:
+        job = _Job(method=method, recipe=recipe, root=root, llm=llm, store=store, samples=samples, device=device)
+        return _in_a_process(job, report)
+
+    return Comparison(recipe=recipe.name, device=device, stage2=run("stage 2"), joint=run("joint"))
+
+
+def _in_a_process(job: _Job, report: Report) -> Measured:
+    """Run a job in a fresh interpreter, so that its peak of memory is its own."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(job, theirs))
+    process.start()
+    theirs.close()
+    try:
+        while True:
+            said = ours.recv()
+            if isinstance(said, Llm2ClipError):
+                raise said
+            if isinstance(said, Measured):
+                return said
+            report(*said)
+    except EOFError as error:
+        process.join()
+        raise ModelError(
+            f"The process of {job.method} ended with exit code {process.exitcode} before it was measured;"
+            " -9 is mostly a lack of memory."
+        ) from error
+    finally:
+        process.join()
+
+
+def _work(job: _Job, connection: Connection) -> None:
+    try:
+        connection.send(_measure(job, lambda *event: connection.send(event)))
+    except Llm2ClipError as error:
+        connection.send(error)
+
+
+def _measure(job: _Job, report: Report) -> Measured:
+    began = time.perf_counter()
+    task = _task(job, report)
+    ready = time.perf_counter()
+    steps = max(2, -(-job.samples // task.samples_per_step))
+    recipe = replace(
+        task.recipe.loop,
+        steps=steps,
+        warmup_steps=min(task.recipe.loop.warmup_steps, steps),
+        checkpoint_every=steps,
+        evaluate_every=0,
+    )
+    ends: list[float] = []
+    peaks: list[int] = []
+
+    def watch(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        if what == "training":
+            ends.append(time.perf_counter())
+            peaks.append(_peak_bytes(job.device))
+        report(f"{job.method}, {what}", done, total, figures)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        recall = run_loop(
+            task, recipe, out=Path(scratch), inputs="comparison", ranks=Ranks(device=job.device), report=watch
+        )
+    return Measured(
+        method=job.method,
+        samples=steps * task.samples_per_step,
+        setup_seconds=ready - began,
+        seconds_per_sample=(ends[-1] - ends[0]) / ((steps - 1) * task.samples_per_step),
+        peak_bytes=peaks[-1],
+        recall=recall,
+    )
+
+
+def _task(job: _Job, report: Report) -> ClipTask:
+    """Stage 2 as `stages.train_clip` sets it up, or the baseline with the same data."""
+    folder, store, data = read_llm(job.llm), CaptionStore(job.store), job.recipe.data
+    clip = stored_clip(job.recipe.clip.model, job.recipe.clip.keep)
+    store.demand(folder.fingerprint, job.llm, clip=clip_identity(clip))
+    captions, _ = stages.stage2_captions(data, job.root)
+    files = ImageFiles(job.root, data.images)
+    photos = held_out_photos(job.root, data.held_out)
+    inputs: dict[str, Any] = {
+        "files": files,
+        "captions": captions,
+        "joined": join(files, captions, max_missing=job.recipe.clip.max_missing, held_out_photos=photos),
+        "store": store,
+        "dev": stages._dev(data, job.root, store),
+        "ranks": Ranks(device=job.device),
+        "report": report,
+    }
+    if job.method == "stage 2":
+        return ClipTask(job.recipe.clip, **inputs)
+    texts: dict[str, list[str]] = {}
+    if data.dev is not None:
+        table, _ = read_captions(job.root, [data.dev])
+        for lang, text in zip(table["lang"].to_pylist(), table["caption"].to_pylist(), strict=True):
+            texts.setdefault(lang, []).append(text)
+    return JointTask(joint_recipe(job.recipe), llm=folder, dev_texts=texts, **inputs)
+
+
+def _peak_bytes(device: str) -> int:
+    """Of this process until now."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Linux hands getrusage's peak on to a new program; VmHWM starts afresh with it.
+        [line] = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS

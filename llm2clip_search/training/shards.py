@@ -1,0 +1,68 @@
+"""The data files that a recipe's patterns name, and the members of webdataset shards."""
+
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from llm2clip_search.errors import CorpusError
+
+_BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """``a{0..2}b{x,y}`` as bash reads it; numbers keep their zeros, other braces stand for themselves.
+
+    >>> expand_braces("s-{08..10}.tar")
+    ['s-08.tar', 's-09.tar', 's-10.tar']
+    """
+    match = _BRACES.search(pattern)
+    if not match:
+        return [pattern]
+    first, last, listed = match.groups()
+    if listed is not None:
+        choices = listed.split(",")
+    else:
+        padded = any(end.startswith("0") and len(end) > 1 for end in (first, last))
+        width = max(len(first), len(last)) if padded else 0
+        step = 1 if int(first) <= int(last) else -1
+        choices = [str(number).zfill(width) for number in range(int(first), int(last) + step, step)]
+    rests = expand_braces(pattern[match.end() :])
+    return [pattern[: match.start()] + choice + rest for choice in choices for rest in rests]
+
+
+def find_files(root: Path, pattern: str) -> list[Path]:
+    """The files and folders that a pattern of braces and ``*`` names under ``root``, or an absolute one.
+
+    Raises:
+        CorpusError: a name without a file.
+    """
+    found: list[Path] = []
+    for name in expand_braces(pattern):
+        anchor = Path(name).anchor
+        base = Path(anchor) if anchor else root
+        hits = sorted(base.glob(name.removeprefix(anchor))) if "*" in name else [root / name]
+        if not hits or not all(hit.exists() for hit in hits):
+            raise CorpusError(f"{root / name} does not exist; --data names the folder that paths are relative to.")
+        found += hits
+    return found
+
+
+def shard_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Every regular file of a shard, in its order.
+
+    `tarfile` takes a damaged header, and a missing one, for the end of the archive. The end has a mark
+    of its own, 512 zeros, so that nothing goes missing unnoticed.
+
+    Raises:
+        tarfile.ReadError: the shard is damaged or cut off, naming the last member before that.
+    """
+    last = "its start"
+    for member in tar:
+        last = repr(member.name)
+        if member.isfile():
+            yield member
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"it is damaged or cut off behind {last}")

@@ -1,0 +1,208 @@
+"""Towers as shapes without numbers, on torch's meta device: what they hold and cost, before anything is fetched."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from llm2clip_search.encoders.config import TextConfig, VisionConfig
+from llm2clip_search.encoders.dual import open_clip_model
+from llm2clip_search.encoders.llm import CaptionLLM
+from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.errors import ModelError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLMShape:
+    """A Llama's configuration, as far as it decides size and cost; names are transformers' own."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+
+
+_LLAMA3_8B = LLMShape(
+    vocab_size=128256,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+)
+_LLAMA32_1B = LLMShape(
+    vocab_size=128256,
+    hidden_size=2048,
+    intermediate_size=8192,
+    num_hidden_layers=16,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+)
+_SMOLLM2_135M = LLMShape(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+)
+LLM_SHAPES = {
+    "Llama-3.2-1B": _LLAMA32_1B,
+    "Meta-Llama-3-8B": _LLAMA3_8B,
+    "Llama-3.1-8B": _LLAMA3_8B,
+    "SmolLM2-135M": _SMOLLM2_135M,
+}
+"""By a part of the source's name, from the ``config.json`` each is published with; the Llamas' are behind a gate."""
+
+
+def llm_shape(source: str) -> LLMShape:
+    """The shape of an LLM that need not be here; nothing is fetched.
+
+    Raises:
+        ModelError: neither in the table above nor a folder with a Llama's configuration.
+    """
+    if shape := next((shape for name, shape in LLM_SHAPES.items() if name in source), None):
+        return shape
+    fields = LLMShape.__dataclass_fields__
+    try:
+        if not source.startswith("dir:"):
+            raise KeyError("it is not on this disk")
+        raw = json.loads((fetch(source).path / "config.json").read_text(encoding="utf-8"))
+        return LLMShape(**{name: int(raw[name]) for name in fields})
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"The shape of {source} is not known ({error}); a dry run knows {', '.join(LLM_SHAPES)} and dir:PATH."
+        ) from error
+
+
+def empty_llm(config: TextConfig) -> CaptionLLM:
+    """A text tower's LLM on the meta device.
+
+    Raises:
+        ModelError: an LLM of unknown shape.
+    """
+    assert config.weights is not None, "an LLM text tower names its weights"
+    shape = llm_shape(config.weights)
+    ensure_torchvision()
+    from transformers import LlamaConfig, LlamaModel
+
+    with torch.device("meta"):
+        return CaptionLLM(LlamaModel(LlamaConfig(**vars(shape), attn_implementation="sdpa")), config)
+
+
+def empty_backbone(config: VisionConfig, device: str = "meta") -> nn.Module:
+    """A vision tower's backbone with the numbers it is initialised with, or none on the meta device.
+
+    Raises:
+        ModelError: an architecture that its library does not know, or one of transformers, whose folder says it.
+    """
+    ensure_torchvision()
+    build = {"timm": _empty_timm, "open_clip": _empty_open_clip}.get(config.library)
+    if build is None:
+        raise ModelError(f"A dry run knows the shapes of timm's and open_clip's towers, not of {config.library}'s.")
+    with torch.device(device):
+        try:
+            return build(config.architecture, device).eval()
+        except RuntimeError as error:
+            raise ModelError(f"{config.library} knows no architecture {config.architecture!r}.") from error
+
+
+def _empty_timm(architecture: str, device: str) -> nn.Module:
+    import timm
+
+    backbone: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0)
+    return backbone
+
+
+def _empty_open_clip(architecture: str, device: str) -> nn.Module:
+    import open_clip
+
+    # It warns that no weights are loaded, which is the point.
+    logging.disable(logging.WARNING)
+    try:
+        visual: nn.Module = open_clip.create_model(architecture, pretrained=None, device=device).visual
+        return visual
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def clip_width(config: TextConfig | None) -> int:
+    """Of a CLIP text tower's embeddings, which stand behind an LLM's states; 0 for none.
+
+    Raises:
+        ModelError: a tower of transformers, whose folder says its width.
+    """
+    if config is None:
+        return 0
+    if config.library != "open_clip":
+        raise ModelError(f"A dry run knows the text towers of open_clip, not of {config.library}: {config.weights}.")
+    return open_clip_model(f"{config.architecture}/{config.weights}").dim
+
+
+def parameters(module: nn.Module) -> tuple[int, int]:
+    """All numbers that are parameters, and those that are trained."""
+    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of one forward and what may follow it."""
+
+    forward: int
+    """Floating-point operations; a multiplication and its addition are two."""
+    backward: int
+    """Likewise; 0 where nothing is trained."""
+    held: int
+    """Bytes that a forward keeps for its backward, parameters excepted."""
+
+
+def cost_of(module: nn.Module, run: Callable[[], torch.Tensor]) -> Cost:
+    """Counted while ``run`` calls the module and its result is differentiated, kernel by kernel.
+
+    Attention is counted as plain products are, with its scores held: fused kernels hold less.
+    """
+    own = {_storage(p) for p in (*module.parameters(), *module.buffers())}
+    held: dict[int, torch.Tensor] = {}  # tensors, so that no storage is freed and its address used again
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if _storage(tensor) not in own:
+            held.setdefault(_storage(tensor), tensor)
+        return tensor
+
+    backward = {torch.ops.aten.convolution_backward: _convolution_backward}
+    with (
+        FlopCounterMode(display=False, custom_mapping=backward) as counter,
+        saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        out = run()
+        forward = counter.get_total_flops()
+        if out.requires_grad:
+            out.float().sum().backward()  # type: ignore[no-untyped-call]
+        total = counter.get_total_flops()
+    module.zero_grad()
+    return Cost(
+        forward=forward,
+        backward=total - forward,
+        held=sum(tensor.untyped_storage().nbytes() for tensor in held.values()),
+    )
+
+
+def _convolution_backward(gradient: torch.Size, inputs: torch.Size, weight: torch.Size, *rest: Any, **out: Any) -> int:
+    """Each of the two gradients costs what the forward did; torch's own count forgets the groups of a convolution."""
+    wanted = rest[-1]
+    return (bool(wanted[0]) + bool(wanted[1])) * 2 * gradient.numel() * weight[1:].numel()
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    storage: Any = tensor.untyped_storage()
+    return int(storage._cdata)

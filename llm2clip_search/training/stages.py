@@ -1,0 +1,259 @@
+"""The stages as one call each: read the data, run the loop, write the folder."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from llm2clip_search.encoders.llm import save_tokenizer
+from llm2clip_search.errors import CorpusError
+from llm2clip_search.training.caption_llm import CaptionLLMRecipe, CaptionLLMTask
+from llm2clip_search.training.caption_store import CaptionStore, embed_captions
+from llm2clip_search.training.captions import (
+    CaptionSource,
+    HeldOut,
+    held_out_photos,
+    of_images,
+    read_captions,
+    without_held_out,
+)
+from llm2clip_search.training.clip import ClipRecipe, ClipTask, Dev
+from llm2clip_search.training.distributed import Ranks
+from llm2clip_search.training.image_captions import join
+from llm2clip_search.training.image_files import ImageFiles
+from llm2clip_search.training.keeping import stored_clip
+from llm2clip_search.training.llm_folder import clip_identity, read_llm, write_llm
+from llm2clip_search.training.long_captions import LongCaptions, with_long_captions
+from llm2clip_search.training.loop import Report, digest, run_loop
+from llm2clip_search.training.pairs import CaptionPairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """What is trained on and what is not; all paths are relative to the data folder."""
+
+    captions: tuple[CaptionSource, ...]
+    """Stage 1 learns from all of them, stage 2 from those of its images."""
+    images: tuple[str, ...]
+    """Webdataset shards or folders; braces and ``*`` allowed."""
+    image_captions: tuple[CaptionSource, ...]
+    """Stage 2's captions."""
+    long: LongCaptions | None = None
+    """Long captions that stage 2 makes of short ones, for data that has none."""
+    held_out: tuple[HeldOut, ...] = ()
+    """Benchmark splits whose photographs are left out of everything that is trained on."""
+    dev: CaptionSource | None = None
+    """Captions that checkpoints are judged by; of its ``langs`` the first decides."""
+    dev_images: tuple[str, ...] = ()
+
+
+def train_captions(
+    recipe: CaptionLLMRecipe, data: DataRecipe, *, root: Path, out: Path, ranks: Ranks, report: Report
+) -> dict[str, float]:
+    """Stage 1: write a caption-tuned LLM to ``out``; returns its figures on dev.
+
+    Raises:
+        CorpusError: captions that are not there, or hold no pair.
+        ModelError: weights that cannot be fetched, or a loss that is no number.
+    """
+    assert recipe.text.weights is not None, "an LLM text tower names its weights"
+    began = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    captions, counts = _training_captions(data.captions, data, root)
+    pairs = CaptionPairs(
+        captions,
+        source_weights=[source.weight for source in data.captions],
+        lang_weights=recipe.lang_weights,
+        instructions=recipe.instructions,
+        seed=recipe.loop.seed,
+    )
+    counts["photographs"] = len(pairs)
+    report("data", 0, 0, counts)
+    dev = None
+    if data.dev is not None:
+        first = replace(data.dev, langs=data.dev.langs[:1])
+        table, _ = read_captions(root, [first])
+        dev = (table["caption"].to_pylist(), _places(table["photo"].to_pylist()))
+    if ranks.leads:
+        save_tokenizer(recipe.text.weights, out)
+    ranks.barrier()
+    task = CaptionLLMTask(recipe, pairs, tokenizer=out, dev=dev, ranks=ranks)
+    inputs = digest([asdict(recipe), _content(captions)])
+    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, report=report)
+    tensors = task.tensors()
+    if ranks.leads:
+        write_llm(out, recipe.text, tensors)
+        write_run(out, "captions", asdict(recipe), asdict(data), counts, figures, time.perf_counter() - began)
+    return figures
+
+
+def train_embed(
+    recipe: ClipRecipe, data: DataRecipe, *, root: Path, llm: Path, out: Path, device: str, report: Report
+) -> tuple[int, int]:
+    """Between the stages: every caption of stage 2 and of dev through the LLM once, and through the CLIP text
+    tower that the recipe fuses with it or learns from.
+
+    Returns:
+        Captions embedded now, and captions in the store.
+
+    Raises:
+        CorpusError: captions that are not there.
+        ModelError: a folder that holds no caption-tuned LLM, or weights that cannot be fetched.
+        StoreError: ``out`` is another LLM's.
+    """
+    folder = read_llm(llm)
+    clip = stored_clip(recipe.model, recipe.keep)
+    captions, _ = stage2_captions(data, root)
+    dev = [read_captions(root, [data.dev])[0]] if data.dev is not None else []
+    embed = folder.embedder(device, clip)
+    done = embed_captions(
+        pa.concat_tables([captions, *dev]),
+        embed,
+        out=out,
+        llm=folder.fingerprint,
+        llm_folder=llm,
+        width=embed.width,
+        clip=clip_identity(clip),
+        clip_width=embed.clip_width,
+        report=lambda done, total: report("captions", done, total, {}),
+    )
+    return done, len(CaptionStore(out))
+
+
+def train_clip(
+    recipe: ClipRecipe,
+    data: DataRecipe,
+    *,
+    root: Path,
+    llm: Path,
+    store: Path,
+    out: Path,
+    ranks: Ranks,
+    report: Report,
+) -> dict[str, float]:
+    """Stage 2: write a model folder to ``out``; returns its figures on dev.
+
+    Raises:
+        CorpusError: images or captions that are not there, or do not belong together.
+        ModelError: weights that cannot be fetched, or a loss that is no number.
+        StoreError: a store of another LLM, or without some of the captions.
+    """
+    began = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    folder = read_llm(llm)
+    opened = CaptionStore(store)
+    opened.demand(folder.fingerprint, llm, clip=clip_identity(stored_clip(recipe.model, recipe.keep)))
+    captions, counts = stage2_captions(data, root)
+    files = ImageFiles(root, data.images)
+    dev = _dev(data, root, opened)
+    leaks = frozenset(dev.files.content_hashes().values()) if dev is not None else frozenset()
+    joined = join(
+        files,
+        captions,
+        max_missing=recipe.max_missing,
+        held_out_hashes=leaks,
+        held_out_photos=held_out_photos(root, data.held_out),
+    )
+    counts |= joined.counts
+    report("data", 0, 0, counts)
+    text = replace(folder.text, adaptor=recipe.model.text.adaptor, clip=recipe.model.text.clip)
+    recipe = replace(recipe, model=replace(recipe.model, text=text))
+    task = ClipTask(
+        recipe,
+        files=files,
+        joined=joined,
+        captions=captions,
+        store=opened,
+        dev=dev,
+        ranks=ranks,
+        scratch=out,
+        report=report,
+    )
+    inputs = digest([asdict(recipe), folder.fingerprint, opened.info.clip, _content(captions), joined.image_ids])
+    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, report=report)
+    tensors = folder.tensors() | task.tensors()
+    if ranks.leads:
+        from safetensors.torch import save_file
+
+        save_file(tensors, out / "model.safetensors")
+        for views in out.glob("views-*"):
+            views.unlink()
+        shutil.copyfile(llm / "tokenizer.json", out / "tokenizer.json")
+        (out / "config.json").write_text(json.dumps(recipe.model.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_run(out, "clip", asdict(recipe), asdict(data), counts, figures, time.perf_counter() - began)
+    return figures
+
+
+def stage2_captions(data: DataRecipe, root: Path) -> tuple[pa.Table, dict[str, int]]:
+    """The captions of stage 2's images, made long ones included, and what was counted."""
+    captions, counts = _training_captions(data.image_captions, data, root)
+    captions = of_images(captions)
+    if data.long is not None:
+        captions = with_long_captions(captions, data.long)
+        counts["long captions made"] = len(captions) - counts["captions"]
+    return captions, counts
+
+
+def _training_captions(
+    sources: Sequence[CaptionSource], data: DataRecipe, root: Path
+) -> tuple[pa.Table, dict[str, int]]:
+    captions, empty = read_captions(root, sources)
+    captions, left_out = without_held_out(captions, root, data.held_out)
+    if not len(captions):
+        raise CorpusError(f"All {left_out:,} captions are of held-out photographs: nothing is left to train on.")
+    return captions, {"captions": len(captions), "empty": empty, "held out": left_out}
+
+
+def _dev(data: DataRecipe, root: Path, store: CaptionStore) -> Dev | None:
+    if data.dev is None or not data.dev_images:
+        return None
+    files = ImageFiles(root, data.dev_images)
+    ids = list(files)
+    place = {image: row for row, image in enumerate(ids)}
+    table, _ = read_captions(root, [data.dev])
+    found = [files.find(image) for image in table["image_id"].to_pylist()]
+    if None in found:
+        raise CorpusError(f"{found.count(None):,} dev captions are of images that {', '.join(data.dev_images)} lacks.")
+    image_of = np.array([place[str(image)] for image in found], dtype=np.int64)
+    embedded = store.rows(store.places(table["caption_id"].to_numpy()))
+    langs = np.array(table["lang"].to_pylist())
+    order = data.dev.langs or tuple(dict.fromkeys(langs.tolist()))
+    captions = {lang: (embedded[langs == lang], image_of[langs == lang]) for lang in order}
+    return Dev(files=files, image_ids=ids, captions=captions)
+
+
+def _places(names: Sequence[str]) -> np.ndarray:
+    """Names as int64 numbers, in order of first appearance."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+
+
+def _content(captions: pa.Table) -> list[int]:
+    """A digest of a caption table that does not depend on where it lies."""
+    return [len(captions), int(np.bitwise_xor.reduce(captions["caption_id"].to_numpy()))]
+
+
+def write_run(
+    out: Path,
+    stage: str,
+    recipe: Mapping[str, object],
+    data: Mapping[str, object],
+    counts: Mapping[str, int],
+    figures: Mapping[str, float],
+    seconds: float,
+) -> None:
+    """``run.json``: all that decided a stage, and what came out."""
+    run = {
+        "stage": stage,
+        "recipe": recipe,
+        "data": data,
+        "counts": counts,
+        "figures": figures,
+        "seconds": round(seconds),
+    }
+    (out / "run.json").write_text(json.dumps(run, indent=1, default=str) + "\n", encoding="utf-8")

@@ -1,0 +1,129 @@
+"""Features of images, in training and on dev; what the frozen start of the tower makes of them is kept.
+
+A kept view costs only the trained blocks. `nano` trains the last two of seven stages, a quarter of the
+tower's arithmetic, so that a step costs a quarter too.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from llm2clip_search.encoders.vision import VisionTower
+from llm2clip_search.errors import ModelError
+from llm2clip_search.training.caption_llm import autocast
+from llm2clip_search.training.image_captions import Joined, Shown
+from llm2clip_search.training.image_files import ImageFiles
+from llm2clip_search.training.image_pixels import ImagePixels
+from llm2clip_search.training.loop import Report
+from llm2clip_search.training.seeds import generator
+from llm2clip_search.training.vision_training import split
+
+
+class VisionFeatures:
+    """A vision tower over images by id."""
+
+    def __init__(
+        self, tower: VisionTower, joined: Joined, pixels: ImagePixels, *, micro_batch: int, bf16: bool
+    ) -> None:
+        self.tower, self.joined, self.pixels, self.micro_batch, self.bf16 = tower, joined, pixels, micro_batch, bf16
+        self.device = tower.mean.device
+        self._start: nn.Module = nn.Identity()
+        self._rest: nn.Module = tower.backbone
+        self._original: nn.Module | None = None
+        self._views: np.ndarray | None = None
+        self._plain: dict[str, torch.Tensor] = {}
+        if not any(parameter.requires_grad for parameter in tower.backbone.parameters()):
+            self._start, self._rest = tower.backbone, nn.Identity()
+        elif parts := split(tower.backbone, tower.normalise(self._tensor(pixels.plain(joined.image_ids[:2])))):
+            self._start, self._rest = parts
+
+    @torch.no_grad()
+    def keep(self, views: int, path: Path, report: Report) -> None:
+        """Put ``views`` views of every training image through the frozen start, float16, into ``path``.
+
+        A file that is there is whole, and taken as it is: its name must say what it was made of.
+
+        Raises:
+            ModelError: a tower whose frozen start cannot be told from the rest.
+        """
+        if self._rest is self.tower.backbone:
+            raise ModelError(
+                "This vision tower cannot be cut behind its frozen blocks; set the recipe's kept_views to 0."
+            )
+        if not path.exists():
+            part = path.with_suffix(".part")
+            self._write_views(views, part, report)
+            part.rename(path)
+        self._views = np.load(path, mmap_mode="r")
+
+    def _write_views(self, views: int, path: Path, report: Report) -> None:
+        ids, groups = self.joined.image_ids, self.joined.groups
+        out: np.ndarray | None = None
+        for start in range(0, len(ids) * views, self.micro_batch):
+            flat = np.arange(start, min(start + self.micro_batch, len(ids) * views))
+            images, numbers = np.divmod(flat, views)
+            pixels = self.pixels.augmented(
+                [ids[image] for image in images], [groups[image] for image in images], 0, flat.tolist()
+            )
+            started = self._run(self._start, self.tower.normalise(self._tensor(pixels)))
+            if out is None:
+                shape = (len(ids), views, *started.shape[1:])
+                out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+            out[images, numbers] = started.half().cpu().numpy()
+            report("views", int(flat[-1]) + 1, len(ids) * views, {})
+        assert out is not None, "there are images"
+        out.flush()
+
+    @torch.no_grad()
+    def of(self, image_ids: Sequence[str], files: ImageFiles | None = None, *, keep: bool = False) -> torch.Tensor:
+        """Features float32 ``[n, width]`` of images as they are; ``keep`` remembers them for the next time."""
+        parts = [image_ids[start : start + self.micro_batch] for start in range(0, len(image_ids), self.micro_batch)]
+        out = []
+        for part in parts:
+            started = [self._plain[image] for image in part if image in self._plain]
+            if len(started) == len(part):
+                x = torch.stack(started).to(self.device)
+            else:
+                x = self._run(self._start, self.tower.normalise(self._tensor(self.pixels.plain(part, files))))
+            if keep and self._rest is not self.tower.backbone:
+                self._plain |= dict(zip(part, x.cpu(), strict=True))
+            out.append(self._run(self._rest, x))
+        return torch.cat(out)
+
+    def remember(self) -> None:
+        """Hold a frozen copy of what is trained as it is now, for `original`."""
+        self._original = copy.deepcopy(self._rest).requires_grad_(False)
+
+    def started(self, shown: Shown, rows: np.ndarray, step: int) -> torch.Tensor:
+        """What the frozen start makes of some of a step's images, one view of each: ``[len(rows), ...]``."""
+        images = shown.images[rows]
+        if self._views is not None:
+            numbers = generator(self.pixels.seed, step, "view").integers(self._views.shape[1], size=len(shown.images))
+            return self._tensor(self._views[images, numbers[rows]]).float()
+        ids = [self.joined.image_ids[image] for image in images]
+        captions = [shown.captions[row] for row in rows]
+        pixels = self.tower.normalise(self._tensor(self.pixels.augmented(ids, captions, step, rows.tolist())))
+        with torch.no_grad():
+            return self._run(self._start, pixels)
+
+    def features(self, started: torch.Tensor) -> torch.Tensor:
+        """Features float32 ``[n, width]`` of what `started` gave, with their graph."""
+        return self._run(self._rest, started)
+
+    @torch.no_grad()
+    def original(self, started: torch.Tensor) -> torch.Tensor:
+        """Features float32 ``[n, width]`` that the tower gave when it was told to `remember`."""
+        assert self._original is not None, "asked for only where it is remembered"
+        return self._run(self._original, started)
+
+    def _run(self, part: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        with autocast(self.device.type, self.bf16):
+            out: torch.Tensor = part(x)
+        return out.float()
+
+    def _tensor(self, pixels: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(pixels).to(self.device)
