@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.bench_captions import bench_captions
 from llm2clip_search.cli.bench_training import training
 from llm2clip_search.cli.options import Device, RuntimeName
 
 bench = typer.Typer(no_args_is_help=True, help="Measure recall and speed.")
+bench.command("captions")(bench_captions)
 bench.command("training")(training)
 
 

@@ -47,15 +47,9 @@ def training(
             print(json.dumps(result.to_dict()))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (
-        "",
-        "images",
-        "s an image",
-        "images/s",
-        "peak memory",
-        "before the first step",
-        *result.stage2.recall,
-    ):
+    first = next(iter(result.stage2.recall), "").partition("/")[0]
+    recalls = [name for name in result.stage2.recall if name.startswith(first) and not name.endswith(("@5", "@10"))]
+    for column in ("", "images", "s an image", "images/s", "peak memory", "before the first step", *recalls):
         table.add_column(column, justify="right" if column else "left")
     for run in (result.stage2, result.joint):
         table.add_row(
@@ -65,7 +59,7 @@ def training(
             f"{run.samples_per_second:,.1f}",
             f"{run.peak_bytes / 1e9:.2f} GB",
             f"{run.setup_seconds:,.0f} s",
-            *(f"{value:.4f}" for value in run.recall.values()),
+            *(f"{run.recall[name]:.4f}" for name in recalls),
         )
     console.out.print(table)
     console.out.print(f"stage 2 trains {result.ratio:.1f} times as many images a second")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from llm2clip_search.benchmarks.caption_retrieval import caption_retrieval, queries_and_gallery
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.llm import CaptionLLM, load_llm
 from llm2clip_search.encoders.tokenization import LLMTokenizer
@@ -23,6 +24,7 @@ from llm2clip_search.training.loop import Group, LoopRecipe
 from llm2clip_search.training.lora import LoraRecipe, add_lora, lora_tensors
 from llm2clip_search.training.losses import demand_negatives, info_nce
 from llm2clip_search.training.pairs import CaptionPairs, Instructions, PairBatch
+from llm2clip_search.training.plots import Similarities
 from llm2clip_search.training.seeds import generator, seed_torch
 from llm2clip_search.training.sharding import place
 
@@ -145,19 +147,31 @@ class CaptionLLMTask:
             pooled: torch.Tensor = self.llm(ids.to(device), attention.to(device), pooling.to(device))
         return pooled.float()
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Caption retrieval accuracy on dev; see `benchmarks.caption_retrieval`."""
-        from llm2clip_search.benchmarks.caption_retrieval import caption_retrieval
-
         if self.dev is None:
             return {}
-        texts, image_of = self.dev
+        return {"caption_retrieval": caption_retrieval(self.embed_dev(), self.dev[1])}
+
+    def similarities(self) -> Similarities | None:
+        """Of dev's captions that ask and that answer in `evaluate`; None without a dev split."""
+        if self.dev is None:
+            return None
+        vectors, image_of = self.embed_dev(), self.dev[1]
+        asks, answers = queries_and_gallery(image_of)
+        return Similarities.between(vectors[asks], vectors[answers], image_of[asks], image_of[answers])
+
+    @torch.no_grad()
+    def embed_dev(self) -> np.ndarray:
+        """Unit vectors float32 ``[n, width]`` of dev's captions."""
+        assert self.dev is not None, "asked for only where there is a dev split"
+        texts, _ = self.dev
         self.llm.eval()
         parts, inverse = by_length(self.tokenize.count(texts), -(-len(texts) // EVALUATION_BATCH))
         vectors = torch.cat([self.embed([texts[row] for row in part.tolist()]) for part in parts])[inverse]
         self.llm.train()
-        return {"caption_retrieval": caption_retrieval(vectors.cpu().numpy(), image_of)}
+        out: np.ndarray = vectors.cpu().numpy()
+        return out
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What was trained, as a model folder names it; every rank must ask."""

@@ -11,7 +11,7 @@ import json
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -140,22 +140,14 @@ def of_images(captions: pa.Table) -> pa.Table:
     return captions.filter(pc.and_(pc.is_valid(captions["image_id"]), pc.invert(captions["negative"])))
 
 
-def without_held_out(captions: pa.Table, root: Path, held_out: Sequence[HeldOut]) -> tuple[pa.Table, int]:
-    """The captions of photographs that no benchmark split shows, and how many rows fell away.
-
-    Ids are compared as photographs (see `photo_key`): 934 of Flickr8k's 1,000 dev images lie in
-    Multi30k under other names.
-
-    Raises:
-        CorpusError: as `held_out_photos`.
-    """
-    keys = pa.array(sorted(held_out_photos(root, held_out)), pa.string())
-    kept = captions.filter(pc.invert(pc.is_in(captions["photo"], value_set=keys)))
-    return kept, len(captions) - len(kept)
+def without_photos(captions: pa.Table, photos: Iterable[str]) -> pa.Table:
+    """The captions of all other photographs; see `photo_key`."""
+    return captions.filter(pc.invert(pc.is_in(captions["photo"], value_set=pa.array(sorted(photos), pa.string()))))
 
 
 def held_out_photos(root: Path, held_out: Sequence[HeldOut]) -> set[str]:
-    """Photographs of benchmark splits.
+    """Photographs of benchmark splits, by `photo_key`: 934 of Flickr8k's 1,000 dev images lie in Multi30k
+    under other names.
 
     Raises:
         CorpusError: a split that is not there: a check against nothing would pass everything.

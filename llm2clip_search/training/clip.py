@@ -4,6 +4,7 @@ The LLM never runs here (Huang et al., section 3.2): captions come from a captio
 costs what its images cost, however large the LLM is.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from llm2clip_search.training.image_pixels import ImagePixels
 from llm2clip_search.training.keeping import Keep, demand_clip_space, distillation
 from llm2clip_search.training.loop import Group, LoopRecipe, Report, digest
 from llm2clip_search.training.losses import clip_loss, demand_negatives, shared_positives, siglip_loss
+from llm2clip_search.training.plots import Similarities
 from llm2clip_search.training.seeds import generator, seed_torch
 from llm2clip_search.training.sharding import place
 from llm2clip_search.training.vision_features import VisionFeatures
@@ -133,14 +135,16 @@ class ClipTask:
         without_projection = replace(model.vision, projection=False)
         tower = build_vision_tower(without_projection, dim=model.dim, folder=None, tensors={}).to(ranks.device)
         mark_trained(tower.backbone, recipe.vision, recipe.loop.seed)
+        remembers = recipe.keep is not None and recipe.keep.vision > 0.0
+        original = copy.deepcopy(tower.backbone) if remembers else None  # a sharded tower cannot be copied
         place(tower.backbone, blocks_of(tower.backbone), ranks)
         self.vision_groups = trained_groups(tower.backbone, recipe.vision)
         pixels = ImagePixels(
             files, model.vision.preprocess, recipe.augmentation, captions["caption"].to_pylist(), recipe.loop.seed
         )
         self.vision = VisionFeatures(tower, joined, pixels, micro_batch=recipe.micro_batch, bf16=recipe.bf16)
-        if recipe.keep is not None and recipe.keep.vision:
-            self.vision.remember()
+        if original is not None:
+            self.vision.remember(original)
         sample = self.vision.of(joined.image_ids[:STATISTICS])
         self.caption_width = store.info.width - (0 if model.text.clip else store.info.clip_width)
         assert model.text.adaptor is not None, "a recipe's model has an adaptor"
@@ -277,8 +281,16 @@ class ClipTask:
         vectors = self.heads.captions(read.to(self.ranks.device))
         return vectors.cpu().numpy(), image_of
 
+    def similarities(self) -> Similarities | None:
+        """Of dev's images with the captions of the first language; None without a dev split."""
+        if self.dev is None:
+            return None
+        images = self.embed_dev_images()
+        captions, image_of = self.embed_dev_captions(next(iter(self.dev.captions)))
+        return Similarities.between(captions, images, image_of, np.arange(len(images)))
+
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Of the model folder: heads and what changed of the backbone, matrices in half precision; every rank must ask."""
+        """Of the model folder: heads and changed parts of the backbone, matrices halved; every rank must ask."""
         changed = trained_tensors(self.vision.tower.backbone)
         halves = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in changed.items()}
         kept = {f"vision.backbone.{name}": tensor.cpu().contiguous() for name, tensor in halves.items()}

@@ -126,20 +126,24 @@ def _in_a_process(job: _Job, report: Report) -> Measured:
             f"The process of {job.method} ended with exit code {process.exitcode} before it was measured;"
             " -9 is mostly a lack of memory."
         ) from error
+    except BaseException:
+        process.kill()
+        raise
     finally:
         process.join()
 
 
 def _work(job: _Job, connection: Connection) -> None:
     try:
-        connection.send(_measure(job, lambda *event: connection.send(event)))
+        with tempfile.TemporaryDirectory() as scratch:
+            connection.send(_measure(job, Path(scratch), lambda *event: connection.send(event)))
     except Llm2ClipError as error:
         connection.send(error)
 
 
-def _measure(job: _Job, report: Report) -> Measured:
+def _measure(job: _Job, scratch: Path, report: Report) -> Measured:
     began = time.perf_counter()
-    task = _task(job, report)
+    task = _task(job, scratch, report)
     ready = time.perf_counter()
     steps = max(2, -(-job.samples // task.samples_per_step))
     recipe = replace(
@@ -158,10 +162,7 @@ def _measure(job: _Job, report: Report) -> Measured:
             peaks.append(_peak_bytes(job.device))
         report(f"{job.method}, {what}", done, total, figures)
 
-    with tempfile.TemporaryDirectory() as scratch:
-        recall = run_loop(
-            task, recipe, out=Path(scratch), inputs="comparison", ranks=Ranks(device=job.device), report=watch
-        )
+    recall = run_loop(task, recipe, out=scratch, inputs="", ranks=Ranks(device=job.device), report=watch)
     return Measured(
         method=job.method,
         samples=steps * task.samples_per_step,
@@ -172,7 +173,7 @@ def _measure(job: _Job, report: Report) -> Measured:
     )
 
 
-def _task(job: _Job, report: Report) -> ClipTask:
+def _task(job: _Job, scratch: Path, report: Report) -> ClipTask:
     """Stage 2 as `stages.train_clip` sets it up, or the baseline with the same data."""
     folder, store, data = read_llm(job.llm), CaptionStore(job.store), job.recipe.data
     clip = stored_clip(job.recipe.clip.model, job.recipe.clip.keep)
@@ -187,10 +188,12 @@ def _task(job: _Job, report: Report) -> ClipTask:
         "store": store,
         "dev": stages._dev(data, job.root, store),
         "ranks": Ranks(device=job.device),
+        "scratch": scratch,
         "report": report,
     }
     if job.method == "stage 2":
-        return ClipTask(job.recipe.clip, **inputs)
+        # Steps that only distil cost less than those that are compared.
+        return ClipTask(replace(job.recipe.clip, keep=None), **inputs)
     texts: dict[str, list[str]] = {}
     if data.dev is not None:
         table, _ = read_captions(job.root, [data.dev])

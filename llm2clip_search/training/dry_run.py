@@ -111,12 +111,13 @@ def estimate_captions(recipe: Recipe, speed: Speed | None = None) -> Estimate:
     """
     stage = recipe.captions
     llm = _tuned(stage)
-    cost = _caption_cost(llm, min(recipe.size.tokens, stage.max_train_tokens), bf16=stage.bf16)
+    blocks, tokens = len(llm.model.layers), min(recipe.size.tokens, stage.max_train_tokens)
+    one, two = (_caption_cost(_tuned(stage, count), tokens, bf16=stage.bf16) for count in (1, 2))
+    cost = _of_blocks(one, two, blocks)
     held, again = cost.held, int(stage.gradient_cache)
     if stage.gradient_checkpointing:
         # Kept are the states between blocks; within, one block at a time is run again.
-        blocks = len(llm.model.layers)
-        between = recipe.size.tokens * llm.model.config.hidden_size * (2 if stage.bf16 else WORD)
+        between = tokens * llm.model.config.hidden_size * (2 if stage.bf16 else WORD)
         held, again = blocks * between + held // blocks, again + 1
     captions = 2 * stage.batch_size
     at_once = min(stage.micro_batch, captions) if stage.gradient_cache else captions
@@ -145,8 +146,8 @@ def estimate_embed(recipe: Recipe, speed: Speed | None = None) -> Estimate:
     Raises:
         ModelError: an LLM of unknown shape.
     """
-    llm = empty_llm(recipe.captions.text).requires_grad_(False)
-    cost = _caption_cost(llm, recipe.size.tokens, bf16=False)
+    llm = empty_llm(recipe.captions.text)
+    one, two = (_caption_cost(empty_llm(recipe.captions.text, count), recipe.size.tokens) for count in (1, 2))
     whole, _ = parameters(llm)
     return Estimate(
         recipe=recipe.name,
@@ -158,7 +159,7 @@ def estimate_embed(recipe: Recipe, speed: Speed | None = None) -> Estimate:
         samples_per_step=EMBED_BATCH,
         samples_per_epoch=recipe.size.captions,
         steps=-(-recipe.size.captions // EMBED_BATCH),
-        step_flops=EMBED_BATCH * cost.forward,
+        step_flops=EMBED_BATCH * _of_blocks(one, two, len(llm.model.layers)).forward,
         speed=speed or measure_speed("cpu", bf16=False),
     )
 
@@ -171,10 +172,10 @@ def estimate_clip(recipe: Recipe, speed: Speed | None = None) -> Estimate:
     """
     stage = recipe.clip
     assert stage.model.text.adaptor is not None, "a recipe's model has an adaptor"
-    backbone, vision, width, kept = _vision(stage)
+    backbone, vision, kept = _vision(stage)
     caption_width = _llm_width(recipe) + clip_width(stage.model.text.clip)
     with torch.device("meta"):
-        projection = nn.Linear(width, stage.model.dim) if stage.model.vision.projection else nn.Identity()
+        projection = nn.Linear(vision.width, stage.model.dim) if stage.model.vision.projection else nn.Identity()
         adaptor = Adaptor(caption_width, stage.model.dim, stage.model.text.adaptor)
         caption = torch.zeros(1, caption_width)
     head = cost_of(adaptor, lambda: adaptor(caption))
@@ -211,14 +212,14 @@ def estimate_clip(recipe: Recipe, speed: Speed | None = None) -> Estimate:
     )
 
 
-def _tuned(stage: CaptionLLMRecipe) -> CaptionLLM:
-    llm = empty_llm(stage.text)
+def _tuned(stage: CaptionLLMRecipe, blocks: int = 0) -> CaptionLLM:
+    llm = empty_llm(stage.text, blocks)
     with torch.device("meta"):
         add_lora(llm.model, stage.lora, stage.loop.seed)
     return llm.train()
 
 
-def _caption_cost(llm: CaptionLLM, tokens: int, *, bf16: bool) -> Cost:
+def _caption_cost(llm: CaptionLLM, tokens: int, *, bf16: bool = False) -> Cost:
     """Of one caption."""
     with torch.device("meta"):
         ones = torch.ones(1, tokens, dtype=torch.int64)
@@ -226,8 +227,18 @@ def _caption_cost(llm: CaptionLLM, tokens: int, *, bf16: bool) -> Cost:
     return cost_of(cast, lambda: cast(ones, ones, ones))
 
 
-def _vision(stage: ClipRecipe) -> tuple[nn.Module, Cost, int, int]:
-    """The backbone, the cost of one image, the width of its features, and the numbers of a kept view.
+def _of_blocks(one: Cost, two: Cost, blocks: int) -> Cost:
+    """Of an LLM whose blocks are alike, by what one and two of them cost."""
+
+    def whole(name: str) -> int:
+        first, both = getattr(one, name), getattr(two, name)
+        return int(first + (blocks - 1) * (both - first))
+
+    return Cost(forward=whole("forward"), backward=whole("backward"), held=whole("held"), width=one.width)
+
+
+def _vision(stage: ClipRecipe) -> tuple[nn.Module, Cost, int]:
+    """The backbone, the cost of one image, and the numbers of a kept view.
 
     Where views are kept, the tower is cut, which needs one with numbers in it: such towers are small.
     """
@@ -245,9 +256,7 @@ def _vision(stage: ClipRecipe) -> tuple[nn.Module, Cost, int, int]:
         run, x = parts[1], parts[0](x).detach()
     if stage.bf16:
         run, x = run.to(torch.bfloat16), x.to(torch.bfloat16)
-    cost = cost_of(run, lambda: run(x))
-    with torch.no_grad():
-        return backbone, cost, run(x).shape[-1], x.numel()
+    return backbone, cost_of(run, lambda: run(x)), x.numel()
 
 
 def _flops(cost: Cost, again: int) -> int:

@@ -6,6 +6,7 @@ No caption store can serve it: each step embeds its captions anew and carries gr
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +14,11 @@ import torch
 
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.training.caption_llm import autocast
-from llm2clip_search.training.caption_store import CaptionStore
-from llm2clip_search.training.clip import ClipRecipe, ClipTask, Dev
+from llm2clip_search.training.clip import ClipRecipe, ClipTask
 from llm2clip_search.training.distributed import Ranks
 from llm2clip_search.training.gradcache import backward_in_parts, by_length
-from llm2clip_search.training.image_captions import Joined
-from llm2clip_search.training.image_files import ImageFiles
 from llm2clip_search.training.llm_folder import LLMFolder
-from llm2clip_search.training.loop import Group, Report
+from llm2clip_search.training.loop import Group
 from llm2clip_search.training.lora import LoraRecipe, add_lora
 from llm2clip_search.training.losses import demand_negatives
 from llm2clip_search.training.recipe import Recipe
@@ -69,25 +67,12 @@ class JointTask(ClipTask):
         *,
         llm: LLMFolder,
         dev_texts: Mapping[str, Sequence[str]],
-        files: ImageFiles,
-        joined: Joined,
         captions: pa.Table,
-        store: CaptionStore,
-        dev: Dev | None,
         ranks: Ranks,
-        report: Report,
+        **rest: Any,
     ) -> None:
-        """As a `ClipTask`; ``dev_texts`` are dev's captions in the order of ``dev``, and the store is not read."""
-        super().__init__(
-            recipe.clip,
-            files=files,
-            joined=joined,
-            captions=captions,
-            store=store,
-            dev=dev,
-            ranks=ranks,
-            report=report,
-        )
+        """``dev_texts`` are dev's captions by language, in the order of ``dev``; the rest is `ClipTask`'s."""
+        super().__init__(recipe.clip, captions=captions, ranks=ranks, **rest)
         self.joint, self.dev_texts = recipe, dev_texts
         self.texts: list[str] = captions["caption"].to_pylist()
         embedder = llm.embedder(ranks.device)
@@ -130,7 +115,7 @@ class JointTask(ClipTask):
             return torch.stack(losses).mean()
 
         loss = backward_in_parts(encode, len(images) + len(captions), loss_of, cache=self.recipe.gradient_cache)
-        return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale)}
+        return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
 
     @torch.inference_mode()
     def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:

@@ -76,6 +76,12 @@ class CaptionEmbedder:
         vectors: np.ndarray = torch.cat(pooled)[inverse.to(self.device)].float().cpu().numpy()
         return vectors
 
+    def unit(self, texts: Sequence[str]) -> np.ndarray:
+        """The same, each L2-normalised, as captions are compared with each other."""
+        vectors = self(texts)
+        unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
     def _pooled(self, texts: Sequence[str]) -> torch.Tensor:
         tokens = self.tokenize(texts)
         states: torch.Tensor = self.states(*(torch.from_numpy(array).to(self.device) for array in tokens))

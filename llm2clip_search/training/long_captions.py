@@ -48,4 +48,4 @@ def with_long_captions(captions: pa.Table, config: LongCaptions) -> pa.Table:
 
 def _sentence(text: str) -> str:
     """With a full stop, so that the next caption begins a new one."""
-    return text if text[-1] in ".!?。！？" else f"{text}."
+    return text if text[-1] in ".!?\u3002\uff01\uff1f" else f"{text}."

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -22,6 +21,7 @@ from llm2clip_search.errors import ModelError
 from llm2clip_search.training.checkpoint import Checkpoint, Tensors
 from llm2clip_search.training.distributed import Ranks
 from llm2clip_search.training.metrics_log import MetricsLog
+from llm2clip_search.training.seeds import seed_torch
 from llm2clip_search.training.sharding import cut, is_sharded, joined, local, whole
 
 Report = Callable[[str, int, int, Mapping[str, float]], None]
@@ -103,11 +103,6 @@ class Task(Protocol):
         """Figures of the weights as they are; the first decides which checkpoint is the best, larger is better."""
 
 
-def step_generator(seed: int, step: int, stream: int = 0) -> np.random.Generator:
-    """The generator of all that is random about a step; ``stream`` keeps different uses apart."""
-    return np.random.default_rng((seed, stream, step))
-
-
 def run_loop(
     task: Task, recipe: LoopRecipe, *, out: Path, inputs: str, ranks: Ranks, report: Report
 ) -> dict[str, float]:
@@ -134,7 +129,8 @@ def run_loop(
     start, began = state.step, time.perf_counter()
     log = MetricsLog(out, resume_at=start) if ranks.leads and start < recipe.steps else None
     for step in range(start, recipe.steps):
-        torch.manual_seed(int(step_generator(recipe.seed, step, 1).integers(2**62)))
+        step_began = time.perf_counter()
+        seed_torch(recipe.seed, step, "step")
         state.optimizer.zero_grad()
         figures = task.backward(step)
         figures["gradient_norm"] = state.reduce_gradients()
@@ -144,7 +140,8 @@ def run_loop(
         done = state.step
         if log:
             speed = {"samples_per_second": (done - start) * task.samples_per_step / (time.perf_counter() - began)}
-            log.write(done, figures | {"learning_rate": recipe.rate(step)} | speed)
+            took = {"seconds": time.perf_counter() - step_began}
+            log.write(done, figures | {"learning_rate": recipe.rate(step)} | speed | took)
             report("training", done, recipe.steps, figures | speed)
         complete, improved = done == recipe.steps, False
         if complete or (recipe.evaluate_every and done % recipe.evaluate_every == 0):

@@ -63,8 +63,8 @@ NANO = Recipe(
             licence="research and educational use (training data); base weights Apache-2.0",
             training_data=(
                 "Flickr8k train split (Hodosh, Young and Hockenmaier 2013): 6,000 images with English captions, and"
-                " their Chinese (Flickr8k-CN, Li et al. 2016) and German, French and Czech ones (Multi30k): research and"
-                " educational use; images belong to their Flickr authors",
+                " their Chinese (Flickr8k-CN, Li et al. 2016) and German, French and Czech ones (Multi30k): research"
+                " and educational use; images belong to their Flickr authors",
                 "Multi30k captions (Elliott et al. 2016, 2017), without the photographs of Flickr8k's dev and test"
                 " splits, for the LLM: CC BY-NC-SA 4.0",
             ),
@@ -84,7 +84,7 @@ NANO = Recipe(
         long_ratio=0.2,
         lang_weights={"en": 1.0, "de": 0.5, "zh": 0.3, "fr": 0.2, "cs": 0.2},
         vision=VisionTraining(mode="last", blocks=2, scale=0.1),
-        augmentation=Augmentation(crop=0.7, aspect=1.2, flip=True, colour=0.2),
+        augmentation=Augmentation(crop=0.75, aspect=1.2, flip=True, colour=0.2),
         kept_views=4,
         vision_dropout=0.2,
         text_dropout=0.2,

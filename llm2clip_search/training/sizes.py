@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -84,14 +84,16 @@ def llm_shape(source: str) -> LLMShape:
         ) from error
 
 
-def empty_llm(config: TextConfig) -> CaptionLLM:
-    """A text tower's LLM on the meta device.
+def empty_llm(config: TextConfig, blocks: int = 0) -> CaptionLLM:
+    """A text tower's LLM on the meta device; with ``blocks`` one of so many, whose last state is pooled.
 
     Raises:
         ModelError: an LLM of unknown shape.
     """
     assert config.weights is not None, "an LLM text tower names its weights"
     shape = llm_shape(config.weights)
+    if blocks:
+        shape, config = replace(shape, num_hidden_layers=blocks), replace(config, hidden_layers=(-1,))
     ensure_torchvision()
     from transformers import LlamaConfig, LlamaModel
 
@@ -164,6 +166,8 @@ class Cost:
     """Likewise; 0 where nothing is trained."""
     held: int
     """Bytes that a forward keeps for its backward, parameters excepted."""
+    width: int
+    """Of a row of its result."""
 
 
 def cost_of(module: nn.Module, run: Callable[[], torch.Tensor]) -> Cost:
@@ -194,6 +198,7 @@ def cost_of(module: nn.Module, run: Callable[[], torch.Tensor]) -> Cost:
         forward=forward,
         backward=total - forward,
         held=sum(tensor.untyped_storage().nbytes() for tensor in held.values()),
+        width=out.shape[-1],
     )
 
 

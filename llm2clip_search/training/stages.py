@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from llm2clip_search.training.captions import (
     held_out_photos,
     of_images,
     read_captions,
-    without_held_out,
+    without_photos,
 )
 from llm2clip_search.training.clip import ClipRecipe, ClipTask, Dev
 from llm2clip_search.training.distributed import Ranks
@@ -30,7 +29,9 @@ from llm2clip_search.training.keeping import stored_clip
 from llm2clip_search.training.llm_folder import clip_identity, read_llm, write_llm
 from llm2clip_search.training.long_captions import LongCaptions, with_long_captions
 from llm2clip_search.training.loop import Report, digest, run_loop
+from llm2clip_search.training.metrics_log import read_metrics
 from llm2clip_search.training.pairs import CaptionPairs
+from llm2clip_search.training.plots import plot_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,6 @@ def train_captions(
         ModelError: weights that cannot be fetched, or a loss that is no number.
     """
     assert recipe.text.weights is not None, "an LLM text tower names its weights"
-    began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     captions, counts = _training_captions(data.captions, data, root)
     pairs = CaptionPairs(
@@ -85,10 +85,11 @@ def train_captions(
     task = CaptionLLMTask(recipe, pairs, tokenizer=out, dev=dev, ranks=ranks)
     inputs = digest([asdict(recipe), _content(captions)])
     figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, report=report)
-    tensors = task.tensors()
+    tensors, similarities = task.tensors(), task.similarities()
     if ranks.leads:
+        plot_run(out, similarities)
         write_llm(out, recipe.text, tensors)
-        write_run(out, "captions", asdict(recipe), asdict(data), counts, figures, time.perf_counter() - began)
+        write_run(out, "captions", asdict(recipe), asdict(data), counts, figures)
     return figures
 
 
@@ -143,7 +144,6 @@ def train_clip(
         ModelError: weights that cannot be fetched, or a loss that is no number.
         StoreError: a store of another LLM, or without some of the captions.
     """
-    began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     folder = read_llm(llm)
     opened = CaptionStore(store)
@@ -157,7 +157,7 @@ def train_clip(
         captions,
         max_missing=recipe.max_missing,
         held_out_hashes=leaks,
-        held_out_photos=held_out_photos(root, data.held_out),
+        held_out_photos=_held_out(data, root),
     )
     counts |= joined.counts
     report("data", 0, 0, counts)
@@ -176,8 +176,9 @@ def train_clip(
     )
     inputs = digest([asdict(recipe), folder.fingerprint, opened.info.clip, _content(captions), joined.image_ids])
     figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, report=report)
-    tensors = folder.tensors() | task.tensors()
+    tensors, similarities = folder.tensors() | task.tensors(), task.similarities()
     if ranks.leads:
+        plot_run(out, similarities)
         from safetensors.torch import save_file
 
         save_file(tensors, out / "model.safetensors")
@@ -185,7 +186,7 @@ def train_clip(
             views.unlink()
         shutil.copyfile(llm / "tokenizer.json", out / "tokenizer.json")
         (out / "config.json").write_text(json.dumps(recipe.model.to_dict(), indent=1) + "\n", encoding="utf-8")
-        write_run(out, "clip", asdict(recipe), asdict(data), counts, figures, time.perf_counter() - began)
+        write_run(out, "clip", asdict(recipe), asdict(data), counts, figures)
     return figures
 
 
@@ -203,10 +204,19 @@ def _training_captions(
     sources: Sequence[CaptionSource], data: DataRecipe, root: Path
 ) -> tuple[pa.Table, dict[str, int]]:
     captions, empty = read_captions(root, sources)
-    captions, left_out = without_held_out(captions, root, data.held_out)
-    if not len(captions):
+    kept = without_photos(captions, _held_out(data, root))
+    left_out = len(captions) - len(kept)
+    if not len(kept):
         raise CorpusError(f"All {left_out:,} captions are of held-out photographs: nothing is left to train on.")
-    return captions, {"captions": len(captions), "empty": empty, "held out": left_out}
+    return kept, {"captions": len(kept), "empty": empty, "held out": left_out}
+
+
+def _held_out(data: DataRecipe, root: Path) -> set[str]:
+    """Photographs that are not trained on: those of benchmark splits, and of dev even where no one says so."""
+    photos = held_out_photos(root, data.held_out)
+    if data.dev is not None:
+        photos |= set(read_captions(root, [replace(data.dev, langs=())])[0]["photo"].to_pylist())
+    return photos
 
 
 def _dev(data: DataRecipe, root: Path, store: CaptionStore) -> Dev | None:
@@ -245,15 +255,14 @@ def write_run(
     data: Mapping[str, object],
     counts: Mapping[str, int],
     figures: Mapping[str, float],
-    seconds: float,
 ) -> None:
-    """``run.json``: all that decided a stage, and what came out."""
+    """``run.json``: all that decided a stage, what came out, and the seconds that its steps took."""
     run = {
         "stage": stage,
         "recipe": recipe,
         "data": data,
         "counts": counts,
         "figures": figures,
-        "seconds": round(seconds),
+        "seconds": round(sum(line.get("seconds", 0.0) for line in read_metrics(out / "metrics.jsonl"))),
     }
     (out / "run.json").write_text(json.dumps(run, indent=1, default=str) + "\n", encoding="utf-8")

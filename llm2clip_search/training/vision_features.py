@@ -52,7 +52,7 @@ class VisionFeatures:
         """
         if self._rest is self.tower.backbone:
             raise ModelError(
-                "This vision tower cannot be cut behind its frozen blocks; set the recipe's kept_views to 0."
+                "This vision tower cannot be cut behind its frozen blocks; the recipe's kept_views must be 0."
             )
         if not path.exists():
             part = path.with_suffix(".part")
@@ -94,9 +94,10 @@ class VisionFeatures:
             out.append(self._run(self._rest, x))
         return torch.cat(out)
 
-    def remember(self) -> None:
-        """Hold a frozen copy of what is trained as it is now, for `original`."""
-        self._original = copy.deepcopy(self._rest).requires_grad_(False)
+    def remember(self, backbone: nn.Module) -> None:
+        """Hold frozen what is trained as it is now, for `original`; ``backbone`` is a copy, whole on this rank."""
+        kept = backbone if self._rest is self.tower.backbone else copy.deepcopy(self._rest)
+        self._original = kept.requires_grad_(False)
 
     def started(self, shown: Shown, rows: np.ndarray, step: int) -> torch.Tensor:
         """What the frozen start makes of some of a step's images, one view of each: ``[len(rows), ...]``."""

@@ -23,7 +23,7 @@ from llm2clip_search.training.captions import (
     of_images,
     photo_key,
     read_captions,
-    without_held_out,
+    without_photos,
 )
 from llm2clip_search.training.shards import expand_braces, find_files
 from tests.training.corpus import write_csv, write_tar
@@ -247,10 +247,9 @@ def test_held_out_photographs_fall_away_under_any_name(tmp_path: Path) -> None:
     rows = [{"image_id": name, "caption": "A dog."} for name in ("1000268201.jpg", "36979.jpg", "x.jpg")]
     write_csv(tmp_path / "c.csv", rows)
     captions, _ = read_captions(tmp_path, [CaptionSource(path="c.csv")])
-    kept, left_out = without_held_out(captions, tmp_path, [HeldOut(path="bench.csv", split="dev")])
+    kept = without_photos(captions, held_out_photos(tmp_path, [HeldOut(path="bench.csv", split="dev")]))
     assert kept["image_id"].to_pylist() == ["36979.jpg", "x.jpg"]
-    assert left_out == 1
-    assert without_held_out(captions, tmp_path, []) == (captions, 0)
+    assert without_photos(captions, set()) == captions
 
 
 def test_a_leak_check_against_nothing_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from llm2clip_search.training.augment import Augmentation
 from llm2clip_search.training.caption_store import CaptionStore, read_info
 from llm2clip_search.training.captions import CaptionSource, caption_id
 from llm2clip_search.training.clip import ClipRecipe, ClipTask
-from llm2clip_search.training.distributed import Ranks, join
+from llm2clip_search.training.distributed import Ranks, Sharding, join
 from llm2clip_search.training.keeping import Keep, distillation, instance_alignment, stored_clip, structure_alignment
 from llm2clip_search.training.llm_folder import write_llm
 from llm2clip_search.training.loop import LoopRecipe, Report
@@ -260,22 +260,25 @@ def train_on_ranks(rank: int, port: int, corner: Corner, recipe: ClipRecipe, out
     """One of two processes."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    corner.train(recipe, out, store, ranks=join("cpu"))
+    for sharding in get_args(Sharding):
+        corner.train(recipe, out / sharding, store, ranks=join("cpu", sharding))
     dist.destroy_process_group()
 
 
 def test_two_ranks_keep_what_one_keeps(corner: Corner, store: Path, tmp_path: Path) -> None:
-    """Both distillations are over the whole batch, wherever its rows are embedded."""
-    recipe = corner.recipe(keep=Keep(text_steps=2), steps=5)
+    """Both distillations are over the whole batch, wherever its rows and the tower's pieces are."""
+    recipe = corner.recipe(keep=Keep(text_steps=1), steps=3)
     whole = load_file(corner.train(recipe, tmp_path / "one", store) / "model.safetensors")
     port = free_port()
     ranks = [start(train_on_ranks, rank, port, corner, recipe, tmp_path / "two", store) for rank in range(2)]
     for process in ranks:
         process.join(120)
         assert process.exitcode == 0
-    np.testing.assert_allclose(losses_of(tmp_path / "two"), losses_of(tmp_path / "one"), rtol=1e-4)
-    for name, tensor in load_file(tmp_path / "two" / "model.safetensors").items():
-        torch.testing.assert_close(tensor.float(), whole[name].float(), atol=2e-3, rtol=1e-2)
+    for sharding in get_args(Sharding):
+        out = tmp_path / "two" / sharding
+        np.testing.assert_allclose(losses_of(out), losses_of(tmp_path / "one"), rtol=1e-4)
+        for name, tensor in load_file(out / "model.safetensors").items():
+            torch.testing.assert_close(tensor.float(), whole[name].float(), atol=2e-3, rtol=1e-2)
 
 
 def test_an_open_clip_tower_is_kept(corner: Corner, tmp_path: Path) -> None:

@@ -114,9 +114,7 @@ def write_flickr8k(root: Path) -> None:
             for lang in LANGS
             for place in range(5 if lang == "en" else 1)
         ]
-        write_tar(
-            root / "flickr8k" / f"flickr8k-{split}-000.tar", {n: jpeg(first + i) for i, n in enumerate(names)}
-        )
+        write_tar(root / "flickr8k" / f"flickr8k-{split}-000.tar", {n: jpeg(first + i) for i, n in enumerate(names)})
     write_csv(root / "flickr8k" / "captions.csv.gz", rows)
     texts = [
         {"image_id": f"other-{number}.jpg", "lang": lang, "caption": f"{lang} other thing {number}"}

@@ -20,8 +20,9 @@ from llm2clip_search.errors import ModelError
 from llm2clip_search.training import checkpoint
 from llm2clip_search.training.distributed import Ranks, Sharding, join
 from llm2clip_search.training.gradcache import backward_in_parts
-from llm2clip_search.training.loop import Group, LoopRecipe, Report, Task, run_loop, step_generator
+from llm2clip_search.training.loop import Group, LoopRecipe, Report, Task, run_loop
 from llm2clip_search.training.losses import clip_loss
+from llm2clip_search.training.seeds import generator
 from llm2clip_search.training.sharding import place, whole
 
 RECIPE = LoopRecipe(
@@ -108,8 +109,8 @@ class ToyTask:
 
 def toy_batch(step: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Vectors ``[count, 6]`` and ``[count, 5]``: two views of the same hidden ones."""
-    generator = step_generator(7, step)
-    hidden, noise = generator.normal(size=(count, 6)), generator.normal(size=(count, 5))
+    draws = generator(7, step, "toy")
+    hidden, noise = draws.normal(size=(count, 6)), draws.normal(size=(count, 5))
     return torch.from_numpy(hidden).float(), torch.from_numpy(hidden[:, :5] + 0.1 * noise).float()
 
 

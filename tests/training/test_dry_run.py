@@ -1,0 +1,180 @@
+"""Dry runs against figures that others publish or count."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+
+from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.errors import ModelError
+from llm2clip_search.training import RECIPES, dry_run, find_recipe
+from llm2clip_search.training.clip import ClipRecipe
+from llm2clip_search.training.dry_run import (
+    Estimate,
+    Speed,
+    estimate_captions,
+    estimate_clip,
+    estimate_embed,
+    measure_speed,
+)
+from llm2clip_search.training.keeping import Keep
+from llm2clip_search.training.sizes import Cost, cost_of, empty_llm, llm_shape
+from tests.conftest import RunCli
+from tests.training.tiny import TinyTowers, save_towers, shrink
+
+SPEED = Speed(device="abacus", flops=1e12)
+
+
+def sizes(estimate: Estimate) -> dict[str, tuple[int, int]]:
+    return {part.name: (part.parameters, part.trained) for part in estimate.parts}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_tower_is_counted_once() -> Iterator[None]:
+    """A count takes a second, and many recipes share a tower."""
+    counts: dict[str, tuple[nn.Module, Cost, int]] = {}
+    count = dry_run._vision
+
+    def counted(stage: ClipRecipe) -> tuple[nn.Module, Cost, int]:
+        key = repr((stage.model.vision, stage.vision, stage.kept_views, stage.bf16))
+        if key not in counts:
+            counts[key] = count(stage)
+        return counts[key]
+
+    with mock.patch.object(dry_run, "_vision", counted):
+        yield
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> TinyTowers:
+    return save_towers(tmp_path_factory.mktemp("towers"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_an_estimate(name: str) -> None:
+    recipe = find_recipe(name)
+    captions, clip = estimate_captions(recipe, SPEED), estimate_clip(recipe, SPEED)
+    for estimate in (captions, clip):
+        assert estimate.run_seconds == pytest.approx(estimate.steps * estimate.step_flops / 1e12)
+        assert estimate.memory["optimiser"] == 2 * estimate.memory["gradients"]
+        assert all(value > 0 for value in estimate.memory.values())
+        assert estimate.to_dict()["epochs"] == estimate.epochs
+    if name != "nano":
+        assert captions.epochs == pytest.approx(1, abs=2e-3)
+        assert clip.epochs == pytest.approx(4, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("llm", "whole", "updates"),
+    [("llama3.2-1b", 1_235_814_400, 11_272_192), ("llama3-8b", 8_030_261_248 - 128256 * 4096, 41_943_040)],
+)
+def test_llms_have_their_published_size(llm: str, whole: int, updates: int) -> None:
+    """The 8B's published count holds a language-model head, which no caption needs."""
+    found = sizes(estimate_captions(find_recipe(f"{llm}-openai-b16-cc3m"), SPEED))
+    assert found == {"LLM": (whole, 0), "LoRA": (updates, updates)}
+
+
+def test_smollm2_has_its_published_size() -> None:
+    llm = empty_llm(TextConfig(library="llm", weights="hf:HuggingFaceTB/SmolLM2-135M", max_tokens=8))
+    assert sum(p.numel() for p in llm.parameters()) == 134_515_008
+
+
+def test_the_adaptor_has_the_size_of_the_checkpoints() -> None:
+    """The original's adaptor over an 8B LLM holds 273,769,728 numbers: four blocks, a norm, 4096 to 1280."""
+    large = sizes(estimate_clip(find_recipe("llama3-8b-openai-l14-336-cc3m"), SPEED))
+    assert large["adaptor"] == (273_769_728, 273_769_728)
+    small = sizes(estimate_clip(find_recipe("llama3.2-1b-openai-l14-336-cc3m"), SPEED))
+    behind_the_blocks = 2 * 2048 + 2048 * 1280 + 1280
+    assert small["adaptor"][0] - behind_the_blocks == pytest.approx(67.1e6, abs=0.1e6)
+
+
+def test_the_vision_tower_has_the_size_of_the_checkpoints() -> None:
+    """The original's holds 303,507,456 numbers without CLIP's projection to 768, which ours keeps."""
+    found = sizes(estimate_clip(find_recipe("llama3-8b-openai-l14-336-cc3m"), SPEED))
+    assert found["vision tower"] == (303_507_456 + 1024 * 768, 303_507_456 + 1024 * 768)
+    assert found["projection"][0] == 768 * 1280 + 1280
+
+
+def test_a_transformers_forward_costs_two_operations_a_weight_and_token() -> None:
+    recipe = find_recipe("llama3-8b-openai-b16-cc3m")
+    estimate = estimate_embed(recipe, SPEED)
+    weights = estimate.parts[0].parameters - 128256 * 4096  # looking a token up costs nothing
+    a_caption = estimate.step_flops / estimate.samples_per_step
+    assert a_caption == pytest.approx(2 * weights * recipe.size.tokens, rel=0.02)
+    assert estimate.disk == recipe.size.captions * (2 * 4096 + 8)
+
+
+def test_the_cost_of_a_vision_transformer_is_the_published_one() -> None:
+    """35.1 billion operations a forward of ViT-B/16 (17.6 billion multiply-adds), twice that backward."""
+    estimate = estimate_clip(replace(recipe := find_recipe("llama3.2-1b-openai-b16-cc3m"), clip=recipe.clip), SPEED)
+    adaptor = 6 * 69_760_000 * 4096
+    per_image = (estimate.step_flops - adaptor) / 4096
+    assert per_image == pytest.approx(35.1e9 * (2 + 2), rel=0.01)  # the gradient cache runs the forward twice
+
+
+def test_operations_of_a_depthwise_convolution_are_counted_by_group() -> None:
+    convolution = nn.Conv2d(8, 8, 3, groups=8, padding=1, bias=False)
+    pixels = torch.zeros(1, 8, 10, 10, requires_grad=True)
+    cost = cost_of(convolution, lambda: convolution(pixels))
+    assert cost.forward == 2 * 9 * 8 * 100
+    assert cost.backward == 2 * cost.forward
+
+
+def test_what_a_forward_holds_is_counted_once() -> None:
+    layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    pixels = torch.zeros(5, 4)
+    assert cost_of(layers, lambda: layers(pixels)).held == 4 * 5 * (4 + 8)
+
+
+def test_kept_views_spare_the_frozen_blocks() -> None:
+    recipe = find_recipe("nano")
+    whole = replace(recipe, clip=replace(recipe.clip, kept_views=0))
+    kept, anew = estimate_clip(recipe, SPEED), estimate_clip(whole, SPEED)
+    assert kept.parts == anew.parts
+    assert kept.step_flops < 0.7 * anew.step_flops
+    assert "kept views" not in anew.memory
+
+
+def test_keeping_what_clip_knew_costs_a_second_tower(towers: TinyTowers) -> None:
+    recipe = shrink(find_recipe("llama3.2-1b-openai-b16-cc3m"), towers)
+    model = replace(recipe.clip.model, vision=replace(recipe.clip.model.vision, projection=False))
+    plain = replace(recipe, clip=replace(recipe.clip, model=model))
+    kept = replace(plain, clip=replace(plain.clip, keep=Keep(vision=1.0)))
+    assert (
+        estimate_clip(kept, SPEED).memory["original tower"] == 4 * sizes(estimate_clip(plain, SPEED))["vision tower"][0]
+    )
+    assert estimate_clip(kept, SPEED).step_flops > estimate_clip(plain, SPEED).step_flops
+
+
+def test_memory_falls_with_the_gradient_cache_and_checkpointing() -> None:
+    recipe = find_recipe("llama3.2-1b-openai-b16-cc3m")
+    stage = recipe.captions
+    whole, unchecked = replace(stage, gradient_cache=False), replace(stage, gradient_checkpointing=False)
+    small, all_at_once, large = (
+        estimate_captions(replace(recipe, captions=each), SPEED).memory["activations"]
+        for each in (stage, whole, unchecked)
+    )
+    assert small * (2 * stage.batch_size // stage.micro_batch) == all_at_once
+    assert small < large / 4
+
+
+def test_shapes_of_folders_are_read_and_others_are_named(towers: TinyTowers) -> None:
+    assert llm_shape(towers.llm).hidden_size == 32
+    with pytest.raises(ModelError, match=r"The shape of hf:who/knows is not known .* Llama-3\.2-1B"):
+        llm_shape("hf:who/knows")
+
+
+def test_the_speed_is_measured_in_half_a_second() -> None:
+    assert measure_speed("cpu", bf16=False).flops > 1e8
+
+
+def test_the_commands_print_it(run_cli: RunCli) -> None:
+    done = run_cli("train", "clip", "llama3-8b-openai-l14-336-cc3m", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "273,769,728" in done.stdout
+    assert "caption store on disk" in done.stdout
+    assert "47.13 GB" in done.stdout
+    assert done.stderr == ""

@@ -1,0 +1,340 @@
+"""Both stages on tiny random towers: killed and resumed, on one rank and two, golden losses, and bad input."""
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from llm2clip_search.encoders import load_encoder
+from llm2clip_search.errors import CorpusError, Llm2ClipError, ModelError, StoreError
+from llm2clip_search.training import Recipe, find_recipe, stages
+from llm2clip_search.training.caption_store import CaptionStore
+from llm2clip_search.training.distributed import Ranks, Sharding, join
+from llm2clip_search.training.loop import Report
+from llm2clip_search.training.metrics_log import read_metrics
+from llm2clip_search.training.vision_training import VisionTraining
+from tests.training.corpus import jpeg, write_csv, write_tar
+from tests.training.tiny import TinyTowers, save_towers, shrink, write_flickr8k
+from tests.training.toy import free_port, start
+
+Stage = Literal["captions", "clip"]
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> TinyTowers:
+    return save_towers(tmp_path_factory.mktemp("towers"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_flickr8k(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(towers: TinyTowers) -> Recipe:
+    """nano with tiny towers: eight steps, a checkpoint every three, everything random switched on."""
+    tiny = shrink(find_recipe("nano"), towers, steps=8)
+    captions = replace(tiny.captions, loop=replace(tiny.captions.loop, checkpoint_every=3, evaluate_every=4))
+    captions = replace(captions, lora=replace(captions.lora, rank=2, dropout=0.1))
+    clip = replace(tiny.clip, loop=replace(tiny.clip.loop, checkpoint_every=3, evaluate_every=4), caption_noise=0.1)
+    return replace(tiny, captions=captions, clip=clip)
+
+
+@pytest.fixture(scope="module")
+def made(recipe: Recipe, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``llm``, ``store`` and ``model``, made without interruption."""
+    folder = tmp_path_factory.mktemp("made")
+    run("captions", recipe, root, folder, folder / "llm")
+    embed(recipe, root, folder / "llm", folder / "store")
+    run("clip", recipe, root, folder, folder / "model")
+    return folder
+
+
+def silent(*_: object) -> None:
+    pass
+
+
+def run(
+    stage: Stage,
+    recipe: Recipe,
+    root: Path,
+    made: Path,
+    out: Path,
+    *,
+    ranks: Ranks = Ranks(),
+    report: Report = silent,
+) -> dict[str, float]:
+    """A stage; stage 2 takes what lies in ``made``."""
+    if stage == "captions":
+        return stages.train_captions(recipe.captions, recipe.data, root=root, out=out, ranks=ranks, report=report)
+    return stages.train_clip(
+        recipe.clip,
+        recipe.data,
+        root=root,
+        llm=made / "llm",
+        store=made / "store",
+        out=out,
+        ranks=ranks,
+        report=report,
+    )
+
+
+def embed(recipe: Recipe, root: Path, llm: Path, out: Path) -> tuple[int, int]:
+    return stages.train_embed(recipe.clip, recipe.data, root=root, llm=llm, out=out, device="cpu", report=silent)
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
+
+
+def assert_same_tensors(one: Path, other: Path) -> None:
+    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_the_model_folder_embeds_as_training_did(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
+    """Dev recalls of the finished folder, loaded as any model is, are those that training reported."""
+    from llm2clip_search.benchmarks.retrieval import flickr8k_retrieval
+
+    figures = run("clip", recipe, root, made, made / "model")  # complete: returns what it had
+    encoder = load_encoder(f"dir:{made / 'model'}", runtime="torch", device="cpu")
+    (result,) = flickr8k_retrieval(encoder, root / "flickr8k", split="dev", langs=("en",))
+    for name, value in result.metrics.items():
+        assert value == pytest.approx(figures[f"en/{name}"], abs=0.04), "one caption of 30 may flip in half precision"
+    assert not list((made / "model").glob("views-*"))
+
+
+def test_what_a_run_leaves_can_be_looked_at(made: Path) -> None:
+    for stage in ("llm", "model"):
+        for name in ("training.png", "similarity.png", "run.json", "metrics.jsonl", "tokenizer.json"):
+            assert (made / stage / name).stat().st_size > 0, name
+        assert list((made / stage).glob("events.*"))
+
+
+def train_and_die(stage: Stage, recipe: Recipe, root: Path, made: Path, out: Path, step: int) -> None:
+    torch.set_num_threads(1)
+
+    def report(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        if what == "training" and done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(stage, recipe, root, made, out, report=report)
+
+
+@pytest.mark.parametrize("stage", ["captions", "clip"])
+def test_a_killed_run_goes_on_to_the_same_weights(
+    stage: Stage, recipe: Recipe, root: Path, made: Path, tmp_path: Path
+) -> None:
+    """Killed behind a checkpoint and behind an evaluation; bitwise the same in the end."""
+    for step in (2, 5, 7):
+        process = start(train_and_die, stage, recipe, root, made, tmp_path, step)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    torch.set_num_threads(1)
+    run(stage, recipe, root, made, tmp_path)
+    whole = made / ("llm" if stage == "captions" else "model")
+    assert_same_tensors(tmp_path, whole)
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_a_killed_embedding_goes_on_behind_the_last_shard(
+    recipe: Recipe, root: Path, made: Path, tmp_path: Path
+) -> None:
+    process = start(embed_and_die, recipe, root, made, tmp_path)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    done, rows = embed(recipe, root, made / "llm", tmp_path)
+    assert 0 < done < rows
+    whole, again = CaptionStore(made / "store"), CaptionStore(tmp_path)
+    assert len(whole) == len(again) == rows
+    ids = stages.stage2_captions(recipe.data, root)[0]["caption_id"].to_numpy()
+    a, b = (store.rows(store.places(ids)).astype(np.float32) for store in (whole, again))
+    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)  # batches of other lengths
+
+
+def embed_and_die(recipe: Recipe, root: Path, made: Path, out: Path) -> None:
+    from llm2clip_search.training import caption_store
+
+    original = caption_store.embed_captions
+
+    def report(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        if done > 16:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    stages.embed_captions = partial(original, shard_rows=16)  # type: ignore[attr-defined]
+    stages.train_embed(recipe.clip, recipe.data, root=root, llm=made / "llm", out=out, device="cpu", report=report)
+
+
+def without_dropout(recipe: Recipe) -> Recipe:
+    """Two ranks draw other dropout masks and noise than one."""
+    captions = replace(recipe.captions, lora=replace(recipe.captions.lora, dropout=0.0))
+    clip = replace(recipe.clip, vision_dropout=0.0, text_dropout=0.0, caption_noise=0.0)
+    return replace(recipe, captions=captions, clip=clip)
+
+
+def train_on_ranks(rank: int, port: int, runs: list[dict[str, Any]]) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    for arguments in runs:
+        run(ranks=join("cpu", arguments.pop("sharding")), **arguments)
+    dist.destroy_process_group()
+
+
+def test_two_ranks_learn_what_one_does_with_the_whole_batch(
+    recipe: Recipe, root: Path, made: Path, tmp_path: Path
+) -> None:
+    """Replicated and sharded, with a gradient cache and without; the loss curve is one rank's."""
+    plain = without_dropout(recipe)
+    cached = replace(
+        plain,
+        captions=replace(plain.captions, gradient_cache=True),
+        clip=replace(plain.clip, gradient_cache=True, kept_views=0, vision=VisionTraining(mode="full")),
+    )
+    runs: list[dict[str, Any]] = []
+    modes: tuple[Sharding, ...] = ("replicate", "shard")
+    for stage in ("captions", "clip"):
+        for name, chosen in (("plain", plain), ("cached", cached)):
+            common = {"stage": stage, "recipe": chosen, "root": root, "made": made}
+            run(out=tmp_path / f"{stage}-{name}-one", **common)
+            # Views that are kept need a tower in one piece.
+            runs += [
+                {**common, "out": tmp_path / f"{stage}-{name}-{mode}", "sharding": mode}
+                for mode in modes
+                if (stage, name, mode) != ("clip", "plain", "shard")
+            ]
+    port = free_port()
+    processes = [start(train_on_ranks, rank, port, runs) for rank in range(2)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    for arguments in runs:
+        folder: Path = arguments["out"]
+        one = folder.parent / f"{folder.name.rpartition('-')[0]}-one"
+        assert losses(folder) == pytest.approx(losses(one), rel=2e-3), folder.name
+
+
+GOLDEN: dict[Stage, list[float]] = {"captions": [], "clip": []}
+"""Losses of steps 1, 5, 10, 15 and 20."""
+
+
+@pytest.mark.parametrize("stage", ["captions", "clip"])
+def test_twenty_golden_steps(stage: Stage, recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
+    """A change of these numbers is a change of what is trained: say why when you write new ones."""
+    torch.set_num_threads(1)
+    longer = replace(
+        recipe,
+        captions=replace(recipe.captions, loop=replace(recipe.captions.loop, steps=20)),
+        clip=replace(recipe.clip, loop=replace(recipe.clip.loop, steps=20)),
+    )
+    run(stage, longer, root, made, tmp_path)
+    found = losses(tmp_path)
+    assert len(found) == 20
+    assert [found[step - 1] for step in (1, 5, 10, 15, 20)] == pytest.approx(GOLDEN[stage], rel=1e-3)
+
+
+def test_a_store_of_another_llm_is_refused_naming_both(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
+    other = replace(recipe, captions=replace(recipe.captions, loop=replace(recipe.captions.loop, seed=1)))
+    run("captions", other, root, made, tmp_path / "llm")
+    store = CaptionStore(made / "store").info.llm
+    with pytest.raises(StoreError, match=f"{store}.*{tmp_path / 'llm'}"):
+        stages.train_clip(
+            recipe.clip,
+            recipe.data,
+            root=root,
+            llm=tmp_path / "llm",
+            store=made / "store",
+            out=tmp_path / "model",
+            ranks=Ranks(),
+            report=silent,
+        )
+    with pytest.raises(StoreError, match="--out"):
+        embed(recipe, root, tmp_path / "llm", made / "store")
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
+    recipe: Recipe, root: Path, made: Path, tmp_path: Path
+) -> None:
+    broken = replace(recipe.clip, loop=replace(recipe.clip.loop, learning_rate=1e30, clip_norm=0.0, checkpoint_every=1))
+    with pytest.raises(
+        ModelError, match=r"is (nan|inf) at step \d of 8, .*last good checkpoint is step \d in .*last\.pt"
+    ):
+        run("clip", replace(recipe, clip=broken), root, made, tmp_path)
+    assert all(torch.isfinite(t).all() for t in torch.load(tmp_path / "last.pt")["weights"].values())
+
+
+def cut_off(root: Path) -> None:
+    shard = root / "flickr8k" / "flickr8k-train-000.tar"
+    shard.write_bytes(shard.read_bytes()[:3000])
+
+
+def no_caption_column(root: Path) -> None:
+    write_csv(root / "flickr8k" / "captions.csv.gz", [{"image_id": "a.jpg", "split": "train", "text": "a"}])
+
+
+def other_images(root: Path) -> None:
+    write_tar(root / "flickr8k" / "flickr8k-train-000.tar", {f"other-{n}.jpg": jpeg(n) for n in range(6)})
+
+
+def no_picture(root: Path) -> None:
+    members = {f"train-{number}.jpg": jpeg(number) if number else b"no picture" for number in range(6)}
+    write_tar(root / "flickr8k" / "flickr8k-train-000.tar", members)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (cut_off, r"flickr8k-train-000\.tar"),
+        (no_caption_column, "has no column 'caption'"),
+        (other_images, "None of the 6 captioned images"),
+        (no_picture, "'train-0.jpg' cannot be read"),
+    ],
+)
+def test_bad_data_is_told_in_a_sentence(damage: Any, told: str, recipe: Recipe, made: Path, tmp_path: Path) -> None:
+    write_flickr8k(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(CorpusError, match=told):
+        run("clip", recipe, tmp_path, made, tmp_path / "model")
+
+
+def test_a_batch_of_one_leaves_no_negatives(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
+    for stage, small in (
+        ("captions", replace(recipe, captions=replace(recipe.captions, batch_size=1))),
+        ("clip", replace(recipe, clip=replace(recipe.clip, batch_size=1))),
+    ):
+        with pytest.raises(Llm2ClipError, match="negative"):
+            run(stage, small, root, made, tmp_path / stage)  # type: ignore[arg-type]
+
+
+def test_empty_captions_are_counted_and_left_out(recipe: Recipe, tmp_path: Path) -> None:
+    write_flickr8k(tmp_path)
+    extra = [{"image_id": f"other-{n}.jpg", "lang": "en", "caption": text} for n in range(3) for text in ("a", "b", "")]
+    write_csv(tmp_path / "multi30k" / "captions.csv.gz", extra)
+    counts: dict[str, float] = {}
+
+    def report(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        if what == "data":
+            counts.update(figures)
+
+    run("captions", recipe, tmp_path, tmp_path, tmp_path / "llm", report=report)
+    assert counts["empty"] == 3
+
+
+def test_dev_is_kept_out_of_training_without_being_asked(recipe: Recipe, root: Path, tmp_path: Path) -> None:
+    """A data recipe that trains on its dev split's photographs loses them, whatever it holds out."""
+    assert recipe.data.dev is not None
+    greedy = replace(recipe.data, image_captions=(replace(recipe.data.image_captions[0], split=""),), held_out=())
+    captions, counts = stages.stage2_captions(greedy, root)
+    assert not [name for name in captions["image_id"].to_pylist() if name.startswith("dev")]
+    assert counts["held out"] > 0
