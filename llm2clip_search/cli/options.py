@@ -24,6 +24,10 @@ ModelName = Annotated[
 ]
 RecipeName = Annotated[str, typer.Argument(help="A recipe's name; train recipes lists them.")]
 DataFolder = Annotated[Path, typer.Option("--data", help="Folder that the recipe's paths are relative to.")]
+ShardingName = Annotated[
+    Literal["replicate", "shard"],
+    typer.Option("--sharding", help="Under torchrun: shard leaves a piece of every parameter on each GPU (FSDP2)."),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print parameters, memory and time of a step; load and train nothing.")
 ]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.options import DataFolder, Device, DryRun, RecipeName
+from llm2clip_search.cli.options import DataFolder, Device, DryRun, RecipeName, ShardingName
 
 
 def train_captions(
@@ -16,11 +16,12 @@ def train_captions(
         "llm"
     ),
     device: Device = "auto",
+    sharding: ShardingName = "replicate",
     dry_run: DryRun = False,
 ) -> None:
     """Stage 1: an LLM learns that captions of one photograph mean the same.
 
-    Start it with torchrun for several GPUs.
+    For several GPUs start it as torchrun --nproc-per-node 8 -m llm2clip_search train captions ...
 
     [dim]llm2clip-search train captions nano --data ./data --out ./llm[/dim]
     """
@@ -35,7 +36,7 @@ def train_captions(
 
         print_estimate(estimate_captions(chosen, measure_speed(pick_device(device), bf16=chosen.captions.bf16)))
         return
-    ranks = distributed.join(device)
+    ranks = distributed.join(device, sharding)
     with TrainingProgress() as report:
         figures = stages.train_captions(chosen.captions, chosen.data, root=data, out=out, ranks=ranks, report=report)
     if ranks.leads:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.options import DataFolder, Device, DryRun, RecipeName
+from llm2clip_search.cli.options import DataFolder, Device, DryRun, RecipeName, ShardingName
 
 
 def train_clip(
@@ -18,11 +18,12 @@ def train_clip(
     ),
     out: Annotated[Path, typer.Option(help="Model folder to write; a run that was cut off goes on.")] = Path("model"),
     device: Device = "auto",
+    sharding: ShardingName = "replicate",
     dry_run: DryRun = False,
 ) -> None:
     """Stage 2: a vision tower and an adaptor learn from images and stored caption embeddings.
 
-    Start it with torchrun for several GPUs.
+    For several GPUs start it as torchrun --nproc-per-node 8 -m llm2clip_search train clip ...
 
     [dim]llm2clip-search train clip nano --data ./data --llm ./llm --captions ./captions --out ./my-nano[/dim]
     """
@@ -39,7 +40,7 @@ def train_clip(
         print_estimate(estimate_embed(chosen, measure_speed(where, bf16=False)))
         print_estimate(estimate_clip(chosen, measure_speed(where, bf16=chosen.clip.bf16)))
         return
-    ranks = distributed.join(device)
+    ranks = distributed.join(device, sharding)
     with TrainingProgress() as report:
         figures = stages.train_clip(
             chosen.clip, chosen.data, root=data, llm=llm, store=captions, out=out, ranks=ranks, report=report

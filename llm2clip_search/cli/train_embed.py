@@ -1,7 +1,7 @@
 """``llm2clip-search train embed``: every caption through the LLM once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +14,9 @@ def train_embed(
     data: DataFolder = Path(),
     llm: Annotated[Path, typer.Option(help="Folder that train captions wrote.")] = Path("llm"),
     out: Annotated[Path, typer.Option(help="Caption store to write, or to complete.")] = Path("captions"),
+    dtype: Annotated[
+        Literal["float16", "float32"], typer.Option(help="Of the stored numbers; float32 takes twice the room.")
+    ] = "float16",
     device: Device = "auto",
 ) -> None:
     """Between the stages: embed every caption once, in half precision, so that stage 2 never runs the LLM.
@@ -29,6 +32,13 @@ def train_embed(
     chosen = find_recipe(recipe)
     with TrainingProgress() as report:
         done, rows = stages.train_embed(
-            chosen.clip, chosen.data, root=data, llm=llm, out=out, device=pick_device(device), report=report
+            chosen.clip,
+            chosen.data,
+            root=data,
+            llm=llm,
+            out=out,
+            device=pick_device(device),
+            dtype=dtype,
+            report=report,
         )
     console.say(f"{done:,} captions embedded, {rows:,} in {out}.")

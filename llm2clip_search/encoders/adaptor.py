@@ -27,6 +27,7 @@ class Adaptor(nn.Module):
 
     def __init__(self, hidden: int, dim: int, config: AdaptorConfig, *, dropout: float = 0.0) -> None:
         super().__init__()
+        self.normalises = config.normalises
         inner = config.expansion * hidden
         self.blocks = nn.ModuleList(ResidualBlock(hidden, inner, dropout) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(hidden)
@@ -35,7 +36,8 @@ class Adaptor(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pooled states float ``[n, hidden]`` to float ``[n, dim]``, not yet normalised."""
-        x = F.normalize(x, dim=-1)
+        if self.normalises:
+            x = F.normalize(x, dim=-1)
         for block in self.blocks:
             x = block(x)
         projected: torch.Tensor = self.projection(self.dropout(self.norm(x)))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from llm2clip_search.errors import ModelError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,8 @@ class AdaptorConfig:
     """Residual blocks of LayerNorm - Linear - GELU - Linear."""
     expansion: int = 2
     """Width of a block's inner layer, in multiples of the LLM's hidden size."""
+    normalises: bool = True
+    """Whether the input is L2-normalised first, as in every published variant but SigLIP 2's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,24 +101,33 @@ class Dev:
     language decides."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClipData:
+    """What is trained on, and what by."""
+
+    files: ImageFiles
+    joined: Joined
+    captions: pa.Table
+    """See `captions.SCHEMA`; the table that ``joined`` counts the rows of."""
+    store: CaptionStore
+    dev: Dev | None
+
+
 class ClipTask:
     """What one step of stage 2 computes; see `loop.Task`."""
 
     def __init__(
         self,
         recipe: ClipRecipe,
+        data: ClipData,
         *,
-        files: ImageFiles,
-        joined: Joined,
-        captions: pa.Table,
-        store: CaptionStore,
-        dev: Dev | None,
         ranks: Ranks,
         scratch: Path,
         report: Report,
     ) -> None:
         """``scratch`` is a folder for what may be computed once and is of no use afterwards."""
-        self.recipe, self.store, self.dev, self.ranks = recipe, store, dev, ranks
+        joined, captions, store = data.joined, data.captions, data.store
+        self.recipe, self.store, self.dev, self.ranks = recipe, store, data.dev, ranks
         self.data = ImageCaptions(
             joined,
             captions,
@@ -140,7 +149,7 @@ class ClipTask:
         place(tower.backbone, blocks_of(tower.backbone), ranks)
         self.vision_groups = trained_groups(tower.backbone, recipe.vision)
         pixels = ImagePixels(
-            files, model.vision.preprocess, recipe.augmentation, captions["caption"].to_pylist(), recipe.loop.seed
+            data.files, model.vision.preprocess, recipe.augmentation, captions["caption"].to_pylist(), recipe.loop.seed
         )
         self.vision = VisionFeatures(tower, joined, pixels, micro_batch=recipe.micro_batch, bf16=recipe.bf16)
         if original is not None:

@@ -17,15 +17,11 @@ import torch
 
 from llm2clip_search.errors import Llm2ClipError, ModelError
 from llm2clip_search.training import stages
-from llm2clip_search.training.caption_store import CaptionStore
-from llm2clip_search.training.captions import held_out_photos, read_captions
+from llm2clip_search.training.captions import read_captions
 from llm2clip_search.training.clip import ClipTask
 from llm2clip_search.training.distributed import Ranks
-from llm2clip_search.training.image_captions import join
-from llm2clip_search.training.image_files import ImageFiles
 from llm2clip_search.training.joint import JointTask, joint_recipe
-from llm2clip_search.training.keeping import stored_clip
-from llm2clip_search.training.llm_folder import clip_identity, read_llm
+from llm2clip_search.training.llm_folder import read_llm
 from llm2clip_search.training.loop import Report, run_loop
 from llm2clip_search.training.recipe import Recipe
 
@@ -175,31 +171,21 @@ def _measure(job: _Job, scratch: Path, report: Report) -> Measured:
 
 def _task(job: _Job, scratch: Path, report: Report) -> ClipTask:
     """Stage 2 as `stages.train_clip` sets it up, or the baseline with the same data."""
-    folder, store, data = read_llm(job.llm), CaptionStore(job.store), job.recipe.data
-    clip = stored_clip(job.recipe.clip.model, job.recipe.clip.keep)
-    store.demand(folder.fingerprint, job.llm, clip=clip_identity(clip))
-    captions, _ = stages.stage2_captions(data, job.root)
-    files = ImageFiles(job.root, data.images)
-    photos = held_out_photos(job.root, data.held_out)
-    inputs: dict[str, Any] = {
-        "files": files,
-        "captions": captions,
-        "joined": join(files, captions, max_missing=job.recipe.clip.max_missing, held_out_photos=photos),
-        "store": store,
-        "dev": stages._dev(data, job.root, store),
-        "ranks": Ranks(device=job.device),
-        "scratch": scratch,
-        "report": report,
-    }
+    folder = read_llm(job.llm)
+    data = job.recipe.data
+    read, _ = stages.read_clip_data(job.recipe.clip, data, root=job.root, llm=folder, store=job.store)
+    ranks = Ranks(device=job.device)
     if job.method == "stage 2":
         # Steps that only distil cost less than those that are compared.
-        return ClipTask(replace(job.recipe.clip, keep=None), **inputs)
+        return ClipTask(replace(job.recipe.clip, keep=None), read, ranks=ranks, scratch=scratch, report=report)
     texts: dict[str, list[str]] = {}
     if data.dev is not None:
         table, _ = read_captions(job.root, [data.dev])
         for lang, text in zip(table["lang"].to_pylist(), table["caption"].to_pylist(), strict=True):
             texts.setdefault(lang, []).append(text)
-    return JointTask(joint_recipe(job.recipe), llm=folder, dev_texts=texts, **inputs)
+    return JointTask(
+        joint_recipe(job.recipe), read, llm=folder, dev_texts=texts, ranks=ranks, scratch=scratch, report=report
+    )
 
 
 def _peak_bytes(device: str) -> int:

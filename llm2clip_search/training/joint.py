@@ -6,19 +6,18 @@ No caption store can serve it: each step embeds its captions anew and carries gr
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.training.caption_llm import autocast
-from llm2clip_search.training.clip import ClipRecipe, ClipTask
+from llm2clip_search.training.clip import ClipData, ClipRecipe, ClipTask
 from llm2clip_search.training.distributed import Ranks
 from llm2clip_search.training.gradcache import backward_in_parts, by_length
 from llm2clip_search.training.llm_folder import LLMFolder
-from llm2clip_search.training.loop import Group
+from llm2clip_search.training.loop import Group, Report
 from llm2clip_search.training.lora import LoraRecipe, add_lora
 from llm2clip_search.training.losses import demand_negatives
 from llm2clip_search.training.recipe import Recipe
@@ -64,17 +63,18 @@ class JointTask(ClipTask):
     def __init__(
         self,
         recipe: JointRecipe,
+        data: ClipData,
         *,
         llm: LLMFolder,
         dev_texts: Mapping[str, Sequence[str]],
-        captions: pa.Table,
         ranks: Ranks,
-        **rest: Any,
+        scratch: Path,
+        report: Report,
     ) -> None:
-        """``dev_texts`` are dev's captions by language, in the order of ``dev``; the rest is `ClipTask`'s."""
-        super().__init__(recipe.clip, captions=captions, ranks=ranks, **rest)
+        """``dev_texts`` are dev's captions by language, in the order of ``data.dev``."""
+        super().__init__(recipe.clip, data, ranks=ranks, scratch=scratch, report=report)
         self.joint, self.dev_texts = recipe, dev_texts
-        self.texts: list[str] = captions["caption"].to_pylist()
+        self.texts: list[str] = data.captions["caption"].to_pylist()
         embedder = llm.embedder(ranks.device)
         assert isinstance(embedder.states, CaptionLLM), "only the LLM is asked for"
         self.llm, self.tokenize = embedder.states, embedder.tokenize

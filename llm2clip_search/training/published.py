@@ -156,7 +156,12 @@ def _recipe(llm: str, tower: str, corpus: str) -> Recipe:
                         std=chosen.std,
                     ),
                 ),
-                text=TextConfig(library="llm", weights=_LLMS[llm], max_tokens=512, adaptor=AdaptorConfig(blocks=4)),
+                text=TextConfig(
+                    library="llm",
+                    weights=_LLMS[llm],
+                    max_tokens=512,
+                    adaptor=AdaptorConfig(blocks=4, normalises=chosen.loss == "clip"),
+                ),
                 licence="Llama 3 Community License (LLM); terms of the vision tower's and the data's authors",
                 training_data=data.terms,
             ),

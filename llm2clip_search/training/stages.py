@@ -12,7 +12,7 @@ import pyarrow as pa
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.caption_llm import CaptionLLMRecipe, CaptionLLMTask
-from llm2clip_search.training.caption_store import CaptionStore, embed_captions
+from llm2clip_search.training.caption_store import CaptionStore, Precision, embed_captions
 from llm2clip_search.training.captions import (
     CaptionSource,
     HeldOut,
@@ -21,12 +21,12 @@ from llm2clip_search.training.captions import (
     read_captions,
     without_photos,
 )
-from llm2clip_search.training.clip import ClipRecipe, ClipTask, Dev
+from llm2clip_search.training.clip import ClipData, ClipRecipe, ClipTask, Dev
 from llm2clip_search.training.distributed import Ranks
 from llm2clip_search.training.image_captions import join
 from llm2clip_search.training.image_files import ImageFiles
 from llm2clip_search.training.keeping import stored_clip
-from llm2clip_search.training.llm_folder import clip_identity, read_llm, write_llm
+from llm2clip_search.training.llm_folder import LLMFolder, clip_identity, read_llm, write_llm
 from llm2clip_search.training.long_captions import LongCaptions, with_long_captions
 from llm2clip_search.training.loop import Report, digest, run_loop
 from llm2clip_search.training.metrics_log import read_metrics
@@ -94,7 +94,15 @@ def train_captions(
 
 
 def train_embed(
-    recipe: ClipRecipe, data: DataRecipe, *, root: Path, llm: Path, out: Path, device: str, report: Report
+    recipe: ClipRecipe,
+    data: DataRecipe,
+    *,
+    root: Path,
+    llm: Path,
+    out: Path,
+    device: str,
+    dtype: Precision = "float16",
+    report: Report,
 ) -> tuple[int, int]:
     """Between the stages: every caption of stage 2 and of dev through the LLM once, and through the CLIP text
     tower that the recipe fuses with it or learns from.
@@ -121,6 +129,7 @@ def train_embed(
         width=embed.width,
         clip=clip_identity(clip),
         clip_width=embed.clip_width,
+        dtype=dtype,
         report=lambda done, total: report("captions", done, total, {}),
     )
     return done, len(CaptionStore(out))
@@ -146,35 +155,13 @@ def train_clip(
     """
     out.mkdir(parents=True, exist_ok=True)
     folder = read_llm(llm)
-    opened = CaptionStore(store)
-    opened.demand(folder.fingerprint, llm, clip=clip_identity(stored_clip(recipe.model, recipe.keep)))
-    captions, counts = stage2_captions(data, root)
-    files = ImageFiles(root, data.images)
-    dev = _dev(data, root, opened)
-    leaks = frozenset(dev.files.content_hashes().values()) if dev is not None else frozenset()
-    joined = join(
-        files,
-        captions,
-        max_missing=recipe.max_missing,
-        held_out_hashes=leaks,
-        held_out_photos=_held_out(data, root),
-    )
-    counts |= joined.counts
-    report("data", 0, 0, counts)
     text = replace(folder.text, adaptor=recipe.model.text.adaptor, clip=recipe.model.text.clip)
     recipe = replace(recipe, model=replace(recipe.model, text=text))
-    task = ClipTask(
-        recipe,
-        files=files,
-        joined=joined,
-        captions=captions,
-        store=opened,
-        dev=dev,
-        ranks=ranks,
-        scratch=out,
-        report=report,
-    )
-    inputs = digest([asdict(recipe), folder.fingerprint, opened.info.clip, _content(captions), joined.image_ids])
+    read, counts = read_clip_data(recipe, data, root=root, llm=folder, store=store)
+    report("data", 0, 0, counts)
+    task = ClipTask(recipe, read, ranks=ranks, scratch=out, report=report)
+    content = [_content(read.captions), read.joined.image_ids]
+    inputs = digest([asdict(recipe), folder.fingerprint, read.store.info.clip, content])
     figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, report=report)
     tensors, similarities = folder.tensors() | task.tensors(), task.similarities()
     if ranks.leads:
@@ -188,6 +175,30 @@ def train_clip(
         (out / "config.json").write_text(json.dumps(recipe.model.to_dict(), indent=1) + "\n", encoding="utf-8")
         write_run(out, "clip", asdict(recipe), asdict(data), counts, figures)
     return figures
+
+
+def read_clip_data(
+    recipe: ClipRecipe, data: DataRecipe, *, root: Path, llm: LLMFolder, store: Path
+) -> tuple[ClipData, dict[str, int]]:
+    """Everything that stage 2 is given, checked, and what was counted.
+
+    Raises:
+        CorpusError: images or captions that are not there, or do not belong together.
+        StoreError: a store of another LLM, or without some of dev's captions.
+    """
+    opened = CaptionStore(store)
+    opened.demand(llm.fingerprint, llm.folder, clip=clip_identity(stored_clip(recipe.model, recipe.keep)))
+    captions, counts = stage2_captions(data, root)
+    files = ImageFiles(root, data.images)
+    dev = _dev(data, root, opened)
+    joined = join(
+        files,
+        captions,
+        max_missing=recipe.max_missing,
+        held_out_hashes=frozenset(dev.files.content_hashes().values()) if dev is not None else frozenset(),
+        held_out_photos=_held_out(data, root),
+    )
+    return ClipData(files=files, joined=joined, captions=captions, store=opened, dev=dev), counts | joined.counts
 
 
 def stage2_captions(data: DataRecipe, root: Path) -> tuple[pa.Table, dict[str, int]]:

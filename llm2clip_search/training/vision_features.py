@@ -62,7 +62,7 @@ class VisionFeatures:
 
     def _write_views(self, views: int, path: Path, report: Report) -> None:
         ids, groups = self.joined.image_ids, self.joined.groups
-        out: np.ndarray | None = None
+        out: np.memmap | None = None
         for start in range(0, len(ids) * views, self.micro_batch):
             flat = np.arange(start, min(start + self.micro_batch, len(ids) * views))
             images, numbers = np.divmod(flat, views)

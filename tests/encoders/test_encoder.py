@@ -128,7 +128,7 @@ def test_folders_that_are_no_models(tmp_path: Path) -> None:
     good = json.loads((folder / "config.json").read_text())
     for damage, message in (
         ("{", "not valid JSON"),
-        ({**good, "schema_version": 9}, "schema version 9; this version reads 1"),
+        ({**good, "schema_version": 9}, "schema version 9; this version reads 2"),
         ({**good, "surprise": 1}, "surprise"),
         ({key: value for key, value in good.items() if key != "text"}, "'text'"),
         ({**good, "vision": {**good["vision"], "flavour": 1}}, "flavour"),

@@ -206,7 +206,7 @@ def test_two_ranks_learn_what_one_does_with_the_whole_batch(
     modes: tuple[Sharding, ...] = ("replicate", "shard")
     for stage in ("captions", "clip"):
         for name, chosen in (("plain", plain), ("cached", cached)):
-            common = {"stage": stage, "recipe": chosen, "root": root, "made": made}
+            common: dict[str, Any] = {"stage": stage, "recipe": chosen, "root": root, "made": made}
             run(out=tmp_path / f"{stage}-{name}-one", **common)
             # Views that are kept need a tower in one piece.
             runs += [
