@@ -8,7 +8,7 @@ import csv
 import gzip
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,20 @@ class Captions:
         if missing := set(self.image_ids) - place.keys():
             raise CorpusError(f"{len(missing)} images have captions but are in no shard, such as {min(missing)}.")
         return np.array([place[image] for image in self.image_ids], dtype=np.int64)
+
+    def joined(self, parts: int) -> "Captions":
+        """One long caption an image: its first ``parts`` captions; images with fewer than two are left out."""
+        of_image: dict[str, list[str]] = {}
+        for text, image in zip(self.texts, self.image_ids, strict=True):
+            of_image.setdefault(image, []).append(text)
+        long = {image: join_sentences(texts[:parts]) for image, texts in of_image.items() if len(texts) > 1}
+        return Captions(texts=list(long.values()), image_ids=list(long))
+
+
+def join_sentences(texts: Sequence[str]) -> str:
+    """Captions as one text, each with a stop at its end."""
+    stops = ".!?\u3002\uff01\uff1f"  # the last three are Chinese
+    return " ".join(text if text[-1] in stops else f"{text}." for text in texts)
 
 
 def read_captions(root: Path, *, split: str, lang: str) -> Captions:

@@ -33,14 +33,18 @@ class RetrievalResult:
 
 
 def flickr8k_retrieval(
-    encoder: Encoder, root: Path, *, split: str, langs: Sequence[str], batch_size: int = 32
+    encoder: Encoder, root: Path, *, split: str, langs: Sequence[str], joined: int = 0, batch_size: int = 32
 ) -> Iterator[RetrievalResult]:
     """Recall@1, 5 and 10 both ways, one result a language; images are embedded once.
+
+    With ``joined`` an image has one long caption, made of this many of its own (see `Captions.joined`).
 
     Raises:
         CorpusError: shards or captions that are not there.
     """
     captions = {lang: read_captions(root, split=split, lang=lang) for lang in langs}
+    if joined:
+        captions = {lang: found.joined(joined) for lang, found in captions.items()}
     names: list[str] = []
 
     def pictures() -> Iterator[Image.Image]:
@@ -53,7 +57,7 @@ def flickr8k_retrieval(
         started = time.perf_counter()
         vectors = encoder.encode_texts(found.texts)
         yield RetrievalResult(
-            dataset=f"flickr8k/{split}",
+            dataset=f"flickr8k/{split}" + (f", {joined} captions joined" if joined else ""),
             model=encoder.name,
             fingerprint=encoder.fingerprint,
             language=lang,

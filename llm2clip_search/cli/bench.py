@@ -23,6 +23,9 @@ def retrieval(
     model: Annotated[str, typer.Option(help="As for query.")] = "nano",
     split: Annotated[str, typer.Option(help="dev or test.")] = "dev",
     langs: Annotated[str, typer.Option(help="Languages, with commas.")] = "en",
+    joined: Annotated[
+        int, typer.Option(min=0, help="Ask one long caption an image, made of this many of its own; 0: each by itself.")
+    ] = 0,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object a language.")] = False,
@@ -40,7 +43,7 @@ def retrieval(
     if dataset != "flickr8k":
         raise CorpusError(f"There is no data set {dataset!r}; there is: flickr8k.")
     encoder = load_encoder(model, runtime=runtime, device=device)
-    results = flickr8k_retrieval(encoder, root, split=split, langs=tuple(langs.split(",")))
+    results = flickr8k_retrieval(encoder, root, split=split, langs=tuple(langs.split(",")), joined=joined)
     if json_output:
         for result in results:
             print(json.dumps(result.to_dict()), flush=True)

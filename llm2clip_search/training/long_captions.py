@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from llm2clip_search.benchmarks.flickr8k import join_sentences
 from llm2clip_search.training.captions import SCHEMA, caption_id
 from llm2clip_search.training.seeds import generator
 
@@ -35,7 +36,7 @@ def with_long_captions(captions: pa.Table, config: LongCaptions) -> pa.Table:
         for parts in config.parts:
             chosen = draw.permutation(members)[:parts]
             rows.append(members[0])
-            made.append(" ".join(_sentence(texts[row]) for row in chosen))
+            made.append(join_sentences([texts[row] for row in chosen]))
     long = captions.take(pa.array(rows, type=pa.int64()))
     changed = {
         "caption": pa.array(made, type=pa.string()),
@@ -44,8 +45,3 @@ def with_long_captions(captions: pa.Table, config: LongCaptions) -> pa.Table:
     }
     columns = [changed.get(name, long[name]) for name in SCHEMA.names]
     return pa.concat_tables([captions, pa.table(columns, schema=SCHEMA)])
-
-
-def _sentence(text: str) -> str:
-    """With a full stop, so that the next caption begins a new one."""
-    return text if text[-1] in ".!?\u3002\uff01\uff1f" else f"{text}."

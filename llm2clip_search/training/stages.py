@@ -21,6 +21,7 @@ from llm2clip_search.training.captions import (
     read_captions,
     without_photos,
 )
+from llm2clip_search.training.card import write_card
 from llm2clip_search.training.clip import ClipData, ClipRecipe, ClipTask, Dev
 from llm2clip_search.training.distributed import Ranks
 from llm2clip_search.training.image_captions import join
@@ -173,6 +174,7 @@ def train_clip(
             views.unlink()
         shutil.copyfile(llm / "tokenizer.json", out / "tokenizer.json")
         (out / "config.json").write_text(json.dumps(recipe.model.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_card(out, recipe, counts=counts, figures=figures)
         write_run(out, "clip", asdict(recipe), asdict(data), counts, figures)
     return figures
 

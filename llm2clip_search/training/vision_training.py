@@ -17,7 +17,7 @@ from llm2clip_search.training.loop import Group
 from llm2clip_search.training.lora import LoraRecipe, add_lora, merged_lora
 from llm2clip_search.training.sharding import is_sharded, whole
 
-_BLOCK = re.compile(r"(?:^|\.)(blocks|resblocks|layers|stages)\.(\d+)\.")
+_BLOCK = re.compile(r"(?:^|\.)(?:(?:blocks|resblocks|layers|stages)\.|layer)(\d+)\.")
 _BEHIND = re.compile(
     r"(^|\.)(conv_head|bn2|norm|fc_norm|ln_post|post_layernorm|attn_pool|head|proj|visual_projection)\b"
 )
@@ -49,8 +49,8 @@ def depth_of(name: str) -> float:
     (11.0, -1.0, inf)
     """
     if match := _BLOCK.search(name):
-        return float(match[2])
-    return float("inf") if _BEHIND.search(name) else -1.0
+        return float(match[1])
+    return float("inf") if _BEHIND.search(name) and "embed" not in name else -1.0
 
 
 def mark_trained(backbone: nn.Module, training: VisionTraining, seed: int) -> None:
@@ -157,7 +157,7 @@ def split(backbone: nn.Module, sample: torch.Tensor) -> tuple[FrozenStart, nn.Mo
         with torch.no_grad():
             if torch.allclose(rest(start(sample)), backbone(sample), rtol=1e-4, atol=1e-4):
                 return start, rest
-    except (RuntimeError, AttributeError, TypeError):
+    except (RuntimeError, AttributeError, TypeError, ValueError, IndexError):
         pass  # position embeddings or class tokens lie between the modules
     return None
 

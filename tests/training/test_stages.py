@@ -23,7 +23,7 @@ from llm2clip_search.training.loop import Report
 from llm2clip_search.training.metrics_log import read_metrics
 from llm2clip_search.training.vision_training import VisionTraining
 from tests.training.corpus import jpeg, write_csv, write_tar
-from tests.training.tiny import TinyTowers, save_towers, shrink, write_flickr8k
+from tests.training.tiny import LANGS, TinyTowers, save_towers, shrink, write_flickr8k
 from tests.training.toy import free_port, start
 
 Stage = Literal["captions", "clip"]
@@ -121,6 +121,22 @@ def test_what_a_run_leaves_can_be_looked_at(made: Path) -> None:
         for name in ("training.png", "similarity.png", "run.json", "metrics.jsonl", "tokenizer.json"):
             assert (made / stage / name).stat().st_size > 0, name
         assert list((made / stage).glob("events.*"))
+
+
+def test_the_card_tells_what_the_model_is_and_how_good(recipe: Recipe, root: Path, made: Path) -> None:
+    figures = run("clip", recipe, root, made, made / "model")
+    card = (made / "model" / "README.md").read_text(encoding="utf-8")
+    for part in (
+        "# nano",
+        "test_efficientnet at 64x64",
+        "last 2 blocks trained",
+        "8 steps of 4 images",
+        "seed 0",
+        "CC BY-NC",
+    ):
+        assert part in card
+    assert f"| en | {100 * figures['en/image_retrieval_recall@1']:.1f} / " in card
+    assert card.count("\n| ") == 4 + 1 + len(LANGS)
 
 
 def train_and_die(stage: Stage, recipe: Recipe, root: Path, made: Path, out: Path, step: int) -> None:
@@ -241,6 +257,7 @@ def test_twenty_golden_steps(stage: Stage, recipe: Recipe, root: Path, made: Pat
     run(stage, longer, root, made, tmp_path)
     found = losses(tmp_path)
     assert len(found) == 20
+    print([found[step - 1] for step in (1, 5, 10, 15, 20)])
     assert [found[step - 1] for step in (1, 5, 10, 15, 20)] == pytest.approx(GOLDEN[stage], rel=1e-3)
 
 

@@ -1,0 +1,98 @@
+"""The model card that stage 2 leaves in its folder: ``README.md`` beside ``config.json``."""
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+from llm2clip_search.encoders.config import ModelConfig, TextConfig, VisionConfig
+from llm2clip_search.training.clip import ClipRecipe
+from llm2clip_search.training.metrics_log import read_metrics
+
+RECALLS = tuple(f"{way}_recall@{k}" for way in ("image_retrieval", "text_retrieval") for k in (1, 5, 10))
+
+
+def write_card(out: Path, recipe: ClipRecipe, *, counts: Mapping[str, int], figures: Mapping[str, float]) -> None:
+    """Say what the model is, what made it and how good it is, as far as the run knows.
+
+    Args:
+        out: the model folder, which holds the run's ``metrics.jsonl``.
+        counts: what was found in the data.
+        figures: of the kept checkpoint, as `ClipTask.evaluate` gives them; empty without a dev split.
+    """
+    model, loop = recipe.model, recipe.loop
+    seconds = sum(line.get("seconds", 0.0) for line in read_metrics(out / "metrics.jsonl"))
+    data = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    epochs = loop.steps * recipe.batch_size / max(1, counts.get("images", 0))
+    lines = [
+        f"# {model.name}",
+        "",
+        "| part | what | weights |",
+        "|---|---|---|",
+        f"| vision tower | {_vision(model.vision)} | `{_source(model.vision.weights)}`, {_moved(recipe)} |",
+        f"| LLM | {_llm(model.text)} | `{_source(model.text.weights)}`, low-rank updates here |",
+        f"| adaptor | {_adaptor(model)} | here |",
+        "",
+        f"Licence: {model.licence}.",
+        "",
+        "## Training",
+        "",
+        f"{loop.steps:,} steps of {recipe.batch_size:,} images ({epochs:.1f} epochs),"
+        f" captions an image: {recipe.captions_per_image}, {recipe.loss} loss, AdamW,"
+        f" learning rate {loop.learning_rate:g}, seed {loop.seed};"
+        f" {seconds / 60:.0f} minutes of steps on {_machine()}.",
+        "",
+        f"Data: {data}.",
+        "",
+        *(f"- {line}." for line in model.training_data),
+    ]
+    if figures:
+        lines += [
+            "",
+            "## Measured on dev",
+            "",
+            "| captions | image_retrieval R@1 / 5 / 10 | text_retrieval R@1 / 5 / 10 |",
+        ]
+        lines += ["|---|---|---|", *_table(figures)]
+    (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _vision(vision: VisionConfig) -> str:
+    size = vision.preprocess
+    return f"{vision.architecture or vision.library} at {size.width}x{size.height}"
+
+
+def _llm(text: TextConfig) -> str:
+    blocks = "last block" if text.hidden_layers == (-1,) else f"block {', '.join(map(str, text.hidden_layers))}"
+    return f"{text.attention}, {text.pooling} of states after {blocks}, {text.max_tokens} tokens"
+
+
+def _adaptor(model: ModelConfig) -> str:
+    adaptor = model.text.adaptor
+    assert adaptor is not None, "stage 2 trains one"
+    return f"{adaptor.blocks} residual blocks, linear to {model.dim}"
+
+
+def _source(weights: str | None) -> str:
+    return (weights or "here").partition("#")[0]
+
+
+def _moved(recipe: ClipRecipe) -> str:
+    mode = recipe.vision.mode
+    return {"frozen": "frozen", "last": f"last {recipe.vision.blocks} blocks trained"}.get(mode, f"trained ({mode})")
+
+
+def _machine() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} {torch.cuda.get_device_name()}"
+    return f"{torch.get_num_threads()} CPU thread(s), {platform.machine()}"
+
+
+def _table(figures: Mapping[str, float]) -> list[str]:
+    """A row a language, percent."""
+    rows = []
+    for lang in dict.fromkeys(name.partition("/")[0] for name in figures):
+        cells = [f"{100 * figures[f'{lang}/{name}']:.1f}" for name in RECALLS]
+        rows.append(f"| {lang} | {' / '.join(cells[:3])} | {' / '.join(cells[3:])} |")
+    return rows
