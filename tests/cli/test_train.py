@@ -1,0 +1,72 @@
+"""The training commands as a newcomer types them: what is missing is told in a sentence, with the way out."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunCli
+from tests.training.tiny import write_flickr8k
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["captions", "mega"], "There is no recipe 'mega'; 'llm2clip-search train recipes' lists"),
+        (["captions", "nano"], "captions.csv.gz does not exist; --data names the folder"),
+        (["embed", "nano"], "llm is no caption-tuned LLM: it has no llm.json; train captions makes one"),
+        (["clip", "nano"], "llm is no caption-tuned LLM"),
+        (["captions", "nano", "--sharding", "scatter"], "'scatter' is not one of 'replicate', 'shard'"),
+        (["embed", "nano", "--dtype", "float8"], "'float8' is not one of 'float16', 'float32'"),
+    ],
+)
+def test_what_is_missing_is_told(arguments: list[str], told: str, run_cli: RunCli) -> None:
+    done = run_cli("train", *arguments)
+    assert done.returncode in (1, 2)
+    assert told in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_help_shows_the_stages_in_order(run_cli: RunCli) -> None:
+    shown = run_cli("train", "--help").stdout
+    places = [shown.index(f" {stage} ") for stage in ("captions", "embed", "clip", "recipes")]
+    assert places == sorted(places)
+
+
+def test_captions_without_an_llm_are_an_error_not_a_crash(run_cli: RunCli, tmp_path: Path) -> None:
+    write_flickr8k(tmp_path / "data")
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "llm" / "llm.json").write_text("{")
+    done = run_cli("train", "embed", "nano", "--data", "data")
+    assert done.returncode == 1
+    assert "llm.json does not describe a caption-tuned LLM" in done.stderr
+
+
+def test_bench_captions_names_what_it_knows(run_cli: RunCli, tmp_path: Path) -> None:
+    done = run_cli("bench", "captions", "coco", "--root", tmp_path)
+    assert done.returncode == 1
+    assert "There is no data set 'coco'" in done.stderr
+
+
+def test_a_dry_run_reads_in_a_terminal() -> None:
+    """Eighty columns, as most terminals have; every line fits."""
+    leader, follower = pty.openpty()
+    code = "from llm2clip_search.cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "captions", "nano", "--dry-run"],
+        stdout=follower,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "80", "TERM": "dumb"},
+        timeout=300,
+        check=False,
+    )
+    os.close(follower)
+    shown = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert done.returncode == 0, done.stderr
+    assert "trained" in shown
+    assert max(map(len, shown.splitlines())) <= 80
