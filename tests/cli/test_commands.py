@@ -125,7 +125,7 @@ def test_info_and_models(indexed: Path, run_cli: RunCli, tiny_model: Path) -> No
         (["query", "dog", "--model", "OTHER"], "was made by dir:"),
         (["query", "dog", "--index", "nowhere"], "holds no index"),
         (["bench", "retrieval", "mnist", "--root", "."], "There is no data set 'mnist'"),
-        (["train", "heads", "giant"], "There is no recipe 'giant'"),
+        (["train", "clip", "giant"], "There is no recipe 'giant'"),
     ],
 )
 def test_bad_input_is_one_sentence(
