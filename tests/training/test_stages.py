@@ -243,7 +243,7 @@ def test_two_ranks_learn_what_one_does_with_the_whole_batch(
 
 GOLDEN: dict[Stage, list[float]] = {
     "captions": [0.449695, 0.839759, 0.0352578, 0.000993564, 0.0300133],
-    "clip": [1.3793, 1.4563, 1.19408, 0.754946, 1.21692],
+    "clip": [1.37942, 1.42271, 1.14279, 0.716387, 1.19062],
 }
 """Losses of steps 1, 5, 10, 15 and 20."""
 
