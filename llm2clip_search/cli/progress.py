@@ -7,6 +7,7 @@ from types import TracebackType
 from rich.progress import BarColumn, Progress, TextColumn
 
 from llm2clip_search.cli import console
+from llm2clip_search.training.metrics_log import headlines
 
 SILENCE_S = 30.0
 """Seconds between two lines where no terminal shows a bar."""
@@ -46,7 +47,7 @@ class TrainingProgress:
         if not total:
             console.say(f"{what}: {_shown(figures)}")
         elif what == "evaluated":
-            console.say(f"{what} {done:,} of {total:,}: {_shown(figures)}")
+            console.say(f"{what} {done:,} of {total:,}: {_shown({n: figures[n] for n in headlines(figures)})}")
         else:
             self._advance(what, done, total, figures)
 

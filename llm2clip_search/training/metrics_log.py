@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +69,14 @@ def _tensorboard(out: Path, resume_at: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(out), purge_step=resume_at + 1)
+
+
+def headlines(names: Iterable[str]) -> list[str]:
+    """Of figures named ``group/kind``, such as a language's recall: the first group's, and its first kind in all.
+
+    >>> headlines(["en/mean", "en/recall@1", "de/mean", "de/recall@1"])
+    ['en/mean', 'en/recall@1', 'de/mean']
+    """
+    named = list(names)
+    group, slash, kind = named[0].rpartition("/") if named else ("", "", "")
+    return [name for name in named if not slash or name.startswith(f"{group}/") or name.endswith(f"/{kind}")]

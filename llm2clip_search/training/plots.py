@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from llm2clip_search.training.metrics_log import read_metrics
+from llm2clip_search.training.metrics_log import headlines, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ def _curves(lines: list[dict[str, Any]]) -> "Figure":
     from matplotlib.ticker import MaxNLocator
 
     names = dict.fromkeys(n for line in lines for n, v in line.items() if n.startswith("dev/") and v is not None)
-    dev = {name.removeprefix("dev/"): _series(lines, name) for name in names}
+    dev = {name: _series(lines, f"dev/{name}") for name in headlines(name.removeprefix("dev/") for name in names)}
     heights = [PANEL, PANEL / 2] + ([max(PANEL, LINE * (len(dev) + 1))] if dev else [])
     figure, panels = _panels(heights)
     _loss(panels[0], *_series(lines, "loss"))

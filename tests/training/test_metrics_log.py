@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2clip_search.training.metrics_log import MetricsLog, read_metrics
+from llm2clip_search.training.metrics_log import MetricsLog, headlines, read_metrics
 
 
 @pytest.fixture
@@ -95,3 +95,10 @@ def test_tensorboard_shows_what_the_lines_say(tmp_path: Path) -> None:
     assert {event.step: event.value for event in events.Scalars("loss")} == losses(tmp_path)
     assert len(events.Scalars("loss")) == 6
     killed.close()
+
+
+def test_headlines_are_the_first_group_and_its_first_kind_of_the_others() -> None:
+    names = [f"{lang}/{kind}" for lang in ("en", "de") for kind in ("mean_recall", "image_retrieval_recall@1")]
+    assert headlines(names) == [*names[:2], "de/mean_recall"]
+    assert headlines(["caption_retrieval", "loss"]) == ["caption_retrieval", "loss"]
+    assert headlines([]) == []
