@@ -19,7 +19,7 @@ from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.llm import CaptionLLM, load_llm
 from llm2clip_search.encoders.tokenization import LLMTokenizer
 from llm2clip_search.training.distributed import Ranks
-from llm2clip_search.training.gradcache import backward_in_parts, by_length
+from llm2clip_search.training.gradcache import backward_in_parts, by_length, embed_by_length
 from llm2clip_search.training.loop import Group, LoopRecipe
 from llm2clip_search.training.lora import LoraRecipe, add_lora, lora_tensors
 from llm2clip_search.training.losses import demand_negatives, info_nce
@@ -167,8 +167,8 @@ class CaptionLLMTask:
         assert self.dev is not None, "asked for only where there is a dev split"
         texts, _ = self.dev
         self.llm.eval()
-        parts, inverse = by_length(self.tokenize.count(texts), -(-len(texts) // EVALUATION_BATCH))
-        vectors = torch.cat([self.embed([texts[row] for row in part.tolist()]) for part in parts])[inverse]
+        lengths = self.tokenize.count(texts)
+        vectors = embed_by_length(lengths, EVALUATION_BATCH, lambda rows: self.embed([texts[row] for row in rows]))
         self.llm.train()
         out: np.ndarray = vectors.cpu().numpy()
         return out

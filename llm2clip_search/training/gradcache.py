@@ -40,3 +40,10 @@ def by_length(lengths: Sequence[int], parts: int) -> tuple[list[torch.Tensor], t
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(len(order))
     return list(torch.tensor_split(order, parts)), inverse
+
+
+def embed_by_length(lengths: Sequence[int], size: int, embed: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
+    """What ``embed`` gives of all rows, in their order; it is handed at most ``size`` of them, of similar length."""
+    parts, inverse = by_length(lengths, -(-len(lengths) // size))
+    embedded = torch.cat([embed(part.tolist()) for part in parts])
+    return embedded[inverse.to(embedded.device)]

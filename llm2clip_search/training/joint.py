@@ -15,7 +15,7 @@ from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.training.caption_llm import autocast
 from llm2clip_search.training.clip import ClipData, ClipRecipe, ClipTask
 from llm2clip_search.training.distributed import Ranks
-from llm2clip_search.training.gradcache import backward_in_parts, by_length
+from llm2clip_search.training.gradcache import backward_in_parts, by_length, embed_by_length
 from llm2clip_search.training.llm_folder import LLMFolder
 from llm2clip_search.training.loop import Group, Report
 from llm2clip_search.training.lora import LoraRecipe, add_lora
@@ -124,9 +124,9 @@ class JointTask(ClipTask):
         self.heads.eval()
         self.llm.eval()
         texts = self.dev_texts[lang]
-        parts, inverse = by_length(self.tokenize.count(texts), -(-len(texts) // self.joint.micro_batch))
-        pooled = torch.cat([self._pooled([texts[row] for row in part.tolist()]) for part in parts])
-        vectors: np.ndarray = self.heads.captions(pooled).cpu().numpy()[inverse.numpy()]
+        lengths, size = self.tokenize.count(texts), self.joint.micro_batch
+        pooled = embed_by_length(lengths, size, lambda rows: self._pooled([texts[row] for row in rows]))
+        vectors: np.ndarray = self.heads.captions(pooled).cpu().numpy()
         return vectors, self.dev.captions[lang][1]
 
     def _pooled(self, texts: Sequence[str]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from llm2clip_search.encoders.sources import file_sha256
 from llm2clip_search.encoders.text import FusedStates, load_states
 from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.gradcache import by_length
+from llm2clip_search.training.gradcache import embed_by_length
 
 SCHEMA_VERSION = 1
 EMBED_BATCH = 128
@@ -71,9 +71,9 @@ class CaptionEmbedder:
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """float32 ``[n, width]``."""
-        parts, inverse = by_length(self.tokenize.count(texts), -(-len(texts) // EMBED_BATCH))
-        pooled = [self._pooled([texts[row] for row in part.tolist()]) for part in parts]
-        vectors: np.ndarray = torch.cat(pooled)[inverse.to(self.device)].float().cpu().numpy()
+        lengths = self.tokenize.count(texts)
+        pooled = embed_by_length(lengths, EMBED_BATCH, lambda rows: self._pooled([texts[row] for row in rows]))
+        vectors: np.ndarray = pooled.float().cpu().numpy()
         return vectors
 
     def unit(self, texts: Sequence[str]) -> np.ndarray:
