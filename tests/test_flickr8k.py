@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llm2clip_search import Encoder, SearchIndex, index_folder, load_encoder, open_index
-from llm2clip_search.benchmarks.flickr8k import iter_image_files, read_captions
+from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_captions, read_images
 from tests.conftest import RunCli, photograph
 
 ROOT = Path(os.environ.get("LLM2CLIP_DATA", Path(__file__).parents[2] / "shared" / "data")) / "flickr8k"
@@ -29,8 +29,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The 1,000 dev images as files, in a folder of their own."""
     folder = tmp_path_factory.mktemp("flickr8k") / "images"
     folder.mkdir()
-    for name, data in iter_image_files(ROOT, split="dev"):
-        (folder / name).write_bytes(data)
+    files = read_images(ROOT, split="dev")
+    for name in files:
+        (folder / name).write_bytes(files.read(name))
     return folder
 
 

@@ -12,9 +12,12 @@ Source: clip_benchmark/metrics/zeroshot_retrieval.py, version 1.6.2. Values are
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+KS = (1, 5, 10)
+"""The k of recall@k that papers print."""
 NEVER = np.iinfo(np.int64).max
 """The rank of what is not in the gallery: no k reaches it."""
 
@@ -30,35 +33,94 @@ def ranks_of_best(
     """Rank, from 0, of each query's best-placed relevant gallery item.
 
     A pair is relevant when the two share a group: ``query_of`` int64 ``[q]``, ``gallery_of`` int64 ``[g]``.
-    Equal scores rank by lower gallery index. Queries with nothing relevant get `NEVER`.
+    Equal scores rank by lower gallery index, NaN behind all others. Queries with nothing relevant get `NEVER`.
 
     Args:
         queries: float32 ``[q, dim]``.
         gallery: float32 ``[g, dim]``.
         chunk: queries a matrix product; bounds memory at ``chunk * g`` scores.
     """
-    out = np.empty(len(queries), dtype=np.int64)
+    members = _Members(gallery_of)
+    out = np.full(len(queries), NEVER)
     for start in range(0, len(queries), chunk):
-        rows = slice(start, start + chunk)
-        scores = queries[rows] @ gallery.T
-        relevant = query_of[rows, None] == gallery_of[None, :]
-        best = np.where(relevant, scores, -np.inf)
-        place = best.argmax(axis=1)  # the first of equals, which is the best placed one
-        top = best[np.arange(len(best)), place][:, None]
-        before = (scores > top) | ((scores == top) & (np.arange(len(gallery)) < place[:, None]))
-        out[rows] = np.where(relevant.any(axis=1), before.sum(axis=1), NEVER)
+        scores = _scores(queries[start : start + chunk], gallery)
+        asking, rows, columns = members.of(query_of[start : start + chunk])
+        if not len(asking):
+            continue
+        found = scores[rows, columns]
+        first = np.flatnonzero(np.diff(rows, prepend=-1))
+        top = np.maximum.reduceat(found, first)
+        # Members are in gallery order: the first of a row's equals is the best placed one.
+        best = np.flatnonzero(found == np.repeat(top, np.diff(first, append=len(rows))))
+        place = columns[best[np.flatnonzero(np.diff(rows[best], prepend=-1))]]
+        for row, threshold, column in zip(asking.tolist(), top, place.tolist(), strict=True):
+            line = scores[row]
+            # Row by row: a comparison of one line stays in the cache, and none is as large as the scores.
+            equal_before = np.count_nonzero(line[:column] == threshold)
+            out[start + row] = np.count_nonzero(line > threshold) + equal_before
     return out
 
 
-def retrieval_recalls(
-    images: np.ndarray,
-    captions: np.ndarray,
-    image_of: np.ndarray,
-    *,
-    ks: Sequence[int] = (1, 5, 10),
-    chunk: int = 1024,
-) -> dict[str, float]:
-    """``image_retrieval_recall@k`` and ``text_retrieval_recall@k``, keys as CLIP_benchmark writes them.
+def _scores(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """``[q, g]``. What is not a number, as of a model whose training diverged, is last and not first."""
+    scores: np.ndarray = queries @ gallery.T
+    np.fmax(scores, -np.inf, out=scores)
+    return scores
+
+
+class _Members:
+    """Which gallery rows are of a group, without comparing every query with every row."""
+
+    def __init__(self, gallery_of: np.ndarray) -> None:
+        self._order = np.argsort(gallery_of, kind="stable")
+        self._groups = gallery_of[self._order]
+
+    def of(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int64 each: queries with a member, and of every pair the query and the gallery row, both ascending."""
+        low = np.searchsorted(self._groups, groups, side="left")
+        count = np.searchsorted(self._groups, groups, side="right") - low
+        rows = np.repeat(np.arange(len(groups)), count)
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
+        return np.flatnonzero(count), rows, self._order[np.repeat(low, count) + within]
+
+
+def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, *, chunk: int = 1024) -> np.ndarray:
+    """Gallery rows of each query's k best scores, best first, equal scores by lower row: int64 ``[q, min(k, g)]``.
+
+    Arguments as of `ranks_of_best`.
+    """
+    k = min(k, len(gallery))
+    out = np.empty((len(queries), k), dtype=np.int64)
+    for start in range(0, len(queries) if k else 0, chunk):
+        scores = _scores(queries[start : start + chunk], gallery)
+        last = np.partition(scores, len(gallery) - k, axis=1)[:, len(gallery) - k]
+        rows, columns = np.nonzero(scores >= last[:, None])  # more than k where the k-th score is shared
+        order = np.lexsort((columns, -scores[rows, columns], rows))
+        position = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        out[start : start + chunk] = columns[order[position < k]].reshape(-1, k)
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """Of every query, the rank from 0 of its best-placed relevant item; `NEVER` where nothing is relevant."""
+
+    image_retrieval: np.ndarray
+    """int64 ``[n_captions]``: captions ask, images are ranked."""
+    text_retrieval: np.ndarray
+    """int64 ``[n_images]``: images ask, captions are ranked."""
+
+    def recalls(self, ks: Sequence[int] = KS) -> dict[str, float]:
+        """``image_retrieval_recall@k`` and ``text_retrieval_recall@k``, keys as CLIP_benchmark writes them."""
+        return {
+            f"{name}_recall@{k}": float(np.float32((rank < k).sum()) / np.float32(len(rank)))
+            for name, rank in (("image_retrieval", self.image_retrieval), ("text_retrieval", self.text_retrieval))
+            for k in ks
+        }
+
+
+def retrieval_ranks(images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, chunk: int = 1024) -> Ranks:
+    """Ranks both ways.
 
     Args:
         images: float32 ``[n_images, dim]``, L2-normalised.
@@ -71,12 +133,14 @@ def retrieval_recalls(
     if len(captions) != len(image_of) or (len(image_of) and not 0 <= image_of.min() <= image_of.max() < len(images)):
         raise ValueError(f"{len(captions)} captions, {len(image_of)} of them mapped to {len(images)} images")
     rows = np.arange(len(images))
-    ranks = {
-        "image_retrieval": ranks_of_best(captions, images, image_of, rows, chunk=chunk),
-        "text_retrieval": ranks_of_best(images, captions, rows, image_of, chunk=chunk),
-    }
-    return {
-        f"{name}_recall@{k}": float(np.float32((rank < k).sum()) / np.float32(len(rank)))
-        for name, rank in ranks.items()
-        for k in ks
-    }
+    return Ranks(
+        image_retrieval=ranks_of_best(captions, images, image_of, rows, chunk=chunk),
+        text_retrieval=ranks_of_best(images, captions, rows, image_of, chunk=chunk),
+    )
+
+
+def retrieval_recalls(
+    images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, ks: Sequence[int] = KS, chunk: int = 1024
+) -> dict[str, float]:
+    """Recalls both ways; arguments and errors as of `retrieval_ranks`, keys as of `Ranks.recalls`."""
+    return retrieval_ranks(images, captions, image_of, chunk=chunk).recalls(ks)

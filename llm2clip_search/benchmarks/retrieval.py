@@ -1,68 +1,112 @@
-"""Recall@k of an encoder on Flickr8k, language by language."""
+"""Recall@k of an encoder on a benchmark, language by language, with everything that a reviewer would ask for."""
 
+import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
+import numpy as np
 
-from llm2clip_search.benchmarks.flickr8k import iter_images, read_captions
-from llm2clip_search.benchmarks.metrics import retrieval_recalls
+from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet, digest, images_digest
+from llm2clip_search.benchmarks.embedding import Report, embed_captions, embed_images
+from llm2clip_search.benchmarks.judgments import coco_1k, judged
+from llm2clip_search.benchmarks.measures import measures
+from llm2clip_search.benchmarks.metrics import NEVER, Ranks, retrieval_ranks
+from llm2clip_search.benchmarks.results import RetrievalResult
+from llm2clip_search.benchmarks.statistics import intervals
 from llm2clip_search.encoders import Encoder
+from llm2clip_search.errors import CorpusError
 
 
-@dataclass(frozen=True, kw_only=True)
-class RetrievalResult:
-    """One language of one data set, keys as CLIP_benchmark writes them."""
-
-    dataset: str
-    model: str
-    fingerprint: str
-    language: str
-    metrics: dict[str, float]
-    images: int
-    captions: int
-    seconds: float
-    """To embed this language's captions."""
-    task: str = "zeroshot_retrieval"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def flickr8k_retrieval(
-    encoder: Encoder, root: Path, *, split: str, langs: Sequence[str], joined: int = 0, batch_size: int = 32
+def measure_retrieval(
+    encoder: Encoder,
+    dataset: RetrievalSet,
+    *,
+    captions_per_image: str = "all",
+    lower_case: bool = False,
+    trained_on: str = "",
+    cache: Path | None = None,
+    report: Report | None = None,
 ) -> Iterator[RetrievalResult]:
-    """Recall@1, 5 and 10 both ways, one result a language; images are embedded once.
+    """One result a language; images are embedded once for all of them.
 
-    With ``joined`` an image has one long caption, made of this many of its own (see `Captions.joined`).
+    Args:
+        captions_per_image: of what ``dataset`` holds; only written down, see `RetrievalSet.changed`.
+        lower_case: whether captions are lower-cased first, as SigLIP 2 was trained.
+        trained_on: see `seen_in_training`.
+        cache: where embeddings are kept; None keeps none.
 
     Raises:
-        CorpusError: shards or captions that are not there.
+        CorpusError: an image that cannot be decoded.
     """
-    captions = {lang: read_captions(root, split=split, lang=lang) for lang in langs}
-    if joined:
-        captions = {lang: found.joined(joined) for lang, found in captions.items()}
-    names: list[str] = []
-
-    def pictures() -> Iterator[Image.Image]:
-        for name, image in iter_images(root, split=split):
-            names.append(name)
-            yield image
-
-    images = encoder.encode_images(pictures(), batch_size=batch_size)
-    for lang, found in captions.items():
+    image_ids = list(dataset.images)
+    pictures = images_digest(dataset.images)
+    images = embed_images(encoder, dataset.images, cache=cache, report=report)
+    for lang, captions in dataset.captions.items():
         started = time.perf_counter()
-        vectors = encoder.encode_texts(found.texts)
+        texts = [text.lower() for text in captions.texts] if lower_case else captions.texts
+        vectors = embed_captions(encoder, texts, cache=cache, report=report)
+        seconds = time.perf_counter() - started
+        image_of = captions.rows_in(image_ids)
+        ranks = retrieval_ranks(images, vectors, image_of)
+        further = measures(images, vectors, image_of, ranks)
+        notes = [*dataset.notes, *(["captions lower-cased"] if lower_case else [])]
+        if dataset.folds:
+            further |= coco_1k(images, vectors, image_of, folds=dataset.folds)
+        if dataset.judged:
+            try:
+                further |= judged(images, vectors, image_ids, captions.caption_ids)
+            except CorpusError as error:  # without the extra, or of fewer captions, recall is what it is
+                notes.append(f"ECCV Caption and CxC are left out: {error}")
         yield RetrievalResult(
-            dataset=f"flickr8k/{split}" + (f", {joined} captions joined" if joined else ""),
+            dataset=dataset.name,
             model=encoder.name,
-            fingerprint=encoder.fingerprint,
+            pretrained=_pretrained(encoder.name),
             language=lang,
-            metrics=retrieval_recalls(images, vectors, found.rows_in(names)),
+            metrics=ranks.recalls(),
+            split=dataset.split,
             images=len(images),
             captions=len(vectors),
-            seconds=time.perf_counter() - started,
+            captions_per_image=captions_per_image,
+            fingerprint=encoder.fingerprint,
+            data=digest([pictures, captions.digest()]),
+            measures=further,
+            intervals={key: list(bounds) for key, bounds in intervals(ranks, image_of).items()},
+            trained_on=trained_on,
+            notes=notes,
+            seconds=seconds,
+            ranks=_written(ranks, image_of) | {"caption_tokens": encoder.count_tokens(texts)},
         )
+
+
+def seen_in_training(dataset: DatasetInfo, split: str, training_data: Sequence[str]) -> str:
+    """The line of a model's card that says it saw this split, or its captions; empty where none does.
+
+    A line that names the data set and a split of it speaks of that split alone; one that names the data set only
+    is taken to speak of all of it. A line that says it goes without the split does not count.
+    """
+    names = [re.escape(name) for name in (dataset.title, *dataset.also_called)]
+    named = re.compile(rf"(?<!\w)({'|'.join(names)})(?!\w)", re.IGNORECASE)
+    kind = split.partition("_")[0]  # test_2016_flickr is a test split
+    word = r"dev|val(?:idation)?" if kind in ("dev", "val") else re.escape(kind)
+    for line in training_data:
+        kept = re.split(r"\bwithout\b", line)[0]
+        if not named.search(kept):
+            continue
+        splits = re.findall(r"\b(train|dev|val(?:idation)?|test)\b(?= splits?\b)", kept)
+        if not splits or any(re.fullmatch(word, found) for found in splits):
+            return line
+    return ""
+
+
+def _pretrained(model: str) -> str:
+    """CLIP_benchmark's second name: the tag behind an open_clip architecture."""
+    return model.partition("/")[2] if model.startswith("open_clip:") else ""
+
+
+def _written(ranks: Ranks, image_of: np.ndarray) -> dict[str, list[int]]:
+    """As a file holds them: -1 for never."""
+    rows = {"image_retrieval": ranks.image_retrieval, "text_retrieval": ranks.text_retrieval}
+    return {name: np.where(rank == NEVER, -1, rank).tolist() for name, rank in rows.items()} | {
+        "image_of": image_of.tolist()
+    }

@@ -44,16 +44,39 @@ debug = False
 
 
 class _Rate(ProgressColumn):
-    """Images a second over the whole run."""
+    """Items a second over the whole of a task."""
 
     def render(self, task: Task) -> Text:
         elapsed = task.elapsed or 0.0
-        return Text(f"{task.completed / elapsed:,.0f} images/s" if elapsed > 0.5 and task.completed else "")
+        rate = f"{task.completed / elapsed:,.0f} {task.fields['unit']}/s"
+        return Text(rate if elapsed > 0.5 and task.completed else "")
 
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, absent when stderr is no terminal; call it with done and total."""
+    """A bar on stderr, absent when stderr is no terminal; call it with images done and total."""
+    with _bars() as bar:
+        task = bar.add_task(label, total=None, unit="images")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for one kind of work after another; call it with what is done, how much of it, and how much there is."""
+    with _bars() as bar:
+
+        def report(what: str, done: int, total: int) -> None:
+            running = [task.id for task in bar.tasks if task.description == what and not task.finished]
+            if not running:
+                for task_id in bar.task_ids:
+                    bar.remove_task(task_id)
+                running = [bar.add_task(what, total=total, unit=what)]
+            bar.update(running[0], completed=done, total=total)
+
+        yield report
+
+
+def _bars() -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -61,9 +84,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
         _Rate(),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    return Progress(*columns, console=err, disable=not err.is_terminal, transient=True)
 
 
 def say(message: str) -> None:

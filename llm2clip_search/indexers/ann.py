@@ -126,19 +126,26 @@ def _train(snapshot: Snapshot, factory: str, config: AnnConfig) -> Any:
 
 
 def measure_recall(snapshot: Snapshot, index: Any, *, seed: int, queries: int = 100, k: int = 10) -> float:
-    """Share of the exact ten nearest neighbours that the approximate index finds.
-
-    Queries are midpoints of random pairs of its own vectors: near the data, but not in it.
-    """
+    """Share of the exact ten nearest neighbours that the approximate index finds, asked in `midpoint_queries`."""
     faiss = import_faiss()
-    pairs = np.random.default_rng(seed).choice(snapshot.live_ids, size=(queries, 2))
-    stored = snapshot.vectors(np.unique(pairs).tolist())
-    place = {identifier: row for row, identifier in enumerate(np.unique(pairs).tolist())}
-    probe = np.stack([stored[place[a]] + stored[place[b]] for a, b in pairs.tolist()])
-    probe /= np.maximum(np.linalg.norm(probe, axis=1, keepdims=True), 1e-12)
+    probe = midpoint_queries(snapshot, seed=seed, count=queries)
     k = min(k, len(snapshot.live_ids))
     _, expected = exact_search(snapshot, probe, k)
     selector = faiss.IDSelectorBatch(snapshot.live_ids)
     _, found = index.search(probe, k, params=search_parameters(faiss, index, selector=selector))
     hits = sum(len(np.intersect1d(a, b)) for a, b in zip(expected, found, strict=True))
     return hits / (queries * k)
+
+
+def midpoint_queries(snapshot: Snapshot, *, seed: int, count: int) -> np.ndarray:
+    """Midpoints of random pairs of an index's own vectors: near the data, but not in it.
+
+    Returns:
+        float32 ``[count, dim]``, unit.
+    """
+    pairs = np.random.default_rng(seed).choice(snapshot.live_ids, size=(count, 2))
+    stored = snapshot.vectors(np.unique(pairs).tolist())
+    place = {identifier: row for row, identifier in enumerate(np.unique(pairs).tolist())}
+    middle = np.stack([stored[place[a]] + stored[place[b]] for a, b in pairs.tolist()])
+    unit: np.ndarray = middle / np.maximum(np.linalg.norm(middle, axis=1, keepdims=True), 1e-12)
+    return unit

@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch.nn import functional as F
 
+from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
 from llm2clip_search.benchmarks.metrics import retrieval_recalls
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.encoders.vision import build_vision_tower
@@ -24,7 +25,6 @@ from llm2clip_search.training.distributed import Ranks
 from llm2clip_search.training.gradcache import backward_in_parts
 from llm2clip_search.training.heads import Heads
 from llm2clip_search.training.image_captions import ImageCaptions, Joined, Shown
-from llm2clip_search.training.image_files import ImageFiles
 from llm2clip_search.training.image_pixels import ImagePixels
 from llm2clip_search.training.keeping import Keep, demand_clip_space, distillation
 from llm2clip_search.training.loop import Group, LoopRecipe, Report, digest

@@ -6,17 +6,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from llm2clip_search.benchmarks.plotting import (
+    COLOURS,
+    DASHED,
+    FAINT,
+    GREY,
+    INK,
+    LINE,
+    PANEL,
+    colours_of,
+    panels,
+    title,
+)
 from llm2clip_search.training.metrics_log import headlines, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-INK, FAINT, GREY = "#222222", "#cfd6dd", "#737d87"
-COLOURS = ("#0b6fb8", "#d1570f", "#2a8f54", "#8a4fa3", "#b8860b", "#c2315a", "#3f8f9f", "#6b5a4b")
-DASHED = (0, (4, 2))
-WIDTH, PANEL, LINE = 9.0, 2.6, 0.19
-"""Inches: of a picture, of the height of a panel, of a line of text."""
 
 
 class Similarities(NamedTuple):
@@ -69,19 +75,20 @@ def _curves(lines: list[dict[str, Any]]) -> "Figure":
     names = dict.fromkeys(n for line in lines for n, v in line.items() if n.startswith("dev/") and v is not None)
     dev = {name: _series(lines, f"dev/{name}") for name in headlines(name.removeprefix("dev/") for name in names)}
     heights = [PANEL, PANEL / 2] + ([max(PANEL, LINE * (len(dev) + 1))] if dev else [])
-    figure, panels = _panels(heights)
-    _loss(panels[0], *_series(lines, "loss"))
+    figure, rows = panels(heights)
+    drawn = [row[0] for row in rows]
+    _loss(drawn[0], *_series(lines, "loss"))
     steps, rates = _series(lines, "learning_rate")
-    panels[1].plot(steps, rates, color=INK, linewidth=1.5)
-    panels[1].set_ylim(bottom=0)
-    panels[1].yaxis.set_major_locator(MaxNLocator(3))
-    panels[1].yaxis.set_major_formatter("{x:.2g}")
-    _title(panels[1], "Learning rate", f"peak {rates.max():.2g}" if len(rates) else "")
+    drawn[1].plot(steps, rates, color=INK, linewidth=1.5)
+    drawn[1].set_ylim(bottom=0)
+    drawn[1].yaxis.set_major_locator(MaxNLocator(3))
+    drawn[1].yaxis.set_major_formatter("{x:.2g}")
+    title(drawn[1], "Learning rate", f"peak {rates.max():.2g}" if len(rates) else "")
     if dev:
-        _dev(panels[2], dev, heights[2])
-    panels[-1].set_xlabel("step")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 2.5, 5, 10]))
-    panels[-1].xaxis.set_major_formatter("{x:,.0f}")
+        _dev(drawn[2], dev, heights[2])
+    drawn[-1].set_xlabel("step")
+    drawn[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 2.5, 5, 10]))
+    drawn[-1].xaxis.set_major_formatter("{x:,.0f}")
     return figure
 
 
@@ -93,7 +100,7 @@ def _loss(panel: "Axes", steps: np.ndarray, losses: np.ndarray) -> None:
         panel.set_yscale("log")
     end = panel.get_yaxis_transform()
     panel.text(1.015, smooth[-1], f"smoothed  {smooth[-1]:#.3g}", color=COLOURS[0], va="center", transform=end)
-    _title(panel, "Loss", "each step, and smoothed")
+    title(panel, "Loss", "each step, and smoothed")
 
 
 def _dev(panel: "Axes", dev: dict[str, tuple[np.ndarray, np.ndarray]], height: float) -> None:
@@ -101,7 +108,7 @@ def _dev(panel: "Axes", dev: dict[str, tuple[np.ndarray, np.ndarray]], height: f
 
     The first figure decides which weights are kept.
     """
-    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(dev)}
+    colours = colours_of(list(dev))
     for name, (steps, values) in dev.items():
         panel.plot(steps, values, color=colours[name], linewidth=1.5, marker="o", markersize=3.5)
     panel.margins(y=0.08)
@@ -114,11 +121,11 @@ def _dev(panel: "Axes", dev: dict[str, tuple[np.ndarray, np.ndarray]], height: f
     first, (steps, values) = next(iter(dev.items()))
     kept = steps[values.argmax()]
     panel.axvline(kept, color=GREY, linewidth=1, linestyle=DASHED, zorder=0)
-    _title(panel, "Dev", f"kept: step {kept:,.0f}, best in {_readable(first)}")
+    title(panel, "Dev", f"kept: step {kept:,.0f}, best in {_readable(first)}")
 
 
 def _histogram(similarities: Similarities) -> "Figure":
-    figure, (panel,) = _panels([1.4 * PANEL])
+    figure, ((panel,),) = panels([1.4 * PANEL])
     both = np.concatenate(similarities)
     edges = np.linspace(both.min(), max(both.max(), both.min() + 1e-3), 81)
     named = {"matching": similarities.matching, "not matching": similarities.others}
@@ -145,33 +152,8 @@ def _histogram(similarities: Similarities) -> "Figure":
     panel.set_yticks([])
     panel.spines["left"].set_visible(False)
     panel.set_xlabel("cosine similarity")
-    _title(panel, "Similarity of dev pairs", "each kind scaled to the same area")
+    title(panel, "Similarity of dev pairs", "each kind scaled to the same area")
     return figure
-
-
-def _panels(heights: list[float]) -> tuple["Figure", list["Axes"]]:
-    """Panels one below the other on one x axis; no state of pyplot's is touched, so any thread may draw."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.5 * len(heights)), dpi=150, layout=layout)
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
-    panels: list[Axes] = list(grid[:, 0])
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.spines[["left", "bottom"]].set_color(GREY)
-        panel.tick_params(color=GREY, labelcolor=INK)
-        panel.grid(axis="y", color="#eceff2")
-        panel.set_axisbelow(True)
-    return figure, panels
-
-
-def _title(panel: "Axes", text: str, remark: str) -> None:
-    panel.set_title(text, loc="left", fontweight="bold", color=INK)
-    panel.set_title(remark, loc="right", fontsize="small", color=GREY)
 
 
 def _readable(name: str) -> str:

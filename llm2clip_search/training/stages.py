@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.caption_llm import CaptionLLMRecipe, CaptionLLMTask
@@ -25,7 +26,6 @@ from llm2clip_search.training.card import write_card
 from llm2clip_search.training.clip import ClipData, ClipRecipe, ClipTask, Dev
 from llm2clip_search.training.distributed import Ranks
 from llm2clip_search.training.image_captions import join
-from llm2clip_search.training.image_files import ImageFiles
 from llm2clip_search.training.keeping import stored_clip
 from llm2clip_search.training.llm_folder import LLMFolder, clip_identity, read_llm, write_llm
 from llm2clip_search.training.long_captions import LongCaptions, with_long_captions
@@ -191,7 +191,7 @@ def read_clip_data(
     opened = CaptionStore(store)
     opened.demand(llm.fingerprint, llm.folder, clip=clip_identity(stored_clip(recipe.model, recipe.keep)))
     captions, counts = stage2_captions(data, root)
-    files = ImageFiles(root, data.images)
+    files = ImageFiles.scan(root, data.images)
     dev = _dev(data, root, opened)
     joined = join(
         files,
@@ -235,7 +235,7 @@ def _held_out(data: DataRecipe, root: Path) -> set[str]:
 def _dev(data: DataRecipe, root: Path, store: CaptionStore) -> Dev | None:
     if data.dev is None or not data.dev_images:
         return None
-    files = ImageFiles(root, data.dev_images)
+    files = ImageFiles.scan(root, data.dev_images)
     ids = list(files)
     place = {image: row for row, image in enumerate(ids)}
     table, _ = read_captions(root, [data.dev])

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
 from llm2clip_search.encoders.vision import VisionTower
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.caption_llm import autocast
 from llm2clip_search.training.image_captions import Joined, Shown
-from llm2clip_search.training.image_files import ImageFiles
 from llm2clip_search.training.image_pixels import ImagePixels
 from llm2clip_search.training.loop import Report
 from llm2clip_search.training.seeds import generator

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llm2clip_search.benchmarks.caption_retrieval import caption_retrieval
-from llm2clip_search.benchmarks.flickr8k import read_captions
+from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_captions
 from llm2clip_search.benchmarks.sentence_baselines import minilm, tf_idf
 
 ROOT = Path(os.environ.get("LLM2CLIP_DATA", Path(__file__).parents[3] / "shared" / "data")) / "flickr8k"

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm2clip_search.benchmarks.datasets.shards import expand_braces, find_files
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.captions import (
     SCHEMA,
@@ -25,7 +26,6 @@ from llm2clip_search.training.captions import (
     read_captions,
     without_photos,
 )
-from llm2clip_search.training.shards import expand_braces, find_files
 from tests.training.corpus import write_csv, write_tar
 
 ROWS = [

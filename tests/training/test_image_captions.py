@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.captions import CaptionColumn, CaptionSource, read_captions
 from llm2clip_search.training.image_captions import ImageCaptions, Joined, held_out_hashes, join
-from llm2clip_search.training.image_files import ImageFiles
 from tests.training.corpus import caption_table, write_csv, write_tar
 
 
@@ -18,7 +18,7 @@ from tests.training.corpus import caption_table, write_csv, write_tar
 def files(tmp_path: Path) -> ImageFiles:
     """a.jpg to j.jpg; the bytes of b.jpg and c.jpg are the same."""
     write_tar(tmp_path / "s.tar", {f"{name}.jpg": b"twin" if name in "bc" else name.encode() for name in "abcdefghij"})
-    return ImageFiles(tmp_path, ["s.tar"])
+    return ImageFiles.scan(tmp_path, ["s.tar"])
 
 
 ALL = caption_table([(f"{name}.jpg", f"{name} {n}") for name in "abcdefghij" for n in range(2)])
@@ -39,7 +39,7 @@ def test_a_folder_joins_a_table_of_paths(tmp_path: Path) -> None:
     write_csv(tmp_path / "table.tsv", rows)
     columns = (CaptionColumn(name="en"), CaptionColumn(name="de", lang="de", length="long"))
     captions, _ = read_captions(tmp_path, [CaptionSource(path="table.tsv", image="path", columns=columns)])
-    joined = join(ImageFiles(tmp_path, ["images"]), captions, max_missing=0.0)
+    joined = join(ImageFiles.scan(tmp_path, ["images"]), captions, max_missing=0.0)
     assert joined.image_ids == ["x/1.png", "y/1.png"]
     assert [rows.tolist() for rows in joined.groups] == [[2, 3], [0, 1]]
 

@@ -1,6 +1,6 @@
 """Long captions made of short ones."""
 
-from llm2clip_search.benchmarks.flickr8k import Captions, join_sentences
+from llm2clip_search.benchmarks.datasets.base import join_sentences
 from llm2clip_search.training.captions import caption_id
 from llm2clip_search.training.long_captions import LongCaptions, with_long_captions
 from tests.training.corpus import caption_table
@@ -31,9 +31,3 @@ def test_long_captions_are_a_function_of_their_seed() -> None:
     first, again, other = (with_long_captions(TABLE, LongCaptions(seed=seed)) for seed in (0, 0, 1))
     assert first == again
     assert first["caption"].to_pylist() != other["caption"].to_pylist()
-
-
-def test_a_benchmark_joins_the_first_captions_in_order() -> None:
-    captions = Captions(texts=["x", "One", "Two.", "Three"], image_ids=["lonely", "a", "a", "a"])
-    joined = captions.joined(2)
-    assert (joined.texts, joined.image_ids) == (["One. Two."], ["a"])

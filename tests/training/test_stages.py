@@ -106,11 +106,12 @@ def assert_same_tensors(one: Path, other: Path) -> None:
 
 def test_the_model_folder_embeds_as_training_did(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
     """Dev recalls of the finished folder, loaded as any model is, are those that training reported."""
-    from llm2clip_search.benchmarks.retrieval import flickr8k_retrieval
+    from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_multilingual_flickr8k
+    from llm2clip_search.benchmarks.retrieval import measure_retrieval
 
     figures = run("clip", recipe, root, made, made / "model")  # complete: returns what it had
     encoder = load_encoder(f"dir:{made / 'model'}", runtime="torch", device="cpu")
-    (result,) = flickr8k_retrieval(encoder, root / "flickr8k", split="dev", langs=("en",))
+    (result,) = measure_retrieval(encoder, read_multilingual_flickr8k(root / "flickr8k", "dev", ("en",)))
     for name, value in result.metrics.items():
         assert value == pytest.approx(figures[f"en/{name}"], abs=0.04), "one caption of 30 may flip in half precision"
     assert not list((made / "model").glob("views-*"))

@@ -1,4 +1,4 @@
-"""Training images at random: where each lies in webdataset shards or folders, and its bytes.
+"""Images of a data set: where each lies in webdataset shards or folders, and its bytes.
 
 A shard is scanned once for its members' places; an image is then one read, so that any order of the
 data costs the same and a run resumes anywhere.
@@ -6,12 +6,12 @@ data costs the same and a run resumes anywhere.
 
 import hashlib
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm2clip_search.benchmarks.datasets.shards import find_files, shard_files
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.training.shards import find_files, shard_files
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -31,28 +31,33 @@ class ImageFiles:
     An id without its suffix finds the image too, as webdataset's own keys have none.
     """
 
-    def __init__(self, root: Path, patterns: Sequence[str]) -> None:
-        """Scan shards and folders.
-
-        Raises:
-            CorpusError: a pattern without files, a damaged shard, an id that two images share, or no image.
-        """
-        self._places: dict[str, Place] = {}
-        for pattern in patterns:
-            for path in find_files(root, pattern):
-                for image_id, place in _folder(path) if path.is_dir() else _shard(path):
-                    if image_id in self._places:
-                        raise CorpusError(
-                            f"Image {image_id!r} lies in {self._places[image_id].path} and again in {place.path}."
-                        )
-                    self._places[image_id] = place
-        if not self._places:
-            raise CorpusError(f"{root} holds no image under {', '.join(patterns)}.")
+    def __init__(self, places: Mapping[str, Place]) -> None:
+        self._places = dict(places)
         stems: dict[str, str] = {}
         for image_id in self._places:
             stem = image_id.rpartition(".")[0]
             stems[stem] = "" if stem in stems else image_id  # of two, neither is meant
         self._by_stem = {stem: image_id for stem, image_id in stems.items() if image_id}
+
+    @classmethod
+    def scan(cls, root: Path, patterns: Sequence[str]) -> "ImageFiles":
+        """The images of shards and folders, see `shards.find_files` for patterns.
+
+        Raises:
+            CorpusError: a pattern without files, a damaged shard, an id that two images share, or no image.
+        """
+        places: dict[str, Place] = {}
+        for pattern in patterns:
+            for path in find_files(root, pattern):
+                for image_id, place in _folder(path) if path.is_dir() else _shard(path):
+                    if image_id in places:
+                        raise CorpusError(
+                            f"Image {image_id!r} lies in {places[image_id].path} and again in {place.path}."
+                        )
+                    places[image_id] = place
+        if not places:
+            raise CorpusError(f"{root} holds no image under {', '.join(patterns)}.")
+        return cls(places)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -63,6 +68,18 @@ class ImageFiles:
     def find(self, image_id: str) -> str | None:
         """The image that a caption file's id means."""
         return image_id if image_id in self._places else self._by_stem.get(image_id)
+
+    def only(self, image_ids: Sequence[str]) -> "ImageFiles":
+        """Those images alone, in that order.
+
+        Raises:
+            KeyError: an id that is none of these images'.
+        """
+        return ImageFiles({image_id: self._places[image_id] for image_id in image_ids})
+
+    def path(self, image_id: str) -> Path:
+        """The file that holds the image: its own, or its shard."""
+        return self._places[image_id].path
 
     def read(self, image_id: str) -> bytes:
         """The file's bytes.

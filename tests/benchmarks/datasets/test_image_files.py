@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.training.image_files import ImageFiles
 from tests.training.corpus import jpeg, write_tar
 
 
@@ -17,7 +17,7 @@ def test_images_of_shards_and_folders_are_found_by_name_and_by_stem(tmp_path: Pa
     (tmp_path / "folder" / "deep").mkdir(parents=True)
     (tmp_path / "folder" / "deep" / "d.webp").write_bytes(b"DDDD")
     (tmp_path / "folder" / "e.txt").write_bytes(b"no image")
-    files = ImageFiles(tmp_path, ["s-{0,1}.tar", "folder"])
+    files = ImageFiles.scan(tmp_path, ["s-{0,1}.tar", "folder"])
     assert list(files) == ["0/a.jpg", "0/b.PNG", "c.jpeg", "twin.jpg", "twin.png", "deep/d.webp"]
     assert len(files) == 6
     assert [files.read(image_id) for image_id in files] == [b"A", b"BB", b"CCC", b"1", b"2", b"DDDD"]
@@ -49,12 +49,12 @@ def test_a_damaged_shard_is_refused_rather_than_read_in_part(tmp_path: Path, dam
     path = shard(tmp_path / "s.tar")
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(CorpusError, match=f"s.tar cannot be read as an uncompressed tar shard: .*({reason})"):
-        ImageFiles(tmp_path, ["s.tar"])
+        ImageFiles.scan(tmp_path, ["s.tar"])
 
 
 def test_a_shard_that_shrinks_afterwards_is_told(tmp_path: Path) -> None:
     path = shard(tmp_path / "s.tar")
-    files = ImageFiles(tmp_path, ["s.tar"])
+    files = ImageFiles.scan(tmp_path, ["s.tar"])
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"2.jpg") + 512 + 10])
     assert files.read("0.jpg") == jpeg(0)
@@ -66,12 +66,12 @@ def test_an_id_that_two_images_share_is_refused(tmp_path: Path) -> None:
     for name in ("s-0.tar", "s-1.tar"):
         shard(tmp_path / name)
     with pytest.raises(CorpusError, match=r"Image '0\.jpg' lies in .*s-0\.tar and again in .*s-1\.tar"):
-        ImageFiles(tmp_path, ["s-*.tar"])
+        ImageFiles.scan(tmp_path, ["s-*.tar"])
 
 
 def test_no_image_is_an_error(tmp_path: Path) -> None:
     write_tar(tmp_path / "s.tar", {"a.json": b"{}"})
     with pytest.raises(CorpusError, match=r"holds no image under s\.tar"):
-        ImageFiles(tmp_path, ["s.tar"])
+        ImageFiles.scan(tmp_path, ["s.tar"])
     with pytest.raises(CorpusError, match=r"t\.tar does not exist"):
-        ImageFiles(tmp_path, ["t.tar"])
+        ImageFiles.scan(tmp_path, ["t.tar"])

@@ -1,0 +1,70 @@
+"""Retrieval sets as CLIP_benchmark ships them: ``SPLIT/nshards.txt`` beside ``SPLIT/0.tar``, ``SPLIT/1.tar``, ...
+
+A shard holds ``KEY.jpg`` or ``KEY.webp`` and ``KEY.txt``, a caption a line; ``dataset_type.txt`` says
+``retrieval`` (https://huggingface.co/clip-benchmark, written by its ``webdataset_builder.py``).
+"""
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
+from llm2clip_search.benchmarks.datasets.folders import read_text
+from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
+from llm2clip_search.benchmarks.datasets.shards import shard_files
+from llm2clip_search.errors import CorpusError
+
+COUNT = "nshards.txt"
+TYPE = "dataset_type.txt"
+
+
+def is_clip_benchmark(root: Path, split: str) -> bool:
+    """Whether that split lies there as CLIP_benchmark ships it."""
+    return (root / split / COUNT).is_file()
+
+
+def read_clip_benchmark(root: Path, *, name: str, split: str, lang: str) -> RetrievalSet:
+    """That split; a caption's id is ``KEY.jpg#n``.
+
+    Raises:
+        CorpusError: the set is for another task, a shard is missing or damaged, captions are no UTF-8 or have no
+            image.
+    """
+    if (root / TYPE).is_file() and (kind := read_text(root / TYPE).strip()) != "retrieval":
+        raise CorpusError(f"{root / TYPE} says {kind!r}: only a set for 'retrieval' has captions.")
+    folder = root / split
+    count = read_text(folder / COUNT).strip()
+    if not count.isdecimal() or not int(count):
+        raise CorpusError(f"{folder / COUNT} says {count!r}, not how many shards there are.")
+    shards = [folder / f"{number}.tar" for number in range(int(count))]
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise CorpusError(f"{len(missing):,} of {len(shards):,} shards are not in {folder}, such as {missing[0]}.")
+    images = ImageFiles.scan(folder, [shard.name for shard in shards])
+    pairs = [pair for shard in shards for pair in _captions(shard, images)]
+    described = len({image for image, _ in pairs})
+    return RetrievalSet(
+        name=name,
+        split=split,
+        images=images,
+        captions={lang: Captions.of(pairs)},
+        notes=(
+            f"{len(pairs):,} captions of {described:,} images, {len(images):,} in the gallery, "
+            "from the shards of CLIP_benchmark.",
+        ),
+    )
+
+
+def _captions(shard: Path, images: ImageFiles) -> Iterator[tuple[str, str]]:
+    with tarfile.open(shard, "r:") as tar:  # ImageFiles.scan has already read it to its end
+        for member in shard_files(tar):
+            if not member.name.endswith(".txt") or (file := tar.extractfile(member)) is None:
+                continue
+            key = member.name.removeprefix("./").removesuffix(".txt")
+            image = images.find(key)
+            if image is None:
+                raise CorpusError(f"{shard} has captions but no image of {key!r}.")
+            try:
+                text = file.read().decode()
+            except UnicodeDecodeError as error:
+                raise CorpusError(f"{member.name} in {shard} is not UTF-8, at its byte {error.start:,}.") from error
+            yield from ((image, line.strip()) for line in text.split("\n") if line.strip())

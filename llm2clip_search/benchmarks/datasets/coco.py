@@ -1,0 +1,194 @@
+"""COCO's captions: Karpathy's split of 2014, the validation sets of 2014 and 2017, and COCO-CN.
+
+An image's id is COCO's number and a caption's id its annotation id wherever the file has them, so that the
+judgments of ECCV Caption and CxC find them; COCO-CN has its authors' own ids.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet
+from llm2clip_search.benchmarks.datasets.clip_benchmark_layout import COUNT, is_clip_benchmark, read_clip_benchmark
+from llm2clip_search.benchmarks.datasets.folders import existing, read_ids, read_json
+from llm2clip_search.benchmarks.datasets.karpathy import (
+    Annotations,
+    add_image,
+    listed,
+    other_version,
+    read_karpathy,
+    read_numbered,
+)
+from llm2clip_search.errors import CorpusError
+
+TEST = "test"
+KARPATHY = "dataset_coco.json"
+VAL2014 = "val2014"
+FOLDS = 5
+"""COCO 1K is the mean over five parts of the 5,000 images, in the order of Karpathy's file."""
+
+_ALL_CAPTIONS = (
+    "All captions of an image are read, as in CLIP_benchmark: 25,010 of COCO 5K. ECCV Caption, CxC and most papers "
+    "read the first five: --captions-per-image 5."
+)
+_UNJUDGED = f"COCO 1K and the judgments of ECCV Caption and CxC need the order and the ids of {KARPATHY}."
+_COCO_CN_FOLDERS = ("", "coco-cn-version1805v1.1/", "coco-cn/", "data/")
+
+
+def read_mscoco_captions(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
+    """Karpathy's test, val or train, or all of val2014.
+
+    Raises:
+        CorpusError: no caption file, one that is broken or of another version, or images that are missing.
+    """
+    if split == VAL2014:
+        path = existing(root, "annotations/captions_val2014.json", "captions_val2014.json")
+        return _coco_set(root, read_coco_json(path, VAL2014), split=split, source=path.name, published=40504)
+    published = {TEST: 5000, "val": 5000, "train": 113287}[split]
+    if (root / KARPATHY).is_file():
+        found = read_karpathy(root / KARPATHY, split)
+        return _coco_set(root, found, split=split, source=KARPATHY, published=published)
+    name = f"coco_{split}_karpathy.json"
+    if (root / name).is_file():
+        return _coco_set(root, read_coco_json(root / name, VAL2014), split=split, source=name, published=published)
+    if is_clip_benchmark(root, split):
+        return read_clip_benchmark(root, name="mscoco_captions", split=split, lang="en")
+    raise CorpusError(f"{root} holds none of {KARPATHY}, {name}, {split}/{COUNT}.")
+
+
+def read_mscoco_val2017(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
+    """The 5,000 images of val2017, which is no split of Karpathy's.
+
+    Raises:
+        CorpusError: no caption file, one that is broken or of another version, or images that are missing.
+    """
+    path = existing(root, "annotations/captions_val2017.json", "captions_val2017.json")
+    found = read_coco_json(path, "val2017")
+    return found.as_set(
+        _folders(root),
+        name="mscoco_val2017",
+        title="COCO val2017",
+        split=split,
+        lang="en",
+        source=path.name,
+        published=5000,
+        notes=("The images are not Karpathy's test split: figures of COCO 5K are over others.",),
+    )
+
+
+def read_coco_cn(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
+    """COCO-CN's captions that people wrote in Chinese: 1,053 of the 1,000 images of test.
+
+    Raises:
+        CorpusError: the captions or the split's list are missing or broken, or images are missing.
+    """
+    ids = read_ids(existing(root, *(f"{folder}coco-cn_{split}.txt" for folder in _COCO_CN_FOLDERS)))
+    path = existing(root, *(f"{folder}imageid.human-written-caption.txt" for folder in _COCO_CN_FOLDERS))
+    written = read_numbered(path, str)
+    found = Annotations(files={image: _below(f"{image}.jpg", "") for image in ids}, captions=written.captions)
+    return found.only(ids).as_set(
+        _folders(root),
+        name="coco-cn",
+        title="COCO-CN",
+        split=split,
+        lang="zh",
+        source=path.name,
+        published={TEST: 1000, "train": 18341}.get(split, 0),
+        notes=("Captions are those that people wrote in Chinese, not the 5,000 translations.",),
+    )
+
+
+def read_coco_json(path: Path, folder: str) -> Annotations:
+    """COCO's own format: ``images`` of ``id, file_name`` and ``annotations`` of ``image_id, id, caption``.
+
+    ``folder`` holds images whose names do not tell their own. An image without an annotation is in the gallery.
+
+    Raises:
+        CorpusError: the file is missing, no UTF-8, no JSON, of another version, or has an image twice.
+    """
+    data = read_json(path)
+    files: dict[str, str] = {}
+    for number, image in enumerate(listed(data, "images", path), 1):
+        try:
+            add_image(files, str(image["id"]), _below(str(image["file_name"]), folder), path)
+        except (KeyError, TypeError) as error:
+            raise other_version(path, f"image {number:,}", error) from error
+    triples = []
+    for number, row in enumerate(listed(data, "annotations", path), 1):
+        try:
+            triples.append((str(row["image_id"]), str(row["caption"]), str(row["id"])))
+        except (KeyError, TypeError) as error:
+            raise other_version(path, f"annotation {number:,}", error) from error
+    return Annotations.of(files, triples)
+
+
+def _coco_set(root: Path, found: Annotations, *, split: str, source: str, published: int) -> RetrievalSet:
+    """A split of mscoco_captions; from Karpathy's file its test split has COCO's ids and the order of the folds."""
+    whole = split == TEST and source == KARPATHY
+    return found.as_set(
+        _folders(root),
+        name="mscoco_captions",
+        title="COCO",
+        split=split,
+        lang="en",
+        source=source,
+        published=published,
+        notes=(_ALL_CAPTIONS, *(() if whole else (_UNJUDGED,))) if split == TEST else (),
+        folds=FOLDS if whole else 0,
+        judged=whole,
+    )
+
+
+def _folders(root: Path) -> list[Path]:
+    """Where train2014, val2014 and val2017 may lie."""
+    return [root / "images", root]
+
+
+def _below(name: str, folder: str) -> str:
+    """The place of an image: ``COCO_val2014_000000391895.jpg`` lies in val2014."""
+    own = name.split("_")[1] if name.startswith("COCO_") and name.count("_") == 2 else folder
+    return name if "/" in name else f"{own}/{name}"
+
+
+_IMAGES = "images.cocodataset.org/zips"
+
+DATASETS = (
+    DatasetInfo(
+        name="mscoco_captions",
+        title="COCO",
+        langs=("en",),
+        splits=(TEST, "val", "train", VAL2014),
+        fetch=(
+            f"Unpack {_IMAGES}/val2014.zip (for train also train2014.zip) to ROOT/val2014, and beside it "
+            "dataset_coco.json from cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip; "
+            "coco_test_karpathy.json of github.com/mehdidc/retrieval_annotations and the shards of "
+            "huggingface.co/datasets/clip-benchmark/wds_mscoco_captions are read too, and for split val2014 "
+            "annotations/captions_val2014.json."
+        ),
+        read=read_mscoco_captions,
+        also_called=("mscoco", "ms-coco", "coco captions"),
+    ),
+    DatasetInfo(
+        name="mscoco_val2017",
+        title="COCO val2017",
+        langs=("en",),
+        splits=("val2017",),
+        fetch=(
+            f"Unpack {_IMAGES}/val2017.zip to ROOT/val2017, and images.cocodataset.org/annotations/"
+            "annotations_trainval2017.zip to ROOT/annotations."
+        ),
+        read=read_mscoco_val2017,
+        also_called=("coco", "mscoco", "ms-coco", "coco captions"),
+    ),
+    DatasetInfo(
+        name="coco-cn",
+        title="COCO-CN",
+        langs=("zh",),
+        splits=(TEST, "val", "train"),
+        fetch=(
+            "Unpack coco-cn-version1805v1.1.tar.gz of huggingface.co/datasets/AIMClab/COCO-CN to ROOT, and "
+            f"{_IMAGES}/train2014.zip and val2014.zip to ROOT/train2014 and ROOT/val2014."
+        ),
+        read=read_coco_cn,
+        also_called=("coco", "mscoco", "ms-coco"),
+    ),
+)

@@ -1,0 +1,53 @@
+"""Flickr8k in five languages: webdataset shards ``flickr8k-SPLIT-NNN.tar`` beside ``captions.csv.gz``.
+
+A shard holds ``ID.jpg``; captions are rows of ``image_id, split, lang, caption, origin``.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
+from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
+from llm2clip_search.benchmarks.datasets.tables import rows
+from llm2clip_search.errors import CorpusError
+
+CAPTIONS = "captions.csv.gz"
+
+
+def read_multilingual_flickr8k(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
+    """A split in some languages.
+
+    Raises:
+        CorpusError: shards or captions that are missing or damaged.
+    """
+    captions = {lang: read_captions(root, split=split, lang=lang) for lang in langs}
+    return RetrievalSet(name="flickr8k", split=split, images=read_images(root, split=split), captions=captions)
+
+
+def read_captions(root: Path, *, split: str, lang: str) -> Captions:
+    """Captions of a split in one language, in the file's order, empty ones left out.
+
+    Raises:
+        CorpusError: the file is missing, lacks a column, or has no such captions.
+    """
+    wanted = ("image_id", "split", "lang", "caption")
+    found = [
+        (str(row["image_id"]), text)
+        for _, row in rows(root / CAPTIONS, wanted)
+        if row["split"] == split and row["lang"] == lang and (text := (row["caption"] or "").strip())
+    ]
+    if not found:
+        raise CorpusError(f"{root / CAPTIONS} has no captions of split {split!r} in language {lang!r}.")
+    return Captions.of(found)
+
+
+def read_images(root: Path, *, split: str) -> ImageFiles:
+    """The images of a split, by the names that the captions use.
+
+    Raises:
+        CorpusError: no shard of that split, or one that is damaged.
+    """
+    pattern = f"flickr8k-{split}-*.tar"
+    if not any(root.glob(pattern)):
+        raise CorpusError(f"{root} holds no flickr8k-{split}-NNN.tar.")
+    return ImageFiles.scan(root, [pattern])

@@ -1,0 +1,24 @@
+"""The data sets that can be named."""
+
+from difflib import get_close_matches
+
+from llm2clip_search.benchmarks.datasets import coco, custom, flickr, long_captions, multilingual
+from llm2clip_search.benchmarks.datasets.base import DatasetInfo
+from llm2clip_search.errors import CorpusError
+
+DATASETS: dict[str, DatasetInfo] = {
+    info.name: info for module in (flickr, coco, long_captions, multilingual, custom) for info in module.DATASETS
+}
+
+
+def find_dataset(name: str) -> DatasetInfo:
+    """The data set of a name.
+
+    Raises:
+        CorpusError: there is none of that name; those near it, or all, are named.
+    """
+    if name not in DATASETS:
+        near = get_close_matches(name, DATASETS, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(DATASETS)}."
+        raise CorpusError(f"There is no data set {name!r}; {hint}")
+    return DATASETS[name]

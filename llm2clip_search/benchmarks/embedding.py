@@ -1,0 +1,122 @@
+"""Embeddings of a benchmark's images and captions: made once, kept, and gone on with after a kill.
+
+Under the cache folder lie ``FINGERPRINT/KIND-DIGEST/NNNNNN.npy``: float32 ``[at most PART, dim]``, by the
+fingerprint of the encoder and a digest of what was embedded, bytes and order. Whatever changes either, a
+caption file of another version or a retrained head, finds nothing and embeds anew.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from llm2clip_search.benchmarks.datasets.base import digest, images_digest
+from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
+from llm2clip_search.encoders import Encoder
+from llm2clip_search.encoders.images import decode_upright, open_image, to_pixels
+from llm2clip_search.encoders.sources import cache_dir
+from llm2clip_search.errors import CorpusError, ImageError
+from llm2clip_search.indexers.lookahead import map_ahead
+from llm2clip_search.store.files import replace_file
+
+PART = 1024
+"""Images or captions that a kill costs at most."""
+THREADS = 4
+"""That decode ahead of the vision tower."""
+
+Report = Callable[[str, int, int], None]
+"""Called with what is embedded, how many are done, and how many there are."""
+
+
+def default_cache() -> Path:
+    """Where embeddings are kept unless told otherwise."""
+    return cache_dir() / "embeddings"
+
+
+def embed_images(
+    encoder: Encoder, images: ImageFiles, *, cache: Path | None, batch_size: int = 32, report: Report | None = None
+) -> np.ndarray:
+    """Unit vectors float32 ``[n_images, dim]``, in the order of ``images``.
+
+    Args:
+        cache: the folder that embeddings are kept in; None keeps none.
+
+    Raises:
+        CorpusError: an image that cannot be decoded: a figure over fewer images would be another figure.
+    """
+    ids = list(images)
+
+    def pixels(image_id: str) -> np.ndarray:
+        try:
+            with open_image(io.BytesIO(images.read(image_id))) as image:
+                return to_pixels(decode_upright(image, shortest=encoder.preprocess.shortest), encoder.preprocess)
+        except ImageError as error:
+            raise CorpusError(f"Image {image_id!r} in {images.path(image_id)} cannot be measured: {error}.") from error
+
+    def embed(rows: np.ndarray) -> np.ndarray:
+        decoded = map_ahead(pixels, [ids[row] for row in rows], threads=THREADS, ahead=2 * batch_size)
+        out, batch = [], []
+        for image in decoded:
+            batch.append(image)
+            if len(batch) == batch_size:
+                out.append(encoder.encode_pixels(np.stack(batch)))
+                batch.clear()
+        if batch:
+            out.append(encoder.encode_pixels(np.stack(batch)))
+        return np.concatenate(out)
+
+    folder = cache / encoder.fingerprint / f"images-{images_digest(images)}" if cache else None
+    return _in_parts("images", np.arange(len(ids)), encoder.dim, embed, folder, report)
+
+
+def embed_captions(
+    encoder: Encoder, texts: Sequence[str], *, cache: Path | None, report: Report | None = None
+) -> np.ndarray:
+    """Unit vectors float32 ``[n, dim]``, in the order of ``texts``; ``cache`` is as for `embed_images`."""
+    folder = cache / encoder.fingerprint / f"captions-{digest(texts)}" if cache else None
+    # By length over all of them, so that little is spent on padding.
+    order = np.argsort(encoder.count_tokens(texts), kind="stable")
+    return _in_parts(
+        "captions", order, encoder.dim, lambda rows: encoder.encode_texts([texts[row] for row in rows]), folder, report
+    )
+
+
+def _in_parts(
+    what: str,
+    order: np.ndarray,
+    dim: int,
+    embed: Callable[[np.ndarray], np.ndarray],
+    folder: Path | None,
+    report: Report | None,
+) -> np.ndarray:
+    """Vectors of all rows, a part of ``order`` at a time, each read where it is kept already."""
+    out = np.empty((len(order), dim), dtype=np.float32)
+    for start in range(0, len(order), PART):
+        rows = order[start : start + PART]
+        path = folder / f"{start // PART:06d}.npy" if folder else None
+        vectors = _kept(path, (len(rows), dim)) if path else None
+        if vectors is None:
+            vectors = embed(rows)
+            if path:
+                _keep(path, vectors)
+        out[rows] = vectors
+        if report:
+            report(what, start + len(rows), len(order))
+    return out
+
+
+def _kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """A part that was kept, or None where there is none that is whole."""
+    try:
+        vectors: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return vectors if vectors.shape == shape and vectors.dtype == np.float32 else None
+
+
+def _keep(path: Path, vectors: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = io.BytesIO()
+    np.save(data, vectors)
+    replace_file(path, data.getvalue())

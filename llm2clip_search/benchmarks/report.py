@@ -1,0 +1,232 @@
+"""A report of retrieval runs: ``report.md``, ``report.csv`` and pictures, published figures beside where asked."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from llm2clip_search.benchmarks.compare import Part, part_name, part_of
+from llm2clip_search.benchmarks.metrics import KS
+from llm2clip_search.benchmarks.published import PublishedFigure, beside, comparable, published, sources
+from llm2clip_search.benchmarks.report_plots import plot_report
+from llm2clip_search.benchmarks.results import RetrievalResult
+from llm2clip_search.errors import CorpusError
+from llm2clip_search.store.files import replace_file
+
+Runs = Mapping[str, Sequence[RetrievalResult]]
+"""Results by the name of their run; a run has a data set, split and language once."""
+METRICS = tuple(f"{way}_recall@{k}" for way in ("image_retrieval", "text_retrieval") for k in KS)
+HEADER = ("model", *(f"{way} R@{k}" for way in ("image", "text") for k in KS))
+CAPTIONS = {
+    "recalls.png": "Recalls of every run",
+    "lengths.png": "Recall against the length of captions",
+    "languages.png": "Recall by language",
+}
+COLUMNS = (
+    *("dataset", "model", "pretrained", "task", "language", "model_fullname"),  # as clip_benchmark build names them
+    *("run", "split", "images", "captions", "captions_per_image", "metric", "value", "low", "high"),
+    *("trained_on", "fingerprint", "data"),
+)
+EXPLANATION = (
+    "Recalls are percent, by CLIP_benchmark's definition, in brackets their 95 % bootstrap interval. Image retrieval: "
+    "captions ask, a hit is the caption's image among the k best. Text retrieval: images ask, a hit is any of the "
+    "image's captions among the k best. † marks a run whose model has seen the data in training. Further measures are "
+    "fractions of 1; rsum is in percent points, ranks count from 1."
+)
+
+
+def name_runs(files: Mapping[Path, Sequence[RetrievalResult]]) -> dict[str, list[RetrievalResult]]:
+    """A run a model, named by it; of two files that measured a model on the same, two runs named by the file too.
+
+    Raises:
+        CorpusError: a file that holds a data set, split and language of one model twice.
+    """
+    found: dict[str, dict[Path, list[RetrievalResult]]] = {}
+    for path, results in files.items():
+        for result in results:
+            found.setdefault(result.model, {}).setdefault(path, []).append(result)
+    runs: dict[str, list[RetrievalResult]] = {}
+    for model, by_file in found.items():
+        for path, results in by_file.items():
+            if twice := _repeated(results):
+                raise CorpusError(f"{path} holds {part_name(twice[0])} by {model} twice; keep one of them.")
+        together = [result for results in by_file.values() for result in results]
+        if _repeated(together):
+            runs |= {f"{model} ({path})": results for path, results in by_file.items()}
+        else:
+            runs[model] = together
+    return runs
+
+
+def _repeated(results: Sequence[RetrievalResult]) -> list[Part]:
+    return [part for part, times in Counter(map(part_of, results)).items() if times > 1]
+
+
+def write_report(runs: Runs, out: Path, *, against: bool = False) -> list[Path]:
+    """Write the report into a folder, which is made; returns what was written.
+
+    Args:
+        against: whether published figures stand beside.
+
+    Raises:
+        CorpusError: there is no matplotlib, or the folder cannot be made.
+    """
+    pictures = plot_report(runs, out)
+    texts = {
+        "report.md": markdown(runs, pictures=[path.name for path in pictures], against=against),
+        "report.csv": comma_separated(runs),
+    }
+    for name, text in texts.items():
+        replace_file(out / name, text.encode())
+    return [*(out / name for name in texts), *pictures]
+
+
+def markdown(runs: Runs, *, pictures: Sequence[str] = (), against: bool = False) -> str:
+    """Tables, a section a data set and language; sources of published figures are footnotes."""
+    parts: dict[Part, dict[str, RetrievalResult]] = {}
+    for name, results in runs.items():
+        for result in results:
+            parts.setdefault(part_of(result), {})[name] = result
+    blocks = ["# Retrieval benchmarks", EXPLANATION]
+    blocks += [f"![{CAPTIONS[name]}]({name})" for name in pictures]
+    cited: list[PublishedFigure] = []
+    for dataset, split in dict.fromkeys((dataset, split) for dataset, split, _ in parts):
+        found = {language: of for (name, part, language), of in parts.items() if (name, part) == (dataset, split)}
+        blocks.append(f"## {dataset} {split}")
+        if len(found) > 1:
+            beside_mean = published(dataset, f"mean of {len(found)}") if against else []
+            cited += beside_mean
+            blocks += _languages(found, beside_mean)
+        for language, of in found.items():
+            first = next(iter(of.values()))
+            figures = comparable(first) if against else []
+            cited += figures
+            blocks += [f"### {dataset} {split}, {language}", *_section(of, beside(first) if against else [], figures)]
+    if cited:
+        blocks.append("\n".join(_footnotes(cited)))
+    return "\n\n".join(blocks) + "\n"
+
+
+def comma_separated(runs: Runs) -> str:
+    """`COLUMNS`; a row a result and metric, recalls first, then the further measures, which have no interval."""
+    out = io.StringIO()
+    rows = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    rows.writeheader()
+    for name, results in runs.items():
+        for result in results:
+            same = {column: getattr(result, column) for column in COLUMNS if hasattr(result, column)}
+            same |= {"run": name, "model_fullname": f"{result.model} {result.pretrained}".strip()}
+            for metric, value in {**result.metrics, **result.measures}.items():
+                low, high = result.intervals.get(metric, ("", ""))
+                rows.writerow({**same, "metric": metric, "value": value, "low": low, "high": high})
+    return out.getvalue()
+
+
+def _section(
+    of: Mapping[str, RetrievalResult], headlines: Sequence[PublishedFigure], figures: Sequence[PublishedFigure]
+) -> list[str]:
+    """Of one data set, split and language."""
+    blocks = [_sizes(of), _table(HEADER, [*map(_row, of, of.values()), *map(_published_row, headlines)])]
+    if len(figures) > len(headlines):
+        best = sorted(figures, key=lambda figure: -figure.recalls.get(METRICS[0], 0.0))
+        every = _table(HEADER, [*map(_row, of, of.values()), *map(_published_row, best)])
+        blocks += [
+            f"<details><summary>All {len(figures)} published figures, by image R@1</summary>",
+            every,
+            "</details>",
+        ]
+    blocks += ["\n".join(f"- {note}" for note in notes)] if (notes := _notes(of)) else []
+    if measures := dict.fromkeys(key for result in of.values() for key in result.measures):
+        rows = [(key, *(_measure(result.measures.get(key)) for result in of.values())) for key in measures]
+        blocks.append(_table(("further measures", *map(_code, of)), rows))
+    return blocks
+
+
+def _languages(found: Mapping[str, Mapping[str, RetrievalResult]], figures: Sequence[PublishedFigure]) -> list[str]:
+    """R@1 both ways by language, and the mean over those that a run has all of."""
+    names = list(dict.fromkeys(name for of in found.values() for name in of))
+    header = ("R@1, image / text", *map(_code, names))
+    rows = [(language, *(_both(of[name]) if name in of else "" for name in names)) for language, of in found.items()]
+    whole = {name: [of[name] for of in found.values() if name in of] for name in names}
+    means = [_mean(results) if len(results) == len(found) else "" for results in whole.values()]
+    blocks = [_table(header, [*rows, (f"mean of {len(found)}", *means)])]
+    if figures:
+        blocks += [f"Published means over {len(found)} languages:", _table(HEADER, map(_published_row, figures))]
+    return blocks
+
+
+def _both(result: RetrievalResult) -> str:
+    return f"{100 * result.metrics[METRICS[0]]:.1f} / {100 * result.metrics[METRICS[len(KS)]]:.1f}"
+
+
+def _mean(results: Sequence[RetrievalResult]) -> str:
+    means = (
+        100 * sum(result.metrics[key] for result in results) / len(results) for key in (METRICS[0], METRICS[len(KS)])
+    )
+    return " / ".join(f"{mean:.1f}" for mean in means)
+
+
+def _sizes(of: Mapping[str, RetrievalResult]) -> str:
+    """What was measured; a warning where runs were measured on different things."""
+    told = dict.fromkeys(
+        f"{result.images:,} images, {result.captions:,} captions (of an image: {result.captions_per_image})"
+        for result in of.values()
+    )
+    text = "; ".join(told) + "."
+    if len({result.data for result in of.values()}) > 1:
+        text += " **These runs read different images or captions: their figures cannot be compared.**"
+    return text
+
+
+def _row(name: str, result: RetrievalResult) -> tuple[str, ...]:
+    cells = []
+    for key in METRICS:
+        low, high = result.intervals.get(key, (float("nan"), float("nan")))
+        cells.append(f"**{100 * result.metrics[key]:.1f}** ({100 * low:.1f} to {100 * high:.1f})")
+    return (_code(name) + (" †" if result.trained_on else ""), *cells)
+
+
+def _published_row(figure: PublishedFigure) -> tuple[str, ...]:
+    remark = f" ({figure.remark})" if figure.remark else ""
+    values = (figure.recalls.get(key) for key in METRICS)
+    cells = ("" if value is None else f"{value:.1f}" for value in values)
+    return (f"{figure.model}{remark}[^{figure.source}]", *cells)
+
+
+def _notes(of: Mapping[str, RetrievalResult]) -> list[str]:
+    notes: dict[str, list[str]] = {}
+    for name, result in of.items():
+        for note in result.notes:
+            notes.setdefault(note, []).append(name)
+    told = [
+        note if len(names) == len(of) else f"{', '.join(map(_code, names))}: {note}" for note, names in notes.items()
+    ]
+    seen = [f"† {_code(name)}: its card says {r.trained_on!r}" for name, r in of.items() if r.trained_on]
+    return told + seen
+
+
+def _measure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _footnotes(cited: Iterable[PublishedFigure]) -> list[str]:
+    places: dict[str, dict[str, None]] = {}
+    for figure in cited:
+        places.setdefault(figure.source, {})
+        if figure.place:
+            places[figure.source][figure.place] = None
+    return [
+        f"[^{key}]: {'; '.join((sources()[key].title, *found))}. <{sources()[key].url}>. {sources()[key].note}".rstrip()
+        for key, found in places.items()
+    ]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Names to the left, figures to the right."""
+    lines = [header, ("---", *("---:" for _ in header[1:])), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _code(name: str) -> str:
+    return f"`{name}`"

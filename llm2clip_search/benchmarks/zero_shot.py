@@ -1,0 +1,199 @@
+"""Zero-shot classification of a labelled folder: a class is the mean of its prompts' embeddings.
+
+Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", section 3.1.4:
+each template is filled with the class's name and embedded; the unit vectors are averaged and normalised
+again. Metrics and their keys are CLIP_benchmark's (clip_benchmark/metrics/zeroshot_classification.py,
+version 1.6.2).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm2clip_search.benchmarks.embedding import Report
+from llm2clip_search.benchmarks.labelled_folder import LabelledFolder
+from llm2clip_search.benchmarks.metrics import ranks_of_best
+from llm2clip_search.encoders import Encoder
+from llm2clip_search.encoders.images import MAX_PIXELS
+from llm2clip_search.errors import CorpusError
+from llm2clip_search.indexers.decode import Decoded, decode_file
+from llm2clip_search.indexers.lookahead import map_ahead
+from llm2clip_search.indexers.walk import FoundFile
+
+TEMPLATES: Mapping[str, tuple[str, ...]] = {
+    "plain": ("a photo of a {}.",),
+    "seven": (
+        "itap of a {}.",
+        "a bad photo of the {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+    ),
+}
+"""Templates by name; ``seven`` are those that CLIP's authors kept of their eighty for ImageNet
+(notebooks/Prompt_Engineering_for_ImageNet.ipynb of openai/CLIP)."""
+TOP = 5
+"""The k of ``acc5``."""
+THREADS = 4
+"""That decode ahead of the vision tower."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unread:
+    """An image that could not be decoded, and is in no figure."""
+
+    path: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotResult:
+    """One labelled folder by one encoder; the first six keys are CLIP_benchmark's."""
+
+    dataset: str
+    model: str
+    pretrained: str
+    """Of open_clip's names the tag; else empty."""
+    task: str = "zeroshot_classification"
+    language: str
+    """Of the templates and names."""
+    metrics: Mapping[str, float | None]
+    """See `classification_metrics`."""
+    fingerprint: str
+    """Of the encoder."""
+    images: int
+    """Those that were measured."""
+    classes: int
+    templates: Sequence[str]
+    recalls: Mapping[str, float]
+    """By subfolder; one all of whose images are damaged is not in it."""
+    failures: Sequence[Unread]
+    notes: Sequence[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def classify(
+    encoder: Encoder,
+    folder: LabelledFolder,
+    templates: Sequence[str],
+    *,
+    language: str = "en",
+    batch_size: int = 32,
+    report: Report | None = None,
+) -> ZeroShotResult:
+    """Embed classes and images, and compare. A damaged image is counted, named and left out.
+
+    Raises:
+        CorpusError: no image could be decoded.
+    """
+    classes = class_vectors(encoder, folder.names, templates)
+    vectors, readable, failures = _embed_files(encoder, folder.files, batch_size, report)
+    if not len(readable):
+        raise CorpusError(f"None of {len(folder.files):,} images in {folder.root} can be decoded.")
+    labels = folder.labels[readable]
+    recalls = class_recalls(vectors, classes, labels)
+    return ZeroShotResult(
+        dataset=folder.root.resolve().name,
+        model=encoder.name,
+        pretrained=encoder.name.partition("/")[2] if encoder.name.startswith("open_clip:") else "",
+        language=language,
+        metrics=classification_metrics(vectors, classes, labels),
+        fingerprint=encoder.fingerprint,
+        images=len(labels),
+        classes=len(classes),
+        templates=list(templates),
+        recalls={folder.folders[label]: recall for label, recall in recalls.items()},
+        failures=failures,
+        notes=folder.notes,
+    )
+
+
+def class_vectors(encoder: Encoder, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+    """float32 ``[n_classes, dim]``, unit: the mean over templates of unit embeddings, normalised again."""
+    prompts = [template.replace("{}", name) for name in names for template in templates]
+    vectors = encoder.encode_texts(prompts).reshape(len(names), len(templates), -1).mean(axis=1)
+    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return unit
+
+
+def classification_metrics(images: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    """``acc1``, ``acc5`` and ``mean_per_class_recall`` in [0, 1].
+
+    ``acc5`` of fewer than five classes is None, where CLIP_benchmark has NaN, which JSON lacks. The mean is
+    over classes that have images. Equal scores go to the class of lower row.
+
+    Args:
+        images: float32 ``[n_images, dim]``, unit.
+        classes: float32 ``[n_classes, dim]``, unit.
+        labels: int64 ``[n_images]``, rows of ``classes``.
+    """
+    ranks = ranks_of_best(images, classes, labels, np.arange(len(classes)))
+    return {
+        "acc1": int((ranks == 0).sum()) / len(ranks),
+        "acc5": int((ranks < TOP).sum()) / len(ranks) if len(classes) >= TOP else None,
+        "mean_per_class_recall": float(np.mean(list(class_recalls(images, classes, labels).values()))),
+    }
+
+
+def class_recalls(images: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+    """Of each class with images, by its row, the share of them that are nearest to it; arguments as above."""
+    ranks = ranks_of_best(images, classes, labels, np.arange(len(classes)))
+    return {int(label): float((ranks[labels == label] == 0).mean()) for label in np.unique(labels)}
+
+
+def read_templates(name: str) -> tuple[str, ...]:
+    """The templates of a name in `TEMPLATES`, or of a file with one a line and ``{}`` in each.
+
+    Raises:
+        CorpusError: neither, an empty file, or a line without ``{}``.
+    """
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    path = Path(name)
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        known = " or ".join(TEMPLATES)
+        raise CorpusError(f"--templates takes {known} or a text file, but {name} cannot be read: {error}.") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip() and "{}" not in line:
+            raise CorpusError(f"{path}, line {number}, has no {{}} for the class's name: {line.strip()!r}.")
+    templates = tuple(line.strip() for line in lines if line.strip())
+    if not templates:
+        raise CorpusError(f"{path} holds no template; one a line, with {{}} for the class's name.")
+    return templates
+
+
+def _embed_files(
+    encoder: Encoder, files: Sequence[FoundFile], batch_size: int, report: Report | None
+) -> tuple[np.ndarray, np.ndarray, list[Unread]]:
+    """Unit vectors of the images that decode, their rows in ``files``, and the others."""
+
+    def decode(file: FoundFile) -> Decoded:
+        return decode_file(file, encoder.preprocess, max_pixels=MAX_PIXELS, known=lambda _: False)
+
+    vectors = [np.empty((0, encoder.dim), dtype=np.float32)]
+    rows: list[int] = []
+    failures: list[Unread] = []
+    batch: list[np.ndarray] = []
+    decoded = map_ahead(decode, files, threads=THREADS, ahead=2 * batch_size)
+    for row, image in enumerate(decoded):
+        if image.error is not None:
+            failures.append(Unread(path=str(image.file.path), stage=image.error.stage, reason=str(image.error)))
+        elif image.pixels is not None:
+            rows.append(row)
+            batch.append(image.pixels)
+        if batch and (len(batch) == batch_size or row + 1 == len(files)):
+            vectors.append(encoder.encode_pixels(np.stack(batch)))
+            batch.clear()
+        if report:
+            report("images", row + 1, len(files))
+    return np.concatenate(vectors), np.array(rows, dtype=np.int64), failures

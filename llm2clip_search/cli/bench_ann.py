@@ -1,0 +1,108 @@
+"""``llm2clip-search bench ann``: what approximate search costs in recall and gains in speed."""
+
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.options import IndexFolder
+
+if TYPE_CHECKING:
+    from llm2clip_search.benchmarks.ann import AnnPoint, AnnResult
+
+
+def bench_ann(
+    index: IndexFolder = None,
+    synthetic: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure so many drawn vectors instead of an index.", show_default=False),
+    ] = None,
+    dim: Annotated[int, typer.Option(min=2, help="Width of the drawn vectors.")] = 512,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            help="flat, hnsw, ivf, with commas: those to build and measure. Default: what the index has; all three"
+            " with --synthetic.",
+            show_default=False,
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", "--limit", min=1, help="Neighbours that are looked for.")] = 10,
+    queries: Annotated[int, typer.Option(min=1, help="Queries that are asked.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the queries and the drawn vectors.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for ann.jsonl and the plot ann.png.", show_default=False)
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a point.")] = False,
+) -> None:
+    """Recall of approximate against exact search, queries a second, latency, memory and build time.
+
+    Each index is asked at several efforts (efSearch, nprobe), and once as the engine does. Points that no other
+    beats in both recall and queries a second are marked with a star. The index is only read.
+
+    [dim]llm2clip-search bench ann --kinds flat,hnsw,ivf --out ./ann[/dim]
+    [dim]llm2clip-search bench ann --synthetic 200000 --dim 512[/dim]
+    """
+    from llm2clip_search.benchmarks.ann import KINDS, benchmark_index, benchmark_synthetic
+    from llm2clip_search.errors import CorpusError
+    from llm2clip_search.store import Snapshot, find_index
+
+    chosen = [kind.strip() for kind in kinds.split(",")] if kinds else []
+    if synthetic is not None:
+        if index is not None:
+            raise CorpusError(f"--synthetic {synthetic} and --index {index} exclude each other; give one of them.")
+        result = benchmark_synthetic(
+            synthetic, dim=dim, kinds=chosen or KINDS, k=k, queries=queries, seed=seed, say=console.say
+        )
+    else:
+        snapshot = Snapshot(index or find_index())
+        result = benchmark_index(snapshot, kinds=chosen, k=k, queries=queries, seed=seed, say=console.say)
+    lines = [json.dumps(line) for line in result.to_dicts()]
+    with console.results():
+        if json_output:
+            print("\n".join(lines))
+        else:
+            _print(result)
+    if out is not None:
+        from llm2clip_search.benchmarks.ann_plot import write_ann
+
+        for path in write_ann(result, out):
+            console.say(f"wrote {path}")
+
+
+def _print(result: "AnnResult") -> None:
+    from rich.table import Table
+
+    about = f"{result.rows:,} vectors of {result.dim} dimensions, {result.queries:,} queries ({result.vectors})"
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("index", "setting"):
+        table.add_column(column)
+    for column in (f"recall@{result.k}", "queries/s", "p50 ms", "p95 ms", "p99 ms", "memory", "build"):
+        table.add_column(column, justify="right")
+    for cells in _rows(result):
+        table.add_row(*cells)
+    console.out.print(about)
+    console.out.print(table)
+
+
+def _rows(result: "AnnResult") -> Iterator[list[str]]:
+    """Cells of the table; what all points of an index share stands in its first row."""
+    for (kind, factory), points in groupby(result.points, key=lambda point: (point.kind, point.factory)):
+        for number, point in enumerate(points):
+            first = number == 0
+            yield [
+                (factory or kind) if first else "",
+                f"{'*' if point.on_front else ' '} {point.setting}",
+                f"{point.recall:.4f}",
+                f"{point.queries_per_second:,.0f}",
+                *(f"{value:.2f}" for value in (point.p50_ms, point.p95_ms, point.p99_ms)),
+                f"{point.memory_bytes / 1e6:,.1f} MB" if first else "",
+                _build(point) if first else "",
+            ]
+
+
+def _build(point: "AnnPoint") -> str:
+    return "-" if point.build_seconds is None else f"{point.build_seconds:,.1f} s"

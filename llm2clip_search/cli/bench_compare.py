@@ -1,0 +1,68 @@
+"""``llm2clip-search bench compare``: is one encoder better than another, or is it chance?"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from llm2clip_search.benchmarks.compare import Difference
+
+
+def bench_compare(
+    a: Annotated[Path, typer.Argument(metavar="A.json", help="What bench retrieval --out wrote.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B.json", help="Likewise, of another encoder.", show_default=False)],
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+) -> None:
+    """Recalls of two runs on the same data: B - A, its 95 % interval and the p of a paired test.
+
+    p is that of each row by itself: of twenty rows that differ by chance alone, one has p < 0.05.
+
+    [dim]llm2clip-search bench compare nano.json clip.json[/dim]
+    """
+    from llm2clip_search.benchmarks.compare import compare, part_name
+    from llm2clip_search.benchmarks.results import read_results
+
+    found = compare(read_results(a), read_results(b))
+    for path, parts in ((a, found.only_a), (b, found.only_b)):
+        if parts:
+            console.warn(f"only {path} has {', '.join(map(part_name, parts))}.")
+    with console.results():
+        if json_output:
+            for row in found.differences:
+                print(json.dumps(row.to_dict(), ensure_ascii=False))
+            return
+        models = {model for row in found.differences for model in (row.model_a, row.model_b)}
+        console.out.print(_table(found.differences, (a, b), named=len(models) == 2))
+
+
+def _table(rows: "Sequence[Difference]", files: tuple[Path, Path], *, named: bool) -> "Table":
+    """Columns are headed by the models, or by the files where these do not tell them apart."""
+    from rich.table import Table
+    from rich.text import Text
+
+    first, second = (rows[0].model_a, rows[0].model_b) if named else map(str, files)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("data set", "language", "metric"):
+        table.add_column(column)
+    for column in (first, second, "difference", "95 %", "p"):
+        table.add_column(Text(column), justify="right")
+    before = None
+    for row in rows:
+        part = (f"{row.dataset} {row.split}", row.language)
+        bounds = f"{100 * row.low:+.1f} to {100 * row.high:+.1f}"
+        figures = (f"{100 * row.a:.1f}", f"{100 * row.b:.1f}", f"{100 * row.difference:+.1f}", bounds, _chance(row.p))
+        table.add_row(*(part if part != before else ("", "")), row.metric, *figures)
+        before = part
+    return table
+
+
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,38 @@
+"""``llm2clip-search bench datasets``: what can be measured, and where to get it."""
+
+from typing import Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+
+
+def bench_datasets(
+    name: Annotated[
+        str | None, typer.Argument(help="Tell what to download and how to lay it out.", show_default=False)
+    ] = None,
+) -> None:
+    """List the data sets that can be measured, or tell where to get one.
+
+    [dim]llm2clip-search bench datasets flickr30k[/dim]
+    """
+    from rich.table import Table
+
+    from llm2clip_search.benchmarks.datasets.registry import DATASETS, find_dataset
+
+    with console.results():
+        if name is not None:
+            info = find_dataset(name)
+            console.out.print(f"[bold]{info.title}[/bold] ({info.name})")
+            console.out.print(f"languages: {', '.join(info.langs) or 'as in its files'}")
+            console.out.print(f"splits: {', '.join(info.splits) or 'as in its files'}")
+            console.out.print("how to get it (ROOT is the folder that --root names):")
+            console.out.print(info.fetch, markup=False)
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("name", "data set", "splits", "languages"):
+            table.add_column(column)
+        for info in DATASETS.values():
+            langs = ", ".join(info.langs) if len(info.langs) <= 12 else f"{len(info.langs)} languages"
+            table.add_row(info.name, info.title, ", ".join(info.splits), langs)
+        console.out.print(table)

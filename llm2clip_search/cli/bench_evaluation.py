@@ -1,0 +1,59 @@
+"""``llm2clip-search bench evaluation``: what the figures themselves cost in time and memory."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+
+if TYPE_CHECKING:
+    from llm2clip_search.benchmarks.evaluation_speed import EvaluationSpeed
+
+
+def bench_evaluation(
+    images: Annotated[int, typer.Option(min=1, help="Vectors of images that are drawn.")] = 5000,
+    captions: Annotated[int, typer.Option(min=1, help="Vectors of captions, dealt to the images in turn.")] = 25010,
+    dim: Annotated[int, typer.Option(min=1, help="Width of the vectors.")] = 1280,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawn vectors.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object with all figures.")] = False,
+) -> None:
+    """Seconds and memory to evaluate random vectors of COCO 5K's shape: recalls, measures and intervals.
+
+    Random vectors can only find their partner by chance; recalls that are not chance's end with exit code 1.
+
+    [dim]llm2clip-search bench evaluation[/dim]
+    """
+    from llm2clip_search.benchmarks.evaluation_speed import evaluate_random
+
+    done = evaluate_random(images=images, captions=captions, dim=dim, seed=seed)
+    with console.results():
+        if json_output:
+            print(json.dumps(done.to_dict()))
+        else:
+            _print(done)
+    if not done.at_chance:
+        console.warn("the recalls of random vectors are not those of chance: the figures are wrong here.")
+        raise typer.Exit(1)
+
+
+def _print(done: "EvaluationSpeed") -> None:
+    from rich.table import Table
+
+    console.out.print(
+        f"{done.captions:,} captions x {done.images:,} images of {done.dim:,} dimensions: {done.seconds:.1f} s "
+        f"(recalls {done.ranks_seconds:.1f}, measures {done.measures_seconds:.1f}, intervals "
+        f"{done.intervals_seconds:.1f}), peak memory {done.peak_gb:.2f} GB"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("figure")
+    for column in ("value", "95 % interval", "chance"):
+        table.add_column(column, justify="right")
+    for key, value in done.metrics.items():
+        low, high = done.intervals[key]
+        table.add_row(
+            key, f"{100 * value:.3f} %", f"{100 * low:.3f} - {100 * high:.3f} %", f"{100 * done.chance[key]:.3f} %"
+        )
+    for key, value in done.measures.items():
+        table.add_row(key, f"{value:,.5g}", "", "")
+    console.out.print(table)

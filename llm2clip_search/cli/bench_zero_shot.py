@@ -1,0 +1,85 @@
+"""``llm2clip-search bench zero-shot``: does an encoder tell classes apart that it knows by name only?"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.options import Device, RuntimeName
+
+if TYPE_CHECKING:
+    from llm2clip_search.benchmarks.zero_shot import ZeroShotResult
+
+SHOWN = 5
+"""Damaged images, and worst classes, that are named."""
+
+
+def bench_zero_shot(
+    folder: Annotated[Path, typer.Argument(help="One subfolder a class, its images below.")],
+    model: Annotated[str, typer.Option(help="As for query.")] = "nano",
+    templates: Annotated[
+        str, typer.Option(help="seven of CLIP's, plain ('a photo of a {}.'), or a file with one a line.")
+    ] = "seven",
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV rows of subfolder and name, or a JSON object. Default: the subfolder's own name,"
+            " underscores as spaces.",
+            show_default=False,
+        ),
+    ] = None,
+    lang: Annotated[str, typer.Option(help="Language of templates and names, as the JSON tells it.")] = "en",
+    max_failures: Annotated[
+        int | None,
+        typer.Option(min=0, help="Exit with 1 when more images than this fail. Default: no limit.", show_default=False),
+    ] = None,
+    runtime: RuntimeName = "auto",
+    device: Device = "auto",
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object, as CLIP_benchmark writes it.")] = False,
+) -> None:
+    """Zero-shot classification: acc1, acc5 and mean_per_class_recall, by CLIP_benchmark's definition.
+
+    A class is the mean of its prompts' embeddings. A damaged image is counted, named and left out.
+
+    [dim]llm2clip-search bench zero-shot ./pets --templates plain[/dim]
+    """
+    from llm2clip_search.benchmarks.labelled_folder import read_labelled_folder
+    from llm2clip_search.benchmarks.zero_shot import classify, read_templates
+    from llm2clip_search.encoders import load_encoder
+
+    prompts = read_templates(templates)
+    labelled = read_labelled_folder(folder, class_names)
+    encoder = load_encoder(model, runtime=runtime, device=device)
+    with console.progress_bars() as report:
+        result = classify(encoder, labelled, prompts, language=lang, report=report)
+    for note in result.notes:
+        console.warn(f"{note}.")
+    for failure in result.failures[:SHOWN]:
+        console.warn(f"{failure.path} is left out: {failure.reason}.")
+    if len(result.failures) > SHOWN:
+        console.warn(f"{len(result.failures) - SHOWN:,} more images are left out; --json names them all.")
+    with console.results():
+        if json_output:
+            print(json.dumps(result.to_dict(), ensure_ascii=False))
+        else:
+            _print(result)
+    if max_failures is not None and len(result.failures) > max_failures:
+        console.say(f"{len(result.failures)} images failed, more than --max-failures {max_failures}.")
+        raise typer.Exit(1)
+
+
+def _print(result: "ZeroShotResult") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("images", "classes", "templates", *result.metrics):
+        table.add_column(column, justify="right")
+    cells = ["-" if value is None else f"{100 * value:.1f} %" for value in result.metrics.values()]
+    table.add_row(f"{result.images:,}", f"{result.classes:,}", f"{len(result.templates)}", *cells)
+    console.out.print(table)
+    worst = sorted(result.recalls.items(), key=lambda item: item[1])[:SHOWN]
+    named = ", ".join(f"{name} {100 * recall:.1f} %" for name, recall in worst)
+    console.out.print(f"[dim]lowest recall: {escape(named)}[/dim]")

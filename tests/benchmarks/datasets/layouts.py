@@ -1,0 +1,37 @@
+"""Makes data sets in their authors' layouts: a few real JPEGs in folders and shards."""
+
+import io
+import tarfile
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+from tests.conftest import photograph
+
+
+@cache
+def jpeg(seed: int) -> bytes:
+    """A JPEG's bytes; no two seeds give the same."""
+    out = io.BytesIO()
+    photograph(seed, size=(32, 24)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def write_images(folder: Path, names: Iterable[str]) -> Path:
+    """A JPEG of its own under every name, subfolders included; returns the folder."""
+    for seed, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(seed))
+    return folder
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    """An uncompressed shard of those members, in their order; returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path

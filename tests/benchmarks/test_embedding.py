@@ -1,0 +1,98 @@
+"""Embeddings of a benchmark: in order, kept, gone on with, and never taken from other data."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm2clip_search.benchmarks import embedding
+from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
+from llm2clip_search.benchmarks.embedding import embed_captions, embed_images
+from llm2clip_search.encoders import Encoder
+from llm2clip_search.errors import CorpusError
+from tests.conftest import CAPTIONS, ColourEncoder
+
+
+@pytest.fixture
+def files(photographs: Path) -> ImageFiles:
+    return ImageFiles.scan(photographs.parent, ["images"])
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "PART", 5)
+
+
+def test_images_are_embedded_as_the_encoder_embeds_them(
+    files: ImageFiles, photographs: Path, tiny_encoder: Encoder
+) -> None:
+    expected = tiny_encoder.encode_images([photographs / name for name in files])
+    for batch_size in (2, 5, 64):
+        found = embed_images(tiny_encoder, files, cache=None, batch_size=batch_size)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_captions_come_back_in_their_order(tiny_encoder: Encoder) -> None:
+    texts = [*CAPTIONS, "short", CAPTIONS[0], "a much longer caption than all of the others, with a tail of words"]
+    np.testing.assert_allclose(
+        embed_captions(tiny_encoder, texts, cache=None), tiny_encoder.encode_texts(texts), atol=1e-5
+    )
+
+
+def test_what_was_embedded_is_kept(files: ImageFiles, colours: ColourEncoder, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    first = embed_images(colours, files, cache=tmp_path / "c", report=lambda *done: seen.append(done))
+    assert seen == [("images", 5, 12), ("images", 10, 12), ("images", 12, 12)]
+    again = embed_images(colours, files, cache=tmp_path / "c")
+    assert colours.embedded == 12
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_run_that_was_killed_goes_on_behind_its_last_part(
+    files: ImageFiles, colours: ColourEncoder, tmp_path: Path
+) -> None:
+    def die(what: str, done: int, total: int) -> None:
+        if done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_images(colours, files, cache=tmp_path / "c", report=die)
+    embed_images(colours, files, cache=tmp_path / "c")
+    assert colours.embedded == 12
+
+
+@pytest.mark.parametrize("damage", [b"", b"no array", None])
+def test_a_damaged_part_is_embedded_anew(
+    files: ImageFiles, colours: ColourEncoder, tmp_path: Path, damage: bytes | None
+) -> None:
+    expected = embed_images(colours, files, cache=tmp_path / "c")
+    part = sorted((tmp_path / "c").rglob("*.npy"))[1]
+    part.write_bytes(part.read_bytes()[:-8] if damage is None else damage)
+    np.testing.assert_array_equal(embed_images(colours, files, cache=tmp_path / "c"), expected)
+    assert colours.embedded == 12 + 5
+
+
+def test_other_bytes_other_order_and_another_encoder_find_nothing(
+    files: ImageFiles, colours: ColourEncoder, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_images(colours, files, cache=tmp_path / "c")
+    embed_images(colours, files.only(list(files)[::-1]), cache=tmp_path / "c")
+    assert colours.embedded == 24
+    monkeypatch.setattr(ColourEncoder, "fingerprint", "0" * 16)
+    embed_images(colours, files, cache=tmp_path / "c")
+    assert colours.embedded == 36
+    monkeypatch.undo()
+    name = next(iter(files))
+    (photographs / name).write_bytes((photographs / list(files)[1]).read_bytes())
+    changed = ImageFiles.scan(photographs.parent, ["images"])
+    monkeypatch.setattr(embedding, "PART", 5)
+    embed_images(colours, changed, cache=tmp_path / "c")
+    assert colours.embedded == 48
+
+
+def test_an_image_that_cannot_be_decoded_is_named(files: ImageFiles, colours: ColourEncoder, photographs: Path) -> None:
+    name = list(files)[3]
+    (photographs / name).write_bytes(b"no image")
+    broken = ImageFiles.scan(photographs.parent, ["images"])
+    with pytest.raises(CorpusError, match=rf"Image '{name}' in .* cannot be measured: not an image"):
+        embed_images(colours, broken, cache=None)

@@ -1,0 +1,163 @@
+"""The worst queries against a slow search for them, and the page that shows them to a stranger's captions."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
+from llm2clip_search.benchmarks.failures import both_ways, worst_queries
+from llm2clip_search.benchmarks.failures_page import SIDE, failures_page, thumbnail
+from llm2clip_search.errors import ImageError
+from tests.benchmarks.galleries import gallery
+
+HOSTILE = "<script>alert(1)</script> & \"$title\" '${heading}' </span>"
+
+
+def unit(generator: np.random.Generator, rows: int, dim: int = 8) -> np.ndarray:
+    vectors = generator.normal(size=(rows, dim)).astype(np.float32)
+    out: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return out
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32), st.integers(1, 25), st.integers(1, 25), st.integers(1, 30))
+def test_the_worst_are_those_whose_answer_stands_farthest_down(seed: int, asked: int, held: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    queries, items = unit(generator, asked), unit(generator, held)
+    query_of, item_of = generator.integers(0, 6, asked), generator.integers(0, 6, held)
+    failures = worst_queries(queries, items, query_of, item_of, count=count, found=3)
+    slow = []
+    for row in range(asked):
+        order = sorted(range(held), key=lambda item: -float(queries[row] @ items[item]))
+        if right := [place for place, item in enumerate(order) if item_of[item] == query_of[row]]:
+            slow.append((-right[0], row, order[right[0]], order[:3]))
+    missed = sorted(entry for entry in slow if entry[0])
+    assert (failures.asked, failures.missed, failures.gallery) == (len(slow), len(missed), held)
+    told = [
+        (-failure.rank, failure.query, failure.expected.row, [found.row for found in failure.found])
+        for failure in failures.worst
+    ]
+    assert told == missed[:count]
+    for failure in failures.worst:
+        for found in (failure.expected, *failure.found):
+            assert found.score == pytest.approx(float(queries[failure.query] @ items[found.row]), abs=1e-6)
+
+
+def test_an_image_without_captions_expects_nothing() -> None:
+    eye = np.eye(3, dtype=np.float32)
+    by_captions, by_images = both_ways(eye, eye[[1, 0]], np.array([0, 1]), count=9)
+    assert (by_captions.asked, by_captions.missed, by_captions.gallery) == (2, 2, 3)
+    assert (by_images.asked, by_images.missed, by_images.gallery) == (2, 2, 2)
+    assert [failure.query for failure in by_images.worst] == [0, 1]
+
+
+class Reader(HTMLParser):
+    """Elements with their attributes, and the text between."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, "every element is closed in its order"
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+    def attributes(self, tag: str, name: str) -> list[str | None]:
+        return [attributes[name] for element, attributes in self.elements if element == tag and name in attributes]
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> tuple[RetrievalSet, str]:
+    """Four images of which one has no caption, one is damaged, and all captions lie with the wrong one."""
+    pairs = [("0.png", HOSTILE), ("1.png", "كلب أسود"), ("2.png", "b"), ("0.png", "c")]
+    found = gallery(tmp_path / "pictures", {"x-<b>": Captions.of(pairs)}, images=4)
+    path = tmp_path / "pictures" / "2.png"
+    path.write_bytes(path.read_bytes()[:40] + b"\0" * (path.stat().st_size - 40))
+    eye = np.eye(4, dtype=np.float32)
+    by_captions, by_images = both_ways(eye, eye[[1, 2, 3, 2]], np.array([0, 1, 2, 0]), count=3)
+    return found, failures_page(found, "x-<b>", model="<i>m</i>", captions=by_captions, images=by_images)
+
+
+def test_strangers_text_stays_text(shown: tuple[RetrievalSet, str]) -> None:
+    _, page = shown
+    read = Reader(page)
+    assert read.open == []
+    assert {tag for tag, _ in read.elements}.isdisjoint({"script", "b", "i", "link", "iframe", "object"})
+    assert HOSTILE in read.text, "told as it is, placeholders of the template too"
+    assert "<i>m</i> on toy dev, x-<b>" in read.text
+    assert "x-<b>" in read.attributes("span", "lang")
+    assert set(read.attributes("span", "dir")) == {"auto"}
+    assert not [name for _, attributes in read.elements for name in attributes if name.startswith("on")]
+
+
+def test_the_page_needs_nothing_else(shown: tuple[RetrievalSet, str]) -> None:
+    _, page = shown
+    read = Reader(page)
+    assert all(source and source.startswith("data:image/jpeg;base64,") for source in read.attributes("img", "src"))
+    assert all(link and link.startswith("#") for link in read.attributes("a", "href"))
+    assert "http:" not in page
+    assert "https:" not in page
+    assert "url(" not in page
+    assert "default-src 'none'" in page
+    assert "prefers-color-scheme: dark" in page
+    anchors = {attributes["id"] for _, attributes in read.elements if "id" in attributes}
+    assert {f"#{anchor}" for anchor in anchors} == set(read.attributes("a", "href"))
+
+
+def test_every_failure_tells_what_was_expected_and_found(shown: tuple[RetrievalSet, str]) -> None:
+    _, page = shown
+    articles = re.findall(r'<article id="([^"]+)">(.*?)</article>', page, re.DOTALL)
+    assert [anchor for anchor, _ in articles] == ["caption-1", "caption-2", "caption-3", "image-1", "image-2"]
+    worst = Reader(articles[0][1])
+    assert "expected at rank 4 of 4, score 0.000; first 1.000 · 2.png#0" in worst.text
+    assert worst.attributes("img", "alt") == ["3.png", "0.png", "1.png"], "in the order of their scores"
+    assert articles[0][1].count('<span class="missing">2.png: ') == 2, "a damaged image is told, expected and found"
+    assert "expected at rank 3 of 4, score 0.000; first 1.000 · 1.png#0" in articles[1][1]
+    image = Reader(articles[4][1])
+    assert image.attributes("img", "alt")[0] == "1.png"
+    assert "expected at rank 2 of 4, score 0.000; first 1.000 · 1.png" in image.text
+    assert image.text.count("كلب أسود (stands highest)") == 1
+    assert "Of 4 captions, 4 do not find their own image first among 4 images; the 3 worst are shown." in page
+    assert "Of 3 images, 2 do not find their own caption first among 4 captions; all are shown." in page
+
+
+def test_no_failure_is_a_page_too(tmp_path: Path) -> None:
+    found = gallery(tmp_path / "pictures", {"en": Captions.of([("0.png", "a"), ("1.png", "b")])}, images=2)
+    eye = np.eye(2, dtype=np.float32)
+    by_captions, by_images = both_ways(eye, eye, np.array([0, 1]), count=50)
+    page = failures_page(found, "en", model="m", captions=by_captions, images=by_images)
+    assert "<article" not in page
+    assert "Of 2 captions, 0 do not find their own image first among 2 images; all are shown." in page
+
+
+@pytest.mark.parametrize(("size", "expected"), [((640, 320), (160, 80)), ((90, 30), (90, 30)), ((30, 900), (5, 160))])
+def test_a_thumbnail_keeps_its_shape_and_never_grows(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    data = io.BytesIO()
+    Image.new("RGBA", size, (200, 10, 10, 255)).save(data, "PNG")
+    with Image.open(io.BytesIO(thumbnail(data.getvalue()))) as small:
+        assert (small.format, small.mode, small.size) == ("JPEG", "RGB", expected)
+        assert max(small.size) <= SIDE
+
+
+def test_no_thumbnail_of_what_is_no_image() -> None:
+    with pytest.raises(ImageError):
+        thumbnail(base64.b64decode("AAAA"))

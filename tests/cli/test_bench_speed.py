@@ -1,0 +1,53 @@
+"""``bench speed`` as a user runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llm2clip_search.benchmarks.speed import SpeedResult
+from llm2clip_search.cli import bench_speed
+from tests.conftest import RunCli
+
+
+def test_the_command_measures_a_cold_query_too(photographs: Path, run_cli: RunCli, tiny_model: Path) -> None:
+    """It runs in a process of its own, which finds the model and the scratch index."""
+    model = ("--model", f"dir:{tiny_model}", "--runtime", "torch", "--device", "cpu")
+    done = run_cli("bench", "speed", photographs, *model, "--rounds", "1", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    measured = json.loads(done.stdout)
+    assert (measured["images"], measured["rounds"]) == (12, 1)
+    assert measured["cold"] > measured["caption"] > 0
+    assert list(measured) == list(SpeedResult.__dataclass_fields__)
+
+
+def test_every_stage_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    bench_speed._print(
+        SpeedResult(
+            images=1000,
+            rounds=3,
+            tower=74.4,
+            read=1860.0,
+            decode=372.0,
+            write=37.2,
+            slowest="write",
+            index=67.2,
+            first=14.9,
+            again=0.0298,
+            caption=0.033,
+            cold=1.1,
+            text_tower=25.0,
+        )
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "walk, read, hash      1860.0 images/s, 25.00 of the tower",
+        "decode, resize         372.0 images/s, 5.00 of the tower",
+        "write                   37.2 images/s, 0.50 of the tower",
+        "vision tower alone      74.4 images/s",
+        "whole index run         67.2 images/s, 0.90 of the tower",
+        "slowest stage          write",
+        "second index run       0.030 s, 0.002 of the first",
+        "text tower alone        25.0 captions/s",
+        "one caption             33.0 ms, in an open index",
+        "query command         1100.0 ms, a process of its own with its start-up",
+    ]
