@@ -64,6 +64,11 @@ class RetrievalResult:
         return cls(**raw)
 
 
+def pretrained_of(model: str) -> str:
+    """CLIP_benchmark's second name of a model: the tag behind an open_clip architecture, else empty."""
+    return model.partition("/")[2] if model.startswith("open_clip:") else ""
+
+
 def write_results(path: Path, results: Iterable[RetrievalResult]) -> None:
     """One object a line; of a single language the file is a CLIP_benchmark result as it stands."""
     text = "".join(f"{json.dumps(result.to_dict(), ensure_ascii=False)}\n" for result in results)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet, digest, images_digest
-from llm2clip_search.benchmarks.embedding import Report, embed_captions, embed_images
+from llm2clip_search.benchmarks.embedding import Report, embed_captions, embed_images, lower_cases
 from llm2clip_search.benchmarks.judgments import coco_1k, judged
 from llm2clip_search.benchmarks.measures import measures
 from llm2clip_search.benchmarks.metrics import NEVER, Ranks, retrieval_ranks
-from llm2clip_search.benchmarks.results import RetrievalResult
+from llm2clip_search.benchmarks.results import RetrievalResult, pretrained_of
 from llm2clip_search.benchmarks.statistics import intervals
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
@@ -23,7 +23,7 @@ def measure_retrieval(
     dataset: RetrievalSet,
     *,
     captions_per_image: str = "all",
-    lower_case: bool = False,
+    lower_case: bool | None = None,
     trained_on: str = "",
     cache: Path | None = None,
     report: Report | None = None,
@@ -32,20 +32,20 @@ def measure_retrieval(
 
     Args:
         captions_per_image: of what ``dataset`` holds; only written down, see `RetrievalSet.changed`.
-        lower_case: whether captions are lower-cased first, as SigLIP 2 was trained.
+        lower_case: whether captions are lower-cased first; None does what `embedding.lower_cases` says.
         trained_on: see `seen_in_training`.
         cache: where embeddings are kept; None keeps none.
 
     Raises:
         CorpusError: an image that cannot be decoded.
     """
+    lower_case = lower_cases(encoder) if lower_case is None else lower_case
     image_ids = list(dataset.images)
     pictures = images_digest(dataset.images)
     images = embed_images(encoder, dataset.images, cache=cache, report=report)
     for lang, captions in dataset.captions.items():
         started = time.perf_counter()
-        texts = [text.lower() for text in captions.texts] if lower_case else captions.texts
-        vectors = embed_captions(encoder, texts, cache=cache, report=report)
+        vectors = embed_captions(encoder, captions.texts, cache=cache, lower_case=lower_case, report=report)
         seconds = time.perf_counter() - started
         image_of = captions.rows_in(image_ids)
         ranks = retrieval_ranks(images, vectors, image_of)
@@ -61,7 +61,7 @@ def measure_retrieval(
         yield RetrievalResult(
             dataset=dataset.name,
             model=encoder.name,
-            pretrained=_pretrained(encoder.name),
+            pretrained=pretrained_of(encoder.name),
             language=lang,
             metrics=ranks.recalls(),
             split=dataset.split,
@@ -75,7 +75,7 @@ def measure_retrieval(
             trained_on=trained_on,
             notes=notes,
             seconds=seconds,
-            ranks=_written(ranks, image_of) | {"caption_tokens": encoder.count_tokens(texts)},
+            ranks=_written(ranks, image_of) | {"caption_tokens": encoder.count_tokens(captions.texts)},
         )
 
 
@@ -97,11 +97,6 @@ def seen_in_training(dataset: DatasetInfo, split: str, training_data: Sequence[s
         if not splits or any(re.fullmatch(word, found) for found in splits):
             return line
     return ""
-
-
-def _pretrained(model: str) -> str:
-    """CLIP_benchmark's second name: the tag behind an open_clip architecture."""
-    return model.partition("/")[2] if model.startswith("open_clip:") else ""
 
 
 def _written(ranks: Ranks, image_of: np.ndarray) -> dict[str, list[int]]:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from llm2clip_search.benchmarks.embedding import Report
+from llm2clip_search.benchmarks.embedding import Report, embed_captions
 from llm2clip_search.benchmarks.labelled_folder import LabelledFolder
 from llm2clip_search.benchmarks.metrics import ranks_of_best
+from llm2clip_search.benchmarks.results import pretrained_of
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
 from llm2clip_search.errors import CorpusError
@@ -103,7 +104,7 @@ def classify(
     return ZeroShotResult(
         dataset=folder.root.resolve().name,
         model=encoder.name,
-        pretrained=encoder.name.partition("/")[2] if encoder.name.startswith("open_clip:") else "",
+        pretrained=pretrained_of(encoder.name),
         language=language,
         metrics=classification_metrics(vectors, classes, labels),
         fingerprint=encoder.fingerprint,
@@ -119,7 +120,7 @@ def classify(
 def class_vectors(encoder: Encoder, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
     """float32 ``[n_classes, dim]``, unit: the mean over templates of unit embeddings, normalised again."""
     prompts = [template.replace("{}", name) for name in names for template in templates]
-    vectors = encoder.encode_texts(prompts).reshape(len(names), len(templates), -1).mean(axis=1)
+    vectors = embed_captions(encoder, prompts, cache=None).reshape(len(names), len(templates), -1).mean(axis=1)
     unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return unit
 

@@ -8,6 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.measured import (
+    CacheFolder,
+    DatasetName,
+    DatasetRoot,
+    LangName,
+    NoCache,
+    SplitName,
+    kept_in,
+    open_dataset,
+    warn_of_training,
+)
 from llm2clip_search.cli.options import Device, RuntimeName
 
 if TYPE_CHECKING:
@@ -19,20 +30,20 @@ if TYPE_CHECKING:
 
 
 def bench_captions(
-    dataset: Annotated[str, typer.Argument(metavar="NAME", help="A data set; bench datasets lists them.")],
-    root: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    dataset: DatasetName,
+    root: DatasetRoot,
     model: Annotated[str, typer.Option(help="Whose text tower is measured, as for query.")] = "nano",
     llm: Annotated[
         Path | None, typer.Option(help="Folder that train captions wrote: the LLM alone.", show_default=False)
     ] = None,
-    split: Annotated[str, typer.Option(help="Default: the split that papers print.", show_default=False)] = "",
-    lang: Annotated[
-        str, typer.Option(help="Language of the captions. Default: the data set's first.", show_default=False)
-    ] = "",
+    split: SplitName = "",
+    lang: LangName = "",
     langs: Annotated[
         str,
         typer.Option(help="From each of these languages, with commas, to each other one.", show_default=False),
     ] = "",
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object a row, or a pair of languages.")] = False,
@@ -44,15 +55,14 @@ def bench_captions(
 
     [dim]llm2clip-search bench captions flickr8k --root ./flickr8k --langs en,de,zh[/dim]
     """
-    from llm2clip_search.benchmarks.datasets.registry import find_dataset
-    from llm2clip_search.benchmarks.embedding import default_cache, embed_captions
+    from llm2clip_search.benchmarks.embedding import embed_captions
     from llm2clip_search.encoders import load_encoder
     from llm2clip_search.errors import CorpusError
 
     wanted = tuple(dict.fromkeys(name for name in langs.split(",") if name))
     if langs and (lang or len(wanted) < 2):
         raise CorpusError("--langs takes two languages or more; --lang, alone, takes one.")
-    found = find_dataset(dataset).open(root, split=split, langs=wanted or ((lang,) if lang else ()))
+    found = open_dataset(dataset, root, split=split, langs=langs or lang)
     embedders: dict[str, Embed] = {}
     if llm is not None:
         from llm2clip_search.encoders.towers import pick_device
@@ -60,9 +70,10 @@ def bench_captions(
 
         embedders[f"LLM in {llm}"] = read_llm(llm).embedder(pick_device(device)).unit
     encoder = load_encoder(model, runtime=runtime, device=device)
+    warn_of_training(encoder, found)
     with console.progress_bars() as report:
         embedders[f"text tower of {model}"] = lambda texts: embed_captions(
-            encoder, texts, cache=default_cache(), report=report
+            encoder, texts, cache=kept_in(cache, no_cache), report=report
         )
         if wanted:
             _across(found, embedders, json_output)

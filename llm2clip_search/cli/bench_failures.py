@@ -6,19 +6,30 @@ from typing import Annotated
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.measured import (
+    CacheFolder,
+    DatasetName,
+    DatasetRoot,
+    LangName,
+    NoCache,
+    SplitName,
+    kept_in,
+    open_dataset,
+    warn_of_training,
+)
 from llm2clip_search.cli.options import Device, RuntimeName
 
 
 def bench_failures(
-    dataset: Annotated[str, typer.Argument(metavar="NAME", help="A data set; bench datasets lists them.")],
-    root: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    dataset: DatasetName,
+    root: DatasetRoot,
     out: Annotated[Path, typer.Option(help="The page: one HTML file, thumbnails inside.")],
     model: Annotated[str, typer.Option(help="As for query.")] = "nano",
-    split: Annotated[str, typer.Option(help="Default: the split that papers print.", show_default=False)] = "",
-    lang: Annotated[
-        str, typer.Option(help="Language of the captions. Default: the data set's first.", show_default=False)
-    ] = "",
+    split: SplitName = "",
+    lang: LangName = "",
     count: Annotated[int, typer.Option(min=1, help="Queries shown of each kind: captions, and images.")] = 50,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
 ) -> None:
@@ -28,8 +39,7 @@ def bench_failures(
     """
     from rich.markup import escape
 
-    from llm2clip_search.benchmarks.datasets.registry import find_dataset
-    from llm2clip_search.benchmarks.embedding import default_cache, embed_captions, embed_images
+    from llm2clip_search.benchmarks.embedding import embed_captions, embed_images
     from llm2clip_search.benchmarks.failures import both_ways
     from llm2clip_search.benchmarks.failures_page import failures_page
     from llm2clip_search.encoders import load_encoder
@@ -38,12 +48,13 @@ def bench_failures(
 
     if not out.parent.is_dir():
         raise CorpusError(f"There is no folder {out.parent} to write --out {out.name} into.")
-    found = find_dataset(dataset).open(root, split=split, langs=(lang,) if lang else ())
+    found = open_dataset(dataset, root, split=split, langs=lang)
     ((lang, captions),) = found.captions.items()
     encoder = load_encoder(model, runtime=runtime, device=device)
+    warn_of_training(encoder, found)
     with console.progress_bars() as report:
-        images = embed_images(encoder, found.images, cache=default_cache(), report=report)
-        texts = embed_captions(encoder, captions.texts, cache=default_cache(), report=report)
+        images = embed_images(encoder, found.images, cache=kept_in(cache, no_cache), report=report)
+        texts = embed_captions(encoder, captions.texts, cache=kept_in(cache, no_cache), report=report)
     by_captions, by_images = both_ways(images, texts, captions.rows_in(list(found.images)), count=count)
     page = failures_page(found, lang, model=model, captions=by_captions, images=by_images)
     replace_file(out, page.encode())

@@ -1,23 +1,33 @@
 """``llm2clip-search bench lengths``: does an encoder lose on short queries?"""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.measured import (
+    CacheFolder,
+    DatasetName,
+    DatasetRoot,
+    LangName,
+    NoCache,
+    SplitName,
+    kept_in,
+    open_dataset,
+    warn_of_training,
+)
 from llm2clip_search.cli.options import Device, RuntimeName
 
 
 def bench_lengths(
-    dataset: Annotated[str, typer.Argument(metavar="NAME", help="A data set; bench datasets lists them.")],
-    root: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    dataset: DatasetName,
+    root: DatasetRoot,
     model: Annotated[str, typer.Option(help="As for query.")] = "nano",
-    split: Annotated[str, typer.Option(help="Default: the split that papers print.", show_default=False)] = "",
-    lang: Annotated[
-        str, typer.Option(help="Language of the captions. Default: the data set's first.", show_default=False)
-    ] = "",
+    split: SplitName = "",
+    lang: LangName = "",
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object a length.")] = False,
@@ -30,18 +40,18 @@ def bench_lengths(
     """
     from rich.table import Table
 
-    from llm2clip_search.benchmarks.datasets.registry import find_dataset
-    from llm2clip_search.benchmarks.embedding import default_cache, embed_images
+    from llm2clip_search.benchmarks.embedding import embed_images
     from llm2clip_search.benchmarks.metrics import KS
     from llm2clip_search.benchmarks.query_length import recall_by_length
     from llm2clip_search.encoders import load_encoder
 
-    found = find_dataset(dataset).open(root, split=split, langs=(lang,) if lang else ())
+    found = open_dataset(dataset, root, split=split, langs=lang)
     (lang,) = found.captions
     encoder = load_encoder(model, runtime=runtime, device=device)
+    warn_of_training(encoder, found)
     with console.progress_bars() as report:
-        images = embed_images(encoder, found.images, cache=default_cache(), report=report)
-        buckets = recall_by_length(encoder, found, lang, images, cache=default_cache(), report=report)
+        images = embed_images(encoder, found.images, cache=kept_in(cache, no_cache), report=report)
+        buckets = recall_by_length(encoder, found, lang, images, cache=kept_in(cache, no_cache), report=report)
     with console.results():
         if json_output:
             for bucket in buckets:

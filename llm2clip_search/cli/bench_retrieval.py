@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.measured import (
+    CacheFolder,
+    DatasetRoot,
+    NoCache,
+    SplitName,
+    kept_in,
+    open_dataset,
+    warn_of_training,
+)
 from llm2clip_search.cli.options import Device, RuntimeName
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet
+    from llm2clip_search.benchmarks.datasets.base import RetrievalSet
     from llm2clip_search.benchmarks.results import RetrievalResult
 
 
@@ -20,9 +29,9 @@ def bench_retrieval(
     datasets: Annotated[
         list[str], typer.Argument(metavar="NAME...", help="Data sets; bench datasets lists them.", show_default=False)
     ],
-    root: Annotated[Path, typer.Option(help="Folder of the data set, or one that holds a folder NAME for each.")],
+    root: DatasetRoot,
     model: Annotated[str, typer.Option(help="As for query.")] = "nano",
-    split: Annotated[str, typer.Option(help="Default: the split that papers print.", show_default=False)] = "",
+    split: SplitName = "",
     langs: Annotated[
         str, typer.Option(help="Languages, with commas, or all. Default: the data set's first.", show_default=False)
     ] = "",
@@ -47,10 +56,8 @@ def bench_retrieval(
     against: Annotated[
         Literal["paper"] | None, typer.Option(help="Put published figures below ours.", show_default=False)
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where embeddings are kept. Default: the user's cache.", show_default=False)
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Embed anew, and keep nothing.")] = False,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object a language.")] = False,
@@ -61,30 +68,24 @@ def bench_retrieval(
 
     [dim]llm2clip-search bench retrieval flickr8k --root ./flickr8k --langs en,de --out nano.json[/dim]
     """
-    from llm2clip_search.benchmarks.datasets.registry import find_dataset
-    from llm2clip_search.benchmarks.embedding import default_cache
     from llm2clip_search.benchmarks.results import write_results
-    from llm2clip_search.benchmarks.retrieval import measure_retrieval, seen_in_training
+    from llm2clip_search.benchmarks.retrieval import measure_retrieval
     from llm2clip_search.encoders import load_encoder
 
-    infos = [find_dataset(name) for name in datasets]
-    sets = [_opened(info, _folder_of(info.name, root, len(infos)), split, langs) for info in infos]
-    sets = [_as_asked(found, captions_per_image, joined) for found in sets]
+    sets = [
+        _as_asked(open_dataset(name, root, split=split, langs=langs), captions_per_image, joined) for name in datasets
+    ]
     encoder = load_encoder(model, runtime=runtime, device=device)
-    lower = "siglip2" in model.lower() if lower_case is None else lower_case
     results: list[RetrievalResult] = []
     with console.progress_bars() as report:
-        for info, found in zip(infos, sets, strict=True):
-            seen = seen_in_training(info, found.split, encoder.model.config.training_data)
-            if seen:
-                console.warn(f"{model} was trained on {info.title}: its card says {seen!r}.")
+        for found in sets:
             for result in measure_retrieval(
                 encoder,
                 found,
                 captions_per_image=f"joined {joined}" if joined else captions_per_image,
-                lower_case=lower,
-                trained_on=seen,
-                cache=None if no_cache else cache or default_cache(),
+                lower_case=lower_case,
+                trained_on=warn_of_training(encoder, found),
+                cache=kept_in(cache, no_cache),
                 report=report,
             ):
                 results.append(result)
@@ -98,15 +99,6 @@ def bench_retrieval(
             console.out.print(_table(results, against=against is not None))
             for note in dict.fromkeys(f"{r.dataset}: {note}" for r in results for note in r.notes):
                 console.out.print(f"[dim]{note}[/dim]")
-
-
-def _folder_of(name: str, root: Path, count: int) -> Path:
-    """``ROOT/NAME`` where there is one or where several data sets are asked, else the root itself."""
-    return root / name if count > 1 or (root / name).is_dir() else root
-
-
-def _opened(info: "DatasetInfo", root: Path, split: str, langs: str) -> "RetrievalSet":
-    return info.open(root, split=split, langs=[lang for lang in langs.split(",") if lang])
 
 
 def _as_asked(found: "RetrievalSet", captions_per_image: str, joined: int) -> "RetrievalSet":

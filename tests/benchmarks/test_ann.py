@@ -230,6 +230,6 @@ def test_without_matplotlib_or_a_folder_it_is_told(tmp_path: Path, monkeypatch: 
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(CorpusError, match=r"pip install 'llm2clip-search\[train\]'"):
+    with pytest.raises(CorpusError, match=r"pip install 'llm2clip-search\[bench\]'"):
         write_ann(result, tmp_path)
     assert (tmp_path / "ann.jsonl").exists()
