@@ -43,6 +43,13 @@ class Shard:
         return np.flatnonzero(~np.isin(self.ids, self._dead))
 
     @cached_property
+    def live_by_id(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of the rows that count, int64 ascending, and where each stands."""
+        ids = self.ids[self.live_rows]
+        order = np.argsort(ids, kind="stable")
+        return ids[order], self.live_rows[order]
+
+    @cached_property
     def vectors(self) -> np.ndarray:
         """Memory-mapped ``[rows, dim]``.
 
@@ -119,13 +126,16 @@ class Snapshot:
 
         Ids ascend within a block.
         """
+        wanted = None if ids is None else np.unique(ids)
         for shard in self.shards:
-            rows = shard.live_rows
-            if ids is not None:
-                rows = rows[np.isin(shard.ids[rows], ids)]
-            rows = rows[np.argsort(shard.ids[rows], kind="stable")]
+            found, rows = shard.live_by_id
+            if wanted is not None:
+                # A few ids are looked up in the order of all: a search ranks its candidates again through here.
+                place = np.minimum(np.searchsorted(found, wanted), len(found) - 1)
+                place = place[found[place] == wanted] if len(found) else place[:0]
+                found, rows = found[place], rows[place]
             if len(rows):
-                yield shard.ids[rows], np.asarray(shard.vectors[rows], dtype=np.float32)
+                yield found, np.asarray(shard.vectors[rows], dtype=np.float32)
 
     def vectors(self, ids: Sequence[int]) -> np.ndarray:
         """float32 ``[len(ids), dim]`` in the order of ``ids``; dead rows answer too, until compaction.
