@@ -13,6 +13,7 @@ from llm2clip_search.cli.measured import (
     LangName,
     NoCache,
     SplitName,
+    demand_folder_of,
     kept_in,
     open_dataset,
     warn_of_training,
@@ -43,11 +44,9 @@ def bench_failures(
     from llm2clip_search.benchmarks.failures import both_ways
     from llm2clip_search.benchmarks.failures_page import failures_page
     from llm2clip_search.encoders import load_encoder
-    from llm2clip_search.errors import CorpusError
     from llm2clip_search.store.files import replace_file
 
-    if not out.parent.is_dir():
-        raise CorpusError(f"There is no folder {out.parent} to write --out {out.name} into.")
+    demand_folder_of(out)
     found = open_dataset(dataset, root, split=split, langs=lang)
     ((lang, captions),) = found.captions.items()
     encoder = load_encoder(model, runtime=runtime, device=device)

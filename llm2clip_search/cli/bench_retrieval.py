@@ -12,6 +12,7 @@ from llm2clip_search.cli.measured import (
     DatasetRoot,
     NoCache,
     SplitName,
+    demand_folder_of,
     kept_in,
     open_dataset,
     warn_of_training,
@@ -72,6 +73,8 @@ def bench_retrieval(
     from llm2clip_search.benchmarks.retrieval import measure_retrieval
     from llm2clip_search.encoders import load_encoder
 
+    if out is not None:
+        demand_folder_of(out)
     sets = [
         _as_asked(open_dataset(name, root, split=split, langs=langs), captions_per_image, joined) for name in datasets
     ]

@@ -36,6 +36,15 @@ def open_dataset(name: str, root: Path, *, split: str, langs: str) -> "Retrieval
     return find_dataset(name).open(folder, split=split, langs=[lang for lang in langs.split(",") if lang])
 
 
+def demand_folder_of(out: Path) -> None:
+    """Refuse a file to write whose folder is not there, before anything long begins."""
+    from llm2clip_search.errors import CorpusError
+
+    if not out.parent.is_dir() or out.is_dir():
+        missing = f"{out} is a folder" if out.is_dir() else f"there is no folder {out.parent}"
+        raise CorpusError(f"--out names the file to write, but {missing}.")
+
+
 def kept_in(cache: Path | None, no_cache: bool) -> Path | None:
     """The folder that embeddings are kept in; None keeps none."""
     from llm2clip_search.benchmarks.embedding import default_cache

@@ -107,7 +107,7 @@ def test_failures(measured: list[str], run_cli: RunCli, tmp_path: Path) -> None:
     assert images.startswith("images ")
     lost = run_cli("bench", "failures", *measured, "--out", "nowhere/worst.html")
     assert lost.returncode == 1
-    assert "error: There is no folder nowhere to write --out worst.html into." in lost.stderr
+    assert "--out names the file to write, but there is no folder nowhere." in lost.stderr
 
 
 @pytest.fixture

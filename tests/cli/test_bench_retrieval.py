@@ -77,6 +77,8 @@ def test_a_file_of_one_language_is_a_clip_benchmark_result(command: list[str], r
         (["--captions-per-image", "0"], "--captions-per-image is all or a number from 1, not '0'"),
         (["--captions-per-image", "five"], "--captions-per-image is all or a number from 1, not 'five'"),
         (["--model", "dir:nowhere"], "does not exist"),
+        (["--out", "nowhere/r.json"], "--out names the file to write, but there is no folder nowhere"),
+        (["--out", "."], "--out names the file to write, but . is a folder"),
     ],
 )
 def test_what_cannot_be_measured_is_told_in_a_sentence(
