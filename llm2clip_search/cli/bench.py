@@ -9,6 +9,7 @@ from llm2clip_search.cli.bench_datasets import bench_datasets
 from llm2clip_search.cli.bench_evaluation import bench_evaluation
 from llm2clip_search.cli.bench_failures import bench_failures
 from llm2clip_search.cli.bench_lengths import bench_lengths
+from llm2clip_search.cli.bench_opening import bench_opening
 from llm2clip_search.cli.bench_report import bench_report
 from llm2clip_search.cli.bench_retrieval import bench_retrieval
 from llm2clip_search.cli.bench_speed import bench_speed
@@ -27,4 +28,5 @@ bench.command("failures")(bench_failures)
 bench.command("training")(training)
 bench.command("ann")(bench_ann)
 bench.command("speed")(bench_speed)
+bench.command("opening")(bench_opening)
 bench.command("evaluation")(bench_evaluation)

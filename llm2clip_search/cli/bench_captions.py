@@ -65,7 +65,7 @@ def bench_captions(
     found = open_dataset(dataset, root, split=split, langs=langs or lang)
     embedders: dict[str, Embed] = {}
     if llm is not None:
-        from llm2clip_search.encoders.towers import pick_device
+        from llm2clip_search.encoders.placement import pick_device
         from llm2clip_search.training.llm_folder import read_llm
 
         embedders[f"LLM in {llm}"] = read_llm(llm).embedder(pick_device(device)).unit

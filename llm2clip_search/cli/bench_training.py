@@ -28,7 +28,7 @@ def training(
     from rich.table import Table
 
     from llm2clip_search.cli.progress import TrainingProgress
-    from llm2clip_search.encoders.towers import pick_device
+    from llm2clip_search.encoders.placement import pick_device
     from llm2clip_search.training import find_recipe
     from llm2clip_search.training.comparison import compare_training
 

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.progress import duration
+from llm2clip_search.cli.sizes import gigabytes
 
 if TYPE_CHECKING:
     from llm2clip_search.training.dry_run import Estimate
@@ -23,10 +24,10 @@ def print_estimate(estimate: "Estimate") -> None:
     if len(estimate.parts) > 1:
         table.add_row("parameters", f"{whole:,}", f"{trained:,}", style="bold")
     for name, count in estimate.memory.items():
-        table.add_row(name, _size(count))
-    table.add_row("memory", _size(sum(estimate.memory.values())), style="bold")
+        table.add_row(name, gigabytes(count))
+    table.add_row("memory", gigabytes(sum(estimate.memory.values())), style="bold")
     if estimate.disk:
-        table.add_row("caption store on disk", _size(estimate.disk))
+        table.add_row("caption store on disk", gigabytes(estimate.disk))
     speed, step = estimate.speed, estimate.step_seconds
     table.add_row(f"{estimate.samples} a step", f"{estimate.samples_per_step:,}")
     table.add_row(f"{estimate.samples} an epoch", f"{estimate.samples_per_epoch:,}")
@@ -37,8 +38,3 @@ def print_estimate(estimate: "Estimate") -> None:
     table.add_row("epochs", f"{estimate.epochs:.1f}")
     table.add_row("the run, at least", duration(estimate.run_seconds), style="bold")
     console.out.print(table)
-
-
-def _size(count: int) -> str:
-    """Bytes as ``1.50 GB`` or ``38 MB``."""
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"

@@ -13,12 +13,16 @@ RuntimeName = Annotated[
     Literal["auto", "torch", "onnx"],
     typer.Option("--runtime", help="onnx compiles the towers for the CPU at their first use; auto prefers it there."),
 ]
+QuantizeName = Annotated[
+    Literal["none", "8bit", "4bit"],
+    typer.Option("--quantize", help="Numbers of the LLM's layers in 8 or 4 bits; needs bitsandbytes or torchao."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 ModelName = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="nano, open_clip:ARCH/TAG, hf:OWNER/REPO or dir:PATH. Default: the index's own, else nano.",
+        help="A name of models list, open_clip:ARCH/TAG, hf:OWNER/REPO, dir:PATH. Default: the index's own, else nano.",
         show_default=False,
     ),
 ]

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.options import Device, IndexFolder, ModelName, RuntimeName
+from llm2clip_search.cli.options import Device, IndexFolder, ModelName, QuantizeName, RuntimeName
 
 if TYPE_CHECKING:
     from llm2clip_search.engine import Result, SearchIndex
@@ -52,6 +52,7 @@ def query(
     model: ModelName = None,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
+    quantize: QuantizeName = "none",
 ) -> None:
     """Find images by a caption, an image, an indexed image, or a sum of these.
 
@@ -63,7 +64,7 @@ def query(
     """
     from llm2clip_search.engine import open_index
 
-    opened = open_index(index, model=model, runtime=runtime, device=device)
+    opened = open_index(index, model=model, runtime=runtime, device=device, quantize=quantize)
     result = opened.query(
         text,
         image=image,

@@ -31,7 +31,7 @@ def train_captions(
     chosen = find_recipe(recipe)
     if dry_run:
         from llm2clip_search.cli.estimates import print_estimate
-        from llm2clip_search.encoders.towers import pick_device
+        from llm2clip_search.encoders.placement import pick_device
         from llm2clip_search.training.dry_run import estimate_captions, measure_speed
 
         print_estimate(estimate_captions(chosen, measure_speed(pick_device(device), bf16=chosen.captions.bf16)))

@@ -33,7 +33,7 @@ def train_clip(
     chosen = find_recipe(recipe)
     if dry_run:
         from llm2clip_search.cli.estimates import print_estimate
-        from llm2clip_search.encoders.towers import pick_device
+        from llm2clip_search.encoders.placement import pick_device
         from llm2clip_search.training.dry_run import estimate_clip, estimate_embed, measure_speed
 
         where = pick_device(device)

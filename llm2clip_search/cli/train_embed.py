@@ -26,7 +26,7 @@ def train_embed(
     [dim]llm2clip-search train embed nano --data ./data --llm ./llm --out ./captions[/dim]
     """
     from llm2clip_search.cli.progress import TrainingProgress
-    from llm2clip_search.encoders.towers import pick_device
+    from llm2clip_search.encoders.placement import pick_device
     from llm2clip_search.training import find_recipe, stages
 
     chosen = find_recipe(recipe)

@@ -1,7 +1,10 @@
-"""Names to models: ``nano``, ``open_clip:ARCH/TAG``, ``hf:owner/repo[@revision]``, ``dir:PATH``."""
+"""Names to models: ``nano``, LLM2CLIP's published names, ``open_clip:ARCH/TAG``, ``hf:owner/repo[@revision]``,
+``dir:PATH``.
+"""
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -9,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm2clip_search.encoders.config import ModelConfig, TextConfig
-from llm2clip_search.encoders.sources import fetch, file_sha256
+from llm2clip_search.encoders.published.models import convertible, near_names, of_repo
+from llm2clip_search.encoders.published.pull import is_pulled, pull
+from llm2clip_search.encoders.sources import fetch, file_sha256, refuse_pickle
 from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
+from llm2clip_search.encoders.weights import mapped_tensors
 from llm2clip_search.errors import ModelError
 
 if TYPE_CHECKING:
@@ -20,13 +26,7 @@ DEFAULT_MODEL = "nano"
 PACKAGED = ("nano",)
 """Models whose folder lies in this package, under ``encoders/models``."""
 
-EXAMPLES = {
-    "open_clip:ViT-B-32/laion2b_s34b_b79k": "CLIP B/32, 77 tokens, English",
-    "open_clip:ViT-SO400M-14-SigLIP2/webli": "SigLIP 2 So400m/14, 64 tokens, multilingual",
-    "hf:openai/clip-vit-large-patch14": "CLIP L/14, 77 tokens, English",
-    "hf:google/siglip2-base-patch16-224": "SigLIP 2 B/16, 64 tokens, multilingual",
-}
-"""Published encoders that a user may name as they are; any other of the same libraries works too."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,16 @@ class Model:
     folder: Path | None
     """The model folder; None for open_clip, which keeps weights itself."""
 
-    def tensors(self, tower: str) -> dict[str, "torch.Tensor"]:
-        """Tensors of ``model.safetensors`` under ``vision.`` or ``text.``, prefix removed."""
-        from safetensors import safe_open
+    def tensors(self, tower: str, *, dtype: "torch.dtype | None" = None) -> dict[str, "torch.Tensor"]:
+        """Tensors of ``model.safetensors`` under ``vision.`` or ``text.``, prefix removed.
 
+        They lie in the mapped file, but for floats of another type than ``dtype``; see `weights.mapped_tensors`.
+        """
         path = self._own_tensors
         if path is None:
             return {}
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = [name for name in file.keys() if name.startswith(f"{tower}.")]  # noqa: SIM118
-                return {name.partition(".")[2]: file.get_tensor(name) for name in names}
-        except Exception as error:  # safetensors raises its own untyped error on a damaged file
-            raise ModelError(f"{path} is not a readable safetensors file: {error}.") from error
+        found = mapped_tensors(path, keep=lambda name: name.startswith(f"{tower}."), dtype=dtype)
+        return {name.partition(".")[2]: tensor for name, tensor in found.items()}
 
     def tokenizer(self) -> CaptionTokenizer:
         """The text tower's tokenizer; an LLM's loads neither torch nor transformers."""
@@ -85,6 +82,11 @@ class Model:
         """
         raw = self.config.to_dict()
         vision = raw["vision"]
+        # Younger than the first release, as in `_text_parts`.
+        if not vision["options"]:
+            del vision["options"]
+        if vision["preprocess"]["crop_rounding"] == "nearest":
+            del vision["preprocess"]["crop_rounding"]
         tokens, text, text_pin = _text_parts(self.config.text, self.folder)
         before = {"preprocess": vision.pop("preprocess"), "text": tokens}
         pins = [_pin(vision.pop("weights"), self.folder), text_pin]
@@ -105,6 +107,8 @@ class Model:
 def resolve(name: str) -> Model:
     """Find the model that a name stands for; base weights stay unfetched where possible.
 
+    An LLM2CLIP checkpoint is fetched and converted when it is first resolved (`is_at_hand` tells whether it was).
+
     Raises:
         ModelError: a name of no model, an unreadable folder, or a hub out of reach.
     """
@@ -112,11 +116,9 @@ def resolve(name: str) -> Model:
     if not separator:
         if name in PACKAGED:
             return _from_folder(Path(str(files("llm2clip_search.encoders"))) / "models" / name, name)
-        hint = f"; for the folder, say dir:{name}" if Path(name).is_dir() else ""
-        raise ModelError(
-            f"There is no model {name!r}; a model is one of {', '.join(PACKAGED)},"
-            f" or open_clip:ARCH/TAG, hf:OWNER/REPO or dir:PATH{hint}."
-        )
+        if published := convertible(name):
+            return _from_folder(pull(published), published.name)
+        raise ModelError(_no_such_model(name))
     if scheme == "open_clip":
         from llm2clip_search.encoders.dual import open_clip_model
 
@@ -125,8 +127,27 @@ def resolve(name: str) -> Model:
         folder = fetch(name).path.absolute()
         return _from_folder(folder, f"dir:{folder}")
     if scheme == "hf":
+        if published := of_repo(rest.partition("@")[0]):
+            raise ModelError(f"{name} is in a layout of its own; name it {published.name}, and it is converted.")
         return _from_folder(fetch(name).path, name)
     raise ModelError(f"{name!r} names no model; it starts with open_clip:, hf: or dir:, or is one of {PACKAGED}.")
+
+
+def is_at_hand(name: str) -> bool:
+    """Whether `resolve` answers without fetching a checkpoint."""
+    published = convertible(name)
+    return published is None or is_pulled(published)
+
+
+def _no_such_model(name: str) -> str:
+    near = near_names(name)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    if Path(name).is_dir():
+        hint = f"; for the folder, say dir:{name}."
+    return (
+        f"There is no model {name!r}; a model is one that 'llm2clip-search models list' names, or open_clip:ARCH/TAG,"
+        f" hf:OWNER/REPO or dir:PATH{hint}"
+    )
 
 
 def _from_folder(folder: Path, name: str) -> Model:
@@ -137,12 +158,25 @@ def _from_folder(folder: Path, name: str) -> Model:
         raise ModelError(f"{folder} is no model folder: it has no readable config.json.") from error
     except ValueError as error:
         raise ModelError(f"{path} is not valid JSON: {error}.") from error
+    for file in folder.glob("*.safetensors"):
+        refuse_pickle(file)
     if "model_type" in raw:
         from llm2clip_search.encoders.dual import transformers_model
 
+        _need_safetensors(folder)
         # The tensors are transformers' own; the folder is named as the source of both towers.
         return Model(name, transformers_model(folder, source=name), None)
     return Model(name, ModelConfig.read(path), folder)
+
+
+def _need_safetensors(folder: Path) -> None:
+    pickles = sorted(path.name for suffix in ("bin", "pt", "pth") for path in folder.glob(f"*.{suffix}"))
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} holds its weights as a pickle ({pickles[0]}), and unpickling runs code; write them with"
+            " save_pretrained(..., safe_serialization=True) where they were made, or turn a state dict of LLM2CLIP's"
+            " training repository into a model folder by 'llm2clip-search models convert', which reads tensors alone."
+        )
 
 
 def text_fingerprint(text: TextConfig, folder: Path | None = None) -> str:
@@ -156,6 +190,8 @@ def _text_parts(text: TextConfig, folder: Path | None) -> tuple[dict[str, object
     before = {key: rest.pop(key) for key in ("max_tokens", "instruction", "pooling", "attention")}
     pin = _pin(rest.pop("weights"), folder)
     # Options younger than the first release count where they are set: older models keep their fingerprints.
+    if suffix := rest.pop("suffix"):
+        before["suffix"] = suffix
     for key in ("standardised", "clip"):
         if not rest[key]:
             del rest[key]
@@ -171,7 +207,9 @@ def _pin(source: str | None, folder: Path | None) -> str:
     if scheme == "pypi":
         return rest.partition("#")[2]
     if scheme == "hf":
-        return fetch(source).revision
+        # A commit pins its content by itself: images are indexed without the LLM ever being fetched.
+        commit = source.partition("@")[2]
+        return commit if _COMMIT.fullmatch(commit) else fetch(source).revision
     path = fetch(source, relative_to=folder).path if scheme == "dir" else Path(source)
     if path.is_dir():
         return _digest([[f.name, file_sha256(f)] for f in sorted(path.glob("*.safetensors"))])

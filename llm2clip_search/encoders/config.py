@@ -7,7 +7,7 @@ weights that others publish are named by source (see `sources`) and stay where t
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,9 @@ class PreprocessConfig:
     both sides to the input size."""
     resize_to: int = 0
     """Length of the shorter side before the crop, pixels; 0 means the input's own shorter side."""
+    crop_rounding: Literal["nearest", "down"] = "nearest"
+    """Where the crop begins if an odd number of pixels is left over: at the nearest even one, as torchvision does
+    (open_clip, timm, OpenAI's own code), or at the lower one, as the processors of transformers do."""
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Per channel, on a scale where white is 1."""
@@ -54,6 +57,9 @@ class VisionConfig:
     their tensors differently."""
     projection: bool = False
     """Whether ``vision.projection`` (linear) follows the backbone."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The library's own configuration of a tower whose weights lie in this folder (transformers: that of
+    ``CLIPVisionConfig``; timm: keywords of ``create_model``); empty where the library knows it by name."""
     preprocess: PreprocessConfig
 
 
@@ -83,6 +89,8 @@ class TextConfig:
     pooling: Literal["mean", "last"] = "mean"
     instruction: str = ""
     """Prefix that the LLM reads but that is not pooled."""
+    suffix: str = ""
+    """Text behind the caption that is read and pooled, such as ``<|eot_id|>``; a cut leaves it whole."""
     hidden_layers: tuple[int, ...] = (-1,)
     """Which hidden states are pooled and concatenated: -1 is the last, after the final norm; n is the
     n-th block's output. Blocks behind the highest are not run."""
@@ -140,8 +148,9 @@ def _from_mapping(raw: Mapping[str, Any]) -> ModelConfig:
     for key in ("mean", "std"):
         if key in preprocess:
             preprocess[key] = tuple(preprocess[key])
-    rest = {field.name: raw[field.name] for field in fields(ModelConfig) if field.name in raw}
-    unknown = set(raw) - {field.name for field in fields(ModelConfig)}
+    known = {each.name for each in fields(ModelConfig)}
+    rest = {name: raw[name] for name in known if name in raw}
+    unknown = set(raw) - known
     if unknown:
         raise KeyError(f"unknown keys {sorted(unknown)}")
     rest |= {

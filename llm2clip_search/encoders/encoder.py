@@ -9,6 +9,7 @@ from PIL import Image
 from llm2clip_search.encoders.catalogue import DEFAULT_MODEL, Model, ModelIdentity, resolve
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.images import ImageInput, read_rgb, stack_pixels
+from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.tokenization import CaptionTokenizer
 from llm2clip_search.encoders.towers import Runtime, Tower, load_tower
 
@@ -24,13 +25,16 @@ class Encoder:
         fingerprint: 16 hex digits, equal for two encoders exactly if their embeddings are.
     """
 
-    def __init__(self, model: Model, *, runtime: Runtime = "auto", device: str = "auto") -> None:
+    def __init__(
+        self, model: Model, *, runtime: Runtime = "auto", device: str = "auto", quantize: Quantize = "none"
+    ) -> None:
         self.model = model
         self.name = model.reference
         self.dim = model.config.dim
         self.max_tokens = model.config.text.max_tokens
         self._runtime = runtime
         self._device = device
+        self._quantize: Quantize = quantize
 
     @property
     def identity(self) -> ModelIdentity:
@@ -50,7 +54,7 @@ class Encoder:
 
     @cached_property
     def _text(self) -> Tower:
-        return load_tower(self.model, "text", runtime=self._runtime, device=self._device)
+        return load_tower(self.model, "text", runtime=self._runtime, device=self._device, quantize=self._quantize)
 
     @cached_property
     def _tokenizer(self) -> CaptionTokenizer:
@@ -103,18 +107,22 @@ class Encoder:
         return self._tokenizer.count(texts)
 
 
-def load_encoder(name: str = DEFAULT_MODEL, *, runtime: Runtime = "auto", device: str = "auto") -> Encoder:
+def load_encoder(
+    name: str = DEFAULT_MODEL, *, runtime: Runtime = "auto", device: str = "auto", quantize: Quantize = "none"
+) -> Encoder:
     """The encoder of a name: ``nano``, ``open_clip:ARCH/TAG``, ``hf:OWNER/REPO`` or ``dir:PATH``.
 
     Args:
         runtime: ``onnx`` compiles each tower for the CPU at its first use, ``torch`` runs it as it is,
             ``auto`` picks ONNX on a CPU that has ONNX Runtime.
-        device: ``auto``, or any of torch's device names.
+        device: any of torch's device names, or ``auto``: each tower by itself on the GPU, if it fits there.
+        quantize: ``8bit`` or ``4bit`` for the linear layers of an LLM text tower; needs bitsandbytes or torchao.
+            The fingerprint is that of the whole precision, whose embeddings these are close to.
 
     Raises:
         ModelError: a name of no model, or a configuration that cannot be read.
     """
-    return Encoder(resolve(name), runtime=runtime, device=device)
+    return Encoder(resolve(name), runtime=runtime, device=device, quantize=quantize)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

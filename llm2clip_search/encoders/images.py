@@ -158,7 +158,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
 def to_pixels(image: Image.Image, config: PreprocessConfig) -> np.ndarray:
     """Resize and crop an RGB image to the tower's input: uint8 ``[height, width, 3]``.
 
-    Equal to torchvision's ``Resize`` and ``CenterCrop`` on PIL images, which timm and open_clip use.
+    Equal to torchvision's ``Resize`` and ``CenterCrop`` on PIL images, which timm and open_clip use, and with
+    ``crop_rounding`` ``down`` to the PIL processors of transformers.
     """
     method = _RESAMPLING[config.interpolation]
     if config.resize == "squash":
@@ -174,8 +175,8 @@ def to_pixels(image: Image.Image, config: PreprocessConfig) -> np.ndarray:
     )
     if scaled != image.size:
         image = image.resize(scaled, method)
-    left = round((scaled[0] - config.width) / 2)
-    top = round((scaled[1] - config.height) / 2)
+    over = (scaled[0] - config.width, scaled[1] - config.height)
+    left, top = (rest // 2 if config.crop_rounding == "down" else round(rest / 2) for rest in over)
     if (left, top) != (0, 0) or scaled != (config.width, config.height):
         image = image.crop((left, top, left + config.width, top + config.height))
     return np.asarray(image)

@@ -1,8 +1,10 @@
 """A decoder LLM as a caption encoder: bidirectional attention and pooling over its states."""
 
 import contextlib
+import importlib
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,18 @@ from torch import nn
 
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.lora import merge_lora
+from llm2clip_search.encoders.placement import Placement, quantizer
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.encoders.vision import load_exactly, without_memory
+from llm2clip_search.encoders.weights import mapped_tensors, weight_files
 from llm2clip_search.errors import ModelError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3")
 """transformers model types whose decoders take a prepared 4-D attention mask."""
+
+_IGNORED = re.compile(r"(^|\.)lm_head\.|\.rotary_emb\.inv_freq$")
+"""Tensors of a decoder's folder that it does not need: its head, and angles that are computed."""
 
 
 class CaptionLLM(nn.Module):
@@ -82,7 +90,11 @@ class CaptionLLM(nn.Module):
 
 
 def load_caption_llm(
-    config: TextConfig, *, folder: Path | None = None, tensors: Mapping[str, torch.Tensor]
+    config: TextConfig,
+    *,
+    folder: Path | None = None,
+    tensors: Mapping[str, torch.Tensor],
+    placement: Placement = Placement(),
 ) -> CaptionLLM:
     """The LLM of a text tower with its low-rank updates merged.
 
@@ -90,51 +102,107 @@ def load_caption_llm(
     ``lora.`` and ``states.`` (mean and deviation of pooled states) are taken.
 
     Raises:
-        ModelError: weights that cannot be fetched or do not fit.
+        ModelError: weights that cannot be fetched or do not fit, or low-rank updates of a quantised LLM.
     """
     if config.weights is None:
         raise ModelError("A text tower needs 'weights', the source of its base model.")
-    llm = CaptionLLM(load_llm(config.weights, relative_to=folder), config)
+    updates = {name.removeprefix("lora."): t for name, t in tensors.items() if name.startswith("lora.")}
+    if updates and placement.quantize != "none":
+        raise ModelError(
+            f"--quantize {placement.quantize} cannot merge the {len(updates) // 2} low-rank updates of this model into"
+            " quantised layers; leave it out, or use an LLM that holds them merged."
+        )
+    llm = CaptionLLM(load_llm(config.weights, relative_to=folder, placement=placement), config)
     if config.standardised:
         for name, buffer in (("mean", llm.mean), ("std", llm.std)):
             found = tensors.get(f"states.{name}")
             if found is None or found.shape != buffer.shape:
                 shape = "missing" if found is None else str(list(found.shape))
                 raise ModelError(f"Tensor text.states.{name} is {shape}, but {list(buffer.shape)} is needed.")
-            buffer.copy_(found)
-    merge_lora(llm.model, {name.removeprefix("lora."): t for name, t in tensors.items() if name.startswith("lora.")})
+            setattr(llm, name, found.to(placement.device, buffer.dtype))
+    merge_lora(llm.model, updates)
     return llm
 
 
-def load_llm(source: str, *, relative_to: Path | None = None) -> Any:
+def load_llm(source: str, *, relative_to: Path | None = None, placement: Placement = Placement()) -> Any:
     """A transformers decoder without its language-model head, from a folder or a GGUF file.
 
+    Tensors go to the device as they are read; those that need no change stay in their file, mapped.
+
     Raises:
-        ModelError: weights that cannot be fetched, or a family this package does not know.
+        ModelError: weights that cannot be fetched or do not fit, or a family this package does not know.
     """
     ensure_torchvision()
     import transformers
 
     path = fetch(source, relative_to=relative_to).path
-    options: dict[str, Any] = {"local_files_only": True, "attn_implementation": "sdpa"}
     with quiet_transformers():
         try:
             if path.suffix == ".gguf":
-                model = transformers.AutoModel.from_pretrained(
-                    path.parent, gguf_file=path.name, dtype=torch.float32, **options
-                )
+                options = _options(placement)
+                model = transformers.AutoModel.from_pretrained(path.parent, gguf_file=path.name, **options)
             else:
                 kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
                 if kind not in FAMILIES:
                     raise ModelError(f"{source} is a {kind!r} model; LLM towers are: {', '.join(FAMILIES)}.")
-                model = transformers.AutoModel.from_pretrained(
-                    path, dtype=torch.float32, use_safetensors=True, **options
-                )
+                if placement.quantize == "none":
+                    model = _load_folder(source, path, placement)
+                else:
+                    options = _options(placement)
+                    model = transformers.AutoModel.from_pretrained(path, use_safetensors=True, **options)
         except (OSError, ValueError) as error:
             raise ModelError(f"{source} cannot be loaded as an LLM: {error}") from error
     if model.config.model_type not in FAMILIES:
         raise ModelError(f"{source} is a {model.config.model_type!r} model; LLM towers are: {', '.join(FAMILIES)}.")
     return model
+
+
+def _load_folder(source: str, path: Path, placement: Placement) -> Any:
+    """One copy of every number, and none drawn at random: transformers only warns of what a folder lacks.
+
+    Names may begin with ``model.`` and come with a head, as those of language models do.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    model = without_memory(
+        lambda: transformers.AutoModel.from_config(config, dtype=placement.dtype, attn_implementation="sdpa")
+    )
+    tensors: dict[str, torch.Tensor] = {}
+    for file in weight_files(path):
+        tensors |= mapped_tensors(file, keep=lambda name: not _IGNORED.search(name), dtype=placement.dtype)
+    own = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    load_exactly(model, own, f"LLM {source}", device=placement.device)
+    return model.to(placement.device).eval()
+
+
+def _options(placement: Placement) -> dict[str, Any]:
+    options: dict[str, Any] = {"local_files_only": True, "attn_implementation": "sdpa", "dtype": placement.dtype}
+    if placement.device != "cpu" or placement.quantize != "none":
+        options["device_map"] = {"": placement.device}
+    if placement.quantize != "none":
+        options["quantization_config"] = quantization(placement)
+    return options
+
+
+def quantization(placement: Placement) -> Any:
+    """What transformers is told, for the package that is installed: 8-bit integers, or NF4 (Dettmers et al.,
+    arXiv 2305.14314) with bitsandbytes and 4-bit integers with torchao.
+
+    Raises:
+        ModelError: no package for it.
+    """
+    import transformers
+
+    if quantizer(placement.quantize) == "bitsandbytes":
+        if placement.quantize == "8bit":
+            return transformers.BitsAndBytesConfig(load_in_8bit=True)
+        return transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=placement.dtype
+        )
+    ao = importlib.import_module("torchao.quantization")
+    form = ao.Int8WeightOnlyConfig() if placement.quantize == "8bit" else ao.Int4WeightOnlyConfig()
+    return transformers.TorchAoConfig(form)
 
 
 def save_tokenizer(source: str, folder: Path) -> None:

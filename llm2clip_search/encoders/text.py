@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.llm import CaptionLLM, load_caption_llm, quiet_transformers
+from llm2clip_search.encoders.placement import Placement
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.vision import clip_projection, load_exactly
@@ -85,35 +86,48 @@ class _OpenClipText(nn.Module):
 
 
 def build_text_tower(
-    config: TextConfig, *, dim: int, folder: Path | None, tensors: Mapping[str, torch.Tensor]
+    config: TextConfig,
+    *,
+    dim: int,
+    folder: Path | None,
+    tensors: Mapping[str, torch.Tensor],
+    placement: Placement = Placement(),
 ) -> nn.Module:
     """Build the tower and load its weights; the vision tower is not touched.
 
-    ``tensors`` are those of the model folder whose names began with ``text.``, prefix removed.
+    ``tensors`` are those of the model folder whose names began with ``text.``, prefix removed. The LLM or CLIP
+    tower takes on the placement's precision; statistics and adaptor stay float32.
 
     Raises:
         ModelError: weights that cannot be fetched or do not fit, naming what is missing or extra.
     """
     if config.library != "llm":
-        return load_clip_text(config, folder=folder)
+        return load_clip_text(config, folder=folder, placement=placement)
     if config.adaptor is None:
         raise ModelError("An LLM text tower needs an 'adaptor' in its configuration.")
-    states = load_states(config, folder=folder, tensors=tensors)
-    adaptor = Adaptor(states.width, dim, config.adaptor)
+    states = load_states(config, folder=folder, tensors=tensors, placement=placement)
+    with torch.device("meta"):
+        adaptor = Adaptor(states.width, dim, config.adaptor)
     own = {name.removeprefix("adaptor."): t for name, t in tensors.items() if not name.startswith(("lora.", "states."))}
-    load_exactly(adaptor, own, "text adaptor")
+    load_exactly(adaptor, own, "text adaptor", device=placement.device)
     return LLMTextTower(states, adaptor).eval()
 
 
 def load_states(
-    config: TextConfig, *, folder: Path | None, tensors: Mapping[str, torch.Tensor]
+    config: TextConfig,
+    *,
+    folder: Path | None,
+    tensors: Mapping[str, torch.Tensor],
+    placement: Placement = Placement(),
 ) -> CaptionLLM | FusedStates:
     """What an adaptor reads, its ``width`` that of the adaptor; arguments and errors as of `build_text_tower`."""
-    llm = load_caption_llm(config, folder=folder, tensors=tensors)
-    return FusedStates(llm, load_clip_text(config.clip, folder=folder)) if config.clip else llm
+    llm = load_caption_llm(config, folder=folder, tensors=tensors, placement=placement)
+    if config.clip is None:
+        return llm
+    return FusedStates(llm, load_clip_text(config.clip, folder=folder, placement=placement))
 
 
-def load_clip_text(config: TextConfig, *, folder: Path | None) -> ClipTextTower:
+def load_clip_text(config: TextConfig, *, folder: Path | None, placement: Placement = Placement()) -> ClipTextTower:
     """A classic CLIP text tower.
 
     Raises:
@@ -125,13 +139,15 @@ def load_clip_text(config: TextConfig, *, folder: Path | None) -> ClipTextTower:
     if config.library == "llm":
         raise ModelError(f"{config.weights} is an LLM, but a CLIP text tower is of open_clip or transformers.")
     if config.library == "transformers":
-        return _transformers_text(fetch(config.weights, relative_to=folder).path)
+        tower = _transformers_text(fetch(config.weights, relative_to=folder).path)
+        return tower.to(placement.device, placement.dtype)
     import open_clip
 
     from llm2clip_search.encoders.dual import create_open_clip
 
     model = _OpenClipText(create_open_clip(config.architecture, config.weights))
-    return ClipTextTower(model, open_clip.get_model_config(config.architecture)["embed_dim"]).eval()
+    tower = ClipTextTower(model, open_clip.get_model_config(config.architecture)["embed_dim"])
+    return tower.to(placement.device, placement.dtype).eval()
 
 
 def _transformers_text(path: Path) -> ClipTextTower:

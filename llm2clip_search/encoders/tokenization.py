@@ -18,7 +18,7 @@ class TokenBatch(NamedTuple):
     attention_mask: np.ndarray
     """1 where a token is read, 0 on padding."""
     pooling_mask: np.ndarray
-    """1 where a state is pooled: the caption's own tokens, without prefix and padding."""
+    """1 where a state is pooled: the tokens of caption and suffix, without prefix and padding."""
 
 
 class FusedTokenBatch(NamedTuple):
@@ -54,12 +54,16 @@ class LLMTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._max_tokens = config.max_tokens
+        self._suffix = self._ids([config.suffix], special=False)[0]
         self._prefix = self._prefix_of(config.instruction)
 
     def _prefix_of(self, instruction: str) -> list[int]:
         prefix = self._ids([instruction], special=True)[0]
-        if len(prefix) >= self._max_tokens:
-            raise ModelError(f"An instruction has {len(prefix)} tokens, but the tower reads {self._max_tokens} in all.")
+        if len(prefix) + len(self._suffix) >= self._max_tokens:
+            around = "An instruction and a suffix have" if self._suffix else "An instruction has"
+            raise ModelError(
+                f"{around} {len(prefix) + len(self._suffix)} tokens, but the tower reads {self._max_tokens} in all."
+            )
         # A state that every other token may rest on; decoders without one put it on the first word.
         return prefix or [self._begin_token()]
 
@@ -73,7 +77,12 @@ class LLMTokenizer:
         return [e.ids for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=special)]
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        return [len(self._prefix) + len(ids) for ids in self._ids(texts, special=False)]
+        around = len(self._prefix) + len(self._suffix)
+        return [around + len(ids) for ids in self._caption_ids(texts)]
+
+    def _caption_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        # Space in front of a suffix would be tokens that no tower with one was trained on.
+        return self._ids([text.rstrip() for text in texts] if self._suffix else texts, special=False)
 
     def __call__(self, texts: Sequence[str], instructions: Sequence[str] | None = None) -> TokenBatch:
         """Token ids of a batch; ``instructions``, one a text, stand in for the configuration's.
@@ -83,8 +92,8 @@ class LLMTokenizer:
         """
         prefixes = [self._prefix_of(text) for text in instructions] if instructions else [self._prefix] * len(texts)
         rows = [
-            (prefix, ids[: self._max_tokens - len(prefix)])
-            for prefix, ids in zip(prefixes, self._ids(texts, special=False), strict=True)
+            (prefix, ids[: self._max_tokens - len(prefix) - len(self._suffix)] + self._suffix)
+            for prefix, ids in zip(prefixes, self._caption_ids(texts), strict=True)
         ]
         longest = max((len(prefix) + len(ids) for prefix, ids in rows), default=0)
         batch = TokenBatch(*(np.zeros((len(rows), longest), dtype=np.int64) for _ in range(3)))

@@ -8,7 +8,6 @@ import contextlib
 import importlib.util
 import json
 import logging
-import shutil
 import sys
 import tempfile
 import warnings
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llm2clip_search.encoders.catalogue import Model
+from llm2clip_search.encoders.placement import Placement, Quantize, TowerName, place_tower, tower_weights
 from llm2clip_search.encoders.sources import cache_dir
 from llm2clip_search.errors import ModelError
 
@@ -26,31 +26,39 @@ if TYPE_CHECKING:
     from torch import nn
 
 Runtime = Literal["auto", "torch", "onnx"]
-TowerName = Literal["vision", "text"]
 Tower = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 FIXED_LENGTH = ("pixels", "clip_ids")
 """Inputs of which only the first axis varies from batch to batch."""
+COMPILED_LIMIT = 500_000_000
+"""Numbers of a tower beyond which ``auto`` leaves it to torch: 2 GB, which one ONNX file can hold. Compiling an LLM
+of 8 billion would take twice its 32 GB in memory, and as much on disk."""
 MIN_COSINE = 0.999
 """A compiled tower is kept only if its vectors agree with torch's at least this well."""
 
 
-def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str) -> Tower:
+def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, quantize: Quantize = "none") -> Tower:
     """One tower ready to run; the other one is not loaded.
 
-    ``auto`` is ONNX Runtime on a CPU that has it, torch otherwise.
+    ``auto`` is ONNX Runtime on a CPU that has it, torch otherwise and for towers beyond `COMPILED_LIMIT`. On a GPU
+    weights are halves, see `placement`.
 
     Raises:
-        ModelError: ONNX asked for but missing, or on a GPU; weights that cannot be loaded.
+        ModelError: ONNX asked for but missing, on a GPU, or quantised; weights that cannot be loaded.
     """
-    device = pick_device(device)
+    placement = place_tower(model, name, device=device, quantize=quantize)
+    device = placement.device
     has_onnx = all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx"))
     if runtime == "onnx" and not has_onnx:
         raise ModelError("--runtime onnx needs ONNX Runtime; install it with pip install 'llm2clip-search[cpu]'.")
     if runtime == "onnx" and device != "cpu":
         raise ModelError(f"--runtime onnx runs on the CPU, but the device is {device}; add --device cpu.")
-    if runtime == "torch" or device != "cpu" or not has_onnx:
-        return _torch_tower(build_module(model, name), device)
+    if runtime == "onnx" and placement.quantize != "none":
+        raise ModelError(f"--runtime onnx has no {quantize} LLM; leave out --quantize, or say --runtime torch.")
+    if runtime == "torch" or device != "cpu" or not has_onnx or placement.quantize != "none":
+        return _torch_tower(build_module(model, name, placement), device)
+    if runtime == "auto" and (tower_weights(model, name) or 0) > COMPILED_LIMIT:
+        return _torch_tower(build_module(model, name, placement), device)
     try:
         return _onnx_tower(compiled_path(model, name))
     except ModelError:
@@ -65,30 +73,8 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str) 
         return _torch_tower(build_module(model, name), device)
 
 
-def pick_device(device: str) -> str:
-    """``auto`` is a CUDA GPU or Apple's where torch sees one, else the CPU.
-
-    torch is asked only where a GPU could be: importing it costs seconds.
-    """
-    if device != "auto":
-        return device
-    apple = sys.platform == "darwin"
-    if not (apple or has_nvidia_driver()):
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if apple and torch.backends.mps.is_available() else "cpu"
-
-
-def has_nvidia_driver() -> bool:
-    """Whether an NVIDIA card could be used, told without importing anything."""
-    return Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") is not None
-
-
-def build_module(model: Model, name: TowerName) -> "nn.Module":
-    """The tower as a torch module in float32, in evaluation mode.
+def build_module(model: Model, name: TowerName, placement: Placement = Placement()) -> "nn.Module":
+    """The tower as a torch module where ``placement`` puts it, in evaluation mode.
 
     Raises:
         ModelError: weights that cannot be fetched or do not fit.
@@ -97,16 +83,24 @@ def build_module(model: Model, name: TowerName) -> "nn.Module":
     if name == "vision":
         from llm2clip_search.encoders.vision import build_vision_tower
 
-        return build_vision_tower(config.vision, dim=config.dim, folder=model.folder, tensors=model.tensors("vision"))
+        return build_vision_tower(
+            config.vision,
+            dim=config.dim,
+            folder=model.folder,
+            tensors=model.tensors("vision", dtype=placement.dtype),
+            placement=placement,
+        )
+    import torch
+
     from llm2clip_search.encoders.text import build_text_tower
 
-    return build_text_tower(config.text, dim=config.dim, folder=model.folder, tensors=model.tensors("text"))
+    # What stands behind the LLM is small, and its input is a sum already: it stays float32.
+    tensors = model.tensors("text", dtype=torch.float32)
+    return build_text_tower(config.text, dim=config.dim, folder=model.folder, tensors=tensors, placement=placement)
 
 
 def _torch_tower(module: "nn.Module", device: str) -> Tower:
     import torch
-
-    module = module.to(device)
 
     def run(arrays: dict[str, np.ndarray]) -> np.ndarray:
         # torch refuses read-only arrays, which Pillow hands out; ascontiguousarray copies those alone.

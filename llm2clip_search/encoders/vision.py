@@ -1,15 +1,19 @@
 """Vision towers of timm, open_clip and transformers as one module: uint8 pixels to unit vectors."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from llm2clip_search.encoders.config import PreprocessConfig, VisionConfig
+from llm2clip_search.encoders.placement import Placement
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
@@ -30,6 +34,8 @@ class VisionTower(nn.Module):
 
     mean: torch.Tensor
     std: torch.Tensor
+    precision = torch.float32
+    """Of backbone and projection."""
 
     def __init__(self, backbone: nn.Module, projection: nn.Module, preprocess: PreprocessConfig) -> None:
         super().__init__()
@@ -42,14 +48,21 @@ class VisionTower(nn.Module):
         """uint8 ``[n, H, W, 3]`` to what the backbone takes, ``[n, 3, H, W]``."""
         return (pixels.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
 
+    def place(self, placement: Placement) -> "VisionTower":
+        """Move the weights; pixels stay float32 until they are normalised, which 8 bits of mantissa would shift."""
+        self.backbone.to(placement.device, placement.dtype)
+        self.projection.to(placement.device, placement.dtype)
+        self.precision = placement.dtype
+        return self.to(placement.device)
+
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 ``[n, H, W, 3]`` to the backbone's pooled features ``[n, width]``."""
-        pooled: torch.Tensor = self.backbone(self.normalise(pixels))
+        pooled: torch.Tensor = self.backbone(self.normalise(pixels).to(self.precision))
         return pooled
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 ``[n, H, W, 3]`` to L2-normalised ``[n, dim]``."""
-        return F.normalize(self.projection(self.features(pixels)), dim=-1)
+        return F.normalize(self.projection(self.features(pixels)).float(), dim=-1)
 
 
 class _Pooled(nn.Module):
@@ -70,36 +83,79 @@ class _Pooled(nn.Module):
 
 
 def build_vision_tower(
-    config: VisionConfig, *, dim: int, folder: Path | None, tensors: Mapping[str, torch.Tensor]
+    config: VisionConfig,
+    *,
+    dim: int,
+    folder: Path | None,
+    tensors: Mapping[str, torch.Tensor],
+    placement: Placement = Placement(),
 ) -> VisionTower:
     """Build the tower and load its weights; the text tower is not touched.
 
-    ``tensors`` are those of the model folder whose names began with ``vision.``, prefix removed.
+    ``tensors`` are those of the model folder whose names began with ``vision.``, prefix removed. They become
+    the tower's parameters as they are, without a copy.
 
     Raises:
         ModelError: weights that cannot be fetched or do not fit, naming what is missing or extra.
     """
     ensure_torchvision()
-    backbone = _BACKBONES[config.library](config, folder)
+    backbone = _BACKBONES[config.library](config, folder).to(placement.dtype)
     own = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
     if config.weights is not None:  # what training changed lies over the published weights
         own = {**backbone.state_dict(), **own} if own else {}
     if own or config.weights is None:
-        load_exactly(backbone, own, "vision backbone")
+        load_exactly(backbone, own, "vision backbone", device=placement.device)
     projection: nn.Module = nn.Identity()
     if config.projection:
         weight = tensors.get("projection.weight")
         if weight is None or weight.shape[0] != dim:
             found = "none" if weight is None else str(list(weight.shape))
             raise ModelError(f"The vision projection should map to {dim} dimensions, but its weight is {found}.")
-        projection = nn.Linear(weight.shape[1], weight.shape[0])
+        bias = "projection.bias" in tensors  # OpenAI's towers have none
+        projection = nn.Linear(weight.shape[1], weight.shape[0], bias=bias, device="meta", dtype=placement.dtype)
         head = {n.removeprefix("projection."): t for n, t in tensors.items() if n.startswith("projection.")}
-        load_exactly(projection, head, "vision projection")
-    return VisionTower(backbone, projection, config.preprocess).eval()
+        load_exactly(projection, head, "vision projection", device=placement.device)
+    return VisionTower(backbone, projection, config.preprocess).place(placement).eval()
 
 
-def load_exactly(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -> None:
-    """Load a state dict with every key accounted for.
+def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
+    """What ``build`` makes, its parameters without memory until `load_exactly` assigns them.
+
+    A module that computes buffers from its parameters, or cannot be made without their numbers, is made as usual.
+    """
+    try:
+        with _skeleton():
+            module = build()
+    except (RuntimeError, NotImplementedError):  # what torch raises where a number is asked of the meta device
+        return build()
+    return build() if any(buffer.is_meta for buffer in module.buffers()) else module
+
+
+@contextlib.contextmanager
+def _skeleton() -> Iterator[None]:
+    """Parameters registered inside lie on torch's meta device.
+
+    Unlike a whole module on that device, this leaves tables that a constructor computes, such as those of
+    rotary positions, which no checkpoint holds.
+    """
+    thread = threading.get_ident()  # the hook is torch's, for every thread; modules of others are none of ours
+
+    def empty(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta or threading.get_ident() != thread:
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(cast(Callable[..., None], empty))  # its stub is too narrow
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def load_exactly(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str, *, device: str = "cpu") -> None:
+    """Make tensors a module's own, with every key accounted for.
+
+    They are not copied, but for those of another dtype than the module's or not yet on ``device``.
 
     Raises:
         ModelError: a missing or unexpected key, or another shape; each is named.
@@ -113,13 +169,16 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: s
             raise ModelError(
                 f"Weight {name} of the {what} is {list(tensor.shape)}, but {list(wanted[name].shape)} is needed."
             )
-    module.load_state_dict(dict(tensors))
+    own = {name: tensor.to(device, wanted[name].dtype) for name, tensor in tensors.items()}
+    module.load_state_dict(own, assign=True)
 
 
 def _timm_backbone(config: VisionConfig, folder: Path | None) -> nn.Module:
     import timm
 
-    headless: Any = timm.create_model(config.architecture, pretrained=False, num_classes=0)
+    headless: Any = without_memory(
+        lambda: timm.create_model(config.architecture, pretrained=False, num_classes=0, **config.options)
+    )
     if config.weights is None:
         return cast(nn.Module, headless)
     # Published classifiers come with their head: load into a model that has one, then drop it.
@@ -127,7 +186,7 @@ def _timm_backbone(config: VisionConfig, folder: Path | None) -> nn.Module:
     bias = next(reversed(state.values())) if config.weights_by_order else None
     if bias is None:
         bias = state.get(f"{headless.default_cfg['classifier']}.bias", torch.empty(0))
-    full: Any = timm.create_model(config.architecture, pretrained=False, num_classes=len(bias))
+    full: Any = without_memory(lambda: timm.create_model(config.architecture, pretrained=False, num_classes=len(bias)))
     if config.weights_by_order and len(state) == len(full.state_dict()):
         state = dict(zip(full.state_dict(), state.values(), strict=True))
     load_exactly(full, state, f"vision backbone {config.architecture}")
@@ -157,7 +216,12 @@ def _transformers_backbone(config: VisionConfig, folder: Path | None) -> nn.Modu
     import transformers
 
     if config.weights is None:
-        raise ModelError("A transformers vision tower needs 'weights', the source of its folder.")
+        if not config.options:
+            raise ModelError("A transformers vision tower needs 'weights', the source of its folder, or 'options'.")
+        stated = transformers.CLIPVisionConfig(**config.options)
+        tower: Any = without_memory(lambda: transformers.CLIPVisionModel(stated))
+        # Some versions wrap the tower in another module; its tensors have the same names in a folder of any.
+        return _Pooled(getattr(tower, "vision_model", tower))
     path = fetch(config.weights, relative_to=folder).path
     raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
     kind = raw.get("model_type", "")
@@ -194,11 +258,14 @@ def transformers_preprocess(folder: Path) -> PreprocessConfig:
         crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
         crops = raw.get("do_center_crop", crop is not None) and crop is not None
         target = crop if crops else size
+        height, width = (target[side] if side in target else target["shortest_edge"] for side in ("height", "width"))
+        shortest = size.get("shortest_edge", 0)
         return PreprocessConfig(
-            height=target["height"] if "height" in target else target["shortest_edge"],
-            width=target["width"] if "width" in target else target["shortest_edge"],
-            resize="shortest" if "shortest_edge" in size else "squash",
-            resize_to=size.get("shortest_edge", 0),
+            height=height,
+            width=width,
+            resize="shortest" if shortest else "squash",
+            resize_to=0 if shortest == min(height, width) else shortest,
+            crop_rounding="down" if crops else "nearest",
             interpolation=_INTERPOLATIONS[raw.get("resample", 3)],
             mean=tuple(raw["image_mean"]),
             std=tuple(raw["image_std"]),

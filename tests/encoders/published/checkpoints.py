@@ -1,0 +1,241 @@
+"""Tiny random checkpoints under the published key names, and what they should compute, in plain torch.
+
+Nothing here uses the converter: names and formulas are written out from the layouts as published.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from llm2clip_search.encoders.published.layouts import LayoutName
+from tests.conftest import CAPTIONS
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Draw(Protocol):
+    """Random numbers of a shape."""
+
+    def __call__(self, *shape: int) -> torch.Tensor: ...
+
+
+HEADER = "<|start_header_id|>user<|end_header_id|>\n\n"
+SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+DIM = 24
+"""Of the shared space; SigLIP 2 has its own."""
+HIDDEN = 32
+"""Of the tiny LLM."""
+SIGLIP_WIDTH = 128
+
+
+def save_llama(folder: Path, *, hidden: int = HIDDEN) -> Path:
+    """A two-block Llama and a byte-level tokenizer with Llama 3's special tokens, which starts texts with its BOS."""
+    from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+
+    ensure_torchvision()
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=hidden,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+    )
+    LlamaModel(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        CAPTIONS, trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet)
+    )
+    begin = SPECIAL[0]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def save_openai(folder: Path, *, dtype: torch.dtype = torch.float32, hidden: int = HIDDEN) -> Tensors:
+    """The Hugging Face layout: a folder with ``config.json`` and ``model.safetensors``."""
+    tensors = {name: tensor.to(dtype) for name, tensor in openai_tensors(hidden=hidden).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(OPENAI_CONFIG))
+    return tensors
+
+
+OPENAI_CONFIG: dict[str, Any] = {
+    "architectures": ["LLM2CLIPModel"],
+    "auto_map": {"AutoModel": "modeling_clip.LLM2CLIPModel"},
+    "model_type": "clip",
+    "projection_dim": DIM,
+    "vision_config": {
+        "hidden_size": 16,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "patch_size": 4,
+        "image_size": 12,
+        "projection_dim": DIM,
+        "model_type": "clip_vision_model",
+    },
+}
+
+
+def openai_tensors(*, hidden: int = HIDDEN) -> Tensors:
+    """``vision_model.*``, ``visual_projection.weight``, ``text_adapter.adaptor.*``, ``logit_scale``."""
+    draw = drawer(2)
+    tensors = {
+        "vision_model.embeddings.class_embedding": draw(16),
+        "vision_model.embeddings.patch_embedding.weight": draw(16, 3, 4, 4),
+        "vision_model.embeddings.position_embedding.weight": draw(10, 16),
+        "visual_projection.weight": draw(DIM, 16),
+        "logit_scale": torch.tensor(4.6052),
+    }
+    for norm in ("pre_layrnorm", "post_layernorm"):
+        tensors |= norm_tensors(f"vision_model.{norm}", 16, draw)
+    for block in range(2):
+        prefix = f"vision_model.encoder.layers.{block}"
+        for layer in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            tensors |= linear_tensors(f"{prefix}.self_attn.{layer}", 16, 16, draw)
+        tensors |= norm_tensors(f"{prefix}.layer_norm1", 16, draw) | norm_tensors(f"{prefix}.layer_norm2", 16, draw)
+        tensors |= linear_tensors(f"{prefix}.mlp.fc1", 16, 40, draw)
+        tensors |= linear_tensors(f"{prefix}.mlp.fc2", 40, 16, draw)
+    return tensors | adaptor_tensors("text_adapter.adaptor", hidden, DIM)
+
+
+def eva02_tensors(*, hidden: int = HIDDEN) -> Tensors:
+    """``visual.*`` of an EVA02 with two blocks of width 32, two heads, 16-pixel patches of a 48-pixel image."""
+    draw = drawer(3)
+    tensors = {
+        "visual.cls_token": draw(1, 1, 32),
+        "visual.pos_embed": draw(1, 10, 32),
+        "visual.patch_embed.proj.weight": draw(32, 3, 16, 16),
+        "visual.patch_embed.proj.bias": draw(32),
+        "logit_scale": torch.tensor(4.6052),
+    }
+    angles = {"freqs_cos": rotary_angles(3, 16).cos(), "freqs_sin": rotary_angles(3, 16).sin()}
+    tensors |= {f"visual.rope.{name}": angle for name, angle in angles.items()}
+    for block in range(2):
+        prefix = f"visual.blocks.{block}"
+        tensors |= {f"{prefix}.attn.rope.{name}": angle.clone() for name, angle in angles.items()}
+        for layer, bias in (("q_proj", True), ("k_proj", False), ("v_proj", True), ("proj", True)):
+            tensors |= linear_tensors(f"{prefix}.attn.{layer}", 32, 32, draw, bias=bias)
+        tensors |= norm_tensors(f"{prefix}.attn.inner_attn_ln", 32, draw)
+        tensors |= norm_tensors(f"{prefix}.norm1", 32, draw) | norm_tensors(f"{prefix}.norm2", 32, draw)
+        tensors |= linear_tensors(f"{prefix}.mlp.w1", 32, 85, draw) | linear_tensors(f"{prefix}.mlp.w2", 32, 85, draw)
+        tensors |= norm_tensors(f"{prefix}.mlp.ffn_ln", 85, draw) | linear_tensors(f"{prefix}.mlp.w3", 85, 32, draw)
+    tensors |= norm_tensors("visual.norm", 32, draw) | linear_tensors("visual.head", 32, DIM, draw)
+    return tensors | adaptor_tensors("text.text_adaptor", hidden, DIM)
+
+
+def rotary_angles(side: int, head_width: int) -> torch.Tensor:
+    """EVA02's axial angles ``[side * side, head_width]``: positions stretched to a grid of 16, each angle twice."""
+    half = head_width // 2
+    rates = 10000.0 ** (-torch.arange(0, half, 2) / half)
+    line = (torch.arange(side) / side * 16)[:, None] * rates
+    line = line.repeat_interleave(2, dim=-1)
+    rows, columns = line[:, None].expand(side, side, half), line[None].expand(side, side, half)
+    return torch.cat([rows, columns], dim=-1).reshape(side * side, head_width)
+
+
+def siglip2_tensors(*, hidden: int = HIDDEN) -> Tensors:
+    """``visual.trunk.*`` in timm's names: two blocks of width 128, attention pooling, 14-pixel patches of 28."""
+    draw, width = drawer(4), SIGLIP_WIDTH
+    tensors = {
+        "visual.trunk.pos_embed": draw(1, 4, width),
+        "visual.trunk.patch_embed.proj.weight": draw(width, 3, 14, 14),
+        "visual.trunk.patch_embed.proj.bias": draw(width),
+        "visual.trunk.attn_pool.latent": draw(1, 1, width),
+        "logit_scale": torch.tensor(4.7),
+        "logit_bias": torch.tensor(-16.0),
+    }
+    pool = "visual.trunk.attn_pool"
+    tensors |= norm_tensors("visual.trunk.norm", width, draw) | norm_tensors(f"{pool}.norm", width, draw)
+    tensors |= linear_tensors(f"{pool}.q", width, width, draw) | linear_tensors(f"{pool}.kv", width, 2 * width, draw)
+    tensors |= linear_tensors(f"{pool}.proj", width, width, draw)
+    for block, prefix in [(0, "visual.trunk.blocks.0"), (1, "visual.trunk.blocks.1"), (None, pool)]:
+        tensors |= linear_tensors(f"{prefix}.mlp.fc1", width, 200, draw)
+        tensors |= linear_tensors(f"{prefix}.mlp.fc2", 200, width, draw)
+        if block is not None:
+            tensors |= norm_tensors(f"{prefix}.norm1", width, draw) | norm_tensors(f"{prefix}.norm2", width, draw)
+            tensors |= linear_tensors(f"{prefix}.attn.qkv", width, 3 * width, draw)
+            tensors |= linear_tensors(f"{prefix}.attn.proj", width, width, draw)
+    return tensors | adaptor_tensors("text.text_proj.text_adaptor", hidden, width)
+
+
+def adaptor_tensors(container: str, hidden: int, dim: int, draw: Draw | None = None) -> Tensors:
+    """Four residual blocks, a LayerNorm and a linear layer under the published names."""
+    draw = draw or drawer(5)
+    tensors: Tensors = {}
+    for block in range(4):
+        tensors |= linear_tensors(f"{container}.{block}.fn.0", hidden, 2 * hidden, draw)
+        tensors |= linear_tensors(f"{container}.{block}.fn.3", 2 * hidden, hidden, draw)
+        tensors |= norm_tensors(f"{container}.{block}.ln", hidden, draw)
+    return tensors | norm_tensors(f"{container}.4", hidden, draw) | linear_tensors(f"{container}.5", hidden, dim, draw)
+
+
+def plain_adaptor(tensors: Tensors, container: str, states: torch.Tensor, *, normalises: bool) -> torch.Tensor:
+    """The adaptor as the paper describes it, to unit vectors."""
+
+    def get(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return tensors[f"{container}.{name}.weight"].float(), tensors[f"{container}.{name}.bias"].float()
+
+    x = states / states.norm(dim=-1, keepdim=True) if normalises else states
+    for block in range(4):
+        branch = F.layer_norm(x, x.shape[-1:], *get(f"{block}.ln"))
+        x = x + F.linear(F.gelu(F.linear(branch, *get(f"{block}.fn.0"))), *get(f"{block}.fn.3"))
+    x = F.linear(F.layer_norm(x, x.shape[-1:], *get("4")), *get("5"))
+    unit: torch.Tensor = x / x.norm(dim=-1, keepdim=True)
+    return unit
+
+
+def drawer(seed: int) -> Draw:
+    """Random tensors of a shape, small enough that no activation saturates."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return 0.3 * torch.randn(*shape, generator=generator)
+
+    return draw
+
+
+def linear_tensors(name: str, inputs: int, outputs: int, draw: Draw, *, bias: bool = True) -> Tensors:
+    tensors = {f"{name}.weight": draw(outputs, inputs)}
+    return tensors | {f"{name}.bias": draw(outputs)} if bias else tensors
+
+
+def norm_tensors(name: str, width: int, draw: Draw) -> Tensors:
+    return {f"{name}.weight": 1 + draw(width), f"{name}.bias": draw(width)}
+
+
+def renamed(tensors: Tensors, *changes: tuple[str, str]) -> Tensors:
+    """With a part of every key that has it spelled otherwise."""
+    for old, new in changes:
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def without(tensors: Tensors, *names: str) -> Tensors:
+    """All but these."""
+    return {name: tensor for name, tensor in tensors.items() if name not in names}
+
+
+LAYOUTS: dict[LayoutName, Callable[[], Tensors]] = {
+    "openai": openai_tensors,
+    "eva02": eva02_tensors,
+    "siglip2": siglip2_tensors,
+}
+"""Every published layout, and what makes a checkpoint of it."""

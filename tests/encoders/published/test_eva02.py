@@ -1,0 +1,176 @@
+"""EVA02 towers of the training repository against timm's and against EVA02 written out in torch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llm2clip_search.encoders import load_encoder
+from llm2clip_search.encoders.catalogue import resolve
+from llm2clip_search.encoders.config import VisionConfig
+from llm2clip_search.encoders.published.convert import convert
+from llm2clip_search.encoders.published.eva02 import convert_eva02, publish_eva02, to_timm
+from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.errors import ModelError
+from tests.encoders.published.checkpoints import Tensors, eva02_tensors, rotary_angles
+from tests.encoders.published.test_openai_clip import MEAN, STD, noise
+
+
+def normalised(pixels: np.ndarray) -> torch.Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
+
+
+@torch.inference_mode()
+def plain_eva02(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
+    """Fang et al., arXiv 2303.11331: pre-norm blocks, rotary attention but for the class token, a LayerNorm behind
+    the heads, SwiGLU with a LayerNorm inside; the class token's state through the head."""
+    get = {name.removeprefix("visual."): tensor for name, tensor in tensors.items()}
+    cos, sin = rotary_angles(3, 16).cos(), rotary_angles(3, 16).sin()
+
+    def norm(name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[-1:], get[f"{name}.weight"], get[f"{name}.bias"], eps=1e-6)
+
+    def linear(name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, get[f"{name}.weight"], get.get(f"{name}.bias"))
+
+    def rotate(x: torch.Tensor) -> torch.Tensor:
+        patches = x[:, :, 1:]
+        turned = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
+        return torch.cat([x[:, :, :1], patches * cos + turned * sin], dim=2)
+
+    x = F.conv2d(images, get["patch_embed.proj.weight"], get["patch_embed.proj.bias"], stride=16).flatten(2).mT
+    x = torch.cat([get["cls_token"].expand(len(x), -1, -1), x], dim=1) + get["pos_embed"]
+    for block in range(2):
+        at = f"blocks.{block}"
+        h = norm(f"{at}.norm1", x)
+        q, k, v = (linear(f"{at}.attn.{n}_proj", h).reshape(*h.shape[:2], 2, 16).transpose(1, 2) for n in "qkv")
+        mixed = torch.softmax(rotate(q) @ rotate(k).mT / 4, dim=-1) @ v
+        x = x + linear(f"{at}.attn.proj", norm(f"{at}.attn.inner_attn_ln", mixed.transpose(1, 2).flatten(2)))
+        h = norm(f"{at}.norm2", x)
+        gated = F.silu(linear(f"{at}.mlp.w1", h)) * linear(f"{at}.mlp.w2", h)
+        x = x + linear(f"{at}.mlp.w3", norm(f"{at}.mlp.ffn_ln", gated))
+    return F.normalize(linear("head", norm("norm", x)[:, 0]), dim=-1)
+
+
+@torch.inference_mode()
+def timms_eva02(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
+    """timm's class of the same sizes, loaded by timm's own reader of EVA checkpoints."""
+    ensure_torchvision()
+    from timm.models.eva import Eva, checkpoint_filter_fn
+
+    model: Any = Eva(
+        img_size=48,
+        patch_size=16,
+        num_classes=24,
+        global_pool="token",
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        qkv_fused=False,
+        mlp_ratio=4 * 2 / 3,
+        swiglu_mlp=True,
+        scale_mlp=True,
+        scale_attn_inner=True,
+        use_rot_pos_emb=True,
+        ref_feat_shape=(16, 16),
+    ).eval()
+    model.load_state_dict(checkpoint_filter_fn(dict(tensors), model), strict=True)
+    return F.normalize(model(images), dim=-1)
+
+
+def test_images_equal_timm_and_plain_torch(tmp_path: Path, llama: Path) -> None:
+    tensors = eva02_tensors()
+    torch.save(tensors, tmp_path / "published.pt")
+    config = convert(tmp_path / "published.pt", tmp_path / "model", llm=f"dir:{llama}")
+    assert (config.dim, config.vision.preprocess.height, config.vision.preprocess.mean) == (24, 48, MEAN)
+    pixels = noise(3, 48)
+    found = load_encoder(f"dir:{tmp_path / 'model'}", runtime="torch", device="cpu").encode_pixels(pixels)
+    np.testing.assert_allclose(found, plain_eva02(tensors, normalised(pixels)).numpy(), atol=1e-5)
+    np.testing.assert_allclose(found, timms_eva02(tensors, normalised(pixels)).numpy(), atol=1e-5)
+    compiled = load_encoder(f"dir:{tmp_path / 'model'}", runtime="onnx", device="cpu").encode_pixels(pixels)
+    np.testing.assert_allclose(compiled, found, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_half_precision_and_lone_biases_are_read(tmp_path: Path, llama: Path) -> None:
+    """EVA-CLIP's own q_bias, all in float16 behind DistributedDataParallel's prefix and a training loop's wrapper."""
+    tensors = {name: tensor.half() for name, tensor in eva02_tensors().items()}
+    spelled = {
+        name.replace("q_proj.bias", "q_bias").replace("v_proj.bias", "v_bias"): tensor
+        for name, tensor in tensors.items()
+    }
+    torch.save({"epoch": 4, "state_dict": {f"module.{n}": t for n, t in spelled.items()}}, tmp_path / "published.pt")
+    told: list[str] = []
+    convert(tmp_path / "published.pt", tmp_path / "model", llm=f"dir:{llama}", tell=told.append)
+    assert told == ["4 biases are spelled q_bias and v_bias, where q_proj.bias was expected."]
+    model = resolve(f"dir:{tmp_path / 'model'}")
+    assert {tensor.dtype for tensor in model.tensors("vision").values()} == {torch.float16}
+    found = load_encoder(model.reference, runtime="torch", device="cpu").encode_pixels(noise(2, 48))
+    expected = plain_eva02({name: t.float() for name, t in tensors.items()}, normalised(noise(2, 48)))
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width", "side", "patch"),
+    [
+        ("eva02_base_patch16_clip_224", 768, 224, 16),
+        ("eva02_large_patch14_clip_224", 1024, 224, 14),
+        ("eva02_large_patch14_clip_336", 1024, 336, 14),
+    ],
+)
+def test_published_sizes_are_timms_architectures(architecture: str, width: int, side: int, patch: int) -> None:
+    """Names and shapes of the real towers, without memory: made from timm's by the names' own rules."""
+    ensure_torchvision()
+    import timm
+
+    with torch.device("meta"):
+        model: Any = timm.create_model(architecture, pretrained=False, num_classes=1280)
+    state = {f"backbone.{name}": t for name, t in model.state_dict().items() if not name.startswith("head.")}
+    state |= {f"projection.{name}": t for name, t in model.head.state_dict().items()}
+    published = publish_eva02(state)
+    assert "visual.blocks.0.mlp.ffn_ln.weight" in published
+    found = convert_eva02(published)
+    assert found.config == VisionConfig(
+        library="timm",
+        architecture=architecture,
+        weights=None,
+        projection=True,
+        options={},
+        preprocess=found.config.preprocess,
+    )
+    assert (found.config.preprocess.height, found.dim, model.embed_dim) == (side, 1280, width)
+    assert published["visual.patch_embed.proj.weight"].shape[-1] == patch
+    assert found.tensors.keys() == state.keys()
+
+
+def test_names_go_both_ways() -> None:
+    tensors = eva02_tensors()
+    vision = {name: t for name, t in tensors.items() if name.startswith("visual.") and ".freqs_" not in name}
+    back = publish_eva02(convert_eva02(tensors).tensors)
+    assert back.keys() - {"logit_scale"} == vision.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in vision.items())
+    assert to_timm("blocks.3.mlp.w3.bias") == "blocks.3.mlp.fc2.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"visual.rope.freqs_cos": torch.zeros(9, 16)}, "differs from the rotary angles of timm's EVA02 by up to 1.0"),
+        ({"visual.rope.freqs_sin": torch.zeros(16, 16)}, r"is \[16, 16\], but \[9, 16\] fits"),
+        ({"visual.blocks.1.mlp.w1.weight": None}, r"missing 1 \(blocks\.1\.mlp\.fc1_g\.weight\)"),
+        ({"visual.blocks.1.attn.gate": torch.ones(1)}, r"unexpected 1 \(blocks\.1\.attn\.gate\)"),
+        ({"visual.blocks.0.mlp.w1.weight": None}, "no EVA02 with SwiGLU"),
+        ({"visual.head.bias": None}, r"lacks head\.bias"),
+        ({"visual.head.weight": torch.zeros(24, 31)}, "takes 31 dimensions, but the tower gives 32"),
+        ({"visual.pos_embed": torch.zeros(1, 9, 32)}, "8 patch positions, which make no square grid"),
+        ({"visual.norm.weight": torch.zeros(31)}, r"norm\.weight of the .* is \[31\], but \[32\] is needed"),
+    ],
+)
+def test_towers_that_do_not_fit_are_refused(change: dict[str, torch.Tensor | None], message: str) -> None:
+    tensors = {n: t for n, t in {**eva02_tensors(), **change}.items() if t is not None}
+    with pytest.raises(ModelError, match=message):
+        convert_eva02(tensors)

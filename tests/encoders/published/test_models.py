@@ -1,0 +1,233 @@
+"""The catalogue against what it states facts of: open_clip's configurations, built towers, the paper's figures."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm2clip_search.benchmarks.published import figures
+from llm2clip_search.encoders.adaptor import Adaptor
+from llm2clip_search.encoders.catalogue import is_at_hand, resolve
+from llm2clip_search.encoders.config import AdaptorConfig
+from llm2clip_search.encoders.published.llm_source import LLMS
+from llm2clip_search.encoders.published.memory import Memory, fit, machine_memory, place_of
+from llm2clip_search.encoders.published.models import (
+    PublishedModel,
+    convertible,
+    near_names,
+    of_repo,
+    published_models,
+    sources,
+)
+from llm2clip_search.encoders.published.pull import converted_folder, is_pulled
+from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.encoders.towers import build_module
+from llm2clip_search.errors import ModelError
+from tests.conftest import save_model
+
+MODELS = published_models()
+CONVERTED = [model for model in MODELS.values() if model.layout]
+OPEN_CLIP = [model for model in MODELS.values() if model.name.startswith("open_clip:")]
+
+
+def names(model: PublishedModel) -> str:
+    return model.name
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def llama(hidden: int, layers: int, inner: int) -> torch.nn.Module:
+    ensure_torchvision()
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=128256,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    )
+    model: torch.nn.Module = transformers.LlamaModel(config)
+    return model
+
+
+def test_names_are_those_of_the_hub_in_lower_case() -> None:
+    assert len(CONVERTED) == 7
+    for model in CONVERTED:
+        assert model.repo is not None
+        assert model.name == model.repo.removeprefix("microsoft/").lower()
+        assert of_repo(model.repo.lower()) is model
+        assert convertible(model.name.upper()) is model
+    assert convertible("nano") is None
+    assert of_repo("openai/clip-vit-large-patch14") is None
+
+
+@pytest.mark.parametrize("model", OPEN_CLIP, ids=names)
+def test_open_clips_facts_are_open_clips_own(model: PublishedModel) -> None:
+    ensure_torchvision()
+    import open_clip
+
+    architecture, tag = model.name.removeprefix("open_clip:").split("/")
+    assert (architecture, tag) in open_clip.list_pretrained()
+    config, pretrained = (
+        open_clip.get_model_config(architecture),
+        open_clip.pretrained.get_pretrained_cfg(architecture, tag),
+    )
+    assert model.image_size == config["vision_cfg"]["image_size"]
+    assert model.max_tokens == config["text_cfg"].get("context_length", 77)
+    assert model.dim == config["embed_dim"]
+    assert model.repo == pretrained["hf_hub"].rstrip("/")
+
+
+def test_an_open_clip_models_parameters_are_those_of_its_towers() -> None:
+    ensure_torchvision()
+    import open_clip
+
+    built = open_clip.create_model("ViT-B-32-quickgelu")
+    entry = MODELS["open_clip:ViT-B-32-quickgelu/openai"]
+    assert entry.vision_parameters == count(built.visual)
+    assert entry.text_parameters == count(built) - count(built.visual)
+
+
+def test_nanos_parameters_are_those_of_its_vision_tower() -> None:
+    model = resolve("nano")
+    assert MODELS["nano"].vision_parameters == count(build_module(model, "vision"))
+    assert (MODELS["nano"].dim, MODELS["nano"].max_tokens) == (model.config.dim, model.config.text.max_tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "image", "width"),
+    [
+        ("llm2clip-openai-b-16", 16, 224, 768),
+        ("llm2clip-openai-l-14-224", 14, 224, 1024),
+        ("llm2clip-openai-l-14-336", 14, 336, 1024),
+    ],
+)
+def test_openai_towers_are_as_large_as_their_files(name: str, patch: int, image: int, width: int) -> None:
+    """Tower and projection built on the meta device; with adaptor and scale they are the file in float32."""
+    ensure_torchvision()
+    import transformers
+
+    with torch.device("meta"):
+        config = transformers.CLIPVisionConfig(
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=24 if width == 1024 else 12,
+            num_attention_heads=width // 64,
+            patch_size=patch,
+            image_size=image,
+            projection_dim=1280,
+        )
+        tower = count(transformers.CLIPVisionModelWithProjection(config))
+        adaptor = count(Adaptor(4096, 1280, AdaptorConfig()))
+    model = MODELS[name]
+    assert model.vision_parameters == tower
+    assert model.bytes == 4 * (tower + adaptor + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        ("llm2clip-eva02-b-16", "eva02_base_patch16_clip_224"),
+        ("llm2clip-eva02-l-14-336", "eva02_large_patch14_clip_336"),
+        ("llm2clip-llama3.2-1b-eva02-l-14-336", "eva02_large_patch14_clip_336"),
+        ("llm2clip-llama3.1-8b-siglip2-so400m-patch14-224", "vit_so400m_patch14_siglip_224"),
+    ],
+)
+def test_other_towers_have_the_parameters_of_timms(name: str, architecture: str) -> None:
+    ensure_torchvision()
+    import timm
+
+    head = 1280 if architecture.startswith("eva02") else 0
+    with torch.device("meta"):
+        assert MODELS[name].vision_parameters == count(timm.create_model(architecture, num_classes=head))
+
+
+@pytest.mark.parametrize("model", CONVERTED, ids=names)
+def test_a_checkpoint_is_paired_with_the_llm_of_its_adaptor(model: PublishedModel) -> None:
+    """The 8B and the 1B differ in width: an adaptor of one is of no use to the other."""
+    assert model.llm is not None
+    assert model.layout is not None
+    assert LLMS[model.layout, model.llm.hidden] == f"hf:{model.llm.repo}"
+    small = "1b" in model.name
+    assert model.llm.hidden == (2048 if small else 4096)
+    assert ("1B" in model.llm.repo) == small
+    with torch.device("meta"):
+        llm = count(llama(2048, 16, 8192) if small else llama(4096, 32, 14336))
+        adaptor = count(Adaptor(model.llm.hidden, model.dim, AdaptorConfig()))
+    assert model.llm.parameters == llm
+    assert model.text_parameters == llm + adaptor
+    assert model.llm.bytes < model.download_bytes < 25e9
+
+
+def test_the_1b_checkpoints_file_holds_tower_and_adaptor_in_halves() -> None:
+    """Published at 749,702,998 bytes; a pickle takes a little more than its tensors."""
+    model = MODELS["llm2clip-llama3.2-1b-eva02-l-14-336"]
+    assert model.llm is not None
+    assert model.bytes is not None
+    tensors = 2 * (model.vision_parameters + model.text_parameters - model.llm.parameters)
+    assert tensors < model.bytes < 1.001 * tensors
+
+
+def test_recalls_are_those_of_the_papers_table() -> None:
+    """Both copies of a figure agree, this one and that of the benchmarks."""
+    printed = {(figure.source, figure.model, figure.dataset): figure.recalls for figure in figures()}
+    seen = 0
+    for model in MODELS.values():
+        for row in model.recalls:
+            assert row.source in sources()
+            for dataset, (to_text, to_image) in row.recalls.items():
+                found = printed[row.source, row.row, dataset]
+                assert found["text_retrieval_recall@1"] == to_text
+                assert found["image_retrieval_recall@1"] == to_image
+                seen += 1
+    assert seen >= 75
+
+
+def test_every_entry_names_its_source() -> None:
+    assert {model.source for model in MODELS.values()} <= sources().keys()
+
+
+def test_near_names_are_offered() -> None:
+    assert near_names("LLM2CLIP-OpenAI-L14-336")[0] == "llm2clip-openai-l-14-336"
+    with pytest.raises(ModelError, match=r"no model 'llm2clip-eva02-l-336'.*did you mean llm2clip-eva02-l-14-336"):
+        resolve("llm2clip-eva02-l-336")
+    with pytest.raises(ModelError, match=r"no model 'qqqq'; .*dir:PATH\.$"):
+        resolve("qqqq")
+
+
+def test_a_repository_in_a_layout_of_its_own_is_named_by_its_name_here() -> None:
+    with pytest.raises(ModelError, match="name it llm2clip-openai-l-14-336, and it is converted"):
+        resolve("hf:microsoft/LLM2CLIP-Openai-L-14-336@main")
+
+
+def test_a_pulled_model_is_found_in_the_cache_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path))
+    published = MODELS["llm2clip-eva02-b-16"]
+    assert not is_at_hand("LLM2CLIP-EVA02-B-16")
+    save_model(converted_folder(published))
+    assert is_pulled(published)
+    assert is_at_hand("LLM2CLIP-EVA02-B-16")
+    model = resolve("LLM2CLIP-EVA02-B-16")
+    assert model.reference == "llm2clip-eva02-b-16"
+    assert model.folder == tmp_path / "models" / "llm2clip-eva02-b-16"
+
+
+def test_a_text_tower_that_fits_nowhere_does_not_keep_images_from_being_indexed() -> None:
+    """Each tower is judged by itself, with half as many bytes a weight on a GPU."""
+    model = MODELS["llm2clip-openai-l-14-336"]
+    small, card = Memory(device="cpu", bytes=16 * 10**9, bytes_a_weight=4.0), 24 * 10**9
+    gpu = Memory(device="cuda", bytes=card, bytes_a_weight=2.0)
+    assert fit(model, (small,)) == "images"
+    assert fit(model, (gpu, small)) == "yes"
+    assert place_of(model.text_parameters, (gpu, small)) is gpu
+    assert fit(model, (Memory(device="cpu", bytes=10**9, bytes_a_weight=4.0),)) == "no"
+    assert gpu.needed(model.text_parameters) == 2 * model.text_parameters
+    assert not Memory(device="cuda", bytes=gpu.needed(10**9), bytes_a_weight=2.0).fits(10**9)
+
+
+def test_this_machine_has_memory() -> None:
+    assert machine_memory()[-1].bytes > 1e9

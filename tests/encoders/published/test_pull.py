@@ -1,0 +1,190 @@
+"""Fetching by name: a stub of the hub gives tiny checkpoints in the published layouts; nothing half-made stays."""
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from llm2clip_search.encoders.catalogue import resolve
+from llm2clip_search.encoders.published.models import PublishedModel, published_models
+from llm2clip_search.encoders.published.pull import converted_folder, is_pulled, pull, verify
+from llm2clip_search.errors import ModelError
+from tests.encoders.published.checkpoints import HIDDEN, eva02_tensors, save_llama, save_openai, siglip2_tensors
+
+OPENAI = published_models()["llm2clip-openai-l-14-336"]
+EVA02 = published_models()["llm2clip-eva02-l-14-336"]
+SIGLIP2 = published_models()["llm2clip-llama3.1-8b-siglip2-so400m-patch14-224"]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """A hub of folders: what was asked of it, and what it has."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.asked: list[dict[str, Any]] = []
+        self.here: set[str] = set()
+
+    def folder(self, repo: str) -> Path:
+        """A repository's snapshot."""
+        folder = self.root / repo.replace("/", "--") / COMMIT
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def snapshot_download(self, repo_id: str, *, local_files_only: bool = False, **asked: Any) -> str:
+        from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+        if local_files_only:
+            if repo_id not in self.here:
+                raise LocalEntryNotFoundError("not here")
+            return str(self.folder(repo_id))
+        self.asked.append({"repo": repo_id, **asked})
+        if not (self.root / repo_id.replace("/", "--")).exists():
+            raise OfflineModeIsEnabled("no network")
+        self.here.add(repo_id)
+        return str(self.folder(repo_id))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    import huggingface_hub
+
+    monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path / "cache"))
+    made = Hub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
+    return made
+
+
+def publish(hub: Hub, model: PublishedModel, write: Callable[[Path], object], *, hidden: int = 32) -> None:
+    """A tiny checkpoint and a tiny LLM under a model's repositories."""
+    assert model.repo is not None
+    assert model.llm is not None
+    write(hub.folder(model.repo))
+    save_llama(hub.folder(model.llm.repo), hidden=hidden)
+
+
+def save_updates(folder: Path) -> None:
+    """PEFT's files for one layer of the tiny LLM."""
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    layer = "base_model.model.layers.0.self_attn.q_proj"
+    halves = {f"{layer}.lora_A.weight": torch.ones(2, HIDDEN), f"{layer}.lora_B.weight": torch.ones(HIDDEN, 2)}
+    safetensors.torch.save_file(halves, folder / "adapter_model.safetensors")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_name_is_fetched_converted_and_found_again(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+    publish(hub, OPENAI, save_openai)
+    model = resolve(OPENAI.name)
+    assert model.folder == converted_folder(OPENAI)
+    assert model.config.name == OPENAI.name
+    assert model.config.licence == "apache-2.0"
+    assert model.config.text.weights == f"hf:microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned@{COMMIT}"
+    assert "about 17.3 GB" in capfd.readouterr().err
+    count = len(hub.asked)
+    assert resolve(OPENAI.name).identity == model.identity
+    verify(OPENAI)
+    assert len(hub.asked) == count
+
+
+def test_the_pinned_commit_and_no_code_is_asked_for(hub: Hub) -> None:
+    publish(hub, OPENAI, save_openai)
+    pull(OPENAI)
+    checkpoint = hub.asked[0]
+    assert (checkpoint["repo"], checkpoint["revision"]) == (OPENAI.repo, OPENAI.revision)
+    for asked in hub.asked:
+        assert not {"trust_remote_code", "ignore_patterns"} & asked.keys()
+        assert all(pattern.endswith((".json", ".safetensors", ".model", ".txt")) for pattern in asked["allow_patterns"])
+
+
+def test_the_state_dict_of_the_training_repository_is_taken_by_name(hub: Hub) -> None:
+    def write(folder: Path) -> None:
+        torch.save(eva02_tensors(), folder / "LLM2CLIP-EVA02-L-14-336.pt")
+        (folder / "pytorch_model.bin").write_bytes(b"an image tower alone")
+
+    publish(hub, EVA02, write)
+    pull(EVA02)
+    assert hub.asked[0]["allow_patterns"] == ["LLM2CLIP-EVA02-L-14-336.pt"]
+    assert is_pulled(EVA02)
+
+
+def test_a_checkpoint_whose_files_are_not_documented_is_found(hub: Hub) -> None:
+    """SigLIP 2's: any safetensors or .pt, and the low-rank updates of its LLM in a folder beside it."""
+    publish(hub, SIGLIP2, lambda folder: torch.save(siglip2_tensors(), folder / "any-name.pt"))
+    assert SIGLIP2.repo is not None
+    save_updates(hub.folder(SIGLIP2.repo) / "LLM2CLIP-Llama-3.1-8B")
+    model = resolve(SIGLIP2.name)
+    assert model.config.text.adaptor is not None
+    assert not model.config.text.adaptor.normalises
+    assert {name for name in model.tensors("text") if name.startswith("lora.")} == {
+        "lora.layers.0.self_attn.q_proj.down",
+        "lora.layers.0.self_attn.q_proj.up",
+    }
+
+
+def test_a_repository_without_a_checkpoint_is_told(hub: Hub) -> None:
+    publish(hub, SIGLIP2, lambda folder: None)
+    with pytest.raises(ModelError, match=r"holds no \*\.safetensors or \*\.pt"):
+        resolve(SIGLIP2.name)
+
+
+def test_an_llm_of_another_width_is_refused_with_both(hub: Hub, tmp_path: Path) -> None:
+    publish(hub, OPENAI, save_openai, hidden=16)
+    with pytest.raises(ModelError, match=r"adaptor takes states of 32 dimensions, but .* gives 16"):
+        resolve(OPENAI.name)
+    assert files(tmp_path / "cache") == []
+
+
+def test_an_offline_machine_is_told_what_to_fetch_and_how(hub: Hub) -> None:
+    with pytest.raises(ModelError) as caught:
+        resolve(OPENAI.name)
+    message = str(caught.value)
+    for part in (
+        "run 'llm2clip-search models pull llm2clip-openai-l-14-336' on a machine that reaches the hub",
+        "about 17.3 GB",
+        "microsoft/LLM2CLIP-Openai-L-14-336 and microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned",
+        f"copy {converted_folder(OPENAI)}",
+    ):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_a_full_disk_while_converting_leaves_nothing(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the tensors are written when it happens."""
+    publish(hub, OPENAI, save_openai)
+
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(ModelError, match=r"could not be written .*No space left on device.*nothing of it is left"):
+        resolve(OPENAI.name)
+    assert files(tmp_path / "cache") == []
+    assert not is_pulled(OPENAI)
+
+
+def test_a_pulled_folder_that_changed_is_refused_with_both_hashes(hub: Hub) -> None:
+    publish(hub, OPENAI, save_openai)
+    path = pull(OPENAI) / "model.safetensors"
+    written = json.loads((path.parent / "conversion.json").read_text())["to"]["model.safetensors"]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=rf"has SHA-256 [0-9a-f]{{64}}, but {written} was written"):
+        verify(OPENAI)
+    path.unlink()
+    with pytest.raises(ModelError, match="is incomplete"):
+        verify(OPENAI)
+    shutil.rmtree(path.parent)
+    assert not is_pulled(OPENAI)

@@ -1,0 +1,242 @@
+"""Captions through the published text path: template, full attention, pooling, adaptor, the cut, low-rank updates."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from llm2clip_search.encoders import load_encoder
+from llm2clip_search.encoders.catalogue import Model, resolve
+from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.published.convert import convert
+from llm2clip_search.encoders.published.llm_source import LLMSource
+from llm2clip_search.encoders.published.peft_lora import read_peft
+from llm2clip_search.encoders.tokenization import LLMTokenizer
+from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.engine.search import open_index
+from llm2clip_search.errors import ModelError
+from llm2clip_search.indexers.folder import index_folder
+from tests.conftest import CAPTIONS
+from tests.encoders.published.checkpoints import (
+    HEADER,
+    Tensors,
+    eva02_tensors,
+    plain_adaptor,
+    save_openai,
+    siglip2_tensors,
+)
+
+LONG = " ".join(["a dog"] * 40)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory, llama: Path) -> Path:
+    """An OpenAI checkpoint as a model folder; its adaptor normalises."""
+    folder = tmp_path_factory.mktemp("text")
+    save_openai(folder / "published")
+    convert(folder / "published", folder / "model", llm=f"dir:{llama}")
+    return folder / "model"
+
+
+def load_llama(folder: Path) -> Any:
+    ensure_torchvision()
+    import transformers
+
+    return transformers.LlamaModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+@torch.inference_mode()
+def published_states(folder: Path, captions: Sequence[str], model: Any = None) -> torch.Tensor:
+    """As LLM2Vec does it: template and caption as one text, padding on the left, attention over everything but
+    padding by an explicit mask, the mean over the last tokens: as many as caption and end of turn have."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    model = model or load_llama(folder)
+    rows = [tokenizer.encode(f"{HEADER}{caption}<|eot_id|>").ids for caption in captions]
+    pooled = [len(tokenizer.encode(f"{caption}<|eot_id|>", add_special_tokens=False).ids) for caption in captions]
+    length = max(map(len, rows))
+    ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
+    mask = torch.zeros(len(rows), 1, length, length)
+    for number, row in enumerate(rows):
+        mask[number, :, :, : length - len(row)] = torch.finfo(torch.float32).min
+    states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    return torch.stack([state[-count:].mean(dim=0) for state, count in zip(states, pooled, strict=True)])
+
+
+def test_captions_equal_the_published_path(converted: Path, llama: Path) -> None:
+    """A batch of mixed lengths, padded on the other side and in another order than here; in both runtimes."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(converted.parent / "published" / "model.safetensors")
+    captions = [*CAPTIONS, LONG, "x"]
+    expected = plain_adaptor(tensors, "text_adapter.adaptor", published_states(llama, captions), normalises=True)
+    for runtime, tolerance in (("torch", 1e-5), ("onnx", 1e-4)):
+        encoder = load_encoder(f"dir:{converted}", runtime=runtime, device="cpu")  # type: ignore[arg-type]
+        found = encoder.encode_texts(captions, batch_size=4)
+        np.testing.assert_allclose(found, expected.numpy(), atol=tolerance)
+        alone = np.concatenate([encoder.encode_texts([caption]) for caption in captions])
+        np.testing.assert_allclose(found, alone, atol=tolerance)
+
+
+@pytest.mark.parametrize("layout", ["eva02", "siglip2"])
+def test_only_siglip2s_adaptor_takes_states_as_they_are(tmp_path: Path, llama: Path, layout: str) -> None:
+    tensors = eva02_tensors() if layout == "eva02" else siglip2_tensors()
+    container = "text.text_adaptor" if layout == "eva02" else "text.text_proj.text_adaptor"
+    torch.save(tensors, tmp_path / "published.pt")
+    convert(tmp_path / "published.pt", tmp_path / "model", llm=f"dir:{llama}")
+    states = published_states(llama, CAPTIONS)
+    found = load_encoder(f"dir:{tmp_path / 'model'}", runtime="torch", device="cpu").encode_texts(CAPTIONS)
+    as_published, other = (
+        plain_adaptor(tensors, container, states, normalises=flag).numpy()
+        for flag in (layout == "eva02", layout != "eva02")
+    )
+    np.testing.assert_allclose(found, as_published, atol=1e-5)
+    assert np.abs(found - other).max() > 1e-3
+
+
+def test_a_caption_of_600_tokens_is_cut_before_its_end_of_turn(converted: Path, tmp_path: Path) -> None:
+    """512 are read: begin, header, as much of the caption as fits, end of turn; a search says so, with both numbers."""
+    encoder = load_encoder(f"dir:{converted}", runtime="torch", device="cpu")
+    tokenizer = resolve(f"dir:{converted}").tokenizer()
+    end = int(tokenizer([""]).ids[0, -1])
+    around = tokenizer.count([""])[0]
+    long, kept = (
+        next("q" * n for n in range(2000) if tokenizer.count(["q" * n])[0] == tokens) for tokens in (600, 512)
+    )
+    batch = tokenizer([long])
+    assert batch.ids.shape == (1, 512)
+    assert batch.ids[0, -1] == end
+    assert (batch.attention_mask.sum(), batch.pooling_mask.sum()) == (512, 512 - (around - 1))
+    np.testing.assert_allclose(encoder.encode_texts([long]), encoder.encode_texts([kept]), atol=1e-6)
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
+    index_folder(tmp_path, encoder=encoder, index=tmp_path / "index")
+    index = open_index(tmp_path / "index", runtime="torch", device="cpu")
+    (warning,) = index.query(long).warnings
+    assert warning.startswith("The caption is 600 tokens long, but dir:")
+    assert warning.endswith("reads 512; the last 88 are not read.")
+    assert index.query(kept).warnings == []
+
+
+def test_masks_of_template_caption_and_end_of_turn(llama: Path) -> None:
+    config = TextConfig(library="llm", weights=None, max_tokens=512, instruction=HEADER, suffix="<|eot_id|>")
+    tokenizer = LLMTokenizer(llama, config)
+    raw = tokenizer._tokenizer
+    ids = [t.ids for t in raw.encode_batch([HEADER, "A dog", "<|eot_id|>"], add_special_tokens=False)]
+    begin = raw.token_to_id("<|begin_of_text|>")
+    batch = tokenizer(["A dog", "A dog  \n", ""])
+    assert batch.ids[0].tolist() == [begin, *ids[0], *ids[1], *ids[2]]
+    np.testing.assert_array_equal(batch.ids[1], batch.ids[0])  # as LLM2Vec strips a caption before its end of turn
+    before = 1 + len(ids[0])
+    assert batch.pooling_mask[0].tolist() == [0] * before + [1] * (len(ids[1]) + 1)
+    assert batch.attention_mask[0].all()
+    assert batch.pooling_mask[2].sum() == 1
+    assert batch.ids[2, before] == ids[2][0]
+    assert tokenizer.count(["A dog", ""]) == [before + len(ids[1]) + 1, before + 1]
+    with pytest.raises(ModelError, match=rf"An instruction and a suffix have {before + 1} tokens, but .* reads 4"):
+        LLMTokenizer(llama, TextConfig(**{**vars(config), "max_tokens": 4}))
+
+
+def test_a_suffix_counts_in_the_fingerprint_only_where_it_is_set() -> None:
+    """The packaged model was measured before there were suffixes and options; its indices still open."""
+    nano = resolve("nano")
+    assert nano.identity.fingerprint == "ffffd940e1697844"
+    config = nano.config
+    changed = [
+        replace(config, text=replace(config.text, suffix="<|eot_id|>")),
+        replace(config, vision=replace(config.vision, options={"img_size": 32})),
+    ]
+    prints = {Model(nano.reference, each, nano.folder).identity.fingerprint for each in changed}
+    assert len(prints | {nano.identity.fingerprint}) == 3
+
+
+def save_peft(folder: Path, llama: Path, **options: Any) -> Any:
+    """Random updates of every linear layer, written by PEFT itself; returns the model that it merges them into."""
+    import peft
+
+    settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **options}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about an attribute that PEFT reads
+        model: Any = peft.get_peft_model(load_llama(llama), peft.LoraConfig(**settings))
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(str(folder))
+    return model.merge_and_unload().eval()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {r"0\.mlp\.up_proj": 3}}]
+)
+def test_low_rank_updates_of_peft_equal_its_own_merge(tmp_path: Path, llama: Path, options: dict[str, Any]) -> None:
+    """Found in a subfolder of the published folder, kept in the model folder, merged when the tower loads."""
+    tensors: Tensors = siglip2_tensors()
+    (tmp_path / "published").mkdir()
+    torch.save(tensors, tmp_path / "published" / "checkpoint.pt")
+    merged = save_peft(tmp_path / "published" / "LLM2CLIP-Llama", llama, **options)
+    convert(tmp_path / "published", tmp_path / "model", llm=f"dir:{llama}")
+    states = published_states(llama, CAPTIONS, merged)
+    expected = plain_adaptor(tensors, "text.text_proj.text_adaptor", states, normalises=False).numpy()
+    found = load_encoder(f"dir:{tmp_path / 'model'}", runtime="torch", device="cpu").encode_texts(CAPTIONS)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(published_states(llama, CAPTIONS).numpy() - states.numpy()).max() > 1e-2
+
+
+def test_of_two_folders_of_updates_one_is_named(tmp_path: Path, llama: Path) -> None:
+    torch.save(siglip2_tensors(), tmp_path / "x.pt")
+    for name in ("one", "two"):
+        save_peft(tmp_path / name, llama)
+    with pytest.raises(ModelError, match="has 2 folders of low-rank updates; name one with --lora"):
+        convert(tmp_path, tmp_path / "model", llm=f"dir:{llama}")
+    convert(tmp_path, tmp_path / "model", llm=f"dir:{llama}", lora=tmp_path / "two")
+    record = json.loads((tmp_path / "model" / "conversion.json").read_text())
+    assert sorted(record["from"]) == ["two/adapter_model.safetensors", "x.pt"]
+    convert(tmp_path / "x.pt", tmp_path / "alone", llm=f"dir:{llama}")  # a lone file's folder may be anything
+    assert not [name for name in resolve(f"dir:{tmp_path / 'alone'}").tensors("text") if name.startswith("lora.")]
+
+
+def test_the_untuned_llm_is_not_used_without_its_updates(
+    tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them every embedding would be another one, and nothing would say so."""
+    stand_in = LLMSource(reference="hf:meta-llama/Llama-3.1-8B-Instruct@0123abc", folder=llama)
+    monkeypatch.setattr("llm2clip_search.encoders.published.convert.find_llm", lambda *_, **__: stand_in)
+    torch.save(siglip2_tensors(), tmp_path / "x.pt")
+    with pytest.raises(
+        ModelError, match=r"Instruct@0123abc is tuned by low-rank updates, but .*x\.pt holds none; .*--lora"
+    ):
+        convert(tmp_path / "x.pt", tmp_path / "model")
+    save_peft(tmp_path, llama)  # beside the checkpoint, under the name that PEFT gives it
+    config = convert(tmp_path, tmp_path / "model")
+    assert config.text.weights == stand_in.reference
+
+
+@pytest.mark.parametrize(
+    ("settings", "tensors", "message"),
+    [
+        ({"peft_type": "IA3"}, {}, "of method 'IA3'"),
+        ({"use_dora": True}, {}, "sets use_dora to True"),
+        ({"bias": "all"}, {}, "sets bias to 'all'"),
+        ({}, {"base_model.model.embed_tokens.weight": torch.ones(1)}, r"no low-rank updates: 1 \(base_model"),
+        ({}, None, "safe_serialization=True"),
+    ],
+)
+def test_folders_that_are_no_plain_updates_are_refused(
+    tmp_path: Path, settings: dict[str, Any], tensors: Tensors | None, message: str
+) -> None:
+    written = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", **settings}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(written))
+    if tensors is not None:
+        save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=message):
+        read_peft(tmp_path)
