@@ -239,11 +239,14 @@ def fetch_hub(repo: str, revision: str | None, patterns: Sequence[str], *, neede
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+    from huggingface_hub.utils import logging
 
     name = f"hf:{repo}{'@' + revision if revision else ''}"
     if found := _cached_snapshot(repo, revision, needed):
         return Fetched(found, found.name)
     print(f"Fetching {repo} from the Hugging Face hub (once) ...", file=sys.stderr)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would tell of every retry; the sentence at the end is ours
     try:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError as error:
@@ -261,6 +264,8 @@ def fetch_hub(repo: str, revision: str | None, patterns: Sequence[str], *, neede
             f" 'hf download {repo}{' --revision ' + revision if revision else ''}' on a machine that reaches the hub"
             f" and copy its cache to {hub_cache()}, or copy its files and name the folder with dir:PATH."
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     _verify_blobs(folder)
     if missing := _missing(folder, needed):
         wanted = " or ".join(missing).replace("|", " or ")

@@ -8,7 +8,6 @@ with a timm tower (``visual.trunk.*``, ``text.text_proj.text_adaptor.*``). All h
 
 import json
 import math
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,7 +198,7 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
             raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:  # written before torch 1.6: no archive that could be mapped
             raw = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # on bytes that are no pickle an unpickler raises whatever they lead it to
         raise ModelError(
             f"{path} cannot be read as a state dict of tensors alone ({type(error).__name__}); if it is undamaged, save"
             " its state dict with safetensors.torch.save_file where it was made."

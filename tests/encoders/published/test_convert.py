@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from llm2clip_search.encoders import load_encoder
@@ -30,6 +32,18 @@ from tests.encoders.published.checkpoints import (
     siglip2_tensors,
     without,
 )
+
+
+@settings(deadline=None)
+@given(data=st.binary(max_size=200), suffix=st.sampled_from([".pt", ".bin", ".safetensors"]))
+@example(data=b"root:x:0:0:root:/root:/bin/bash\n", suffix=".pt")
+def test_bytes_that_are_no_checkpoint_are_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str
+) -> None:
+    path = tmp_path_factory.mktemp("bytes") / f"x{suffix}"
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=rf"x\{suffix}"):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
