@@ -7,6 +7,7 @@ import errno
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import re
 import shutil
@@ -239,14 +240,14 @@ def fetch_hub(repo: str, revision: str | None, patterns: Sequence[str], *, neede
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils import logging as hub_logging
 
     name = f"hf:{repo}{'@' + revision if revision else ''}"
     if found := _cached_snapshot(repo, revision, needed):
         return Fetched(found, found.name)
     print(f"Fetching {repo} from the Hugging Face hub (once) ...", file=sys.stderr)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would tell of every retry; the sentence at the end is ours
+    verbosity = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)  # it would tell of every retry; the sentence at the end is ours
     try:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError as error:
@@ -265,7 +266,7 @@ def fetch_hub(repo: str, revision: str | None, patterns: Sequence[str], *, neede
             f" and copy its cache to {hub_cache()}, or copy its files and name the folder with dir:PATH."
         ) from error
     finally:
-        logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(verbosity)
     _verify_blobs(folder)
     if missing := _missing(folder, needed):
         wanted = " or ".join(missing).replace("|", " or ")
