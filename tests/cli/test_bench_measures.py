@@ -1,14 +1,11 @@
 """``bench captions``, ``lengths``, ``zero-shot`` and ``failures`` as a user types them."""
 
-import csv
-import gzip
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.datasets.layouts import write_multilingual_flickr8k
 from tests.conftest import RunCli, photograph
 
 IMAGES = 6
@@ -17,23 +14,7 @@ IMAGES = 6
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six pictures in Flickr8k's multilingual layout, two captions each in two languages."""
-    folder = tmp_path_factory.mktemp("flickr8k")
-    with tarfile.open(folder / "flickr8k-dev-000.tar", "w") as tar:
-        for number in range(IMAGES):
-            data = io.BytesIO()
-            photograph(number).save(data, "JPEG")
-            member = tarfile.TarInfo(f"{number}.jpg")
-            member.size = len(data.getvalue())
-            tar.addfile(member, io.BytesIO(data.getvalue()))
-    rows = [
-        [f"{n}.jpg", "dev", lang, f"{lang} {n} {c} <b>", "x"]
-        for n in range(IMAGES)
-        for lang in ("en", "de")
-        for c in "yz"
-    ]
-    with gzip.open(folder / "captions.csv.gz", "wt", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["image_id", "split", "lang", "caption", "origin"], *rows])
-    return folder
+    return write_multilingual_flickr8k(tmp_path_factory.mktemp("flickr8k"), images=IMAGES, tail=" <b>")
 
 
 @pytest.fixture

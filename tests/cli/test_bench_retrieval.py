@@ -1,33 +1,18 @@
 """``bench retrieval`` and ``bench datasets`` as a user types them."""
 
-import csv
-import gzip
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunCli, photograph
+from tests.benchmarks.datasets.layouts import write_multilingual_flickr8k
+from tests.conftest import RunCli
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six pictures in Flickr8k's multilingual layout, in a folder of the data set's name."""
-    folder = tmp_path_factory.mktemp("data") / "flickr8k"
-    folder.mkdir()
-    with tarfile.open(folder / "flickr8k-dev-000.tar", "w") as tar:
-        for number in range(6):
-            data = io.BytesIO()
-            photograph(number).save(data, "JPEG")
-            member = tarfile.TarInfo(f"{number}.jpg")
-            member.size = len(data.getvalue())
-            tar.addfile(member, io.BytesIO(data.getvalue()))
-    rows = [[f"{n}.jpg", "dev", lang, f"{lang} {n} {c}", "x"] for n in range(6) for lang in ("en", "de") for c in "yz"]
-    with gzip.open(folder / "captions.csv.gz", "wt", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["image_id", "split", "lang", "caption", "origin"], *rows])
-    return folder.parent
+    return write_multilingual_flickr8k(tmp_path_factory.mktemp("data") / "flickr8k", images=6).parent
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Makes data sets in their authors' layouts: a few real JPEGs in folders and shards."""
 
+import csv
+import gzip
 import io
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -35,3 +37,18 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
+
+
+def write_multilingual_flickr8k(folder: Path, *, images: int, tail: str = "") -> Path:
+    """Flickr8k's dev split in two languages: so many pictures, two captions each in en and de, ``tail`` behind each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tar(folder / "flickr8k-dev-000.tar", {f"{number}.jpg": jpeg(number) for number in range(images)})
+    rows = [
+        [f"{number}.jpg", "dev", lang, f"{lang} {number} {letter}{tail}", "x"]
+        for number in range(images)
+        for lang in ("en", "de")
+        for letter in "yz"
+    ]
+    with gzip.open(folder / "captions.csv.gz", "wt", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["image_id", "split", "lang", "caption", "origin"], *rows])
+    return folder
