@@ -74,7 +74,7 @@ def join(
                 f"{len(ids):,} of {total:,} {what}, such as {ids[0]!r}; at most {max_missing:.1%} may be"
                 " (the recipe's max_missing)."
             )
-    digests = files.content_hashes() if held_out_hashes else {}
+    digests = files.content_hashes if held_out_hashes else {}
     alike = {image_id for image_id, digest in digests.items() if digest in held_out_hashes} - named
     out = named | alike
     kept = [image_id for image_id in files if image_id in rows and image_id not in out]
@@ -95,7 +95,7 @@ def held_out_hashes(files: ImageFiles, photos: Set[str]) -> frozenset[str]:
     Raises:
         CorpusError: none of them is among the files: a check against nothing would pass everything.
     """
-    hashes = frozenset(h for image_id, h in files.content_hashes().items() if photo_key(image_id) in photos)
+    hashes = frozenset(h for image_id, h in files.content_hashes.items() if photo_key(image_id) in photos)
     if photos and not hashes:
         raise CorpusError(
             f"None of the {len(photos):,} held-out photographs, such as {min(photos)!r}, is among the"

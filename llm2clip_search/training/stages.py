@@ -197,7 +197,7 @@ def read_clip_data(
         files,
         captions,
         max_missing=recipe.max_missing,
-        held_out_hashes=frozenset(dev.files.content_hashes().values()) if dev is not None else frozenset(),
+        held_out_hashes=frozenset(dev.files.content_hashes.values()) if dev is not None else frozenset(),
         held_out_photos=_held_out(data, root),
     )
     return ClipData(files=files, joined=joined, captions=captions, store=opened, dev=dev), counts | joined.counts

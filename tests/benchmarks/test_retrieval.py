@@ -78,6 +78,21 @@ def test_a_second_run_embeds_nothing(dataset: RetrievalSet, seeing: ColourEncode
     assert [r.metrics for r in first] == [r.metrics for r in again]
 
 
+def test_a_picture_is_read_once_to_be_known_and_once_to_be_embedded(
+    dataset: RetrievalSet, colours: ColourEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read: list[str] = []
+    original = ImageFiles.read
+
+    def counted(files: ImageFiles, image_id: str) -> bytes:
+        read.append(image_id)
+        return original(files, image_id)
+
+    monkeypatch.setattr(ImageFiles, "read", counted)
+    list(measure_retrieval(colours, dataset, cache=tmp_path / "c"))
+    assert sorted(read) == sorted([*dataset.images, *dataset.images])
+
+
 def test_the_data_digest_tells_sets_apart(dataset: RetrievalSet, seeing: ColourEncoder) -> None:
     shorter = dataset.changed(lambda captions: captions.first(1), "one caption an image")
     (one, _), (other, _) = (list(measure_retrieval(seeing, found)) for found in (dataset, shorter))

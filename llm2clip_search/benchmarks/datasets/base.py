@@ -172,7 +172,7 @@ class DatasetInfo:
 
 def images_digest(images: ImageFiles) -> str:
     """16 hex digits of ids and bytes of all images, in their order; every file is read."""
-    return digest([part for pair in images.content_hashes().items() for part in pair])
+    return digest([part for pair in images.content_hashes.items() for part in pair])
 
 
 def digest(parts: Sequence[str]) -> str:

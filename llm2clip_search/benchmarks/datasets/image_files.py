@@ -8,6 +8,7 @@ import hashlib
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from llm2clip_search.benchmarks.datasets.shards import find_files, shard_files
@@ -95,8 +96,9 @@ class ImageFiles:
             raise CorpusError(f"{place.path} ends inside {image_id!r}: {len(data)} of {place.size} bytes are there.")
         return data
 
+    @cached_property
     def content_hashes(self) -> dict[str, str]:
-        """SHA-256 of every image's bytes."""
+        """SHA-256 of every image's bytes, which are read for it once."""
         return {image_id: hashlib.sha256(self.read(image_id)).hexdigest() for image_id in self._places}
 
 

@@ -25,7 +25,7 @@ def test_images_of_shards_and_folders_are_found_by_name_and_by_stem(tmp_path: Pa
     assert files.find("deep/d") == "deep/d.webp"
     assert files.find("twin") is None, "two images bear it"
     assert files.find("a.jpg") is None
-    assert files.content_hashes()["c.jpeg"] == hashlib.sha256(b"CCC").hexdigest()
+    assert files.content_hashes["c.jpeg"] == hashlib.sha256(b"CCC").hexdigest()
 
 
 def shard(path: Path) -> Path:
