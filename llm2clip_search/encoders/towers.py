@@ -33,6 +33,8 @@ FIXED_LENGTH = ("pixels", "clip_ids")
 COMPILED_LIMIT = 500_000_000
 """Numbers of a tower beyond which ``auto`` leaves it to torch: 2 GB, which one ONNX file can hold. Compiling an LLM
 of 8 billion would take twice its 32 GB in memory, and as much on disk."""
+MAPPED_SIZE = 1 << 16
+"""Bytes of a compiled tower's tensor from which it lies in a file of its own; smaller ones stay in the graph."""
 MIN_COSINE = 0.999
 """A compiled tower is kept only if its vectors agree with torch's at least this well."""
 
@@ -171,11 +173,27 @@ def _export(model: Model, name: TowerName, path: Path) -> float:
             opset_version=17,
             dynamo=False,
         )
+    _map_weights(path)
     expected = _torch_tower(module, "cpu")(judged)
     cosine = float((_onnx_tower(path)(judged) * expected).sum(axis=1).min())
     if not cosine >= MIN_COSINE:  # NaN fails too
         raise RuntimeError(f"compiled vectors agree with torch's only to cosine {cosine:.5f}")
     return cosine
+
+
+def _map_weights(path: Path) -> None:
+    """Move large tensors to a file beside, which ONNX Runtime maps: of a table of embeddings only the rows that
+    a caption names are read, and no number is parsed."""
+    import onnx
+
+    onnx.save_model(
+        onnx.load(path),
+        path,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=MAPPED_SIZE,
+        convert_attribute=False,
+    )
 
 
 def _sample(model: Model, name: TowerName, count: int) -> dict[str, np.ndarray]:
