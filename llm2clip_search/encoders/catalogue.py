@@ -83,8 +83,9 @@ class Model:
         raw = self.config.to_dict()
         vision = raw["vision"]
         # Younger than the first release, as in `_text_parts`.
-        if not vision["options"]:
-            del vision["options"]
+        for key in ("options", "pooled_modules"):
+            if not vision[key]:
+                del vision[key]
         if vision["preprocess"]["crop_rounding"] == "nearest":
             del vision["preprocess"]["crop_rounding"]
         tokens, text, text_pin = _text_parts(self.config.text, self.folder)

@@ -55,6 +55,10 @@ class VisionConfig:
     weights_by_order: bool = False
     """Match tensors to parameters by order and shape: for ports of one architecture that named
     their tensors differently."""
+    pooled_modules: tuple[str, ...] = ()
+    """Of a timm backbone: modules, such as ``blocks.5``, whose outputs averaged over the image stand behind its
+    pooled features. The last layers of a classifier keep what tells its classes apart; those before it also hold
+    what captions speak of."""
     projection: bool = False
     """Whether ``vision.projection`` (linear) follows the backbone."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -153,6 +157,8 @@ def _from_mapping(raw: Mapping[str, Any]) -> ModelConfig:
     unknown = set(raw) - known
     if unknown:
         raise KeyError(f"unknown keys {sorted(unknown)}")
+    if "pooled_modules" in vision:
+        vision["pooled_modules"] = tuple(vision["pooled_modules"])
     rest |= {
         "vision": VisionConfig(**vision, preprocess=PreprocessConfig(**preprocess)),
         "text": text_from_mapping(raw["text"]),

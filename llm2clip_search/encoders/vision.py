@@ -3,7 +3,7 @@
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -80,6 +80,40 @@ class _Pooled(nn.Module):
                 return pooled
         states: torch.Tensor = out.last_hidden_state
         return states[:, 0]
+
+
+class PooledModules(nn.Module):
+    """A timm backbone and, behind its pooled features, those of modules within it, averaged over the image."""
+
+    def __init__(self, model: nn.Module, modules: Sequence[str]) -> None:
+        """Raises ModelError for a name that is no module of the backbone."""
+        super().__init__()
+        names = dict(model.named_modules())
+        if unknown := [name for name in modules if name not in names]:
+            raise ModelError(f"The vision backbone has no module {unknown[0]!r}; 'pooled_modules' names its own.")
+        self.model, self.modules_pooled = model, tuple(modules)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """``[n, 3, H, W]`` to ``[n, width]``: the backbone's own features first, then module by module."""
+        thread = threading.get_ident()  # hooks are the module's, and towers may run in several threads
+        found: dict[str, torch.Tensor] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+                if threading.get_ident() == thread:
+                    found[name] = output
+
+            return hook
+
+        handles = [self.model.get_submodule(n).register_forward_hook(keep(n)) for n in self.modules_pooled]
+        try:
+            own: torch.Tensor = self.model(pixels)
+        finally:
+            for handle in handles:
+                handle.remove()
+        # Convolutions give [n, channels, rows, columns], transformers [n, tokens, channels].
+        beside = [found[n].mean(dim=(2, 3) if found[n].ndim == 4 else 1) for n in self.modules_pooled]
+        return torch.cat([own, *beside], dim=1)
 
 
 def build_vision_tower(
@@ -180,7 +214,7 @@ def _timm_backbone(config: VisionConfig, folder: Path | None) -> nn.Module:
         lambda: timm.create_model(config.architecture, pretrained=False, num_classes=0, **config.options)
     )
     if config.weights is None:
-        return cast(nn.Module, headless)
+        return with_pooled_modules(headless, config)
     # Published classifiers come with their head: load into a model that has one, then drop it.
     state = read_state_dict(fetch(config.weights, relative_to=folder).path)
     bias = next(reversed(state.values())) if config.weights_by_order else None
@@ -191,7 +225,16 @@ def _timm_backbone(config: VisionConfig, folder: Path | None) -> nn.Module:
         state = dict(zip(full.state_dict(), state.values(), strict=True))
     load_exactly(full, state, f"vision backbone {config.architecture}")
     full.reset_classifier(0)
-    return cast(nn.Module, full)
+    return with_pooled_modules(full, config)
+
+
+def with_pooled_modules(backbone: nn.Module, config: VisionConfig) -> nn.Module:
+    """A timm backbone as its configuration pools it.
+
+    Raises:
+        ModelError: a module that it has not.
+    """
+    return PooledModules(backbone, config.pooled_modules) if config.pooled_modules else backbone
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ all but Parquet also gzipped. A path may hold braces: ``cc3m-{00000..00331}.tar`
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,6 +70,8 @@ class CaptionSource:
     """Only rows whose ``split`` column says this; empty takes all."""
     langs: tuple[str, ...] = ()
     """Only these languages; empty takes all."""
+    per_image: int = 0
+    """At most this many captions of an image in each language, the first ones; 0 takes all."""
     weight: float = 1.0
     """How often stage 1 draws a batch from this source, relative to the others."""
 
@@ -115,10 +118,15 @@ def read_captions(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa.Tabl
     for number, source in enumerate(sources):
         columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         seen = empty
+        taken: Counter[tuple[str, str]] = Counter()
         for image, photo, text, lang, length, negative in _captions_of(root, source, number):
             if not text:
                 empty += not negative
                 continue
+            if source.per_image and not negative:
+                if taken[photo, lang] == source.per_image:
+                    continue
+                taken[photo, lang] += 1
             row = (caption_id(text), image, photo, text, lang, length, number, negative)
             for name, value in zip(SCHEMA.names, row, strict=True):
                 columns[name].append(value)

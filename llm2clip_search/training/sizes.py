@@ -16,19 +16,23 @@ from llm2clip_search.encoders.dual import open_clip_model
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.encoders.vision import with_pooled_modules
 from llm2clip_search.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
 class LLMShape:
-    """A Llama's configuration, as far as it decides size and cost; names are transformers' own."""
+    """A decoder's configuration, as far as it decides size and cost; names are transformers' own."""
 
+    model_type: str = "llama"
     vocab_size: int
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
+    head_dim: int | None = None
+    """None where it is the hidden size over the heads."""
 
 
 _LLAMA3_8B = LLMShape(
@@ -55,11 +59,22 @@ _SMOLLM2_135M = LLMShape(
     num_attention_heads=9,
     num_key_value_heads=3,
 )
+_GEMMA3_270M = LLMShape(
+    model_type="gemma3_text",
+    vocab_size=262144,
+    hidden_size=640,
+    intermediate_size=2048,
+    num_hidden_layers=18,
+    num_attention_heads=4,
+    num_key_value_heads=1,
+    head_dim=256,
+)
 LLM_SHAPES = {
     "Llama-3.2-1B": _LLAMA32_1B,
     "Meta-Llama-3-8B": _LLAMA3_8B,
     "Llama-3.1-8B": _LLAMA3_8B,
     "SmolLM2-135M": _SMOLLM2_135M,
+    "gemma-3-270m": _GEMMA3_270M,
 }
 """By a part of the source's name, from the ``config.json`` each is published with; the Llamas' are behind a gate."""
 
@@ -68,7 +83,7 @@ def llm_shape(source: str) -> LLMShape:
     """The shape of an LLM that need not be here; nothing is fetched.
 
     Raises:
-        ModelError: neither in the table above nor a folder with a Llama's configuration.
+        ModelError: neither in the table above nor a folder with a decoder's configuration.
     """
     if shape := next((shape for name, shape in LLM_SHAPES.items() if name in source), None):
         return shape
@@ -77,8 +92,8 @@ def llm_shape(source: str) -> LLMShape:
         if not source.startswith("dir:"):
             raise KeyError("it is not on this disk")
         raw = json.loads((fetch(source).path / "config.json").read_text(encoding="utf-8"))
-        return LLMShape(**{name: int(raw[name]) for name in fields})
-    except (OSError, ValueError, KeyError) as error:
+        return LLMShape(**{name: raw[name] for name in fields if name in raw})
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"The shape of {source} is not known ({error}); a dry run knows {', '.join(LLM_SHAPES)} and dir:PATH."
         ) from error
@@ -95,10 +110,12 @@ def empty_llm(config: TextConfig, blocks: int = 0) -> CaptionLLM:
     if blocks:
         shape, config = replace(shape, num_hidden_layers=blocks), replace(config, hidden_layers=(-1,))
     ensure_torchvision()
-    from transformers import LlamaConfig, LlamaModel
+    from transformers import AutoConfig, AutoModel
 
+    stated = {name: value for name, value in vars(shape).items() if value is not None}
     with torch.device("meta"):
-        return CaptionLLM(LlamaModel(LlamaConfig(**vars(shape), attn_implementation="sdpa")), config)
+        model = AutoModel.from_config(AutoConfig.for_model(**stated), attn_implementation="sdpa")
+        return CaptionLLM(model, config)
 
 
 def empty_backbone(config: VisionConfig, device: str = "meta") -> nn.Module:
@@ -113,7 +130,7 @@ def empty_backbone(config: VisionConfig, device: str = "meta") -> nn.Module:
         raise ModelError(f"A dry run knows the shapes of timm's and open_clip's towers, not of {config.library}'s.")
     with torch.device(device):
         try:
-            return build(config.architecture, device).eval()
+            return with_pooled_modules(build(config.architecture, device), config).eval()
         except RuntimeError as error:
             raise ModelError(f"{config.library} knows no architecture {config.architecture!r}.") from error
 

@@ -112,6 +112,7 @@ def test_the_fingerprint_is_what_decides_embeddings(tmp_path: Path) -> None:
         changed(text=replace(config.text, instruction="Find: ")),
         changed(text=replace(config.text, attention="causal")),
         changed(text=replace(config.text, hidden_layers=(1,))),
+        changed(vision=replace(config.vision, pooled_modules=("blocks.0",))),
         changed(vision=replace(config.vision, preprocess=replace(config.vision.preprocess, mean=(0.4, 0.5, 0.5)))),
         resolve(f"dir:{save_model(tmp_path / 'seed', seed=9)}").identity.fingerprint,
     ]

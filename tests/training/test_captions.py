@@ -77,6 +77,18 @@ def test_split_and_languages_choose_rows(tmp_path: Path) -> None:
     assert table["source"].to_pylist() == [0, 1]
 
 
+def test_a_source_may_give_a_few_captions_of_an_image_in_each_language(tmp_path: Path) -> None:
+    """The first ones; empty ones do not count."""
+    rows = [("a", "en", "one"), ("a", "de", "eins"), ("a", "en", " "), ("b", "en", "two"), ("a", "en", "three")]
+    rows += [("a", "en", "four"), ("a", "de", "zwei"), ("b", "en", "five")]
+    write_csv(tmp_path / "c.csv", [{"image_id": i, "lang": lang, "caption": text} for i, lang, text in rows])
+    table, empty = read_captions(tmp_path, [CaptionSource(path="c.csv", per_image=2)])
+    assert table["caption"].to_pylist() == ["one", "eins", "two", "three", "zwei", "five"]
+    assert empty == 1
+    first, _ = read_captions(tmp_path, [CaptionSource(path="c.csv", per_image=1)])
+    assert first["caption"].to_pylist() == ["one", "eins", "two"]
+
+
 def test_columns_say_language_and_length_and_may_hold_lists(tmp_path: Path) -> None:
     rows = [{"id": 7, "short": ["A dog.", "One dog."], "lang": "en", "long_de": "Ein Hund läuft durch den Schnee."}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")

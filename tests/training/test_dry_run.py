@@ -82,6 +82,11 @@ def test_smollm2_has_its_published_size() -> None:
     assert sum(p.numel() for p in llm.parameters()) == 134_515_008
 
 
+def test_gemma_3_has_its_published_size() -> None:
+    llm = empty_llm(TextConfig(library="llm", weights="hf:google/gemma-3-270m", max_tokens=8))
+    assert sum(p.numel() for p in llm.parameters()) == 268_098_176
+
+
 def test_the_adaptor_has_the_size_of_the_checkpoints() -> None:
     """The original's adaptor over an 8B LLM holds 273,769,728 numbers: four blocks, a norm, 4096 to 1280."""
     large = sizes(estimate_clip(find_recipe("llama3-8b-openai-l14-336-cc3m"), SPEED))
