@@ -156,9 +156,12 @@ def _base_weights(config: VisionConfig | TextConfig, folder: Path | None, name: 
     if config.library == "open_clip":
         return None
     path = fetch(config.weights, relative_to=folder).path
+    if path.suffix == ".gguf":
+        from gguf import GGUFReader
+
+        return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
     if path.is_file() and path.suffix != ".safetensors":
-        # A GGUF has no fewer than 4 bits a weight here, a pickle of float32 no fewer than 32.
-        return path.stat().st_size * 8 // (4 if path.suffix == ".gguf" else 32)
+        return path.stat().st_size // 4  # a pickle of float32
     files = [path] if path.is_file() else weight_files(path)
     shapes = {key: shape for file in files for key, shape in tensor_shapes(file).items()}
     other = ("text_model.", "text_projection.") if name == "vision" else ("vision_model.", "visual_projection.")

@@ -59,7 +59,8 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
         raise ModelError(f"--runtime onnx has no {quantize} LLM; leave out --quantize, or say --runtime torch.")
     if runtime == "torch" or device != "cpu" or not has_onnx or placement.quantize != "none":
         return _torch_tower(build_module(model, name, placement), device)
-    if runtime == "auto" and (tower_weights(model, name) or 0) > COMPILED_LIMIT:
+    is_large = not _compiled(model, name).exists() and (tower_weights(model, name) or 0) > COMPILED_LIMIT
+    if runtime == "auto" and is_large:
         return _torch_tower(build_module(model, name, placement), device)
     try:
         return _onnx_tower(compiled_path(model, name))
@@ -129,12 +130,17 @@ def _onnx_tower(path: Path) -> Tower:
     return run
 
 
+def _compiled(model: Model, name: TowerName) -> Path:
+    """Where the tower's ONNX file lies once it is made."""
+    return cache_dir() / "onnx" / model.identity.fingerprint / name / "tower.onnx"
+
+
 def compiled_path(model: Model, name: TowerName) -> Path:
     """The tower's ONNX file, exported and compared with torch when it is not in the cache yet."""
-    target = cache_dir() / "onnx" / model.identity.fingerprint / name
-    path = target / "tower.onnx"
+    path = _compiled(model, name)
     if path.exists():
         return path
+    target = path.parent
     print(
         f"Compiling the {name} tower of {model.reference} for this CPU (once) ...",
         file=sys.stderr,
