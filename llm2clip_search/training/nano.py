@@ -40,7 +40,7 @@ _NANO_DATA = DataRecipe(
 NANO = Recipe(
     name="nano",
     data=_NANO_DATA,
-    size=DataSize(photographs=35_151, images=6_000, captions=123_740, tokens=22),
+    size=DataSize(photographs=35_151, images=6_000, captions=83_733, tokens=17),
     captions=CaptionLLMRecipe(
         text=TextConfig(library="llm", weights=GEMMA3, max_tokens=512, hidden_layers=(7,), standardised=True),
         lora=LoraRecipe(rank=32, alpha=64),
@@ -59,12 +59,17 @@ NANO = Recipe(
                 architecture="tf_efficientnet_lite2",
                 weights=EFFICIENTNET_LITE2,
                 weights_by_order=True,
+                pooled_modules=("blocks.4", "blocks.5", "blocks.6"),
                 projection=True,
                 # Flickr8k's images come squashed to a square; whole photographs keep what stands at their edge.
-                preprocess=PreprocessConfig(height=260, width=260, resize="squash"),
+                # Larger than the 260 pixels that ImageNet was learnt at: more places to pool.
+                preprocess=PreprocessConfig(height=320, width=320, resize="squash"),
             ),
             text=TextConfig(library="llm", weights=GEMMA3, max_tokens=512, adaptor=AdaptorConfig(blocks=2)),
-            licence="research and educational use (training data); base weights Apache-2.0",
+            licence=(
+                "research and educational use (training data); Gemma Terms of Use (LLM, ai.google.dev/gemma/terms);"
+                " Apache-2.0 (vision tower)"
+            ),
             training_data=(
                 "Flickr8k train split (Hodosh, Young and Hockenmaier 2013): 6,000 images with English captions, and"
                 " their Chinese (Flickr8k-CN, Li et al. 2016) and German, French and Czech ones (Multi30k): research"
@@ -87,9 +92,9 @@ NANO = Recipe(
         captions_per_image=4,
         long_ratio=0.2,
         lang_weights={"en": 1.0, "de": 0.5, "zh": 0.3, "fr": 0.2, "cs": 0.2},
-        vision=VisionTraining(mode="last", blocks=2, scale=0.1),
+        vision=VisionTraining(mode="frozen"),
         augmentation=Augmentation(crop=0.75, aspect=1.2, flip=True, colour=0.2),
-        kept_views=4,
+        kept_views=2,
         vision_dropout=0.2,
         text_dropout=0.2,
     ),

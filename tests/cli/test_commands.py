@@ -100,7 +100,7 @@ def test_info_and_models(indexed: Path, run_cli: RunCli, tiny_model: Path) -> No
     assert "nano" in listed
     assert "open_clip:" in listed
     shown = run_cli("models", "show", "nano").stdout
-    assert "SmolLM2" in shown
+    assert "gemma3-270m" in shown
     assert "Flickr8k" in shown
     assert "is ready" in run_cli("models", "pull", f"dir:{tiny_model}").stdout
 

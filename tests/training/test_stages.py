@@ -43,11 +43,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(towers: TinyTowers) -> Recipe:
-    """nano with tiny towers: eight steps, a checkpoint every three, everything random switched on."""
+    """nano with tiny towers: eight steps, a checkpoint every three, everything random switched on, and the end of
+    the vision tower trained."""
     tiny = shrink(find_recipe("nano"), towers, steps=8)
+    model = replace(tiny.clip.model, vision=replace(tiny.clip.model.vision, pooled_modules=()))
     captions = replace(tiny.captions, loop=replace(tiny.captions.loop, checkpoint_every=3, evaluate_every=4))
     captions = replace(captions, lora=replace(captions.lora, rank=2, dropout=0.1))
-    clip = replace(tiny.clip, loop=replace(tiny.clip.loop, checkpoint_every=3, evaluate_every=4), caption_noise=0.1)
+    clip = replace(
+        tiny.clip,
+        model=model,
+        loop=replace(tiny.clip.loop, checkpoint_every=3, evaluate_every=4),
+        vision=VisionTraining(mode="last", blocks=2, scale=0.1),
+        caption_noise=0.1,
+    )
     return replace(tiny, captions=captions, clip=clip)
 
 
@@ -115,6 +123,28 @@ def test_the_model_folder_embeds_as_training_did(recipe: Recipe, root: Path, mad
     for name, value in result.metrics.items():
         assert value == pytest.approx(figures[f"en/{name}"], abs=0.04), "one caption of 30 may flip in half precision"
     assert not list((made / "model").glob("views-*"))
+
+
+def test_a_frozen_tower_with_pooled_modules_is_the_one_that_was_trained(
+    recipe: Recipe, towers: TinyTowers, root: Path, made: Path, tmp_path: Path
+) -> None:
+    """nano's own vision tower: the folder holds its projection alone, and finds what training found."""
+    from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_multilingual_flickr8k
+    from llm2clip_search.benchmarks.retrieval import measure_retrieval
+
+    own = shrink(find_recipe("nano"), towers, steps=8).clip
+    assert (own.vision.mode, len(own.model.vision.pooled_modules)) == ("frozen", 2)
+    clip = replace(recipe.clip, model=own.model, vision=own.vision)
+    figures = run("clip", replace(recipe, clip=clip), root, made, tmp_path / "model")
+    names = load_file(tmp_path / "model" / "model.safetensors").keys()
+    assert {name for name in names if name.startswith("vision.")} == {
+        "vision.projection.weight",
+        "vision.projection.bias",
+    }
+    encoder = load_encoder(f"dir:{tmp_path / 'model'}", runtime="onnx", device="cpu")
+    (result,) = measure_retrieval(encoder, read_multilingual_flickr8k(root / "flickr8k", "dev", ("en",)))
+    for name, value in result.metrics.items():
+        assert value == pytest.approx(figures[f"en/{name}"], abs=0.04), "one caption of 30 may flip in half precision"
 
 
 def test_what_a_run_leaves_can_be_looked_at(made: Path) -> None:
