@@ -28,7 +28,7 @@ PHOTOGRAPHS = {
 CAPTIONS = (
     "a black and white photograph of a man with a camera on a tripod",
     "a woman in an astronaut suit smiles in front of a flag",
-    "a close up of a brown cat's face",
+    "a motorcycle stands in a garage",
 )
 
 

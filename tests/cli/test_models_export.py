@@ -11,7 +11,7 @@ def test_a_tower_is_exported_and_a_refusal_is_one_sentence(tmp_path: Path, tiny_
     assert done.returncode == 0, done.stderr
     first, *files = done.stdout.splitlines()
     assert first.startswith(f"{tmp_path / 'onnx'}: vision tower, 16 dimensions, L2-normalised; cosine to torch")
-    assert [line.split()[-1] for line in files] == ["vision.json", "vision.onnx"]
+    assert [line.split()[-1] for line in files] == ["vision.json", "vision.onnx", "weights.bin"]
     refused = run_cli("models", "export", f"dir:{tiny_model}", tmp_path / "clip")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"error: The vision tower of dir:{tiny_model} is test_vit of timm, no ViT in")

@@ -273,10 +273,10 @@ def test_two_ranks_learn_what_one_does_with_the_whole_batch(
 
 
 GOLDEN: dict[Stage, list[float]] = {
-    "captions": [0.449695, 0.839759, 0.0352578, 0.000993564, 0.0300133],
-    "clip": [1.37942, 1.42271, 1.14279, 0.716387, 1.19062],
+    "captions": [0.442016, 0.677002, 0.220724, 0.0136256, 0.0753489],
+    "clip": [1.59504, 1.38012, 0.838768, 0.551392, 0.508357],
 }
-"""Losses of steps 1, 5, 10, 15 and 20."""
+"""Losses of steps 1, 5, 10, 15 and 20, of `nano` with attention both ways, its languages and its views."""
 
 
 @pytest.mark.parametrize("stage", ["captions", "clip"])
@@ -291,7 +291,6 @@ def test_twenty_golden_steps(stage: Stage, recipe: Recipe, root: Path, made: Pat
     run(stage, longer, root, made, tmp_path)
     found = losses(tmp_path)
     assert len(found) == 20
-    print([found[step - 1] for step in (1, 5, 10, 15, 20)])
     assert [found[step - 1] for step in (1, 5, 10, 15, 20)] == pytest.approx(GOLDEN[stage], rel=1e-3)
 
 
