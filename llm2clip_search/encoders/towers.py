@@ -59,8 +59,9 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
         raise ModelError(f"--runtime onnx has no {quantize} LLM; leave out --quantize, or say --runtime torch.")
     if runtime == "torch" or device != "cpu" or not has_onnx or placement.quantize != "none":
         return _torch_tower(build_module(model, name, placement), device)
-    is_large = not _compiled(model, name).exists() and (tower_weights(model, name) or 0) > COMPILED_LIMIT
-    if runtime == "auto" and is_large:
+    # Counting a GGUF's numbers takes seconds: only where the answer is wanted.
+    is_open = runtime == "auto" and not _compiled(model, name).exists()
+    if is_open and (tower_weights(model, name) or 0) > COMPILED_LIMIT:
         return _torch_tower(build_module(model, name, placement), device)
     try:
         return _onnx_tower(compiled_path(model, name))

@@ -158,7 +158,7 @@ def _export_onnx(model: Model, folder: Path, tower: TowerName) -> str:
         raise ModelError(
             f"The {tower} tower of {model.reference} cannot be written as ONNX ({type(error).__name__}: {error})."
         ) from error
-    for path in compiled.parent.iterdir():  # tensors beyond 2 GB lie in files of their own, named in the first
+    for path in compiled.parent.iterdir():  # large tensors lie in a file of their own, named in the first
         if path.name != "export.json":
             shutil.copyfile(path, folder / (f"{tower}.onnx" if path == compiled else path.name))
     checked = json.loads((compiled.parent / "export.json").read_text(encoding="utf-8"))
