@@ -92,10 +92,11 @@ class Model:
         before = {"preprocess": vision.pop("preprocess"), "text": tokens}
         pins = [_pin(vision.pop("weights"), self.folder), text_pin]
         own = file_sha256(self._own_tensors) if self._own_tensors else ""
+        space = {"dim": raw["dim"]} | ({"querybank": raw["querybank"]} if raw["querybank"] else {})
         return ModelIdentity(
             name=self.reference,
             revision=own[:12] or pins[0][:12],
-            weights_sha256=_digest({"own": own, "pins": pins, "vision": vision, "text": text, "dim": raw["dim"]}),
+            weights_sha256=_digest({"own": own, "pins": pins, "vision": vision, "text": text} | space),
             preprocess_sha256=_digest(before),
         )
 

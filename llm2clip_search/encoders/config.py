@@ -117,11 +117,19 @@ class ModelConfig:
     name: str
     dim: int
     """Width of the shared space."""
+    querybank: float = 0.0
+    """Strength of the querybank normalisation behind both towers, see `querybank`: 0 has none, at 1/2 a score is
+    the mean of the log probabilities of caption given image and of image given caption."""
     vision: VisionConfig
     text: TextConfig
     licence: str = "unknown"
     training_data: tuple[str, ...] = ()
     """One line a data set: name, split, source and terms."""
+
+    @property
+    def tower_dim(self) -> int:
+        """Width of what the towers themselves give; the querybank's two coordinates stand behind it."""
+        return self.dim - 2 if self.querybank else self.dim
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

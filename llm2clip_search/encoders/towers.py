@@ -83,24 +83,31 @@ def build_module(model: Model, name: TowerName, placement: Placement = Placement
     Raises:
         ModelError: weights that cannot be fetched or do not fit.
     """
+    import torch
+
     config = model.config
+    # What stands behind the LLM is small, and its input is a sum already: it stays float32.
+    found = model.tensors(name, dtype=placement.dtype if name == "vision" else torch.float32)
+    tensors = {key: tensor for key, tensor in found.items() if not key.startswith("querybank.")}
+    module: nn.Module
     if name == "vision":
         from llm2clip_search.encoders.vision import build_vision_tower
 
-        return build_vision_tower(
-            config.vision,
-            dim=config.dim,
-            folder=model.folder,
-            tensors=model.tensors("vision", dtype=placement.dtype),
-            placement=placement,
+        module = build_vision_tower(
+            config.vision, dim=config.tower_dim, folder=model.folder, tensors=tensors, placement=placement
         )
-    import torch
+    else:
+        from llm2clip_search.encoders.text import build_text_tower
 
-    from llm2clip_search.encoders.text import build_text_tower
+        module = build_text_tower(
+            config.text, dim=config.tower_dim, folder=model.folder, tensors=tensors, placement=placement
+        )
+    if not config.querybank:
+        return module
+    from llm2clip_search.encoders.querybank import NormalisedTower, load_querybank
 
-    # What stands behind the LLM is small, and its input is a sum already: it stays float32.
-    tensors = model.tensors("text", dtype=torch.float32)
-    return build_text_tower(config.text, dim=config.dim, folder=model.folder, tensors=tensors, placement=placement)
+    bank = {key.partition(".")[2]: tensor for key, tensor in found.items() if key not in tensors}
+    return NormalisedTower(module, load_querybank(name, config, bank, device=placement.device)).eval()
 
 
 def _torch_tower(module: "nn.Module", device: str) -> Tower:

@@ -31,6 +31,7 @@ def write_card(out: Path, recipe: ClipRecipe, *, counts: Mapping[str, int], figu
         f"| vision tower | {_vision(model.vision)} | `{_source(model.vision.weights)}`, {_moved(recipe)} |",
         f"| LLM | {_llm(model.text)} | `{_source(model.text.weights)}`, low-rank updates here |",
         f"| adaptor | {_adaptor(model)} | here |",
+        *_querybank(recipe),
         "",
         f"Licence: {model.licence}.",
         "",
@@ -69,7 +70,14 @@ def _llm(text: TextConfig) -> str:
 def _adaptor(model: ModelConfig) -> str:
     adaptor = model.text.adaptor
     assert adaptor is not None, "stage 2 trains one"
-    return f"{adaptor.blocks} residual blocks, linear to {model.dim}"
+    blocks = f"{adaptor.blocks} residual blocks, " if adaptor.blocks else ""
+    return f"{blocks}linear to {model.tower_dim}"
+
+
+def _querybank(recipe: ClipRecipe) -> list[str]:
+    strength, size = recipe.model.querybank, recipe.querybank_size
+    what = f"strength {strength:g}, {size:,} training images and as many captions; 2 more dimensions"
+    return [f"| querybank | {what} | here |"] if strength else []
 
 
 def _source(weights: str | None) -> str:

@@ -5,7 +5,7 @@ costs what its images cost, however large the LLM is.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
 from llm2clip_search.benchmarks.metrics import retrieval_recalls
 from llm2clip_search.encoders.config import ModelConfig
+from llm2clip_search.encoders.placement import TowerName
+from llm2clip_search.encoders.querybank import QuerybankNorm
 from llm2clip_search.encoders.vision import build_vision_tower
 from llm2clip_search.training.augment import Augmentation
 from llm2clip_search.training.caption_store import CaptionStore
@@ -79,6 +81,8 @@ class ClipRecipe:
     """On the vision tower's features."""
     text_dropout: float = 0.0
     """In the adaptor's blocks and before its projection."""
+    querybank_size: int = 2000
+    """Training images, and as many of their captions, that the model's `querybank` is made of, where it has one."""
     caption_noise: float = 0.0
     """Deviation of Gaussian noise added to caption embeddings, in units of their own deviation."""
     bf16: bool = False
@@ -142,7 +146,7 @@ class ClipTask:
         self.places = store.places(self.caption_ids)
         model = recipe.model
         without_projection = replace(model.vision, projection=False)
-        tower = build_vision_tower(without_projection, dim=model.dim, folder=None, tensors={}).to(ranks.device)
+        tower = build_vision_tower(without_projection, dim=model.tower_dim, folder=None, tensors={}).to(ranks.device)
         mark_trained(tower.backbone, recipe.vision, recipe.loop.seed)
         remembers = recipe.keep is not None and recipe.keep.vision > 0.0
         original = copy.deepcopy(tower.backbone) if remembers else None  # a sharded tower cannot be copied
@@ -161,7 +165,7 @@ class ClipTask:
         self.heads = Heads(
             sample,
             self.caption_width,
-            model.dim,
+            model.tower_dim,
             model.text.adaptor,
             temperature=recipe.temperature,
             projects=model.vision.projection,
@@ -263,17 +267,17 @@ class ClipTask:
         """Recalls on dev, language by language; the mean of the first one's comes first and decides."""
         if self.dev is None:
             return {}
-        images = self.embed_dev_images()
+        images, captions = self._dev_vectors(self.dev.captions)
         figures: dict[str, float] = {}
-        for lang in self.dev.captions:
-            recalls = retrieval_recalls(images, *self.embed_dev_captions(lang))
+        for lang, (vectors, image_of) in captions.items():
+            recalls = retrieval_recalls(images, vectors, image_of)
             figures[f"{lang}/mean_recall"] = sum(recalls.values()) / len(recalls)
             figures |= {f"{lang}/{name}": value for name, value in recalls.items()}
         return figures
 
     @torch.no_grad()
     def embed_dev_images(self) -> np.ndarray:
-        """Unit vectors float32 ``[n, dim]`` of dev's images."""
+        """Unit vectors float32 ``[n, dim]`` of dev's images, before any querybank."""
         assert self.dev is not None, "asked for only where there is a dev split"
         self.heads.eval()
         features = self.vision.of(self.dev.image_ids, self.dev.files, keep=True)
@@ -282,7 +286,8 @@ class ClipTask:
 
     @torch.no_grad()
     def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
-        """Unit vectors float32 ``[n, dim]`` of dev's captions in a language, and their images' places."""
+        """Unit vectors float32 ``[n, dim]`` of dev's captions in a language, before any querybank, and their images'
+        places."""
         assert self.dev is not None, "asked for only where there is a dev split"
         self.heads.eval()
         embedded, image_of = self.dev.captions[lang]
@@ -290,12 +295,50 @@ class ClipTask:
         vectors = self.heads.captions(read.to(self.ranks.device))
         return vectors.cpu().numpy(), image_of
 
+    @torch.no_grad()
+    def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
+        """Unit vectors float32 ``[n, dim]`` of training captions, by their rows in the caption table."""
+        read = torch.from_numpy(self.store.rows(self.places[rows])[:, : self.caption_width]).float()
+        return self.heads.captions(read.to(self.ranks.device))
+
+    @torch.no_grad()
+    def _querybank(self) -> dict[TowerName, QuerybankNorm]:
+        """What both towers' vectors are normalised by, as the heads are now; empty where the model has none."""
+        strength, joined = self.recipe.model.querybank, self.vision.joined
+        if not strength:
+            return {}
+        self.heads.eval()
+        draws, size = generator(self.recipe.loop.seed, 0, "querybank"), self.recipe.querybank_size
+        chosen = draws.permutation(len(joined.image_ids))[:size]
+        captions = self._embed_rows(draws.permutation(np.concatenate(joined.groups))[:size])
+        images = self.heads.images(self.vision.of([joined.image_ids[image] for image in chosen], keep=True))
+        scale = float(self.heads.scale)
+        return {
+            "vision": QuerybankNorm.fit("vision", strength, own=images, bank=captions, scale=scale),
+            "text": QuerybankNorm.fit("text", strength, own=captions, bank=images, scale=scale),
+        }
+
+    def _dev_vectors(self, langs: Iterable[str]) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """Of dev's images and, by language, of its captions with their images' places: what an encoder will give."""
+        norms = self._querybank()
+
+        def normalised(tower: TowerName, vectors: np.ndarray) -> np.ndarray:
+            if not norms:
+                return vectors
+            out: np.ndarray = norms[tower](torch.from_numpy(vectors).to(self.ranks.device)).cpu().numpy()
+            return out
+
+        captions = {lang: self.embed_dev_captions(lang) for lang in langs}
+        return normalised("vision", self.embed_dev_images()), {
+            lang: (normalised("text", vectors), image_of) for lang, (vectors, image_of) in captions.items()
+        }
+
     def similarities(self) -> Similarities | None:
         """Of dev's images with the captions of the first language; None without a dev split."""
         if self.dev is None:
             return None
-        images = self.embed_dev_images()
-        captions, image_of = self.embed_dev_captions(next(iter(self.dev.captions)))
+        images, by_lang = self._dev_vectors(list(self.dev.captions)[:1])
+        ((captions, image_of),) = by_lang.values()
         return Similarities.between(captions, images, image_of, np.arange(len(images)))
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -303,4 +346,7 @@ class ClipTask:
         changed = trained_tensors(self.vision.tower.backbone)
         halves = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in changed.items()}
         kept = {f"vision.backbone.{name}": tensor.cpu().contiguous() for name, tensor in halves.items()}
-        return self.heads.tensors() | kept
+        tensors = self.heads.tensors() | kept
+        for norm in self._querybank().values():
+            tensors |= norm.tensors()
+        return tensors

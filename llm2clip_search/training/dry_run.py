@@ -175,8 +175,8 @@ def estimate_clip(recipe: Recipe, speed: Speed | None = None) -> Estimate:
     backbone, vision, kept = _vision(stage)
     caption_width = _llm_width(recipe) + clip_width(stage.model.text.clip)
     with torch.device("meta"):
-        projection = nn.Linear(vision.width, stage.model.dim) if stage.model.vision.projection else nn.Identity()
-        adaptor = Adaptor(caption_width, stage.model.dim, stage.model.text.adaptor)
+        projection = nn.Linear(vision.width, stage.model.tower_dim) if stage.model.vision.projection else nn.Identity()
+        adaptor = Adaptor(caption_width, stage.model.tower_dim, stage.model.text.adaptor)
         caption = torch.zeros(1, caption_width)
     head = cost_of(adaptor, lambda: adaptor(caption))
     parts = tuple(

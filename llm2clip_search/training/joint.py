@@ -117,17 +117,21 @@ class JointTask(ClipTask):
         loss = backward_in_parts(encode, len(images) + len(captions), loss_of, cache=self.recipe.gradient_cache)
         return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
 
-    @torch.inference_mode()
     def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
         """As `ClipTask` does, by the LLM as it is now."""
         assert self.dev is not None, "asked for only where there is a dev split"
+        return self._embed(self.dev_texts[lang]).cpu().numpy(), self.dev.captions[lang][1]
+
+    def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
+        return self._embed([self.texts[row] for row in rows])
+
+    @torch.no_grad()
+    def _embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """Unit vectors float32 ``[n, dim]``."""
         self.heads.eval()
         self.llm.eval()
-        texts = self.dev_texts[lang]
         lengths, size = self.tokenize.count(texts), self.joint.micro_batch
-        pooled = embed_by_length(lengths, size, lambda rows: self._pooled([texts[row] for row in rows]))
-        vectors: np.ndarray = self.heads.captions(pooled).cpu().numpy()
-        return vectors, self.dev.captions[lang][1]
+        return self.heads.captions(embed_by_length(lengths, size, lambda r: self._pooled([texts[row] for row in r])))
 
     def _pooled(self, texts: Sequence[str]) -> torch.Tensor:
         """float32 ``[n, width]``."""

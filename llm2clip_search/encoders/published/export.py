@@ -96,6 +96,11 @@ def _export_transformers(model: Model, folder: Path) -> str:
             f"The vision tower of {model.reference} is {vision.architecture} of {vision.library}, no ViT in OpenAI's"
             " layout, so transformers' CLIPVisionModel cannot hold it; --to onnx can."
         )
+    if model.config.querybank:
+        raise ModelError(
+            f"The towers of {model.reference} end in a querybank, which transformers' CLIPVisionModel has no place for;"
+            " --to onnx keeps it."
+        )
     options, tensors = _clip_tower(model)
     name = "CLIPVisionModelWithProjection" if "visual_projection.weight" in tensors else "CLIPVisionModel"
     dim = model.config.dim

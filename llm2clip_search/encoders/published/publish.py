@@ -92,6 +92,8 @@ def _layout(model: Model) -> LayoutName:
     vision, name = model.config.vision, model.reference
     architecture = vision.architecture
     layout: LayoutName
+    if model.config.querybank:
+        raise ModelError(f"The towers of {name} end in a querybank, which no LLM2CLIP layout holds; --to onnx does.")
     if vision.weights is not None or vision.library == "open_clip":
         raise ModelError(
             f"The vision tower of {name} is published elsewhere ({vision.weights}); the LLM2CLIP layout is for models"

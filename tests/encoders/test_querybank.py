@@ -1,0 +1,116 @@
+"""Querybank normalisation against its formula in numpy, and its way into and out of a model folder."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm2clip_search.encoders.config import ModelConfig
+from llm2clip_search.encoders.querybank import QuerybankNorm, load_querybank
+from llm2clip_search.errors import ModelError
+from llm2clip_search.training.nano import NANO
+
+
+def unit(seed: int, count: int, width: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((count, width))
+    out: np.ndarray = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return out
+
+
+def pair(
+    images: np.ndarray, captions: np.ndarray, strength: float, scale: float
+) -> tuple[QuerybankNorm, QuerybankNorm]:
+    own, bank = torch.from_numpy(images), torch.from_numpy(captions)
+    return (
+        QuerybankNorm.fit("vision", strength, own=own, bank=bank, scale=scale),
+        QuerybankNorm.fit("text", strength, own=bank, bank=own, scale=scale),
+    )
+
+
+@given(
+    strength=st.floats(0.1, 1.0),
+    scale=st.floats(1.0, 60.0),
+    width=st.integers(2, 24),
+    size=st.integers(1, 40),
+    seed=st.integers(0, 2**16),
+)
+def test_inner_products_are_the_scores_of_the_formula(
+    strength: float, scale: float, width: int, size: int, seed: int
+) -> None:
+    banks = unit(seed, size, width), unit(seed + 1, size, width)
+    images, captions = unit(seed + 2, 7, width), unit(seed + 3, 5, width)
+    vision, text = pair(*banks, strength, scale)
+
+    halves = [bank.astype(np.float16).astype(np.float64) for bank in banks]
+
+    def hubs(vectors: np.ndarray, bank: np.ndarray, own: np.ndarray) -> np.ndarray:
+        def hub(each: np.ndarray) -> np.ndarray:
+            out: np.ndarray = np.log(np.exp(scale * each.astype(np.float64) @ bank.T).mean(axis=1)) / scale
+            return out
+
+        less: np.ndarray = hub(vectors) - hub(own).mean()
+        return less
+
+    lessened = [hubs(images, halves[1], banks[0]), hubs(captions, halves[0], banks[1])]
+    scores = captions.astype(np.float64) @ images.T - strength * (lessened[0][None] + lessened[1][:, None])
+    # 0.5 is the anchor: a vector of length 1, the anchor and its own coordinate.
+    lengths = [np.sqrt(1 + 0.25 + (2 * strength * hub) ** 2) for hub in lessened]
+
+    ours = [norm(torch.from_numpy(x)).numpy() for norm, x in ((vision, images), (text, captions))]
+
+    np.testing.assert_allclose(ours[1] @ ours[0].T, scores / lengths[0] / lengths[1][:, None], atol=2e-5)
+    for vectors in ours:
+        assert vectors.shape[1] == width + 2
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+
+
+def test_an_image_near_to_every_caption_no_longer_wins() -> None:
+    captions = unit(0, 200, 16) * 0.7 + unit(1, 1, 16)
+    captions /= np.linalg.norm(captions, axis=1, keepdims=True)
+    hub = captions.mean(axis=0) / np.linalg.norm(captions.mean(axis=0))
+    images = (captions + 0.6 * unit(2, 200, 16)).astype(np.float32)
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    gallery = np.concatenate([images[100:], hub[None]]).astype(np.float32)
+
+    vision, text = pair(images[:100], captions[:100], 0.5, 20.0)
+    asked = torch.from_numpy(captions[100:])
+    plain = (asked @ torch.from_numpy(gallery).T).argmax(dim=1).numpy()
+    normalised = (text(asked) @ vision(torch.from_numpy(gallery)).T).argmax(dim=1).numpy()
+
+    right = np.arange(100)
+    assert (plain == 100).sum() > 3 * (normalised == 100).sum()
+    assert (normalised == right).sum() > (plain == right).sum()
+
+
+CONFIG = replace(NANO.clip.model, querybank=0.5, dim=10)
+
+
+def stored(norm: QuerybankNorm) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("vision.querybank."): tensor for name, tensor in norm.tensors().items()}
+
+
+def test_a_folders_tensors_give_the_same_vectors() -> None:
+    vision, _ = pair(unit(0, 30, 8), unit(1, 30, 8), 0.5, 20.0)
+    loaded = load_querybank("vision", CONFIG, stored(vision), device="cpu")
+    images = torch.from_numpy(unit(2, 9, 8))
+    assert stored(vision)["bank"].dtype == torch.float16
+    assert torch.equal(loaded(images), vision(images))
+
+
+@pytest.mark.parametrize(
+    ("bank", "message"),
+    [(None, "none"), (torch.zeros(3, 9), r"\[3, 9\]"), (torch.zeros(0, 8), r"\[0, 8\]"), (torch.zeros(8), r"\[8\]")],
+)
+def test_a_bank_of_other_vectors_is_refused(bank: torch.Tensor | None, message: str) -> None:
+    vision, _ = pair(unit(0, 30, 8), unit(1, 30, 8), 0.5, 20.0)
+    tensors = {name: tensor for name, tensor in stored(vision).items() if name != "bank"}
+    with pytest.raises(ModelError, match=f"vision tower's querybank should hold vectors of 8, but is .*{message}"):
+        load_querybank("vision", CONFIG, tensors | ({} if bank is None else {"bank": bank}), device="cpu")
+
+
+def test_without_a_querybank_the_towers_fill_the_space() -> None:
+    config: ModelConfig = replace(CONFIG, querybank=0.0)
+    assert (CONFIG.tower_dim, config.tower_dim) == (8, 10)
