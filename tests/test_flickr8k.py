@@ -49,7 +49,7 @@ def test_captions_find_their_images(opened: SearchIndex, run_cli: RunCli) -> Non
     _, ids = opened.query_texts(captions.texts, k=10)
     names = {row["id"]: Path(row["path"]).name for row in opened.snapshot.metadata().to_pylist()}
     found = np.array([image in [names[i] for i in row] for image, row in zip(captions.image_ids, ids, strict=True)])
-    assert found.mean() >= 0.66
+    assert found.mean() >= 0.72
     for place in range(0, len(captions.texts), 1000):
         done = run_cli("query", captions.texts[place], "--json", "-k", "1", "--index", opened.snapshot.folder)
         assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ weights that others publish are named by source (see `sources`) and stay where t
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -118,13 +119,17 @@ class ModelConfig:
     dim: int
     """Width of the shared space."""
     querybank: float = 0.0
-    """Strength of the querybank normalisation behind both towers, see `querybank`: 0 has none, at 1/2 a score is
-    the mean of the log probabilities of caption given image and of image given caption."""
+    """Strength of the querybank normalisation behind both towers, see `querybank`; 0 has none. At 1/2 scores rank as
+    the mean of two log probabilities does: of the caption given the image, and of the image given the caption."""
     vision: VisionConfig
     text: TextConfig
     licence: str = "unknown"
     training_data: tuple[str, ...] = ()
     """One line a data set: name, split, source and terms."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.querybank < math.inf or self.tower_dim < 1:
+            raise ValueError(f"a querybank of {self.querybank!r} in {self.dim} dimensions")
 
     @property
     def tower_dim(self) -> int:
@@ -150,7 +155,7 @@ class ModelConfig:
             raise ModelError(f"{path} has schema version {version}; this version reads {SCHEMA_VERSION}.")
         try:
             return _from_mapping(raw)
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, ValueError) as error:
             raise ModelError(f"{path} does not describe a model: {error}.") from error
 
 

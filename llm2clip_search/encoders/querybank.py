@@ -6,8 +6,10 @@ Retrieval with Querybank Normalisation, CVPR 2022, arXiv 2112.12777) lessen the 
 
     score(q, v) = q.v - strength * hub(v),    hub(v) = log(mean of exp(scale * b.v) over the bank) / scale
 
-Here ``hub(v)`` depends on ``v`` alone, so two more coordinates hold it, one as the image's and one as the caption's:
-the score stays an inner product, which any index searches, and images added later need no other image.
+Here images are lessened by a bank of captions and captions by one of images. ``hub(v)`` depends on ``v`` alone, so two
+more coordinates hold both: the score stays an inner product, which any index searches, and images added later need no
+other image. Vectors have length 1 again afterwards, so that a score is this one divided by about 1.25; two images, or
+two captions, share a coordinate, and their cosines begin at 0.2.
 """
 
 import math
@@ -23,8 +25,8 @@ from llm2clip_search.encoders.vision import load_exactly
 from llm2clip_search.errors import ModelError
 
 ANCHOR = 0.5
-"""The other side's coordinate that a hub's is multiplied with. Vectors are brought to length 1 afterwards; the larger
-the anchor, the less a hub's own coordinate changes that length, and here it is 0.1 % of it."""
+"""The coordinate that the other side's hub is multiplied with. The larger it is, the smaller is the hub's own, and the
+less that one tells in a vector's length, which is brought back to 1: a share of (2 strength hub)^2 / 2.5."""
 
 
 class QuerybankNorm(nn.Module):

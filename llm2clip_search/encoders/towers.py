@@ -86,9 +86,12 @@ def build_module(model: Model, name: TowerName, placement: Placement = Placement
     import torch
 
     config = model.config
-    # What stands behind the LLM is small, and its input is a sum already: it stays float32.
-    found = model.tensors(name, dtype=placement.dtype if name == "vision" else torch.float32)
-    tensors = {key: tensor for key, tensor in found.items() if not key.startswith("querybank.")}
+    # What stands behind the LLM is small, and its input is a sum already: it stays float32. So does a querybank.
+    tensors = model.tensors(name, dtype=placement.dtype if name == "vision" else torch.float32)
+    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("querybank.")}
+    bank = model.tensors(f"{name}.querybank", dtype=torch.float32)
+    if bank and not config.querybank:
+        raise ModelError(f"{model.reference} holds a querybank of its {name} tower, but config.json says it has none.")
     module: nn.Module
     if name == "vision":
         from llm2clip_search.encoders.vision import build_vision_tower
@@ -106,7 +109,7 @@ def build_module(model: Model, name: TowerName, placement: Placement = Placement
         return module
     from llm2clip_search.encoders.querybank import NormalisedTower, load_querybank
 
-    bank = {key.partition(".")[2]: tensor for key, tensor in found.items() if key not in tensors}
+    bank = {key.removeprefix("querybank."): tensor for key, tensor in bank.items()}
     return NormalisedTower(module, load_querybank(name, config, bank, device=placement.device)).eval()
 
 

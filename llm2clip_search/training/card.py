@@ -85,8 +85,9 @@ def _source(weights: str | None) -> str:
 
 
 def _moved(recipe: ClipRecipe) -> str:
-    mode = recipe.vision.mode
-    return {"frozen": "frozen", "last": f"last {recipe.vision.blocks} blocks trained"}.get(mode, f"trained ({mode})")
+    mode, blocks = recipe.vision.mode, recipe.vision.blocks
+    last = "last block trained" if blocks == 1 else f"last {blocks} blocks trained"
+    return {"frozen": "frozen", "last": last}.get(mode, f"trained ({mode})")
 
 
 def _machine() -> str:

@@ -90,6 +90,8 @@ class ClipRecipe:
     """Share of images without captions, and of captions without images, that is skipped."""
 
     def __post_init__(self) -> None:
+        if self.model.querybank and self.querybank_size < 1:
+            raise ValueError(f"querybank_size is {self.querybank_size}, but the model's querybank needs at least 1")
         if self.keep is not None:
             demand_clip_space(self.model, self.keep, self.loop.steps)
 
@@ -277,7 +279,7 @@ class ClipTask:
 
     @torch.no_grad()
     def embed_dev_images(self) -> np.ndarray:
-        """Unit vectors float32 ``[n, dim]`` of dev's images, before any querybank."""
+        """Unit vectors float32 ``[n, tower_dim]`` of dev's images, before any querybank."""
         assert self.dev is not None, "asked for only where there is a dev split"
         self.heads.eval()
         features = self.vision.of(self.dev.image_ids, self.dev.files, keep=True)
@@ -286,8 +288,8 @@ class ClipTask:
 
     @torch.no_grad()
     def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
-        """Unit vectors float32 ``[n, dim]`` of dev's captions in a language, before any querybank, and their images'
-        places."""
+        """Unit vectors float32 ``[n, tower_dim]`` of dev's captions in a language, before any querybank, and their
+        images' places."""
         assert self.dev is not None, "asked for only where there is a dev split"
         self.heads.eval()
         embedded, image_of = self.dev.captions[lang]
@@ -297,7 +299,7 @@ class ClipTask:
 
     @torch.no_grad()
     def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
-        """Unit vectors float32 ``[n, dim]`` of training captions, by their rows in the caption table."""
+        """Unit vectors float32 ``[n, tower_dim]`` of training captions, by their rows in the caption table."""
         read = torch.from_numpy(self.store.rows(self.places[rows])[:, : self.caption_width]).float()
         return self.heads.captions(read.to(self.ranks.device))
 

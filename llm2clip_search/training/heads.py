@@ -44,7 +44,7 @@ class Heads(nn.Module):
         if not projects and width != dim:
             raise ModelError(
                 f"The vision tower gives {width} dimensions and nothing projects them, but the model has {dim};"
-                f" set the recipe's dim to {width}, or its vision.projection to True."
+                f" set the recipe's dim to {width} (and 2 more for a querybank), or its vision.projection to True."
             )
         self.register_buffer("mean", features.mean(dim=0) if projects else torch.zeros(width))
         self.register_buffer("std", features.std(dim=0) + 1e-4 if projects else torch.ones(width))

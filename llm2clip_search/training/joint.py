@@ -127,7 +127,7 @@ class JointTask(ClipTask):
 
     @torch.no_grad()
     def _embed(self, texts: Sequence[str]) -> torch.Tensor:
-        """Unit vectors float32 ``[n, dim]``."""
+        """Unit vectors float32 ``[n, tower_dim]``."""
         self.heads.eval()
         self.llm.eval()
         lengths, size = self.tokenize.count(texts), self.joint.micro_batch

@@ -32,7 +32,7 @@ _NANO_DATA = DataRecipe(
     captions=(_FLICKR8K, CaptionSource(path="multi30k/captions.csv.gz", weight=3.0)),
     images=("flickr8k/flickr8k-train-*.tar",),
     image_captions=(replace(_FLICKR8K, langs=("en",)), _MANY_LANGS),
-    long=LongCaptions(parts=(5,), langs=("en",)),
+    long=LongCaptions(parts=(5, 5, 4, 3), langs=("en",)),
     held_out=(HeldOut(path="flickr8k/captions.csv.gz", split="dev"),),
     dev=CaptionSource(path="flickr8k/captions.csv.gz", split="dev", langs=("en", "de", "zh", "fr", "cs")),
     dev_images=("flickr8k/flickr8k-dev-*.tar",),
@@ -40,7 +40,7 @@ _NANO_DATA = DataRecipe(
 NANO = Recipe(
     name="nano",
     data=_NANO_DATA,
-    size=DataSize(photographs=35_151, images=6_000, captions=83_733, tokens=17),
+    size=DataSize(photographs=35_151, images=6_000, captions=101_684, tokens=23),
     captions=CaptionLLMRecipe(
         text=TextConfig(library="llm", weights=GEMMA3, max_tokens=512, hidden_layers=(7,), standardised=True),
         lora=LoraRecipe(rank=32, alpha=64),
@@ -54,18 +54,19 @@ NANO = Recipe(
         model=ModelConfig(
             name="nano",
             dim=512,
+            querybank=1.0,
             vision=VisionConfig(
                 library="timm",
                 architecture="tf_efficientnet_lite2",
                 weights=EFFICIENTNET_LITE2,
                 weights_by_order=True,
-                pooled_modules=("blocks.4", "blocks.5", "blocks.6"),
+                pooled_modules=("blocks.5", "blocks.6"),
                 projection=True,
                 # Flickr8k's images come squashed to a square; whole photographs keep what stands at their edge.
                 # Larger than the 260 pixels that ImageNet was learnt at: more places to pool.
                 preprocess=PreprocessConfig(height=320, width=320, resize="squash"),
             ),
-            text=TextConfig(library="llm", weights=GEMMA3, max_tokens=512, adaptor=AdaptorConfig(blocks=2)),
+            text=TextConfig(library="llm", weights=GEMMA3, max_tokens=512, adaptor=AdaptorConfig(blocks=0)),
             licence=(
                 "research and educational use (training data); Gemma Terms of Use (LLM, ai.google.dev/gemma/terms);"
                 " Apache-2.0 (vision tower)"
@@ -79,20 +80,21 @@ NANO = Recipe(
             ),
         ),
         loop=LoopRecipe(
-            steps=230,
+            steps=300,
             learning_rate=1e-3,
             warmup_steps=20,
             weight_decay=0.1,
             ema_decay=0.98,
             checkpoint_every=20,
-            evaluate_every=115,
+            evaluate_every=100,
         ),
         batch_size=256,
         micro_batch=64,
         captions_per_image=4,
-        long_ratio=0.2,
+        temperature=0.05,
+        long_ratio=0.5,
         lang_weights={"en": 1.0, "de": 0.5, "zh": 0.3, "fr": 0.2, "cs": 0.2},
-        vision=VisionTraining(mode="frozen"),
+        vision=VisionTraining(mode="last", blocks=1),
         augmentation=Augmentation(crop=0.75, aspect=1.2, flip=True, colour=0.2),
         kept_views=2,
         vision_dropout=0.2,

@@ -1,7 +1,7 @@
 """Features of images, in training and on dev; what the frozen start of the tower makes of them is kept.
 
-A kept view costs only the trained blocks. `nano` trains the last two of seven stages, a quarter of the
-tower's arithmetic, so that a step costs a quarter too.
+A kept view costs only the trained blocks. `nano` trains the last of seven stages, a small part of the tower's
+arithmetic, so that a step costs as small a part.
 """
 
 import copy
@@ -35,7 +35,7 @@ class VisionFeatures:
         self._rest: nn.Module = tower.backbone
         self._original: nn.Module | None = None
         self._views: np.ndarray | None = None
-        self._plain: dict[str, torch.Tensor] = {}
+        self._plain: dict[tuple[bool, str], torch.Tensor] = {}  # training images and dev's may be named alike
         if not any(parameter.requires_grad for parameter in tower.backbone.parameters()):
             self._start, self._rest = tower.backbone, nn.Identity()
         elif parts := split(tower.backbone, tower.normalise(self._tensor(pixels.plain(joined.image_ids[:2])))):
@@ -84,13 +84,14 @@ class VisionFeatures:
         parts = [image_ids[start : start + self.micro_batch] for start in range(0, len(image_ids), self.micro_batch)]
         out = []
         for part in parts:
-            started = [self._plain[image] for image in part if image in self._plain]
+            keys = [(files is None, image) for image in part]
+            started = [self._plain[key] for key in keys if key in self._plain]
             if len(started) == len(part):
                 x = torch.stack(started).to(self.device)
             else:
                 x = self._run(self._start, self.tower.normalise(self._tensor(self.pixels.plain(part, files))))
             if keep and self._rest is not self.tower.backbone:
-                self._plain |= dict(zip(part, x.cpu(), strict=True))
+                self._plain |= dict(zip(keys, x.cpu(), strict=True))
             out.append(self._run(self._rest, x))
         return torch.cat(out)
 

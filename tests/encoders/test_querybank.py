@@ -1,15 +1,21 @@
 """Querybank normalisation against its formula in numpy, and its way into and out of a model folder."""
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
+from llm2clip_search.encoders.catalogue import resolve
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.encoders.querybank import QuerybankNorm, load_querybank
+from llm2clip_search.encoders.towers import build_module
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.nano import NANO
 
@@ -109,6 +115,29 @@ def test_a_bank_of_other_vectors_is_refused(bank: torch.Tensor | None, message: 
     tensors = {name: tensor for name, tensor in stored(vision).items() if name != "bank"}
     with pytest.raises(ModelError, match=f"vision tower's querybank should hold vectors of 8, but is .*{message}"):
         load_querybank("vision", CONFIG, tensors | ({} if bank is None else {"bank": bank}), device="cpu")
+
+
+@pytest.mark.parametrize("querybank", [-0.5, float("nan"), float("inf"), "much"])
+def test_a_strength_that_is_none_is_refused(querybank: object, tmp_path: Path) -> None:
+    config = json.loads(json.dumps(CONFIG.to_dict())) | {"querybank": querybank}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"config\.json does not describe a model"):
+        ModelConfig.read(tmp_path / "config.json")
+
+
+def test_training_needs_images_to_make_it_of() -> None:
+    with pytest.raises(ValueError, match="querybank_size is 0"):
+        replace(NANO.clip, querybank_size=0)
+
+
+def test_a_bank_that_the_configuration_does_not_know_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """Without it the same tensors would embed otherwise, and nobody would notice."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | {"text.querybank.bank": torch.zeros(3, 8)}, path)
+    with pytest.raises(ModelError, match="holds a querybank of its text tower, but config"):
+        build_module(resolve(f"dir:{folder}"), "text")
 
 
 def test_without_a_querybank_the_towers_fill_the_space() -> None:

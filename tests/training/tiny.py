@@ -78,7 +78,7 @@ def _vision(vision: VisionConfig, towers: TinyTowers) -> VisionConfig:
         library="timm",
         architecture="test_efficientnet" if convolutional else "test_vit",
         weights=towers.conv if convolutional else towers.vit,
-        pooled_modules=("blocks.0", "blocks.1") if vision.pooled_modules else (),
+        pooled_modules=("blocks.3", "blocks.4") if vision.pooled_modules else (),
         preprocess=replace(vision.preprocess, height=side, width=side),
     )
 

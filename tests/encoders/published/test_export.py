@@ -221,6 +221,7 @@ def test_what_a_published_layout_cannot_hold_is_refused(tmp_path: Path, llama: P
         (replace(model.config, text=replace(text, attention="causal")), "has attention 'causal'"),
         (replace(model.config, vision=replace(vision, weights="hf:a/b")), r"published elsewhere \(hf:a/b\)"),
         (replace(model.config, vision=replace(vision, projection=False)), "a CLIP ViT of transformers without a proj"),
+        (replace(model.config, querybank=0.5), "end in a querybank, which no LLM2CLIP layout holds"),
     ):
         with pytest.raises(ModelError, match=message):
             export_model(replace(model, config=config), out, to="llm2clip")
@@ -228,6 +229,8 @@ def test_what_a_published_layout_cannot_hold_is_refused(tmp_path: Path, llama: P
         export_model(resolve(f"dir:{tiny_model}"), out, to="llm2clip")
     with pytest.raises(ModelError, match="test_vit of timm, no ViT in OpenAI's layout"):
         export_model(resolve(f"dir:{tiny_model}"), out, to="transformers")
+    with pytest.raises(ModelError, match="querybank, which transformers' CLIPVisionModel has no place for"):
+        export_model(replace(model, config=replace(model.config, querybank=0.5)), out, to="transformers")
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
     save_file({**tensors, "vision.projection.bias": torch.ones(24)}, path)
