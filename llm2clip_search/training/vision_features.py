@@ -89,7 +89,9 @@ class VisionFeatures:
             if len(started) == len(part):
                 x = torch.stack(started).to(self.device)
             else:
-                x = self._run(self._start, self.tower.normalise(self._tensor(self.pixels.plain(part, files))))
+                plain = self.tower.normalise(self._tensor(self.pixels.plain(part, files)))
+                # In the order that remembered maps have: a convolution of another order rounds otherwise.
+                x = self._run(self._start, plain).contiguous()
             if keep and self._rest is not self.tower.backbone:
                 self._plain |= dict(zip(keys, x.cpu(), strict=True))
             out.append(self._run(self._rest, x))
