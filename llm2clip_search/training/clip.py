@@ -286,22 +286,22 @@ class ClipTask:
         vectors: np.ndarray = self.heads.images(features).cpu().numpy()
         return vectors
 
-    @torch.no_grad()
     def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
         """Unit vectors float32 ``[n, tower_dim]`` of dev's captions in a language, before any querybank, and their
         images' places."""
         assert self.dev is not None, "asked for only where there is a dev split"
-        self.heads.eval()
         embedded, image_of = self.dev.captions[lang]
-        read = torch.from_numpy(embedded[:, : self.caption_width]).float()
-        vectors = self.heads.captions(read.to(self.ranks.device))
-        return vectors.cpu().numpy(), image_of
+        return self._embed_stored(embedded).cpu().numpy(), image_of
 
-    @torch.no_grad()
     def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
         """Unit vectors float32 ``[n, tower_dim]`` of training captions, by their rows in the caption table."""
-        read = torch.from_numpy(self.store.rows(self.places[rows])[:, : self.caption_width]).float()
-        return self.heads.captions(read.to(self.ranks.device))
+        return self._embed_stored(self.store.rows(self.places[rows]))
+
+    @torch.no_grad()
+    def _embed_stored(self, embedded: np.ndarray) -> torch.Tensor:
+        """Rows of a caption store ``[n, store width]`` to unit vectors float32 ``[n, tower_dim]``."""
+        self.heads.eval()
+        return self.heads.captions(torch.from_numpy(embedded[:, : self.caption_width]).float().to(self.ranks.device))
 
     @torch.no_grad()
     def _querybank(self) -> dict[TowerName, QuerybankNorm]:
