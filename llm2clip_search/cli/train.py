@@ -8,6 +8,16 @@ from llm2clip_search.cli.train_embed import train_embed
 from llm2clip_search.cli.train_recipes import train_recipes
 
 train = typer.Typer(no_args_is_help=True, help="Train encoders: captions, then embed, then clip.")
+
+
+@train.callback()
+def prepare() -> None:
+    """Set up the process that a stage runs in."""
+    from llm2clip_search.training.allocator import keep_freed_memory
+
+    keep_freed_memory()
+
+
 train.command("captions")(train_captions)
 train.command("embed")(train_embed)
 train.command("clip")(train_clip)

@@ -17,6 +17,7 @@ import torch
 
 from llm2clip_search.errors import Llm2ClipError, ModelError
 from llm2clip_search.training import stages
+from llm2clip_search.training.allocator import keep_freed_memory
 from llm2clip_search.training.captions import read_captions
 from llm2clip_search.training.clip import ClipTask
 from llm2clip_search.training.distributed import Ranks
@@ -130,6 +131,7 @@ def _in_a_process(job: _Job, report: Report) -> Measured:
 
 
 def _work(job: _Job, connection: Connection) -> None:
+    keep_freed_memory()
     try:
         with tempfile.TemporaryDirectory() as scratch:
             connection.send(_measure(job, Path(scratch), lambda *event: connection.send(event)))
