@@ -197,6 +197,8 @@ def estimate_clip(recipe: Recipe, speed: Speed | None = None) -> Estimate:
         memory["original tower"] = WORD * parameters(backbone)[0]
     if stage.kept_views:
         memory["kept views"] = recipe.size.images * stage.kept_views * kept * 2
+        if stage.model.querybank:
+            memory["querybank images"] = min(stage.querybank_size, recipe.size.images) * kept * WORD
     return Estimate(
         recipe=recipe.name,
         stage="clip",
