@@ -82,7 +82,8 @@ class ClipRecipe:
     text_dropout: float = 0.0
     """In the adaptor's blocks and before its projection."""
     querybank_size: int = 2000
-    """Training images, and as many of their captions, that the model's `querybank` is made of, where it has one."""
+    """Training images that the model's `querybank` is made of, where it has one, and a caption of each: a long one
+    if there is any. Long captions gain most from it; banks of short ones, or of all, help them less."""
     caption_noise: float = 0.0
     """Deviation of Gaussian noise added to caption embeddings, in units of their own deviation."""
     bf16: bool = False
@@ -146,6 +147,7 @@ class ClipTask:
         self.samples_per_step = self.data.batch_size
         self.caption_ids = captions["caption_id"].to_numpy()
         self.places = store.places(self.caption_ids)
+        self.is_long = np.array(captions["length"].to_pylist()) == "long"
         model = recipe.model
         without_projection = replace(model.vision, projection=False)
         tower = build_vision_tower(without_projection, dim=model.tower_dim, folder=None, tensors={}).to(ranks.device)
@@ -312,13 +314,19 @@ class ClipTask:
         self.heads.eval()
         draws, size = generator(self.recipe.loop.seed, 0, "querybank"), self.recipe.querybank_size
         chosen = draws.permutation(len(joined.image_ids))[:size]
-        captions = self._embed_rows(draws.permutation(np.concatenate(joined.groups))[:size])
+        captions = self._embed_rows(np.array([self._bank_caption(draws, int(image)) for image in chosen]))
         images = self.heads.images(self.vision.of([joined.image_ids[image] for image in chosen], keep=True))
         scale = float(self.heads.scale)
         return {
             "vision": QuerybankNorm.fit("vision", strength, own=images, bank=captions, scale=scale),
             "text": QuerybankNorm.fit("text", strength, own=captions, bank=images, scale=scale),
         }
+
+    def _bank_caption(self, draws: np.random.Generator, image: int) -> int:
+        """Row of a caption of an image, one of its long ones if there are any."""
+        rows = self.vision.joined.groups[image]
+        long = rows[self.is_long[rows]]
+        return int(draws.choice(long if len(long) else rows))
 
     def _dev_vectors(self, langs: Iterable[str]) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
         """Of dev's images and, by language, of its captions with their images' places: what an encoder will give."""

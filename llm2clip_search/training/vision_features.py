@@ -1,7 +1,7 @@
 """Features of images, in training and on dev; what the frozen start of the tower makes of them is kept.
 
-A kept view costs only the trained blocks. `nano` trains the last of seven stages, a small part of the tower's
-arithmetic, so that a step costs as small a part.
+A kept view costs only the trained blocks. `nano` trains the last two of seven stages, so that a step is spared
+the first five, which work on the largest maps.
 """
 
 import copy
@@ -90,11 +90,10 @@ class VisionFeatures:
                 x = torch.stack(started).to(self.device)
             else:
                 plain = self.tower.normalise(self._tensor(self.pixels.plain(part, files)))
-                # In the order that remembered maps have: a convolution of another order rounds otherwise.
-                x = self._run(self._start, plain).contiguous()
+                x = self._run(self._start, plain)
             if keep and self._rest is not self.tower.backbone:
                 self._plain |= dict(zip(keys, x.cpu(), strict=True))
-            out.append(self._run(self._rest, x))
+            out.append(self._finish(self._rest, x))
         return torch.cat(out)
 
     def remember(self, backbone: nn.Module) -> None:
@@ -116,13 +115,21 @@ class VisionFeatures:
 
     def features(self, started: torch.Tensor) -> torch.Tensor:
         """Features float32 ``[n, width]`` of what `started` gave, with their graph."""
-        return self._run(self._rest, started)
+        return self._finish(self._rest, started)
 
     @torch.no_grad()
     def original(self, started: torch.Tensor) -> torch.Tensor:
         """Features float32 ``[n, width]`` that the tower gave when it was told to `remember`."""
         assert self._original is not None, "asked for only where it is remembered"
-        return self._run(self._original, started)
+        return self._finish(self._original, started)
+
+    def _finish(self, part: nn.Module, started: torch.Tensor) -> torch.Tensor:
+        """Maps go through channels last, in which a CPU's convolutions learn a third faster.
+
+        Fresh maps and remembered ones alike: a convolution of another order rounds otherwise.
+        """
+        is_map = started.ndim == 4
+        return self._run(part, started.contiguous(memory_format=torch.channels_last) if is_map else started)
 
     def _run(self, part: nn.Module, x: torch.Tensor) -> torch.Tensor:
         with autocast(self.device.type, self.bf16):
