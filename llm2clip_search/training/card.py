@@ -76,7 +76,7 @@ def _adaptor(model: ModelConfig) -> str:
 
 def _querybank(recipe: ClipRecipe) -> list[str]:
     strength, size = recipe.model.querybank, recipe.querybank_size
-    what = f"strength {strength:g}, {size:,} training images and as many captions; 2 more dimensions"
+    what = f"strength {strength:g}, {size:,} training images and a caption of each; 2 more dimensions"
     return [f"| querybank | {what} | here |"] if strength else []
 
 
