@@ -27,7 +27,7 @@ PHOTOGRAPHS = {
 
 CAPTIONS = (
     "a black and white photograph of a man with a camera on a tripod",
-    "a woman in an astronaut suit smiles in front of a flag",
+    "a ginger cat with green eyes looks into the camera",
     "a motorcycle stands in a garage",
 )
 
