@@ -11,13 +11,28 @@ import llm2clip_search
 
 PACKAGE = Path(llm2clip_search.__file__).parent
 MAY_IMPORT = {
-    "encoders": set(),
-    "store": {"encoders"},
-    "indexers": {"store", "encoders"},
-    "engine": {"store", "encoders"},
-    "benchmarks": {"engine", "indexers", "store", "encoders"},
-    "training": {"benchmarks", "store", "encoders"},
-    "cli": {"engine", "indexers", "training", "benchmarks", "store", "encoders"},
+    "base": set(),
+    "encoders": {"base"},
+    "store": {"encoders", "base"},
+    "corpora": {"encoders", "base"},
+    "vectorindex": {"store", "encoders", "base"},
+    "evaluation": {"base"},
+    "indexers": {"corpora", "vectorindex", "store", "encoders", "base"},
+    "engine": {"vectorindex", "store", "encoders", "base"},
+    "benchmarks": {"engine", "indexers", "evaluation", "corpora", "vectorindex", "store", "encoders", "base"},
+    "training": {"benchmarks", "evaluation", "corpora", "store", "encoders", "base"},
+    "cli": {
+        "engine",
+        "indexers",
+        "training",
+        "benchmarks",
+        "evaluation",
+        "corpora",
+        "vectorindex",
+        "store",
+        "encoders",
+        "base",
+    },
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

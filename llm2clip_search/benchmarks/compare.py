@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from llm2clip_search.benchmarks.metrics import NEVER, Ranks
 from llm2clip_search.benchmarks.results import RetrievalResult
-from llm2clip_search.benchmarks.statistics import paired
 from llm2clip_search.errors import CorpusError
+from llm2clip_search.evaluation.metrics import NEVER, Ranks
+from llm2clip_search.evaluation.statistics import paired
 
 Part = tuple[str, str, str]
 """Data set, split and language."""

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from llm2clip_search.base.files import replace_file
 from llm2clip_search.benchmarks.datasets.base import digest, images_digest
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
+from llm2clip_search.corpora.image_files import ImageFiles
+from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.images import decode_upright, open_image, to_pixels
 from llm2clip_search.encoders.sources import cache_dir
 from llm2clip_search.errors import CorpusError, ImageError
-from llm2clip_search.indexers.lookahead import map_ahead
-from llm2clip_search.store.files import replace_file
 
 PART = 1024
 """Images or captions that a kill costs at most."""

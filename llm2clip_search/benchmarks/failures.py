@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm2clip_search.benchmarks.metrics import NEVER, ranks_of_best
+from llm2clip_search.evaluation.metrics import NEVER, ranks_of_best
 
 FOUND = 5
 """Items of the gallery that are shown of each failure, the best placed ones."""

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from llm2clip_search.benchmarks.datasets.base import RetrievalSet
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
 from llm2clip_search.benchmarks.failures import Failure, Failures, Found
+from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.images import decode_upright, open_image
 from llm2clip_search.errors import ImageError
 

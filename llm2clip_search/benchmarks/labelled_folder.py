@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from llm2clip_search.corpora.folder import FoundFile, walk_images
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.indexers.walk import FoundFile, walk_images
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,8 @@ import numpy as np
 
 from llm2clip_search.benchmarks.datasets.base import RetrievalSet
 from llm2clip_search.benchmarks.embedding import Report, embed_captions
-from llm2clip_search.benchmarks.metrics import KS, ranks_of_best
 from llm2clip_search.encoders import Encoder
+from llm2clip_search.evaluation.metrics import KS, ranks_of_best
 
 BUCKETS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 63), (64, None))
 """Fewest and most words of a caption in each bucket."""

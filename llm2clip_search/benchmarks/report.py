@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from llm2clip_search.base.files import replace_file
 from llm2clip_search.benchmarks.compare import Part, part_name, part_of
-from llm2clip_search.benchmarks.metrics import KS
-from llm2clip_search.benchmarks.published import PublishedFigure, beside, comparable, published, sources
+from llm2clip_search.benchmarks.paper import PublishedFigure, beside, comparable, published, sources
 from llm2clip_search.benchmarks.report_plots import plot_report
 from llm2clip_search.benchmarks.results import RetrievalResult
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.store.files import replace_file
+from llm2clip_search.evaluation.metrics import KS
 
 Runs = Mapping[str, Sequence[RetrievalResult]]
 """Results by the name of their run; a run has a data set, split and language once."""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llm2clip_search.base.plotting import GREY, INK, LINE, NO_MATPLOTLIB, PANEL, colours_of, panels, title
 from llm2clip_search.benchmarks.compare import part_name, part_of, ranks_of
-from llm2clip_search.benchmarks.metrics import KS
-from llm2clip_search.benchmarks.plotting import GREY, INK, LINE, NO_MATPLOTLIB, PANEL, colours_of, panels, title
 from llm2clip_search.benchmarks.results import RetrievalResult
 from llm2clip_search.errors import CorpusError
+from llm2clip_search.evaluation.metrics import KS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.files import replace_file
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.store.files import replace_file
 
 SCHEMA_VERSION = 1
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet, digest, images_digest
 from llm2clip_search.benchmarks.embedding import Report, embed_captions, embed_images, lower_cases
-from llm2clip_search.benchmarks.judgments import coco_1k, judged
-from llm2clip_search.benchmarks.measures import measures
-from llm2clip_search.benchmarks.metrics import NEVER, Ranks, retrieval_ranks
 from llm2clip_search.benchmarks.results import RetrievalResult, pretrained_of
-from llm2clip_search.benchmarks.statistics import intervals
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
+from llm2clip_search.evaluation.judgments import coco_1k, judged
+from llm2clip_search.evaluation.measures import measures
+from llm2clip_search.evaluation.metrics import NEVER, Ranks, retrieval_ranks
+from llm2clip_search.evaluation.statistics import intervals
 
 
 def measure_retrieval(

@@ -15,14 +15,14 @@ import numpy as np
 
 from llm2clip_search.benchmarks.embedding import Report, embed_captions
 from llm2clip_search.benchmarks.labelled_folder import LabelledFolder
-from llm2clip_search.benchmarks.metrics import ranks_of_best
 from llm2clip_search.benchmarks.results import pretrained_of
+from llm2clip_search.corpora.decode import Decoded, decode_file
+from llm2clip_search.corpora.folder import FoundFile
+from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.indexers.decode import Decoded, decode_file
-from llm2clip_search.indexers.lookahead import map_ahead
-from llm2clip_search.indexers.walk import FoundFile
+from llm2clip_search.evaluation.metrics import ranks_of_best
 
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "plain": ("a photo of a {}.",),

@@ -12,7 +12,7 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.options import IndexFolder
 
 if TYPE_CHECKING:
-    from llm2clip_search.benchmarks.ann import AnnPoint, AnnResult
+    from llm2clip_search.benchmarks.perf.ann import AnnPoint, AnnResult
 
 
 def bench_ann(
@@ -46,7 +46,7 @@ def bench_ann(
     [dim]llm2clip-search bench ann --kinds flat,hnsw,ivf --out ./ann[/dim]
     [dim]llm2clip-search bench ann --synthetic 200000 --dim 512[/dim]
     """
-    from llm2clip_search.benchmarks.ann import KINDS, benchmark_index, benchmark_synthetic
+    from llm2clip_search.benchmarks.perf.ann import KINDS, benchmark_index, benchmark_synthetic
     from llm2clip_search.errors import CorpusError
     from llm2clip_search.store import Snapshot, find_index
 
@@ -67,7 +67,7 @@ def bench_ann(
         else:
             _print(result)
     if out is not None:
-        from llm2clip_search.benchmarks.ann_plot import write_ann
+        from llm2clip_search.benchmarks.perf.ann_plot import write_ann
 
         for path in write_ann(result, out):
             console.say(f"wrote {path}")

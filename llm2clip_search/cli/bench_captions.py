@@ -84,9 +84,9 @@ def bench_captions(
 def _within(found: "RetrievalSet", embedders: "dict[str, Embed]", json_output: bool) -> None:
     from rich.table import Table
 
-    from llm2clip_search.benchmarks.caption_retrieval import caption_retrieval
     from llm2clip_search.benchmarks.sentence_baselines import minilm, tf_idf
     from llm2clip_search.errors import CorpusError, ModelError
+    from llm2clip_search.evaluation.caption_retrieval import caption_retrieval
 
     ((lang, captions),) = found.captions.items()
     image_of = captions.rows_in(list(found.images))
@@ -119,8 +119,8 @@ def _within(found: "RetrievalSet", embedders: "dict[str, Embed]", json_output: b
 def _across(found: "RetrievalSet", embedders: "dict[str, Embed]", json_output: bool) -> None:
     from rich.table import Table
 
-    from llm2clip_search.benchmarks.caption_retrieval import every_pair
-    from llm2clip_search.benchmarks.metrics import KS
+    from llm2clip_search.evaluation.caption_retrieval import every_pair
+    from llm2clip_search.evaluation.metrics import KS
 
     images = list(found.images)
     image_of = {lang: captions.rows_in(images) for lang, captions in found.captions.items()}

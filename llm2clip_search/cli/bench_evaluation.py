@@ -8,7 +8,7 @@ import typer
 from llm2clip_search.cli import console
 
 if TYPE_CHECKING:
-    from llm2clip_search.benchmarks.evaluation_speed import EvaluationSpeed
+    from llm2clip_search.benchmarks.perf.evaluation import EvaluationSpeed
 
 
 def bench_evaluation(
@@ -24,7 +24,7 @@ def bench_evaluation(
 
     [dim]llm2clip-search bench evaluation[/dim]
     """
-    from llm2clip_search.benchmarks.evaluation_speed import evaluate_random
+    from llm2clip_search.benchmarks.perf.evaluation import evaluate_random
 
     done = evaluate_random(images=images, captions=captions, dim=dim, seed=seed)
     with console.results():

@@ -40,11 +40,11 @@ def bench_failures(
     """
     from rich.markup import escape
 
+    from llm2clip_search.base.files import replace_file
     from llm2clip_search.benchmarks.embedding import embed_captions, embed_images
     from llm2clip_search.benchmarks.failures import both_ways
     from llm2clip_search.benchmarks.failures_page import failures_page
     from llm2clip_search.encoders import load_encoder
-    from llm2clip_search.store.files import replace_file
 
     demand_folder_of(out)
     found = open_dataset(dataset, root, split=split, langs=lang)

@@ -41,9 +41,9 @@ def bench_lengths(
     from rich.table import Table
 
     from llm2clip_search.benchmarks.embedding import embed_images
-    from llm2clip_search.benchmarks.metrics import KS
     from llm2clip_search.benchmarks.query_length import recall_by_length
     from llm2clip_search.encoders import load_encoder
+    from llm2clip_search.evaluation.metrics import KS
 
     found = open_dataset(dataset, root, split=split, langs=lang)
     (lang,) = found.captions

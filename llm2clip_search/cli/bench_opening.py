@@ -17,7 +17,7 @@ def bench_opening(
 
     [dim]llm2clip-search bench opening dir:./eva02 --tower vision[/dim]
     """
-    from llm2clip_search.benchmarks.opening import TOWERS, measure_opening
+    from llm2clip_search.benchmarks.perf.opening import TOWERS, measure_opening
 
     found = measure_opening(model, TOWERS if tower == "both" else (tower,))
     with console.results():

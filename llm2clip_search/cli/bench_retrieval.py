@@ -120,8 +120,8 @@ def _as_asked(found: "RetrievalSet", captions_per_image: str, joined: int) -> "R
 def _table(results: "list[RetrievalResult]", *, against: bool) -> "Table":
     from rich.table import Table
 
-    from llm2clip_search.benchmarks.metrics import KS
-    from llm2clip_search.benchmarks.published import beside
+    from llm2clip_search.benchmarks.paper import beside
+    from llm2clip_search.evaluation.metrics import KS
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("data set", "language", "captions", "images"):

@@ -10,7 +10,7 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.options import Device, RuntimeName
 
 if TYPE_CHECKING:
-    from llm2clip_search.benchmarks.speed import SpeedResult
+    from llm2clip_search.benchmarks.perf.speed import SpeedResult
 
 
 def bench_speed(
@@ -25,7 +25,7 @@ def bench_speed(
 
     [dim]llm2clip-search bench speed ./images[/dim]
     """
-    from llm2clip_search.benchmarks.speed import measure_speed
+    from llm2clip_search.benchmarks.perf.speed import measure_speed
     from llm2clip_search.encoders import load_encoder
 
     encoder = load_encoder(model, runtime=runtime, device=device)

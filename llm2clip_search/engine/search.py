@@ -17,8 +17,8 @@ from llm2clip_search.engine.query import Query, Term, compose_terms
 from llm2clip_search.engine.results import Hit, Result
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store import Snapshot, find_index
-from llm2clip_search.store.search import exact_search, import_faiss, probes, read_ann, search_parameters
 from llm2clip_search.store.writer import check_model
+from llm2clip_search.vectorindex.search import exact_search, import_faiss, probes, read_ann, search_parameters
 
 
 class SearchIndex:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llm2clip_search.store import AnnEntry, Snapshot, Writer
-from llm2clip_search.store.search import exact_search, import_faiss, read_ann, search_parameters
+from llm2clip_search.vectorindex.search import exact_search, import_faiss, read_ann, search_parameters
 
 AnnKind = Literal["auto", "flat", "hnsw", "ivf"]
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from llm2clip_search.corpora.decode import Decoded, ImageFacts, decode_file
+from llm2clip_search.corpora.folder import FoundFile, Walk, image_extensions, walk_images
+from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
 from llm2clip_search.errors import CorpusError, ImageError, Llm2ClipError
 from llm2clip_search.indexers.ann import AnnConfig, build_ann
-from llm2clip_search.indexers.decode import Decoded, ImageFacts, decode_file
-from llm2clip_search.indexers.lookahead import map_ahead
-from llm2clip_search.indexers.walk import FoundFile, Walk, image_extensions, walk_images
 from llm2clip_search.store import METADATA_SCHEMA, Row, Snapshot, Writer, default_index
 from llm2clip_search.store.schema import Failure
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.files import replace_file
 from llm2clip_search.encoders.catalogue import ModelIdentity
 from llm2clip_search.errors import StoreError
-from llm2clip_search.store.files import replace_file
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1

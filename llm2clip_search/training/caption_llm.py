@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from llm2clip_search.benchmarks.caption_retrieval import caption_retrieval, queries_and_gallery
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.llm import CaptionLLM, load_llm
 from llm2clip_search.encoders.tokenization import LLMTokenizer
+from llm2clip_search.evaluation.caption_retrieval import caption_retrieval, queries_and_gallery
 from llm2clip_search.training.distributed import Ranks
 from llm2clip_search.training.gradcache import backward_in_parts, by_length, embed_by_length
 from llm2clip_search.training.loop import Group, LoopRecipe

@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from llm2clip_search.base.files import replace_file
 from llm2clip_search.errors import StoreError
-from llm2clip_search.store.files import replace_file
 from llm2clip_search.store.lock import writer_lock
 
 SCHEMA_VERSION = 1

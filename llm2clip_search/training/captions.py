@@ -15,8 +15,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm2clip_search.benchmarks.datasets.shards import find_files
-from llm2clip_search.benchmarks.datasets.tables import rows
+from llm2clip_search.corpora.shards import find_files
+from llm2clip_search.corpora.tables import rows
 from llm2clip_search.errors import CorpusError
 
 LengthClass = Literal["short", "long"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from llm2clip_search.base.files import fsync_path
 from llm2clip_search.errors import ModelError
-from llm2clip_search.store.files import fsync_path
 
 Tensors = dict[str, torch.Tensor]
 """By parameter."""

@@ -15,12 +15,12 @@ import pyarrow as pa
 import torch
 from torch.nn import functional as F
 
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
-from llm2clip_search.benchmarks.metrics import retrieval_recalls
+from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.encoders.querybank import QuerybankNorm
 from llm2clip_search.encoders.vision import build_vision_tower
+from llm2clip_search.evaluation.metrics import retrieval_recalls
 from llm2clip_search.training.augment import Augmentation
 from llm2clip_search.training.caption_store import CaptionStore
 from llm2clip_search.training.distributed import Ranks

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
+from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.captions import photo_key
 from llm2clip_search.training.seeds import generator

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
+from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.images import decode_upright, open_image, to_pixels
 from llm2clip_search.errors import CorpusError, ImageError

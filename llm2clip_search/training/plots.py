@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from llm2clip_search.benchmarks.plotting import (
+from llm2clip_search.base.plotting import (
     COLOURS,
     DASHED,
     FAINT,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
+from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.caption_llm import CaptionLLMRecipe, CaptionLLMTask

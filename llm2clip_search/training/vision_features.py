@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
+from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.vision import VisionTower
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.caption_llm import autocast

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
+from llm2clip_search.corpora.image_files import ImageFiles
 from tests.conftest import photograph
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from llm2clip_search.benchmarks.compare import compare, ranks_of
-from llm2clip_search.benchmarks.metrics import NEVER, Ranks
 from llm2clip_search.benchmarks.results import RetrievalResult
 from llm2clip_search.errors import CorpusError
+from llm2clip_search.evaluation.metrics import NEVER, Ranks
 
 IMAGES, PER_IMAGE = 40, 3
 

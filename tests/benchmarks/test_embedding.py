@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from llm2clip_search.benchmarks import embedding
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
 from llm2clip_search.benchmarks.embedding import embed_captions, embed_images
+from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
 from tests.conftest import CAPTIONS, ColourEncoder

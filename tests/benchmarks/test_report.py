@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from llm2clip_search.benchmarks.metrics import NEVER
 from llm2clip_search.benchmarks.report import comma_separated, markdown, name_runs, write_report
 from llm2clip_search.benchmarks.report_plots import length_bins
 from llm2clip_search.errors import CorpusError
+from llm2clip_search.evaluation.metrics import NEVER
 from tests.benchmarks.test_compare import result_of
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
 from llm2clip_search.benchmarks.datasets.registry import find_dataset
-from llm2clip_search.benchmarks.metrics import NEVER
 from llm2clip_search.benchmarks.results import read_results, write_results
 from llm2clip_search.benchmarks.retrieval import measure_retrieval, seen_in_training
+from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
+from llm2clip_search.evaluation.metrics import NEVER
 from tests.conftest import ColourEncoder, photograph
 
 

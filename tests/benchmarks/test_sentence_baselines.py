@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm2clip_search.benchmarks.caption_retrieval import caption_retrieval
 from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_captions
 from llm2clip_search.benchmarks.sentence_baselines import minilm, tf_idf
+from llm2clip_search.evaluation.caption_retrieval import caption_retrieval
 
 ROOT = Path(os.environ.get("LLM2CLIP_DATA", Path(__file__).parents[3] / "shared" / "data")) / "flickr8k"
 needs_flickr8k = pytest.mark.skipif(not ROOT.is_dir(), reason="Flickr8k is not here; LLM2CLIP_DATA names its parent")

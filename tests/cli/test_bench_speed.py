@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2clip_search.benchmarks.speed import SpeedResult
+from llm2clip_search.benchmarks.perf.speed import SpeedResult
 from llm2clip_search.cli import bench_speed
 from tests.conftest import RunCli
 

@@ -15,7 +15,7 @@ from llm2clip_search.engine.query import compose_terms
 from llm2clip_search.errors import ImageError, QueryError, StoreError
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.store import Snapshot, Writer
-from llm2clip_search.store.search import exact_search
+from llm2clip_search.vectorindex.search import exact_search
 from tests.conftest import ColourEncoder, save_model
 from tests.indexers.test_ann import DIM, MODEL, add, clustered
 

@@ -10,7 +10,7 @@ from llm2clip_search.engine import SearchIndex
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
-from llm2clip_search.store.search import exact_search
+from llm2clip_search.vectorindex.search import exact_search
 from tests.conftest import ColourEncoder
 
 MODEL = ModelIdentity(name="m", revision="r", weights_sha256="w", preprocess_sha256="p")

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llm2clip_search.corpora.folder import FoundFile, Walk, walk_images
 from llm2clip_search.errors import CorpusError, StoreError
 from llm2clip_search.indexers import IndexSummary, index_folder
 from llm2clip_search.indexers.folder import FolderConfig
-from llm2clip_search.indexers.walk import FoundFile, Walk, walk_images
 from llm2clip_search.store import Snapshot
 from tests.conftest import ColourEncoder, photograph
 

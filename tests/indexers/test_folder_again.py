@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from llm2clip_search.corpora.decode import decode_file, read_facts
+from llm2clip_search.corpora.folder import SKIPPED_FOLDERS, FoundFile, walk_images
 from llm2clip_search.errors import CorpusError, ModelError
-from llm2clip_search.indexers.decode import decode_file, read_facts
-from llm2clip_search.indexers.walk import SKIPPED_FOLDERS, FoundFile, walk_images
 from llm2clip_search.store import Snapshot
 from tests.conftest import ColourEncoder, photograph
-from tests.indexers.test_decode import PREPROCESS
+from tests.corpora.test_decode import PREPROCESS
 from tests.indexers.test_folder import check, rows, update
 
 

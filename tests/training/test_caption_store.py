@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm2clip_search.base.files import replace_file
 from llm2clip_search.errors import StoreError
-from llm2clip_search.store.files import replace_file
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training import caption_store
 from llm2clip_search.training.caption_store import CaptionStore, embed_captions, read_info

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2clip_search.benchmarks.datasets.shards import expand_braces, find_files
+from llm2clip_search.corpora.shards import expand_braces, find_files
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.captions import (
     SCHEMA,

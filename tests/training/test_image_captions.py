@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
+from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.captions import CaptionColumn, CaptionSource, read_captions
 from llm2clip_search.training.image_captions import ImageCaptions, Joined, held_out_hashes, join

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
+from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
 
 ALL_LANGS = "all"

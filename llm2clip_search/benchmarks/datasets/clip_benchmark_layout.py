@@ -10,8 +10,8 @@ from pathlib import Path
 
 from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
 from llm2clip_search.benchmarks.datasets.folders import read_text
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
-from llm2clip_search.benchmarks.datasets.shards import shard_files
+from llm2clip_search.corpora.image_files import ImageFiles
+from llm2clip_search.corpora.shards import shard_files
 from llm2clip_search.errors import CorpusError
 
 COUNT = "nshards.txt"

@@ -12,9 +12,9 @@ from typing import Any
 
 from llm2clip_search.benchmarks.datasets.base import ALL_LANGS, Captions, DatasetInfo, RetrievalSet
 from llm2clip_search.benchmarks.datasets.folders import parse_json
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
-from llm2clip_search.benchmarks.datasets.shards import shard_files
-from llm2clip_search.benchmarks.datasets.tables import rows
+from llm2clip_search.corpora.image_files import ImageFiles
+from llm2clip_search.corpora.shards import shard_files
+from llm2clip_search.corpora.tables import rows
 from llm2clip_search.errors import CorpusError
 
 ALL = "all"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles, Place
+from llm2clip_search.corpora.image_files import ImageFiles, Place
 from llm2clip_search.errors import CorpusError
 
 

@@ -19,7 +19,7 @@ from llm2clip_search.benchmarks.datasets.folders import (
     read_lines,
     retrieval_set,
 )
-from llm2clip_search.benchmarks.datasets.tables import rows
+from llm2clip_search.corpora.tables import rows
 from llm2clip_search.errors import CorpusError
 
 SHAREGPT4V = "share-captioner_coco_lcs_sam_1246k_1107.json"

@@ -17,8 +17,8 @@ from llm2clip_search.benchmarks.datasets.folders import (
     read_ids,
     retrieval_set,
 )
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
-from llm2clip_search.benchmarks.datasets.tables import rows
+from llm2clip_search.corpora.image_files import ImageFiles
+from llm2clip_search.corpora.tables import rows
 from llm2clip_search.errors import CorpusError
 
 XTD10_LANGS = ("en", "de", "fr", "es", "it", "jp", "ko", "pl", "ru", "tr", "zh")

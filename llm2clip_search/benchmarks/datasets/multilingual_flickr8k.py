@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles
-from llm2clip_search.benchmarks.datasets.tables import rows
+from llm2clip_search.corpora.image_files import ImageFiles
+from llm2clip_search.corpora.tables import rows
 from llm2clip_search.errors import CorpusError
 
 CAPTIONS = "captions.csv.gz"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm2clip_search.benchmarks.datasets.base import Captions, DatasetInfo, RetrievalSet, digest
-from llm2clip_search.benchmarks.datasets.image_files import ImageFiles, Place
 from llm2clip_search.benchmarks.datasets.registry import DATASETS, find_dataset
+from llm2clip_search.corpora.image_files import ImageFiles, Place
 from llm2clip_search.errors import CorpusError
 
 PAIRS = [("b", "One."), ("a", "Two"), ("b", "Three"), ("a", "Four!"), ("c", "Lonely")]

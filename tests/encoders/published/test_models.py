@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm2clip_search.benchmarks.published import figures
+from llm2clip_search.benchmarks.paper import figures
 from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.catalogue import is_at_hand, resolve
 from llm2clip_search.encoders.config import AdaptorConfig

@@ -1,0 +1,89 @@
+"""Rows of tables in any common format: CSV, TSV, JSON lines, Parquet, and a webdataset shard's ``.json`` members.
+
+All but Parquet may be gzipped too.
+"""
+
+import csv
+import gzip
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm2clip_search.corpora.shards import shard_files
+from llm2clip_search.errors import CorpusError
+
+
+def rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a file as mappings, each with the wanted columns, and where they lie in words for errors."""
+    name = path.name.removesuffix(".gz")
+    reader = next((read for suffix, read in _READERS.items() if name.endswith(suffix)), None)
+    if reader is None or (reader is _parquet_rows and name != path.name):
+        raise CorpusError(f"{path} is no caption file; known are {', '.join(_READERS)}, and .gz of all but Parquet.")
+    try:
+        for number, row in enumerate(reader(path), 1):
+            where = f"{path}, row {number},"
+            if missing := [column for column in wanted if column not in row]:
+                raise CorpusError(f"{where} has no column {missing[0]!r}; it has {', '.join(map(str, row))}.")
+            yield where, row
+    except (OSError, EOFError, ValueError, zlib.error, csv.Error, tarfile.TarError, pa.ArrowException) as error:
+        first = str(error).partition("\n")[0].rstrip(".:")
+        raise CorpusError(f"{path} cannot be read as captions: {first}.") from error
+
+
+def _open_text(path: Path) -> Any:
+    """Without the byte-order mark that spreadsheets put before the first column's name."""
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    tabs = path.name.removesuffix(".gz").endswith(".tsv")
+    with _open_text(path) as file:
+        yield from csv.DictReader(file, delimiter="\t" if tabs else ",", strict=True)
+
+
+def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    with _open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _json_object(line, f"line {number}")
+
+
+def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    for batch in pq.ParquetFile(path).iter_batches():
+        yield from batch.to_pylist()
+
+
+def _tar_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The ``.json`` members of a webdataset shard; one without an image's id gets its member's name."""
+    with tarfile.open(path) as tar:
+        for member in shard_files(tar):
+            if member.name.endswith(".json") and (file := tar.extractfile(member)) is not None:
+                key = member.name.removeprefix("./").removesuffix(".json")
+                yield {"image_id": key, **_json_object(file.read(), member.name), "__key__": key}
+
+
+def _json_object(text: str | bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is no JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is no JSON object")
+    return row
+
+
+_READERS = {
+    ".csv": _csv_rows,
+    ".tsv": _csv_rows,
+    ".jsonl": _json_rows,
+    ".jsonlines": _json_rows,
+    ".parquet": _parquet_rows,
+    ".tar": _tar_rows,
+}

@@ -1,0 +1,235 @@
+"""Recall, front and percentiles against independent references, and whole runs on small indices."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from llm2clip_search.benchmarks.perf import ann
+from llm2clip_search.benchmarks.perf.ann import (
+    AnnPoint,
+    AnnResult,
+    Truth,
+    benchmark_index,
+    benchmark_synthetic,
+    mark_front,
+    recall_of,
+)
+from llm2clip_search.benchmarks.perf.ann_plot import write_ann
+from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
+from llm2clip_search.encoders import ModelIdentity
+from llm2clip_search.errors import CorpusError, QueryError, StoreError
+from llm2clip_search.indexers import AnnConfig, build_ann
+from llm2clip_search.store import Row, Snapshot, Writer
+
+MODEL = ModelIdentity(name="m", revision="r", weights_sha256="w", preprocess_sha256="p")
+DIM = 16
+
+
+@pytest.fixture(autouse=True)
+def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ann, "ROUND_SECONDS", 0.0)
+
+
+def store(folder: Path, vectors: np.ndarray, *, kind: str | None = None, removed: Sequence[int] = ()) -> Snapshot:
+    """An index with these vectors under the ids 0, 1, ..., its approximate part built before rows are removed."""
+    with Writer.open(folder, model=MODEL, dim=vectors.shape[1]) as writer:
+        ids = writer.allocate(len(vectors))
+        rows = [Row(id=i, path=f"{i}.jpg", content_hash=str(i), size=1, mtime_ns=0, width=1, height=1) for i in ids]
+        writer.commit(rows, vectors)
+        if kind is not None:
+            build_ann(writer, AnnConfig(kind=kind))  # type: ignore[arg-type]
+        if removed:
+            writer.commit(removed=removed)
+    return Snapshot(folder)
+
+
+def drawn(rows: int, *, stream: int = 1) -> np.ndarray:
+    return SphereMixture.of(rows, DIM).draw(rows, stream=stream)
+
+
+def by_setting(result: AnnResult) -> dict[str, AnnPoint]:
+    return {f"{point.kind} {point.setting}": point for point in result.points}
+
+
+def test_every_kind_on_drawn_vectors() -> None:
+    """Exact search, and inverted lists that are all looked into, find everything."""
+    lines: list[str] = []
+    result = benchmark_synthetic(600, dim=DIM, queries=40, say=lines.append)
+    points = by_setting(result)
+    # 600 rows make 15 lists, all of which are looked into by default.
+    assert list(points) == [
+        "flat exact",
+        *(f"hnsw efSearch={value}" for value in (10, 16, 32, 64, 128, 256, 512, 1024)),
+        "hnsw engine",
+        *(f"ivf nprobe={value}" for value in (1, 2, 4, 8, 15)),
+        "ivf engine",
+    ]
+    assert points["flat exact"].recall == points["ivf engine"].recall == 1.0
+    assert points["ivf nprobe=15"].recall > 0.99  # alone, lists hold residuals as float16: neighbours may change places
+    assert points["ivf nprobe=1"].recall < points["ivf nprobe=4"].recall <= 1.0
+    assert points["hnsw efSearch=1024"].recall > 0.99
+    assert points["flat exact"].memory_bytes == 600 * DIM * 2
+    assert points["flat exact"].build_seconds is None
+    for point in result.points:
+        assert point.queries_per_second > 0
+        assert 0 < point.p50_ms <= point.p95_ms <= point.p99_ms
+        assert point.memory_bytes >= 600 * DIM * 2
+        assert point.kind == "flat" or (point.build_seconds or 0) > 0
+    assert {point.factory for point in result.points} == {None, "IDMap2,HNSW32,Flat", "IVF15,SQfp16"}
+    assert [line.split()[0] for line in lines] == ["writing", *["measuring", *["building", "measuring"] * 2]]
+    again = benchmark_synthetic(600, dim=DIM, queries=40)
+    assert [point.recall for point in again.points] == [point.recall for point in result.points]
+    about = {"vectors": "synthetic, 24 clusters, seed 0", "rows": 600, "dim": DIM, "k": 10, "queries": 40}
+    assert json.loads(json.dumps(list(result.to_dicts())))[0] == about | result.points[0].to_dict()
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_an_index_is_measured_as_it_is_and_only_read(tmp_path: Path, kind: str) -> None:
+    """A third of its rows is deleted, but still in FAISS's file: they are neither found nor missed."""
+    snapshot = store(tmp_path, drawn(900), kind=kind, removed=range(0, 900, 3))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    result = benchmark_index(snapshot, k=5, queries=30)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert (result.rows, result.vectors) == (600, str(tmp_path))
+    assert [point.setting for point in result.points][:: len(result.points) - 1] == ["exact", "engine"]
+    assert {point.kind for point in result.points} == {"flat", kind}
+    assert result.points[0].recall == 1.0
+    for point in result.points[-2:]:  # the index alone at most effort, and the engine
+        assert point.recall > 0.98
+    assert result.points[-1].build_seconds is None
+    file = next((tmp_path / "ann").iterdir())
+    assert result.points[-1].memory_bytes == file.stat().st_size
+
+
+def test_other_kinds_are_built_beside_an_index(tmp_path: Path) -> None:
+    snapshot = store(tmp_path, drawn(600), kind="hnsw")
+    before = sorted(tmp_path.rglob("*"))
+    result = benchmark_index(snapshot, kinds=("ivf", "flat", "ivf"), queries=30)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [point.kind for point in result.points] == ["ivf"] * 6 + ["flat"]
+    assert by_setting(result)["ivf engine"].recall == 1.0
+    assert result.points[0].build_seconds is not None
+
+
+def test_copies_cost_no_recall(tmp_path: Path) -> None:
+    """Thirty copies of each of twenty vectors: which ten of the thirty are found is all the same."""
+    copies = np.repeat(drawn(20), 30, axis=0)
+    points = by_setting(benchmark_index(store(tmp_path, copies), kinds=("flat", "hnsw"), queries=30))
+    assert points["flat exact"].recall == points["hnsw efSearch=1024"].recall == 1.0
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """Forty rows, but four vectors only."""
+    choice = np.random.default_rng(0).integers(0, 4, 40)
+    return store(tmp_path_factory.mktemp("tied"), drawn(4)[choice])
+
+
+@given(seed=st.integers(0, 50), found=st.lists(st.permutations(range(-3, 40)), min_size=3, max_size=3))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("k", [1, 15, 25, 40])
+def test_recall_is_the_overlap_of_the_scores(tied: Snapshot, k: int, seed: int, found: list[list[int]]) -> None:
+    """Against bags of scores: what two bags share, equal scores included, over k."""
+    queries = drawn(3, stream=seed + 2)
+    answer = np.array([[max(-1, row) for row in one[:k]] for one in found], dtype=np.int64)
+    vectors = np.asarray(tied.shards[0].vectors, dtype=np.float64)
+    shared = 0
+    for query, ids in zip(queries, answer, strict=True):
+        scores = np.round(vectors @ query, 5)
+        best = Counter(np.sort(scores)[::-1][:k].tolist())
+        shared += (best & Counter(scores[ids[ids >= 0]].tolist())).total()
+    assert recall_of(Truth.of(tied, queries, k), answer) == shared / (3 * k)
+
+
+def made(recall: float, rate: float) -> AnnPoint:
+    return AnnPoint(
+        kind="flat",
+        factory=None,
+        setting="exact",
+        recall=recall,
+        queries_per_second=rate,
+        p50_ms=1.0,
+        p95_ms=1.0,
+        p99_ms=1.0,
+        memory_bytes=1,
+        build_seconds=None,
+    )
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), max_size=12))
+def test_the_front_is_what_nothing_beats(values: list[tuple[int, int]]) -> None:
+    """By a sweep from high recall to low: on the front is the fastest of its recall that is faster than all before."""
+    marked = mark_front([made(recall / 6, float(rate)) for recall, rate in values])
+    front, fastest = set(), 0
+    for recall in sorted({recall for recall, _ in values}, reverse=True):
+        best = max(rate for other, rate in values if other == recall)
+        if best > fastest:
+            front.add((recall, best))
+            fastest = best
+    assert [one.on_front for one in marked] == [value in front for value in values]
+
+
+def test_percentiles_are_of_queries_asked_alone(monkeypatch: pytest.MonkeyPatch, tied: Snapshot) -> None:
+    """One takes 1 ms, the next 2 ms, ... the last 200 ms; between two of them a percentile is interpolated."""
+    order = iter(np.random.default_rng(0).permutation(np.arange(1, 201)).tolist())
+
+    def seconds(search: ann.Search, queries: np.ndarray) -> float:
+        return 0.5 if len(queries) > 1 else next(order) / 1000
+
+    monkeypatch.setattr(ann, "_seconds", seconds)
+    result = benchmark_index(tied, kinds=("flat",), queries=200)
+    found = result.points[0]
+    assert found.queries_per_second == 400.0
+    assert (found.p50_ms, found.p95_ms, found.p99_ms) == pytest.approx((100.5, 190.05, 198.01))
+
+
+def test_what_cannot_be_measured_is_told(tmp_path: Path) -> None:
+    snapshot = store(tmp_path / "exact", drawn(30))
+    with pytest.raises(StoreError, match=r"exact has no approximate index, its 30 images are .* --kinds flat,hnsw,ivf"):
+        benchmark_index(snapshot)
+    with Writer.open(tmp_path / "empty", model=MODEL, dim=DIM):
+        pass
+    for kinds in ((), ("flat",)):
+        with pytest.raises(StoreError, match="empty has no images"):
+            benchmark_index(Snapshot(tmp_path / "empty"), kinds=kinds)
+    with pytest.raises(QueryError, match="-k 31 is more than the 30 vectors"):
+        benchmark_index(snapshot, kinds=("flat",), k=31)
+    with pytest.raises(QueryError, match="-k 11 is more than the 10 vectors"):
+        benchmark_synthetic(10, dim=DIM, k=11)
+    with pytest.raises(QueryError, match="-k 501 is more than 500, beyond which every search is exact"):
+        benchmark_synthetic(1000, dim=DIM, k=501)
+    for bad in ("lsh", "auto", ""):
+        with pytest.raises(CorpusError, match=f"no kind of index '{bad}'; there are: flat, hnsw, ivf"):
+            benchmark_index(snapshot, kinds=("flat", bad))
+    assert benchmark_index(snapshot, kinds=("flat",), k=30, queries=1).points[0].recall == 1.0
+
+
+@pytest.mark.parametrize("kinds", [("flat",), ("flat", "ivf")])
+def test_points_and_picture_are_written(tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    result = benchmark_synthetic(200, dim=DIM, kinds=kinds, queries=20)
+    written = write_ann(result, tmp_path / "new" / "folder")
+    assert [path.name for path in written] == ["ann.jsonl", "ann.png"]
+    assert [json.loads(line) for line in written[0].read_text().splitlines()] == list(result.to_dicts())
+    with Image.open(written[1]) as image:
+        assert len(np.unique(np.asarray(image.convert("L")))) > 50  # something is drawn
+
+
+def test_without_matplotlib_or_a_folder_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = benchmark_synthetic(100, dim=DIM, kinds=("flat",), queries=5)
+    (tmp_path / "file").touch()
+    with pytest.raises(CorpusError, match=r"--out .*file cannot be made: File exists"):
+        write_ann(result, tmp_path / "file")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(CorpusError, match=r"pip install 'llm2clip-search\[bench\]'"):
+        write_ann(result, tmp_path)
+    assert (tmp_path / "ann.jsonl").exists()

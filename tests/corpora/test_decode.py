@@ -1,0 +1,160 @@
+"""Odd and hostile files: each is indexed as it should look, or is a failure with the stage it failed at."""
+
+import os
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from llm2clip_search.corpora.decode import decode_file, read_facts
+from llm2clip_search.corpora.folder import FoundFile
+from llm2clip_search.corpora.lookahead import map_ahead
+from llm2clip_search.encoders.config import PreprocessConfig
+from llm2clip_search.encoders.images import register_plugins
+from llm2clip_search.indexers import index_folder
+from tests.conftest import ColourEncoder, photograph
+
+PREPROCESS = PreprocessConfig(height=32, width=32, resize="squash")
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that declares a size and holds no pixels."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + b"\0\0\0\0IDAT"
+
+
+def test_good_and_bad_files_in_one_folder(tmp_path: Path, colours: ColourEncoder) -> None:
+    """The bad are rows of failures.parquet with stage and reason; the good are all there."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    picture = photograph(1, (64, 48))
+    good = {
+        "plain.jpg": picture,
+        "cmyk.jpg": picture.convert("CMYK"),
+        "gray.png": picture.convert("L"),
+        "one.png": Image.new("RGB", (1, 1), "red"),
+        "deep.png": Image.fromarray(np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)),
+        "palette.png": picture.convert("RGBA").quantize(16),
+        "Grüße 猫\nzeile.png": picture,
+        "wide.bmp": photograph(2, (900, 3)),
+        "phone.heic": picture,
+        "new.avif": picture,
+        "scan.tiff": picture,
+        "old.jp2": picture,
+    }
+    register_plugins()
+    for name, image in good.items():
+        image.save(folder / name)
+    frames = [photograph(number) for number in (3, 4)]
+    for name in ("moving.gif", "moving.webp"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:])
+    photograph(5, (600, 400)).save(folder / "large.jpg")
+    whole = (folder / "large.jpg").read_bytes()
+    bad = {
+        "empty.jpg": (b"", "header", "empty"),
+        "cut.jpg": (whole[: len(whole) // 2], "decode", "truncated"),
+        "headless.jpg": (whole[:100], "header", "runcated"),
+        "text.jpg": (b"Dear diary, this is no picture.", "header", "not an image"),
+        "bomb.png": (png_header(50_000, 50_000), "header", "2,500,000,000 pixels, over the limit of 200,000,000"),
+        "cut.png": (png_header(10, 10), "decode", ""),
+    }
+    for name, (data, _, _) in bad.items():
+        (folder / name).write_bytes(data)
+    with open(os.fsencode(folder) + b"/name-\xff.png", "wb") as file:  # noqa: PTH123 - a name that is no text
+        picture.save(file, "PNG")
+    summary = index_folder(folder, encoder=colours, index=tmp_path / "index")
+    found = {row["path"]: row for row in pq.read_table(tmp_path / "index" / "failures.parquet").to_pylist()}
+    names = {Path(path).name: row for path, row in found.items()}
+    assert summary.indexed == len(good) + 3
+    assert names.keys() == bad.keys() | {"name-\\udcff.png"}
+    for name, (_, stage, reason) in bad.items():
+        assert names[name]["stage"] == stage, names[name]
+        assert reason in names[name]["reason"]
+    assert summary.failed == len(bad) + 1
+    again = index_folder(folder, encoder=colours, index=tmp_path / "index")
+    assert (again.indexed, again.failed, again.unchanged) == (0, summary.failed, summary.indexed)
+
+
+def test_a_file_that_breaks_loses_its_row(photographs: Path, colours: ColourEncoder) -> None:
+    """Its old vector would describe what is no longer there."""
+    index = photographs.parent / ".llm2clip"
+    index_folder(photographs, encoder=colours, index=index)
+    (photographs / "2024" / "photo-01.png").write_bytes(b"gone wrong")
+    summary = index_folder(photographs, encoder=colours, index=index)
+    assert (summary.failed, summary.total) == (1, 11)
+
+
+def test_exif_facts_are_read(tmp_path: Path) -> None:
+    """Time, camera, signed position; a turned picture has its width and height exchanged."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x0110] = 6, "Fuji \x00", "X100"
+    exif.get_ifd(0x8769)[0x9003] = "2024:05:06 07:08:09"
+    gps = exif.get_ifd(0x8825)
+    gps[1], gps[2], gps[3], gps[4] = "S", (33.0, 51.0, 36.0), "E", (151.0, 12.0, 0.0)
+    photograph(1, (64, 48)).save(tmp_path / "x.jpg", exif=exif)
+    with Image.open(tmp_path / "x.jpg") as image:
+        facts = read_facts(image)
+    assert (facts.width, facts.height, facts.format) == (48, 64, "JPEG")
+    assert (facts.taken, facts.camera) == (datetime(2024, 5, 6, 7, 8, 9), "Fuji X100")
+    assert facts.latitude == pytest.approx(-33.86)
+    assert facts.longitude == pytest.approx(151.2)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+def test_broken_exif_costs_only_its_columns(tmp_path: Path, exif: bytes) -> None:
+    photograph(1).save(tmp_path / "x.jpg", exif=exif)
+    status = (tmp_path / "x.jpg").stat()
+    file = FoundFile(path=tmp_path / "x.jpg", size=status.st_size, mtime_ns=status.st_mtime_ns)
+    decoded = decode_file(file, PREPROCESS, max_pixels=10**6, known=lambda _: False)
+    assert decoded.error is None
+    assert decoded.facts is not None
+    assert (decoded.facts.width, decoded.facts.taken, decoded.facts.latitude) == (64, None, None)
+
+
+def test_known_content_is_not_decoded(tmp_path: Path) -> None:
+    photograph(1).save(tmp_path / "x.png")
+    file = FoundFile(path=tmp_path / "x.png", size=1, mtime_ns=1)
+    decoded = decode_file(file, PREPROCESS, max_pixels=10**6, known=lambda _: True)
+    assert decoded.content_hash
+    assert decoded.pixels is None
+    assert decoded.error is None
+    small = decode_file(file, PREPROCESS, max_pixels=100, known=lambda _: False)
+    assert "--max-pixels" in str(small.error)
+
+
+def test_map_ahead_keeps_order_and_its_bound() -> None:
+    """Never more than ``ahead`` results wait or are in work; an early stop cancels the rest."""
+    begun, taken, most = [0], [0], [0]
+    lock = threading.Lock()
+
+    def work(number: int) -> int:
+        with lock:
+            begun[0] += 1
+            most[0] = max(most[0], begun[0] - taken[0])
+        time.sleep(0.002 * (number % 3))
+        return number
+
+    def items() -> Iterator[int]:
+        yield from range(60)
+
+    out = []
+    for result in map_ahead(work, items(), threads=4, ahead=7):
+        out.append(result)
+        with lock:
+            taken[0] += 1
+    assert out == list(range(60))
+    assert 2 <= most[0] <= 8  # the one just handed over counts until it is noted
+    begun[0] = 0
+    for result in map_ahead(work, items(), threads=2, ahead=5):
+        if result == 3:
+            break
+    assert begun[0] < 15
