@@ -1,5 +1,6 @@
 """Durable replacement of files and folders: what a reader sees is always whole."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -23,3 +24,9 @@ def replace_file(path: Path, data: bytes) -> None:
     fsync_path(temporary)
     temporary.replace(path)
     fsync_path(path.parent)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

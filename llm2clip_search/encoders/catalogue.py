@@ -2,7 +2,6 @@
 ``dir:PATH``.
 """
 
-import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -11,10 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm2clip_search.base.files import file_sha256
+from llm2clip_search.base.identity import ModelIdentity, json_sha256
 from llm2clip_search.encoders.config import ModelConfig, TextConfig
 from llm2clip_search.encoders.published.models import convertible, near_names, of_repo
 from llm2clip_search.encoders.published.pull import is_pulled, pull
-from llm2clip_search.encoders.sources import fetch, file_sha256, refuse_pickle
+from llm2clip_search.encoders.sources import fetch, refuse_pickle
 from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
 from llm2clip_search.encoders.weights import mapped_tensors
 from llm2clip_search.errors import ModelError
@@ -27,26 +28,6 @@ PACKAGED = ("nano",)
 """Models whose folder lies in this package, under ``encoders/models``."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What an index remembers of the model that made it."""
-
-    name: str
-    revision: str
-    weights_sha256: str
-    """Over this folder's tensors and the pins of all base weights."""
-    preprocess_sha256: str
-    """Over everything that comes before the towers: resize, crop, tokens, pooling, instruction."""
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits; equal if and only if two models give the same embeddings."""
-        return _digest({"weights": self.weights_sha256, "preprocess": self.preprocess_sha256})[:16]
-
-    def to_dict(self) -> dict[str, str]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -96,8 +77,8 @@ class Model:
         return ModelIdentity(
             name=self.reference,
             revision=own[:12] or pins[0][:12],
-            weights_sha256=_digest({"own": own, "pins": pins, "vision": vision, "text": text} | space),
-            preprocess_sha256=_digest(before),
+            weights_sha256=json_sha256({"own": own, "pins": pins, "vision": vision, "text": text} | space),
+            preprocess_sha256=json_sha256(before),
         )
 
     @property
@@ -183,7 +164,7 @@ def _need_safetensors(folder: Path) -> None:
 
 def text_fingerprint(text: TextConfig, folder: Path | None = None) -> str:
     """16 hex digits of a classic CLIP text tower, equal for two exactly if their embeddings are."""
-    return _digest(_text_parts(text, folder))[:16]
+    return json_sha256(_text_parts(text, folder))[:16]
 
 
 def _text_parts(text: TextConfig, folder: Path | None) -> tuple[dict[str, object], dict[str, object], str]:
@@ -214,9 +195,5 @@ def _pin(source: str | None, folder: Path | None) -> str:
         return commit if _COMMIT.fullmatch(commit) else fetch(source).revision
     path = fetch(source, relative_to=folder).path if scheme == "dir" else Path(source)
     if path.is_dir():
-        return _digest([[f.name, file_sha256(f)] for f in sorted(path.glob("*.safetensors"))])
+        return json_sha256([[f.name, file_sha256(f)] for f in sorted(path.glob("*.safetensors"))])
     return file_sha256(path) if path.is_file() else source
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,8 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from llm2clip_search.encoders.catalogue import DEFAULT_MODEL, Model, ModelIdentity, resolve
+from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.encoders.catalogue import DEFAULT_MODEL, Model, resolve
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.images import ImageInput, read_rgb, stack_pixels
 from llm2clip_search.encoders.placement import Quantize

@@ -7,7 +7,6 @@ A file that is larger than an index takes lies there in pieces, each in a distri
 
 import atexit
 import errno
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from llm2clip_search.base.files import file_sha256
 from llm2clip_search.errors import ModelError
 
 _PYPI = re.compile(r"(?P<pieces>[^#]+)#(?P<sha256>[0-9a-f]{64})")
@@ -50,12 +50,6 @@ def cache_dir() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("llm2clip-search", appauthor=False)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

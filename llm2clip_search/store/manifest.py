@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2clip_search.base.files import replace_file
-from llm2clip_search.encoders.catalogue import ModelIdentity
+from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
 
 MANIFEST = "manifest.json"

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm2clip_search.encoders.sources import file_sha256
+from llm2clip_search.base.files import file_sha256
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.manifest import Manifest, ShardEntry
 from llm2clip_search.store.schema import METADATA_SCHEMA, TOMBSTONE_SCHEMA

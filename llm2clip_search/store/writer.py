@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm2clip_search.base.files import fsync_path, replace_file
-from llm2clip_search.encoders.catalogue import ModelIdentity
-from llm2clip_search.encoders.sources import file_sha256
+from llm2clip_search.base.files import file_sha256, fsync_path, replace_file
+from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, AnnEntry, Manifest, ShardEntry

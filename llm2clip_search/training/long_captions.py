@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from llm2clip_search.benchmarks.datasets.base import join_sentences
+from llm2clip_search.corpora.captions import join_sentences
 from llm2clip_search.training.captions import SCHEMA, caption_id
 from llm2clip_search.training.seeds import generator
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
-from llm2clip_search.encoders import ModelIdentity
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Writer
 from tests.conftest import RunCli

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm2clip_search.encoders import ModelIdentity
+from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.engine import SearchIndex
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann

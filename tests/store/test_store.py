@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2clip_search.encoders import ModelIdentity
+from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Manifest, Row, Snapshot, Writer, find_index
 from llm2clip_search.store import writer as writer_module

@@ -1,6 +1,6 @@
 """Long captions made of short ones."""
 
-from llm2clip_search.benchmarks.datasets.base import join_sentences
+from llm2clip_search.corpora.captions import join_sentences
 from llm2clip_search.training.captions import caption_id
 from llm2clip_search.training.long_captions import LongCaptions, with_long_captions
 from tests.training.corpus import caption_table

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llm2clip_search.corpora.captions import join_sentences
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
 
@@ -82,12 +83,6 @@ class Captions:
     def digest(self) -> str:
         """16 hex digits of texts and what they describe, in their order."""
         return digest([*self.caption_ids, *self.image_ids, *self.texts])
-
-
-def join_sentences(texts: Sequence[str]) -> str:
-    """Captions as one text, each with a stop at its end."""
-    stops = ".!?\u3002\uff01\uff1f"  # the last three are Chinese
-    return " ".join(text if text[-1] in stops else f"{text}." for text in texts)
 
 
 @dataclass(frozen=True, kw_only=True)

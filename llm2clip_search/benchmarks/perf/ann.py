@@ -15,8 +15,9 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 
+from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
-from llm2clip_search.encoders import ModelIdentity, load_encoder
+from llm2clip_search.encoders import load_encoder
 from llm2clip_search.engine import SearchIndex
 from llm2clip_search.engine.plan import APPROXIMATE_MAX_K
 from llm2clip_search.errors import CorpusError, QueryError, StoreError

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from llm2clip_search.base.files import file_sha256
 from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.encoders.published.adaptor_keys import AdaptorPart, convert_adaptor
@@ -31,7 +32,6 @@ from llm2clip_search.encoders.published.llm_source import UNTUNED, LLMSource, fi
 from llm2clip_search.encoders.published.openai_clip import convert_openai
 from llm2clip_search.encoders.published.peft_lora import read_peft
 from llm2clip_search.encoders.published.siglip2 import convert_siglip2, siglip_pixels
-from llm2clip_search.encoders.sources import file_sha256
 from llm2clip_search.encoders.vision import transformers_preprocess
 from llm2clip_search.errors import ModelError
 

@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import torch
 
+from llm2clip_search.base.files import file_sha256
 from llm2clip_search.encoders.config import PreprocessConfig, VisionConfig
-from llm2clip_search.encoders.sources import file_sha256, refuse_pickle
+from llm2clip_search.encoders.sources import refuse_pickle
 from llm2clip_search.errors import ModelError
 
 LayoutName = Literal["openai", "eva02", "siglip2"]

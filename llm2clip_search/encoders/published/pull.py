@@ -4,8 +4,9 @@ import json
 import sys
 from pathlib import Path
 
+from llm2clip_search.base.files import file_sha256
 from llm2clip_search.encoders.published.models import PublishedModel
-from llm2clip_search.encoders.sources import HubUnreachableError, cache_dir, fetch_hub, file_sha256, hub_cache
+from llm2clip_search.encoders.sources import HubUnreachableError, cache_dir, fetch_hub, hub_cache
 from llm2clip_search.errors import ModelError
 
 

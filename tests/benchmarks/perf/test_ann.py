@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.benchmarks.perf import ann
 from llm2clip_search.benchmarks.perf.ann import (
     AnnPoint,
@@ -24,7 +25,6 @@ from llm2clip_search.benchmarks.perf.ann import (
 )
 from llm2clip_search.benchmarks.perf.ann_plot import write_ann
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
-from llm2clip_search.encoders import ModelIdentity
 from llm2clip_search.errors import CorpusError, QueryError, StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
