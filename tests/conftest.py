@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from llm2clip_search.encoders import Encoder, load_encoder
-from llm2clip_search.encoders.catalogue import resolve
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from llm2clip_search.encoders.registry import resolve
 
 CAPTIONS = [
     "A black dog runs through the snow.",

@@ -56,7 +56,7 @@ def index(
     [dim]llm2clip-search index ./images --exclude 'thumbs/'[/dim]
     """
     from llm2clip_search.encoders import load_encoder
-    from llm2clip_search.encoders.catalogue import DEFAULT_MODEL
+    from llm2clip_search.encoders.registry import DEFAULT_MODEL
     from llm2clip_search.indexers.ann import AnnConfig
     from llm2clip_search.indexers.folder import FolderConfig, index_folder
     from llm2clip_search.store import Manifest, default_index

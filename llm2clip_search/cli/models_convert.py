@@ -43,8 +43,8 @@ def convert_model(
 
     [dim]llm2clip-search models convert ./LLM2CLIP-EVA02-L-14-336.pt ./eva02 --llm dir:./llama-8b-cc[/dim]
     """
-    from llm2clip_search.encoders.catalogue import resolve
-    from llm2clip_search.encoders.published.convert import PIXELS, convert
+    from llm2clip_search.encoders.checkpoints.convert import PIXELS, convert
+    from llm2clip_search.encoders.registry import resolve
 
     config = convert(
         source,

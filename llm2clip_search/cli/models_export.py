@@ -27,8 +27,8 @@ def export_model(
 
     [dim]llm2clip-search models export dir:./eva02 ./eva02-onnx --to onnx --tower vision[/dim]
     """
-    from llm2clip_search.encoders.catalogue import resolve
-    from llm2clip_search.encoders.published.export import export_model as export
+    from llm2clip_search.encoders.export import export_model as export
+    from llm2clip_search.encoders.registry import resolve
 
     done = export(resolve(name), destination, to=to, tower=tower)
     console.out.print(f"{done.folder}: {done.embeds}", markup=False)

@@ -9,8 +9,8 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.sizes import gigabytes, parameters
 
 if TYPE_CHECKING:
-    from llm2clip_search.encoders.published.memory import Fit, Memory
-    from llm2clip_search.encoders.published.models import PublishedModel
+    from llm2clip_search.encoders.catalogue import PublishedModel
+    from llm2clip_search.encoders.memory_fit import Fit, Memory
 
 _WIDE = 160
 """Columns of a terminal that shows every column of the table."""
@@ -34,8 +34,8 @@ def list_models(
 
     [dim]llm2clip-search models list --fits[/dim]
     """
-    from llm2clip_search.encoders.published.memory import fit, machine_memory
-    from llm2clip_search.encoders.published.models import published_models
+    from llm2clip_search.encoders.catalogue import published_models
+    from llm2clip_search.encoders.memory_fit import fit, machine_memory
 
     places = machine_memory()
     rows = [(model, fit(model, places)) for model in published_models().values()]
@@ -54,7 +54,7 @@ def _print_table(rows: "list[tuple[PublishedModel, Fit]]", places: "tuple[Memory
     from rich.markup import escape
     from rich.table import Table
 
-    from llm2clip_search.encoders.published.memory import place_of
+    from llm2clip_search.encoders.memory_fit import place_of
 
     def needed(weights: int) -> str:
         return gigabytes((place_of(weights, places) or places[0]).needed(weights))

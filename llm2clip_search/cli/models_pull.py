@@ -21,8 +21,8 @@ def pull_model(
     [dim]llm2clip-search models pull llm2clip-llama3.2-1b-eva02-l-14-336[/dim]
     """
     from llm2clip_search.encoders import load_encoder
-    from llm2clip_search.encoders.published.models import convertible
-    from llm2clip_search.encoders.published.pull import pull, verify
+    from llm2clip_search.encoders.catalogue import convertible
+    from llm2clip_search.encoders.checkpoints.pull import pull, verify
 
     if published := convertible(name):
         folder = pull(published)

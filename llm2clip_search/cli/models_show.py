@@ -10,9 +10,9 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.sizes import gigabytes, parameters
 
 if TYPE_CHECKING:
-    from llm2clip_search.encoders.catalogue import Model
+    from llm2clip_search.encoders.catalogue import PublishedModel
     from llm2clip_search.encoders.config import TextConfig, VisionConfig
-    from llm2clip_search.encoders.published.models import PublishedModel
+    from llm2clip_search.encoders.registry import Model
 
 Line = tuple[str, str]
 _UNKNOWN = "unknown"
@@ -27,8 +27,8 @@ def show_model(
 
     [dim]llm2clip-search models show llm2clip-openai-l-14-336[/dim]
     """
-    from llm2clip_search.encoders.catalogue import is_at_hand, resolve
-    from llm2clip_search.encoders.published.models import published_models
+    from llm2clip_search.encoders.catalogue import published_models
+    from llm2clip_search.encoders.registry import is_at_hand, resolve
 
     entry = published_models().get(name) or published_models().get(name.lower())
     model = resolve(name) if is_at_hand(name) else None
@@ -72,8 +72,8 @@ def _lines(entry: "PublishedModel | None", model: "Model | None") -> Iterator[Li
 
 
 def _header(entry: "PublishedModel | None", model: "Model | None") -> Iterator[Line]:
-    from llm2clip_search.encoders.published.models import sources
-    from llm2clip_search.encoders.published.pull import converted_folder
+    from llm2clip_search.encoders.catalogue import sources
+    from llm2clip_search.encoders.checkpoints.pull import converted_folder
 
     if model is not None:
         yield "model", f"{model.config.name} ({_fingerprint(model)})"
@@ -129,7 +129,7 @@ def _tower(config: "VisionConfig | TextConfig") -> str:
 def _print_recalls(entry: "PublishedModel") -> None:
     from rich.table import Table
 
-    from llm2clip_search.encoders.published.models import sources
+    from llm2clip_search.encoders.catalogue import sources
 
     console.out.print()
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")

@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image
 
 from llm2clip_search.base.identity import ModelIdentity
-from llm2clip_search.encoders.catalogue import DEFAULT_MODEL, Model, resolve
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.images import ImageInput, read_rgb, stack_pixels
 from llm2clip_search.encoders.placement import Quantize
+from llm2clip_search.encoders.registry import DEFAULT_MODEL, Model, resolve
 from llm2clip_search.encoders.tokenization import CaptionTokenizer
 from llm2clip_search.encoders.towers import Runtime, Tower, load_tower
 

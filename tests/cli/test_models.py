@@ -8,11 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from llm2clip_search.cli.app import app
-from llm2clip_search.encoders.catalogue import resolve
-from llm2clip_search.encoders.published import memory
-from llm2clip_search.encoders.published.memory import Memory
-from llm2clip_search.encoders.published.models import published_models
-from llm2clip_search.encoders.published.pull import converted_folder
+from llm2clip_search.encoders import memory_fit as memory
+from llm2clip_search.encoders.catalogue import published_models
+from llm2clip_search.encoders.checkpoints.pull import converted_folder
+from llm2clip_search.encoders.memory_fit import Memory
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.towers import build_module
 from tests.conftest import RunCli, save_model
 

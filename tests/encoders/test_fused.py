@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.adaptor import Adaptor
-from llm2clip_search.encoders.catalogue import resolve
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, TextConfig
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 from tests.conftest import CAPTIONS, save_model

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm2clip_search.encoders import catalogue, llm, load_encoder, placement, towers
-from llm2clip_search.encoders.catalogue import Model, resolve
+from llm2clip_search.encoders import llm, load_encoder, placement, towers
+from llm2clip_search.encoders import registry as catalogue
 from llm2clip_search.encoders.placement import (
     Placement,
     Quantize,
@@ -26,6 +26,7 @@ from llm2clip_search.encoders.placement import (
     place_tower,
     tower_weights,
 )
+from llm2clip_search.encoders.registry import Model, resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.towers import build_module, load_tower
 from llm2clip_search.encoders.vision import without_memory

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from llm2clip_search.encoders.config import PreprocessConfig
+from llm2clip_search.encoders.export import image_processor
 from llm2clip_search.encoders.images import read_rgb, to_pixels
-from llm2clip_search.encoders.published.export import image_processor
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.vision import VisionTower, transformers_preprocess
 from tests.conftest import photograph

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from llm2clip_search.encoders.catalogue import resolve
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.encoders.querybank import QuerybankNorm, load_querybank
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.towers import build_module
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.nano import NANO

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llm2clip_search.encoders import sources
-from llm2clip_search.encoders.catalogue import resolve
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.sources import cache_dir, fetch, is_here, pin_is_known, refuse_pickle
 from llm2clip_search.errors import ModelError
 

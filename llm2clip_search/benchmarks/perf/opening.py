@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llm2clip_search.encoders.catalogue import Model, resolve
 from llm2clip_search.encoders.placement import TowerName
+from llm2clip_search.encoders.registry import Model, resolve
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.towers import build_module
 from llm2clip_search.encoders.weights import weight_files

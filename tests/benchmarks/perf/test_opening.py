@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from llm2clip_search.benchmarks.perf.opening import Opening, measure_opening
-from llm2clip_search.encoders.catalogue import resolve
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.towers import build_module
 from llm2clip_search.errors import ModelError
 from tests.conftest import save_model

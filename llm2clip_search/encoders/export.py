@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import torch
 
-from llm2clip_search.encoders.catalogue import Model
+from llm2clip_search.encoders.checkpoints.layouts import check_keys, openai_pixels, shapes_of
+from llm2clip_search.encoders.checkpoints.write import publish
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.placement import TowerName
-from llm2clip_search.encoders.published.layouts import check_keys, openai_pixels, shapes_of
-from llm2clip_search.encoders.published.publish import publish
+from llm2clip_search.encoders.registry import Model
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.towers import build_module, compiled_path
 from llm2clip_search.errors import ModelError

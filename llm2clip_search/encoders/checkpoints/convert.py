@@ -15,11 +15,9 @@ import torch
 from safetensors import SafetensorError
 
 from llm2clip_search.base.files import file_sha256
-from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
-from llm2clip_search.encoders.llm import save_tokenizer
-from llm2clip_search.encoders.published.adaptor_keys import AdaptorPart, convert_adaptor
-from llm2clip_search.encoders.published.eva02 import convert_eva02
-from llm2clip_search.encoders.published.layouts import (
+from llm2clip_search.encoders.checkpoints.adaptor_keys import AdaptorPart, convert_adaptor
+from llm2clip_search.encoders.checkpoints.eva02 import convert_eva02
+from llm2clip_search.encoders.checkpoints.layouts import (
     Checkpoint,
     LayoutName,
     VisionPart,
@@ -28,10 +26,12 @@ from llm2clip_search.encoders.published.layouts import (
     openai_pixels,
     read_checkpoint,
 )
-from llm2clip_search.encoders.published.llm_source import UNTUNED, LLMSource, find_llm
-from llm2clip_search.encoders.published.openai_clip import convert_openai
-from llm2clip_search.encoders.published.peft_lora import read_peft
-from llm2clip_search.encoders.published.siglip2 import convert_siglip2, siglip_pixels
+from llm2clip_search.encoders.checkpoints.llm_source import UNTUNED, LLMSource, find_llm
+from llm2clip_search.encoders.checkpoints.openai_clip import convert_openai
+from llm2clip_search.encoders.checkpoints.peft_lora import read_peft
+from llm2clip_search.encoders.checkpoints.siglip2 import convert_siglip2, siglip_pixels
+from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.encoders.vision import transformers_preprocess
 from llm2clip_search.errors import ModelError
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from llm2clip_search.base.files import file_sha256
-from llm2clip_search.encoders.published.models import PublishedModel
+from llm2clip_search.encoders.catalogue import PublishedModel
 from llm2clip_search.encoders.sources import HubUnreachableError, cache_dir, fetch_hub, hub_cache
 from llm2clip_search.errors import ModelError
 
@@ -40,7 +40,7 @@ def pull(model: PublishedModel) -> Path:
     )
     try:
         source = _fetch_files(model)
-        from llm2clip_search.encoders.published.convert import convert
+        from llm2clip_search.encoders.checkpoints.convert import convert
 
         convert(
             source,

@@ -14,18 +14,18 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from llm2clip_search.encoders import load_encoder
-from llm2clip_search.encoders.catalogue import Model, resolve
+from llm2clip_search.encoders.checkpoints.convert import convert
+from llm2clip_search.encoders.checkpoints.llm_source import LLMSource
+from llm2clip_search.encoders.checkpoints.peft_lora import read_peft
 from llm2clip_search.encoders.config import TextConfig
-from llm2clip_search.encoders.published.convert import convert
-from llm2clip_search.encoders.published.llm_source import LLMSource
-from llm2clip_search.encoders.published.peft_lora import read_peft
+from llm2clip_search.encoders.registry import Model, resolve
 from llm2clip_search.encoders.tokenization import LLMTokenizer
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.engine.search import open_index
 from llm2clip_search.errors import ModelError
 from llm2clip_search.indexers.folder import index_folder
 from tests.conftest import CAPTIONS
-from tests.encoders.published.checkpoints import (
+from tests.encoders.checkpoints.published import (
     HEADER,
     Tensors,
     eva02_tensors,
@@ -210,7 +210,7 @@ def test_the_untuned_llm_is_not_used_without_its_updates(
 ) -> None:
     """Without them every embedding would be another one, and nothing would say so."""
     stand_in = LLMSource(reference="hf:meta-llama/Llama-3.1-8B-Instruct@0123abc", folder=llama)
-    monkeypatch.setattr("llm2clip_search.encoders.published.convert.find_llm", lambda *_, **__: stand_in)
+    monkeypatch.setattr("llm2clip_search.encoders.checkpoints.convert.find_llm", lambda *_, **__: stand_in)
     torch.save(siglip2_tensors(), tmp_path / "x.pt")
     with pytest.raises(
         ModelError, match=r"Instruct@0123abc is tuned by low-rank updates, but .*x\.pt holds none; .*--lora"

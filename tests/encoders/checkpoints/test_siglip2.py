@@ -8,14 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from llm2clip_search.encoders import load_encoder
-from llm2clip_search.encoders.catalogue import resolve
-from llm2clip_search.encoders.published.convert import PIXELS, convert
-from llm2clip_search.encoders.published.siglip2 import convert_siglip2, publish_siglip2
+from llm2clip_search.encoders.checkpoints.convert import PIXELS, convert
+from llm2clip_search.encoders.checkpoints.siglip2 import convert_siglip2, publish_siglip2
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.encoders.published.checkpoints import SIGLIP_WIDTH, Tensors, siglip2_tensors
-from tests.encoders.published.test_eva02 import normalised
-from tests.encoders.published.test_openai_clip import noise
+from tests.encoders.checkpoints.published import SIGLIP_WIDTH, Tensors, siglip2_tensors
+from tests.encoders.checkpoints.test_eva02 import normalised
+from tests.encoders.checkpoints.test_openai_clip import noise
 
 
 @pytest.mark.parametrize("pixels", [None, "siglip"])

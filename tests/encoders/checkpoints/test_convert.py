@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from llm2clip_search.encoders import load_encoder
-from llm2clip_search.encoders.catalogue import resolve
+from llm2clip_search.encoders.checkpoints.convert import convert
+from llm2clip_search.encoders.checkpoints.layouts import LayoutName, read_checkpoint
 from llm2clip_search.encoders.config import AdaptorConfig, TextConfig
-from llm2clip_search.encoders.published.convert import convert
-from llm2clip_search.encoders.published.layouts import LayoutName, read_checkpoint
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.errors import ModelError
 from tests.conftest import RunCli
-from tests.encoders.published.checkpoints import (
+from tests.encoders.checkpoints.published import (
     HEADER,
     LAYOUTS,
     Tensors,

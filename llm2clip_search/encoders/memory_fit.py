@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from llm2clip_search.encoders.catalogue import PublishedModel
 from llm2clip_search.encoders.placement import BYTES_A_WEIGHT, HEADROOM, pick_device
-from llm2clip_search.encoders.published.models import PublishedModel
 
 Fit = Literal["yes", "images", "no"]
 """``images``: the vision tower alone fits, so images can be indexed here and asked for elsewhere."""

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from llm2clip_search.encoders.published.adaptor_keys import convert_adaptor, publish_adaptor
-from llm2clip_search.encoders.published.convert import convert_tensors
-from llm2clip_search.encoders.published.layouts import Checkpoint, LayoutName, read_checkpoint
+from llm2clip_search.encoders.checkpoints.adaptor_keys import convert_adaptor, publish_adaptor
+from llm2clip_search.encoders.checkpoints.convert import convert_tensors
+from llm2clip_search.encoders.checkpoints.layouts import Checkpoint, LayoutName, read_checkpoint
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.encoders.published.checkpoints import (
+from tests.encoders.checkpoints.published import (
     LAYOUTS,
     Tensors,
     adaptor_tensors,

@@ -14,18 +14,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from llm2clip_search.encoders import load_encoder
-from llm2clip_search.encoders.catalogue import Model, resolve
+from llm2clip_search.encoders import export, load_encoder
+from llm2clip_search.encoders.checkpoints import write as publish
+from llm2clip_search.encoders.checkpoints.convert import convert
+from llm2clip_search.encoders.checkpoints.layouts import read_checkpoint
+from llm2clip_search.encoders.checkpoints.peft_lora import read_peft
+from llm2clip_search.encoders.export import Target, export_model
 from llm2clip_search.encoders.images import to_pixels
-from llm2clip_search.encoders.published import export, publish
-from llm2clip_search.encoders.published.convert import convert
-from llm2clip_search.encoders.published.export import Target, export_model
-from llm2clip_search.encoders.published.layouts import read_checkpoint
-from llm2clip_search.encoders.published.peft_lora import read_peft
+from llm2clip_search.encoders.registry import Model, resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 from tests.conftest import CAPTIONS, photograph
-from tests.encoders.published.checkpoints import Tensors, eva02_tensors, save_openai, siglip2_tensors
+from tests.encoders.checkpoints.published import Tensors, eva02_tensors, save_openai, siglip2_tensors
 from tests.encoders.test_dual import save_dual
 
 PICTURES = [photograph(1, (90, 60)), photograph(2, (50, 81)), photograph(3, (12, 15))]
@@ -86,7 +86,7 @@ def test_a_checkpoint_of_the_training_repository_is_read_without_its_code(tmp_pa
 
 def test_other_pixels_than_the_layouts_are_written_beside_it(tmp_path: Path, llama: Path) -> None:
     """SigLIP's own squash on a tower of the siglip2 layout, which readers would crop for otherwise."""
-    from llm2clip_search.encoders.published.siglip2 import siglip_pixels
+    from llm2clip_search.encoders.checkpoints.siglip2 import siglip_pixels
 
     convert(published(tmp_path, "siglip2"), tmp_path / "model", llm=f"dir:{llama}", pixels=siglip_pixels)
     model = resolve(f"dir:{tmp_path / 'model'}")
@@ -274,8 +274,8 @@ def test_no_room_for_a_file_leaves_nothing(tmp_path: Path, llama: Path, layout: 
         export_model(model, tmp_path / "compiled", to="onnx")  # so that only the copy is left to do
     code = (
         "import resource, sys; from pathlib import Path;"
-        "from llm2clip_search.encoders.catalogue import resolve;"
-        "from llm2clip_search.encoders.published.export import export_model;"
+        "from llm2clip_search.encoders.registry import resolve;"
+        "from llm2clip_search.encoders.export import export_model;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
         "export_model(resolve(sys.argv[1]), Path(sys.argv[2]), to=sys.argv[3])"
     )

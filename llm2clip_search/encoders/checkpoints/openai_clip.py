@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from llm2clip_search.encoders.config import VisionConfig
-from llm2clip_search.encoders.published.layouts import (
+from llm2clip_search.encoders.checkpoints.layouts import (
     VisionPart,
     check_keys,
     count_blocks,
@@ -16,6 +15,7 @@ from llm2clip_search.encoders.published.layouts import (
     shapes_of,
     side_of,
 )
+from llm2clip_search.encoders.config import VisionConfig
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 

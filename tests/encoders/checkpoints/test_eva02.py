@@ -9,14 +9,14 @@ import torch
 from torch.nn import functional as F
 
 from llm2clip_search.encoders import load_encoder
-from llm2clip_search.encoders.catalogue import resolve
+from llm2clip_search.encoders.checkpoints.convert import convert
+from llm2clip_search.encoders.checkpoints.eva02 import convert_eva02, publish_eva02, to_timm
 from llm2clip_search.encoders.config import VisionConfig
-from llm2clip_search.encoders.published.convert import convert
-from llm2clip_search.encoders.published.eva02 import convert_eva02, publish_eva02, to_timm
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.encoders.published.checkpoints import Tensors, eva02_tensors, rotary_angles
-from tests.encoders.published.test_openai_clip import MEAN, STD, noise
+from tests.encoders.checkpoints.published import Tensors, eva02_tensors, rotary_angles
+from tests.encoders.checkpoints.test_openai_clip import MEAN, STD, noise
 
 
 def normalised(pixels: np.ndarray) -> torch.Tensor:

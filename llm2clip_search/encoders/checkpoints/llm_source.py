@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from llm2clip_search.encoders.checkpoints.layouts import LayoutName, listed, shapes_of
 from llm2clip_search.encoders.llm import FAMILIES
-from llm2clip_search.encoders.published.layouts import LayoutName, listed, shapes_of
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError

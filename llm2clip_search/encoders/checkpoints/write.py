@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from llm2clip_search.encoders.catalogue import Model
+from llm2clip_search.encoders.checkpoints.adaptor_keys import publish_adaptor
+from llm2clip_search.encoders.checkpoints.convert import END_OF_TURN, HEADER, KEPT_SCALARS, MAX_TOKENS
+from llm2clip_search.encoders.checkpoints.eva02 import PREFIX, publish_eva02
+from llm2clip_search.encoders.checkpoints.layouts import LayoutName
+from llm2clip_search.encoders.checkpoints.openai_clip import publish_openai
+from llm2clip_search.encoders.checkpoints.siglip2 import publish_siglip2
 from llm2clip_search.encoders.config import TextConfig
-from llm2clip_search.encoders.published.adaptor_keys import publish_adaptor
-from llm2clip_search.encoders.published.convert import END_OF_TURN, HEADER, KEPT_SCALARS, MAX_TOKENS
-from llm2clip_search.encoders.published.eva02 import PREFIX, publish_eva02
-from llm2clip_search.encoders.published.layouts import LayoutName
-from llm2clip_search.encoders.published.openai_clip import publish_openai
-from llm2clip_search.encoders.published.siglip2 import publish_siglip2
+from llm2clip_search.encoders.registry import Model
 from llm2clip_search.encoders.weights import mapped_tensors
 from llm2clip_search.errors import ModelError
 

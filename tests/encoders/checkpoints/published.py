@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from llm2clip_search.encoders.published.layouts import LayoutName
+from llm2clip_search.encoders.checkpoints.layouts import LayoutName
 from tests.conftest import CAPTIONS
 
 Tensors = dict[str, torch.Tensor]

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from llm2clip_search.encoders import load_encoder
-from llm2clip_search.encoders.published.convert import convert
-from llm2clip_search.encoders.published.openai_clip import publish_openai
+from llm2clip_search.encoders.checkpoints.convert import convert
+from llm2clip_search.encoders.checkpoints.openai_clip import publish_openai
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.encoders.published.checkpoints import OPENAI_CONFIG, Tensors, openai_tensors, save_openai
+from tests.encoders.checkpoints.published import OPENAI_CONFIG, Tensors, openai_tensors, save_openai
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -85,7 +85,7 @@ def test_a_configuration_of_another_model_is_refused(
 
 
 def test_the_published_names_come_back(tmp_path: Path, llama: Path) -> None:
-    from llm2clip_search.encoders.catalogue import resolve
+    from llm2clip_search.encoders.registry import resolve
 
     tensors = save_openai(tmp_path / "published")
     convert(tmp_path / "published", tmp_path / "model", llm=f"dir:{llama}")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from llm2clip_search.encoders.adaptor import Adaptor
+from llm2clip_search.encoders.checkpoints.layouts import LayoutName, check_keys, listed, need, shapes_of
 from llm2clip_search.encoders.config import AdaptorConfig
-from llm2clip_search.encoders.published.layouts import LayoutName, check_keys, listed, need, shapes_of
 from llm2clip_search.errors import ModelError
 
 CONTAINERS: dict[LayoutName, str] = {

@@ -7,11 +7,7 @@ import torch
 
 from llm2clip_search.benchmarks.paper import figures
 from llm2clip_search.encoders.adaptor import Adaptor
-from llm2clip_search.encoders.catalogue import is_at_hand, resolve
-from llm2clip_search.encoders.config import AdaptorConfig
-from llm2clip_search.encoders.published.llm_source import LLMS
-from llm2clip_search.encoders.published.memory import Memory, fit, machine_memory, place_of
-from llm2clip_search.encoders.published.models import (
+from llm2clip_search.encoders.catalogue import (
     PublishedModel,
     convertible,
     near_names,
@@ -19,7 +15,11 @@ from llm2clip_search.encoders.published.models import (
     published_models,
     sources,
 )
-from llm2clip_search.encoders.published.pull import converted_folder, is_pulled
+from llm2clip_search.encoders.checkpoints.llm_source import LLMS
+from llm2clip_search.encoders.checkpoints.pull import converted_folder, is_pulled
+from llm2clip_search.encoders.config import AdaptorConfig
+from llm2clip_search.encoders.memory_fit import Memory, fit, machine_memory, place_of
+from llm2clip_search.encoders.registry import is_at_hand, resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.towers import build_module
 from llm2clip_search.errors import ModelError

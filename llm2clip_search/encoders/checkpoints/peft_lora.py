@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from llm2clip_search.encoders.published.layouts import listed
+from llm2clip_search.encoders.checkpoints.layouts import listed
 from llm2clip_search.errors import ModelError
 
 _KEY = re.compile(r"(?:base_model\.)?(?:model\.)*(?P<layer>layers\.\d+\..+)\.lora_(?P<half>[AB])(?:\.\w+)?\.weight")
