@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llm2clip_search.encoders.config import ModelConfig, TextConfig, VisionConfig
-from llm2clip_search.training.clip import ClipRecipe
-from llm2clip_search.training.metrics_log import read_metrics
+from llm2clip_search.training.runtime.metrics_log import read_metrics
+from llm2clip_search.training.tasks.clip import ClipRecipe
 
 RECALLS = tuple(f"{way}_recall@{k}" for way in ("image_retrieval", "text_retrieval") for k in (1, 5, 10))
 

@@ -17,14 +17,14 @@ import torch
 
 from llm2clip_search.errors import Llm2ClipError, ModelError
 from llm2clip_search.training import stages
-from llm2clip_search.training.allocator import keep_freed_memory
-from llm2clip_search.training.captions import read_captions
-from llm2clip_search.training.clip import ClipTask
-from llm2clip_search.training.distributed import Ranks
-from llm2clip_search.training.joint import JointTask, joint_recipe
-from llm2clip_search.training.llm_folder import read_llm
-from llm2clip_search.training.loop import Report, run_loop
-from llm2clip_search.training.recipe import Recipe
+from llm2clip_search.training.data.captions import read_captions
+from llm2clip_search.training.recipes.recipe import Recipe
+from llm2clip_search.training.runtime.allocator import keep_freed_memory
+from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.loop import Report, run_loop
+from llm2clip_search.training.tasks.clip import ClipTask
+from llm2clip_search.training.tasks.joint import JointTask, joint_recipe
+from llm2clip_search.training.tasks.llm_folder import read_llm
 
 Method = Literal["stage 2", "joint"]
 

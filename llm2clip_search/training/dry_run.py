@@ -16,14 +16,14 @@ from torch import nn
 from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.caption_llm import CaptionLLMRecipe
-from llm2clip_search.training.clip import ClipRecipe
-from llm2clip_search.training.keeping import stored_clip
-from llm2clip_search.training.llm_folder import EMBED_BATCH
-from llm2clip_search.training.lora import add_lora
-from llm2clip_search.training.recipe import Recipe
+from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.sizes import Cost, clip_width, cost_of, empty_backbone, empty_llm, llm_shape, parameters
-from llm2clip_search.training.vision_training import mark_trained, split
+from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
+from llm2clip_search.training.tasks.clip import ClipRecipe
+from llm2clip_search.training.tasks.keeping import stored_clip
+from llm2clip_search.training.tasks.llm_folder import EMBED_BATCH
+from llm2clip_search.training.tasks.lora import add_lora
+from llm2clip_search.training.tasks.vision_training import mark_trained, split
 
 WORD = 4
 """Bytes of a float32: weights, gradients and moments are kept in it, whatever products are computed in."""

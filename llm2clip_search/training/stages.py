@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,46 +12,27 @@ import pyarrow as pa
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.training.caption_llm import CaptionLLMRecipe, CaptionLLMTask
-from llm2clip_search.training.caption_store import CaptionStore, Precision, embed_captions
-from llm2clip_search.training.captions import (
+from llm2clip_search.training.card import write_card
+from llm2clip_search.training.data.caption_store import CaptionStore, Precision, embed_captions
+from llm2clip_search.training.data.captions import (
     CaptionSource,
-    HeldOut,
     held_out_photos,
     of_images,
     read_captions,
     without_photos,
 )
-from llm2clip_search.training.card import write_card
-from llm2clip_search.training.clip import ClipData, ClipRecipe, ClipTask, Dev
-from llm2clip_search.training.distributed import Ranks
-from llm2clip_search.training.image_captions import join
-from llm2clip_search.training.keeping import stored_clip
-from llm2clip_search.training.llm_folder import LLMFolder, clip_identity, read_llm, write_llm
-from llm2clip_search.training.long_captions import LongCaptions, with_long_captions
-from llm2clip_search.training.loop import Report, digest, run_loop
-from llm2clip_search.training.metrics_log import read_metrics
-from llm2clip_search.training.pairs import CaptionPairs
-from llm2clip_search.training.plots import plot_run
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataRecipe:
-    """What is trained on and what is not; all paths are relative to the data folder."""
-
-    captions: tuple[CaptionSource, ...]
-    """Stage 1 learns from all of them, stage 2 from those of its images."""
-    images: tuple[str, ...]
-    """Webdataset shards or folders; braces and ``*`` allowed."""
-    image_captions: tuple[CaptionSource, ...]
-    """Stage 2's captions."""
-    long: LongCaptions | None = None
-    """Long captions that stage 2 makes of short ones, for data that has none."""
-    held_out: tuple[HeldOut, ...] = ()
-    """Benchmark splits whose photographs are left out of everything that is trained on."""
-    dev: CaptionSource | None = None
-    """Captions that checkpoints are judged by; of its ``langs`` the first decides."""
-    dev_images: tuple[str, ...] = ()
+from llm2clip_search.training.data.image_captions import join
+from llm2clip_search.training.data.long_captions import with_long_captions
+from llm2clip_search.training.data.pairs import CaptionPairs
+from llm2clip_search.training.recipes.recipe import DataRecipe
+from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.loop import Report, digest, run_loop
+from llm2clip_search.training.runtime.metrics_log import read_metrics
+from llm2clip_search.training.runtime.plots import plot_run
+from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe, CaptionLLMTask
+from llm2clip_search.training.tasks.clip import ClipData, ClipRecipe, ClipTask, Dev
+from llm2clip_search.training.tasks.keeping import stored_clip
+from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity, read_llm, write_llm
 
 
 def train_captions(

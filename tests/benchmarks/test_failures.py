@@ -16,7 +16,7 @@ from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
 from llm2clip_search.benchmarks.failures import both_ways, worst_queries
 from llm2clip_search.benchmarks.failures_page import SIDE, failures_page, thumbnail
 from llm2clip_search.errors import ImageError
-from tests.benchmarks.galleries import gallery
+from tests.support.galleries import gallery
 
 HOSTILE = "<script>alert(1)</script> & \"$title\" '${heading}' </span>"
 

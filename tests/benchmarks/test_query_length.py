@@ -19,8 +19,8 @@ from llm2clip_search.benchmarks.query_length import (
     shortened,
     words_of,
 )
-from tests.benchmarks.galleries import gallery
 from tests.conftest import ColourEncoder
+from tests.support.galleries import gallery
 
 
 @pytest.mark.parametrize(

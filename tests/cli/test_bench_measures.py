@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.datasets.layouts import write_multilingual_flickr8k
 from tests.conftest import RunCli, photograph
+from tests.support.layouts import write_multilingual_flickr8k
 
 IMAGES = 6
 

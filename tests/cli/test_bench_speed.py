@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llm2clip_search.benchmarks.perf.speed import SpeedResult
-from llm2clip_search.cli import bench_speed
+from llm2clip_search.cli.bench import speed as bench_speed
 from tests.conftest import RunCli
 
 

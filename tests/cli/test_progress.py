@@ -6,8 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
-from llm2clip_search.cli import console, progress
-from llm2clip_search.cli.progress import TrainingProgress
+from llm2clip_search.cli import console
+from llm2clip_search.cli.train import progress
+from llm2clip_search.cli.train.progress import TrainingProgress
 
 FIGURES = {"loss": 2.3149, "gradient_norm": 1.7, "samples_per_second": 96.3}
 

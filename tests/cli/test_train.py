@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunCli
-from tests.training.tiny import write_flickr8k
+from tests.support.tiny_training import write_flickr8k
 
 
 @pytest.mark.parametrize(

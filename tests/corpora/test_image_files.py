@@ -8,7 +8,7 @@ import pytest
 
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
-from tests.training.corpus import jpeg, write_tar
+from tests.support.corpus import jpeg, write_tar
 
 
 def test_images_of_shards_and_folders_are_found_by_name_and_by_stem(tmp_path: Path) -> None:

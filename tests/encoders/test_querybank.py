@@ -17,7 +17,7 @@ from llm2clip_search.encoders.querybank import QuerybankNorm, load_querybank
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.towers import build_module
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.nano import NANO
+from llm2clip_search.training.recipes.nano import NANO
 
 
 def unit(seed: int, count: int, width: int) -> np.ndarray:

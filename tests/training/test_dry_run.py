@@ -11,7 +11,6 @@ from torch import nn
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training import RECIPES, dry_run, find_recipe
-from llm2clip_search.training.clip import ClipRecipe
 from llm2clip_search.training.dry_run import (
     Estimate,
     Speed,
@@ -20,10 +19,11 @@ from llm2clip_search.training.dry_run import (
     estimate_embed,
     measure_speed,
 )
-from llm2clip_search.training.keeping import Keep
 from llm2clip_search.training.sizes import Cost, cost_of, empty_llm, llm_shape
+from llm2clip_search.training.tasks.clip import ClipRecipe
+from llm2clip_search.training.tasks.keeping import Keep
 from tests.conftest import RunCli
-from tests.training.tiny import TinyTowers, save_towers, shrink
+from tests.support.tiny_training import TinyTowers, save_towers, shrink
 
 SPEED = Speed(device="abacus", flops=1e12)
 

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.errors import CorpusError, Llm2ClipError, ModelError, StoreError
 from llm2clip_search.training import Recipe, find_recipe, stages
-from llm2clip_search.training.caption_store import CaptionStore
-from llm2clip_search.training.distributed import Ranks, Sharding, join
-from llm2clip_search.training.loop import Report
-from llm2clip_search.training.metrics_log import read_metrics
-from llm2clip_search.training.vision_training import VisionTraining
-from tests.training.corpus import jpeg, write_csv, write_tar
-from tests.training.tiny import LANGS, TinyTowers, save_towers, shrink, write_flickr8k
-from tests.training.toy import free_port, start
+from llm2clip_search.training.data.caption_store import CaptionStore
+from llm2clip_search.training.runtime.distributed import Ranks, Sharding, join
+from llm2clip_search.training.runtime.loop import Report
+from llm2clip_search.training.runtime.metrics_log import read_metrics
+from llm2clip_search.training.tasks.vision_training import VisionTraining
+from tests.support.corpus import jpeg, write_csv, write_tar
+from tests.support.tiny_training import LANGS, TinyTowers, save_towers, shrink, write_flickr8k
+from tests.support.toy_training import free_port, start
 
 Stage = Literal["captions", "clip"]
 
@@ -215,7 +215,7 @@ def test_a_killed_embedding_goes_on_behind_the_last_shard(
 
 
 def embed_and_die(recipe: Recipe, root: Path, made: Path, out: Path) -> None:
-    from llm2clip_search.training import caption_store
+    from llm2clip_search.training.data import caption_store
 
     original = caption_store.embed_captions
 

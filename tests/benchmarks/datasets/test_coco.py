@@ -10,7 +10,7 @@ import pytest
 from llm2clip_search.benchmarks.datasets.base import RetrievalSet
 from llm2clip_search.benchmarks.datasets.coco import DATASETS
 from llm2clip_search.errors import CorpusError
-from tests.benchmarks.datasets.layouts import jpeg, write_images, write_tar
+from tests.support.layouts import jpeg, write_images, write_tar
 
 INFOS = {info.name: info for info in DATASETS}
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from llm2clip_search.benchmarks.datasets.base import RetrievalSet
 from llm2clip_search.benchmarks.datasets.flickr import DATASETS
 from llm2clip_search.errors import CorpusError
-from tests.benchmarks.datasets.layouts import jpeg, write_images, write_tar
 from tests.conftest import RunCli
+from tests.support.layouts import jpeg, write_images, write_tar
 
 INFOS = {info.name: info for info in DATASETS}
 TEST, VAL, TRAIN = ["1007129816.jpg", "36979.jpg"], ["65567.jpg"], ["1000092795.jpg"]

@@ -17,7 +17,7 @@ from llm2clip_search.benchmarks.datasets.folders import (
     retrieval_set,
 )
 from llm2clip_search.errors import CorpusError
-from tests.benchmarks.datasets.layouts import jpeg, write_images
+from tests.support.layouts import jpeg, write_images
 
 
 def test_images_keep_the_order_of_their_ids(tmp_path: Path) -> None:

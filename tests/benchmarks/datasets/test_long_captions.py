@@ -14,7 +14,7 @@ from llm2clip_search.benchmarks.datasets.long_captions import (
     first_entries,
 )
 from llm2clip_search.errors import CorpusError
-from tests.benchmarks.datasets.layouts import write_images
+from tests.support.layouts import write_images
 
 INFO = {info.name: info for info in DATASETS}
 

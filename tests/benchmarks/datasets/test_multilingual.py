@@ -11,7 +11,7 @@ import pytest
 from llm2clip_search.benchmarks.datasets.base import RetrievalSet
 from llm2clip_search.benchmarks.datasets.multilingual import CROSSMODAL_LANGS, DATASETS, XTD10_LANGS
 from llm2clip_search.errors import CorpusError
-from tests.benchmarks.datasets.layouts import jpeg, write_images
+from tests.support.layouts import jpeg, write_images
 
 INFO = {info.name: info for info in DATASETS}
 

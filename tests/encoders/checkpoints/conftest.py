@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.encoders.checkpoints.published import save_llama
+from tests.support.checkpoints import save_llama
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from llm2clip_search.encoders.config import AdaptorConfig, TextConfig
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.errors import ModelError
 from tests.conftest import RunCli
-from tests.encoders.checkpoints.published import (
+from tests.support.checkpoints import (
     HEADER,
     LAYOUTS,
     Tensors,

@@ -15,8 +15,8 @@ from llm2clip_search.encoders.config import VisionConfig
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.encoders.checkpoints.published import Tensors, eva02_tensors, rotary_angles
 from tests.encoders.checkpoints.test_openai_clip import MEAN, STD, noise
+from tests.support.checkpoints import Tensors, eva02_tensors, rotary_angles
 
 
 def normalised(pixels: np.ndarray) -> torch.Tensor:

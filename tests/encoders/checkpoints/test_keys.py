@@ -13,7 +13,7 @@ from llm2clip_search.encoders.checkpoints.convert import convert_tensors
 from llm2clip_search.encoders.checkpoints.layouts import Checkpoint, LayoutName, read_checkpoint
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.encoders.checkpoints.published import (
+from tests.support.checkpoints import (
     LAYOUTS,
     Tensors,
     adaptor_tensors,

@@ -12,7 +12,7 @@ from llm2clip_search.encoders.checkpoints.convert import convert
 from llm2clip_search.encoders.checkpoints.openai_clip import publish_openai
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.encoders.checkpoints.published import OPENAI_CONFIG, Tensors, openai_tensors, save_openai
+from tests.support.checkpoints import OPENAI_CONFIG, Tensors, openai_tensors, save_openai
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

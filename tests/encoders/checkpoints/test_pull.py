@@ -15,7 +15,7 @@ from llm2clip_search.encoders.catalogue import PublishedModel, published_models
 from llm2clip_search.encoders.checkpoints.pull import converted_folder, is_pulled, pull, verify
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.errors import ModelError
-from tests.encoders.checkpoints.published import HIDDEN, eva02_tensors, save_llama, save_openai, siglip2_tensors
+from tests.support.checkpoints import HIDDEN, eva02_tensors, save_llama, save_openai, siglip2_tensors
 
 OPENAI = published_models()["llm2clip-openai-l-14-336"]
 EVA02 = published_models()["llm2clip-eva02-l-14-336"]

@@ -25,7 +25,7 @@ from llm2clip_search.engine.search import open_index
 from llm2clip_search.errors import ModelError
 from llm2clip_search.indexers.folder import index_folder
 from tests.conftest import CAPTIONS
-from tests.encoders.checkpoints.published import (
+from tests.support.checkpoints import (
     HEADER,
     Tensors,
     eva02_tensors,

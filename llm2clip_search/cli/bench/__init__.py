@@ -1,0 +1,32 @@
+"""``llm2clip-search bench``: how well an encoder retrieves, how fast the indexer is, what training costs."""
+
+import typer
+
+from llm2clip_search.cli.bench.ann import bench_ann
+from llm2clip_search.cli.bench.captions import bench_captions
+from llm2clip_search.cli.bench.compare import bench_compare
+from llm2clip_search.cli.bench.datasets import bench_datasets
+from llm2clip_search.cli.bench.evaluation import bench_evaluation
+from llm2clip_search.cli.bench.failures import bench_failures
+from llm2clip_search.cli.bench.lengths import bench_lengths
+from llm2clip_search.cli.bench.opening import bench_opening
+from llm2clip_search.cli.bench.report import bench_report
+from llm2clip_search.cli.bench.retrieval import bench_retrieval
+from llm2clip_search.cli.bench.speed import bench_speed
+from llm2clip_search.cli.bench.training import training
+from llm2clip_search.cli.bench.zero_shot import bench_zero_shot
+
+bench = typer.Typer(no_args_is_help=True, help="Measure recall and speed.")
+bench.command("retrieval")(bench_retrieval)
+bench.command("compare")(bench_compare)
+bench.command("report")(bench_report)
+bench.command("datasets")(bench_datasets)
+bench.command("captions")(bench_captions)
+bench.command("lengths")(bench_lengths)
+bench.command("zero-shot")(bench_zero_shot)
+bench.command("failures")(bench_failures)
+bench.command("training")(training)
+bench.command("ann")(bench_ann)
+bench.command("speed")(bench_speed)
+bench.command("opening")(bench_opening)
+bench.command("evaluation")(bench_evaluation)

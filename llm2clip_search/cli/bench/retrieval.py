@@ -1,0 +1,144 @@
+"""``llm2clip-search bench retrieval``: recall on benchmarks, beside what papers print."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.bench.measured import (
+    CacheFolder,
+    DatasetRoot,
+    NoCache,
+    SplitName,
+    demand_folder_of,
+    kept_in,
+    open_dataset,
+    warn_of_training,
+)
+from llm2clip_search.cli.options import Device, RuntimeName
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from llm2clip_search.benchmarks.datasets.base import RetrievalSet
+    from llm2clip_search.benchmarks.results import RetrievalResult
+
+
+def bench_retrieval(
+    datasets: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Data sets; bench datasets lists them.", show_default=False)
+    ],
+    root: DatasetRoot,
+    model: Annotated[str, typer.Option(help="As for query.")] = "nano",
+    split: SplitName = "",
+    langs: Annotated[
+        str, typer.Option(help="Languages, with commas, or all. Default: the data set's first.", show_default=False)
+    ] = "",
+    captions_per_image: Annotated[
+        str, typer.Option(help="all, or at most this many of each image, the first ones.")
+    ] = "all",
+    joined: Annotated[
+        int, typer.Option(min=0, help="Ask one long caption an image, made of this many of its own; 0: each by itself.")
+    ] = 0,
+    lower_case: Annotated[
+        bool | None,
+        typer.Option(
+            "--lower-case/--as-written",
+            help="Lower-case captions. Default: for SigLIP 2, which was trained so.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write one JSON object a language here; compare and report read it.", show_default=False),
+    ] = None,
+    against: Annotated[
+        Literal["paper"] | None, typer.Option(help="Put published figures below ours.", show_default=False)
+    ] = None,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
+    runtime: RuntimeName = "auto",
+    device: Device = "auto",
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a language.")] = False,
+) -> None:
+    """Recall@1, 5, 10 both ways, by CLIP_benchmark's definition, with 95 % intervals.
+
+    A run that was stopped goes on where it was: embeddings are kept by encoder and data.
+
+    [dim]llm2clip-search bench retrieval flickr8k --root ./flickr8k --langs en,de --out nano.json[/dim]
+    """
+    from llm2clip_search.benchmarks.results import write_results
+    from llm2clip_search.benchmarks.retrieval import measure_retrieval
+    from llm2clip_search.encoders import load_encoder
+
+    if out is not None:
+        demand_folder_of(out)
+    sets = [
+        _as_asked(open_dataset(name, root, split=split, langs=langs), captions_per_image, joined) for name in datasets
+    ]
+    encoder = load_encoder(model, runtime=runtime, device=device)
+    results: list[RetrievalResult] = []
+    with console.progress_bars() as report:
+        for found in sets:
+            for result in measure_retrieval(
+                encoder,
+                found,
+                captions_per_image=f"joined {joined}" if joined else captions_per_image,
+                lower_case=lower_case,
+                trained_on=warn_of_training(encoder, found),
+                cache=kept_in(cache, no_cache),
+                report=report,
+            ):
+                results.append(result)
+                if json_output:
+                    with console.results():
+                        print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
+                if out is not None:
+                    write_results(out, results)  # after each, so that a run that is stopped leaves what it had
+    if not json_output:
+        with console.results():
+            console.out.print(_table(results, against=against is not None))
+            for note in dict.fromkeys(f"{r.dataset}: {note}" for r in results for note in r.notes):
+                console.out.print(f"[dim]{note}[/dim]")
+
+
+def _as_asked(found: "RetrievalSet", captions_per_image: str, joined: int) -> "RetrievalSet":
+    from llm2clip_search.errors import CorpusError
+
+    if joined:
+        return found.changed(lambda captions: captions.joined(joined), f"{joined} captions of an image joined into one")
+    if captions_per_image == "all":
+        return found
+    if not captions_per_image.isdecimal() or captions_per_image == "0":
+        raise CorpusError(f"--captions-per-image is all or a number from 1, not {captions_per_image!r}.")
+    count = int(captions_per_image)
+    return found.changed(lambda captions: captions.first(count), f"at most {count} captions an image, the first ones")
+
+
+def _table(results: "list[RetrievalResult]", *, against: bool) -> "Table":
+    from rich.table import Table
+
+    from llm2clip_search.benchmarks.paper import beside
+    from llm2clip_search.evaluation.metrics import KS
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("data set", "language", "captions", "images"):
+        table.add_column(column, justify="left" if column in ("data set", "language") else "right")
+    for way in ("image_retrieval", "text_retrieval"):
+        table.add_column(f"{way} R@{' / '.join(map(str, KS))}")
+    table.add_column("95 % of R@1")
+    for result in results:
+        cells = [
+            " / ".join(f"{100 * result.metrics[f'{way}_recall@{k}']:.1f}" for k in KS)
+            for way in ("image_retrieval", "text_retrieval")
+        ]
+        bounds = [result.intervals[f"{way}_recall@1"] for way in ("image_retrieval", "text_retrieval")]
+        cells.append("  ".join(f"{100 * low:.1f}-{100 * high:.1f}" for low, high in bounds))
+        name = f"{result.dataset} {result.split}" + (" (trained on)" if result.trained_on else "")
+        table.add_row(name, result.language, f"{result.captions:,}", f"{result.images:,}", *cells)
+        for figure in beside(result) if against else ():
+            printed = [figure.printed(way) for way in ("image_retrieval", "text_retrieval")]
+            table.add_row(f"[dim]  {figure.model}[/dim]", "", "", "", *printed, f"[dim]{figure.source}[/dim]")
+    return table

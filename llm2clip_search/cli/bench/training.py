@@ -1,0 +1,65 @@
+"""``llm2clip-search bench training``: stage 2 against the LLM in the loop."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.options import DataFolder, Device, RecipeName
+
+
+def training(
+    recipe: RecipeName = "nano",
+    data: DataFolder = Path(),
+    llm: Annotated[Path, typer.Option(help="Folder that train captions wrote.")] = Path("llm"),
+    captions: Annotated[Path, typer.Option(help="Caption store that train embed wrote with that LLM.")] = Path(
+        "captions"
+    ),
+    samples: Annotated[int, typer.Option(min=1, help="Images that each is trained on, at least two batches.")] = 1024,
+    device: Device = "auto",
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Train by stored caption embeddings, then with the LLM in the loop (LoRA): same data, same vision tower.
+
+    [dim]llm2clip-search bench training nano --data ./data --llm ./llm --captions ./captions[/dim]
+    """
+    from rich.table import Table
+
+    from llm2clip_search.cli.train.progress import TrainingProgress
+    from llm2clip_search.encoders.placement import pick_device
+    from llm2clip_search.training import find_recipe
+    from llm2clip_search.training.comparison import compare_training
+
+    with TrainingProgress() as report:
+        result = compare_training(
+            find_recipe(recipe),
+            root=data,
+            llm=llm,
+            store=captions,
+            samples=samples,
+            device=pick_device(device),
+            report=report,
+        )
+    if json_output:
+        with console.results():
+            print(json.dumps(result.to_dict()))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    first = next(iter(result.stage2.recall), "").partition("/")[0]
+    recalls = [name for name in result.stage2.recall if name.startswith(first) and not name.endswith(("@5", "@10"))]
+    for column in ("", "images", "s an image", "images/s", "peak memory", "before the first step", *recalls):
+        table.add_column(column, justify="right" if column else "left")
+    for run in (result.stage2, result.joint):
+        table.add_row(
+            run.method,
+            f"{run.samples:,}",
+            f"{run.seconds_per_sample:.4f}",
+            f"{run.samples_per_second:,.1f}",
+            f"{run.peak_bytes / 1e9:.2f} GB",
+            f"{run.setup_seconds:,.0f} s",
+            *(f"{run.recall[name]:.4f}" for name in recalls),
+        )
+    console.out.print(table)
+    console.out.print(f"stage 2 trains {result.ratio:.1f} times as many images a second")

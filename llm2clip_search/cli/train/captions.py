@@ -1,0 +1,46 @@
+"""``llm2clip-search train captions``: stage 1."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.options import DataFolder, Device, DryRun, RecipeName, ShardingName
+
+
+def train_captions(
+    recipe: RecipeName = "nano",
+    data: DataFolder = Path(),
+    out: Annotated[Path, typer.Option(help="Folder of the caption-tuned LLM; a run that was cut off goes on.")] = Path(
+        "llm"
+    ),
+    device: Device = "auto",
+    sharding: ShardingName = "replicate",
+    dry_run: DryRun = False,
+) -> None:
+    """Stage 1: an LLM learns that captions of one photograph mean the same.
+
+    For several GPUs start it as torchrun --nproc-per-node 8 -m llm2clip_search train captions ...
+
+    [dim]llm2clip-search train captions nano --data ./data --out ./llm[/dim]
+    """
+    from llm2clip_search.cli.train.progress import TrainingProgress
+    from llm2clip_search.training import find_recipe, stages
+    from llm2clip_search.training.runtime import distributed
+
+    chosen = find_recipe(recipe)
+    if dry_run:
+        from llm2clip_search.cli.train.estimates import print_estimate
+        from llm2clip_search.encoders.placement import pick_device
+        from llm2clip_search.training.dry_run import estimate_captions, measure_speed
+
+        print_estimate(estimate_captions(chosen, measure_speed(pick_device(device), bf16=chosen.captions.bf16)))
+        return
+    ranks = distributed.join(device, sharding)
+    with TrainingProgress() as report:
+        figures = stages.train_captions(chosen.captions, chosen.data, root=data, out=out, ranks=ranks, report=report)
+    if ranks.leads:
+        for name, value in figures.items():
+            console.out.print(f"dev {name} {value:.4f}")
+        console.say(f"Written to {out}; train embed runs it over all captions.")

@@ -1,0 +1,40 @@
+"""How a dry run shows itself."""
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.sizes import gigabytes
+from llm2clip_search.cli.train.progress import duration
+
+if TYPE_CHECKING:
+    from llm2clip_search.training.dry_run import Estimate
+
+
+def print_estimate(estimate: "Estimate") -> None:
+    """Parameters, memory and time of a stage, as a table on stdout."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+    table.title = f"{estimate.recipe}, train {estimate.stage}"
+    for column in ("", "all", "trained"):
+        table.add_column(column, justify="right" if column else "left")
+    for part in estimate.parts:
+        table.add_row(part.name, f"{part.parameters:,}", f"{part.trained:,}")
+    whole, trained = (sum(getattr(part, name) for part in estimate.parts) for name in ("parameters", "trained"))
+    if len(estimate.parts) > 1:
+        table.add_row("parameters", f"{whole:,}", f"{trained:,}", style="bold")
+    for name, count in estimate.memory.items():
+        table.add_row(name, gigabytes(count))
+    table.add_row("memory", gigabytes(sum(estimate.memory.values())), style="bold")
+    if estimate.disk:
+        table.add_row("caption store on disk", gigabytes(estimate.disk))
+    speed, step = estimate.speed, estimate.step_seconds
+    table.add_row(f"{estimate.samples} a step", f"{estimate.samples_per_step:,}")
+    table.add_row(f"{estimate.samples} an epoch", f"{estimate.samples_per_epoch:,}")
+    table.add_row("operations a step", f"{estimate.step_flops / 1e12:,.3g} TFLOP")
+    table.add_row(f"measured speed of {speed.device}", f"{speed.flops / 1e12:,.3g} TFLOP/s")
+    table.add_row("a step, at least", f"{step:.2f} s" if step < 10 else duration(step))
+    table.add_row("steps", f"{estimate.steps:,}")
+    table.add_row("epochs", f"{estimate.epochs:.1f}")
+    table.add_row("the run, at least", duration(estimate.run_seconds), style="bold")
+    console.out.print(table)

@@ -1,0 +1,59 @@
+"""Training images as the vision tower's pixels, decoded ahead in threads."""
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from llm2clip_search.corpora.image_files import ImageFiles
+from llm2clip_search.encoders.config import PreprocessConfig
+from llm2clip_search.encoders.images import decode_upright, open_image, to_pixels
+from llm2clip_search.errors import CorpusError, ImageError
+from llm2clip_search.training.data.augment import Augmentation
+from llm2clip_search.training.runtime.seeds import generator
+
+
+class ImagePixels:
+    """Reads, augments and resizes images; a view is a function of seed, step and row alone."""
+
+    def __init__(
+        self,
+        files: ImageFiles,
+        preprocess: PreprocessConfig,
+        augmentation: Augmentation,
+        captions: Sequence[str],
+        seed: int,
+    ) -> None:
+        """``captions`` are those of the whole caption table: an augmentation must leave what they say true."""
+        self.files, self.preprocess, self.augmentation = files, preprocess, augmentation
+        self.captions, self.seed = captions, seed
+        self._threads = ThreadPoolExecutor(thread_name_prefix="decode")
+
+    def plain(self, image_ids: Sequence[str], files: ImageFiles | None = None) -> np.ndarray:
+        """uint8 ``[n, H, W, 3]`` of images as they are."""
+        return np.stack(list(self._threads.map(lambda i: to_pixels(self._open(i, files), self.preprocess), image_ids)))
+
+    def augmented(
+        self, image_ids: Sequence[str], captions: Sequence[np.ndarray], step: int, rows: Sequence[int]
+    ) -> np.ndarray:
+        """uint8 ``[n, H, W, 3]`` of one view of each image.
+
+        Args:
+            captions: of each image the rows of the caption table that it is shown with.
+            step: with ``rows``, one number an image, what the view is drawn from.
+        """
+
+        def view(image_id: str, shown: np.ndarray, row: int) -> np.ndarray:
+            texts = [self.captions[caption] for caption in shown]
+            image = self.augmentation(self._open(image_id), texts, generator(self.seed, step, "augment", int(row)))
+            return to_pixels(image, self.preprocess)
+
+        return np.stack(list(self._threads.map(view, image_ids, captions, rows)))
+
+    def _open(self, image_id: str, files: ImageFiles | None = None) -> Image.Image:
+        try:
+            return decode_upright(open_image(io.BytesIO((files or self.files).read(image_id))))
+        except ImageError as error:
+            raise CorpusError(f"Training image {image_id!r} cannot be read: {error}.") from error

@@ -1,0 +1,47 @@
+"""Long captions for data that has only short ones: several people's captions of one image, joined."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from llm2clip_search.corpora.captions import join_sentences
+from llm2clip_search.training.data.captions import SCHEMA, caption_id
+from llm2clip_search.training.runtime.seeds import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongCaptions:
+    """How many are made, and of what."""
+
+    parts: tuple[int, ...] = (5,)
+    """One long caption of each image and language for every number here, of that many captions; where there
+    are fewer, of all, and of fewer than two none."""
+    langs: tuple[str, ...] = ("en",)
+    seed: int = 0
+
+
+def with_long_captions(captions: pa.Table, config: LongCaptions) -> pa.Table:
+    """The table with rows of length class ``long`` behind its own; each joins captions in an order of chance."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    langs, lengths = captions["lang"].to_pylist(), captions["length"].to_pylist()
+    for row, (image, lang) in enumerate(zip(captions["image_id"].to_pylist(), langs, strict=True)):
+        if lang in config.langs and lengths[row] == "short":
+            groups.setdefault((image, lang), []).append(row)
+    texts = captions["caption"].to_pylist()
+    rows, made = [], []
+    for number, members in enumerate(groups.values()):
+        if len(members) < 2:
+            continue
+        draw = generator(config.seed, number, "long captions")
+        for parts in config.parts:
+            chosen = draw.permutation(members)[:parts]
+            rows.append(members[0])
+            made.append(join_sentences([texts[row] for row in chosen]))
+    long = captions.take(pa.array(rows, type=pa.int64()))
+    changed = {
+        "caption": pa.array(made, type=pa.string()),
+        "caption_id": pa.array([caption_id(text) for text in made], type=pa.int64()),
+        "length": pa.array(["long"] * len(made), type=pa.string()),
+    }
+    columns = [changed.get(name, long[name]) for name in SCHEMA.names]
+    return pa.concat_tables([captions, pa.table(columns, schema=SCHEMA)])

@@ -1,0 +1,21 @@
+"""All recipes by name."""
+
+from llm2clip_search.errors import ModelError
+from llm2clip_search.training.recipes.nano import NANO
+from llm2clip_search.training.recipes.paper import PUBLISHED
+from llm2clip_search.training.recipes.recipe import Recipe
+
+RECIPES = {recipe.name: recipe for recipe in (NANO, *PUBLISHED)}
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if name not in RECIPES:
+        raise ModelError(
+            f"There is no recipe {name!r}; 'llm2clip-search train recipes' lists the {len(RECIPES)} there are."
+        )
+    return RECIPES[name]

@@ -1,0 +1,188 @@
+"""Pictures of a run: ``training.png``, its curves, and ``similarity.png``, how well dev pairs stand apart."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from llm2clip_search.base.plotting import (
+    COLOURS,
+    DASHED,
+    FAINT,
+    GREY,
+    INK,
+    LINE,
+    PANEL,
+    colours_of,
+    panels,
+    title,
+)
+from llm2clip_search.training.runtime.metrics_log import headlines, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class Similarities(NamedTuple):
+    """Cosine similarities of dev pairs, float32 ``[n]`` each."""
+
+    matching: np.ndarray
+    others: np.ndarray
+
+    @classmethod
+    def between(
+        cls, queries: np.ndarray, gallery: np.ndarray, query_of: np.ndarray, gallery_of: np.ndarray
+    ) -> "Similarities":
+        """Every query with every gallery item; those of one image match.
+
+        Args:
+            queries: float32 ``[q, dim]``, unit.
+            gallery: float32 ``[g, dim]``, unit.
+            query_of: int64 ``[q]``, the image of each.
+            gallery_of: int64 ``[g]``, likewise.
+        """
+        scores, match = queries @ gallery.T, query_of[:, None] == gallery_of[None, :]
+        return cls(scores[match], scores[~match])
+
+
+def plot_run(out: Path, similarities: Similarities | None = None) -> list[Path]:
+    """Draw ``out/training.png`` from ``out/metrics.jsonl``, and ``out/similarity.png``; returns what was written.
+
+    Nothing to draw, such as no similarities or a log without a step, is no picture. Without matplotlib a note
+    on stderr says how to get it, and there are none.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("No plots without matplotlib: pip install 'llm2clip-search[train]'", file=sys.stderr)
+        return []
+    lines = read_metrics(out / "metrics.jsonl")
+    pictures: dict[str, Figure] = {}
+    if any(line.get("loss") is not None for line in lines):
+        pictures["training.png"] = _curves(lines)
+    if similarities is not None and similarities.matching.size and similarities.others.size:
+        pictures["similarity.png"] = _histogram(similarities)
+    for name, figure in pictures.items():
+        figure.savefig(out / name)
+    return [out / name for name in pictures]
+
+
+def _curves(lines: list[dict[str, Any]]) -> "Figure":
+    from matplotlib.ticker import MaxNLocator
+
+    names = dict.fromkeys(n for line in lines for n, v in line.items() if n.startswith("dev/") and v is not None)
+    dev = {name: _series(lines, f"dev/{name}") for name in headlines(name.removeprefix("dev/") for name in names)}
+    heights = [PANEL, PANEL / 2] + ([max(PANEL, LINE * (len(dev) + 1))] if dev else [])
+    figure, rows = panels(heights)
+    drawn = [row[0] for row in rows]
+    _loss(drawn[0], *_series(lines, "loss"))
+    steps, rates = _series(lines, "learning_rate")
+    drawn[1].plot(steps, rates, color=INK, linewidth=1.5)
+    drawn[1].set_ylim(bottom=0)
+    drawn[1].yaxis.set_major_locator(MaxNLocator(3))
+    drawn[1].yaxis.set_major_formatter("{x:.2g}")
+    title(drawn[1], "Learning rate", f"peak {rates.max():.2g}" if len(rates) else "")
+    if dev:
+        _dev(drawn[2], dev, heights[2])
+    drawn[-1].set_xlabel("step")
+    drawn[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 2.5, 5, 10]))
+    drawn[-1].xaxis.set_major_formatter("{x:,.0f}")
+    return figure
+
+
+def _loss(panel: "Axes", steps: np.ndarray, losses: np.ndarray) -> None:
+    smooth = _smoothed(losses)
+    panel.plot(steps, losses, color=FAINT, linewidth=1)
+    panel.plot(steps, smooth, color=COLOURS[0], linewidth=2)
+    if smooth.min() > 0 and smooth.max() > 10 * smooth.min():
+        panel.set_yscale("log")
+    end = panel.get_yaxis_transform()
+    panel.text(1.015, smooth[-1], f"smoothed  {smooth[-1]:#.3g}", color=COLOURS[0], va="center", transform=end)
+    title(panel, "Loss", "each step, and smoothed")
+
+
+def _dev(panel: "Axes", dev: dict[str, tuple[np.ndarray, np.ndarray]], height: float) -> None:
+    """A line a figure, its name and last value at its end instead of a legend.
+
+    The first figure decides which weights are kept.
+    """
+    colours = colours_of(list(dev))
+    for name, (steps, values) in dev.items():
+        panel.plot(steps, values, color=colours[name], linewidth=1.5, marker="o", markersize=3.5)
+    panel.margins(y=0.08)
+    bottom, top = panel.get_ylim()
+    last = {name: float(values[-1]) for name, (_, values) in dev.items()}
+    ends = {name: (value - bottom) / (top - bottom) for name, value in last.items()}
+    for name, place in _apart(ends, LINE / height).items():
+        text = f"{_readable(name)}  {last[name]:.3f}"
+        panel.text(1.015, place, text, color=colours[name], va="center", transform=panel.transAxes)
+    first, (steps, values) = next(iter(dev.items()))
+    kept = steps[values.argmax()]
+    panel.axvline(kept, color=GREY, linewidth=1, linestyle=DASHED, zorder=0)
+    title(panel, "Dev", f"kept: step {kept:,.0f}, best in {_readable(first)}")
+
+
+def _histogram(similarities: Similarities) -> "Figure":
+    figure, ((panel,),) = panels([1.4 * PANEL])
+    both = np.concatenate(similarities)
+    edges = np.linspace(both.min(), max(both.max(), both.min() + 1e-3), 81)
+    named = {"matching": similarities.matching, "not matching": similarities.others}
+    colours = {"matching": COLOURS[0], "not matching": GREY}
+    densities = {name: np.histogram(part, edges, density=True)[0] for name, part in named.items()}
+    top = max(float(density.max()) for density in densities.values())
+    medians = {name: float(np.median(part)) for name, part in named.items()}
+    # The lower median is labelled to its left, the higher one to its right: labels never meet.
+    for name, side in zip(sorted(named, key=medians.__getitem__), ("right", "left"), strict=True):
+        colour, median = colours[name], medians[name]
+        panel.stairs(densities[name], edges, fill=True, color=colour, alpha=0.35)
+        panel.stairs(densities[name], edges, color=colour, linewidth=1.5)
+        panel.vlines(median, 0, 1.2 * top, color=colour, linewidth=1.5, linestyle=DASHED)
+        panel.annotate(
+            f"{name}\nmedian {median:.2f}\n{len(named[name]):,} pairs",
+            (median, 1.2 * top),
+            xytext=(-6 if side == "right" else 6, 0),
+            textcoords="offset points",
+            ha=side,
+            va="top",
+            color=colour,
+        )
+    panel.set_ylim(0, 1.25 * top)
+    panel.set_yticks([])
+    panel.spines["left"].set_visible(False)
+    panel.set_xlabel("cosine similarity")
+    title(panel, "Similarity of dev pairs", "each kind scaled to the same area")
+    return figure
+
+
+def _readable(name: str) -> str:
+    return name.replace("_recall@", " R@").replace("_", " ")
+
+
+def _series(lines: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values, float64 each, of a figure where it was written as a number."""
+    found = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    steps, values = np.array(found, dtype=np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Centred mean under a bell a fifteenth of the run wide; at the ends over what there is, so it does not lag."""
+    width = max(1, len(values) // 15)
+    bell = np.hanning(width + 2)[1:-1]
+    smooth: np.ndarray = np.convolve(values, bell, "same") / np.convolve(np.ones(len(values)), bell, "same")
+    return smooth
+
+
+def _apart(places: dict[str, float], gap: float) -> dict[str, float]:
+    """Places in [0, 1] moved up until neighbours are ``gap`` apart, and down again where the top is passed."""
+    names = sorted(places, key=places.__getitem__)
+    found = np.array([places[name] for name in names])
+    for row in range(1, len(found)):
+        found[row] = max(found[row], found[row - 1] + gap)
+    limit = 1.0
+    for row in range(len(found) - 1, -1, -1):
+        found[row] = min(found[row], limit)
+        limit = found[row] - gap
+    return dict(zip(names, found.tolist(), strict=True))

@@ -1,0 +1,187 @@
+"""Stage 1: an LLM learns that captions of one photograph mean the same (Huang et al., section 3.1).
+
+LoRA updates of a decoder with bidirectional attention, supervised InfoNCE over pairs of captions of
+one photograph, every other photograph of the batch a negative.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.llm import CaptionLLM, load_llm
+from llm2clip_search.encoders.tokenization import LLMTokenizer
+from llm2clip_search.evaluation.caption_retrieval import caption_retrieval, queries_and_gallery
+from llm2clip_search.training.data.pairs import CaptionPairs, Instructions, PairBatch
+from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.gradcache import backward_in_parts, by_length, embed_by_length
+from llm2clip_search.training.runtime.loop import Group, LoopRecipe
+from llm2clip_search.training.runtime.plots import Similarities
+from llm2clip_search.training.runtime.seeds import generator, seed_torch
+from llm2clip_search.training.runtime.sharding import place
+from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, lora_tensors
+from llm2clip_search.training.tasks.losses import demand_negatives, info_nce
+
+STATISTICS = 4096
+"""Captions that the statistics of pooled states are taken from."""
+EVALUATION_BATCH = 128
+"""Captions that go through the LLM at a time where no gradient is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionLLMRecipe:
+    """Stage 1, all of it but the data."""
+
+    text: TextConfig
+    lora: LoraRecipe
+    loop: LoopRecipe
+    batch_size: int
+    """Pairs a step, over all ranks."""
+    micro_batch: int
+    """Captions that go through the LLM at a time, of similar length."""
+    gradient_cache: bool = False
+    """Embed twice and hold the graph of one micro-batch only; see `gradcache`."""
+    gradient_checkpointing: bool = False
+    temperature: float = 0.05
+    lang_weights: Mapping[str, float]
+    """Of drawing a batch's language, for queries and for positives; unnamed languages have weight 1."""
+    instructions: Instructions = field(default_factory=Instructions)
+    bf16: bool = True
+    max_train_tokens: int = 128
+    """A training caption is cut here."""
+
+
+class CaptionLLMTask:
+    """What one step of stage 1 computes; see `loop.Task`."""
+
+    def __init__(
+        self,
+        recipe: CaptionLLMRecipe,
+        pairs: CaptionPairs,
+        *,
+        tokenizer: Path,
+        dev: tuple[Sequence[str], np.ndarray] | None,
+        ranks: Ranks,
+    ) -> None:
+        assert recipe.text.weights is not None, "an LLM text tower names its weights"
+        self.recipe, self.pairs, self.dev, self.ranks = recipe, pairs, dev, ranks
+        self.samples_per_step = 2 * recipe.batch_size
+        self.tokenize = LLMTokenizer(tokenizer, recipe.text)
+        self.llm = CaptionLLM(load_llm(recipe.text.weights), recipe.text)
+        add_lora(self.llm.model, recipe.lora, recipe.loop.seed)
+        if ranks.device == "cpu":
+            # torch's fused CPU kernel takes twice as long as plain products on captions of twenty tokens.
+            self.llm.model.set_attn_implementation("eager")
+        if recipe.gradient_checkpointing:
+            self.llm.model.gradient_checkpointing_enable({"use_reentrant": False})
+        place(self.llm, self.llm.model.layers, ranks)
+        self.llm.train()
+        if recipe.text.standardised:
+            self._standardise()
+
+    @torch.no_grad()
+    def _standardise(self) -> None:
+        """Take the statistics of the untuned LLM's states; they stay as they are."""
+        draws = generator(self.recipe.loop.seed, 0, "statistics")
+        rows = draws.choice(len(self.pairs.texts), size=min(STATISTICS, len(self.pairs.texts)), replace=False)
+        texts = [self.pairs.texts[row] for row in rows]
+        parts, _ = by_length(self.tokenize.count(texts), -(-len(texts) // EVALUATION_BATCH))
+        states = torch.cat([self._pooled([texts[row] for row in part.tolist()]) for part in parts])
+        self.llm.mean.copy_(states.mean(dim=0))
+        self.llm.std.copy_(states.std(dim=0) + 1e-4)
+
+    def groups(self) -> list[Group]:
+        return [Group(parameters={n: p for n, p in self.llm.named_parameters() if p.requires_grad})]
+
+    def backward(self, step: int) -> dict[str, float]:
+        batch = self.pairs.draw(step, self.recipe.batch_size)
+        demand_negatives(batch.query_photos)
+        count, total = len(batch.queries), len(batch.gallery)
+        own, negatives = self.ranks.slice(count), self.ranks.slice(total - count)
+        positives = batch.gallery[:count]
+        local = [*batch.queries[own], *positives[own], *batch.gallery[count:][negatives]]
+        said = [*batch.instructions[own], *[""] * (len(local) - len(batch.queries[own]))]
+        number = self.ranks.parts(count, count, total - count, size=self.recipe.micro_batch)
+        parts, inverse = by_length(self.tokenize.count(local), number)
+        queries = len(batch.queries[own])
+
+        def encode(part: int) -> torch.Tensor:
+            seed_torch(self.recipe.loop.seed, step, "dropout", self.ranks.rank, part)
+            rows = parts[part].tolist()
+            return self.embed([local[row] for row in rows], [said[row] for row in rows])
+
+        def loss_of(embedded: torch.Tensor) -> torch.Tensor:
+            embedded = embedded[inverse.to(embedded.device)]
+            query = self.ranks.gather(embedded[:queries], count)
+            gallery = self.ranks.gather(embedded[queries : 2 * queries], count)
+            if total > count:
+                gallery = torch.cat([gallery, self.ranks.gather(embedded[2 * queries :], total - count)])
+            return self._loss(batch, query, gallery)
+
+        loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
+        return {"loss": float(loss)}
+
+    def _loss(self, batch: PairBatch, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+        """InfoNCE both ways; what describes the query's photograph too is no negative."""
+        scale, count = 1.0 / self.recipe.temperature, len(queries)
+        same = batch.same().to(queries.device)
+        forward = info_nce(queries, gallery, scale, same)
+        backward = info_nce(gallery[:count], queries, scale, same[:, :count].T)
+        return (forward + backward) / 2.0
+
+    def embed(self, texts: Sequence[str], instructions: Sequence[str] | None = None) -> torch.Tensor:
+        """Unit vectors float32 ``[n, width]``."""
+        return F.normalize(self._pooled(texts, instructions), dim=-1)
+
+    def _pooled(self, texts: Sequence[str], instructions: Sequence[str] | None = None) -> torch.Tensor:
+        tokens = self.tokenize(texts, instructions if instructions and any(instructions) else None)
+        ids, attention, pooling = (torch.from_numpy(array[:, : self.recipe.max_train_tokens]) for array in tokens)
+        device = self.ranks.device
+        with autocast(device, self.recipe.bf16):
+            pooled: torch.Tensor = self.llm(ids.to(device), attention.to(device), pooling.to(device))
+        return pooled.float()
+
+    def evaluate(self) -> dict[str, float]:
+        """Caption retrieval accuracy on dev; see `benchmarks.caption_retrieval`."""
+        if self.dev is None:
+            return {}
+        return {"caption_retrieval": caption_retrieval(self.embed_dev(), self.dev[1])}
+
+    def similarities(self) -> Similarities | None:
+        """Of dev's captions that ask and that answer in `evaluate`; None without a dev split."""
+        if self.dev is None:
+            return None
+        vectors, image_of = self.embed_dev(), self.dev[1]
+        asks, answers = queries_and_gallery(image_of)
+        return Similarities.between(vectors[asks], vectors[answers], image_of[asks], image_of[answers])
+
+    @torch.no_grad()
+    def embed_dev(self) -> np.ndarray:
+        """Unit vectors float32 ``[n, width]`` of dev's captions."""
+        assert self.dev is not None, "asked for only where there is a dev split"
+        texts, _ = self.dev
+        self.llm.eval()
+        lengths = self.tokenize.count(texts)
+        vectors = embed_by_length(lengths, EVALUATION_BATCH, lambda rows: self.embed([texts[row] for row in rows]))
+        self.llm.train()
+        out: np.ndarray = vectors.cpu().numpy()
+        return out
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What was trained, as a model folder names it; every rank must ask."""
+        tensors = {f"text.lora.{name}": tensor for name, tensor in lora_tensors(self.llm.model).items()}
+        if self.recipe.text.standardised:
+            tensors |= {"text.states.mean": self.llm.mean.cpu(), "text.states.std": self.llm.std.cpu()}
+        return tensors
+
+
+def autocast(device: str, bf16: bool) -> AbstractContextManager[Any]:
+    """bfloat16 products where asked for; weights and optimiser stay in float32."""
+    kind = device.partition(":")[0]
+    return torch.autocast(kind, dtype=torch.bfloat16) if bf16 else nullcontext()

@@ -1,0 +1,362 @@
+"""Stage 2: a vision tower and an adaptor learn from stored caption embeddings with the CLIP loss.
+
+The LLM never runs here (Huang et al., section 3.2): captions come from a caption store, so that a step
+costs what its images cost, however large the LLM is.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.nn import functional as F
+
+from llm2clip_search.corpora.image_files import ImageFiles
+from llm2clip_search.encoders.config import ModelConfig
+from llm2clip_search.encoders.placement import TowerName
+from llm2clip_search.encoders.querybank import QuerybankNorm
+from llm2clip_search.encoders.vision import build_vision_tower
+from llm2clip_search.evaluation.metrics import retrieval_recalls
+from llm2clip_search.training.data.augment import Augmentation
+from llm2clip_search.training.data.caption_store import CaptionStore
+from llm2clip_search.training.data.image_captions import ImageCaptions, Joined, Shown
+from llm2clip_search.training.data.image_pixels import ImagePixels
+from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.gradcache import backward_in_parts
+from llm2clip_search.training.runtime.loop import Group, LoopRecipe, Report, digest
+from llm2clip_search.training.runtime.plots import Similarities
+from llm2clip_search.training.runtime.seeds import generator, seed_torch
+from llm2clip_search.training.runtime.sharding import place
+from llm2clip_search.training.tasks.heads import Heads
+from llm2clip_search.training.tasks.keeping import Keep, demand_clip_space, distillation
+from llm2clip_search.training.tasks.losses import clip_loss, demand_negatives, shared_positives, siglip_loss
+from llm2clip_search.training.tasks.vision_features import VisionFeatures
+from llm2clip_search.training.tasks.vision_training import (
+    VisionTraining,
+    blocks_of,
+    mark_trained,
+    trained_groups,
+    trained_tensors,
+)
+
+STATISTICS = 1024
+"""Images that the statistics of vision features are taken from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecipe:
+    """Stage 2, all of it but the data and the LLM."""
+
+    model: ModelConfig
+    """What is made; its text tower's LLM is replaced by the caption store's."""
+    loop: LoopRecipe
+    batch_size: int
+    """Images a step, over all ranks."""
+    micro_batch: int
+    """Images that go through the vision tower at a time."""
+    gradient_cache: bool = False
+    """Embed twice and hold the graph of one micro-batch only; see `gradcache`."""
+    loss: Literal["clip", "siglip"] = "clip"
+    temperature: float = 0.07
+    """At the start; learnt, and never below 0.01."""
+    captions_per_image: int = 1
+    """Captions of an image that a step compares it with, each within a batch of its own: the images are
+    embedded once for all of them."""
+    long_ratio: float = 0.5
+    """Share of long captions where an image has both classes."""
+    lang_weights: Mapping[str, float] = field(default_factory=dict)
+    """Of drawing a caption of a language; unnamed languages have weight 1."""
+    vision: VisionTraining = field(default_factory=VisionTraining)
+    keep: Keep | None = None
+    """How what CLIP knew is kept; None lets it go."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    kept_views: int = 0
+    """Views of an image that pass the frozen start of the vision tower once, before training; a step shows
+    one of them. 0 draws a new view, and runs the whole tower, every time."""
+    vision_dropout: float = 0.0
+    """On the vision tower's features."""
+    text_dropout: float = 0.0
+    """In the adaptor's blocks and before its projection."""
+    querybank_size: int = 2000
+    """Training images that the model's `querybank` is made of, where it has one, and a caption of each: a long one
+    if there is any. Long captions gain most from it; banks of short ones, or of all, help them less."""
+    caption_noise: float = 0.0
+    """Deviation of Gaussian noise added to caption embeddings, in units of their own deviation."""
+    bf16: bool = False
+    max_missing: float = 0.01
+    """Share of images without captions, and of captions without images, that is skipped."""
+
+    def __post_init__(self) -> None:
+        if self.model.querybank and self.querybank_size < 1:
+            raise ValueError(f"querybank_size is {self.querybank_size}, but the model's querybank needs at least 1")
+        if self.keep is not None:
+            demand_clip_space(self.model, self.keep, self.loop.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dev:
+    """What checkpoints are judged by."""
+
+    files: ImageFiles
+    image_ids: list[str]
+    captions: dict[str, tuple[np.ndarray, np.ndarray]]
+    """By language: float16 embeddings ``[n, width]``, and int64 ``[n]`` places in ``image_ids``. The first
+    language decides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipData:
+    """What is trained on, and what by."""
+
+    files: ImageFiles
+    joined: Joined
+    captions: pa.Table
+    """See `captions.SCHEMA`; the table that ``joined`` counts the rows of."""
+    store: CaptionStore
+    dev: Dev | None
+
+
+class ClipTask:
+    """What one step of stage 2 computes; see `loop.Task`."""
+
+    def __init__(
+        self,
+        recipe: ClipRecipe,
+        data: ClipData,
+        *,
+        ranks: Ranks,
+        scratch: Path,
+        report: Report,
+    ) -> None:
+        """``scratch`` is a folder for what may be computed once and is of no use afterwards."""
+        joined, captions, store = data.joined, data.captions, data.store
+        self.recipe, self.store, self.dev, self.ranks = recipe, store, data.dev, ranks
+        self.data = ImageCaptions(
+            joined,
+            captions,
+            batch_size=recipe.batch_size,
+            captions_per_image=recipe.captions_per_image,
+            long_ratio=recipe.long_ratio,
+            lang_weights=recipe.lang_weights,
+            seed=recipe.loop.seed,
+        )
+        self.samples_per_step = self.data.batch_size
+        self.caption_ids = captions["caption_id"].to_numpy()
+        self.places = store.places(self.caption_ids)
+        self.is_long = np.array(captions["length"].to_pylist()) == "long"
+        model = recipe.model
+        without_projection = replace(model.vision, projection=False)
+        tower = build_vision_tower(without_projection, dim=model.tower_dim, folder=None, tensors={}).to(ranks.device)
+        mark_trained(tower.backbone, recipe.vision, recipe.loop.seed)
+        remembers = recipe.keep is not None and recipe.keep.vision > 0.0
+        original = copy.deepcopy(tower.backbone) if remembers else None  # a sharded tower cannot be copied
+        place(tower.backbone, blocks_of(tower.backbone), ranks)
+        self.vision_groups = trained_groups(tower.backbone, recipe.vision)
+        pixels = ImagePixels(
+            data.files, model.vision.preprocess, recipe.augmentation, captions["caption"].to_pylist(), recipe.loop.seed
+        )
+        self.vision = VisionFeatures(tower, joined, pixels, micro_batch=recipe.micro_batch, bf16=recipe.bf16)
+        if original is not None:
+            self.vision.remember(original)
+        sample = self.vision.of(joined.image_ids[:STATISTICS])
+        self.caption_width = store.info.width - (0 if model.text.clip else store.info.clip_width)
+        assert model.text.adaptor is not None, "a recipe's model has an adaptor"
+        torch.manual_seed(recipe.loop.seed)
+        self.heads = Heads(
+            sample,
+            self.caption_width,
+            model.tower_dim,
+            model.text.adaptor,
+            temperature=recipe.temperature,
+            projects=model.vision.projection,
+            vision_dropout=recipe.vision_dropout,
+            text_dropout=recipe.text_dropout,
+        ).to(ranks.device)
+        if recipe.kept_views:
+            self._keep_views(scratch, report)
+
+    def _keep_views(self, scratch: Path, report: Report) -> None:
+        recipe = self.recipe
+        made_of = [recipe.kept_views, recipe.loop.seed, asdict(recipe.augmentation), asdict(recipe.vision)]
+        name = digest([*made_of, asdict(recipe.model.vision), self.vision.joined.image_ids])
+        path = scratch / f"views-{name}.npy"
+        if self.ranks.leads:
+            self.vision.keep(recipe.kept_views, path, report)
+        self.ranks.barrier()
+        self.vision.keep(recipe.kept_views, path, report)
+
+    def groups(self) -> list[Group]:
+        heads = dict(self.heads.named_parameters(prefix="heads"))
+        # Every rank sees the whole gradient of what only the gathered loss uses.
+        complete = {name: heads.pop(name) for name in ("heads.log_scale", "heads.bias")}
+        return [*self.vision_groups, Group(parameters=heads), Group(parameters=complete, complete=True)]
+
+    def backward(self, step: int) -> dict[str, float]:
+        shown = self.data.draw(step)
+        count, own = len(shown.images), self.ranks.slice(len(shown.images))
+        demand_negatives(torch.from_numpy(shown.images))
+        number = self.ranks.parts(count, size=self.recipe.micro_batch)
+        parts = np.array_split(np.arange(own.start, own.stop), number)
+        captions = self._captions(shown, own, step)
+        self.heads.train()
+        keep = self.recipe.keep
+        if keep is not None and step < keep.text_steps:
+            return self._learn_clip_texts(keep, captions, shown, own, step)
+        originals: dict[int, torch.Tensor] = {}
+
+        def encode(part: int) -> torch.Tensor:
+            seed_torch(self.recipe.loop.seed, step, "image dropout", int(parts[part][0]))
+            started = self.vision.started(shown, parts[part], step)
+            if keep is not None and keep.vision and part not in originals:
+                originals[part] = F.normalize(self.vision.original(started), dim=-1)
+            return self.heads.images(self.vision.features(started))
+
+        def loss_of(images: torch.Tensor) -> torch.Tensor:
+            # The adaptor runs within the loss: its own graph is small, and the images' is held or cached.
+            seed_torch(self.recipe.loop.seed, step, "caption dropout", own.start)
+            everyone = self.ranks.gather(images, count)
+            losses = [
+                self._loss(everyone, self.ranks.gather(self.heads.captions(embedded), count), rows)
+                for embedded, rows in zip(captions, shown.captions.T, strict=True)
+            ]
+            loss = torch.stack(losses).mean()
+            if keep is not None and keep.vision:
+                before = torch.cat([originals[part] for part in range(len(parts))])
+                loss = loss + keep.vision * distillation(everyone, self.ranks.gather(before, count), keep.structure)
+            return loss
+
+        loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
+        return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
+
+    def _learn_clip_texts(
+        self, keep: Keep, captions: list[torch.Tensor], shown: Shown, own: slice, step: int
+    ) -> dict[str, float]:
+        """A step of the warm-up: the adaptor alone, towards what CLIP's text tower gives the same captions."""
+        count = len(shown.images)
+        seed_torch(self.recipe.loop.seed, step, "caption dropout", own.start)
+        losses = []
+        for embedded, rows in zip(captions, shown.captions[own].T, strict=True):
+            stored = torch.from_numpy(self.store.rows(self.places[rows])[:, -self.store.info.clip_width :])
+            clip = F.normalize(stored.float().to(self.ranks.device), dim=-1)
+            learnt = self.ranks.gather(self.heads.captions(embedded), count)
+            losses.append(distillation(learnt, self.ranks.gather(clip, count), keep.structure))
+        loss = torch.stack(losses).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return {"loss": float(loss.detach()), "temperature": float(1.0 / self.heads.scale.detach())}
+
+    def _loss(self, images: torch.Tensor, captions: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """Equal captions of two images are no negatives of each other."""
+        same = shared_positives(torch.from_numpy(self.caption_ids[rows])).to(images.device)
+        if self.recipe.loss == "siglip":
+            return siglip_loss(images, captions, self.heads.scale, self.heads.bias, same)
+        return clip_loss(images, captions, self.heads.scale, same)
+
+    def _captions(self, shown: Shown, own: slice, step: int) -> list[torch.Tensor]:
+        """Stored embeddings of this rank's captions, one tensor ``[n, width]`` for each of an image's captions."""
+        out = []
+        for number, rows in enumerate(shown.captions[own].T):
+            vectors = torch.from_numpy(self.store.rows(self.places[rows])[:, : self.caption_width]).float()
+            if self.recipe.caption_noise:
+                noise = generator(self.recipe.loop.seed, step, "caption noise", number, own.start)
+                normal = torch.from_numpy(noise.standard_normal(vectors.shape, dtype=np.float32))
+                vectors = vectors + self.recipe.caption_noise * vectors.std(dim=1, keepdim=True) * normal
+            out.append(vectors.to(self.ranks.device))
+        return out
+
+    def evaluate(self) -> dict[str, float]:
+        """Recalls on dev, language by language; the mean of the first one's comes first and decides."""
+        if self.dev is None:
+            return {}
+        images, captions = self._dev_vectors(self.dev.captions)
+        figures: dict[str, float] = {}
+        for lang, (vectors, image_of) in captions.items():
+            recalls = retrieval_recalls(images, vectors, image_of)
+            figures[f"{lang}/mean_recall"] = sum(recalls.values()) / len(recalls)
+            figures |= {f"{lang}/{name}": value for name, value in recalls.items()}
+        return figures
+
+    @torch.no_grad()
+    def embed_dev_images(self) -> np.ndarray:
+        """Unit vectors float32 ``[n, tower_dim]`` of dev's images, before any querybank."""
+        assert self.dev is not None, "asked for only where there is a dev split"
+        self.heads.eval()
+        features = self.vision.of(self.dev.image_ids, self.dev.files, keep=True)
+        vectors: np.ndarray = self.heads.images(features).cpu().numpy()
+        return vectors
+
+    def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
+        """Unit vectors float32 ``[n, tower_dim]`` of dev's captions in a language, before any querybank, and their
+        images' places."""
+        assert self.dev is not None, "asked for only where there is a dev split"
+        embedded, image_of = self.dev.captions[lang]
+        return self._embed_stored(embedded).cpu().numpy(), image_of
+
+    def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
+        """Unit vectors float32 ``[n, tower_dim]`` of training captions, by their rows in the caption table."""
+        return self._embed_stored(self.store.rows(self.places[rows]))
+
+    @torch.no_grad()
+    def _embed_stored(self, embedded: np.ndarray) -> torch.Tensor:
+        """Rows of a caption store ``[n, store width]`` to unit vectors float32 ``[n, tower_dim]``."""
+        self.heads.eval()
+        return self.heads.captions(torch.from_numpy(embedded[:, : self.caption_width]).float().to(self.ranks.device))
+
+    @torch.no_grad()
+    def _querybank(self) -> dict[TowerName, QuerybankNorm]:
+        """What both towers' vectors are normalised by, as the heads are now; empty where the model has none."""
+        strength, joined = self.recipe.model.querybank, self.vision.joined
+        if not strength:
+            return {}
+        self.heads.eval()
+        draws, size = generator(self.recipe.loop.seed, 0, "querybank"), self.recipe.querybank_size
+        chosen = draws.permutation(len(joined.image_ids))[:size]
+        captions = self._embed_rows(np.array([self._bank_caption(draws, int(image)) for image in chosen]))
+        images = self.heads.images(self.vision.of([joined.image_ids[image] for image in chosen], keep=True))
+        scale = float(self.heads.scale)
+        return {
+            "vision": QuerybankNorm.fit("vision", strength, own=images, bank=captions, scale=scale),
+            "text": QuerybankNorm.fit("text", strength, own=captions, bank=images, scale=scale),
+        }
+
+    def _bank_caption(self, draws: np.random.Generator, image: int) -> int:
+        """Row of a caption of an image, one of its long ones if there are any."""
+        rows = self.vision.joined.groups[image]
+        long = rows[self.is_long[rows]]
+        return int(draws.choice(long if len(long) else rows))
+
+    def _dev_vectors(self, langs: Iterable[str]) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """Of dev's images and, by language, of its captions with their images' places: what an encoder will give."""
+        norms = self._querybank()
+
+        def normalised(tower: TowerName, vectors: np.ndarray) -> np.ndarray:
+            if not norms:
+                return vectors
+            out: np.ndarray = norms[tower](torch.from_numpy(vectors).to(self.ranks.device)).cpu().numpy()
+            return out
+
+        captions = {lang: self.embed_dev_captions(lang) for lang in langs}
+        return normalised("vision", self.embed_dev_images()), {
+            lang: (normalised("text", vectors), image_of) for lang, (vectors, image_of) in captions.items()
+        }
+
+    def similarities(self) -> Similarities | None:
+        """Of dev's images with the captions of the first language; None without a dev split."""
+        if self.dev is None:
+            return None
+        images, by_lang = self._dev_vectors(list(self.dev.captions)[:1])
+        ((captions, image_of),) = by_lang.values()
+        return Similarities.between(captions, images, image_of, np.arange(len(images)))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Of the model folder: heads and changed parts of the backbone, matrices halved; every rank must ask."""
+        changed = trained_tensors(self.vision.tower.backbone)
+        halves = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in changed.items()}
+        kept = {f"vision.backbone.{name}": tensor.cpu().contiguous() for name, tensor in halves.items()}
+        tensors = self.heads.tensors() | kept
+        for norm in self._querybank().values():
+            tensors |= norm.tensors()
+        return tensors

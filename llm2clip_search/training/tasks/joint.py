@@ -1,0 +1,141 @@
+"""The baseline that stage 2 is measured against: the same, but the LLM learns too, by LoRA, within every step.
+
+No caption store can serve it: each step embeds its captions anew and carries gradients through the LLM
+(Huang et al., table A4, "LoRA LLM").
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llm2clip_search.encoders.llm import CaptionLLM
+from llm2clip_search.training.recipes.recipe import Recipe
+from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.gradcache import backward_in_parts, by_length, embed_by_length
+from llm2clip_search.training.runtime.loop import Group, Report
+from llm2clip_search.training.runtime.seeds import seed_torch
+from llm2clip_search.training.tasks.caption_llm import autocast
+from llm2clip_search.training.tasks.clip import ClipData, ClipRecipe, ClipTask
+from llm2clip_search.training.tasks.llm_folder import LLMFolder
+from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora
+from llm2clip_search.training.tasks.losses import demand_negatives
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointRecipe:
+    """Stage 2, and how the LLM learns beside it."""
+
+    clip: ClipRecipe
+    lora: LoraRecipe
+    llm_scale: float
+    """Of stage 2's learning rate, for the LLM's updates."""
+    micro_batch: int
+    """Captions that go through the LLM at a time, of similar length."""
+    gradient_checkpointing: bool
+    max_train_tokens: int
+
+
+def joint_recipe(recipe: Recipe) -> JointRecipe:
+    """The baseline of a recipe: its stage 2, with the updates and the learning rate that its stage 1 gives the LLM.
+
+    Gradients are cached, as the LLM's graph over a whole batch fits no machine. What stage 2 takes from CLIP's
+    own text tower is left out: the LLM alone is compared.
+    """
+    model = recipe.clip.model
+    return JointRecipe(
+        clip=replace(
+            recipe.clip, gradient_cache=True, keep=None, model=replace(model, text=replace(model.text, clip=None))
+        ),
+        lora=recipe.captions.lora,
+        llm_scale=recipe.captions.loop.learning_rate / recipe.clip.loop.learning_rate,
+        micro_batch=recipe.captions.micro_batch,
+        gradient_checkpointing=recipe.captions.gradient_checkpointing,
+        max_train_tokens=recipe.captions.max_train_tokens,
+    )
+
+
+class JointTask(ClipTask):
+    """What one step of the baseline computes; see `loop.Task`."""
+
+    def __init__(
+        self,
+        recipe: JointRecipe,
+        data: ClipData,
+        *,
+        llm: LLMFolder,
+        dev_texts: Mapping[str, Sequence[str]],
+        ranks: Ranks,
+        scratch: Path,
+        report: Report,
+    ) -> None:
+        """``dev_texts`` are dev's captions by language, in the order of ``data.dev``."""
+        super().__init__(recipe.clip, data, ranks=ranks, scratch=scratch, report=report)
+        self.joint, self.dev_texts = recipe, dev_texts
+        self.texts: list[str] = data.captions["caption"].to_pylist()
+        embedder = llm.embedder(ranks.device)
+        assert isinstance(embedder.states, CaptionLLM), "only the LLM is asked for"
+        self.llm, self.tokenize = embedder.states, embedder.tokenize
+        add_lora(self.llm.model, recipe.lora, recipe.clip.loop.seed)
+        if recipe.gradient_checkpointing:
+            self.llm.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def groups(self) -> list[Group]:
+        updates = {f"llm.{name}": p for name, p in self.llm.named_parameters() if p.requires_grad}
+        return [*super().groups(), Group(parameters=updates, scale=self.joint.llm_scale)]
+
+    def backward(self, step: int) -> dict[str, float]:
+        shown = self.data.draw(step)
+        count, own = len(shown.images), self.ranks.slice(len(shown.images))
+        demand_negatives(torch.from_numpy(shown.images))
+        size = own.stop - own.start
+        images = np.array_split(np.arange(own.start, own.stop), -(-size // self.recipe.micro_batch))
+        # The first caption of every image, then the second of every image.
+        said = [self.texts[row] for row in shown.captions[own].T.reshape(-1)]
+        captions, inverse = by_length(self.tokenize.count(said), -(-len(said) // self.joint.micro_batch))
+        self.heads.train()
+        self.llm.train()
+
+        def encode(part: int) -> torch.Tensor:
+            seed_torch(self.recipe.loop.seed, step, "joint dropout", own.start, part)
+            if part < len(images):
+                return self.heads.images(self.vision.features(self.vision.started(shown, images[part], step)))
+            rows = captions[part - len(images)].tolist()
+            return self.heads.captions(self._pooled([said[row] for row in rows]))
+
+        def loss_of(embedded: torch.Tensor) -> torch.Tensor:
+            everyone = self.ranks.gather(embedded[:size], count)
+            told = embedded[size:][inverse.to(embedded.device)].split(size)  # type: ignore[no-untyped-call]
+            losses = [
+                self._loss(everyone, self.ranks.gather(part, count), rows)
+                for part, rows in zip(told, shown.captions.T, strict=True)
+            ]
+            return torch.stack(losses).mean()
+
+        loss = backward_in_parts(encode, len(images) + len(captions), loss_of, cache=self.recipe.gradient_cache)
+        return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
+
+    def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
+        """As `ClipTask` does, by the LLM as it is now."""
+        assert self.dev is not None, "asked for only where there is a dev split"
+        return self._embed(self.dev_texts[lang]).cpu().numpy(), self.dev.captions[lang][1]
+
+    def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
+        return self._embed([self.texts[row] for row in rows])
+
+    @torch.no_grad()
+    def _embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """Unit vectors float32 ``[n, tower_dim]``."""
+        self.heads.eval()
+        self.llm.eval()
+        lengths, size = self.tokenize.count(texts), self.joint.micro_batch
+        return self.heads.captions(embed_by_length(lengths, size, lambda r: self._pooled([texts[row] for row in r])))
+
+    def _pooled(self, texts: Sequence[str]) -> torch.Tensor:
+        """float32 ``[n, width]``."""
+        tokens = (torch.from_numpy(array[:, : self.joint.max_train_tokens]) for array in self.tokenize(texts))
+        with autocast(self.ranks.device, self.recipe.bf16):
+            pooled: torch.Tensor = self.llm(*(array.to(self.ranks.device) for array in tokens))
+        return pooled.float()

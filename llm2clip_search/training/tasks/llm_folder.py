@@ -1,0 +1,126 @@
+"""A caption-tuned LLM on disk: ``llm.json``, ``model.safetensors`` (its updates), ``tokenizer.json``."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm2clip_search.base.files import file_sha256
+from llm2clip_search.encoders.config import TextConfig, text_from_mapping
+from llm2clip_search.encoders.llm import CaptionLLM
+from llm2clip_search.encoders.registry import text_fingerprint
+from llm2clip_search.encoders.text import FusedStates, load_states
+from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
+from llm2clip_search.errors import ModelError
+from llm2clip_search.training.runtime.gradcache import embed_by_length
+
+SCHEMA_VERSION = 1
+EMBED_BATCH = 128
+
+
+@dataclass(frozen=True)
+class LLMFolder:
+    """What stage 1 wrote."""
+
+    folder: Path
+    text: TextConfig
+    """Without adaptor and CLIP text tower: stage 2 adds them."""
+    fingerprint: str
+    """16 hex digits, equal if and only if two LLMs give the same embeddings."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Of ``model.safetensors``, names as in a model folder."""
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / "model.safetensors")
+
+    def embedder(self, device: str, clip: TextConfig | None = None) -> "CaptionEmbedder":
+        """The LLM, loaded with its updates merged; with ``clip`` that text tower's embedding behind its state.
+
+        Raises:
+            ModelError: weights that cannot be fetched or do not fit.
+        """
+        text = replace(self.text, clip=clip)
+        own = {name.removeprefix("text."): tensor for name, tensor in self.tensors().items()}
+        states = load_states(text, folder=self.folder, tensors=own).to(device).eval()
+        return CaptionEmbedder(states, caption_tokenizer(text, self.folder), device)
+
+
+@dataclass(frozen=True)
+class CaptionEmbedder:
+    """Captions to what an adaptor reads: the LLM's pooled states, not normalised where they stand alone."""
+
+    states: CaptionLLM | FusedStates
+    tokenize: CaptionTokenizer
+    device: str
+
+    @property
+    def width(self) -> int:
+        return self.states.width
+
+    @property
+    def clip_width(self) -> int:
+        """Of the last columns, which are CLIP's."""
+        return self.states.clip.width if isinstance(self.states, FusedStates) else 0
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 ``[n, width]``."""
+        lengths = self.tokenize.count(texts)
+        pooled = embed_by_length(lengths, EMBED_BATCH, lambda rows: self._pooled([texts[row] for row in rows]))
+        vectors: np.ndarray = pooled.float().cpu().numpy()
+        return vectors
+
+    def unit(self, texts: Sequence[str]) -> np.ndarray:
+        """The same, each L2-normalised, as captions are compared with each other."""
+        vectors = self(texts)
+        unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+    def _pooled(self, texts: Sequence[str]) -> torch.Tensor:
+        tokens = self.tokenize(texts)
+        states: torch.Tensor = self.states(*(torch.from_numpy(array).to(self.device) for array in tokens))
+        return states
+
+
+def clip_identity(clip: TextConfig | None) -> str:
+    """A CLIP text tower as a caption store names it, source and fingerprint; empty for none."""
+    if clip is None:
+        return ""
+    source = f"open_clip:{clip.architecture}/{clip.weights}" if clip.library == "open_clip" else clip.weights
+    return f"{source} ({text_fingerprint(clip)})"
+
+
+def write_llm(folder: Path, text: TextConfig, tensors: dict[str, torch.Tensor]) -> None:
+    """Write all but the tokenizer; ``tensors`` are named as in a model folder."""
+    from safetensors.torch import save_file
+
+    save_file(tensors, folder / "model.safetensors")
+    value = {"schema_version": SCHEMA_VERSION, "text": asdict(text)}
+    (folder / "llm.json").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def read_llm(folder: Path) -> LLMFolder:
+    """Read ``llm.json``; weights stay on the disk.
+
+    Raises:
+        ModelError: a folder that stage 1 did not write, or not to its end.
+    """
+    path = folder / "llm.json"
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if raw["schema_version"] != SCHEMA_VERSION:
+            raise ModelError(f"{path} has schema version {raw['schema_version']}; this version reads {SCHEMA_VERSION}.")
+        text = text_from_mapping(raw["text"])
+        decisive = [raw["text"], file_sha256(folder / "model.safetensors"), file_sha256(folder / "tokenizer.json")]
+    except OSError as error:
+        missing = Path(error.filename).name if error.filename else "llm.json"
+        raise ModelError(f"{folder} is no caption-tuned LLM: it has no {missing}; train captions makes one.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} does not describe a caption-tuned LLM: {error!r}.") from error
+    return LLMFolder(folder, text, hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16])

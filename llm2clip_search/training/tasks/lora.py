@@ -1,0 +1,72 @@
+"""Low-rank updates (Hu et al., arXiv 2106.09685) while they are trained; peft holds them.
+
+Afterwards they are tensors of a model folder, see `encoders.lora`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.training.runtime.sharding import whole
+
+LLM_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers of a decoder block, as transformers names them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraRecipe:
+    """Which linear layers are updated, and how much."""
+
+    rank: int = 16
+    alpha: int = 32
+    """Updates are scaled by ``alpha / rank``."""
+    dropout: float = 0.0
+    targets: tuple[str, ...] = LLM_PROJECTIONS
+
+
+def add_lora(module: nn.Module, recipe: LoraRecipe, seed: int) -> None:
+    """Freeze the module and add trainable updates in place; they start at no change."""
+    ensure_torchvision()
+    import peft
+
+    module.requires_grad_(False)
+    torch.manual_seed(seed)
+    config = peft.LoraConfig(
+        r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=recipe.dropout, target_modules=list(recipe.targets)
+    )
+    peft.inject_adapter_in_model(config, module)
+
+
+def lora_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """``<layer>.down`` and ``<layer>.up`` of every update, float16, the scale folded in; every rank must ask."""
+    tensors = {}
+    for name, layer in _updated(module):
+        down, up = _factors(layer)
+        tensors[f"{name}.down"] = down.half().cpu().contiguous()
+        tensors[f"{name}.up"] = up.half().cpu().contiguous()
+    return tensors
+
+
+def merged_lora(module: nn.Module) -> dict[str, torch.Tensor]:
+    """``<layer>.weight`` of every updated layer, the update added; every rank must ask."""
+    tensors = {}
+    for name, layer in _updated(module):
+        down, up = _factors(layer)
+        tensors[f"{name}.weight"] = whole(layer.base_layer.weight) + up @ down
+    return tensors
+
+
+def _updated(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, layer in module.named_modules():
+        if "default" in getattr(layer, "lora_A", {}):
+            yield name, layer
+
+
+def _factors(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """``[rank, in]`` and ``[out, rank]``, the scale folded into the second."""
+    down, up = whole(layer.lora_A["default"].weight), whole(layer.lora_B["default"].weight)
+    return down, up * layer.scaling["default"]

@@ -1,0 +1,58 @@
+"""Small corpora as files: what users bring, written by the tests themselves."""
+
+import csv
+import gzip
+import io
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from llm2clip_search.training.data.captions import SCHEMA, caption_id, photo_key
+from tests.conftest import photograph
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """A CSV, TSV or gzipped one, by its suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.name.removesuffix(".gz")
+    with gzip.open(path, "wt", newline="") if path.suffix == ".gz" else path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if name.endswith(".tsv") else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    """A webdataset shard."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def jpeg(seed: int) -> bytes:
+    """An image file that no other seed gives."""
+    buffer = io.BytesIO()
+    photograph(seed).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def caption_table(rows: Sequence[tuple[str | None, str]], **columns: Sequence[object]) -> pa.Table:
+    """Image ids and captions as `read_captions` gives them; ``columns`` override what is English, short, ..."""
+    images, texts = [image for image, _ in rows], [text for _, text in rows]
+    values: dict[str, Sequence[object]] = {
+        "caption_id": [caption_id(text) for text in texts],
+        "image_id": images,
+        "photo": [photo_key(image) if image else f"text:{row}" for row, image in enumerate(images)],
+        "caption": texts,
+        "lang": ["en"] * len(rows),
+        "length": ["short"] * len(rows),
+        "source": [0] * len(rows),
+        "negative": [False] * len(rows),
+    }
+    return pa.table(values | columns, schema=SCHEMA)

@@ -1,0 +1,187 @@
+"""A stage small enough to be run many times: two towers learn which vectors belong together."""
+
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from functools import partial
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+
+from llm2clip_search.errors import ModelError
+from llm2clip_search.training.runtime import checkpoint
+from llm2clip_search.training.runtime.distributed import Ranks, Sharding, join
+from llm2clip_search.training.runtime.gradcache import backward_in_parts
+from llm2clip_search.training.runtime.loop import Group, LoopRecipe, Report, Task, run_loop
+from llm2clip_search.training.runtime.seeds import generator
+from llm2clip_search.training.runtime.sharding import place, whole
+from llm2clip_search.training.tasks.losses import clip_loss
+
+RECIPE = LoopRecipe(
+    steps=12,
+    learning_rate=0.02,
+    warmup_steps=3,
+    weight_decay=0.1,
+    clip_norm=0.5,
+    ema_decay=0.9,
+    checkpoint_every=3,
+    evaluate_every=4,
+)
+
+
+class ToyTask:
+    """Contrastive, as the real stages are; the image tower starts with a frozen layer."""
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        *,
+        batch: int = 7,
+        cache: bool = False,
+        dropout: float = 0.0,
+        poison: Mapping[int, str] | None = None,
+    ) -> None:
+        """``poison``: steps at which the ``loss`` or a ``gradient`` is NaN, or that ``stop`` the run."""
+        torch.manual_seed(0)
+        self.ranks, self.batch, self.cache, self.poison = ranks, batch, cache, poison or {}
+        self.samples_per_step = batch
+        self.steps_run = 0
+        blocks = [nn.Sequential(nn.Linear(9, 9), nn.GELU(), nn.Dropout(dropout), nn.LayerNorm(9)) for _ in range(2)]
+        self.images = nn.Sequential(nn.Linear(6, 9), *blocks, nn.Linear(9, 4))
+        self.images[0].requires_grad_(False)
+        self.texts = nn.Sequential(nn.Linear(5, 9), nn.GELU(), nn.Linear(9, 4))
+        self.log_scale = nn.Parameter(torch.tensor(1.0))
+        self.untouched = nn.Parameter(torch.ones(2, 2))
+        place(self.images, blocks, ranks)
+
+    def groups(self) -> list[Group]:
+        images = {f"images.{n}": p for n, p in self.images.named_parameters() if p.requires_grad}
+        texts = {f"texts.{n}": p for n, p in self.texts.named_parameters()}
+        return [
+            Group(parameters=images, scale=0.5),
+            Group(parameters=texts | {"untouched": self.untouched}),
+            Group(parameters={"log_scale": self.log_scale}, complete=True),
+        ]
+
+    def backward(self, step: int) -> dict[str, float]:
+        self.steps_run += 1
+        if self.poison.get(step) == "stop":
+            raise InterruptedError
+        images, texts = toy_batch(step, self.batch)
+        own = self.ranks.slice(self.batch)
+        rows = torch.arange(own.start, own.stop).tensor_split(self.ranks.parts(self.batch, size=2))
+        drawn = int(torch.randint(2**40, ()))
+
+        def encode(part: int) -> torch.Tensor:
+            torch.manual_seed(drawn + part)
+            return F.normalize(self.images(images[rows[part]]), dim=-1)
+
+        def loss_of(embedded: torch.Tensor) -> torch.Tensor:
+            everyone = self.ranks.gather(embedded, self.batch)
+            captions = self.ranks.gather(F.normalize(self.texts(texts[own]), dim=-1), self.batch)
+            return clip_loss(everyone, captions, self.log_scale.exp())
+
+        loss = backward_in_parts(encode, len(rows), loss_of, cache=self.cache)
+        if self.poison.get(step) == "gradient" and self.log_scale.grad is not None:
+            self.log_scale.grad.fill_(torch.nan)
+        return {"loss": float("nan") if self.poison.get(step) == "loss" else float(loss)}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        images, texts = toy_batch(10**6, 32)
+        self.images.eval()
+        loss = clip_loss(F.normalize(self.images(images), dim=-1), F.normalize(self.texts(texts), dim=-1), 10.0)
+        self.images.train()
+        return {"minus_loss": -float(loss)}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All that is trained, whole; every rank must ask."""
+        return {n: whole(p).clone() for group in self.groups() for n, p in group.parameters.items()}
+
+
+def toy_batch(step: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vectors ``[count, 6]`` and ``[count, 5]``: two views of the same hidden ones."""
+    draws = generator(7, step, "toy")
+    hidden, noise = draws.normal(size=(count, 6)), draws.normal(size=(count, 5))
+    return torch.from_numpy(hidden).float(), torch.from_numpy(hidden[:, :5] + 0.1 * noise).float()
+
+
+def train(
+    task: Task,
+    out: Path,
+    recipe: LoopRecipe = RECIPE,
+    *,
+    inputs: str = "toy",
+    ranks: Ranks = Ranks(),
+    report: Report = lambda *_: None,
+) -> dict[str, float]:
+    """`run_loop`, on one process and silent unless told."""
+    out.mkdir(parents=True, exist_ok=True)
+    return run_loop(task, recipe, out=out, inputs=inputs, ranks=ranks, report=report)
+
+
+# What runs in processes of its own.
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.support.toy_training"])
+
+
+def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    process = FORKS.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def train_and_die(out: Path, point: str, count: int) -> None:
+    """Kill this process by SIGKILL when ``point`` is reached for the ``count``-th time."""
+    seen = 0
+
+    def reached(name: str, *_: object) -> None:
+        nonlocal seen
+        seen += name == point
+        if seen == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.set_num_threads(1)
+    unnamed, in_place = partial(reached, "checkpoint unnamed"), partial(reached, "checkpoint in place")
+    with mock.patch("os.fsync", unnamed), mock.patch.object(checkpoint, "fsync_path", in_place):
+        train(ToyTask(Ranks(), dropout=0.2), out, report=reached)
+
+
+def train_on_ranks(rank: int, port: int, runs: list[dict[str, Any]]) -> None:
+    """One of two ranks; each of ``runs`` is `train_here`'s arguments, and leaves ``weights.pt``."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    for run in runs:
+        train_here(**run)
+    dist.destroy_process_group()
+
+
+def train_here(out: Path, *, sharding: Sharding = "replicate", poison: str | None = None, **task: Any) -> None:
+    """Train on the ranks there are and leave the weights in ``out``; with ``poison`` at step 7."""
+    ranks = join("cpu", sharding)
+    toy = ToyTask(ranks, poison={7: poison} if poison else None, **task)
+    try:
+        figures = train(toy, out, ranks=ranks)
+    except InterruptedError:
+        return
+    except ModelError as error:
+        (out / f"error-{ranks.rank}.txt").write_text(str(error))
+        return
+    weights = toy.weights()
+    if ranks.leads:
+        torch.save({"weights": weights, "figures": figures}, out / "weights.pt")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,261 @@
+"""Caption embeddings on disk: what comes back, what a kill costs, what is refused."""
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm2clip_search.base.files import replace_file
+from llm2clip_search.errors import StoreError
+from llm2clip_search.store.lock import writer_lock
+from llm2clip_search.training.data import caption_store
+from llm2clip_search.training.data.caption_store import CaptionStore, embed_captions, read_info
+from llm2clip_search.training.data.captions import caption_id
+from tests.support.corpus import caption_table
+
+TEXTS = [f"{'word ' * (n % 5)}{n}" for n in range(11)]
+
+
+def vector_of(text: str) -> np.ndarray:
+    return np.random.default_rng(caption_id(text) % 2**32).normal(size=6).astype(np.float32)
+
+
+def embed(texts: Sequence[str]) -> np.ndarray:
+    return np.stack([vector_of(text) for text in texts])
+
+
+def fill(out: Path, texts: Sequence[str] = TEXTS, **options: Any) -> int:
+    """`embed_captions` with small shards."""
+    defaults: dict[str, Any] = {
+        "embed": embed,
+        "out": out,
+        "llm": "abc",
+        "llm_folder": Path("llm-one"),
+        "width": 6,
+        "report": lambda done, total: None,
+        "shard_rows": 4,
+    }
+    return embed_captions(caption_table([("a", text) for text in texts]), **(defaults | options))
+
+
+def keys(texts: Sequence[str]) -> np.ndarray:
+    return np.array([caption_id(text) for text in texts], dtype=np.int64)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".arrow", ".json", ".tmp")}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=20), st.integers(1, 7), st.randoms())
+def test_every_caption_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], rows: int, random: Any
+) -> None:
+    out = tmp_path_factory.mktemp("store")
+    assert fill(out, texts, shard_rows=rows) == len(set(texts))
+    store = CaptionStore(out)
+    assert len(store) == read_info(out).rows == len(set(texts))
+    random.shuffle(texts)
+    found = store.rows(store.places(keys(texts)))
+    assert found.dtype == np.float16
+    assert np.array_equal(found, embed(texts).astype(np.float16))
+
+
+def test_full_precision_is_kept_where_asked_for(tmp_path: Path) -> None:
+    fill(tmp_path, dtype="float32")
+    store = CaptionStore(tmp_path)
+    assert np.array_equal(store.rows(store.places(keys(TEXTS))), embed(TEXTS))
+    with pytest.raises(StoreError, match="holds float32, not float16; go on with dtype float32"):
+        fill(tmp_path)
+
+
+def test_only_new_captions_are_embedded(tmp_path: Path) -> None:
+    fill(tmp_path)
+    seen: list[str] = []
+
+    def listening(texts: Sequence[str]) -> np.ndarray:
+        seen.extend(texts)
+        return embed(texts)
+
+    assert fill(tmp_path, [*TEXTS, "new", "new", "newer"], embed=listening) == 2
+    assert sorted(seen) == ["new", "newer"]
+    assert len(CaptionStore(tmp_path)) == len(TEXTS) + 2
+    assert fill(tmp_path, embed=listening) == 0
+
+
+def test_progress_reaches_the_whole_without_going_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caption_store, "EMBED_ROWS", 3)
+    said: list[tuple[int, int]] = []
+    fill(tmp_path, report=lambda done, total: said.append((done, total)))
+    assert said == [(3, 11), (4, 11), (7, 11), (8, 11), (11, 11)]
+
+
+def test_captions_of_similar_length_go_through_the_llm_together(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def listening(texts: Sequence[str]) -> np.ndarray:
+        seen.extend(map(len, texts))
+        return embed(texts)
+
+    fill(tmp_path, embed=listening)
+    assert seen == sorted(map(len, TEXTS))
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("write", range(6))
+def test_death_at_any_write_costs_one_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int, late: bool
+) -> None:
+    class PowerCutError(BaseException):
+        pass
+
+    fill(tmp_path / "whole")
+    done = 0
+
+    def dying(path: Path, data: bytes) -> None:
+        nonlocal done
+        done += 1
+        if done <= write or late:
+            replace_file(path, data)
+        if done > write:
+            raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(caption_store, "replace_file", dying)
+        with pytest.raises(PowerCutError):
+            fill(tmp_path / "killed")
+    left = fill(tmp_path / "killed")
+    assert left == 11 - min(4 * ((write + late) // 2), 11)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_kill_9_within_the_llm_leaves_a_store_that_goes_on(tmp_path: Path) -> None:
+    fill(tmp_path / "whole")
+    child = os.fork()
+    if child == 0:
+
+        def killing(texts: Sequence[str]) -> np.ndarray:
+            if (out / "000000.arrow").exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return embed(texts)
+
+        out = tmp_path / "killed"
+        fill(out, embed=killing)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    (tmp_path / "killed" / ".000001.arrow.99.tmp").write_bytes(b"half a shard")
+    assert len(CaptionStore(tmp_path / "killed")) == 4
+    assert fill(tmp_path / "killed") == 7
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_store_of_another_llm_is_refused_naming_both(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with pytest.raises(
+        StoreError, match=r"holds embeddings of LLM abc \(llm-one, 6 wide\), but llm-two is LLM xyz \(6"
+    ):
+        fill(tmp_path, llm="xyz", llm_folder=Path("llm-two"))
+    with pytest.raises(StoreError, match=r"LLM abc \(llm-one, 6 wide\), but .* \(8 wide\); .* --out"):
+        fill(tmp_path, width=8)
+    store = CaptionStore(tmp_path)
+    store.demand("abc", Path("moved"))
+    with pytest.raises(
+        StoreError, match=r"was embedded by LLM abc \(llm-one\), but llm-two is LLM xyz; run train embed"
+    ):
+        store.demand("xyz", Path("llm-two"))
+
+
+def test_captions_that_the_store_lacks_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with pytest.raises(StoreError, match=r"lacks 2 of 4 captions; run train embed again"):
+        CaptionStore(tmp_path).places(keys([TEXTS[0], "none", TEXTS[5], "nor this"]))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (70_000.0, r"of caption 'word 6' reaches 70,000, but float16 ends at 65,504 \(dtype float32 holds it\)\."),
+        (np.inf, r"of caption 'word 6' reaches inf, but float16 ends at 65,504\."),
+        (np.nan, r"of caption 'word 6' reaches nan, but float16 ends at 65,504\."),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_state_that_float16_cannot_hold_is_told_with_its_caption(tmp_path: Path, value: float, message: str) -> None:
+    def wild(texts: Sequence[str]) -> np.ndarray:
+        vectors = embed(texts)
+        vectors[[text == "word 6" for text in texts], 3] = value
+        return vectors
+
+    with pytest.raises(StoreError, match=message):
+        fill(tmp_path, embed=wild)
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with writer_lock(tmp_path), pytest.raises(StoreError, match=f"is being written by process {os.getpid()} on"):
+        fill(tmp_path)
+
+
+def arrow(columns: dict[str, pa.Array]) -> bytes:
+    table, sink = pa.table(columns), pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+OTHERS = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(8, np.float16)), 2)
+SHARDS = {
+    "missing": None,
+    "empty": b"",
+    "no Arrow": b"PAR1" * 100,
+    "other columns": arrow({"id": pa.array([1])}),
+    "another width": arrow({"caption_id": pa.array(range(4)), "embedding": OTHERS}),
+}
+
+
+@pytest.mark.parametrize("damage", [*SHARDS, "cut"])
+def test_a_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
+    fill(tmp_path)
+    shard = tmp_path / "000001.arrow"
+    data = shard.read_bytes()[:-20] if damage == "cut" else SHARDS[damage]
+    shard.unlink()
+    if data is not None:
+        shard.write_bytes(data)
+    for act in (CaptionStore, fill):
+        with pytest.raises(
+            StoreError, match=r"000001\.arrow is no readable shard of a caption store \(.*run train embed"
+        ):
+            act(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is no caption store: it has no readable store.json; train embed makes one"),
+        ("{", "store.json does not describe a caption store"),
+        ("[]", "store.json does not describe a caption store"),
+        ('{"schema_version": 1, "shards": [], "surprise": 1}', "does not describe a caption store: .*surprise"),
+        ('{"schema_version": 99}', "has schema version 99; this version reads 1"),
+    ],
+)
+def test_what_is_no_store_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "store.json").write_text(text)
+    with pytest.raises(StoreError, match=message):
+        CaptionStore(tmp_path)
+
+
+def test_a_store_without_a_shard_is_not_opened(tmp_path: Path) -> None:
+    fill(tmp_path)
+    info = json.loads((tmp_path / "store.json").read_text()) | {"shards": [], "rows": 0}
+    (tmp_path / "store.json").write_text(json.dumps(info))
+    with pytest.raises(StoreError, match="holds no caption embeddings yet; run train embed to the end"):
+        CaptionStore(tmp_path)

@@ -1,0 +1,261 @@
+"""The loop: what it optimises, and that neither a kill nor a NaN costs anything."""
+
+import copy
+import math
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from llm2clip_search.errors import ModelError
+from llm2clip_search.training.runtime.checkpoint import Checkpoint
+from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.loop import Group, LoopRecipe
+from llm2clip_search.training.runtime.metrics_log import read_metrics
+from tests.support.toy_training import RECIPE, ToyTask, start, train, train_and_die
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class Line:
+    """Fits a line; ``scores`` are what its evaluations say, in turn."""
+
+    samples_per_step = 4
+
+    def __init__(self, scores: tuple[float, ...] = ()) -> None:
+        self.weight, self.bias = nn.Parameter(torch.full((1, 3), 0.5)), nn.Parameter(torch.zeros(1))
+        self.scores = iter(scores)
+        self.passed: list[torch.Tensor] = []
+
+    def groups(self) -> list[Group]:
+        return [Group(parameters={"weight": self.weight}), Group(parameters={"bias": self.bias}, scale=0.1)]
+
+    def backward(self, step: int) -> dict[str, float]:
+        self.passed.append(self.weight.detach().clone())
+        return {"loss": line_loss(self.weight, self.bias, step)}
+
+    def evaluate(self) -> dict[str, float]:
+        self.passed.append(self.weight.detach().clone())
+        score = next(self.scores, None)
+        return {} if score is None else {"score": score}
+
+
+def line_loss(weight: torch.Tensor, bias: torch.Tensor, step: int) -> float:
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+    loss = (x @ weight.T + bias - x.sum(dim=1, keepdim=True) - 1.0).square().mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach())
+
+
+def test_schedule_is_linear_then_cosine() -> None:
+    recipe = LoopRecipe(steps=10, learning_rate=2.0, warmup_steps=4)
+    halves = [0.25, 0.5, 0.75, 1.0, 1.0, 0.9330127, 0.75, 0.5, 0.25, 0.0669873]
+    assert [recipe.rate(step) for step in range(10)] == pytest.approx([2.0 * half for half in halves])
+    torch_rates = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=3.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(torch_rates, T_max=7)
+    for step in range(7):
+        assert LoopRecipe(steps=7, learning_rate=3.0).rate(step) == pytest.approx(cosine.get_last_lr()[0])
+        torch_rates.step()
+        cosine.step()
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.7])
+def test_updates_are_those_of_adamw(tmp_path: Path, clip: float) -> None:
+    recipe = LoopRecipe(steps=8, learning_rate=0.1, warmup_steps=2, weight_decay=0.3, betas=(0.8, 0.9), clip_norm=clip)
+    task, plain = Line(), Line()
+    train(task, tmp_path, recipe)
+    optimizer = torch.optim.AdamW(
+        [{"params": [plain.weight], "weight_decay": 0.3}, {"params": [plain.bias], "weight_decay": 0.0}],
+        betas=(0.8, 0.9),
+    )
+    for step in range(8):
+        for group, scale in zip(optimizer.param_groups, (1.0, 0.1), strict=True):
+            group["lr"] = recipe.rate(step) * scale
+        optimizer.zero_grad()
+        line_loss(plain.weight, plain.bias, step)
+        norm = nn.utils.clip_grad_norm_([plain.weight, plain.bias], clip or math.inf)
+        assert read_metrics(tmp_path / "metrics.jsonl")[step]["gradient_norm"] == pytest.approx(float(norm), abs=1e-5)
+        optimizer.step()
+    torch.testing.assert_close(task.weight, plain.weight, rtol=1e-5 if clip else 0.0, atol=0.0)
+    torch.testing.assert_close(task.bias, plain.bias, rtol=1e-5 if clip else 0.0, atol=0.0)
+
+
+def test_what_is_evaluated_and_kept_is_the_moving_average(tmp_path: Path) -> None:
+    task = Line()
+    train(task, tmp_path, LoopRecipe(steps=6, learning_rate=0.1, ema_decay=0.3))
+    passed = [weight.numpy() for weight in task.passed]
+    last = Checkpoint.read(tmp_path / "last.pt", "toy").weights["weight"].numpy()
+    average = passed[0]
+    for done, weights in enumerate([*passed[1:6], last], start=1):
+        decay = min(0.3, (1 + done) / (10 + done))
+        average = decay * average + (1 - decay) * weights
+    np.testing.assert_allclose(passed[6], average, rtol=1e-5)
+    np.testing.assert_allclose(task.weight.detach(), average, rtol=1e-5)
+
+
+def test_the_best_evaluation_is_kept(tmp_path: Path) -> None:
+    task = Line(scores=(0.1, 0.5, 0.5, math.nan, 0.3))
+    assert train(task, tmp_path, LoopRecipe(steps=5, learning_rate=0.1, evaluate_every=1)) == {"score": 0.5}
+    assert torch.equal(task.weight, task.passed[3])  # a step and an evaluation, twice
+    evaluated = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "dev/score" in line]
+    assert evaluated == [1, 2, 3, 4, 5]
+
+
+def test_nothing_is_trained_twice(tmp_path: Path) -> None:
+    first, again = ToyTask(Ranks()), ToyTask(Ranks())
+    figures = train(first, tmp_path)
+    metrics = (tmp_path / "metrics.jsonl").read_text()
+    assert train(again, tmp_path) == figures
+    assert again.steps_run == 0
+    assert (tmp_path / "metrics.jsonl").read_text() == metrics
+    assert_same(again.weights(), first.weights())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    torch.set_num_threads(1)
+    out, task = tmp_path_factory.mktemp("uninterrupted"), ToyTask(Ranks(), dropout=0.2)
+    train(task, out)
+    return out, task.weights()
+
+
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        [("training", 2)],  # before the first checkpoint
+        [("training", 8)],  # after an evaluation, between checkpoints
+        [("evaluated", 1)],  # the evaluation is written down, what it kept is not
+        [("evaluated", 3)],  # the last step is done, the checkpoint is not
+        [("checkpoint unnamed", 2)],
+        [("checkpoint in place", 2)],
+        [("training", 4), ("checkpoint unnamed", 1), ("training", 3), ("checkpoint in place", 2)],
+    ],
+)
+def test_a_killed_run_ends_as_an_uninterrupted_one(
+    tmp_path: Path, uninterrupted: tuple[Path, dict[str, torch.Tensor]], deaths: list[tuple[str, int]]
+) -> None:
+    for point, count in deaths:
+        process = start(train_and_die, tmp_path, point, count)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    task = ToyTask(Ranks(), dropout=0.2)
+    train(task, tmp_path)
+    out, weights = uninterrupted
+    assert_same(task.weights(), weights)
+    assert_same(*(vars(Checkpoint.read(folder / "last.pt", "toy")) for folder in (tmp_path, out)))
+    metrics = [read_metrics(folder / "metrics.jsonl") for folder in (tmp_path, out)]
+    for line in [*metrics[0], *metrics[1]]:
+        line.pop("samples_per_second", None)
+        line.pop("seconds", None)
+    assert metrics[0] == metrics[1]
+    assert [path.name for path in tmp_path.glob("*.part")] == []
+
+
+def assert_same(left: Any, right: Any) -> None:
+    """To the bit, whatever lies in what."""
+    if isinstance(left, dict):
+        assert list(left) == list(right)
+        for key in left:
+            assert_same(left[key], right[key])
+    elif isinstance(left, torch.Tensor):
+        assert torch.equal(left, right)
+    else:
+        assert left == right
+
+
+@pytest.mark.parametrize(("kind", "said"), [("loss", "The loss is nan"), ("gradient", "The gradient norm is nan")])
+def test_what_is_no_number_stops_the_run(tmp_path: Path, kind: str, said: str) -> None:
+    with pytest.raises(ModelError, match=rf"{said} at step 2 of 12, learning rate 0\.0133; none was kept\."):
+        train(ToyTask(Ranks(), poison={1: kind}), tmp_path)
+    task = ToyTask(Ranks(), poison={10: kind})
+    with pytest.raises(ModelError, match=rf"{said} at step 11 of 12, .* last good checkpoint is step 9 in .*last\.pt"):
+        train(task, tmp_path)
+    kept = Checkpoint.read(tmp_path / "last.pt", "toy")
+    assert kept.step == 9
+    assert kept.best
+    assert all(weight.isfinite().all() for weight in task.weights().values())
+
+
+def test_what_an_evaluation_kept_is_safe_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is step 4 in"):
+        train(ToyTask(Ranks(), poison={4: "loss"}), tmp_path, replace(RECIPE, checkpoint_every=100))
+    assert Checkpoint.read(tmp_path / "last.pt", "toy").best
+
+
+def test_a_checkpoint_of_other_inputs_is_refused(tmp_path: Path) -> None:
+    train(ToyTask(Ranks()), tmp_path)
+    with pytest.raises(ModelError, match=r"last\.pt was written with another recipe or other data \(toy, now other\)"):
+        train(ToyTask(Ranks()), tmp_path, inputs="other")
+    task = Line()
+    with pytest.raises(ModelError, match="holds 16 parameters that do not match the 2 that are trained"):
+        train(task, tmp_path)
+
+
+def flip_a_weight(path: Path) -> None:
+    """Change one bit of a weight, which torch itself reads without a word."""
+    weight = Checkpoint.read(path, "toy").weights["weight"]
+    data = bytearray(path.read_bytes())
+    data[data.index(weight.numpy().tobytes())] ^= 1
+    path.write_bytes(data)
+    assert not torch.equal(torch.load(path, weights_only=True)["weights"]["weight"], weight)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        flip_a_weight,
+        lambda path: torch.save({"step": 3}, path),
+        lambda path: torch.save([print], path),
+    ],
+)
+def test_a_damaged_checkpoint_is_told(tmp_path: Path, harm: Callable[[Path], object]) -> None:
+    train(Line(), tmp_path, LoopRecipe(steps=2, learning_rate=0.1))
+    harm(tmp_path / "last.pt")
+    with pytest.raises(ModelError, match=r"last\.pt is no .*checkpoint .*; delete it to start anew\.$"):
+        train(Line(), tmp_path, LoopRecipe(steps=2, learning_rate=0.1))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = torch.save
+
+    def full_at_6(value: dict[str, Any], file: Any) -> None:
+        save(copy.copy(value), file)
+        if value["step"] == 6:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_at_6)
+    with pytest.raises(ModelError, match=r"step 6 cannot be written to .*No space left.*the one before it is unharmed"):
+        train(ToyTask(Ranks()), tmp_path)
+    assert Checkpoint.read(tmp_path / "last.pt", "toy").step == 4
+    assert not (tmp_path / "last.part").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"warmup_steps": 11},
+        {"weight_decay": -0.1},
+        {"betas": (0.9, 1.0)},
+        {"clip_norm": -1.0},
+        {"ema_decay": 1.0},
+        {"checkpoint_every": 0},
+        {"evaluate_every": -1},
+    ],
+)
+def test_impossible_recipes_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=f"cannot have {next(iter(wrong))} "):
+        LoopRecipe(**({"steps": 10, "learning_rate": 0.1} | wrong))

@@ -1,0 +1,92 @@
+"""Pictures of a run: there, of a readable size, and never in the way of a run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llm2clip_search.training.runtime.metrics_log import MetricsLog
+from llm2clip_search.training.runtime.plots import Similarities, _apart, _smoothed, plot_run
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the log of thirty steps and three evaluations."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    log = MetricsLog(tmp_path, resume_at=0)
+    for step in range(1, 31):
+        log.write(step, {"loss": 3.0 / step, "learning_rate": 1e-4, "gradient_norm": float("nan")})
+        if step % 10 == 0:
+            log.write(step, {"dev/mean_recall": step / 100, "dev/image_retrieval_recall@1": float("nan")})
+    log.close()
+    return tmp_path
+
+
+def test_both_pictures(run: Path) -> None:
+    pytest.importorskip("matplotlib")
+    generator = np.random.default_rng(0)
+    similarities = Similarities(generator.normal(0.6, 0.1, 50), generator.normal(0.1, 0.1, 5000))
+    assert plot_run(run, similarities) == [run / "training.png", run / "similarity.png"]
+    for name in ("training.png", "similarity.png"):
+        with Image.open(run / name) as picture:
+            assert picture.width == 1350
+            assert len(set(picture.convert("L").tobytes())) > 20, "nothing is drawn"
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_shortest_runs_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """And pairs that are all alike, as untrained towers may give."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    log = MetricsLog(tmp_path, resume_at=0)
+    for step in range(1, steps + 1):
+        log.write(step, {"loss": 0.0, "learning_rate": 0.0})
+    log.write(steps, {"dev/caption_retrieval": 0.0})
+    log.close()
+    assert len(plot_run(tmp_path, Similarities(np.ones(3), np.ones(3)))) == 2
+
+
+def test_nothing_to_draw_is_no_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert plot_run(tmp_path, Similarities(np.empty(0), np.empty(0))) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_matplotlib_one_line_says_how_to_get_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert plot_run(run) == []
+    assert capsys.readouterr().err == "No plots without matplotlib: pip install 'llm2clip-search[train]'\n"
+
+
+def test_no_pyplot_and_no_import_before_a_picture_is_asked_for() -> None:
+    code = "import sys, llm2clip_search.training.runtime.plots; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pairs_match_when_they_share_an_image() -> None:
+    generator = np.random.default_rng(0)
+    queries, gallery = (generator.normal(size=(n, 4)).astype(np.float32) for n in (3, 5))
+    query_of, gallery_of = np.array([7, 8, 9]), np.array([9, 9, 7, 8, 5])
+    found = Similarities.between(queries, gallery, query_of, gallery_of)
+    expected = [queries[q] @ gallery[g] for q, g in ((0, 2), (1, 3), (2, 0), (2, 1))]
+    np.testing.assert_allclose(found.matching, expected, rtol=1e-5)
+    assert len(found.others) == 3 * 5 - 4
+
+
+def test_smoothing_keeps_a_constant_and_the_length() -> None:
+    for length in (1, 2, 14, 15, 16, 500):
+        np.testing.assert_allclose(_smoothed(np.full(length, 2.5)), np.full(length, 2.5))
+
+
+def test_labels_keep_their_order_and_their_distance() -> None:
+    places = {"a": 0.99, "b": 0.5, "c": 0.98, "d": 0.51, "e": 0.0, "f": 1.0}
+    found = _apart(places, 0.07)
+    assert list(found) == sorted(places, key=places.__getitem__)
+    assert min(np.diff(list(found.values()))) >= 0.07 - 1e-9
+    assert 0.0 <= min(found.values()) <= max(found.values()) <= 1.0
