@@ -5,6 +5,7 @@
 >>> open_index().query("two children in red jackets climb a wet rock", k=5).hits
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from llm2clip_search.indexers import index_folder
 
 __all__ = ["Encoder", "SearchIndex", "index_folder", "load_encoder", "open_index"]
+
+# A library is silent unless its caller configures logging; the command line does.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES = {
     "Encoder": "encoders",

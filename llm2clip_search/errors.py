@@ -1,13 +1,21 @@
-"""The errors that a user sees.
+"""The errors that a user sees: a message that is true for every caller, and a hint for the command line.
 
-Each message is one sentence: what went wrong, with which file or id, the numbers
-that disagree, and the flag or command that mends it. The command line prints the
-sentence alone; ``--debug`` adds the traceback.
+The message is one sentence: what went wrong, with which file or id, and the numbers that disagree. The hint says
+what to do about it in terms of commands and flags; only the command line prints it, because a program that calls
+the library has neither.
 """
 
 
 class Llm2ClipError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Attributes:
+        hint: one sentence that names the command or flag that helps; empty if there is none.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class ModelError(Llm2ClipError):
@@ -15,10 +23,14 @@ class ModelError(Llm2ClipError):
 
 
 class ImageError(Llm2ClipError):
-    """An image cannot be turned into pixels; ``stage`` is where: read, header, decode or encode."""
+    """An image cannot be turned into pixels or embedded.
 
-    def __init__(self, message: str, *, stage: str) -> None:
-        super().__init__(message)
+    Attributes:
+        stage: where it failed: ``read``, ``header``, ``decode`` or ``encode``.
+    """
+
+    def __init__(self, message: str, *, stage: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.stage = stage
 
 
@@ -27,8 +39,8 @@ class StoreError(Llm2ClipError):
 
 
 class CorpusError(Llm2ClipError):
-    """A corpus cannot be read: no such folder, or nothing in it to index."""
+    """A corpus or data set cannot be read: no such folder, or nothing in it to use."""
 
 
 class QueryError(Llm2ClipError):
-    """A query is empty, contradicts itself or names something that is not there."""
+    """A query is empty, contradicts itself or names something that does not exist."""

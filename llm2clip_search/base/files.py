@@ -1,8 +1,17 @@
-"""Durable replacement of files and folders: what a reader sees is always whole."""
+"""Files and folders that are either complete or absent, and their checksums."""
 
 import hashlib
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fsync_path(path: Path) -> None:
@@ -19,14 +28,40 @@ def fsync_path(path: Path) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, flush it, and put it in place of the old one."""
+    with replaced_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder that the caller writes; it takes the name ``path`` on success.
+
+    The file is flushed before it is renamed, and the folder after it, so that readers see the old file or the new
+    one, and a power cut leaves one of them. On an error the temporary file is removed and the old one is untouched.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    fsync_path(temporary)
-    temporary.replace(path)
+    try:
+        yield temporary
+        fsync_path(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync_path(path.parent)
 
 
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextmanager
+def new_folder(destination: Path) -> Iterator[Path]:
+    """A temporary folder that the caller fills; it takes the name ``destination`` on success.
+
+    It lies beside its destination, whose parents are created. On an error nothing of it is left.
+
+    Raises:
+        OSError: the folder cannot be created or renamed; renaming fails if ``destination`` holds anything.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as scratch:
+        folder = Path(scratch) / destination.name
+        folder.mkdir()
+        yield folder
+        folder.rename(destination)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from llm2clip_search.base.files import replace_file
+from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.benchmarks.datasets.base import digest, images_digest
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.corpora.lookahead import map_ahead
@@ -25,9 +26,6 @@ PART = 1024
 THREADS = 4
 """That decode ahead of the vision tower."""
 
-Report = Callable[[str, int, int], None]
-"""Called with what is embedded, how many are done, and how many there are."""
-
 
 def default_cache() -> Path:
     """Where embeddings are kept unless told otherwise."""
@@ -35,7 +33,7 @@ def default_cache() -> Path:
 
 
 def embed_images(
-    encoder: Encoder, images: ImageFiles, *, cache: Path | None, batch_size: int = 32, report: Report | None = None
+    encoder: Encoder, images: ImageFiles, *, cache: Path | None, batch_size: int = 32, progress: Progress = no_progress
 ) -> np.ndarray:
     """Unit vectors float32 ``[n_images, dim]``, in the order of ``images``.
 
@@ -67,7 +65,7 @@ def embed_images(
         return np.concatenate(out)
 
     folder = cache / encoder.fingerprint / f"images-{images_digest(images)}" if cache else None
-    return _in_parts("images", np.arange(len(ids)), encoder.dim, embed, folder, report)
+    return _in_parts("images", np.arange(len(ids)), encoder.dim, embed, folder, progress)
 
 
 def lower_cases(encoder: Encoder) -> bool:
@@ -82,7 +80,7 @@ def embed_captions(
     *,
     cache: Path | None,
     lower_case: bool | None = None,
-    report: Report | None = None,
+    progress: Progress = no_progress,
 ) -> np.ndarray:
     """Unit vectors float32 ``[n, dim]``, in the order of ``texts``; ``cache`` is as for `embed_images`.
 
@@ -94,7 +92,12 @@ def embed_captions(
     # By length over all of them, so that little is spent on padding.
     order = np.argsort(encoder.count_tokens(texts), kind="stable")
     return _in_parts(
-        "captions", order, encoder.dim, lambda rows: encoder.encode_texts([texts[row] for row in rows]), folder, report
+        "captions",
+        order,
+        encoder.dim,
+        lambda rows: encoder.encode_texts([texts[row] for row in rows]),
+        folder,
+        progress,
     )
 
 
@@ -104,7 +107,7 @@ def _in_parts(
     dim: int,
     embed: Callable[[np.ndarray], np.ndarray],
     folder: Path | None,
-    report: Report | None,
+    progress: Progress,
 ) -> np.ndarray:
     """Vectors of all rows, a part of ``order`` at a time, each read where it is kept already."""
     out = np.empty((len(order), dim), dtype=np.float32)
@@ -117,8 +120,7 @@ def _in_parts(
             if path:
                 _keep(path, vectors)
         out[rows] = vectors
-        if report:
-            report(what, start + len(rows), len(order))
+        progress(what, start + len(rows), len(order), {})
     return out
 
 

@@ -24,8 +24,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.benchmarks.datasets.base import RetrievalSet
-from llm2clip_search.benchmarks.embedding import Report, embed_captions
+from llm2clip_search.benchmarks.embedding import embed_captions
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.evaluation.metrics import KS, ranks_of_best
 
@@ -101,7 +102,7 @@ def recall_by_length(
     image_vectors: np.ndarray,
     *,
     cache: Path | None = None,
-    report: Report | None = None,
+    progress: Progress = no_progress,
 ) -> list[LengthBucket]:
     """Both series, each from short to long; buckets without captions are left out.
 
@@ -115,7 +116,7 @@ def recall_by_length(
     def ranked(texts: Sequence[str]) -> np.ndarray:
         """Of every text the rank of its image; equal texts are embedded once."""
         different, place = np.unique(np.array(texts, dtype=object), return_inverse=True)
-        vectors = embed_captions(encoder, different.tolist(), cache=cache, report=report)
+        vectors = embed_captions(encoder, different.tolist(), cache=cache, progress=progress)
         return ranks_of_best(vectors[place], image_vectors, image_of, np.arange(len(image_vectors)))
 
     def bucket(

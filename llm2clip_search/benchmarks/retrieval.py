@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet, digest, images_digest
-from llm2clip_search.benchmarks.embedding import Report, embed_captions, embed_images, lower_cases
+from llm2clip_search.benchmarks.embedding import embed_captions, embed_images, lower_cases
 from llm2clip_search.benchmarks.results import RetrievalResult, pretrained_of
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
@@ -26,7 +27,7 @@ def measure_retrieval(
     lower_case: bool | None = None,
     trained_on: str = "",
     cache: Path | None = None,
-    report: Report | None = None,
+    progress: Progress = no_progress,
 ) -> Iterator[RetrievalResult]:
     """One result a language; images are embedded once for all of them.
 
@@ -42,10 +43,10 @@ def measure_retrieval(
     lower_case = lower_cases(encoder) if lower_case is None else lower_case
     image_ids = list(dataset.images)
     pictures = images_digest(dataset.images)
-    images = embed_images(encoder, dataset.images, cache=cache, report=report)
+    images = embed_images(encoder, dataset.images, cache=cache, progress=progress)
     for lang, captions in dataset.captions.items():
         started = time.perf_counter()
-        vectors = embed_captions(encoder, captions.texts, cache=cache, lower_case=lower_case, report=report)
+        vectors = embed_captions(encoder, captions.texts, cache=cache, lower_case=lower_case, progress=progress)
         seconds = time.perf_counter() - started
         image_of = captions.rows_in(image_ids)
         ranks = retrieval_ranks(images, vectors, image_of)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from llm2clip_search.benchmarks.embedding import Report, embed_captions
+from llm2clip_search.base.progress import Progress, no_progress
+from llm2clip_search.benchmarks.embedding import embed_captions
 from llm2clip_search.benchmarks.labelled_folder import LabelledFolder
 from llm2clip_search.benchmarks.results import pretrained_of
 from llm2clip_search.corpora.decode import Decoded, decode_file
@@ -88,7 +89,7 @@ def classify(
     *,
     language: str = "en",
     batch_size: int = 32,
-    report: Report | None = None,
+    progress: Progress = no_progress,
 ) -> ZeroShotResult:
     """Embed classes and images, and compare. A damaged image is counted, named and left out.
 
@@ -96,7 +97,7 @@ def classify(
         CorpusError: no image could be decoded.
     """
     classes = class_vectors(encoder, folder.names, templates)
-    vectors, readable, failures = _embed_files(encoder, folder.files, batch_size, report)
+    vectors, readable, failures = _embed_files(encoder, folder.files, batch_size, progress)
     if not len(readable):
         raise CorpusError(f"None of {len(folder.files):,} images in {folder.root} can be decoded.")
     labels = folder.labels[readable]
@@ -174,7 +175,7 @@ def read_templates(name: str) -> tuple[str, ...]:
 
 
 def _embed_files(
-    encoder: Encoder, files: Sequence[FoundFile], batch_size: int, report: Report | None
+    encoder: Encoder, files: Sequence[FoundFile], batch_size: int, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, list[Unread]]:
     """Unit vectors of the images that decode, their rows in ``files``, and the others."""
 
@@ -195,6 +196,5 @@ def _embed_files(
         if batch and (len(batch) == batch_size or row + 1 == len(files)):
             vectors.append(encoder.encode_pixels(np.stack(batch)))
             batch.clear()
-        if report:
-            report("images", row + 1, len(files))
+        progress("images", row + 1, len(files), {})
     return np.concatenate(vectors), np.array(rows, dtype=np.int64), failures

@@ -40,6 +40,7 @@ def options(
 ) -> None:
     """Find images by long, precise captions in any language."""
     console.debug = debug
+    console.show_log(debug=debug)
 
 
 app.command()(index)

@@ -1,24 +1,15 @@
 """How the commands talk: results on stdout, everything else on stderr, errors as one sentence."""
 
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from llm2clip_search.errors import Llm2ClipError
 
@@ -43,50 +34,6 @@ debug = False
 """Set by ``--debug``: errors show their traceback."""
 
 
-class _Rate(ProgressColumn):
-    """Items a second over the whole of a task."""
-
-    def render(self, task: Task) -> Text:
-        elapsed = task.elapsed or 0.0
-        rate = f"{task.completed / elapsed:,.0f} {task.fields['unit']}/s"
-        return Text(rate if elapsed > 0.5 and task.completed else "")
-
-
-@contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, absent when stderr is no terminal; call it with images done and total."""
-    with _bars() as bar:
-        task = bar.add_task(label, total=None, unit="images")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for one kind of work after another; call it with what is done, how much of it, and how much there is."""
-    with _bars() as bar:
-
-        def report(what: str, done: int, total: int) -> None:
-            running = [task.id for task in bar.tasks if task.description == what and not task.finished]
-            if not running:
-                for task_id in bar.task_ids:
-                    bar.remove_task(task_id)
-                running = [bar.add_task(what, total=total, unit=what)]
-            bar.update(running[0], completed=done, total=total)
-
-        yield report
-
-
-def _bars() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(compact=True),
-    )
-    return Progress(*columns, console=err, disable=not err.is_terminal, transient=True)
-
-
 def say(message: str) -> None:
     """One line of status on stderr."""
     err.print(escape(message))
@@ -96,12 +43,32 @@ def warn(message: str) -> None:
     err.print(f"[yellow]note:[/yellow] {escape(message)}")
 
 
-def fail(error: BaseException) -> NoReturn:
-    """Print an error as one sentence and leave with exit code 1; with ``--debug`` its traceback too."""
+def fail(error: Llm2ClipError) -> NoReturn:
+    """Print an error as one sentence and its hint as another, and leave with exit code 1.
+
+    With ``--debug`` the traceback is printed too.
+    """
     if debug:
         traceback.print_exception(error)
     err.print(f"[bold red]error:[/bold red] {escape(str(error))}")
+    if error.hint:
+        err.print(f"[bold]hint:[/bold] {escape(error.hint)}")
     raise SystemExit(1)
+
+
+class _Handler(logging.Handler):
+    """Shows the library's log records as the commands' own lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        (warn if record.levelno >= logging.WARNING else say)(self.format(record))
+
+
+def show_log(*, debug: bool) -> None:
+    """Send what the library logs to stderr: warnings and notices, with ``debug`` everything."""
+    logger = logging.getLogger("llm2clip_search")
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    if not any(isinstance(handler, _Handler) for handler in logger.handlers):
+        logger.addHandler(_Handler())
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import typer
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.options import RuntimeName
+from llm2clip_search.cli.progress import ProgressBar
 
 DISTRIBUTION = "scikit-image==0.26.0"
 PHOTOGRAPHS = {
@@ -61,7 +62,7 @@ def demo(
             source = f"pypi:{DISTRIBUTION}/skimage/data/{name}#{sha256}"
             shutil.copyfile(fetch(source).path, photographs / name)
     encoder = load_encoder(runtime=runtime)
-    with console.progress_bar("Indexing") as progress:
+    with ProgressBar() as progress:
         summary = index_folder(photographs, encoder=encoder, index=folder / ".llm2clip", progress=progress)
     console.out.print(f"{summary.total} photographs indexed in {photographs}\n")
     opened = open_index(folder / ".llm2clip", runtime=runtime)

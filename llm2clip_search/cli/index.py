@@ -7,6 +7,7 @@ import typer
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.options import Device, ModelName, RuntimeName
+from llm2clip_search.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
     from llm2clip_search.indexers import IndexSummary
@@ -72,7 +73,7 @@ def index(
         **{name: value for name, value in chosen.items() if value is not None},
     )
     encoder = load_encoder(model, runtime=runtime, device=device)
-    with console.progress_bar("Indexing") as progress:
+    with ProgressBar() as progress:
         summary = index_folder(folder, encoder=encoder, index=target, config=config, progress=progress)
     if json_output:
         import json

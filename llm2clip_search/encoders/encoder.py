@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.base.vectors import unit
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.images import ImageInput, read_rgb, stack_pixels
 from llm2clip_search.encoders.placement import Quantize
@@ -84,7 +85,7 @@ class Encoder:
         """Embed what `images.to_pixels` made: uint8 ``[n, height, width, 3]`` to float32 ``[n, dim]``."""
         if len(pixels) == 0:
             return np.empty((0, self.dim), dtype=np.float32)
-        return _unit(self._vision({"pixels": pixels}))
+        return unit(self._vision({"pixels": pixels}))
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Embed captions; each is cut at ``max_tokens`` (`count_tokens` tells which).
@@ -100,7 +101,7 @@ class Encoder:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             tokens = self._tokenizer([texts[row] for row in rows])
-            out[rows] = _unit(self._text(tokens._asdict()))
+            out[rows] = unit(self._text(tokens._asdict()))
         return out
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -124,11 +125,3 @@ def load_encoder(
         ModelError: a name of no model, or a configuration that cannot be read.
     """
     return Encoder(resolve(name), runtime=runtime, device=device, quantize=quantize)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Normalise again in float32: towers may run in lower precision."""
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: np.ndarray = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
-    return unit

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from llm2clip_search.base.vectors import unit
 from llm2clip_search.store import AnnEntry, Snapshot, Writer
 from llm2clip_search.vectorindex.search import exact_search, import_faiss, read_ann, search_parameters
 
@@ -147,5 +148,4 @@ def midpoint_queries(snapshot: Snapshot, *, seed: int, count: int) -> np.ndarray
     stored = snapshot.vectors(np.unique(pairs).tolist())
     place = {identifier: row for row, identifier in enumerate(np.unique(pairs).tolist())}
     middle = np.stack([stored[place[a]] + stored[place[b]] for a, b in pairs.tolist()])
-    unit: np.ndarray = middle / np.maximum(np.linalg.norm(middle, axis=1, keepdims=True), 1e-12)
-    return unit
+    return unit(middle)

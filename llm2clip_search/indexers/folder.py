@@ -2,13 +2,14 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora.decode import Decoded, ImageFacts, decode_file
 from llm2clip_search.corpora.folder import FoundFile, Walk, image_extensions, walk_images
 from llm2clip_search.corpora.lookahead import map_ahead
@@ -18,9 +19,6 @@ from llm2clip_search.errors import CorpusError, ImageError, Llm2ClipError
 from llm2clip_search.indexers.ann import AnnConfig, build_ann
 from llm2clip_search.store import METADATA_SCHEMA, Row, Snapshot, Writer, default_index
 from llm2clip_search.store.schema import Failure
-
-Progress = Callable[[int, int], None]
-"""Called with files done and files to do, unchanged ones in neither."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +75,7 @@ def index_folder(
     encoder: Encoder,
     index: str | os.PathLike[str] | None = None,
     config: FolderConfig | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> IndexSummary:
     """Bring an index up to date with a folder: embed new and changed images, forget deleted ones.
 
@@ -163,7 +161,7 @@ class _Run:
         self.failures: list[Failure] = []
         self.committed = time.monotonic()
 
-    def execute(self, progress: Progress | None) -> IndexSummary:
+    def execute(self, progress: Progress) -> IndexSummary:
         summary, config = self.summary, self.config
         todo = self._changed()
         for folder, reason in self.walk.unreadable:
@@ -176,8 +174,7 @@ class _Run:
             threads=config.threads,
             ahead=config.ahead_batches * config.batch_size,
         )
-        if progress:
-            progress(0, len(todo))
+        progress("images", 0, len(todo), {})
         try:
             for done, decoded in enumerate(results, start=1):
                 self._take(decoded)
@@ -185,8 +182,7 @@ class _Run:
                     self._encode()
                 if self._commit_is_due():
                     self._commit()
-                if progress:
-                    progress(done, len(todo))
+                progress("images", done, len(todo), {})
             self._encode()
         except BaseException:
             self._commit()  # interrupted, or the model failed: what is embedded already is kept

@@ -4,7 +4,6 @@ Both see the same images and captions in the same order, in a process of its own
 """
 
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Mapping
@@ -15,13 +14,15 @@ from typing import Any, Literal
 
 import torch
 
+from llm2clip_search.base.memory import peak_bytes
+from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import Llm2ClipError, ModelError
 from llm2clip_search.training import stages
 from llm2clip_search.training.data.captions import read_captions
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.allocator import keep_freed_memory
 from llm2clip_search.training.runtime.distributed import Ranks
-from llm2clip_search.training.runtime.loop import Report, run_loop
+from llm2clip_search.training.runtime.loop import run_loop
 from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.joint import JointTask, joint_recipe
 from llm2clip_search.training.tasks.llm_folder import read_llm
@@ -82,7 +83,7 @@ class _Job:
 
 
 def compare_training(
-    recipe: Recipe, *, root: Path, llm: Path, store: Path, samples: int, device: str, report: Report
+    recipe: Recipe, *, root: Path, llm: Path, store: Path, samples: int, device: str, progress: Progress
 ) -> Comparison:
     """Train both on the same ``samples`` images, rounded up to whole batches, two at least.
 
@@ -97,12 +98,12 @@ def compare_training(
 
     def run(method: Method) -> Measured:
         job = _Job(method=method, recipe=recipe, root=root, llm=llm, store=store, samples=samples, device=device)
-        return _in_a_process(job, report)
+        return _in_a_process(job, progress)
 
     return Comparison(recipe=recipe.name, device=device, stage2=run("stage 2"), joint=run("joint"))
 
 
-def _in_a_process(job: _Job, report: Report) -> Measured:
+def _in_a_process(job: _Job, progress: Progress) -> Measured:
     """Run a job in a fresh interpreter, so that its peak of memory is its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -116,7 +117,7 @@ def _in_a_process(job: _Job, report: Report) -> Measured:
                 raise said
             if isinstance(said, Measured):
                 return said
-            report(*said)
+            progress(*said)
     except EOFError as error:
         process.join()
         raise ModelError(
@@ -139,9 +140,9 @@ def _work(job: _Job, connection: Connection) -> None:
         connection.send(error)
 
 
-def _measure(job: _Job, scratch: Path, report: Report) -> Measured:
+def _measure(job: _Job, scratch: Path, progress: Progress) -> Measured:
     began = time.perf_counter()
-    task = _task(job, scratch, report)
+    task = _task(job, scratch, progress)
     ready = time.perf_counter()
     steps = max(2, -(-job.samples // task.samples_per_step))
     recipe = replace(
@@ -158,9 +159,9 @@ def _measure(job: _Job, scratch: Path, report: Report) -> Measured:
         if what == "training":
             ends.append(time.perf_counter())
             peaks.append(_peak_bytes(job.device))
-        report(f"{job.method}, {what}", done, total, figures)
+        progress(f"{job.method}, {what}", done, total, figures)
 
-    recall = run_loop(task, recipe, out=scratch, inputs="", ranks=Ranks(device=job.device), report=watch)
+    recall = run_loop(task, recipe, out=scratch, inputs="", ranks=Ranks(device=job.device), progress=watch)
     return Measured(
         method=job.method,
         samples=steps * task.samples_per_step,
@@ -171,7 +172,7 @@ def _measure(job: _Job, scratch: Path, report: Report) -> Measured:
     )
 
 
-def _task(job: _Job, scratch: Path, report: Report) -> ClipTask:
+def _task(job: _Job, scratch: Path, progress: Progress) -> ClipTask:
     """Stage 2 as `stages.train_clip` sets it up, or the baseline with the same data."""
     folder = read_llm(job.llm)
     data = job.recipe.data
@@ -179,14 +180,14 @@ def _task(job: _Job, scratch: Path, report: Report) -> ClipTask:
     ranks = Ranks(device=job.device)
     if job.method == "stage 2":
         # Steps that only distil cost less than those that are compared.
-        return ClipTask(replace(job.recipe.clip, keep=None), read, ranks=ranks, scratch=scratch, report=report)
+        return ClipTask(replace(job.recipe.clip, keep=None), read, ranks=ranks, scratch=scratch, progress=progress)
     texts: dict[str, list[str]] = {}
     if data.dev is not None:
         table, _ = read_captions(job.root, [data.dev])
         for lang, text in zip(table["lang"].to_pylist(), table["caption"].to_pylist(), strict=True):
             texts.setdefault(lang, []).append(text)
     return JointTask(
-        joint_recipe(job.recipe), read, llm=folder, dev_texts=texts, ranks=ranks, scratch=scratch, report=report
+        joint_recipe(job.recipe), read, llm=folder, dev_texts=texts, ranks=ranks, scratch=scratch, progress=progress
     )
 
 
@@ -194,9 +195,4 @@ def _peak_bytes(device: str) -> int:
     """Of this process until now."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Linux hands getrusage's peak on to a new program; VmHWM starts afresh with it.
-        [line] = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    return peak_bytes()

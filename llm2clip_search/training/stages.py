@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from llm2clip_search.base.progress import Progress
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.errors import CorpusError
@@ -26,7 +27,7 @@ from llm2clip_search.training.data.long_captions import with_long_captions
 from llm2clip_search.training.data.pairs import CaptionPairs
 from llm2clip_search.training.recipes.recipe import DataRecipe
 from llm2clip_search.training.runtime.distributed import Ranks
-from llm2clip_search.training.runtime.loop import Report, digest, run_loop
+from llm2clip_search.training.runtime.loop import digest, run_loop
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.runtime.plots import plot_run
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe, CaptionLLMTask
@@ -36,7 +37,7 @@ from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity, 
 
 
 def train_captions(
-    recipe: CaptionLLMRecipe, data: DataRecipe, *, root: Path, out: Path, ranks: Ranks, report: Report
+    recipe: CaptionLLMRecipe, data: DataRecipe, *, root: Path, out: Path, ranks: Ranks, progress: Progress
 ) -> dict[str, float]:
     """Stage 1: write a caption-tuned LLM to ``out``; returns its figures on dev.
 
@@ -55,7 +56,7 @@ def train_captions(
         seed=recipe.loop.seed,
     )
     counts["photographs"] = len(pairs)
-    report("data", 0, 0, counts)
+    progress("data", 0, 0, counts)
     dev = None
     if data.dev is not None:
         first = replace(data.dev, langs=data.dev.langs[:1])
@@ -66,7 +67,7 @@ def train_captions(
     ranks.barrier()
     task = CaptionLLMTask(recipe, pairs, tokenizer=out, dev=dev, ranks=ranks)
     inputs = digest([asdict(recipe), _content(captions)])
-    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, report=report)
+    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, progress=progress)
     tensors, similarities = task.tensors(), task.similarities()
     if ranks.leads:
         plot_run(out, similarities)
@@ -84,7 +85,7 @@ def train_embed(
     out: Path,
     device: str,
     dtype: Precision = "float16",
-    report: Report,
+    progress: Progress,
 ) -> tuple[int, int]:
     """Between the stages: every caption of stage 2 and of dev through the LLM once, and through the CLIP text
     tower that the recipe fuses with it or learns from.
@@ -112,7 +113,7 @@ def train_embed(
         clip=clip_identity(clip),
         clip_width=embed.clip_width,
         dtype=dtype,
-        report=lambda done, total: report("captions", done, total, {}),
+        progress=progress,
     )
     return done, len(CaptionStore(out))
 
@@ -126,7 +127,7 @@ def train_clip(
     store: Path,
     out: Path,
     ranks: Ranks,
-    report: Report,
+    progress: Progress,
 ) -> dict[str, float]:
     """Stage 2: write a model folder to ``out``; returns its figures on dev.
 
@@ -140,11 +141,11 @@ def train_clip(
     text = replace(folder.text, adaptor=recipe.model.text.adaptor, clip=recipe.model.text.clip)
     recipe = replace(recipe, model=replace(recipe.model, text=text))
     read, counts = read_clip_data(recipe, data, root=root, llm=folder, store=store)
-    report("data", 0, 0, counts)
-    task = ClipTask(recipe, read, ranks=ranks, scratch=out, report=report)
+    progress("data", 0, 0, counts)
+    task = ClipTask(recipe, read, ranks=ranks, scratch=out, progress=progress)
     content = [_content(read.captions), read.joined.image_ids]
     inputs = digest([asdict(recipe), folder.fingerprint, read.store.info.clip, content])
-    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, report=report)
+    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, progress=progress)
     tensors, similarities = folder.tensors() | task.tensors(), task.similarities()
     if ranks.leads:
         plot_run(out, similarities)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from llm2clip_search.base.vectors import top_k
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.snapshot import Snapshot
 
@@ -68,29 +69,10 @@ def exact_search(
     scores = np.empty((len(queries), 0), dtype=np.float32)
     found = np.empty((len(queries), 0), dtype=np.int64)
     for block_ids, vectors in snapshot.blocks(ids):
-        parts = [_best(queries[start : start + 256] @ vectors.T, k) for start in range(0, len(queries), 256)]
+        parts = [top_k(queries[start : start + 256] @ vectors.T, k) for start in range(0, len(queries), 256)]
         scores = np.concatenate([scores, np.concatenate([top for top, _ in parts])], axis=1)
         places = np.concatenate([place for _, place in parts])
         found = np.concatenate([found, block_ids[places]], axis=1)
         order = np.lexsort((found, -scores), axis=1)[:, :k]
         scores, found = np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
     return scores, found
-
-
-def _best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` highest of each row ``[n, m]`` and where they stand; of equals, the first.
-
-    FAISS's own top-k leaves open which of equal scores it keeps, and so would the results of a
-    corpus with copies.
-    """
-    rows, columns = scores.shape
-    if k < columns:
-        last = np.partition(scores, columns - k, axis=1)[:, columns - k, None]
-        above, equal = scores > last, scores == last
-        equal &= np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)
-        place = np.nonzero(above | equal)[1].reshape(rows, k)
-    else:
-        place = np.broadcast_to(np.arange(columns), scores.shape)
-    top = np.take_along_axis(scores, place, 1)
-    order = np.argsort(-top, axis=1, kind="stable")
-    return np.take_along_axis(top, order, 1), np.take_along_axis(place, order, 1)

@@ -41,7 +41,7 @@ def test_captions_come_back_in_their_order(tiny_encoder: Encoder) -> None:
 
 def test_what_was_embedded_is_kept(files: ImageFiles, colours: ColourEncoder, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    first = embed_images(colours, files, cache=tmp_path / "c", report=lambda *done: seen.append(done))
+    first = embed_images(colours, files, cache=tmp_path / "c", progress=lambda *done: seen.append(done[:3]))
     assert seen == [("images", 5, 12), ("images", 10, 12), ("images", 12, 12)]
     again = embed_images(colours, files, cache=tmp_path / "c")
     assert colours.embedded == 12
@@ -51,12 +51,12 @@ def test_what_was_embedded_is_kept(files: ImageFiles, colours: ColourEncoder, tm
 def test_a_run_that_was_killed_goes_on_behind_its_last_part(
     files: ImageFiles, colours: ColourEncoder, tmp_path: Path
 ) -> None:
-    def die(what: str, done: int, total: int) -> None:
+    def die(what: str, done: int, total: int, figures: object) -> None:
         if done == 10:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embed_images(colours, files, cache=tmp_path / "c", report=die)
+        embed_images(colours, files, cache=tmp_path / "c", progress=die)
     embed_images(colours, files, cache=tmp_path / "c")
     assert colours.embedded == 12
 

@@ -6,9 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from llm2clip_search.cli import console
-from llm2clip_search.cli.train import progress
-from llm2clip_search.cli.train.progress import TrainingProgress
+from llm2clip_search.cli import console, progress
+from llm2clip_search.cli.progress import ProgressBar
 
 FIGURES = {"loss": 2.3149, "gradient_norm": 1.7, "samples_per_second": 96.3}
 
@@ -22,13 +21,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_log_gets_a_line_every_half_minute(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    with TrainingProgress() as report:
-        report("data", 0, 0, {"captions": 149_000, "photographs": 34_000, "empty": 0, "held out": 1000})
+    with ProgressBar(log=True) as bar:
+        bar("data", 0, 0, {"captions": 149_000, "photographs": 34_000, "empty": 0, "held out": 1000})
         for step in range(1, 9):
-            report("training", step, 2000, FIGURES)
+            bar("training", step, 2000, FIGURES)
             clock[0] += 10.0
-        report("evaluated", 8, 2000, {"caption_retrieval": 0.641234, "loss": 0.00123})
-        report("training", 2000, 2000, FIGURES)
+        bar("evaluated", 8, 2000, {"caption_retrieval": 0.641234, "loss": 0.00123})
+        bar("training", 2000, 2000, FIGURES)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
@@ -44,17 +43,17 @@ def test_a_log_gets_a_line_every_half_minute(clock: list[float], capsys: pytest.
 def test_a_resumed_run_counts_its_own_steps_for_the_time_left(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with TrainingProgress() as report:
+    with ProgressBar(log=True) as bar:
         for step in range(1501, 1505):
-            report("training", step, 1514, {"samples_per_second": 6.34})
+            bar("training", step, 1514, {"samples_per_second": 6.34})
             clock[0] += 30.0
     assert capsys.readouterr().err.splitlines()[-1] == "training 1,504 of 1,514: 6.3 samples/s · 5 min left"
 
 
 def test_new_work_says_so_at_once(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    with TrainingProgress() as report:
-        report("training", 10, 20, {"loss": 1.0})
-        report("embedding", 64, 1000, {"samples_per_second": 20.0})
+    with ProgressBar(log=True) as bar:
+        bar("training", 10, 20, {"loss": 1.0})
+        bar("embedding", 64, 1000, {"samples_per_second": 20.0})
     assert capsys.readouterr().err.splitlines() == [
         "training 10 of 20: loss 1.000",
         "embedding 64 of 1,000: 20 samples/s",
@@ -65,13 +64,13 @@ def test_a_terminal_gets_one_bar_and_lines_for_what_stays(monkeypatch: pytest.Mo
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=80, height=20, soft_wrap=True, highlight=False)
     monkeypatch.setattr(console, "err", terminal)
-    with TrainingProgress() as report:
-        report("data", 0, 0, {"captions": 5})
-        report("training", 1500, 2000, FIGURES)
-        report("evaluated", 1500, 2000, {"caption_retrieval": 0.64})
-        report._bar.refresh()
-        report("embedding", 3, 4, {})
-        report._bar.refresh()
+    with ProgressBar(log=True) as bar:
+        bar("data", 0, 0, {"captions": 5})
+        bar("training", 1500, 2000, FIGURES)
+        bar("evaluated", 1500, 2000, {"caption_retrieval": 0.64})
+        bar._bar.refresh()
+        bar("embedding", 3, 4, {})
+        bar._bar.refresh()
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n").splitlines()
     assert "data: 5 captions" in shown
     assert "evaluated 1,500 of 2,000: caption_retrieval 0.640" in shown

@@ -16,11 +16,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
+from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime import checkpoint
 from llm2clip_search.training.runtime.distributed import Ranks, Sharding, join
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
-from llm2clip_search.training.runtime.loop import Group, LoopRecipe, Report, Task, run_loop
+from llm2clip_search.training.runtime.loop import Group, LoopRecipe, Task, run_loop
 from llm2clip_search.training.runtime.seeds import generator
 from llm2clip_search.training.runtime.sharding import place, whole
 from llm2clip_search.training.tasks.losses import clip_loss
@@ -121,11 +122,11 @@ def train(
     *,
     inputs: str = "toy",
     ranks: Ranks = Ranks(),
-    report: Report = lambda *_: None,
+    progress: Progress = no_progress,
 ) -> dict[str, float]:
     """`run_loop`, on one process and silent unless told."""
     out.mkdir(parents=True, exist_ok=True)
-    return run_loop(task, recipe, out=out, inputs=inputs, ranks=ranks, report=report)
+    return run_loop(task, recipe, out=out, inputs=inputs, ranks=ranks, progress=progress)
 
 
 # What runs in processes of its own.
@@ -153,7 +154,7 @@ def train_and_die(out: Path, point: str, count: int) -> None:
     torch.set_num_threads(1)
     unnamed, in_place = partial(reached, "checkpoint unnamed"), partial(reached, "checkpoint in place")
     with mock.patch("os.fsync", unnamed), mock.patch.object(checkpoint, "fsync_path", in_place):
-        train(ToyTask(Ranks(), dropout=0.2), out, report=reached)
+        train(ToyTask(Ranks(), dropout=0.2), out, progress=reached)
 
 
 def train_on_ranks(rank: int, port: int, runs: list[dict[str, Any]]) -> None:

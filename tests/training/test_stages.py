@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.errors import CorpusError, Llm2ClipError, ModelError, StoreError
 from llm2clip_search.training import Recipe, find_recipe, stages
 from llm2clip_search.training.data.caption_store import CaptionStore
 from llm2clip_search.training.runtime.distributed import Ranks, Sharding, join
-from llm2clip_search.training.runtime.loop import Report
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.tasks.vision_training import VisionTraining
 from tests.support.corpus import jpeg, write_csv, write_tar
@@ -67,10 +67,6 @@ def made(recipe: Recipe, root: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-def silent(*_: object) -> None:
-    pass
-
-
 def run(
     stage: Stage,
     recipe: Recipe,
@@ -79,11 +75,11 @@ def run(
     out: Path,
     *,
     ranks: Ranks = Ranks(),
-    report: Report = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, float]:
     """A stage; stage 2 takes what lies in ``made``."""
     if stage == "captions":
-        return stages.train_captions(recipe.captions, recipe.data, root=root, out=out, ranks=ranks, report=report)
+        return stages.train_captions(recipe.captions, recipe.data, root=root, out=out, ranks=ranks, progress=progress)
     return stages.train_clip(
         recipe.clip,
         recipe.data,
@@ -92,12 +88,12 @@ def run(
         store=made / "store",
         out=out,
         ranks=ranks,
-        report=report,
+        progress=progress,
     )
 
 
 def embed(recipe: Recipe, root: Path, llm: Path, out: Path) -> tuple[int, int]:
-    return stages.train_embed(recipe.clip, recipe.data, root=root, llm=llm, out=out, device="cpu", report=silent)
+    return stages.train_embed(recipe.clip, recipe.data, root=root, llm=llm, out=out, device="cpu", progress=no_progress)
 
 
 def losses(folder: Path) -> list[float]:
@@ -180,7 +176,7 @@ def train_and_die(stage: Stage, recipe: Recipe, root: Path, made: Path, out: Pat
         if what == "training" and done == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run(stage, recipe, root, made, out, report=report)
+    run(stage, recipe, root, made, out, progress=report)
 
 
 @pytest.mark.parametrize("stage", ["captions", "clip"])
@@ -224,7 +220,7 @@ def embed_and_die(recipe: Recipe, root: Path, made: Path, out: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     stages.embed_captions = partial(original, shard_rows=16)  # type: ignore[attr-defined]
-    stages.train_embed(recipe.clip, recipe.data, root=root, llm=made / "llm", out=out, device="cpu", report=report)
+    stages.train_embed(recipe.clip, recipe.data, root=root, llm=made / "llm", out=out, device="cpu", progress=report)
 
 
 def without_dropout(recipe: Recipe) -> Recipe:
@@ -310,7 +306,7 @@ def test_a_store_of_another_llm_is_refused_naming_both(recipe: Recipe, root: Pat
             store=made / "store",
             out=tmp_path / "model",
             ranks=Ranks(),
-            report=silent,
+            progress=no_progress,
         )
     with pytest.raises(StoreError, match="--out"):
         embed(recipe, root, tmp_path / "llm", made / "store")
@@ -380,7 +376,7 @@ def test_empty_captions_are_counted_and_left_out(recipe: Recipe, tmp_path: Path)
         if what == "data":
             counts.update(figures)
 
-    run("captions", recipe, tmp_path, tmp_path, tmp_path / "llm", report=report)
+    run("captions", recipe, tmp_path, tmp_path, tmp_path / "llm", progress=report)
     assert counts["empty"] == 3
 
 

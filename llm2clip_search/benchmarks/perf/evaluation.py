@@ -3,8 +3,6 @@
 Random vectors find their partner by chance alone, and chance is known: the recalls are checked against it.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from llm2clip_search.base.memory import peak_bytes
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.evaluation.measures import measures
 from llm2clip_search.evaluation.metrics import KS, retrieval_ranks
@@ -93,7 +92,7 @@ def evaluate_random(
         ranks_seconds=ranks_seconds,
         measures_seconds=measures_seconds,
         intervals_seconds=intervals_seconds,
-        peak_gb=_peak_bytes() / 1e9,
+        peak_gb=peak_bytes() / 1e9,
         metrics=ranks.recalls(),
         chance=chance_recalls(images, np.bincount(image_of, minlength=images)),
         measures=further,
@@ -123,8 +122,3 @@ def _unit(generator: np.random.Generator, rows: int, dim: int) -> np.ndarray:
     vectors = generator.standard_normal((rows, dim), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux KiB

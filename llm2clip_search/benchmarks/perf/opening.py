@@ -6,14 +6,13 @@ once before the peak is: a mapped file costs no memory until then.
 """
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.memory import peak_bytes, resident_bytes
 from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.encoders.registry import Model, resolve
 from llm2clip_search.encoders.sources import fetch
@@ -73,7 +72,7 @@ def report(reference: str, tower: TowerName) -> None:
     """Open a tower in this process, which should be fresh, and print the sizes of an `Opening` as JSON."""
     model = resolve(reference)
     _import_libraries(model, tower)
-    libraries = _resident()
+    libraries = resident_bytes()
     module = build_module(model, tower)
     tensors = [*module.parameters(), *module.buffers()]
     for tensor in tensors:
@@ -82,7 +81,7 @@ def report(reference: str, tower: TowerName) -> None:
         "stored": _stored(model, tower),
         "size": sum(tensor.nbytes for tensor in tensors),
         "libraries": libraries,
-        "peak": _peak() - libraries,
+        "peak": peak_bytes() - libraries,
     }
     print(json.dumps(sizes))
 
@@ -119,18 +118,3 @@ def _stored(model: Model, tower: TowerName) -> int:
     path = fetch(config.weights, relative_to=model.folder).path
     files = weight_files(path) if path.is_dir() else [path]
     return own + sum(file.stat().st_size for file in files)
-
-
-def _resident() -> int:
-    """Bytes that this process holds now; where the system does not tell, the most it ever did."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return _peak()
-    return pages * resource.getpagesize()
-
-
-def _peak() -> int:
-    """Bytes; the BSDs, macOS among them, report bytes themselves, Linux kibibytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024

@@ -6,6 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
+from llm2clip_search.base.vectors import unit
+
 
 @dataclass(frozen=True, kw_only=True)
 class SphereMixture:
@@ -36,7 +38,7 @@ class SphereMixture:
     def centres(self) -> np.ndarray:
         """float32 ``[clusters, dim]``, unit, drawn evenly on the sphere."""
         drawn = np.random.default_rng([self.seed, 0]).standard_normal((self.clusters, self.dim), dtype=np.float32)
-        return _unit(drawn)
+        return unit(drawn)
 
     def draw(self, count: int, *, stream: int) -> np.ndarray:
         """float32 ``[count, dim]``, unit: equal for equal seed, ``stream`` and ``count``, unlike for other streams."""
@@ -49,14 +51,9 @@ class SphereMixture:
         for number in np.unique(cluster):
             rows = cluster == number
             points[rows] += offsets[rows] @ self._basis(int(number), directions)
-        return _unit(points)
+        return unit(points)
 
     def _basis(self, cluster: int, directions: int) -> np.ndarray:
         """float32 ``[directions, dim]``, orthonormal: a cluster's own directions."""
         drawn = np.random.default_rng([self.seed, 2, cluster]).standard_normal((self.dim, directions))
         return np.linalg.qr(drawn)[0].T.astype(np.float32)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit

@@ -20,6 +20,7 @@ from llm2clip_search.cli.bench.measured import (
     warn_of_training,
 )
 from llm2clip_search.cli.options import Device, RuntimeName
+from llm2clip_search.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,9 +72,9 @@ def bench_captions(
         embedders[f"LLM in {llm}"] = read_llm(llm).embedder(pick_device(device)).unit
     encoder = load_encoder(model, runtime=runtime, device=device)
     warn_of_training(encoder, found)
-    with console.progress_bars() as report:
+    with ProgressBar() as progress:
         embedders[f"text tower of {model}"] = lambda texts: embed_captions(
-            encoder, texts, cache=kept_in(cache, no_cache), report=report
+            encoder, texts, cache=kept_in(cache, no_cache), progress=progress
         )
         if wanted:
             _across(found, embedders, json_output)

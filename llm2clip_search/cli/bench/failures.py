@@ -19,6 +19,7 @@ from llm2clip_search.cli.bench.measured import (
     warn_of_training,
 )
 from llm2clip_search.cli.options import Device, RuntimeName
+from llm2clip_search.cli.progress import ProgressBar
 
 
 def bench_failures(
@@ -51,9 +52,9 @@ def bench_failures(
     ((lang, captions),) = found.captions.items()
     encoder = load_encoder(model, runtime=runtime, device=device)
     warn_of_training(encoder, found)
-    with console.progress_bars() as report:
-        images = embed_images(encoder, found.images, cache=kept_in(cache, no_cache), report=report)
-        texts = embed_captions(encoder, captions.texts, cache=kept_in(cache, no_cache), report=report)
+    with ProgressBar() as progress:
+        images = embed_images(encoder, found.images, cache=kept_in(cache, no_cache), progress=progress)
+        texts = embed_captions(encoder, captions.texts, cache=kept_in(cache, no_cache), progress=progress)
     by_captions, by_images = both_ways(images, texts, captions.rows_in(list(found.images)), count=count)
     page = failures_page(found, lang, model=model, captions=by_captions, images=by_images)
     replace_file(out, page.encode())

@@ -18,6 +18,7 @@ from llm2clip_search.cli.bench.measured import (
     warn_of_training,
 )
 from llm2clip_search.cli.options import Device, RuntimeName
+from llm2clip_search.cli.progress import ProgressBar
 
 
 def bench_lengths(
@@ -49,9 +50,9 @@ def bench_lengths(
     (lang,) = found.captions
     encoder = load_encoder(model, runtime=runtime, device=device)
     warn_of_training(encoder, found)
-    with console.progress_bars() as report:
-        images = embed_images(encoder, found.images, cache=kept_in(cache, no_cache), report=report)
-        buckets = recall_by_length(encoder, found, lang, images, cache=kept_in(cache, no_cache), report=report)
+    with ProgressBar() as progress:
+        images = embed_images(encoder, found.images, cache=kept_in(cache, no_cache), progress=progress)
+        buckets = recall_by_length(encoder, found, lang, images, cache=kept_in(cache, no_cache), progress=progress)
     with console.results():
         if json_output:
             for bucket in buckets:

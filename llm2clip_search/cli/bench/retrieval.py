@@ -18,6 +18,7 @@ from llm2clip_search.cli.bench.measured import (
     warn_of_training,
 )
 from llm2clip_search.cli.options import Device, RuntimeName
+from llm2clip_search.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,7 +81,7 @@ def bench_retrieval(
     ]
     encoder = load_encoder(model, runtime=runtime, device=device)
     results: list[RetrievalResult] = []
-    with console.progress_bars() as report:
+    with ProgressBar() as progress:
         for found in sets:
             for result in measure_retrieval(
                 encoder,
@@ -89,7 +90,7 @@ def bench_retrieval(
                 lower_case=lower_case,
                 trained_on=warn_of_training(encoder, found),
                 cache=kept_in(cache, no_cache),
-                report=report,
+                progress=progress,
             ):
                 results.append(result)
                 if json_output:

@@ -27,12 +27,12 @@ def training(
     """
     from rich.table import Table
 
-    from llm2clip_search.cli.train.progress import TrainingProgress
+    from llm2clip_search.cli.progress import ProgressBar
     from llm2clip_search.encoders.placement import pick_device
     from llm2clip_search.training import find_recipe
     from llm2clip_search.training.comparison import compare_training
 
-    with TrainingProgress() as report:
+    with ProgressBar(log=True) as progress:
         result = compare_training(
             find_recipe(recipe),
             root=data,
@@ -40,7 +40,7 @@ def training(
             store=captions,
             samples=samples,
             device=pick_device(device),
-            report=report,
+            progress=progress,
         )
     if json_output:
         with console.results():

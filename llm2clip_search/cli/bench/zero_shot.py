@@ -8,6 +8,7 @@ import typer
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.options import Device, RuntimeName
+from llm2clip_search.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
     from llm2clip_search.benchmarks.zero_shot import ZeroShotResult
@@ -52,8 +53,8 @@ def bench_zero_shot(
     prompts = read_templates(templates)
     labelled = read_labelled_folder(folder, class_names)
     encoder = load_encoder(model, runtime=runtime, device=device)
-    with console.progress_bars() as report:
-        result = classify(encoder, labelled, prompts, language=lang, report=report)
+    with ProgressBar() as progress:
+        result = classify(encoder, labelled, prompts, language=lang, progress=progress)
     for note in result.notes:
         console.warn(f"{note}.")
     for failure in result.failures[:SHOWN]:

@@ -25,7 +25,7 @@ def train_captions(
 
     [dim]llm2clip-search train captions nano --data ./data --out ./llm[/dim]
     """
-    from llm2clip_search.cli.train.progress import TrainingProgress
+    from llm2clip_search.cli.progress import ProgressBar
     from llm2clip_search.training import find_recipe, stages
     from llm2clip_search.training.runtime import distributed
 
@@ -38,8 +38,10 @@ def train_captions(
         print_estimate(estimate_captions(chosen, measure_speed(pick_device(device), bf16=chosen.captions.bf16)))
         return
     ranks = distributed.join(device, sharding)
-    with TrainingProgress() as report:
-        figures = stages.train_captions(chosen.captions, chosen.data, root=data, out=out, ranks=ranks, report=report)
+    with ProgressBar(log=True) as progress:
+        figures = stages.train_captions(
+            chosen.captions, chosen.data, root=data, out=out, ranks=ranks, progress=progress
+        )
     if ranks.leads:
         for name, value in figures.items():
             console.out.print(f"dev {name} {value:.4f}")

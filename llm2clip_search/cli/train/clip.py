@@ -27,7 +27,7 @@ def train_clip(
 
     [dim]llm2clip-search train clip nano --data ./data --llm ./llm --captions ./captions --out ./my-nano[/dim]
     """
-    from llm2clip_search.cli.train.progress import TrainingProgress
+    from llm2clip_search.cli.progress import ProgressBar
     from llm2clip_search.training import find_recipe, stages
     from llm2clip_search.training.runtime import distributed
 
@@ -42,9 +42,9 @@ def train_clip(
         print_estimate(estimate_clip(chosen, measure_speed(where, bf16=chosen.clip.bf16)))
         return
     ranks = distributed.join(device, sharding)
-    with TrainingProgress() as report:
+    with ProgressBar(log=True) as progress:
         figures = stages.train_clip(
-            chosen.clip, chosen.data, root=data, llm=llm, store=captions, out=out, ranks=ranks, report=report
+            chosen.clip, chosen.data, root=data, llm=llm, store=captions, out=out, ranks=ranks, progress=progress
         )
     if ranks.leads:
         for name, value in figures.items():

@@ -25,12 +25,12 @@ def train_embed(
 
     [dim]llm2clip-search train embed nano --data ./data --llm ./llm --out ./captions[/dim]
     """
-    from llm2clip_search.cli.train.progress import TrainingProgress
+    from llm2clip_search.cli.progress import ProgressBar
     from llm2clip_search.encoders.placement import pick_device
     from llm2clip_search.training import find_recipe, stages
 
     chosen = find_recipe(recipe)
-    with TrainingProgress() as report:
+    with ProgressBar(log=True) as progress:
         done, rows = stages.train_embed(
             chosen.clip,
             chosen.data,
@@ -39,6 +39,6 @@ def train_embed(
             out=out,
             device=pick_device(device),
             dtype=dtype,
-            report=report,
+            progress=progress,
         )
     console.say(f"{done:,} captions embedded, {rows:,} in {out}.")

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.progress import duration
 from llm2clip_search.cli.sizes import gigabytes
-from llm2clip_search.cli.train.progress import duration
 
 if TYPE_CHECKING:
     from llm2clip_search.training.dry_run import Estimate

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.base.files import replace_file
+from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lock import writer_lock
 
@@ -125,7 +126,7 @@ def embed_captions(
     width: int,
     clip: str = "",
     clip_width: int = 0,
-    report: Callable[[int, int], None],
+    progress: Progress,
     shard_rows: int = SHARD_ROWS,
     dtype: Precision = "float16",
 ) -> int:
@@ -164,7 +165,7 @@ def embed_captions(
             for part in range(0, len(rows), EMBED_ROWS):
                 batch = [texts[row] for row in rows[part : part + EMBED_ROWS]]
                 vectors[part : part + len(batch)] = _embed(embed, batch, width, dtype)
-                report(start + part + len(batch), len(todo))
+                progress("captions", start + part + len(batch), len(todo), {})
             name = f"{len(info.shards):06d}.arrow"
             _write_shard(out / name, ids[rows], vectors)
             info = replace(info, shards=(*info.shards, name), rows=info.rows + len(rows))

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +17,13 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime.checkpoint import Checkpoint, Tensors
 from llm2clip_search.training.runtime.distributed import Ranks
 from llm2clip_search.training.runtime.metrics_log import MetricsLog
 from llm2clip_search.training.runtime.seeds import seed_torch
 from llm2clip_search.training.runtime.sharding import cut, is_sharded, joined, local, whole
-
-Report = Callable[[str, int, int, Mapping[str, float]], None]
-"""Called with what is done, how much of it, how much there is, and figures to show beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +102,7 @@ class Task(Protocol):
 
 
 def run_loop(
-    task: Task, recipe: LoopRecipe, *, out: Path, inputs: str, ranks: Ranks, report: Report
+    task: Task, recipe: LoopRecipe, *, out: Path, inputs: str, ranks: Ranks, progress: Progress
 ) -> dict[str, float]:
     """Train, resuming from ``out/last.pt`` where there is one; the kept weights are in the task afterwards.
 
@@ -142,7 +140,7 @@ def run_loop(
             speed = {"samples_per_second": (done - start) * task.samples_per_step / (time.perf_counter() - began)}
             took = {"seconds": time.perf_counter() - step_began}
             log.write(done, figures | {"learning_rate": recipe.rate(step)} | speed | took)
-            report("training", done, recipe.steps, figures | speed)
+            progress("training", done, recipe.steps, figures | speed)
         complete, improved = done == recipe.steps, False
         if complete or (recipe.evaluate_every and done % recipe.evaluate_every == 0):
             with state.averaged():
@@ -150,7 +148,7 @@ def run_loop(
                 improved = state.keep_if_best(scores)
             if log and scores:
                 log.write(done, {f"dev/{name}": value for name, value in scores.items()})
-                report("evaluated", done, recipe.steps, scores)
+                progress("evaluated", done, recipe.steps, scores)
         # What was kept is safe at once: a later loss that is no number must not cost it.
         if complete or improved or done % recipe.checkpoint_every == 0:
             state.save(last, inputs)

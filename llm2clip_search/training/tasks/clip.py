@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch.nn import functional as F
 
+from llm2clip_search.base.progress import Progress
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.encoders.placement import TowerName
@@ -27,7 +28,7 @@ from llm2clip_search.training.data.image_captions import ImageCaptions, Joined, 
 from llm2clip_search.training.data.image_pixels import ImagePixels
 from llm2clip_search.training.runtime.distributed import Ranks
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
-from llm2clip_search.training.runtime.loop import Group, LoopRecipe, Report, digest
+from llm2clip_search.training.runtime.loop import Group, LoopRecipe, digest
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import place
@@ -130,7 +131,7 @@ class ClipTask:
         *,
         ranks: Ranks,
         scratch: Path,
-        report: Report,
+        progress: Progress,
     ) -> None:
         """``scratch`` is a folder for what may be computed once and is of no use afterwards."""
         joined, captions, store = data.joined, data.captions, data.store
@@ -177,17 +178,17 @@ class ClipTask:
             text_dropout=recipe.text_dropout,
         ).to(ranks.device)
         if recipe.kept_views:
-            self._keep_views(scratch, report)
+            self._keep_views(scratch, progress)
 
-    def _keep_views(self, scratch: Path, report: Report) -> None:
+    def _keep_views(self, scratch: Path, progress: Progress) -> None:
         recipe = self.recipe
         made_of = [recipe.kept_views, recipe.loop.seed, asdict(recipe.augmentation), asdict(recipe.vision)]
         name = digest([*made_of, asdict(recipe.model.vision), self.vision.joined.image_ids])
         path = scratch / f"views-{name}.npy"
         if self.ranks.leads:
-            self.vision.keep(recipe.kept_views, path, report)
+            self.vision.keep(recipe.kept_views, path, progress)
         self.ranks.barrier()
-        self.vision.keep(recipe.kept_views, path, report)
+        self.vision.keep(recipe.kept_views, path, progress)
 
     def groups(self) -> list[Group]:
         heads = dict(self.heads.named_parameters(prefix="heads"))

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from llm2clip_search.base.progress import Progress
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.distributed import Ranks
 from llm2clip_search.training.runtime.gradcache import backward_in_parts, by_length, embed_by_length
-from llm2clip_search.training.runtime.loop import Group, Report
+from llm2clip_search.training.runtime.loop import Group
 from llm2clip_search.training.runtime.seeds import seed_torch
 from llm2clip_search.training.tasks.caption_llm import autocast
 from llm2clip_search.training.tasks.clip import ClipData, ClipRecipe, ClipTask
@@ -69,10 +70,10 @@ class JointTask(ClipTask):
         dev_texts: Mapping[str, Sequence[str]],
         ranks: Ranks,
         scratch: Path,
-        report: Report,
+        progress: Progress,
     ) -> None:
         """``dev_texts`` are dev's captions by language, in the order of ``data.dev``."""
-        super().__init__(recipe.clip, data, ranks=ranks, scratch=scratch, report=report)
+        super().__init__(recipe.clip, data, ranks=ranks, scratch=scratch, progress=progress)
         self.joint, self.dev_texts = recipe, dev_texts
         self.texts: list[str] = data.captions["caption"].to_pylist()
         embedder = llm.embedder(ranks.device)

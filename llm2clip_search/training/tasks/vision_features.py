@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from llm2clip_search.base.progress import Progress
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.vision import VisionTower
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.data.image_captions import Joined, Shown
 from llm2clip_search.training.data.image_pixels import ImagePixels
-from llm2clip_search.training.runtime.loop import Report
 from llm2clip_search.training.runtime.seeds import generator
 from llm2clip_search.training.tasks.caption_llm import autocast
 from llm2clip_search.training.tasks.vision_training import split
@@ -42,7 +42,7 @@ class VisionFeatures:
             self._start, self._rest = parts
 
     @torch.no_grad()
-    def keep(self, views: int, path: Path, report: Report) -> None:
+    def keep(self, views: int, path: Path, progress: Progress) -> None:
         """Put ``views`` views of every training image through the frozen start, float16, into ``path``.
 
         A file that is there is whole, and taken as it is: its name must say what it was made of.
@@ -56,11 +56,11 @@ class VisionFeatures:
             )
         if not path.exists():
             part = path.with_suffix(".part")
-            self._write_views(views, part, report)
+            self._write_views(views, part, progress)
             part.rename(path)
         self._views = np.load(path, mmap_mode="r")
 
-    def _write_views(self, views: int, path: Path, report: Report) -> None:
+    def _write_views(self, views: int, path: Path, progress: Progress) -> None:
         ids, groups = self.joined.image_ids, self.joined.groups
         out: np.memmap | None = None
         for start in range(0, len(ids) * views, self.micro_batch):
@@ -74,7 +74,7 @@ class VisionFeatures:
                 shape = (len(ids), views, *started.shape[1:])
                 out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
             out[images, numbers] = started.half().cpu().numpy()
-            report("views", int(flat[-1]) + 1, len(ids) * views, {})
+            progress("views", int(flat[-1]) + 1, len(ids) * views, {})
         assert out is not None, "there are images"
         out.flush()
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2clip_search.base.files import replace_file
+from llm2clip_search.base.progress import no_progress
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.data import caption_store
@@ -40,7 +41,7 @@ def fill(out: Path, texts: Sequence[str] = TEXTS, **options: Any) -> int:
         "llm": "abc",
         "llm_folder": Path("llm-one"),
         "width": 6,
-        "report": lambda done, total: None,
+        "progress": no_progress,
         "shard_rows": 4,
     }
     return embed_captions(caption_table([("a", text) for text in texts]), **(defaults | options))
@@ -94,7 +95,7 @@ def test_only_new_captions_are_embedded(tmp_path: Path) -> None:
 def test_progress_reaches_the_whole_without_going_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_store, "EMBED_ROWS", 3)
     said: list[tuple[int, int]] = []
-    fill(tmp_path, report=lambda done, total: said.append((done, total)))
+    fill(tmp_path, progress=lambda _, done, total, __: said.append((done, total)))
     assert said == [(3, 11), (4, 11), (7, 11), (8, 11), (11, 11)]
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from llm2clip_search.base.progress import no_progress
 from llm2clip_search.cli.app import app
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.errors import CorpusError, ModelError
@@ -21,10 +22,6 @@ from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.joint import JointTask, joint_recipe
 from llm2clip_search.training.tasks.keeping import Keep
 from tests.support.tiny_training import TinyTowers, save_towers, shrink, write_flickr8k
-
-
-def silent(*_: object) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +41,11 @@ def work(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, the LLM of stage 1 and its caption store."""
     root = tmp_path_factory.mktemp("work")
     write_flickr8k(root)
-    stages.train_captions(recipe.captions, recipe.data, root=root, out=root / "llm", ranks=Ranks(), report=silent)
+    stages.train_captions(
+        recipe.captions, recipe.data, root=root, out=root / "llm", ranks=Ranks(), progress=no_progress
+    )
     stages.train_embed(
-        recipe.clip, recipe.data, root=root, llm=root / "llm", out=root / "store", device="cpu", report=silent
+        recipe.clip, recipe.data, root=root, llm=root / "llm", out=root / "store", device="cpu", progress=no_progress
     )
     return root
 
@@ -55,7 +54,7 @@ def task(method: comparison.Method, recipe: Recipe, work: Path, scratch: Path) -
     job = comparison._Job(
         method=method, recipe=recipe, root=work, llm=work / "llm", store=work / "store", samples=8, device="cpu"
     )
-    return comparison._task(job, scratch, silent)
+    return comparison._task(job, scratch, no_progress)
 
 
 def test_the_baseline_starts_with_stage_2s_loss(recipe: Recipe, work: Path, tmp_path: Path) -> None:
@@ -133,7 +132,7 @@ def test_both_are_measured_in_processes_of_their_own(recipe: Recipe, work: Path)
         store=work / "store",
         samples=9,
         device="cpu",
-        report=lambda what, *_: said.append(what),
+        progress=lambda what, *_: said.append(what),
     )
     assert (result.stage2.method, result.joint.method) == ("stage 2", "joint")
     assert result.stage2.samples == result.joint.samples == 12
@@ -149,7 +148,7 @@ def test_both_are_measured_in_processes_of_their_own(recipe: Recipe, work: Path)
 def test_an_error_within_comes_out_as_it_is(recipe: Recipe, work: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"captions\.csv\.gz does not exist"):
         compare_training(
-            recipe, root=tmp_path, llm=work / "llm", store=work / "store", samples=8, device="cpu", report=silent
+            recipe, root=tmp_path, llm=work / "llm", store=work / "store", samples=8, device="cpu", progress=no_progress
         )
 
 
@@ -166,7 +165,7 @@ def test_a_process_that_is_killed_is_told(recipe: Recipe, work: Path) -> None:
             store=work / "store",
             samples=10**6,
             device="cpu",
-            report=kill,
+            progress=kill,
         )
 
 

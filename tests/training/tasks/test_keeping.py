@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
+from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
 from llm2clip_search.encoders.images import read_rgb
@@ -24,7 +25,7 @@ from llm2clip_search.training.data.caption_store import CaptionStore, read_info
 from llm2clip_search.training.data.captions import CaptionSource, caption_id
 from llm2clip_search.training.recipes.recipe import DataRecipe
 from llm2clip_search.training.runtime.distributed import Ranks, Sharding, join
-from llm2clip_search.training.runtime.loop import LoopRecipe, Report
+from llm2clip_search.training.runtime.loop import LoopRecipe
 from llm2clip_search.training.tasks.clip import ClipRecipe, ClipTask
 from llm2clip_search.training.tasks.keeping import (
     Keep,
@@ -87,7 +88,7 @@ class Corner:
 
     def embed(self, recipe: ClipRecipe, out: Path) -> Path:
         stages.train_embed(
-            recipe, DATA, root=self.root, llm=self.root / "llm", out=out, device="cpu", report=lambda *_: None
+            recipe, DATA, root=self.root, llm=self.root / "llm", out=out, device="cpu", progress=lambda *_: None
         )
         return out
 
@@ -97,11 +98,11 @@ class Corner:
         out: Path,
         store: Path,
         *,
-        report: Report = lambda *_: None,
+        progress: Progress = no_progress,
         ranks: Ranks = Ranks(),
     ) -> Path:
         stages.train_clip(
-            recipe, DATA, root=self.root, llm=self.root / "llm", store=store, out=out, ranks=ranks, report=report
+            recipe, DATA, root=self.root, llm=self.root / "llm", store=store, out=out, ranks=ranks, progress=progress
         )
         return out
 
@@ -254,7 +255,7 @@ def test_a_cached_and_a_resumed_run_learn_the_same(corner: Corner, store: Path, 
 
     for at in (3, 5):
         with pytest.raises(KeyboardInterrupt):
-            corner.train(recipe, tmp_path / "killed", store, report=dying(at))
+            corner.train(recipe, tmp_path / "killed", store, progress=dying(at))
     resumed = load_file(corner.train(recipe, tmp_path / "killed", store) / "model.safetensors")
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
     cached = corner.train(replace(recipe, gradient_cache=True), tmp_path / "cached", store)

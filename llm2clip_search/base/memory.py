@@ -1,0 +1,34 @@
+"""How much memory this process uses and has used."""
+
+import sys
+from pathlib import Path
+
+
+def peak_bytes() -> int:
+    """The most memory that was ever resident in this process, bytes.
+
+    On Linux this is ``VmHWM``: the maximum that ``getrusage`` reports is inherited from the parent process, so a
+    small program started by a large one would report its parent's memory.
+    """
+    if (found := _proc_status("VmHWM")) is not None:
+        return found
+    import resource  # absent on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, the BSDs KiB
+
+
+def resident_bytes() -> int:
+    """Memory that is resident in this process now, bytes; its peak where the system does not say."""
+    found = _proc_status("VmRSS")
+    return peak_bytes() if found is None else found
+
+
+def _proc_status(name: str) -> int | None:
+    """A field of Linux's ``/proc/self/status``, bytes; None on other systems."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    values = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
+    return int(values[0]) * 1024 if values else None

@@ -1,0 +1,60 @@
+"""Arithmetic on embeddings that every room needs: unit length, the k best, batches of similar length."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Scale rows to length 1; a row of zeros stays zero.
+
+    Args:
+        vectors: float ``[n, dim]``, any precision.
+
+    Returns:
+        C-contiguous float32 ``[n, dim]``.
+    """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: np.ndarray = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+    return scaled
+
+
+def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` highest scores of each row, best first; of equal scores the lower column comes first.
+
+    FAISS and ``np.argpartition`` leave open which of equal scores they keep, so a corpus with copies would be
+    ranked differently from run to run.
+
+    Args:
+        scores: float ``[n, m]`` without NaN.
+        k: results per row; fewer are returned if there are fewer columns.
+
+    Returns:
+        Scores and int64 columns, each ``[n, min(k, m)]``.
+    """
+    rows, columns = scores.shape
+    if k < columns:
+        last = np.partition(scores, columns - k, axis=1)[:, columns - k, None]
+        above, equal = scores > last, scores == last
+        equal &= np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)
+        kept = np.nonzero(above | equal)[1].reshape(rows, k)
+    else:
+        kept = np.broadcast_to(np.arange(columns), scores.shape)
+    top = np.take_along_axis(scores, kept, 1)
+    order = np.argsort(-top, axis=1, kind="stable")
+    return np.take_along_axis(top, order, 1), np.take_along_axis(kept, order, 1)
+
+
+def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[np.ndarray]:
+    """Rows in batches of at most ``size``, shortest first, so that little of a padded batch is padding.
+
+    Args:
+        lengths: of each row, such as its number of tokens.
+
+    Yields:
+        int64 row numbers; every row once.
+    """
+    order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
