@@ -9,7 +9,8 @@ import pytest
 
 from llm2clip_search import Encoder, SearchIndex, index_folder, load_encoder, open_index
 from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_captions, read_images
-from tests.conftest import RunCli, photograph
+from tests.support.commands import RunCli
+from tests.support.images import photograph
 
 ROOT = Path(os.environ.get("LLM2CLIP_DATA", Path(__file__).parents[2] / "shared" / "data")) / "flickr8k"
 

@@ -9,7 +9,7 @@ import pytest
 from llm2clip_search import load_encoder, open_index
 from llm2clip_search.cli.demo import CAPTIONS
 from llm2clip_search.encoders.towers import Runtime
-from tests.conftest import RunCli
+from tests.support.commands import RunCli
 
 _RUNTIMES: tuple[Runtime, ...] = ("onnx", "torch")
 PICTURES = ("camera.png", "chelsea.png", "motorcycle_left.png")

@@ -46,7 +46,8 @@ class ProgressBar:
 
     def __call__(self, task: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
         if not total:
-            console.say(f"{task}: {_figures(figures)}")
+            if figures:
+                console.say(f"{task}: {_figures(figures)}")
         elif task == "evaluated":
             from llm2clip_search.training.runtime.metrics_log import headlines
 

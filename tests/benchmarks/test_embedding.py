@@ -10,7 +10,8 @@ from llm2clip_search.benchmarks.embedding import embed_captions, embed_images
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
-from tests.conftest import CAPTIONS, ColourEncoder
+from tests.support.encoders import ColourEncoder
+from tests.support.models import CAPTIONS
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from llm2clip_search.benchmarks.datasets.registry import DATASETS
 from llm2clip_search.benchmarks.paper import PublishedFigure, beside, comparable, figures, published, sources
-from tests.benchmarks.test_compare import result_of
+from tests.support.results import result_of
 
 KEYS = {f"{way}_retrieval_recall@{k}" for way in ("image", "text") for k in (1, 5, 10)}
 

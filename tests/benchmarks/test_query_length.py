@@ -19,7 +19,7 @@ from llm2clip_search.benchmarks.query_length import (
     shortened,
     words_of,
 )
-from tests.conftest import ColourEncoder
+from tests.support.encoders import ColourEncoder
 from tests.support.galleries import gallery
 
 

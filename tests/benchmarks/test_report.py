@@ -18,7 +18,7 @@ from llm2clip_search.benchmarks.report import comma_separated, markdown, name_ru
 from llm2clip_search.benchmarks.report_plots import length_bins
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.evaluation.metrics import NEVER
-from tests.benchmarks.test_compare import result_of
+from tests.support.results import result_of
 
 
 def rows_of(text: str, heading: str) -> list[list[str]]:

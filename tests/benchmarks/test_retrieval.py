@@ -14,7 +14,8 @@ from llm2clip_search.benchmarks.retrieval import measure_retrieval, seen_in_trai
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.evaluation.metrics import NEVER
-from tests.conftest import ColourEncoder, photograph
+from tests.support.encoders import ColourEncoder
+from tests.support.images import photograph
 
 
 @pytest.fixture

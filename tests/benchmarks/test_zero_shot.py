@@ -20,7 +20,8 @@ from llm2clip_search.benchmarks.zero_shot import (
     read_templates,
 )
 from llm2clip_search.errors import CorpusError
-from tests.conftest import ColourEncoder, photograph
+from tests.support.encoders import ColourEncoder
+from tests.support.images import photograph
 
 COLOURS = {"deep_red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 

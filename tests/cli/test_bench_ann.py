@@ -9,7 +9,7 @@ from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Writer
-from tests.conftest import RunCli
+from tests.support.commands import RunCli
 
 
 def test_drawn_vectors_give_a_table_and_a_picture(run_cli: RunCli, tmp_path: Path) -> None:

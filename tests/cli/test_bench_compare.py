@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from llm2clip_search.benchmarks.compare import compare
 from llm2clip_search.benchmarks.results import RetrievalResult, write_results
 from llm2clip_search.cli.app import app
-from tests.benchmarks.test_compare import result_of
-from tests.conftest import RunCli
+from tests.support.commands import RunCli
+from tests.support.results import result_of
 
 A = [result_of("nano", language=lang) for lang in ("en", "de")]
 B = [result_of("large", better=4), result_of("large", language="zh")]

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.conftest import RunCli
+from tests.support.commands import RunCli
 
 SMALL = ("--images", "100", "--captions", "503", "--dim", "16")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunCli, photograph
+from tests.support.commands import RunCli
+from tests.support.images import photograph
 from tests.support.layouts import write_multilingual_flickr8k
 
 IMAGES = 6

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm2clip_search.benchmarks.results import write_results
-from tests.benchmarks.test_compare import result_of
-from tests.conftest import RunCli
+from tests.support.commands import RunCli
+from tests.support.results import result_of
 
 
 def test_the_command_writes_a_report_and_prints_its_paths(run_cli: RunCli, tmp_path: Path) -> None:

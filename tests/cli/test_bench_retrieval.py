@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunCli
+from tests.support.commands import RunCli
 from tests.support.layouts import write_multilingual_flickr8k
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from llm2clip_search.benchmarks.perf.speed import SpeedResult
 from llm2clip_search.cli.bench import speed as bench_speed
-from tests.conftest import RunCli
+from tests.support.commands import RunCli
 
 
 def test_the_command_measures_a_cold_query_too(photographs: Path, run_cli: RunCli, tiny_model: Path) -> None:

@@ -1,4 +1,4 @@
-"""The real command in a subprocess, as a newcomer types it: output, streams, exit codes, odd input."""
+"""The command as a newcomer types it: output, streams, exit codes, odd input."""
 
 import json
 import os
@@ -8,29 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunCli, photograph, save_model
-
-COMMAND = [sys.executable, "-c", "from llm2clip_search.cli.app import main; main()"]
-
-
-@pytest.fixture(scope="module")
-def indexed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """A folder with eight images and their index, made by the command."""
-    folder = tmp_path_factory.mktemp("cli")
-    (folder / "images" / "2024").mkdir(parents=True)
-    for number in range(8):
-        photograph(number, (64 + 4 * number, 48)).save(folder / "images" / "2024" / f"{number}.png")
-    done = subprocess.run(
-        [*COMMAND, "index", "images", "--model", f"dir:{tiny_model}"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("8 indexed, 0 moved or copied, 0 unchanged, 0 removed, 0 failed in ")
-    assert "8 images in" in done.stderr
-    return folder
+from tests.support.commands import COMMAND, RunCli
+from tests.support.images import photograph
+from tests.support.models import save_model
 
 
 def test_results_are_on_stdout_and_the_rest_on_stderr(indexed: Path, run_cli: RunCli) -> None:

@@ -9,10 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.cli.test_commands import COMMAND, indexed
-from tests.conftest import RunCli, photograph
-
-__all__ = ["indexed"]  # the fixture, which is made again for this module
+from tests.support.commands import COMMAND, RunCli
+from tests.support.images import photograph
 
 KEYS = [
     *("rank", "id", "score", "path", "content_hash", "size", "mtime_ns", "width", "height", "format"),

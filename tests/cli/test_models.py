@@ -14,7 +14,8 @@ from llm2clip_search.encoders.checkpoints.pull import converted_folder
 from llm2clip_search.encoders.memory_fit import Memory
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.towers import build_module
-from tests.conftest import RunCli, save_model
+from tests.support.commands import RunCli
+from tests.support.models import save_model
 
 SIXTEEN = (Memory(device="cpu", bytes=16 * 10**9, bytes_a_weight=4.0),)
 NAME = "llm2clip-openai-l-14-336"
@@ -144,10 +145,10 @@ def test_an_unknown_name_is_one_sentence_with_near_names(run_cli: RunCli) -> Non
     assert done.stderr.count("\n") == 1
 
 
-def test_an_offline_machine_cannot_pull(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_offline_machine_cannot_pull(run_command: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    done = run_cli("models", "pull", NAME)
+    done = run_command("models", "pull", NAME)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"run 'llm2clip-search models pull {NAME}' on a machine that reaches the hub" in done.stderr
     assert str(tmp_path / "hub") in done.stderr

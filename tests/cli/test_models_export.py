@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.conftest import RunCli
+from tests.support.commands import RunCli
 
 
 def test_a_tower_is_exported_and_a_refusal_is_one_sentence(tmp_path: Path, tiny_model: Path, run_cli: RunCli) -> None:

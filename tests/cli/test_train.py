@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunCli
+from tests.support.commands import RunCli
 from tests.support.tiny_training import write_flickr8k
 
 

@@ -17,12 +17,10 @@ from PIL import Image
 from llm2clip_search.corpora.decode import decode_file, read_facts
 from llm2clip_search.corpora.folder import FoundFile
 from llm2clip_search.corpora.lookahead import map_ahead
-from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.images import register_plugins
 from llm2clip_search.indexers import index_folder
-from tests.conftest import ColourEncoder, photograph
-
-PREPROCESS = PreprocessConfig(height=32, width=32, resize="squash")
+from tests.support.encoders import ColourEncoder
+from tests.support.images import PREPROCESS, photograph
 
 
 def png_header(width: int, height: int) -> bytes:

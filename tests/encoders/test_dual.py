@@ -18,7 +18,9 @@ from llm2clip_search.encoders.config import AdaptorConfig, PreprocessConfig
 from llm2clip_search.encoders.images import to_pixels
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.conftest import photograph, save_model, save_tokenizer
+from tests.support.dual import save_dual
+from tests.support.images import photograph
+from tests.support.models import save_model
 
 TEXTS = ["a dog", "two children play in the water"]
 PICTURES = [photograph(1, (90, 60)), photograph(2, (50, 80))]
@@ -29,40 +31,6 @@ def unit(value: Any) -> np.ndarray:
     tensor = value if isinstance(value, torch.Tensor) else value.pooler_output
     vectors: np.ndarray = torch.nn.functional.normalize(tensor, dim=-1).numpy()
     return vectors
-
-
-def save_dual(folder: Path, kind: str) -> Any:
-    """A tiny random CLIP or SigLIP folder in transformers' layout; returns the model."""
-    ensure_torchvision()
-    import transformers
-
-    folder.mkdir()
-    save_tokenizer(folder)
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|endoftext|>"})
-    )
-    layers: dict[str, Any] = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    }
-    text = {**layers, "vocab_size": 320, "max_position_embeddings": 16, "eos_token_id": 0, "pad_token_id": 0}
-    vision = {**layers, "image_size": 32, "patch_size": 8}
-    torch.manual_seed(0)
-    name = {"clip": "CLIP", "siglip": "Siglip"}[kind]
-    extra = {"projection_dim": 24} if kind == "clip" else {}
-    if kind == "siglip":
-        text["projection_size"] = 32
-    config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=vision, **extra)
-    model = getattr(transformers, f"{name}Model")(config).eval()
-    model.save_pretrained(folder)
-    size = {"shortest_edge": 32} if kind == "clip" else {"height": 32, "width": 32}
-    crop = {"do_center_crop": True, "crop_size": {"height": 32, "width": 32}} if kind == "clip" else {}
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps({"size": size, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 3, **crop})
-    )
-    return model
 
 
 @pytest.mark.parametrize(("kind", "dim"), [("clip", 24), ("siglip", 32)])

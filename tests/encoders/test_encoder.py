@@ -14,7 +14,8 @@ from llm2clip_search.encoders import Encoder, load_encoder
 from llm2clip_search.encoders.registry import Model, resolve
 from llm2clip_search.encoders.towers import compiled_path, load_tower
 from llm2clip_search.errors import ImageError, ModelError
-from tests.conftest import CAPTIONS, photograph, save_model
+from tests.support.images import photograph
+from tests.support.models import CAPTIONS, save_model
 
 
 def test_embeddings_are_unit_float32_rows(tiny_encoder: Encoder, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, TextConf
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.conftest import CAPTIONS, save_model
-from tests.encoders.test_dual import save_dual
+from tests.support.dual import save_dual
+from tests.support.models import CAPTIONS, save_model
 
 TEXTS = ["a dog", *CAPTIONS, ""]
 CLIP = TextConfig(library="transformers", weights="dir:clip", max_tokens=16)

@@ -14,7 +14,7 @@ from llm2clip_search.encoders.text import LLMTextTower
 from llm2clip_search.encoders.tokenization import LLMTokenizer
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.conftest import CAPTIONS, save_tokenizer
+from tests.support.models import CAPTIONS, save_tokenizer
 
 FAMILIES = {
     "llama": ("LlamaConfig", {}),

@@ -18,7 +18,7 @@ from llm2clip_search.encoders.tokenization import LLMTokenizer
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, lora_tensors, merged_lora
-from tests.conftest import CAPTIONS, save_llm, save_model
+from tests.support.models import CAPTIONS, save_llm, save_model
 
 RECIPE = LoraRecipe(rank=3, alpha=12, targets=("q_proj", "o_proj", "down_proj"))
 

@@ -33,7 +33,8 @@ from llm2clip_search.encoders.vision import without_memory
 from llm2clip_search.encoders.weights import mapped_tensors
 from llm2clip_search.errors import ModelError
 from llm2clip_search.indexers.folder import index_folder
-from tests.conftest import CAPTIONS, photograph, save_model
+from tests.support.images import photograph
+from tests.support.models import CAPTIONS, save_model
 
 PICTURES = [photograph(1, (90, 60)), photograph(2, (50, 80))]
 

@@ -20,7 +20,7 @@ from llm2clip_search.encoders.export import image_processor
 from llm2clip_search.encoders.images import read_rgb, to_pixels
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.vision import VisionTower, transformers_preprocess
-from tests.conftest import photograph
+from tests.support.images import photograph
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SIZES = [(90, 60), (60, 90), (33, 47), (24, 24), (24, 31), (31, 24), (1, 40), (40, 1), (1, 1), (200, 57), (25, 26)]

@@ -14,7 +14,8 @@ from llm2clip_search.engine.filter import COLUMNS, filter_table, matching_ids
 from llm2clip_search.errors import QueryError
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.store import Snapshot
-from tests.conftest import ColourEncoder, photograph
+from tests.support.encoders import ColourEncoder
+from tests.support.images import photograph
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from llm2clip_search.errors import ImageError, QueryError, StoreError
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.store import Snapshot, Writer
 from llm2clip_search.vectorindex.search import exact_search
-from tests.conftest import ColourEncoder, save_model
-from tests.indexers.test_ann import DIM, MODEL, add, clustered
+from tests.support.encoders import ColourEncoder
+from tests.support.models import save_model
+from tests.support.vectors import DIM, MODEL, add, clustered
 
 
 @pytest.fixture

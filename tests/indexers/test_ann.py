@@ -5,35 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.engine import SearchIndex
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
 from llm2clip_search.vectorindex.search import exact_search
-from tests.conftest import ColourEncoder
-
-MODEL = ModelIdentity(name="m", revision="r", weights_sha256="w", preprocess_sha256="p")
-DIM = 16
-
-
-def clustered(seed: int, count: int) -> np.ndarray:
-    """Unit vectors around forty centres, as embeddings lie."""
-    centres = np.random.default_rng(0).normal(size=(40, DIM))
-    generator = np.random.default_rng(seed)
-    points = centres[generator.integers(0, 40, count)] + 0.6 * generator.normal(size=(count, DIM))
-    unit: np.ndarray = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
-    return unit
-
-
-def add(writer: Writer, vectors: np.ndarray, removed: tuple[int, ...] = ()) -> range:
-    ids = writer.allocate(len(vectors))
-    rows = [
-        Row(id=i, path=f"{i}.jpg", content_hash=str(i), size=i, mtime_ns=0, width=i % 100, height=1, format="PNG")
-        for i in ids
-    ]
-    writer.commit(rows, vectors, removed=removed)
-    return ids
+from tests.support.encoders import ColourEncoder
+from tests.support.vectors import DIM, MODEL, add, clustered
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])

@@ -13,36 +13,11 @@ from hypothesis import strategies as st
 
 from llm2clip_search.corpora.folder import FoundFile, Walk, walk_images
 from llm2clip_search.errors import CorpusError, StoreError
-from llm2clip_search.indexers import IndexSummary, index_folder
-from llm2clip_search.indexers.folder import FolderConfig
+from llm2clip_search.indexers import index_folder
 from llm2clip_search.store import Snapshot
-from tests.conftest import ColourEncoder, photograph
-
-
-def update(folder: Path, encoder: ColourEncoder, **config: object) -> IndexSummary:
-    return index_folder(
-        folder,
-        encoder=encoder,
-        index=folder.parent / ".llm2clip",
-        config=FolderConfig(batch_size=4, threads=2, **config),  # type: ignore[arg-type]
-    )
-
-
-def rows(folder: Path) -> dict[str, dict[str, object]]:
-    return {row["path"]: row for row in Snapshot(folder.parent / ".llm2clip").metadata().to_pylist()}
-
-
-def check(folder: Path, encoder: ColourEncoder) -> None:
-    """Every readable file has one live row, and its vector is the encoder's own of that file."""
-    snapshot = Snapshot(folder.parent / ".llm2clip")
-    found = {row["path"]: row["id"] for row in snapshot.metadata().to_pylist()}
-    files = sorted(path for path in folder.rglob("*.png") if path.is_file())
-    assert sorted(found) == sorted(path.relative_to(folder.parent).as_posix() for path in files)
-    assert snapshot.manifest.live == len(files)
-    if files:
-        expected = encoder.encode_images(files)
-        stored = snapshot.vectors([found[path.relative_to(folder.parent).as_posix()] for path in files])
-        np.testing.assert_allclose(stored, expected, atol=1e-3)
+from tests.support.encoders import ColourEncoder
+from tests.support.folders import check, rows, update
+from tests.support.images import photograph
 
 
 def test_only_changes_are_embedded(photographs: Path, colours: ColourEncoder) -> None:

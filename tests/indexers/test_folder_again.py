@@ -13,9 +13,9 @@ from llm2clip_search.corpora.decode import decode_file, read_facts
 from llm2clip_search.corpora.folder import SKIPPED_FOLDERS, FoundFile, walk_images
 from llm2clip_search.errors import CorpusError, ModelError
 from llm2clip_search.store import Snapshot
-from tests.conftest import ColourEncoder, photograph
-from tests.corpora.test_decode import PREPROCESS
-from tests.indexers.test_folder import check, rows, update
+from tests.support.encoders import ColourEncoder
+from tests.support.folders import check, rows, update
+from tests.support.images import PREPROCESS, photograph
 
 
 def test_an_interrupted_run_keeps_what_it_has_not_replaced(photographs: Path, colours: ColourEncoder) -> None:

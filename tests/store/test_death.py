@@ -15,7 +15,7 @@ import pytest
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Snapshot, Writer
 from llm2clip_search.store.schema import Failure
-from tests.store.test_store import MODEL, fill, live, row, vectors
+from tests.support.stores import MODEL, fill, live, row, vectors
 
 BEFORE = {0: "0.jpg", 1: "1.jpg"}
 AFTER = {1: "moved.jpg", 2: "2.jpg"}
@@ -90,7 +90,8 @@ def test_the_lock_of_another_process_is_named_and_dies_with_it(tmp_path: Path) -
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
-from tests.store.test_store import MODEL, Writer
+from tests.store.test_store import Writer
+from tests.support.stores import MODEL
 with Writer.open(Path({str(tmp_path / "i")!r}), model=MODEL, dim=4):
     print("open", flush=True)
     time.sleep(60)

@@ -15,41 +15,13 @@ from hypothesis import strategies as st
 
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
-from llm2clip_search.store import Manifest, Row, Snapshot, Writer, find_index
+from llm2clip_search.store import Manifest, Snapshot, Writer, find_index
 from llm2clip_search.store import writer as writer_module
 from llm2clip_search.store.manifest import AnnEntry, ShardEntry
 from llm2clip_search.store.schema import Failure
+from tests.support.stores import MODEL, fill, live, row, vectors
 
-MODEL = ModelIdentity(name="m", revision="r", weights_sha256="w", preprocess_sha256="p")
 FIXTURES = Path(__file__).parent / "fixtures"
-
-
-def row(identifier: int, path: str | None = None) -> Row:
-    return Row(
-        id=identifier,
-        path=path or f"{identifier}.jpg",
-        content_hash=f"h{identifier}",
-        size=1,
-        mtime_ns=2,
-        width=3,
-        height=4,
-    )
-
-
-def vectors(*ids: int) -> np.ndarray:
-    """One unit vector an id, exact in half precision."""
-    out = np.zeros((len(ids), 4), dtype=np.float32)
-    out[np.arange(len(ids)), np.array(ids) % 4] = 1.0
-    return out
-
-
-def fill(folder: Path, *ids: int) -> None:
-    with Writer.open(folder, model=MODEL, dim=4) as writer:
-        writer.commit([row(i) for i in ids], vectors(*ids))
-
-
-def live(folder: Path) -> dict[int, str]:
-    return {r["id"]: r["path"] for r in Snapshot(folder).metadata().to_pylist()}
 
 
 texts = st.text(max_size=8)
@@ -137,7 +109,8 @@ def test_kill_9_loses_at_most_the_shard_in_flight(tmp_path: Path) -> None:
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
-from tests.store.test_store import MODEL, Writer, row, vectors
+from tests.store.test_store import Writer
+from tests.support.stores import MODEL, row, vectors
 with Writer.open(Path({str(tmp_path / "i")!r}), model=MODEL, dim=4) as writer:
     while True:
         new = list(writer.allocate(3))

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from llm2clip_search.encoders.checkpoints.layouts import LayoutName
-from tests.conftest import CAPTIONS
+from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from tests.support.models import CAPTIONS
 
 Tensors = dict[str, torch.Tensor]
 
@@ -35,7 +37,6 @@ SIGLIP_WIDTH = 128
 
 def save_llama(folder: Path, *, hidden: int = HIDDEN) -> Path:
     """A two-block Llama and a byte-level tokenizer with Llama 3's special tokens, which starts texts with its BOS."""
-    from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 
     ensure_torchvision()
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -239,3 +240,15 @@ LAYOUTS: dict[LayoutName, Callable[[], Tensors]] = {
     "siglip2": siglip2_tensors,
 }
 """Every published layout, and what makes a checkpoint of it."""
+
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def noise(count: int, side: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def normalised(pixels: np.ndarray) -> torch.Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std

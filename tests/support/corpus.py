@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from llm2clip_search.training.data.captions import SCHEMA, caption_id, photo_key
-from tests.conftest import photograph
+from tests.support.images import photograph
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
 from llm2clip_search.corpora.image_files import ImageFiles
-from tests.conftest import photograph
+from tests.support.images import photograph
 
 
 def gallery(folder: Path, captions: Mapping[str, Captions], *, images: int) -> RetrievalSet:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from tests.conftest import photograph
+from tests.support.images import photograph
 
 
 @cache

@@ -11,8 +11,8 @@ from llm2clip_search.encoders.config import TextConfig, VisionConfig
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.training import Recipe
 from llm2clip_search.training.runtime.loop import LoopRecipe
-from tests.conftest import save_llm, save_tokenizer
 from tests.support.corpus import jpeg, write_csv, write_tar
+from tests.support.models import save_llm, save_tokenizer
 
 IMAGES = 6
 LANGS = ("en", "de", "zh", "fr", "cs")

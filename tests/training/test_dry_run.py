@@ -22,7 +22,7 @@ from llm2clip_search.training.dry_run import (
 from llm2clip_search.training.sizes import Cost, cost_of, empty_llm, llm_shape
 from llm2clip_search.training.tasks.clip import ClipRecipe
 from llm2clip_search.training.tasks.keeping import Keep
-from tests.conftest import RunCli
+from tests.support.commands import RunCli
 from tests.support.tiny_training import TinyTowers, save_towers, shrink
 
 SPEED = Speed(device="abacus", flops=1e12)

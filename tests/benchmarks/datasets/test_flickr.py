@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llm2clip_search.benchmarks.datasets.base import RetrievalSet
 from llm2clip_search.benchmarks.datasets.flickr import DATASETS
 from llm2clip_search.errors import CorpusError
-from tests.conftest import RunCli
+from tests.support.commands import RunCli
 from tests.support.layouts import jpeg, write_images, write_tar
 
 INFOS = {info.name: info for info in DATASETS}

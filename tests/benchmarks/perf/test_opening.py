@@ -9,7 +9,7 @@ from llm2clip_search.benchmarks.perf.opening import Opening, measure_opening
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.towers import build_module
 from llm2clip_search.errors import ModelError
-from tests.conftest import save_model
+from tests.support.models import save_model
 
 
 def test_each_tower_is_opened_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from llm2clip_search.benchmarks.perf import speed
 from llm2clip_search.benchmarks.perf.speed import CAPTIONS, measure_speed
 from llm2clip_search.errors import CorpusError
-from tests.conftest import ColourEncoder
+from tests.support.encoders import ColourEncoder
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from llm2clip_search.encoders.registry import is_at_hand, resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.towers import build_module
 from llm2clip_search.errors import ModelError
-from tests.conftest import save_model
+from tests.support.models import save_model
 
 MODELS = published_models()
 CONVERTED = [model for model in MODELS.values() if model.layout]

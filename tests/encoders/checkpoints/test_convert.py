@@ -19,7 +19,6 @@ from llm2clip_search.encoders.checkpoints.layouts import LayoutName, read_checkp
 from llm2clip_search.encoders.config import AdaptorConfig, TextConfig
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.errors import ModelError
-from tests.conftest import RunCli
 from tests.support.checkpoints import (
     HEADER,
     LAYOUTS,
@@ -32,6 +31,7 @@ from tests.support.checkpoints import (
     siglip2_tensors,
     without,
 )
+from tests.support.commands import RunCli
 
 
 @settings(deadline=None)

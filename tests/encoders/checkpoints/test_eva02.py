@@ -15,13 +15,7 @@ from llm2clip_search.encoders.config import VisionConfig
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.encoders.checkpoints.test_openai_clip import MEAN, STD, noise
-from tests.support.checkpoints import Tensors, eva02_tensors, rotary_angles
-
-
-def normalised(pixels: np.ndarray) -> torch.Tensor:
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    return (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
+from tests.support.checkpoints import MEAN, Tensors, eva02_tensors, noise, normalised, rotary_angles
 
 
 @torch.inference_mode()

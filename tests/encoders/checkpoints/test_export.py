@@ -24,9 +24,10 @@ from llm2clip_search.encoders.images import to_pixels
 from llm2clip_search.encoders.registry import Model, resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.conftest import CAPTIONS, photograph
-from tests.encoders.test_dual import save_dual
 from tests.support.checkpoints import Tensors, eva02_tensors, save_openai, siglip2_tensors
+from tests.support.dual import save_dual
+from tests.support.images import photograph
+from tests.support.models import CAPTIONS
 
 PICTURES = [photograph(1, (90, 60)), photograph(2, (50, 81)), photograph(3, (12, 15))]
 

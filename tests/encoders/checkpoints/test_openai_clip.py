@@ -12,9 +12,7 @@ from llm2clip_search.encoders.checkpoints.convert import convert
 from llm2clip_search.encoders.checkpoints.openai_clip import publish_openai
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.support.checkpoints import OPENAI_CONFIG, Tensors, openai_tensors, save_openai
-
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+from tests.support.checkpoints import MEAN, OPENAI_CONFIG, STD, Tensors, noise, openai_tensors, save_openai
 
 
 @torch.inference_mode()
@@ -32,10 +30,6 @@ def reference(tensors: Tensors, pixels: np.ndarray) -> np.ndarray:
     embedded = model(pixel_values=images).pooler_output @ tensors["visual_projection.weight"].float().T
     found: np.ndarray = (embedded / embedded.norm(dim=-1, keepdim=True)).numpy()
     return found
-
-
-def noise(count: int, side: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

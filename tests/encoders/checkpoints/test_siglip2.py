@@ -13,9 +13,7 @@ from llm2clip_search.encoders.checkpoints.siglip2 import convert_siglip2, publis
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.encoders.checkpoints.test_eva02 import normalised
-from tests.encoders.checkpoints.test_openai_clip import noise
-from tests.support.checkpoints import SIGLIP_WIDTH, Tensors, siglip2_tensors
+from tests.support.checkpoints import SIGLIP_WIDTH, Tensors, noise, normalised, siglip2_tensors
 
 
 @pytest.mark.parametrize("pixels", [None, "siglip"])

@@ -24,7 +24,6 @@ from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.engine.search import open_index
 from llm2clip_search.errors import ModelError
 from llm2clip_search.indexers.folder import index_folder
-from tests.conftest import CAPTIONS
 from tests.support.checkpoints import (
     HEADER,
     Tensors,
@@ -33,6 +32,7 @@ from tests.support.checkpoints import (
     save_openai,
     siglip2_tensors,
 )
+from tests.support.models import CAPTIONS
 
 LONG = " ".join(["a dog"] * 40)
 

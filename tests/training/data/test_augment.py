@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from llm2clip_search.training.data.augment import Augmentation, names_a_side
-from tests.conftest import photograph
+from tests.support.images import photograph
 
 PLACES = np.stack(np.meshgrid(np.arange(200), np.arange(100)), axis=-1)
 """uint8 of every pixel's x and y: a crop shows where it was taken."""

@@ -10,7 +10,7 @@ from llm2clip_search.errors import ModelError
 from llm2clip_search.training import RECIPES, find_recipe, stages
 from llm2clip_search.training.recipes.paper import PUBLISHED
 from llm2clip_search.training.runtime.distributed import Ranks
-from tests.conftest import RunCli
+from tests.support.commands import RunCli
 from tests.support.tiny_training import TinyTowers, save_towers, shrink, write_flickr8k, write_web_data
 
 

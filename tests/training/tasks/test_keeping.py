@@ -36,9 +36,10 @@ from llm2clip_search.training.tasks.keeping import (
 )
 from llm2clip_search.training.tasks.llm_folder import write_llm
 from llm2clip_search.training.tasks.vision_training import VisionTraining
-from tests.conftest import photograph, save_llm, save_tokenizer
-from tests.encoders.test_dual import save_dual
 from tests.support.corpus import write_csv
+from tests.support.dual import save_dual
+from tests.support.images import photograph
+from tests.support.models import save_llm, save_tokenizer
 from tests.support.toy_training import free_port, start
 
 COLOURS = ("red", "blue", "green", "black")

@@ -1,0 +1,88 @@
+"""A tiny model folder with real towers and random weights."""
+
+import json
+from pathlib import Path
+
+from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+
+CAPTIONS = [
+    "A black dog runs through the snow.",
+    "Two children play in the shallow water of a lake.",
+    "A man in a red jacket climbs a wet rock.",
+    "Ein kleines Mädchen geht in ein Holzhaus.",
+    "一个小女孩走进木屋。",
+]
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A byte-level BPE that knows every byte, so that no text is out of its vocabulary."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(CAPTIONS, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def save_llm(folder: Path) -> None:
+    """A two-block Llama of transformers' own making."""
+    import torch
+
+    from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+
+    ensure_torchvision()
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    )
+    LlamaModel(config).save_pretrained(folder)
+
+
+def save_model(folder: Path, *, seed: int = 0) -> Path:
+    """A model folder: timm's smallest ViT, the tiny Llama, random heads."""
+    import torch
+    from safetensors.torch import save_file
+
+    from llm2clip_search.encoders.adaptor import Adaptor
+    from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+
+    ensure_torchvision()
+    import timm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_llm(folder / "llm")
+    save_tokenizer(folder)
+    torch.manual_seed(seed)
+    backbone = timm.create_model("test_vit", pretrained=False, num_classes=0)
+    adaptor = Adaptor(32, 16, AdaptorConfig(blocks=1))
+    projection = torch.nn.Linear(64, 16)
+    tensors = {f"vision.backbone.{n}": t for n, t in backbone.state_dict().items()}
+    tensors |= {f"vision.projection.{n}": t for n, t in projection.state_dict().items()}
+    tensors |= {f"text.adaptor.{n}": t for n, t in adaptor.state_dict().items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    config = ModelConfig(
+        name=f"dir:{folder}",
+        dim=16,
+        vision=VisionConfig(
+            library="timm",
+            architecture="test_vit",
+            weights=None,
+            projection=True,
+            preprocess=PreprocessConfig(height=160, width=160),
+        ),
+        text=TextConfig(library="llm", weights="dir:llm", max_tokens=24, adaptor=AdaptorConfig(blocks=1)),
+    )
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    return folder
