@@ -14,12 +14,13 @@ import numpy as np
 from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.benchmarks.datasets.base import digest, images_digest
+from llm2clip_search.corpora import Item
+from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.corpora.image_files import ImageFiles
-from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.encoders import Encoder
-from llm2clip_search.encoders.images import decode_upright, open_image, to_pixels
 from llm2clip_search.encoders.sources import cache_dir
-from llm2clip_search.errors import CorpusError, ImageError
+from llm2clip_search.errors import CorpusError
+from llm2clip_search.indexers.embed import embed_ahead
 
 PART = 1024
 """Images or captions that a kill costs at most."""
@@ -45,24 +46,16 @@ def embed_images(
     """
     ids = list(images)
 
-    def pixels(image_id: str) -> np.ndarray:
-        try:
-            with open_image(io.BytesIO(images.read(image_id))) as image:
-                return to_pixels(decode_upright(image, shortest=encoder.preprocess.shortest), encoder.preprocess)
-        except ImageError as error:
-            raise CorpusError(f"Image {image_id!r} in {images.path(image_id)} cannot be measured: {error}.") from error
-
     def embed(rows: np.ndarray) -> np.ndarray:
-        decoded = map_ahead(pixels, [ids[row] for row in rows], threads=THREADS, ahead=2 * batch_size)
-        out, batch = [], []
-        for image in decoded:
-            batch.append(image)
-            if len(batch) == batch_size:
-                out.append(encoder.encode_pixels(np.stack(batch)))
-                batch.clear()
-        if batch:
-            out.append(encoder.encode_pixels(np.stack(batch)))
-        return np.concatenate(out)
+        items = [Item(uri=ids[row]) for row in rows]
+        results = embed_ahead(images, items, encoder, batch_size=batch_size, threads=THREADS, ahead=2 * batch_size)
+        return np.stack([vector_of(result) for result in results])
+
+    def vector_of(image: Decoded) -> np.ndarray:
+        if image.error is not None or image.vector is None:
+            image_id = image.item.uri
+            raise CorpusError(f"Image {image_id!r} in {images.path(image_id)} cannot be measured: {image.error}.")
+        return image.vector
 
     folder = cache / encoder.fingerprint / f"images-{images_digest(images)}" if cache else None
     return _in_parts("images", np.arange(len(ids)), encoder.dim, embed, folder, progress)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llm2clip_search.corpora.folder import FoundFile, walk_images
+from llm2clip_search.corpora import FolderCorpus, Item
 from llm2clip_search.errors import CorpusError
 
 
@@ -22,7 +22,7 @@ class LabelledFolder:
     """The classes' subfolders, sorted; those without any image are no classes."""
     names: tuple[str, ...]
     """As prompts call the classes."""
-    files: tuple[FoundFile, ...]
+    files: tuple[Item, ...]
     labels: np.ndarray
     """int64 ``[n_files]``, rows of ``folders``."""
     notes: tuple[str, ...]
@@ -38,8 +38,8 @@ def read_labelled_folder(root: Path, class_names: Path | None = None) -> Labelle
     Raises:
         CorpusError: fewer than two subfolders with images, or a subfolder that ``class_names`` leaves out.
     """
-    walk = walk_images(root)
-    found = [(file.path.relative_to(root).parts, file) for file in walk.files]
+    corpus = FolderCorpus(root)
+    found = [(Path(item.uri).relative_to(corpus.root).parts, item) for item in corpus.items()]
     labelled = [(parts[0], file) for parts, file in found if len(parts) > 1]
     folders = tuple(sorted({folder for folder, _ in labelled}))
     if len(folders) < 2:
@@ -49,8 +49,8 @@ def read_labelled_folder(root: Path, class_names: Path | None = None) -> Labelle
     notes = []
     if loose := len(found) - len(labelled):
         notes.append(f"{loose:,} images lie in {root.name} itself, so they have no class and are left out")
-    if walk.unreadable:
-        notes.append(f"{len(walk.unreadable):,} folders or files cannot be read, such as {walk.unreadable[0][0]}")
+    if unreadable := corpus.unreadable():
+        notes.append(f"{len(unreadable):,} folders or files cannot be read, such as {next(iter(unreadable))}")
     names = tuple(folder.replace("_", " ") for folder in folders)
     if class_names is not None:
         called = read_class_names(class_names)

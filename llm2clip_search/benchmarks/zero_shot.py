@@ -17,13 +17,11 @@ from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.benchmarks.embedding import embed_captions
 from llm2clip_search.benchmarks.labelled_folder import LabelledFolder
 from llm2clip_search.benchmarks.results import pretrained_of
-from llm2clip_search.corpora.decode import Decoded, decode_file
-from llm2clip_search.corpora.folder import FoundFile
-from llm2clip_search.corpora.lookahead import map_ahead
+from llm2clip_search.corpora import FolderCorpus
 from llm2clip_search.encoders import Encoder
-from llm2clip_search.encoders.images import MAX_PIXELS
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.evaluation.metrics import ranks_of_best
+from llm2clip_search.indexers.embed import embed_ahead
 
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "plain": ("a photo of a {}.",),
@@ -97,7 +95,7 @@ def classify(
         CorpusError: no image could be decoded.
     """
     classes = class_vectors(encoder, folder.names, templates)
-    vectors, readable, failures = _embed_files(encoder, folder.files, batch_size, progress)
+    vectors, readable, failures = _embed_files(encoder, folder, batch_size, progress)
     if not len(readable):
         raise CorpusError(f"None of {len(folder.files):,} images in {folder.root} can be decoded.")
     labels = folder.labels[readable]
@@ -175,26 +173,26 @@ def read_templates(name: str) -> tuple[str, ...]:
 
 
 def _embed_files(
-    encoder: Encoder, files: Sequence[FoundFile], batch_size: int, progress: Progress
+    encoder: Encoder, folder: LabelledFolder, batch_size: int, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, list[Unread]]:
-    """Unit vectors of the images that decode, their rows in ``files``, and the others."""
-
-    def decode(file: FoundFile) -> Decoded:
-        return decode_file(file, encoder.preprocess, max_pixels=MAX_PIXELS, known=lambda _: False)
-
+    """Unit vectors of the images that decode, their rows in ``folder.files``, and the others."""
     vectors = [np.empty((0, encoder.dim), dtype=np.float32)]
     rows: list[int] = []
     failures: list[Unread] = []
-    batch: list[np.ndarray] = []
-    decoded = map_ahead(decode, files, threads=THREADS, ahead=2 * batch_size)
-    for row, image in enumerate(decoded):
+    results = embed_ahead(
+        FolderCorpus(folder.root),
+        folder.files,
+        encoder,
+        batch_size=batch_size,
+        threads=THREADS,
+        ahead=2 * batch_size,
+    )
+    for row, image in enumerate(results):
         if image.error is not None:
-            failures.append(Unread(path=str(image.file.path), stage=image.error.stage, reason=str(image.error)))
-        elif image.pixels is not None:
+            failures.append(Unread(path=image.item.uri, stage=image.error.stage, reason=str(image.error)))
+        else:
+            assert image.vector is not None, "what does not fail is embedded"
             rows.append(row)
-            batch.append(image.pixels)
-        if batch and (len(batch) == batch_size or row + 1 == len(files)):
-            vectors.append(encoder.encode_pixels(np.stack(batch)))
-            batch.clear()
-        progress("images", row + 1, len(files), {})
+            vectors.append(image.vector[None, :])
+        progress("images", row + 1, len(folder.files), {})
     return np.concatenate(vectors), np.array(rows, dtype=np.int64), failures

@@ -1,4 +1,4 @@
-"""The command tree. Nothing heavy is imported until a command runs: ``--help`` must answer at once."""
+"""The command tree. Heavy libraries are imported when a command runs, so that ``--help`` answers at once."""
 
 import warnings
 from typing import Annotated

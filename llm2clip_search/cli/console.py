@@ -1,4 +1,4 @@
-"""How the commands talk: results on stdout, everything else on stderr, errors as one sentence."""
+"""Output of the commands: results on stdout, everything else on stderr, errors as one sentence and a hint."""
 
 import logging
 import os
@@ -15,14 +15,14 @@ from llm2clip_search.errors import Llm2ClipError
 
 
 class _Output(Console):
-    """Goes on in silence when its reader leaves; rich itself would end the command with exit code 1."""
+    """Goes on silently when its reader closes the pipe; rich itself would exit with code 1."""
 
     def on_broken_pipe(self) -> None:
         _drop_output()
 
 
 def _drop_output() -> None:
-    """Send what is still buffered nowhere: it would fail again when the interpreter closes stdout."""
+    """Discard what is still buffered: writing it would fail again when the interpreter closes stdout."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -73,7 +73,7 @@ def show_log(*, debug: bool) -> None:
 
 @contextmanager
 def errors_as_sentences() -> Iterator[None]:
-    """Turn errors that the package raises on purpose into a sentence and exit code 1."""
+    """Turn errors that the package raises on purpose into one sentence and exit code 1."""
     try:
         yield
     except Llm2ClipError as error:
@@ -82,7 +82,7 @@ def errors_as_sentences() -> Iterator[None]:
 
 @contextmanager
 def results() -> Iterator[None]:
-    """Around what a command prints: a reader that leaves, as ``head`` does, ends the command without error."""
+    """Wrap what a command prints: a reader that closes the pipe early, like ``head``, is not an error."""
     try:
         yield
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""``llm2clip-search demo``: the whole path on a few real photographs, in a minute."""
+"""``llm2clip-search demo``: index and search a few real photographs, in a minute."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +24,7 @@ PHOTOGRAPHS = {
     "moon.png": "78739619d11f7eb9c165bb5d2efd4772cee557812ec847532dbb1d92ef71f577",
     "motorcycle_left.png": "db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179",
 }
-"""Photographs in that package and their hashes."""
+"""Photographs in that package, with their SHA-256."""
 
 CAPTIONS = (
     "a black and white photograph of a man with a camera on a tripod",
@@ -34,14 +34,14 @@ CAPTIONS = (
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder to make for the photographs and their index.")] = Path(
+    folder: Annotated[Path, typer.Argument(help="Folder to create for the photographs and their index.")] = Path(
         "llm2clip-demo"
     ),
     runtime: RuntimeName = "auto",
 ) -> None:
-    """Index a few real photographs and ask for them, to see it work.
+    """Index a few real photographs and search them, to see how it works.
 
-    The photographs are taken from the scikit-image package, which is fetched once if it is not installed.
+    The photographs come from the scikit-image package, which is downloaded once if it is not installed.
     """
     import shutil
 
@@ -50,13 +50,13 @@ def demo(
     from llm2clip_search.encoders.sources import fetch
     from llm2clip_search.engine import open_index
     from llm2clip_search.errors import CorpusError
-    from llm2clip_search.indexers.folder import index_folder
+    from llm2clip_search.indexers import index_folder
 
     photographs = folder / "photographs"
     try:
         photographs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CorpusError(f"{photographs} cannot be made ({error.strerror}); name another folder.") from error
+        raise CorpusError(f"{photographs} cannot be created: {error.strerror}.", hint="Name another folder.") from error
     for name, sha256 in PHOTOGRAPHS.items():
         if not (photographs / name).exists():
             source = f"pypi:{DISTRIBUTION}/skimage/data/{name}#{sha256}"
@@ -70,4 +70,4 @@ def demo(
         console.out.print(f'[bold]llm2clip-search query "{caption}" -k 2[/bold]')
         print_table(opened.query(caption, k=2), preview=False)
         console.out.print()
-    console.say(f"Now yours: cd {folder}, then llm2clip-search query 'what you look for'.")
+    console.say(f"Try your own: cd {folder}, then llm2clip-search query 'what you are looking for'.")

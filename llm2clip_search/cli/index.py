@@ -1,4 +1,4 @@
-"""``llm2clip-search index``: a folder of images into an index, or an index up to date."""
+"""``llm2clip-search index``: create an index of images, or bring one up to date."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,36 +14,46 @@ if TYPE_CHECKING:
 
 
 def index(
-    folder: Annotated[Path, typer.Argument(help="Folder of images; everything below it is read.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images, subfolders included, or the URI of a corpus that an installed package adds.",
+            show_default=False,
+        ),
+    ],
     index: Annotated[
         Path | None,
         typer.Option(
             "--index",
-            help="Index folder. Default: the nearest .llm2clip upward, else a new one here.",
+            help="Index folder. Default: the nearest .llm2clip in or above this folder, else a new one here.",
             show_default=False,
         ),
     ] = None,
     model: ModelName = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", help="gitignore pattern of what to skip; may be repeated.", show_default=False),
+        typer.Option(
+            "--exclude", help="Skip what matches this gitignore pattern; may be repeated.", show_default=False
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a call of the vision tower.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per call of the vision tower.")] = 32,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads that read and decode. Default: the cores, at most 16.", show_default=False),
+        typer.Option(
+            min=1, help="Threads that read and decode. Default: one per core, at most 16.", show_default=False
+        ),
     ] = None,
     max_pixels: Annotated[
         int | None,
-        typer.Option(min=1, help="Images that declare more pixels fail. Default: 200 million.", show_default=False),
+        typer.Option(min=1, help="Images with more pixels fail. Default: 200 million.", show_default=False),
     ] = None,
     max_failures: Annotated[
         int | None,
-        typer.Option(min=0, help="Exit with 1 when more images than this fail. Default: no limit.", show_default=False),
+        typer.Option(min=0, help="Exit with code 1 if more images fail. Default: no limit.", show_default=False),
     ] = None,
     ann: Annotated[
         Literal["auto", "flat", "hnsw", "ivf"],
-        typer.Option(help="Approximate index: auto builds HNSW from 100,000 images and IVF from a million."),
+        typer.Option(help="Approximate index; auto builds HNSW from 100,000 images on, and IVF from a million on."),
     ] = "auto",
     runtime: RuntimeName = "auto",
     device: Device = "auto",
@@ -51,30 +61,30 @@ def index(
 ) -> None:
     """Index a folder of images, or bring its index up to date.
 
-    Unchanged files are not embedded again, renamed ones keep their vector, deleted ones are forgotten.
-    Images that cannot be read are listed in failures.parquet of the index folder.
+    Unchanged files are not embedded again, renamed files keep their vector, and deleted files are removed from the
+    index. Images that cannot be read are listed in failures.parquet in the index folder.
 
     [dim]llm2clip-search index ./images --exclude 'thumbs/'[/dim]
     """
+    from llm2clip_search.corpora import open_corpus
     from llm2clip_search.encoders import load_encoder
     from llm2clip_search.encoders.registry import DEFAULT_MODEL
-    from llm2clip_search.indexers.ann import AnnConfig
-    from llm2clip_search.indexers.folder import FolderConfig, index_folder
-    from llm2clip_search.store import Manifest, default_index
+    from llm2clip_search.indexers import AnnConfig, IndexConfig, index_corpus
+    from llm2clip_search.store import Manifest, default_index, has_index
 
     target = index or default_index()
     if model is None:
-        model = Manifest.read(target).model.name if (target / "manifest.json").exists() else DEFAULT_MODEL
+        model = Manifest.read(target).model.name if has_index(target) else DEFAULT_MODEL
     chosen = {"threads": threads, "max_pixels": max_pixels}
-    config = FolderConfig(
+    config = IndexConfig(
         batch_size=batch_size,
-        exclude=tuple(exclude or ()),
         ann=AnnConfig(kind=ann),
         **{name: value for name, value in chosen.items() if value is not None},
     )
+    corpus = open_corpus(source, exclude=exclude or ())
     encoder = load_encoder(model, runtime=runtime, device=device)
     with ProgressBar() as progress:
-        summary = index_folder(folder, encoder=encoder, index=target, config=config, progress=progress)
+        summary = index_corpus(corpus, encoder=encoder, index=target, config=config, progress=progress)
     if json_output:
         import json
 
@@ -83,7 +93,7 @@ def index(
     else:
         _print(summary, shown=5)
     if max_failures is not None and summary.failed > max_failures:
-        console.say(f"{summary.failed} images failed, more than --max-failures {max_failures}.")
+        console.say(f"{summary.failed} images failed, more than the {max_failures} that --max-failures allows.")
         raise typer.Exit(1)
     if summary.failed and not summary.total:
         raise typer.Exit(1)
@@ -100,12 +110,12 @@ def _print(summary: "IndexSummary", *, shown: int) -> None:
     parts = ", ".join(f"{count:,} {name}" for count, name in counts)
     console.out.print(f"{parts} in {summary.elapsed:.1f} s{rate}")
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
-    console.say(f"  {stages} (read and decode run in threads beside encode)")
+    console.say(f"  {stages} (read and decode run in threads, beside encode)")
     for failure in summary.failures[:shown]:
         console.warn(f"{failure['path']!r}: {failure['reason']}")
     if summary.failed > shown:
         console.warn(f"... and {summary.failed - shown} more in {Path(summary.index) / 'failures.parquet'}")
     for folder in summary.unreadable:
-        console.warn(f"{folder}; what was known below it is kept")
+        console.warn(f"{folder}; images below it stay in the index")
     search = f"approximate search ({summary.ann})" if summary.ann else "exact search"
     console.say(f"  {summary.total:,} images in {summary.index}, {search}")

@@ -1,4 +1,4 @@
-"""``llm2clip-search info``: what an index holds."""
+"""``llm2clip-search info``: what an index contains."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ def info(
     verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its checksum.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Show an index: its images, model, size on disk and how it is searched."""
+    """Show an index: images, model, size on disk, and how it is searched."""
     from pathlib import Path
 
     from rich.filesize import decimal
@@ -34,15 +34,15 @@ def info(
         return
     size = sum(path.stat().st_size for path in snapshot.folder.rglob("*") if path.is_file())
     ann = manifest.ann
-    search = f"{ann.factory}, recall@10 {ann.recall_at_10:.3f} of exact search" if ann else "exact"
+    search = f"{ann.factory}, recall@10 {ann.recall_at_10:.3f} against exact search" if ann else "exact"
     lines = {
         "index": str(snapshot.folder),
-        "images": f"{manifest.live:,} ({manifest.dead:,} deleted or moved rows, {manifest.failures:,} failures)",
-        "folders": ", ".join(str(snapshot.absolute(root)) for root in manifest.roots) or "none",
+        "images": f"{manifest.live:,} ({manifest.dead:,} rows deleted or replaced, {manifest.failures:,} failures)",
+        "folders": ", ".join(snapshot.located(root) for root in manifest.roots) or "none",
         "model": f"{manifest.model.name} ({manifest.model.fingerprint})",
         "vectors": f"{manifest.dim} x {manifest.dtype} in {len(manifest.shards)} shards",
         "search": search,
-        "on disk": decimal(size) + (", every checksum right" if verify else ""),
+        "on disk": decimal(size) + (", all checksums match" if verify else ""),
     }
     for name, value in lines.items():
         console.out.print(f"[bold]{name:>8}[/bold]  {escape(value)}")

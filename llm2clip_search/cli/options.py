@@ -1,4 +1,4 @@
-"""Options that several commands share, so that they read the same everywhere."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,31 +7,37 @@ import typer
 
 IndexFolder = Annotated[
     Path | None,
-    typer.Option("--index", help="Index folder. Default: the nearest .llm2clip from here upward.", show_default=False),
+    typer.Option(
+        "--index", help="Index folder. Default: the nearest .llm2clip in or above this folder.", show_default=False
+    ),
 ]
 RuntimeName = Annotated[
     Literal["auto", "torch", "onnx"],
-    typer.Option("--runtime", help="onnx compiles the towers for the CPU at their first use; auto prefers it there."),
+    typer.Option(
+        "--runtime", help="onnx compiles the towers for the CPU when they are first used; auto prefers it on a CPU."
+    ),
 ]
 QuantizeName = Annotated[
     Literal["none", "8bit", "4bit"],
-    typer.Option("--quantize", help="Numbers of the LLM's layers in 8 or 4 bits; needs bitsandbytes or torchao."),
+    typer.Option("--quantize", help="Load the LLM's linear layers in 8 or 4 bits; needs bitsandbytes or torchao."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 ModelName = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="A name of models list, open_clip:ARCH/TAG, hf:OWNER/REPO, dir:PATH. Default: the index's own, else nano.",
+        help="A name from models list, open_clip:ARCH/TAG, hf:OWNER/REPO or dir:PATH. Default: the index's model, else"
+        " nano.",
         show_default=False,
     ),
 ]
-RecipeName = Annotated[str, typer.Argument(help="A recipe's name; train recipes lists them.")]
+RecipeName = Annotated[str, typer.Argument(help="Name of a recipe; train recipes lists them.")]
 DataFolder = Annotated[Path, typer.Option("--data", help="Folder that the recipe's paths are relative to.")]
 ShardingName = Annotated[
     Literal["replicate", "shard"],
-    typer.Option("--sharding", help="Under torchrun: shard leaves a piece of every parameter on each GPU (FSDP2)."),
+    typer.Option("--sharding", help="With torchrun: shard splits every parameter over the GPUs (FSDP2)."),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print parameters, memory and time of a step; load and train nothing.")
+    bool,
+    typer.Option("--dry-run", help="Print parameters, memory and time per step without loading or training anything."),
 ]

@@ -1,4 +1,4 @@
-"""``llm2clip-search query``: ask the index."""
+"""``llm2clip-search query``: search an index."""
 
 import json
 import os
@@ -26,25 +26,27 @@ def query(
     ] = None,
     add: Annotated[
         list[str] | None,
-        typer.Option(help="A caption to add, with a weight as in 'at night^0.5'.", show_default=False),
+        typer.Option(help="A caption to add, optionally with a weight as in 'at night^0.5'.", show_default=False),
     ] = None,
     sub: Annotated[list[str] | None, typer.Option(help="A caption to subtract.", show_default=False)] = None,
-    k: Annotated[int, typer.Option("-k", "--limit", help="Images to show.")] = 10,
-    offset: Annotated[int, typer.Option(help="Best images to pass over.")] = 0,
-    threshold: Annotated[float | None, typer.Option(help="Lowest cosine to show, -1 to 1.", show_default=False)] = None,
+    k: Annotated[int, typer.Option("-k", "--limit", help="Number of results.")] = 10,
+    offset: Annotated[int, typer.Option(help="Skip this many top results (paging).")] = 0,
+    threshold: Annotated[
+        float | None, typer.Option(help="Lowest cosine to show, from -1 to 1.", show_default=False)
+    ] = None,
     where: Annotated[
         str | None,
         typer.Option(help="SQL condition, as in \"width > 1000 AND path LIKE '%/2024/%'\".", show_default=False),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Tell how the search was done.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    paths: Annotated[bool, typer.Option("--paths", help="Paths only, one a line.")] = False,
-    null: Annotated[bool, typer.Option("-0", "--null", help="With --paths: end each with a zero byte.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print how the search was done and what it took.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Print paths only, one per line.")] = False,
+    null: Annotated[bool, typer.Option("-0", "--null", help="Print paths only, each ended by a zero byte.")] = False,
     preview: Annotated[
         bool | None,
         typer.Option(
             "--preview/--no-preview",
-            help="Pictures in the table. Default: where the terminal can.",
+            help="Thumbnails in the table. Default: if the terminal can show them.",
             show_default=False,
         ),
     ] = None,
@@ -56,7 +58,7 @@ def query(
 ) -> None:
     """Find images by a caption, an image, an indexed image, or a sum of these.
 
-    Filters apply before the search. Scores are cosines. Columns for --where: id, path, content_hash, size,
+    Filters are applied before the search. Scores are cosines. Columns for --where: id, path, content_hash, size,
     mtime, width, height, format, taken, camera, latitude, longitude.
 
     [dim]llm2clip-search query "two children in red jackets climb a wet rock" -k 5[/dim]
@@ -84,7 +86,7 @@ def query(
                 print(json.dumps(hit.to_dict(), ensure_ascii=False))
         elif paths or null:
             for hit in result.hits:
-                sys.stdout.write(f"{hit.path}\0" if null else f"{hit.path}\n")
+                sys.stdout.write(f"{hit.uri}\0" if null else f"{hit.uri}\n")
         else:
             print_table(result, preview=_wants_pictures(preview))
     if explain:
@@ -92,11 +94,11 @@ def query(
 
 
 def print_table(result: "Result", *, preview: bool) -> None:
-    """Hits as a table on stdout, with thumbnails if asked for."""
+    """Print hits as a table on stdout, with thumbnails if asked for."""
     from rich.table import Table
 
     if not result.hits:
-        console.say("No image meets the query.")
+        console.say("No image matches the query.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("score", "right"), ("id", "right"), ("size", "right")):
@@ -106,39 +108,38 @@ def print_table(result: "Result", *, preview: bool) -> None:
         table.add_column("")
     for hit in result.hits:
         size = f"{hit.metadata['width']}x{hit.metadata['height']}"
-        cells = [f"{hit.score:.3f}", str(hit.id), size, escape(_short(hit.path))]
-        table.add_row(*cells, *([_picture(hit.path)] if preview else []))
+        cells = [f"{hit.score:.3f}", str(hit.id), size, escape(_short(hit.uri))]
+        table.add_row(*cells, *([_picture(hit.uri)] if preview else []))
     console.out.print(table)
 
 
-def _short(path: Path) -> str:
-    """Relative to the current folder when below it; control characters shown as escapes."""
-    here = Path.cwd()
-    shown = str(path.relative_to(here) if path.is_relative_to(here) else path)
+def _short(uri: str) -> str:
+    """A path relative to the current folder if it lies below it; control characters are shown as escapes."""
+    shown = uri.removeprefix(f"{Path.cwd().as_posix().rstrip('/')}/")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 def _wants_pictures(asked: bool | None) -> bool:
-    """As asked; by default where the terminal has a picture protocol, kitty's or sixel."""
+    """As asked; by default if the terminal has a picture protocol, kitty's or sixel."""
     if asked is False:
         return False
     if not sys.stdout.isatty() or not sys.stdin.isatty() or 0 in os.get_terminal_size(sys.stdout.fileno()):
         if asked:
-            console.warn("--preview needs a terminal; here are the names alone.")
+            console.warn("--preview needs a terminal; only names are printed.")
         return False
     from textual_image.renderable import Image, SixelImage, TGPImage
 
     return bool(asked) or Image in (SixelImage, TGPImage)
 
 
-def _picture(path: Path) -> Any:
+def _picture(uri: str) -> Any:
     from textual_image.renderable import Image
 
     from llm2clip_search.encoders.images import read_rgb
     from llm2clip_search.errors import ImageError
 
     try:
-        thumbnail = read_rgb(path)
+        thumbnail = read_rgb(uri)
     except ImageError:
         return "(gone)"
     thumbnail.thumbnail((320, 320))
@@ -149,6 +150,8 @@ def _explain(result: "Result", opened: "SearchIndex") -> None:
     plan = result.plan
     console.say(f"plan: {plan.strategy} on the {plan.device}: {plan.reason}")
     if plan.ann is not None:
-        console.say(f"      {plan.ann}, recall@10 {plan.recall_at_10:.3f} against exact search when it was built")
+        console.say(
+            f"      {plan.ann}, recall@10 {plan.recall_at_10:.3f} against exact search, measured when it was built"
+        )
     console.say(f"model: {opened.encoder.name} ({opened.encoder.fingerprint})")
     console.say("time: " + ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in result.seconds.items()))

@@ -1,0 +1,7 @@
+"""Corpora: where images and captions come from, and decoding them ahead of the vision tower."""
+
+from llm2clip_search.corpora.corpus import Corpus, Item
+from llm2clip_search.corpora.folder import FolderCorpus
+from llm2clip_search.corpora.registry import open_corpus
+
+__all__ = ["Corpus", "FolderCorpus", "Item", "open_corpus"]

@@ -1,10 +1,10 @@
-"""One file to what the index stores of it: content hash, EXIF facts, and the tower's pixels."""
+"""One item to what an index stores of it: content hash, facts from its header, and the vision tower's pixels."""
 
 import contextlib
 import hashlib
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 
-from llm2clip_search.corpora.folder import FoundFile
+from llm2clip_search.corpora.corpus import Item, ItemReader
+from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.encoders.config import PreprocessConfig
-from llm2clip_search.encoders.images import decode_upright, open_image, to_pixels
+from llm2clip_search.encoders.images import MAX_PIXELS, decode_upright, open_image, to_pixels
 from llm2clip_search.errors import ImageError
 
 _SWAPPED = frozenset({5, 6, 7, 8})
@@ -38,30 +39,40 @@ class ImageFacts:
 
 @dataclass(kw_only=True, slots=True)
 class Decoded:
-    """A file after its thread: hashed, and decoded unless its content is known or it failed."""
+    """An item after its thread: hashed, and decoded unless its content is known or it failed."""
 
-    file: FoundFile
+    item: Item
     content_hash: str = ""
     facts: ImageFacts | None = None
     pixels: np.ndarray | None = None
     """uint8 ``[height, width, 3]`` for the vision tower."""
     error: ImageError | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    """Thread time by stage: read, decode."""
+    """Time by stage: ``read`` and ``decode`` in a thread, and its share of ``encode`` once it is embedded."""
+    vector: np.ndarray | None = None
+    """float32 ``[dim]``, unit length, once it is embedded."""
 
 
-def decode_file(
-    file: FoundFile, preprocess: PreprocessConfig, *, max_pixels: int, known: Callable[[str], bool]
+def decode_item(
+    reader: ItemReader,
+    item: Item,
+    preprocess: PreprocessConfig,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    known: Callable[[str], bool] = lambda content_hash: False,
 ) -> Decoded:
-    """Read, hash and decode one file; a failure is a result, never an exception.
+    """Read, hash and decode one item; a failure is a result, never an exception.
 
-    A file whose content hash is ``known`` is not decoded: its vector and facts are in the index.
+    Args:
+        max_pixels: images that declare more fail, before they are decoded.
+        known: called with the content hash; if it returns True, the item is not decoded, because its vector and
+            facts are in the index.
     """
-    out = Decoded(file=file)
+    out = Decoded(item=item)
     started = time.perf_counter()
     try:
         try:
-            data = file.path.read_bytes()
+            data = reader.open(item.uri)
         except OSError as error:
             raise ImageError(error.strerror or str(error), stage="read") from error
         out.content_hash = hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -79,6 +90,25 @@ def decode_file(
     except ImageError as error:
         out.error = error
     return out
+
+
+def decode_ahead(
+    reader: ItemReader,
+    items: Iterable[Item],
+    preprocess: PreprocessConfig,
+    *,
+    threads: int,
+    ahead: int,
+    max_pixels: int = MAX_PIXELS,
+    known: Callable[[str], bool] = lambda content_hash: False,
+) -> Iterator[Decoded]:
+    """`decode_item` for every item in threads, in order, with at most ``ahead`` items waiting or in work."""
+    return map_ahead(
+        lambda item: decode_item(reader, item, preprocess, max_pixels=max_pixels, known=known),
+        items,
+        threads=threads,
+        ahead=ahead,
+    )
 
 
 def read_facts(image: Image.Image) -> ImageFacts:

@@ -1,4 +1,4 @@
-"""What is asked: terms with weights, and which of the best to show."""
+"""A query: terms with weights, and which part of the ranking to return."""
 
 import math
 import re
@@ -9,12 +9,13 @@ from typing import Literal
 
 from llm2clip_search.errors import QueryError
 
+_ASK = "Give a caption, --image FILE or --like ID."
 _WEIGHT = re.compile(r"(?P<text>.*)\^(?P<weight>\d+(\.\d+)?)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One part of a query; its unit vector counts ``weight`` times."""
+    """One part of a query; its unit vector is multiplied by ``weight``."""
 
     kind: Literal["text", "image", "like"]
     value: str
@@ -24,41 +25,41 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """Terms that are summed and normalised again, so that scores stay cosines."""
+    """Terms, whose weighted sum is normalised again so that scores stay cosines."""
 
     terms: tuple[Term, ...]
     k: int = 10
     offset: int = 0
-    """Best hits to pass over, for paging."""
+    """Skip this many top results (paging)."""
     threshold: float | None = None
-    """Lowest cosine to show."""
+    """Lowest cosine to return."""
     where: str | None = None
     """SQL condition over the metadata columns."""
 
     def __post_init__(self) -> None:
         if not self.terms:
-            raise QueryError("The query is empty; give a caption, --image FILE or --like ID.")
+            raise QueryError("The query is empty.", hint=_ASK)
         for term in self.terms:
             if term.kind == "text" and not term.value.strip():
-                raise QueryError("The query is empty; give a caption, --image FILE or --like ID.")
+                raise QueryError("The query is empty.", hint=_ASK)
             if term.kind == "text" and not _is_unicode(term.value):
-                raise QueryError(
-                    f"The caption {term.value!a} is not valid UTF-8; type it again, or set the terminal so."
-                )
+                raise QueryError(f"The caption {term.value!a} is not valid UTF-8.", hint="Set the terminal to UTF-8.")
             if not math.isfinite(term.weight) or term.weight == 0.0:
-                raise QueryError(f"The weight of {term.value!r} is {term.weight}; it must be a number other than 0.")
+                raise QueryError(
+                    f"The weight of {term.value!r} is {term.weight}; it must be a finite number other than 0."
+                )
         if self.where is not None and not _is_unicode(self.where):
-            raise QueryError(f"--where {self.where!a} is not valid UTF-8.")
+            raise QueryError(f"The condition {self.where!a} is not valid UTF-8.")
         if self.k < 1:
-            raise QueryError(f"-k is {self.k}; it must be at least 1.")
+            raise QueryError(f"k is {self.k}; it must be at least 1.")
         if self.offset < 0:
-            raise QueryError(f"--offset is {self.offset}; it must be at least 0.")
+            raise QueryError(f"The offset is {self.offset}; it must be at least 0.")
         if self.threshold is not None and not -1.0 <= self.threshold <= 1.0:
-            raise QueryError(f"--threshold is {self.threshold}; cosines lie between -1 and 1.")
+            raise QueryError(f"The threshold is {self.threshold}; cosines are between -1 and 1.")
 
 
 def _is_unicode(text: str) -> bool:
-    """False for what Python makes of bytes on the command line that are no UTF-8."""
+    """False for the surrogates that Python makes of command-line bytes that are not UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -85,7 +86,7 @@ def compose_terms(
     if like is not None:
         terms.append(Term(kind="like", value=str(like)))
     if (add or sub) and not terms:
-        raise QueryError("--add and --sub change a query; give a caption, --image FILE or --like ID too.")
+        raise QueryError("There are captions to add or subtract, but nothing to change.", hint=_ASK)
     for sign, captions in ((1.0, add), (-1.0, sub)):
         for caption in captions:
             match = _WEIGHT.fullmatch(caption)

@@ -1,6 +1,7 @@
-"""Indexers: corpora to decoded batches to embeddings to the store, and FAISS building."""
+"""Indexers: plan what changed, embed it, commit it."""
 
-from llm2clip_search.indexers.ann import AnnConfig, build_ann
-from llm2clip_search.indexers.folder import IndexSummary, index_folder
+from llm2clip_search.indexers.ann import build_ann
+from llm2clip_search.indexers.corpus import IndexConfig, IndexSummary, index_corpus, index_folder
+from llm2clip_search.vectorindex.policy import AnnConfig
 
-__all__ = ["AnnConfig", "IndexSummary", "build_ann", "index_folder"]
+__all__ = ["AnnConfig", "IndexConfig", "IndexSummary", "build_ann", "index_corpus", "index_folder"]

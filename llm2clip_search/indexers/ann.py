@@ -1,78 +1,38 @@
-"""The approximate index: which kind for how many vectors, built after a commit, kept in step.
-
-On disk it is always a CPU index whose vectors carry our ids; a GPU copy is made when it is opened.
-"""
-
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+"""Building the approximate index of a store, and keeping it in step with commits."""
 
 import numpy as np
 
-from llm2clip_search.base.vectors import unit
 from llm2clip_search.store import AnnEntry, Snapshot, Writer
-from llm2clip_search.vectorindex.search import exact_search, import_faiss, read_ann, search_parameters
-
-AnnKind = Literal["auto", "flat", "hnsw", "ivf"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnnConfig:
-    """When search becomes approximate, and how.
-
-    Exact search over 120,000 vectors of 512 dimensions took 0.15 s on two cores, less than loading an
-    HNSW graph of them; a graph costs memory on top of the vectors, so that beyond a million lists win.
-    """
-
-    kind: AnnKind = "auto"
-    exact_below: int = 100_000
-    """Live rows under which ``auto`` builds nothing."""
-    hnsw_below: int = 1_000_000
-    """Live rows under which ``auto`` builds HNSW, and IVF from there on."""
-    rebuild_growth: float = 2.0
-    """Built anew when live rows have grown by this factor since, or when half its vectors are dead."""
-    seed: int = 0
-
-    def factory(self, rows: int) -> str | None:
-        """FAISS factory string for so many vectors; None is exact search."""
-        kind = self.kind
-        if kind == "auto":
-            kind = "flat" if rows < self.exact_below else "hnsw" if rows < self.hnsw_below else "ivf"
-        if kind == "flat" or rows == 0:
-            return None
-        if kind == "hnsw":
-            return "IDMap2,HNSW32,Flat"
-        # FAISS's guidance for IVF: 4 to 16 sqrt(n) lists, and at least 39 training vectors a list.
-        lists = max(1, min(int(8 * math.sqrt(rows)), rows // 39))
-        return f"IVF{lists},SQfp16"
+from llm2clip_search.vectorindex.faiss_index import FaissIndex
+from llm2clip_search.vectorindex.kinds import IndexKind, kind_of
+from llm2clip_search.vectorindex.policy import AnnConfig
+from llm2clip_search.vectorindex.recall import measure_recall
 
 
 def build_ann(writer: Writer, config: AnnConfig) -> AnnEntry | None:
     """Bring the approximate index in step with the last commit; returns what the manifest now names.
 
-    New shards are added to what is there; dead vectors stay in it and are masked at query time, until
-    growth or death makes it worth building anew. Its recall@10 is measured and kept beside it.
+    Vectors of new shards are added to the index that is there. Dead vectors stay in it and are masked at query time,
+    until growth or deletions make it worth building again. Its recall@10 is measured and stored with it.
     """
-    snapshot, current = writer.snapshot, writer.manifest.ann
-    live = writer.manifest.live
-    factory = config.factory(live)
+    current, live = writer.manifest.ann, writer.manifest.live
+    kind = config.kind_for(live)
     names = tuple(entry.name for entry in writer.manifest.shards)
-    if factory is None:
+    if kind is None:
         if current is not None:
-            writer.publish_ann(None)
+            writer.drop_ann()
         return None
-    if current is not None and not (
-        (snapshot.folder / "ann" / current.name).is_file() and _still_good(current, factory, live, names, config)
-    ):
+    if current is not None and not _is_kept(writer, current, config):
         current = None
     if current is not None and current.shards == names:
         return current
-    faiss = import_faiss()
+    snapshot = writer.snapshot
     if current is not None:
-        index = read_ann(snapshot.folder / "ann" / current.name)
-        covered, trained_on, factory = set(current.shards), current.trained_on, current.factory
+        assert snapshot.ann_path is not None, "the manifest names it"
+        index = FaissIndex.load(kind_of(current.factory), snapshot.ann_path)
+        covered, trained_on = set(current.shards), current.trained_on
     else:
-        index = _train(snapshot, factory, config)
+        index = _create(snapshot, kind, seed=config.seed)
         covered, trained_on = set(), live
     present = _ids_in(snapshot, covered)
     for shard in snapshot.shards:
@@ -80,72 +40,41 @@ def build_ann(writer: Writer, config: AnnConfig) -> AnnEntry | None:
             continue
         rows = shard.live_rows[~np.isin(shard.ids[shard.live_rows], present)]  # renamed rows keep id and vector
         if len(rows):
-            index.add_with_ids(np.asarray(shard.vectors[rows], dtype=np.float32), shard.ids[rows])
-    recall = measure_recall(snapshot, index, seed=config.seed)
-    folder = snapshot.folder / "ann"
-    folder.mkdir(exist_ok=True)
-    name = f"{writer.manifest.generation + 1:08d}.faiss"
-    temporary = folder / f".{name}.tmp"
-    faiss.write_index(index, str(temporary))
-    temporary.replace(folder / name)
-    entry = AnnEntry(
-        name=name,
-        factory=factory,
-        rows=index.ntotal,
+            index.add(shard.ids[rows], np.asarray(shard.vectors[rows], dtype=np.float32))
+    return writer.publish_ann(
+        index.save,
+        factory=index.kind.factory,
+        rows=len(index),
         trained_on=trained_on,
         shards=names,
-        recall_at_10=recall,
+        recall_at_10=measure_recall(snapshot, index, seed=config.seed),
     )
-    writer.publish_ann(entry)
-    return entry
 
 
-def _still_good(current: AnnEntry, factory: str, live: int, names: tuple[str, ...], config: AnnConfig) -> bool:
-    same_kind = ("HNSW" in current.factory) == ("HNSW" in factory)
-    grown = live > config.rebuild_growth * current.trained_on
-    mostly_dead = current.rows > 2 * live
-    return same_kind and not grown and not mostly_dead and set(current.shards) <= set(names)
+def _is_kept(writer: Writer, current: AnnEntry, config: AnnConfig) -> bool:
+    """True if the present index is there, covers shards that still exist, and is worth adding to."""
+    path = writer.snapshot.ann_path
+    shards = {entry.name for entry in writer.manifest.shards}
+    return (
+        path is not None
+        and path.is_file()
+        and set(current.shards) <= shards
+        and config.keeps(
+            kind_of(current.factory), rows=writer.manifest.live, vectors=current.rows, trained_on=current.trained_on
+        )
+    )
 
 
-def _ids_in(snapshot: Snapshot, covered: set[str]) -> np.ndarray:
-    parts = [shard.ids for shard in snapshot.shards if shard.name in covered]
+def _ids_in(snapshot: Snapshot, shards: set[str]) -> np.ndarray:
+    parts = [shard.ids for shard in snapshot.shards if shard.name in shards]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
-def _train(snapshot: Snapshot, factory: str, config: AnnConfig) -> Any:
-    faiss = import_faiss()
-    index = faiss.index_factory(snapshot.manifest.dim, factory, faiss.METRIC_INNER_PRODUCT)
-    if not index.is_trained:
-        lists = faiss.extract_index_ivf(index).nlist
-        sample = np.sort(
-            np.random.default_rng(config.seed).choice(
-                snapshot.live_ids, size=min(len(snapshot.live_ids), 64 * lists), replace=False
-            )
-        )
+def _create(snapshot: Snapshot, kind: IndexKind, *, seed: int) -> FaissIndex:
+    """An empty index of a kind, trained on a sample of the stored vectors if it needs that."""
+    index = FaissIndex.create(kind, dim=snapshot.manifest.dim)
+    if wanted := index.needs_training:
+        ids = snapshot.live_ids
+        sample = np.sort(np.random.default_rng(seed).choice(ids, size=min(len(ids), wanted), replace=False))
         index.train(np.concatenate([vectors for _, vectors in snapshot.blocks(sample)]))
     return index
-
-
-def measure_recall(snapshot: Snapshot, index: Any, *, seed: int, queries: int = 100, k: int = 10) -> float:
-    """Share of the exact ten nearest neighbours that the approximate index finds, asked in `midpoint_queries`."""
-    faiss = import_faiss()
-    probe = midpoint_queries(snapshot, seed=seed, count=queries)
-    k = min(k, len(snapshot.live_ids))
-    _, expected = exact_search(snapshot, probe, k)
-    selector = faiss.IDSelectorBatch(snapshot.live_ids)
-    _, found = index.search(probe, k, params=search_parameters(faiss, index, selector=selector))
-    hits = sum(len(np.intersect1d(a, b)) for a, b in zip(expected, found, strict=True))
-    return hits / (queries * k)
-
-
-def midpoint_queries(snapshot: Snapshot, *, seed: int, count: int) -> np.ndarray:
-    """Midpoints of random pairs of an index's own vectors: near the data, but not in it.
-
-    Returns:
-        float32 ``[count, dim]``, unit.
-    """
-    pairs = np.random.default_rng(seed).choice(snapshot.live_ids, size=(count, 2))
-    stored = snapshot.vectors(np.unique(pairs).tolist())
-    place = {identifier: row for row, identifier in enumerate(np.unique(pairs).tolist())}
-    middle = np.stack([stored[place[a]] + stored[place[b]] for a, b in pairs.tolist()])
-    return unit(middle)

@@ -1,6 +1,6 @@
 """The index on disk: manifest, shards, tombstones, failures and the writer's lock."""
 
-from llm2clip_search.store.discover import DEFAULT_FOLDER, default_index, find_index
+from llm2clip_search.store.discover import DEFAULT_FOLDER, default_index, find_index, has_index
 from llm2clip_search.store.manifest import AnnEntry, Manifest
 from llm2clip_search.store.schema import METADATA_SCHEMA, Row
 from llm2clip_search.store.snapshot import Snapshot
@@ -16,4 +16,5 @@ __all__ = [
     "Writer",
     "default_index",
     "find_index",
+    "has_index",
 ]

@@ -9,24 +9,29 @@ DEFAULT_FOLDER = ".llm2clip"
 
 
 def default_index() -> Path:
-    """The index that a new corpus goes into: the nearest one upward, else ``./.llm2clip``, not yet made."""
+    """The index that a new corpus goes into: the nearest one upward, else ``./.llm2clip``, which need not exist."""
     try:
         return find_index()
     except StoreError:
         return Path.cwd() / DEFAULT_FOLDER
 
 
+def has_index(folder: Path) -> bool:
+    """True if a folder holds an index."""
+    return (folder / MANIFEST).is_file()
+
+
 def find_index(start: Path | None = None) -> Path:
     """The nearest index folder at or above ``start``, by default the current folder.
 
     Raises:
-        StoreError: none up to the root.
+        StoreError: there is none up to the root.
     """
     start = (start or Path.cwd()).absolute()
     for folder in (start, *start.parents):
-        if (candidate := folder / DEFAULT_FOLDER) and (candidate / MANIFEST).is_file():
+        if has_index(candidate := folder / DEFAULT_FOLDER):
             return candidate
     raise StoreError(
-        f"There is no index in {start} or above it; 'llm2clip-search index FOLDER' makes one,"
-        " and --index names one that lies elsewhere."
+        f"There is no index in {start} or above it.",
+        hint="Run 'llm2clip-search index FOLDER' to create one, or name one that is elsewhere with --index.",
     )

@@ -1,4 +1,4 @@
-"""One writer at a time, and who it is."""
+"""The lock that allows one writer at a time, and says who holds it."""
 
 import json
 import os
@@ -43,4 +43,4 @@ def writer_lock(folder: Path) -> Iterator[None]:
             who = f"process {held['pid']} on {held['host']} since {held['since']}"
         except (OSError, ValueError, KeyError):
             who = "another process"
-        raise StoreError(f"{folder} is being written by {who}; wait for it, or stop it.") from error
+        raise StoreError(f"{folder} is being written by {who}.", hint="Wait for it, or stop it.") from error

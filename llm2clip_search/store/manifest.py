@@ -1,4 +1,4 @@
-"""``manifest.json``: the one file that says which shards, tombstones and FAISS index make the index.
+"""``manifest.json``: the one file that says which shards, tombstones and FAISS index make up the index.
 
 It is replaced atomically at each commit, and a file that it does not name does not exist.
 """
@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """A folder ``shards/NAME`` of vectors and metadata with as many rows."""
+    """A folder ``shards/NAME`` with the vectors and metadata of ``rows`` rows."""
 
     name: str
     rows: int
@@ -28,7 +28,7 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnEntry:
-    """A file ``ann/NAME`` that FAISS reads; its vectors carry our ids."""
+    """A file ``ann/NAME`` that FAISS reads; its vectors carry the index's ids."""
 
     name: str
     factory: str
@@ -36,11 +36,11 @@ class AnnEntry:
     rows: int
     """Vectors in it, dead ones included."""
     trained_on: int
-    """Live vectors when it was built from scratch."""
+    """Live rows when it was built from scratch."""
     shards: tuple[str, ...]
     """Shards whose vectors are in it."""
     recall_at_10: float
-    """Measured against exact search on a sample of its own vectors, when it was written."""
+    """Measured against exact search with a sample of its own vectors, when it was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +49,16 @@ class Manifest:
 
     schema_version: int = SCHEMA_VERSION
     generation: int = 0
-    """Commits so far; names the tombstones and FAISS files of a commit."""
+    """Number of commits so far; a commit's tombstones and FAISS file are named for it."""
     model: ModelIdentity
     dim: int
     dtype: str = "float16"
-    """Of the vectors on disk; they are unit vectors before rounding."""
+    """Of the vectors on disk, which have unit length before they are rounded."""
     next_id: int = 0
     next_shard: int = 1
     shards: tuple[ShardEntry, ...] = ()
     tombstones: str | None = None
-    """A Parquet file of (shard, id): rows of a shard that are deleted, or stand in a later shard."""
+    """A Parquet file of (shard, id): rows that were deleted, or that a later shard holds."""
     tombstones_sha256: str | None = None
     live: int = 0
     """Rows that are neither deleted nor superseded."""
@@ -66,7 +66,7 @@ class Manifest:
     failures: int = 0
     ann: AnnEntry | None = None
     roots: tuple[str, ...] = field(default=())
-    """Corpora indexed so far, written as paths are in the metadata."""
+    """Corpora indexed so far, by path or URI as in the metadata."""
 
     def write(self, folder: Path) -> None:
         replace_file(folder / MANIFEST, json.dumps(asdict(self), indent=1).encode())
@@ -86,7 +86,9 @@ class Manifest:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise StoreError(f"{folder} holds no index; 'llm2clip-search index FOLDER' makes one.") from error
+            raise StoreError(
+                f"{folder} holds no index.", hint="Run 'llm2clip-search index FOLDER' to create one."
+            ) from error
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read: {error}.") from error
         version = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -94,8 +96,8 @@ class Manifest:
             raise StoreError(f"{path} is not the manifest of an index.")
         if version > SCHEMA_VERSION:
             raise StoreError(
-                f"{folder} has schema version {version}, newer than {SCHEMA_VERSION}, which this version reads;"
-                " upgrade with pip install -U llm2clip-search."
+                f"{folder} has schema version {version}, newer than {SCHEMA_VERSION}, which this version reads.",
+                hint="Upgrade with pip install -U llm2clip-search.",
             )
         try:
             return _from_mapping(raw)

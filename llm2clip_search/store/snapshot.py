@@ -1,6 +1,7 @@
-"""A reader's view of an index at one manifest; a writer beside it does not disturb it."""
+"""A reader's view of an index at one manifest, undisturbed by later commits."""
 
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +13,22 @@ import pyarrow.parquet as pq
 
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.errors import StoreError
+from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import Manifest, ShardEntry
 from llm2clip_search.store.schema import METADATA_SCHEMA, TOMBSTONE_SCHEMA
 
+ANN = "ann"
+"""Folder of the approximate index's files."""
+
 
 def plain_path(path: Path) -> Path:
-    """Absolute, without ``..``; links stay as the user wrote them."""
+    """An absolute path without ``..``; links are kept as the user wrote them."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", Path.resolve follows links
+
+
+def is_uri(name: str) -> bool:
+    """True for an item that is not a file of this machine: ``scheme://...``."""
+    return "://" in name
 
 
 class Shard:
@@ -39,12 +49,12 @@ class Shard:
 
     @cached_property
     def live_rows(self) -> np.ndarray:
-        """Positions within this shard of the rows that count, int64 ascending."""
+        """Positions within this shard of the live rows, int64 ascending."""
         return np.flatnonzero(~np.isin(self.ids, self._dead))
 
     @cached_property
     def live_by_id(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of the rows that count, int64 ascending, and where each stands."""
+        """Ids of the live rows, int64 ascending, and the position of each."""
         ids = self.ids[self.live_rows]
         order = np.argsort(ids, kind="stable")
         return ids[order], self.live_rows[order]
@@ -54,7 +64,7 @@ class Shard:
         """Memory-mapped ``[rows, dim]``.
 
         Raises:
-            StoreError: the file is gone or its shape is not the manifest's.
+            StoreError: the file is missing, or its shape differs from the manifest.
         """
         path = self.folder / "embeddings.npy"
         try:
@@ -83,16 +93,28 @@ class Shard:
 
 
 class Snapshot:
-    """An index folder as its manifest stood when this was opened."""
+    """An index folder as its manifest stood when this was opened.
 
-    def __init__(self, folder: Path) -> None:
+    While it exists, writers leave the files of its generation in place (see `lease`).
+    """
+
+    def __init__(self, folder: Path, *, leased: bool = True) -> None:
+        """Read the manifest; ``leased`` False is for the writer, which alone removes files.
+
+        Raises:
+            StoreError: as `Manifest.read`, or tombstones that cannot be read.
+        """
         self.folder = plain_path(folder)
-        self.manifest = Manifest.read(self.folder)
+        if leased:
+            self.manifest, lease = open_generation(self.folder)
+            if lease is not None:
+                weakref.finalize(self, os.close, lease)
+        else:
+            self.manifest = Manifest.read(self.folder)
         self.base = self.folder.parent
         """Folder that relative paths in the metadata start from."""
-        # Read at once: the next writer sweeps the tombstones of superseded manifests away.
         self.tombstones = self._read_tombstones()
-        """Rows that do not count, columns of `TOMBSTONE_SCHEMA`."""
+        """Rows that were deleted or replaced, columns of `TOMBSTONE_SCHEMA`."""
 
     def _read_tombstones(self) -> pa.Table:
         name = self.manifest.tombstones
@@ -122,7 +144,7 @@ class Snapshot:
         return np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
 
     def blocks(self, ids: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Live rows, or those of them in ``ids``, a shard at a time: int64 ``[m]``, float32 ``[m, dim]``.
+        """Live rows, or those of them in ``ids``, shard by shard: int64 ``[m]``, float32 ``[m, dim]``.
 
         Ids ascend within a block.
         """
@@ -130,15 +152,15 @@ class Snapshot:
         for shard in self.shards:
             found, rows = shard.live_by_id
             if wanted is not None:
-                # A few ids are looked up in the order of all: a search ranks its candidates again through here.
-                place = np.minimum(np.searchsorted(found, wanted), len(found) - 1)
-                place = place[found[place] == wanted] if len(found) else place[:0]
-                found, rows = found[place], rows[place]
+                # Ranking candidates again comes through here, so a few ids must not cost a pass over all rows.
+                position = np.minimum(np.searchsorted(found, wanted), len(found) - 1)
+                position = position[found[position] == wanted] if len(found) else position[:0]
+                found, rows = found[position], rows[position]
             if len(rows):
                 yield found, np.asarray(shard.vectors[rows], dtype=np.float32)
 
     def vectors(self, ids: Sequence[int]) -> np.ndarray:
-        """float32 ``[len(ids), dim]`` in the order of ``ids``; dead rows answer too, until compaction.
+        """float32 ``[len(ids), dim]`` in the order of ``ids``, dead rows included.
 
         Raises:
             StoreError: an id that no shard holds.
@@ -152,7 +174,7 @@ class Snapshot:
         return np.stack([found[i] for i in ids]) if ids else np.empty((0, self.manifest.dim), dtype=np.float32)
 
     def rows(self, ids: Sequence[int]) -> list[dict[str, Any]]:
-        """Metadata of some live rows, in the order of ``ids``; only shards that hold one are read."""
+        """Metadata of some live rows, in the order of ``ids``; only shards that hold one of them are read."""
         wanted = np.asarray(ids, dtype=np.int64)
         found: dict[int, dict[str, Any]] = {}
         for shard in self.shards:
@@ -167,30 +189,38 @@ class Snapshot:
         tables = [shard.metadata() for shard in self.shards]
         return pa.concat_tables(tables) if tables else METADATA_SCHEMA.empty_table()
 
-    def absolute(self, path: str) -> Path:
-        """A metadata path as a path on this machine."""
-        return self.base / path
+    @property
+    def ann_path(self) -> Path | None:
+        """File of the approximate index; None if the index has none."""
+        return self.folder / ANN / self.manifest.ann.name if self.manifest.ann else None
 
-    def relative(self, path: Path) -> str:
-        """A path of this machine as the metadata writes it: posix, relative when inside the base."""
-        path = plain_path(path)
+    def located(self, path: str) -> str:
+        """A metadata path as a caller can use it: an absolute path of this machine, or a URI as it is."""
+        return path if is_uri(path) else (self.base / path).as_posix()
+
+    def stored(self, uri: str) -> str:
+        """A path or URI as the metadata writes it: paths are posix, and relative if they are below the base."""
+        if is_uri(uri):
+            return uri
+        path = plain_path(Path(uri))
         return (path.relative_to(self.base) if path.is_relative_to(self.base) else path).as_posix()
 
     def is_under(self, path: str, root: str) -> bool:
-        """Whether ``path`` is ``root`` or lies below it, both as the metadata writes them."""
-        top = self.absolute(root).as_posix().rstrip("/")
-        full = path if os.path.isabs(path) else f"{self.base.as_posix()}/{path}"  # noqa: PTH117 - runs per row
+        """True if ``path`` is ``root`` or lies below it, both as the metadata writes them."""
+        top = self.located(root).rstrip("/")
+        # One row at a time, so this is faster than Path.
+        full = path if is_uri(path) or os.path.isabs(path) else f"{self.base.as_posix()}/{path}"  # noqa: PTH117
         return full == top or full.startswith(f"{top}/")
 
     def verify(self) -> None:
         """Compare every named file with its checksum.
 
         Raises:
-            StoreError: the first file that differs or is gone.
+            StoreError: the first file that differs or is missing.
         """
         named = [(s.folder / name, digest) for s in self.shards for name, digest in s.entry.sha256.items()]
         if self.manifest.tombstones is not None:
             named.append((self.folder / self.manifest.tombstones, self.manifest.tombstones_sha256 or ""))
         for path, expected in named:
             if not path.is_file() or file_sha256(path) != expected:
-                raise StoreError(f"{path} is not what was committed; its checksum differs.")
+                raise StoreError(f"{path} differs from what was committed: its checksum is not the manifest's.")

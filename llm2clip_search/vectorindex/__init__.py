@@ -1,0 +1,1 @@
+"""Vector indices: exact search, FAISS, and the policy that chooses between them."""

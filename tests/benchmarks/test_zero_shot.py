@@ -149,7 +149,7 @@ def test_labels_are_the_first_folder_of_a_path(labelled: Path) -> None:
     assert folder.folders == ("blue", "deep_red", "green")
     assert folder.names == ("blue", "deep red", "green")
     for file, label in zip(folder.files, folder.labels, strict=True):
-        assert file.path.relative_to(labelled).parts[0] == folder.folders[label]
+        assert Path(file.uri).relative_to(labelled).parts[0] == folder.folders[label]
     assert np.bincount(folder.labels).tolist() == [4, 2, 3]
 
 

@@ -9,7 +9,7 @@ from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Writer
-from tests.support.commands import RunCli
+from tests.support.commands import RunCli, is_one_error
 
 
 def test_drawn_vectors_give_a_table_and_a_picture(run_cli: RunCli, tmp_path: Path) -> None:
@@ -59,4 +59,4 @@ def test_what_cannot_be_measured_is_one_sentence(run_cli: RunCli, arguments: lis
     done = run_cli("bench", "ann", *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert is_one_error(done.stderr)

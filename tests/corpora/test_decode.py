@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from llm2clip_search.corpora.decode import decode_file, read_facts
-from llm2clip_search.corpora.folder import FoundFile
+from llm2clip_search.corpora import FolderCorpus, Item
+from llm2clip_search.corpora.decode import decode_item, read_facts
 from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.encoders.images import register_plugins
 from llm2clip_search.indexers import index_folder
@@ -110,9 +110,7 @@ def test_exif_facts_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"", b"Exif\0\0II*\0\xff\xff\xff\xff"])
 def test_broken_exif_costs_only_its_columns(tmp_path: Path, exif: bytes) -> None:
     photograph(1).save(tmp_path / "x.jpg", exif=exif)
-    status = (tmp_path / "x.jpg").stat()
-    file = FoundFile(path=tmp_path / "x.jpg", size=status.st_size, mtime_ns=status.st_mtime_ns)
-    decoded = decode_file(file, PREPROCESS, max_pixels=10**6, known=lambda _: False)
+    decoded = decode_item(FolderCorpus(tmp_path), Item(uri=str(tmp_path / "x.jpg")), PREPROCESS)
     assert decoded.error is None
     assert decoded.facts is not None
     assert (decoded.facts.width, decoded.facts.taken, decoded.facts.latitude) == (64, None, None)
@@ -120,12 +118,12 @@ def test_broken_exif_costs_only_its_columns(tmp_path: Path, exif: bytes) -> None
 
 def test_known_content_is_not_decoded(tmp_path: Path) -> None:
     photograph(1).save(tmp_path / "x.png")
-    file = FoundFile(path=tmp_path / "x.png", size=1, mtime_ns=1)
-    decoded = decode_file(file, PREPROCESS, max_pixels=10**6, known=lambda _: True)
+    corpus, item = FolderCorpus(tmp_path), Item(uri=str(tmp_path / "x.png"))
+    decoded = decode_item(corpus, item, PREPROCESS, known=lambda _: True)
     assert decoded.content_hash
     assert decoded.pixels is None
     assert decoded.error is None
-    small = decode_file(file, PREPROCESS, max_pixels=100, known=lambda _: False)
+    small = decode_item(corpus, item, PREPROCESS, max_pixels=100)
     assert "--max-pixels" in str(small.error)
 
 

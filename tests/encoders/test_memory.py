@@ -32,7 +32,7 @@ from llm2clip_search.encoders.towers import build_module, load_tower
 from llm2clip_search.encoders.vision import without_memory
 from llm2clip_search.encoders.weights import mapped_tensors
 from llm2clip_search.errors import ModelError
-from llm2clip_search.indexers.folder import index_folder
+from llm2clip_search.indexers import index_folder
 from tests.support.images import photograph
 from tests.support.models import CAPTIONS, save_model
 

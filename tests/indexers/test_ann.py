@@ -9,7 +9,8 @@ from llm2clip_search.engine import SearchIndex
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
-from llm2clip_search.vectorindex.search import exact_search
+from llm2clip_search.vectorindex.exact import exact_search
+from llm2clip_search.vectorindex.kinds import Hnsw, Ivf, kind_of
 from tests.support.encoders import ColourEncoder
 from tests.support.vectors import DIM, MODEL, add, clustered
 
@@ -100,7 +101,7 @@ def test_the_gpu_plan_gives_what_the_cpu_gives(
         return index
 
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", to_gpu, raising=False)
-    monkeypatch.setattr(SearchIndex, "_gpus", 1)
+    monkeypatch.setattr("llm2clip_search.engine.search.gpu_count", lambda: 1)
     gpu = SearchIndex(Snapshot(tmp_path), colours)
     result = gpu.query("anything", k=20)
     assert result.plan.device == "gpu"
@@ -113,11 +114,19 @@ def test_the_gpu_plan_gives_what_the_cpu_gives(
 
 def test_the_kind_follows_the_size() -> None:
     config = AnnConfig()
-    assert config.factory(99_999) is None
-    assert config.factory(100_000) == "IDMap2,HNSW32,Flat"
-    assert config.factory(1_000_000) == "IVF8000,SQfp16"
-    assert AnnConfig(kind="ivf").factory(390) == "IVF10,SQfp16"
-    assert AnnConfig(kind="hnsw").factory(0) is None
+    assert config.kind_for(99_999) is None
+    assert config.kind_for(100_000) == Hnsw()
+    assert config.kind_for(1_000_000) == Ivf(lists=8000)
+    assert AnnConfig(kind="ivf").kind_for(390) == Ivf(lists=10)
+    assert AnnConfig(kind="hnsw").kind_for(0) is None
+
+
+@pytest.mark.parametrize(("kind", "factory"), [(Hnsw(), "IDMap2,HNSW32,Flat"), (Ivf(lists=8000), "IVF8000,SQfp16")])
+def test_a_kind_is_read_back_from_what_manifests_name(kind: Hnsw | Ivf, factory: str) -> None:
+    assert kind.factory == factory
+    assert kind_of(factory) == kind
+    with pytest.raises(StoreError, match="not a kind of approximate index"):
+        kind_of(factory.replace("F", "G"))
 
 
 def test_deletions_and_another_kind_build_anew_without_new_shards(tmp_path: Path) -> None:
@@ -148,10 +157,10 @@ def test_a_damaged_approximate_index_is_told(tmp_path: Path, colours: ColourEnco
         entry = build_ann(writer, AnnConfig(kind="hnsw"))
         assert entry is not None
         (tmp_path / "ann" / entry.name).write_bytes(b"none of FAISS's")
-        with pytest.raises(StoreError, match=r"cannot be read by FAISS; delete it"):
+        with pytest.raises(StoreError, match=r"cannot be read by FAISS"):
             SearchIndex(Snapshot(tmp_path), colours).query("anything")
         add(writer, clustered(2, 10))
-        with pytest.raises(StoreError, match=r"cannot be read by FAISS; delete it"):
+        with pytest.raises(StoreError, match=r"cannot be read by FAISS"):
             build_ann(writer, AnnConfig(kind="hnsw"))
 
 

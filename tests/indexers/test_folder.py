@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm2clip_search.corpora.folder import FoundFile, Walk, walk_images
+from llm2clip_search.corpora import FolderCorpus
 from llm2clip_search.errors import CorpusError, StoreError
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.store import Snapshot
@@ -193,10 +193,10 @@ def test_walk_takes_images_and_leaves_the_rest(tmp_path: Path) -> None:
     (tmp_path / "sub" / "up").symlink_to(tmp_path)
     (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / ".llm2clipignore").write_text("drafts/\n")
-    found = walk_images(tmp_path, exclude=["thumbs/", "raw_*"])
-    assert [f.path.relative_to(tmp_path).as_posix() for f in found.files] == ["B.JPG", "a.png", "sub/c.webp"]
-    assert isinstance(found, Walk)
-    assert all(isinstance(f, FoundFile) and f.size == 1 for f in found.files)
+    found = list(FolderCorpus(tmp_path, exclude=["thumbs/", "raw_*"]).items())
+    assert [Path(item.uri).relative_to(tmp_path).as_posix() for item in found] == ["B.JPG", "a.png", "sub/c.webp"]
+    assert all(item.size == 1 for item in found)
+    assert all(item.version == str(item.mtime_ns) for item in found)
 
 
 def test_corpora_that_cannot_be(tmp_path: Path, photographs: Path, colours: ColourEncoder) -> None:
@@ -216,5 +216,5 @@ def test_corpora_that_cannot_be(tmp_path: Path, photographs: Path, colours: Colo
     assert Snapshot(tmp_path / ".llm2clip").manifest.live == 12
     (tmp_path / "file").touch()
     photograph(1).save(photographs / "x.png")
-    with pytest.raises(StoreError, match="cannot be made"):
+    with pytest.raises(StoreError, match="cannot be created"):
         index_folder(photographs, encoder=colours, index=tmp_path / "file" / "index")

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from llm2clip_search.corpora.decode import decode_file, read_facts
-from llm2clip_search.corpora.folder import SKIPPED_FOLDERS, FoundFile, walk_images
+from llm2clip_search.corpora import FolderCorpus, Item
+from llm2clip_search.corpora.decode import decode_item, read_facts
+from llm2clip_search.corpora.folder import SKIPPED_FOLDERS
 from llm2clip_search.errors import CorpusError, ModelError
 from llm2clip_search.store import Snapshot
 from tests.support.encoders import ColourEncoder
@@ -145,20 +146,20 @@ def test_folders_of_no_interest_are_skipped_and_loops_end(tmp_path: Path) -> Non
     (tmp_path / "kept" / "film.pdf").touch()
     (tmp_path / "kept" / "folder.png").mkdir()
     (tmp_path / "linked").symlink_to(tmp_path / ".hidden")  # a link that the user made is followed
-    found = walk_images(tmp_path)
-    names = [file.path.relative_to(tmp_path).as_posix() for file in found.files]
+    corpus = FolderCorpus(tmp_path)
+    names = [Path(item.uri).relative_to(tmp_path).as_posix() for item in corpus.items()]
     assert names == ["kept/x.png", "linked/x.png"]
-    assert found.unreadable == []
+    assert corpus.unreadable() == {}
 
 
 def test_folders_and_patterns_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CorpusError, match="File name too long"):
-        walk_images(tmp_path / ("a" * 300))
-    with pytest.raises(CorpusError, match="no gitignore pattern"):
-        walk_images(tmp_path, exclude=["!"])
+        list(FolderCorpus(tmp_path / ("a" * 300)).items())
+    with pytest.raises(CorpusError, match="not a gitignore pattern"):
+        list(FolderCorpus(tmp_path, exclude=["!"]).items())
     (tmp_path / ".llm2clipignore").write_bytes(b"caf\xe9/\n")
     with pytest.raises(CorpusError, match=r"\.llm2clipignore cannot be read as UTF-8"):
-        walk_images(tmp_path)
+        list(FolderCorpus(tmp_path).items())
     (tmp_path / ".llm2clipignore").unlink()
 
     def refusing(path: Path) -> object:
@@ -166,7 +167,7 @@ def test_folders_and_patterns_that_cannot_be_read_are_told(tmp_path: Path, monke
 
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(CorpusError, match="cannot be read: Permission denied"):
-        walk_images(tmp_path)
+        list(FolderCorpus(tmp_path).items())
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -175,8 +176,7 @@ def test_sizes_are_upright(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     photograph(1, (64, 48)).save(tmp_path / "x.jpg", exif=exif)
-    file = FoundFile(path=tmp_path / "x.jpg", size=1, mtime_ns=1)
-    decoded = decode_file(file, PREPROCESS, max_pixels=10**6, known=lambda _: False)
+    decoded = decode_item(FolderCorpus(tmp_path), Item(uri=str(tmp_path / "x.jpg")), PREPROCESS)
     assert decoded.facts is not None
     assert (decoded.facts.width, decoded.facts.height) == ((64, 48) if orientation < 5 else (48, 64))
 
@@ -213,9 +213,7 @@ def test_only_the_first_frame_and_a_white_ground_are_seen(tmp_path: Path) -> Non
     Image.fromarray(np.full((8, 8), 32768, dtype=np.uint16)).save(tmp_path / "d.png")
     seen = {}
     for path in sorted(tmp_path.iterdir()):
-        decoded = decode_file(
-            FoundFile(path=path, size=1, mtime_ns=1), PREPROCESS, max_pixels=10**6, known=lambda _: False
-        )
+        decoded = decode_item(FolderCorpus(tmp_path), Item(uri=str(path)), PREPROCESS)
         assert decoded.pixels is not None
         seen[path.name] = decoded.pixels.mean(axis=(0, 1)).round().tolist()
     assert seen["a.gif"] == pytest.approx([254, 0, 0], abs=2)

@@ -135,14 +135,14 @@ def test_lost_and_damaged_files_are_named(tmp_path: Path) -> None:
     flipped = bytearray(whole)
     flipped[20] ^= 1
     tombstones.write_bytes(flipped)
-    with pytest.raises(StoreError, match=r"tombstones-00000002\.parquet is not what was committed"):
+    with pytest.raises(StoreError, match=r"tombstones-00000002\.parquet differs from what was committed"):
         snapshot.verify()
 
 
 def test_a_damaged_list_of_failures_is_told(tmp_path: Path) -> None:
     with Writer.open(tmp_path / "i", model=MODEL, dim=4) as writer:
         (tmp_path / "i" / "failures.parquet").write_bytes(b"PAR1")
-        with pytest.raises(StoreError, match=r"failures\.parquet cannot be read: .*; delete it"):
+        with pytest.raises(StoreError, match=r"failures\.parquet cannot be read"):
             writer.record_failures([Failure(path="x", stage="read", reason="r")], under=".")
         (tmp_path / "i" / "failures.parquet").unlink()
         writer.record_failures([Failure(path="x", stage="read", reason="r")], under=".")
@@ -170,9 +170,9 @@ def test_a_path_with_dots_leads_to_the_same_index(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path / "elsewhere")
     snapshot = Snapshot(Path("../i"))
     assert snapshot.base == tmp_path
-    assert snapshot.relative(Path("../images/x.jpg")) == "images/x.jpg"
-    assert snapshot.relative(Path("/other/x.jpg")) == "/other/x.jpg"
-    assert snapshot.is_under("images/x.jpg", snapshot.relative(Path("../images")))
+    assert snapshot.stored("../images/x.jpg") == "images/x.jpg"
+    assert snapshot.stored("/other/x.jpg") == "/other/x.jpg"
+    assert snapshot.is_under("images/x.jpg", snapshot.stored("../images"))
     assert not snapshot.is_under("images2/x.jpg", "images")
     with Writer.open(Path("../i"), model=MODEL, dim=4) as writer:
         assert writer.snapshot.folder == tmp_path / "i"

@@ -189,7 +189,7 @@ def test_what_cannot_be_opened_is_told_in_a_sentence(tmp_path: Path) -> None:
     np.save(folder / "shards" / "000001" / "embeddings.npy", np.zeros((1, 4), dtype=np.float16))
     with pytest.raises(StoreError, match=r"holds \[1, 4\], but the manifest says \[2, 4\]"):
         Snapshot(folder).vectors([0])
-    with pytest.raises(StoreError, match="checksum differs"):
+    with pytest.raises(StoreError, match="differs from what was committed"):
         Snapshot(folder).verify()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.doc").touch()

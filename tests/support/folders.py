@@ -1,21 +1,23 @@
 """Folders of photographs and what an index says of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from llm2clip_search.indexers import IndexSummary, index_folder
-from llm2clip_search.indexers.folder import FolderConfig
+from llm2clip_search.indexers import IndexConfig, IndexSummary, index_folder
 from llm2clip_search.store import Snapshot
 from tests.support.encoders import ColourEncoder
 
 
-def update(folder: Path, encoder: ColourEncoder, **config: object) -> IndexSummary:
+def update(folder: Path, encoder: ColourEncoder, *, exclude: Sequence[str] = (), **config: object) -> IndexSummary:
+    """Index a folder into ``.llm2clip`` beside it."""
     return index_folder(
         folder,
         encoder=encoder,
         index=folder.parent / ".llm2clip",
-        config=FolderConfig(batch_size=4, threads=2, **config),  # type: ignore[arg-type]
+        exclude=exclude,
+        config=IndexConfig(batch_size=4, threads=2, **config),  # type: ignore[arg-type]
     )
 
 

@@ -17,14 +17,15 @@ import numpy as np
 
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
-from llm2clip_search.encoders import load_encoder
 from llm2clip_search.engine import SearchIndex
 from llm2clip_search.engine.plan import APPROXIMATE_MAX_K
 from llm2clip_search.errors import CorpusError, QueryError, StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
-from llm2clip_search.indexers.ann import midpoint_queries
 from llm2clip_search.store import Row, Snapshot, Writer
-from llm2clip_search.vectorindex.search import exact_search, import_faiss, read_ann, search_parameters
+from llm2clip_search.vectorindex.exact import exact_search
+from llm2clip_search.vectorindex.faiss_index import FaissIndex, one_thread
+from llm2clip_search.vectorindex.kinds import Hnsw, kind_of
+from llm2clip_search.vectorindex.recall import midpoint_queries
 
 Kind = Literal["flat", "hnsw", "ivf"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -263,7 +264,9 @@ def _built(
             yield _exact_point(truth)
             continue
         config = AnnConfig(kind=kind, seed=seed)
-        say(f"building {config.factory(writer.manifest.live)} over {writer.manifest.live:,} vectors")
+        wanted = config.kind_for(writer.manifest.live)
+        assert wanted is not None, "flat is measured above, and there are rows"
+        say(f"building {wanted.factory} over {writer.manifest.live:,} vectors")
         started = time.perf_counter()
         build_ann(writer, config)
         seconds = time.perf_counter() - started
@@ -286,52 +289,27 @@ def _exact_point(truth: Truth) -> AnnPoint:
 
 def _approximate_points(snapshot: Snapshot, truth: Truth, *, build_seconds: float | None = None) -> Iterator[AnnPoint]:
     """The approximate index of a snapshot, alone at each effort, then within the engine."""
-    faiss, ann = import_faiss(), snapshot.manifest.ann
+    ann, path = snapshot.manifest.ann, snapshot.ann_path
     assert ann is not None, "the caller has looked"
-    path = snapshot.folder / "ann" / ann.name
-    index = read_ann(path)
+    assert path is not None, "the manifest names it"
+    kind = kind_of(ann.factory)
+    index = FaissIndex.load(kind, path)
     common: dict[str, Any] = {
-        "kind": "hnsw" if "HNSW" in ann.factory else "ivf",
-        "factory": ann.factory,
+        "kind": kind.name,
+        "factory": kind.factory,
         "memory_bytes": path.stat().st_size,
         "build_seconds": build_seconds,
     }
-    selector = faiss.IDSelectorBatch(snapshot.live_ids) if ann.rows > snapshot.manifest.live else None
-    for setting, parameters in _sweep(index, truth.k, selector).items():
+    allowed = snapshot.live_ids if len(index) > snapshot.manifest.live else None
+    name = "efSearch" if isinstance(kind, Hnsw) else "nprobe"
+    for width, effort in sorted({kind.width(effort, truth.k): effort for effort in EFFORTS}.items()):
 
-        def search(queries: np.ndarray, parameters: Any = parameters) -> np.ndarray:
-            ids: np.ndarray = index.search(queries, truth.k, params=parameters)[1]
-            return ids
+        def search(queries: np.ndarray, effort: float = effort) -> np.ndarray:
+            return index.search(queries, truth.k, allowed=allowed, effort=effort)[1]
 
-        yield _point(search, truth, setting=setting, alone_in=_one_thread, **common)
-    # It is asked in vectors, so that no tower is ever loaded.
-    engine = SearchIndex(snapshot, load_encoder())
+        yield _point(search, truth, setting=f"{name}={width}", alone_in=one_thread, **common)
+    engine = SearchIndex(snapshot)
     yield _point(lambda queries: engine.search(queries, k=truth.k)[1], truth, setting="engine", **common)
-
-
-def _sweep(index: Any, k: int, selector: Any) -> dict[str, Any]:
-    """FAISS's search parameters by their setting, from little effort to much."""
-    found: dict[str, Any] = {}
-    for effort in EFFORTS:
-        parameters = search_parameters(import_faiss(), index, selector=selector, effort=max(1, int(effort)))
-        # FAISS takes an efSearch below k for k.
-        name, least = ("efSearch", k) if hasattr(parameters, "efSearch") else ("nprobe", 1)
-        value = getattr(parameters, name) if effort >= 1 else round(effort * getattr(parameters, name))
-        setattr(parameters, name, max(least, value))
-        found.setdefault(f"{name}={getattr(parameters, name)}", parameters)
-    return found
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A single query gives FAISS's threads nothing to share; where cores are busy, waking them takes the longest."""
-    faiss = import_faiss()
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
 
 
 def _point(

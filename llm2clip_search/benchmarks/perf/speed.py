@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm2clip_search.corpora.decode import decode_file
-from llm2clip_search.corpora.folder import walk_images
-from llm2clip_search.corpora.lookahead import map_ahead
+from llm2clip_search.corpora import FolderCorpus
+from llm2clip_search.corpora.decode import decode_ahead
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.engine import SearchIndex
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.indexers.folder import FolderConfig, index_folder
+from llm2clip_search.indexers import IndexConfig, index_folder
 from llm2clip_search.store import Snapshot
 
 CAPTIONS = tuple(
@@ -81,7 +80,7 @@ def measure_speed(
     Raises:
         CorpusError: no image in ``folder`` that can be read, or the ``query`` command failed.
     """
-    config = FolderConfig(batch_size=batch_size)
+    config = IndexConfig(batch_size=batch_size)
     stages = _Stages.measure(encoder, folder, config)
     pixels = stages.pixels
     encoder.encode_pixels(pixels[:batch_size])  # loads and warms the tower
@@ -121,20 +120,21 @@ class _Stages(NamedTuple):
     """uint8 ``[n, height, width, 3]``, of the first sixteen batches."""
 
     @classmethod
-    def measure(cls, encoder: Encoder, folder: Path, config: FolderConfig) -> "_Stages":
+    def measure(cls, encoder: Encoder, folder: Path, config: IndexConfig) -> "_Stages":
         started = time.perf_counter()
-        files = walk_images(folder).files
+        corpus = FolderCorpus(folder)
+        files = list(corpus.items())
         walked = time.perf_counter() - started
         if not files:
             raise CorpusError(f"There are no images in {folder}.")
         threads = min(config.threads, len(files))
-        results = map_ahead(
-            lambda file: decode_file(
-                file, encoder.preprocess, max_pixels=config.max_pixels, known=lambda content_hash: False
-            ),
+        results = decode_ahead(
+            corpus,
             files,
+            encoder.preprocess,
             threads=threads,
             ahead=config.ahead_batches * config.batch_size,
+            max_pixels=config.max_pixels,
         )
         pixels: list[np.ndarray] = []
         decoded = 0
@@ -157,7 +157,7 @@ def _embed(encoder: Encoder, pixels: np.ndarray, batch_size: int) -> None:
 
 
 def _indexed_and_asked(
-    encoder: Encoder, folder: Path, config: FolderConfig, query_options: Sequence[str], round_: int
+    encoder: Encoder, folder: Path, config: IndexConfig, query_options: Sequence[str], round_: int
 ) -> dict[str, float]:
     """Two index runs into a scratch folder, and a query of it in this process and in one of its own."""
     scratch = Path(tempfile.mkdtemp(prefix="llm2clip-speed-"))

@@ -1,0 +1,85 @@
+"""Embedding items: decoded ahead in threads, stacked into batches, encoded by the vision tower."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from llm2clip_search.corpora import Item
+from llm2clip_search.corpora.corpus import ItemReader
+from llm2clip_search.corpora.decode import Decoded, decode_ahead
+from llm2clip_search.encoders import Encoder
+from llm2clip_search.encoders.images import MAX_PIXELS
+from llm2clip_search.errors import ImageError, Llm2ClipError
+
+
+def embed_ahead(
+    reader: ItemReader,
+    items: Iterable[Item],
+    encoder: Encoder,
+    *,
+    batch_size: int,
+    threads: int,
+    ahead: int,
+    max_pixels: int = MAX_PIXELS,
+    known: Callable[[str], bool] = lambda content_hash: False,
+) -> Iterator[Decoded]:
+    """Decode and embed items, in their order.
+
+    Args:
+        batch_size: images per call of the vision tower.
+        threads: that read and decode.
+        ahead: items that may be decoded or in work at once; bounds memory.
+        max_pixels, known: as for `decode_item`; a known item passes through without pixels and without a vector.
+
+    Yields:
+        Every item once: with a vector, with an error, or known. One image that fails does not affect the others of
+        its batch.
+
+    Raises:
+        Llm2ClipError: the model itself fails, not an image.
+    """
+    waiting: list[Decoded] = []  # in order: those with pixels, and what came between them
+    pending = 0
+    for decoded in decode_ahead(
+        reader, items, encoder.preprocess, threads=threads, ahead=ahead, max_pixels=max_pixels, known=known
+    ):
+        waiting.append(decoded)
+        pending += decoded.pixels is not None
+        if pending == batch_size or not pending:
+            yield from _encode(encoder, waiting)
+            waiting, pending = [], 0
+    yield from _encode(encoder, waiting)
+
+
+def _encode(encoder: Encoder, items: list[Decoded]) -> list[Decoded]:
+    """Fill in vectors, or errors, of those that have pixels; the pixels are dropped."""
+    batch = [item for item in items if item.pixels is not None]
+    if not batch:
+        return items
+    started = time.perf_counter()
+    pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
+    try:
+        vectors = encoder.encode_pixels(pixels)
+    except Llm2ClipError:
+        raise  # the model itself is at fault, not one image
+    except Exception as error:
+        if len(batch) == 1:
+            _fail(batch[0], f"{type(error).__name__}: {error}")
+        else:
+            for item in batch:  # finds the one that fails and keeps the others
+                _encode(encoder, [item])
+        return items
+    share = (time.perf_counter() - started) / len(batch)
+    for item, vector in zip(batch, vectors, strict=True):
+        item.pixels = None
+        item.seconds["encode"] = share
+        if np.isfinite(vector).all():
+            item.vector = vector
+        else:
+            _fail(item, "the vision tower gave a vector that is not finite")
+    return items
+
+
+def _fail(item: Decoded, reason: str) -> None:
+    item.pixels, item.error = None, ImageError(reason, stage="encode")
