@@ -59,6 +59,6 @@ def run_command(tmp_path: Path) -> RunCli:
 
 
 @pytest.fixture
-def colours(tiny_model: Path) -> ColourEncoder:
+def colours() -> ColourEncoder:
     """A fresh counting encoder."""
-    return ColourEncoder(tiny_model)
+    return ColourEncoder()

@@ -16,9 +16,17 @@ class ModelIdentity:
     preprocess_sha256: str
     """Over everything that runs before the towers: resize, crop, tokens, pooling, instruction."""
 
+    @classmethod
+    def from_name(cls, name: str) -> "ModelIdentity":
+        """Identity of an encoder that is no model folder: its name stands for everything that decides its embeddings.
+
+        Whoever changes the embeddings must change the name, for instance by a version number in it.
+        """
+        return cls(name=name, revision="", weights_sha256=json_sha256(name), preprocess_sha256=json_sha256(""))
+
     @property
     def fingerprint(self) -> str:
-        """16 hex digits; equal if and only if two models give the same embeddings."""
+        """16 hex digits, equal for two models if and only if they give the same embeddings."""
         return json_sha256({"weights": self.weights_sha256, "preprocess": self.preprocess_sha256})[:16]
 
     def to_dict(self) -> dict[str, str]:

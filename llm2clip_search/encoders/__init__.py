@@ -1,5 +1,7 @@
-"""Encoders: images and captions into one space. The ground floor; it imports no other room."""
+"""Encoders embed images and captions in one shared space. Of this package they import only `base` and `errors`."""
 
-from llm2clip_search.encoders.encoder import Encoder, ModelIdentity, load_encoder
+from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.encoders.encoder import Encoder
+from llm2clip_search.encoders.tower_encoder import TowerEncoder, load_encoder
 
-__all__ = ["Encoder", "ModelIdentity", "load_encoder"]
+__all__ = ["Encoder", "ModelIdentity", "TowerEncoder", "load_encoder"]

@@ -15,6 +15,7 @@ from llm2clip_search.base.identity import ModelIdentity, json_sha256
 from llm2clip_search.encoders.catalogue import convertible, near_names, of_repo
 from llm2clip_search.encoders.checkpoints.pull import is_pulled, pull
 from llm2clip_search.encoders.config import ModelConfig, TextConfig
+from llm2clip_search.encoders.plugins import plugin_distribution, plugin_schemes
 from llm2clip_search.encoders.sources import fetch, refuse_pickle
 from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
 from llm2clip_search.encoders.weights import mapped_tensors
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "nano"
 PACKAGED = ("nano",)
 """Models whose folder lies in this package, under ``encoders/models``."""
+SCHEMES = ("open_clip", "hf", "dir")
+"""What a name may start with, before a colon; other packages may provide more, see `plugins`."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -113,13 +116,21 @@ def resolve(name: str) -> Model:
         if published := of_repo(rest.partition("@")[0]):
             raise ModelError(f"{name} is in a layout of its own; name it {published.name}, and it is converted.")
         return _from_folder(fetch(name).path, name)
-    raise ModelError(f"{name!r} names no model; it starts with open_clip:, hf: or dir:, or is one of {PACKAGED}.")
+    raise ModelError(_unknown_scheme(name, scheme))
 
 
 def is_at_hand(name: str) -> bool:
     """Whether `resolve` answers without fetching a checkpoint."""
     published = convertible(name)
     return published is None or is_pulled(published)
+
+
+def _unknown_scheme(name: str, scheme: str) -> str:
+    if provider := plugin_distribution(scheme):
+        return f"{name!r} is an encoder of the package {provider}; it has no model folder."
+    provided = [each for each in plugin_schemes() if each not in SCHEMES]
+    known = ", ".join(f"{each}:" for each in (*SCHEMES, *provided))
+    return f"{name!r} names no model: its scheme is none of {known}."
 
 
 def _no_such_model(name: str) -> str:

@@ -101,14 +101,14 @@ def labelled(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_folder_is_measured_and_damaged_images_are_counted(labelled: Path, tiny_model: Path) -> None:
+def test_a_folder_is_measured_and_damaged_images_are_counted(labelled: Path) -> None:
     (labelled / "green" / "broken.jpg").write_bytes(b"no image")
     (labelled / "green" / "empty.png").touch()
     photograph(1).save(labelled / "loose.png")
     (labelled / "no class").mkdir()
     seen: list[tuple[str, int, int]] = []
     result = classify(
-        ByName(tiny_model),
+        ByName(),
         read_labelled_folder(labelled),
         TEMPLATES["seven"],
         batch_size=2,
@@ -129,9 +129,9 @@ def test_a_folder_is_measured_and_damaged_images_are_counted(labelled: Path, tin
     assert (written["dataset"], written["metrics"]["acc5"]) == ("colours", None)
 
 
-def test_the_size_of_a_batch_changes_nothing(labelled: Path, tiny_model: Path) -> None:
+def test_the_size_of_a_batch_changes_nothing(labelled: Path) -> None:
     folder = read_labelled_folder(labelled)
-    encoder = ColourEncoder(tiny_model)
+    encoder = ColourEncoder()
     results = [classify(encoder, folder, ("a {}",), batch_size=size) for size in (1, 4, 9, 100)]
     assert all(result == results[0] for result in results)
 

@@ -19,7 +19,7 @@ from tests.support.images import photograph
 
 
 @pytest.fixture(scope="module")
-def snapshot(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Snapshot:
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """Six images, three with time, camera and place."""
     base = tmp_path_factory.mktemp("filter")
     for folder in ("2023", "it's 2024 %_"):
@@ -34,7 +34,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Snap
         folder = "2023" if number < 3 else "it's 2024 %_"
         suffix = "jpg" if number else "png"
         photograph(number, (40 + number, 80 - number)).save(base / "images" / folder / f"{number}.{suffix}", exif=exif)
-    index_folder(base / "images", encoder=ColourEncoder(tiny_model), index=base / ".llm2clip")
+    index_folder(base / "images", encoder=ColourEncoder(), index=base / ".llm2clip")
     return Snapshot(base / ".llm2clip")
 
 
@@ -88,9 +88,9 @@ def test_the_condition_can_name_no_variable_of_ours(snapshot: Snapshot) -> None:
         matching_ids(snapshot, "id IN (SELECT id FROM secrets)")
 
 
-def test_filters_join_thresholds_and_pages(snapshot: Snapshot, tiny_model: Path) -> None:
+def test_filters_join_thresholds_and_pages(snapshot: Snapshot) -> None:
     """The page is cut from what the filter and the threshold leave, and ranks count there."""
-    index = SearchIndex(snapshot, ColourEncoder(tiny_model))
+    index = SearchIndex(snapshot, ColourEncoder())
     left = index.query("dusk", where="format = 'JPEG'", k=100).hits
     assert [hit.rank for hit in left] == [1, 2, 3, 4, 5]
     page = index.query("dusk", where="format = 'JPEG'", k=2, offset=1, threshold=left[2].score).hits

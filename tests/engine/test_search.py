@@ -205,7 +205,7 @@ def test_a_cut_caption_is_told_with_both_counts(index: SearchIndex) -> None:
 
 def test_another_model_is_refused_with_both_names(index: SearchIndex, tmp_path: Path) -> None:
     other = save_model(tmp_path / "other", seed=1)
-    with pytest.raises(StoreError, match=r"was made by dir:.*tiny .* not by dir:.*other"):
+    with pytest.raises(StoreError, match=r"was made by colours:16 .* not by dir:.*other"):
         open_index(index.snapshot.folder, model=f"dir:{other}")
 
 

@@ -1,21 +1,21 @@
 """Encoders that stand in for the towers."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from llm2clip_search.encoders import Encoder
-from llm2clip_search.encoders.registry import resolve
+from llm2clip_search.encoders import Encoder, ModelIdentity
+from llm2clip_search.encoders.config import PreprocessConfig
 
 
 class ColourEncoder(Encoder):
-    """Stands in for the towers where only what is around them is tested: an image is its coarse colours,
-    a caption a hash of its words. Counts what it embeds."""
+    """Stands in for the towers where only the code around them is tested: an image is embedded as its coarse colours,
+    a caption as a hash of its bytes. Counts the images that it embeds."""
 
-    def __init__(self, model: Path, dim: int = 16) -> None:
-        super().__init__(resolve(f"dir:{model}"), runtime="torch", device="cpu")
-        self.dim = dim
+    def __init__(self, dim: int = 16) -> None:
+        self.identity = ModelIdentity.from_name(f"colours:{dim}")
+        self.dim, self.max_tokens = dim, 24
+        self.preprocess = PreprocessConfig(height=160, width=160)
         self.embedded = 0
 
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
@@ -31,3 +31,6 @@ class ColourEncoder(Encoder):
         vectors = np.array(rows, dtype=np.float32).reshape(-1, self.dim)
         unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [1 + len(text.split()) for text in texts]

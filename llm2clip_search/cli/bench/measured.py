@@ -57,7 +57,7 @@ def warn_of_training(encoder: "Encoder", found: "RetrievalSet") -> str:
     from llm2clip_search.benchmarks.datasets.registry import find_dataset
     from llm2clip_search.benchmarks.retrieval import seen_in_training
 
-    seen = seen_in_training(find_dataset(found.name), found.split, encoder.model.config.training_data)
+    seen = seen_in_training(find_dataset(found.name), found.split, encoder.training_data)
     if seen:
         console.warn(f"{encoder.name} was trained on {found.name} {found.split}: its card says {seen!r}.")
     return seen

@@ -17,6 +17,7 @@ from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
 from llm2clip_search.encoders.images import read_rgb
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import Llm2ClipError, ModelError, StoreError
 from llm2clip_search.training import stages
@@ -194,7 +195,7 @@ def test_a_fused_model_comes_back(corner: Corner, store: Path, tmp_path: Path, t
     assert f"dir:{corner.root / 'clip'} (" in info.clip
     out = corner.train(corner.recipe(model=corner.fused), tmp_path, store)
     encoder = load_encoder(f"dir:{out}", runtime="torch", device="cpu")
-    assert encoder.model.config.text.clip == corner.clip_text
+    assert resolve(f"dir:{out}").config.text.clip == corner.clip_text
     learnt, _ = tasks[0].embed_dev_captions("en")
     np.testing.assert_allclose(encoder.encode_texts(CAPTIONS), learnt, atol=3e-3)
     np.testing.assert_allclose(encoder.encode_images(corner.dev_images()), tasks[0].embed_dev_images(), atol=3e-3)
@@ -222,7 +223,7 @@ def test_the_warm_up_learns_clips_text_embeddings(corner: Corner, store: Path, t
     assert distance < 0.3 * losses[0]
     np.testing.assert_allclose(encoder.encode_images(corner.dev_images()), clip.encode_images(corner.dev_images()))
     assert encoder.dim == clip.dim
-    assert encoder.model.config.text.clip is None
+    assert resolve(f"dir:{out}").config.text.clip is None
 
 
 def moved(corner: Corner, out: Path) -> float:
