@@ -84,7 +84,7 @@ class _Members:
         return np.flatnonzero(count), rows, self._order[np.repeat(low, count) + within]
 
 
-def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, *, chunk: int = 1024) -> np.ndarray:
+def nearest_rows(queries: np.ndarray, gallery: np.ndarray, k: int, *, chunk: int = 1024) -> np.ndarray:
     """Gallery rows of each query's k best scores, best first, equal scores by lower row: int64 ``[q, min(k, g)]``.
 
     Arguments as of `ranks_of_best`.
@@ -102,7 +102,7 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, *, chunk: int = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
+class RetrievalRanks:
     """Of every query, the rank from 0 of its best-placed relevant item; `NEVER` where nothing is relevant."""
 
     image_retrieval: np.ndarray
@@ -119,7 +119,9 @@ class Ranks:
         }
 
 
-def retrieval_ranks(images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, chunk: int = 1024) -> Ranks:
+def retrieval_ranks(
+    images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, chunk: int = 1024
+) -> RetrievalRanks:
     """Ranks both ways.
 
     Args:
@@ -133,7 +135,7 @@ def retrieval_ranks(images: np.ndarray, captions: np.ndarray, image_of: np.ndarr
     if len(captions) != len(image_of) or (len(image_of) and not 0 <= image_of.min() <= image_of.max() < len(images)):
         raise ValueError(f"{len(captions)} captions, {len(image_of)} of them mapped to {len(images)} images")
     rows = np.arange(len(images))
-    return Ranks(
+    return RetrievalRanks(
         image_retrieval=ranks_of_best(captions, images, image_of, rows, chunk=chunk),
         text_retrieval=ranks_of_best(images, captions, rows, image_of, chunk=chunk),
     )
@@ -142,5 +144,5 @@ def retrieval_ranks(images: np.ndarray, captions: np.ndarray, image_of: np.ndarr
 def retrieval_recalls(
     images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, ks: Sequence[int] = KS, chunk: int = 1024
 ) -> dict[str, float]:
-    """Recalls both ways; arguments and errors as of `retrieval_ranks`, keys as of `Ranks.recalls`."""
+    """Recalls both ways; arguments and errors as of `retrieval_ranks`, keys as of `RetrievalRanks.recalls`."""
     return retrieval_ranks(images, captions, image_of, chunk=chunk).recalls(ks)

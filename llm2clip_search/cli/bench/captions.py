@@ -87,14 +87,14 @@ def _within(found: "RetrievalSet", embedders: "dict[str, Embed]", json_output: b
 
     from llm2clip_search.benchmarks.sentence_baselines import minilm, tf_idf
     from llm2clip_search.errors import CorpusError, ModelError
-    from llm2clip_search.evaluation.caption_retrieval import caption_retrieval
+    from llm2clip_search.evaluation.caption_retrieval import caption_retrieval_accuracy
 
     ((lang, captions),) = found.captions.items()
     image_of = captions.rows_in(list(found.images))
     measured = {}
     for name, embed in {"TF-IDF over words": tf_idf, "all-MiniLM-L6-v2": minilm, **embedders}.items():
         try:
-            measured[name] = caption_retrieval(embed(captions.texts), image_of)
+            measured[name] = caption_retrieval_accuracy(embed(captions.texts), image_of)
         except ModelError as error:
             if name in embedders:
                 raise
@@ -120,13 +120,15 @@ def _within(found: "RetrievalSet", embedders: "dict[str, Embed]", json_output: b
 def _across(found: "RetrievalSet", embedders: "dict[str, Embed]", json_output: bool) -> None:
     from rich.table import Table
 
-    from llm2clip_search.evaluation.caption_retrieval import every_pair
+    from llm2clip_search.evaluation.caption_retrieval import language_pair_recalls
     from llm2clip_search.evaluation.metrics import KS
 
     images = list(found.images)
     image_of = {lang: captions.rows_in(images) for lang, captions in found.captions.items()}
     for name, embed in embedders.items():
-        pairs = every_pair({lang: embed(captions.texts) for lang, captions in found.captions.items()}, image_of)
+        pairs = language_pair_recalls(
+            {lang: embed(captions.texts) for lang, captions in found.captions.items()}, image_of
+        )
         with console.results():
             if json_output:
                 for pair in pairs:

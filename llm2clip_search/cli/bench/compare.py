@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from llm2clip_search.benchmarks.compare import Difference
+    from llm2clip_search.benchmarks.compare import RecallDifference
 
 
 def bench_compare(
@@ -27,13 +27,13 @@ def bench_compare(
 
     [dim]llm2clip-search bench compare nano.json clip.json[/dim]
     """
-    from llm2clip_search.benchmarks.compare import compare, part_name
+    from llm2clip_search.benchmarks.compare import compare_runs, subset_name
     from llm2clip_search.benchmarks.results import read_results
 
-    found = compare(read_results(a), read_results(b))
+    found = compare_runs(read_results(a), read_results(b))
     for path, parts in ((a, found.only_a), (b, found.only_b)):
         if parts:
-            console.warn(f"only {path} has {', '.join(map(part_name, parts))}.")
+            console.warn(f"only {path} has {', '.join(map(subset_name, parts))}.")
     with console.results():
         if json_output:
             for row in found.differences:
@@ -43,7 +43,7 @@ def bench_compare(
         console.out.print(_table(found.differences, (a, b), named=len(models) == 2))
 
 
-def _table(rows: "Sequence[Difference]", files: tuple[Path, Path], *, named: bool) -> "Table":
+def _table(rows: "Sequence[RecallDifference]", files: tuple[Path, Path], *, named: bool) -> "Table":
     """Columns are headed by the models, or by the files where these do not tell them apart."""
     from rich.table import Table
     from rich.text import Text

@@ -43,8 +43,8 @@ def bench_failures(
 
     from llm2clip_search.base.files import replace_file
     from llm2clip_search.benchmarks.embedding import embed_captions, embed_images
-    from llm2clip_search.benchmarks.failures import both_ways
-    from llm2clip_search.benchmarks.failures_page import failures_page
+    from llm2clip_search.benchmarks.missed_queries import worst_queries_both_ways
+    from llm2clip_search.benchmarks.missed_queries_page import missed_queries_page
     from llm2clip_search.encoders import load_encoder
 
     demand_folder_of(out)
@@ -55,8 +55,8 @@ def bench_failures(
     with ProgressBar() as progress:
         images = embed_images(encoder, found.images, cache=kept_in(cache, no_cache), progress=progress)
         texts = embed_captions(encoder, captions.texts, cache=kept_in(cache, no_cache), progress=progress)
-    by_captions, by_images = both_ways(images, texts, captions.rows_in(list(found.images)), count=count)
-    page = failures_page(found, lang, model=model, captions=by_captions, images=by_images)
+    by_captions, by_images = worst_queries_both_ways(images, texts, captions.rows_in(list(found.images)), count=count)
+    page = missed_queries_page(found, lang, model=model, captions=by_captions, images=by_images)
     replace_file(out, page.encode())
     with console.results():
         for kind, failures in (("captions", by_captions), ("images", by_images)):

@@ -121,7 +121,7 @@ def _as_asked(found: "RetrievalSet", captions_per_image: str, joined: int) -> "R
 def _table(results: "list[RetrievalResult]", *, against: bool) -> "Table":
     from rich.table import Table
 
-    from llm2clip_search.benchmarks.paper import beside
+    from llm2clip_search.benchmarks.paper import headline_figures
     from llm2clip_search.evaluation.metrics import KS
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -139,7 +139,7 @@ def _table(results: "list[RetrievalResult]", *, against: bool) -> "Table":
         cells.append("  ".join(f"{100 * low:.1f}-{100 * high:.1f}" for low, high in bounds))
         name = f"{result.dataset} {result.split}" + (" (trained on)" if result.trained_on else "")
         table.add_row(name, result.language, f"{result.captions:,}", f"{result.images:,}", *cells)
-        for figure in beside(result) if against else ():
+        for figure in headline_figures(result) if against else ():
             printed = [figure.printed(way) for way in ("image_retrieval", "text_retrieval")]
             table.add_row(f"[dim]  {figure.model}[/dim]", "", "", "", *printed, f"[dim]{figure.source}[/dim]")
     return table

@@ -6,12 +6,12 @@ import numpy as np
 
 from llm2clip_search.evaluation.metrics import NEVER, ranks_of_best
 
-FOUND = 5
+RETRIEVED = 5
 """Items of the gallery that are shown of each failure, the best placed ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class ScoredItem:
     """An item of the gallery."""
 
     row: int
@@ -20,23 +20,23 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class MissedQuery:
     """A query whose nearest item is a wrong one."""
 
     query: int
     """Its row among the queries."""
     rank: int
     """Of the expected item, from 0: so many others stand before it. The best placed one, where several are right."""
-    expected: Found
-    found: tuple[Found, ...]
+    expected: ScoredItem
+    found: tuple[ScoredItem, ...]
     """What stands first in its place, best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failures:
+class MissedQueries:
     """The worst queries, and what they were drawn from."""
 
-    worst: tuple[Failure, ...]
+    worst: tuple[MissedQuery, ...]
     """Farthest down first; of equals the lower row."""
     asked: int
     """Queries that expect something."""
@@ -53,8 +53,8 @@ def worst_queries(
     gallery_of: np.ndarray,
     *,
     count: int,
-    found: int = FOUND,
-) -> Failures:
+    found: int = RETRIEVED,
+) -> MissedQueries:
     """At most ``count`` queries whose expected item is not the nearest; those that expect nothing are left out.
 
     Args:
@@ -74,19 +74,19 @@ def worst_queries(
         expected = right[scores[right].argmax()]
         first = np.argsort(-scores, kind="stable")[:found]
         worst.append(
-            Failure(
+            MissedQuery(
                 query=int(row),
                 rank=int(ranks[row]),
-                expected=Found(row=int(expected), score=float(scores[expected])),
-                found=tuple(Found(row=int(item), score=float(scores[item])) for item in first),
+                expected=ScoredItem(row=int(expected), score=float(scores[expected])),
+                found=tuple(ScoredItem(row=int(item), score=float(scores[item])) for item in first),
             )
         )
-    return Failures(worst=tuple(worst), asked=int(asked.sum()), missed=len(missed), gallery=len(gallery))
+    return MissedQueries(worst=tuple(worst), asked=int(asked.sum()), missed=len(missed), gallery=len(gallery))
 
 
-def both_ways(
-    images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, count: int, found: int = FOUND
-) -> tuple[Failures, Failures]:
+def worst_queries_both_ways(
+    images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, count: int, found: int = RETRIEVED
+) -> tuple[MissedQueries, MissedQueries]:
     """Captions that miss their image, then images that miss all their captions; see `worst_queries`.
 
     Args:
