@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm2clip_search.evaluation.metrics import NEVER, ranks_of_best
+from llm2clip_search.base.vectors import top_k
+from llm2clip_search.evaluation.metrics import NEVER, cosine_scores, ranks_of_best
 
 RETRIEVED = 5
 """Items of the gallery that are shown of each failure, the best placed ones."""
@@ -69,16 +70,16 @@ def worst_queries(
     rows = missed[np.argsort(-ranks[missed], kind="stable")][:count]
     worst = []
     for row in rows:
-        scores = gallery @ queries[row]
+        scores = cosine_scores(queries[[row]], gallery)
+        (retrieved,) = top_k(scores, found)[1].tolist()
         right = np.flatnonzero(gallery_of == query_of[row])
-        expected = right[scores[right].argmax()]
-        first = np.argsort(-scores, kind="stable")[:found]
+        expected = right[scores[0, right].argmax()]
         worst.append(
             MissedQuery(
                 query=int(row),
                 rank=int(ranks[row]),
-                expected=ScoredItem(row=int(expected), score=float(scores[expected])),
-                found=tuple(ScoredItem(row=int(item), score=float(scores[item])) for item in first),
+                expected=ScoredItem(row=int(expected), score=float(scores[0, expected])),
+                found=tuple(ScoredItem(row=item, score=float(scores[0, item])) for item in retrieved),
             )
         )
     return MissedQueries(worst=tuple(worst), asked=int(asked.sum()), missed=len(missed), gallery=len(gallery))

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llm2clip_search.base.vectors import top_k
+
 KS = (1, 5, 10)
 """The k of recall@k that papers print."""
 NEVER = np.iinfo(np.int64).max
@@ -43,7 +45,7 @@ def ranks_of_best(
     members = _Members(gallery_of)
     out = np.full(len(queries), NEVER)
     for start in range(0, len(queries), chunk):
-        scores = _scores(queries[start : start + chunk], gallery)
+        scores = cosine_scores(queries[start : start + chunk], gallery)
         asking, rows, columns = members.of(query_of[start : start + chunk])
         if not len(asking):
             continue
@@ -61,7 +63,7 @@ def ranks_of_best(
     return out
 
 
-def _scores(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+def cosine_scores(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """``[q, g]``. What is not a number, as of a model whose training diverged, is last and not first."""
     scores: np.ndarray = queries @ gallery.T
     np.fmax(scores, -np.inf, out=scores)
@@ -89,15 +91,9 @@ def nearest_rows(queries: np.ndarray, gallery: np.ndarray, k: int, *, chunk: int
 
     Arguments as of `ranks_of_best`.
     """
-    k = min(k, len(gallery))
-    out = np.empty((len(queries), k), dtype=np.int64)
-    for start in range(0, len(queries) if k else 0, chunk):
-        scores = _scores(queries[start : start + chunk], gallery)
-        last = np.partition(scores, len(gallery) - k, axis=1)[:, len(gallery) - k]
-        rows, columns = np.nonzero(scores >= last[:, None])  # more than k where the k-th score is shared
-        order = np.lexsort((columns, -scores[rows, columns], rows))
-        position = np.arange(len(rows)) - np.searchsorted(rows, rows)
-        out[start : start + chunk] = columns[order[position < k]].reshape(-1, k)
+    out = np.empty((len(queries), min(k, len(gallery))), dtype=np.int64)
+    for start in range(0, len(queries), chunk):
+        out[start : start + chunk] = top_k(cosine_scores(queries[start : start + chunk], gallery), k)[1]
     return out
 
 
