@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llm2clip_search import Encoder, SearchIndex, index_folder, load_encoder, open_index
-from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_captions, read_images
+from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_flickr8k_captions, read_flickr8k_images
 from tests.support.commands import RunCli
 from tests.support.images import photograph
 
@@ -30,7 +30,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The 1,000 dev images as files, in a folder of their own."""
     folder = tmp_path_factory.mktemp("flickr8k") / "images"
     folder.mkdir()
-    files = read_images(ROOT, split="dev")
+    files = read_flickr8k_images(ROOT, split="dev")
     for name in files:
         (folder / name).write_bytes(files.read(name))
     return folder
@@ -46,7 +46,7 @@ def opened(images: Path, encoder: Encoder) -> SearchIndex:
 
 def test_captions_find_their_images(opened: SearchIndex, run_cli: RunCli) -> None:
     """image_retrieval R@10 over all 5,000 captions; the command line gives the same first image."""
-    captions = read_captions(ROOT, split="dev", lang="en")
+    captions = read_flickr8k_captions(ROOT, split="dev", lang="en")
     _, ids = opened.query_texts(captions.texts, k=10)
     names = {row["id"]: Path(row["path"]).name for row in opened.snapshot.metadata().to_pylist()}
     found = np.array([image in [names[i] for i in row] for image, row in zip(captions.image_ids, ids, strict=True)])

@@ -34,13 +34,17 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         Scores and int64 columns, each ``[n, min(k, m)]``.
     """
     rows, columns = scores.shape
-    if k < columns:
+    if 0 < k < columns:
         last = np.partition(scores, columns - k, axis=1)[:, columns - k, None]
-        above, equal = scores > last, scores == last
-        equal &= np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)
-        kept = np.nonzero(above | equal)[1].reshape(rows, k)
+        chosen = scores >= last
+        # Only rows whose k-th score occurs more than once need the count, which takes eight bytes per score.
+        tied = np.flatnonzero(np.count_nonzero(chosen, axis=1) > k)
+        above, equal = scores[tied] > last[tied], scores[tied] == last[tied]
+        equal &= np.cumsum(equal, axis=1) <= k - np.count_nonzero(above, axis=1)[:, None]
+        chosen[tied] = above | equal
+        kept = np.nonzero(chosen)[1].reshape(rows, k)
     else:
-        kept = np.broadcast_to(np.arange(columns), scores.shape)
+        kept = np.broadcast_to(np.arange(min(k, columns)), (rows, min(k, columns)))
     top = np.take_along_axis(scores, kept, 1)
     order = np.argsort(-top, axis=1, kind="stable")
     return np.take_along_axis(top, order, 1), np.take_along_axis(kept, order, 1)

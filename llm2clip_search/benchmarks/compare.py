@@ -8,22 +8,22 @@ import numpy as np
 
 from llm2clip_search.benchmarks.results import RetrievalResult
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.evaluation.metrics import NEVER, Ranks
-from llm2clip_search.evaluation.statistics import paired
+from llm2clip_search.evaluation.metrics import NEVER, RetrievalRanks
+from llm2clip_search.evaluation.statistics import paired_differences
 
-Part = tuple[str, str, str]
+Subset = tuple[str, str, str]
 """Data set, split and language."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class RecallDifference:
     """One recall of two encoders on one data set in one language."""
 
     dataset: str
     split: str
     language: str
     metric: str
-    """A key of `metrics.Ranks.recalls`."""
+    """A key of `metrics.RetrievalRanks.recalls`."""
     model_a: str
     model_b: str
     a: float
@@ -42,16 +42,16 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """What two runs have in common, and what they do not."""
 
-    differences: Sequence[Difference]
+    differences: Sequence[RecallDifference]
     """By data set and language in the order of the first run, then by metric."""
-    only_a: Sequence[Part]
-    only_b: Sequence[Part]
+    only_a: Sequence[Subset]
+    only_b: Sequence[Subset]
 
 
-def compare(a: Sequence[RetrievalResult], b: Sequence[RetrievalResult]) -> Comparison:
+def compare_runs(a: Sequence[RetrievalResult], b: Sequence[RetrievalResult]) -> RunComparison:
     """Compare two runs, each with one result of a data set, split and language.
 
     Raises:
@@ -64,14 +64,14 @@ def compare(a: Sequence[RetrievalResult], b: Sequence[RetrievalResult]) -> Compa
         raise CorpusError(
             f"The two runs have no data set, split and language in common: {_named(first)} against {_named(second)}."
         )
-    return Comparison(
+    return RunComparison(
         differences=[row for part in common for row in _differences(first[part], second[part])],
         only_a=[part for part in first if part not in second],
         only_b=[part for part in second if part not in first],
     )
 
 
-def ranks_of(result: RetrievalResult) -> Ranks:
+def stored_ranks(result: RetrievalResult) -> RetrievalRanks:
     """The ranks that a result holds, as they were measured: int64, `metrics.NEVER` where a file has -1.
 
     Raises:
@@ -82,53 +82,53 @@ def ranks_of(result: RetrievalResult) -> Ranks:
     for key, expected in lengths.items():
         if (found := len(result.ranks.get(key, ()))) != expected:
             raise CorpusError(
-                f"The result of {result.model} on {part_name(part_of(result))} has {found:,} ranks of {key}, not "
+                f"The result of {result.model} on {subset_name(subset_of(result))} has {found:,} ranks of {key}, not "
                 f"{expected:,}; measure it again with bench retrieval --out."
             )
     if not all(0 <= image < result.images for image in result.ranks["image_of"]):
         raise CorpusError(
-            f"The result of {result.model} on {part_name(part_of(result))} has captions of images beyond its "
+            f"The result of {result.model} on {subset_name(subset_of(result))} has captions of images beyond its "
             f"{result.images:,}: its file is damaged; measure it again with bench retrieval --out."
         )
     ways = (np.array(result.ranks[key], dtype=np.int64) for key in ("image_retrieval", "text_retrieval"))
     image, text = (np.where(rank < 0, NEVER, rank) for rank in ways)
-    return Ranks(image_retrieval=image, text_retrieval=text)
+    return RetrievalRanks(image_retrieval=image, text_retrieval=text)
 
 
-def part_of(result: RetrievalResult) -> Part:
+def subset_of(result: RetrievalResult) -> Subset:
     return result.dataset, result.split, result.language
 
 
-def part_name(part: Part) -> str:
+def subset_name(part: Subset) -> str:
     """For people: ``flickr8k dev in en``."""
     dataset, split, language = part
     return f"{dataset} {split} in {language}"
 
 
-def _by_part(results: Sequence[RetrievalResult]) -> dict[Part, RetrievalResult]:
-    found: dict[Part, RetrievalResult] = {}
+def _by_part(results: Sequence[RetrievalResult]) -> dict[Subset, RetrievalResult]:
+    found: dict[Subset, RetrievalResult] = {}
     for result in results:
-        part = part_of(result)
+        part = subset_of(result)
         if part in found:
             raise CorpusError(
-                f"{part_name(part)} is in one run twice, by {found[part].model} and {result.model}; compare takes two"
+                f"{subset_name(part)} is in one run twice, by {found[part].model} and {result.model}; compare takes two"
                 " files that hold it once each."
             )
         found[part] = result
     return found
 
 
-def _differences(a: RetrievalResult, b: RetrievalResult) -> list[Difference]:
+def _differences(a: RetrievalResult, b: RetrievalResult) -> list[RecallDifference]:
     if a.data != b.data:
         raise CorpusError(
-            f"{part_name(part_of(a))} was measured on other images or captions: {a.model} on {a.data}"
+            f"{subset_name(subset_of(a))} was measured on other images or captions: {a.model} on {a.data}"
             f" ({a.captions:,} captions, {a.images:,} images), {b.model} on {b.data} ({b.captions:,} captions,"
             f" {b.images:,} images); measure both with the same --root and --captions-per-image."
         )
-    ranks_a, ranks_b = ranks_of(a), ranks_of(b)
+    ranks_a, ranks_b = stored_ranks(a), stored_ranks(b)
     recalls_a, recalls_b = ranks_a.recalls(), ranks_b.recalls()
     return [
-        Difference(
+        RecallDifference(
             dataset=a.dataset,
             split=a.split,
             language=a.language,
@@ -142,9 +142,9 @@ def _differences(a: RetrievalResult, b: RetrievalResult) -> list[Difference]:
             high=found.high,
             p=found.p,
         )
-        for metric, found in paired(ranks_a, ranks_b, np.array(a.ranks["image_of"], dtype=np.int64)).items()
+        for metric, found in paired_differences(ranks_a, ranks_b, np.array(a.ranks["image_of"], dtype=np.int64)).items()
     ]
 
 
-def _named(parts: dict[Part, RetrievalResult]) -> str:
-    return ", ".join(part_name(part) for part in parts) or "nothing"
+def _named(parts: dict[Subset, RetrievalResult]) -> str:
+    return ", ".join(subset_name(part) for part in parts) or "nothing"

@@ -13,7 +13,7 @@ import numpy as np
 
 from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.progress import Progress, no_progress
-from llm2clip_search.benchmarks.datasets.base import digest, images_digest
+from llm2clip_search.benchmarks.datasets.base import images_digest, texts_digest
 from llm2clip_search.corpora import Item
 from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.corpora.image_files import ImageFiles
@@ -81,7 +81,7 @@ def embed_captions(
     """
     if lower_case or (lower_case is None and lower_cases(encoder)):
         texts = [text.lower() for text in texts]
-    folder = cache / encoder.fingerprint / f"captions-{digest(texts)}" if cache else None
+    folder = cache / encoder.fingerprint / f"captions-{texts_digest(texts)}" if cache else None
     # By length over all of them, so that little is spent on padding.
     order = np.argsort(encoder.count_tokens(texts), kind="stable")
     return _in_parts(

@@ -16,7 +16,7 @@ from llm2clip_search.evaluation.metrics import KS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PaperSource:
     """Where figures were printed."""
 
     title: str
@@ -26,7 +26,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedFigure:
+class PaperFigure:
     """What one source prints of one model on one data set in one language."""
 
     model: str
@@ -41,7 +41,7 @@ class PublishedFigure:
     recalls: Mapping[str, float]
     """Percent, as printed; those of ``image_retrieval_recall@k`` and ``text_retrieval_recall@k`` that were."""
     source: str
-    """A key of `sources`."""
+    """A key of `paper_sources`."""
     place: str
     """Table, figure or file in the source; empty where it is not known."""
     remark: str
@@ -55,12 +55,12 @@ class PublishedFigure:
         return " / ".join("-" if value is None else f"{value:.1f}" for value in found)
 
 
-def published(dataset: str, language: str) -> list[PublishedFigure]:
+def figures_of(dataset: str, language: str) -> list[PaperFigure]:
     """All figures of a data set in a language, in the order of the file; none is no error."""
-    return [figure for figure in figures() if (figure.dataset, figure.language) == (dataset, language)]
+    return [figure for figure in all_figures() if (figure.dataset, figure.language) == (dataset, language)]
 
 
-def comparable(result: RetrievalResult) -> list[PublishedFigure]:
+def comparable_figures(result: RetrievalResult) -> list[PaperFigure]:
     """Figures of the data set, split and language of a result.
 
     They were measured with every caption by itself, or with the first five of an image: none is comparable with
@@ -68,31 +68,31 @@ def comparable(result: RetrievalResult) -> list[PublishedFigure]:
     """
     if result.captions_per_image not in ("all", "5"):
         return []
-    return [figure for figure in published(result.dataset, result.language) if figure.split == result.split]
+    return [figure for figure in figures_of(result.dataset, result.language) if figure.split == result.split]
 
 
-def beside(result: RetrievalResult) -> list[PublishedFigure]:
-    """The headlines among the `comparable` figures: some rows to print below one's own."""
-    return [figure for figure in comparable(result) if figure.headline]
+def headline_figures(result: RetrievalResult) -> list[PaperFigure]:
+    """The headlines among the `comparable_figures` figures: some rows to print below one's own."""
+    return [figure for figure in comparable_figures(result) if figure.headline]
 
 
 @cache
-def figures() -> tuple[PublishedFigure, ...]:
+def all_figures() -> tuple[PaperFigure, ...]:
     """Every figure of the file."""
     return tuple(_figure(raw) for raw in _read()["figures"])
 
 
 @cache
-def sources() -> Mapping[str, Source]:
+def paper_sources() -> Mapping[str, PaperSource]:
     """By the keys that figures name."""
-    return {key: Source(**raw) for key, raw in _read()["sources"].items()}
+    return {key: PaperSource(**raw) for key, raw in _read()["sources"].items()}
 
 
-def _figure(raw: dict[str, Any]) -> PublishedFigure:
+def _figure(raw: dict[str, Any]) -> PaperFigure:
     recalls = {key: value for key, value in raw.items() if "_recall@" in key}
     defaults = {"resolution": None, "place": "", "remark": "", "headline": False}
     rest = {key: value for key, value in raw.items() if key not in recalls}
-    return PublishedFigure(**(defaults | rest), recalls=recalls)
+    return PaperFigure(**(defaults | rest), recalls=recalls)
 
 
 def _read() -> dict[str, Any]:

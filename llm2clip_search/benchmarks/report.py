@@ -7,8 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from llm2clip_search.base.files import replace_file
-from llm2clip_search.benchmarks.compare import Part, part_name, part_of
-from llm2clip_search.benchmarks.paper import PublishedFigure, beside, comparable, published, sources
+from llm2clip_search.benchmarks.compare import Subset, subset_name, subset_of
+from llm2clip_search.benchmarks.paper import (
+    PaperFigure,
+    PaperSource,
+    comparable_figures,
+    figures_of,
+    headline_figures,
+    paper_sources,
+)
 from llm2clip_search.benchmarks.report_plots import plot_report
 from llm2clip_search.benchmarks.results import RetrievalResult
 from llm2clip_search.errors import CorpusError
@@ -18,7 +25,7 @@ Runs = Mapping[str, Sequence[RetrievalResult]]
 """Results by the name of their run; a run has a data set, split and language once."""
 METRICS = tuple(f"{way}_recall@{k}" for way in ("image_retrieval", "text_retrieval") for k in KS)
 HEADER = ("model", *(f"{way} R@{k}" for way in ("image", "text") for k in KS))
-CAPTIONS = {
+PICTURE_TITLES = {
     "recalls.png": "Recalls of every run",
     "lengths.png": "Recall against the length of captions",
     "languages.png": "Recall by language",
@@ -50,7 +57,7 @@ def name_runs(files: Mapping[Path, Sequence[RetrievalResult]]) -> dict[str, list
     for model, by_file in found.items():
         for path, results in by_file.items():
             if twice := _repeated(results):
-                raise CorpusError(f"{path} holds {part_name(twice[0])} by {model} twice; keep one of them.")
+                raise CorpusError(f"{path} holds {subset_name(twice[0])} by {model} twice; keep one of them.")
         together = [result for results in by_file.values() for result in results]
         if _repeated(together):
             runs |= {f"{model} ({path})": results for path, results in by_file.items()}
@@ -59,8 +66,8 @@ def name_runs(files: Mapping[Path, Sequence[RetrievalResult]]) -> dict[str, list
     return runs
 
 
-def _repeated(results: Sequence[RetrievalResult]) -> list[Part]:
-    return [part for part, times in Counter(map(part_of, results)).items() if times > 1]
+def _repeated(results: Sequence[RetrievalResult]) -> list[Subset]:
+    return [part for part, times in Counter(map(subset_of, results)).items() if times > 1]
 
 
 def write_report(runs: Runs, out: Path, *, against: bool = False) -> list[Path]:
@@ -74,41 +81,44 @@ def write_report(runs: Runs, out: Path, *, against: bool = False) -> list[Path]:
     """
     pictures = plot_report(runs, out)
     texts = {
-        "report.md": markdown(runs, pictures=[path.name for path in pictures], against=against),
-        "report.csv": comma_separated(runs),
+        "report.md": report_markdown(runs, pictures=[path.name for path in pictures], against=against),
+        "report.csv": report_csv(runs),
     }
     for name, text in texts.items():
         replace_file(out / name, text.encode())
     return [*(out / name for name in texts), *pictures]
 
 
-def markdown(runs: Runs, *, pictures: Sequence[str] = (), against: bool = False) -> str:
+def report_markdown(runs: Runs, *, pictures: Sequence[str] = (), against: bool = False) -> str:
     """Tables, a section a data set and language; sources of published figures are footnotes."""
-    parts: dict[Part, dict[str, RetrievalResult]] = {}
+    parts: dict[Subset, dict[str, RetrievalResult]] = {}
     for name, results in runs.items():
         for result in results:
-            parts.setdefault(part_of(result), {})[name] = result
+            parts.setdefault(subset_of(result), {})[name] = result
     blocks = ["# Retrieval benchmarks", EXPLANATION]
-    blocks += [f"![{CAPTIONS[name]}]({name})" for name in pictures]
-    cited: list[PublishedFigure] = []
+    blocks += [f"![{PICTURE_TITLES[name]}]({name})" for name in pictures]
+    cited: list[PaperFigure] = []
     for dataset, split in dict.fromkeys((dataset, split) for dataset, split, _ in parts):
         found = {language: of for (name, part, language), of in parts.items() if (name, part) == (dataset, split)}
         blocks.append(f"## {dataset} {split}")
         if len(found) > 1:
-            beside_mean = published(dataset, f"mean of {len(found)}") if against else []
+            beside_mean = figures_of(dataset, f"mean of {len(found)}") if against else []
             cited += beside_mean
             blocks += _languages(found, beside_mean)
         for language, of in found.items():
             first = next(iter(of.values()))
-            figures = comparable(first) if against else []
+            figures = comparable_figures(first) if against else []
             cited += figures
-            blocks += [f"### {dataset} {split}, {language}", *_section(of, beside(first) if against else [], figures)]
+            blocks += [
+                f"### {dataset} {split}, {language}",
+                *_section(of, headline_figures(first) if against else [], figures),
+            ]
     if cited:
         blocks.append("\n".join(_footnotes(cited)))
     return "\n\n".join(blocks) + "\n"
 
 
-def comma_separated(runs: Runs) -> str:
+def report_csv(runs: Runs) -> str:
     """`COLUMNS`; a row a result and metric, recalls first, then the further measures, which have no interval."""
     out = io.StringIO()
     rows = csv.DictWriter(out, COLUMNS, lineterminator="\n")
@@ -124,7 +134,7 @@ def comma_separated(runs: Runs) -> str:
 
 
 def _section(
-    of: Mapping[str, RetrievalResult], headlines: Sequence[PublishedFigure], figures: Sequence[PublishedFigure]
+    of: Mapping[str, RetrievalResult], headlines: Sequence[PaperFigure], figures: Sequence[PaperFigure]
 ) -> list[str]:
     """Of one data set, split and language."""
     blocks = [_sizes(of), _table(HEADER, [*map(_row, of, of.values()), *map(_published_row, headlines)])]
@@ -143,7 +153,7 @@ def _section(
     return blocks
 
 
-def _languages(found: Mapping[str, Mapping[str, RetrievalResult]], figures: Sequence[PublishedFigure]) -> list[str]:
+def _languages(found: Mapping[str, Mapping[str, RetrievalResult]], figures: Sequence[PaperFigure]) -> list[str]:
     """R@1 both ways by language, and the mean over those that a run has all of."""
     names = list(dict.fromkeys(name for of in found.values() for name in of))
     header = ("R@1, image / text", *map(_code, names))
@@ -187,7 +197,7 @@ def _row(name: str, result: RetrievalResult) -> tuple[str, ...]:
     return (_code(name) + (" †" if result.trained_on else ""), *cells)
 
 
-def _published_row(figure: PublishedFigure) -> tuple[str, ...]:
+def _published_row(figure: PaperFigure) -> tuple[str, ...]:
     remark = f" ({figure.remark})" if figure.remark else ""
     values = (figure.recalls.get(key) for key in METRICS)
     cells = ("" if value is None else f"{value:.1f}" for value in values)
@@ -210,16 +220,17 @@ def _measure(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _footnotes(cited: Iterable[PublishedFigure]) -> list[str]:
+def _footnotes(cited: Iterable[PaperFigure]) -> list[str]:
     places: dict[str, dict[str, None]] = {}
     for figure in cited:
         places.setdefault(figure.source, {})
         if figure.place:
             places[figure.source][figure.place] = None
-    return [
-        f"[^{key}]: {'; '.join((sources()[key].title, *found))}. <{sources()[key].url}>. {sources()[key].note}".rstrip()
-        for key, found in places.items()
-    ]
+    return [_footnote(key, paper_sources()[key], found) for key, found in places.items()]
+
+
+def _footnote(key: str, source: PaperSource, places: Iterable[str]) -> str:
+    return f"[^{key}]: {'; '.join((source.title, *places))}. <{source.url}>. {source.note}".rstrip()
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

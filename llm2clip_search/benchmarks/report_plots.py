@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llm2clip_search.base.plotting import GREY, INK, LINE, NO_MATPLOTLIB, PANEL, colours_of, panels, title
-from llm2clip_search.benchmarks.compare import part_name, part_of, ranks_of
+from llm2clip_search.benchmarks.compare import stored_ranks, subset_name, subset_of
 from llm2clip_search.benchmarks.results import RetrievalResult
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.evaluation.metrics import KS
@@ -48,7 +48,7 @@ def length_bins(ranks: np.ndarray, tokens: np.ndarray, *, k: int = 1) -> list[Le
     statistical inference, JASA 22 (1927).
 
     Args:
-        ranks: int64 ``[n_captions]``, from 0, `metrics.NEVER` included; see `metrics.Ranks`.
+        ranks: int64 ``[n_captions]``, from 0, `metrics.NEVER` included; see `metrics.RetrievalRanks`.
         tokens: int64 ``[n_captions]``.
     """
     count = max(1, min(BINS, len(ranks) // FEWEST))
@@ -138,7 +138,7 @@ def _lengths(named: list[tuple[str, RetrievalResult]], colours: Mapping[str, str
     for panel, (part, runs) in zip(flat, parts.items(), strict=False):
         for name, result in runs:
             tokens = np.array(result.ranks["caption_tokens"], dtype=np.int64)
-            ranks = ranks_of(result).image_retrieval
+            ranks = stored_ranks(result).image_retrieval
             for k, shade in ((10, SHADES[5]), (1, 1.0)):
                 bins = length_bins(ranks, tokens, k=k)
                 x = [found.tokens for found in bins]
@@ -196,7 +196,7 @@ def _languages(named: list[tuple[str, RetrievalResult]], colours: Mapping[str, s
 def _grouped(named: list[tuple[str, RetrievalResult]]) -> dict[str, list[tuple[str, RetrievalResult]]]:
     parts: dict[str, list[tuple[str, RetrievalResult]]] = {}
     for name, result in named:
-        parts.setdefault(part_name(part_of(result)), []).append((name, result))
+        parts.setdefault(subset_name(subset_of(result)), []).append((name, result))
     return parts
 
 

@@ -27,7 +27,7 @@ class RetrievalResult:
     task: str = "zeroshot_retrieval"
     language: str
     metrics: Mapping[str, float]
-    """``image_retrieval_recall@k`` and ``text_retrieval_recall@k``, see `metrics.Ranks.recalls`."""
+    """``image_retrieval_recall@k`` and ``text_retrieval_recall@k``, see `metrics.RetrievalRanks.recalls`."""
     split: str
     images: int
     captions: int
@@ -47,8 +47,8 @@ class RetrievalResult:
     seconds: float
     """To embed this language's captions; near 0 where they were cached."""
     ranks: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """``image_retrieval`` and ``text_retrieval``: see `metrics.Ranks`, -1 for never; and ``image_of``, the row of
-    each caption's image."""
+    """``image_retrieval`` and ``text_retrieval``: see `metrics.RetrievalRanks`, -1 for never; and ``image_of``, the row
+    of each caption's image."""
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

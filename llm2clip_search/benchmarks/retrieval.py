@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from llm2clip_search.base.progress import Progress, no_progress
-from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet, digest, images_digest
+from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet, images_digest, texts_digest
 from llm2clip_search.benchmarks.embedding import embed_captions, embed_images, lower_cases
 from llm2clip_search.benchmarks.results import RetrievalResult, pretrained_of
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.evaluation.judgments import coco_1k, judged
-from llm2clip_search.evaluation.measures import measures
-from llm2clip_search.evaluation.metrics import NEVER, Ranks, retrieval_ranks
-from llm2clip_search.evaluation.statistics import intervals
+from llm2clip_search.evaluation.judgments import coco_1k_recalls, judged_measures
+from llm2clip_search.evaluation.measures import ranking_measures
+from llm2clip_search.evaluation.metrics import NEVER, RetrievalRanks, retrieval_ranks
+from llm2clip_search.evaluation.statistics import recall_intervals
 
 
 def measure_retrieval(
@@ -50,13 +50,13 @@ def measure_retrieval(
         seconds = time.perf_counter() - started
         image_of = captions.rows_in(image_ids)
         ranks = retrieval_ranks(images, vectors, image_of)
-        further = measures(images, vectors, image_of, ranks)
+        further = ranking_measures(images, vectors, image_of, ranks)
         notes = [*dataset.notes, *(["captions lower-cased"] if lower_case else [])]
         if dataset.folds:
-            further |= coco_1k(images, vectors, image_of, folds=dataset.folds)
+            further |= coco_1k_recalls(images, vectors, image_of, folds=dataset.folds)
         if dataset.judged:
             try:
-                further |= judged(images, vectors, image_ids, captions.caption_ids)
+                further |= judged_measures(images, vectors, image_ids, captions.caption_ids)
             except CorpusError as error:  # without the extra, or of fewer captions, recall is what it is
                 notes.append(f"ECCV Caption and CxC are left out: {error}")
         yield RetrievalResult(
@@ -70,9 +70,9 @@ def measure_retrieval(
             captions=len(vectors),
             captions_per_image=captions_per_image,
             fingerprint=encoder.fingerprint,
-            data=digest([pictures, captions.digest()]),
+            data=texts_digest([pictures, captions.digest()]),
             measures=further,
-            intervals={key: list(bounds) for key, bounds in intervals(ranks, image_of).items()},
+            intervals={key: list(bounds) for key, bounds in recall_intervals(ranks, image_of).items()},
             trained_on=trained_on,
             notes=notes,
             seconds=seconds,
@@ -100,7 +100,7 @@ def seen_in_training(dataset: DatasetInfo, split: str, training_data: Sequence[s
     return ""
 
 
-def _written(ranks: Ranks, image_of: np.ndarray) -> dict[str, list[int]]:
+def _written(ranks: RetrievalRanks, image_of: np.ndarray) -> dict[str, list[int]]:
     """As a file holds them: -1 for never."""
     rows = {"image_retrieval": ranks.image_retrieval, "text_retrieval": ranks.text_retrieval}
     return {name: np.where(rank == NEVER, -1, rank).tolist() for name, rank in rows.items()} | {

@@ -4,14 +4,17 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 
 from llm2clip_search.errors import Llm2ClipError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 class _Output(Console):
@@ -41,6 +44,23 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     err.print(f"[yellow]note:[/yellow] {escape(message)}")
+
+
+def table(*columns: str, left: Collection[str] = (), title: str = "") -> "Table":
+    """An empty table in the style of all commands: bold headers and no borders.
+
+    Args:
+        columns: headers, printed without interpreting markup; right-aligned unless they are in ``left``.
+        title: a line above the headers.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+    made.title = title or None
+    for column in columns:
+        made.add_column(Text(column), justify="left" if column in left else "right")
+    return made
 
 
 def fail(error: Llm2ClipError) -> NoReturn:

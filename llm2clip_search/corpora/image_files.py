@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from llm2clip_search.corpora.shards import find_files, shard_files
+from llm2clip_search.corpora.shards import find_files, shard_members
 from llm2clip_search.errors import CorpusError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
-class Place:
+class ByteRange:
     """Bytes of one image."""
 
     path: Path
@@ -32,7 +32,7 @@ class ImageFiles:
     An id without its suffix finds the image too, as webdataset's own keys have none.
     """
 
-    def __init__(self, places: Mapping[str, Place]) -> None:
+    def __init__(self, places: Mapping[str, ByteRange]) -> None:
         self._places = dict(places)
         stems: dict[str, str] = {}
         for image_id in self._places:
@@ -47,7 +47,7 @@ class ImageFiles:
         Raises:
             CorpusError: a pattern without files, a damaged shard, an id that two images share, or no image.
         """
-        places: dict[str, Place] = {}
+        places: dict[str, ByteRange] = {}
         for pattern in patterns:
             for path in find_files(root, pattern):
                 for image_id, place in _folder(path) if path.is_dir() else _shard(path):
@@ -106,18 +106,18 @@ class ImageFiles:
         return {image_id: hashlib.sha256(self.read(image_id)).hexdigest() for image_id in self._places}
 
 
-def _folder(folder: Path) -> Iterator[tuple[str, Place]]:
+def _folder(folder: Path) -> Iterator[tuple[str, ByteRange]]:
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            yield path.relative_to(folder).as_posix(), Place(path, 0, path.stat().st_size)
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            yield path.relative_to(folder).as_posix(), ByteRange(path, 0, path.stat().st_size)
 
 
-def _shard(path: Path) -> Iterator[tuple[str, Place]]:
+def _shard(path: Path) -> Iterator[tuple[str, ByteRange]]:
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in shard_files(tar):
-                if member.name.lower().endswith(SUFFIXES):
-                    yield member.name.removeprefix("./"), Place(path, member.offset_data, member.size)
+            for member in shard_members(tar):
+                if member.name.lower().endswith(IMAGE_SUFFIXES):
+                    yield member.name.removeprefix("./"), ByteRange(path, member.offset_data, member.size)
     except (OSError, tarfile.TarError) as error:
         first = str(error).partition("\n")[0].rstrip(":")
         raise CorpusError(f"{path} cannot be read as an uncompressed tar shard: {first}.") from error

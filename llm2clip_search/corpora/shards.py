@@ -48,7 +48,7 @@ def find_files(root: Path, pattern: str) -> list[Path]:
     return found
 
 
-def shard_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def shard_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Every regular file of a shard, in its order.
 
     `tarfile` takes a damaged header, and a missing one, for the end of the archive. The end has a mark

@@ -15,11 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm2clip_search.corpora.shards import shard_files
+from llm2clip_search.corpora.shards import shard_members
 from llm2clip_search.errors import CorpusError
 
 
-def rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def table_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Rows of a file as mappings, each with the wanted columns, and where they lie in words for errors."""
     name = path.name.removesuffix(".gz")
     reader = next((read for suffix, read in _READERS.items() if name.endswith(suffix)), None)
@@ -63,7 +63,7 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 def _tar_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """The ``.json`` members of a webdataset shard; one without an image's id gets its member's name."""
     with tarfile.open(path) as tar:
-        for member in shard_files(tar):
+        for member in shard_members(tar):
             if member.name.endswith(".json") and (file := tar.extractfile(member)) is not None:
                 key = member.name.removeprefix("./").removesuffix(".json")
                 yield {"image_id": key, **_json_object(file.read(), member.name), "__key__": key}

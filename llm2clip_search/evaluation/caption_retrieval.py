@@ -27,7 +27,7 @@ GALLERY = 4
 """Captions of an image in the gallery, at most."""
 
 
-def caption_retrieval(vectors: np.ndarray, image_of: np.ndarray) -> float:
+def caption_retrieval_accuracy(vectors: np.ndarray, image_of: np.ndarray) -> float:
     """Top-1 accuracy in [0, 1].
 
     Args:
@@ -58,7 +58,7 @@ def queries_and_gallery(image_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order[paired & (place == 0)], order[paired & (place >= 1) & (place <= GALLERY)]
 
 
-def cross_lingual(
+def cross_lingual_recalls(
     queries: np.ndarray,
     gallery: np.ndarray,
     query_of: np.ndarray,
@@ -98,7 +98,7 @@ class LanguagePair:
     gallery: int
     """Captions that are searched."""
     metrics: Mapping[str, float]
-    """``caption_retrieval_recall@k``, see `cross_lingual`."""
+    """``caption_retrieval_recall@k``, see `cross_lingual_recalls`."""
 
     def to_dict(self) -> dict[str, Any]:
         """One flat row."""
@@ -111,8 +111,8 @@ class LanguagePair:
         }
 
 
-def every_pair(vectors: Mapping[str, np.ndarray], image_of: Mapping[str, np.ndarray]) -> list[LanguagePair]:
-    """`cross_lingual` from each language to each other one.
+def language_pair_recalls(vectors: Mapping[str, np.ndarray], image_of: Mapping[str, np.ndarray]) -> list[LanguagePair]:
+    """`cross_lingual_recalls` from each language to each other one.
 
     Args:
         vectors: by language float32 ``[n_captions, dim]``, unit.
@@ -132,7 +132,7 @@ def every_pair(vectors: Mapping[str, np.ndarray], image_of: Mapping[str, np.ndar
                 gallery_language=searched,
                 queries=queries,
                 gallery=len(image_of[searched]),
-                metrics=cross_lingual(vectors[asking], vectors[searched], image_of[asking], image_of[searched]),
+                metrics=cross_lingual_recalls(vectors[asking], vectors[searched], image_of[asking], image_of[searched]),
             )
         )
     return pairs

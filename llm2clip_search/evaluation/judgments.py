@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.evaluation.metrics import KS, nearest, retrieval_ranks
+from llm2clip_search.evaluation.metrics import KS, nearest_rows, retrieval_ranks
 
 FOLDS = 5
 
@@ -34,7 +34,9 @@ Positives = Mapping[int, frozenset[int]]
 """What is relevant to a query, by COCO's ids, in the order of the package's file."""
 
 
-def coco_1k(images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, folds: int = FOLDS) -> dict[str, float]:
+def coco_1k_recalls(
+    images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, folds: int = FOLDS
+) -> dict[str, float]:
     """``image_retrieval_1k_recall@k`` and ``text_retrieval_1k_recall@k``: means over equal parts of the images.
 
     Parts follow each other in the gallery's order; 5,000 images give COCO 1K. Within a part its images and all of
@@ -50,7 +52,7 @@ def coco_1k(images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, f
     return _mean_recalls(images, captions, image_of, [(part, np.isin(image_of, part)) for part in parts], "1k")
 
 
-def judged(
+def judged_measures(
     images: np.ndarray, captions: np.ndarray, image_ids: Sequence[str], caption_ids: Sequence[str]
 ) -> dict[str, float]:
     """All figures of the module's list.
@@ -91,7 +93,7 @@ def judged(
 
 
 @dataclass(frozen=True, kw_only=True)
-class BothWays:
+class Judgments:
     """One collection of judgments."""
 
     image_retrieval: Positives
@@ -104,9 +106,9 @@ class BothWays:
 class GroundTruth:
     """What package ``eccv-caption`` holds."""
 
-    coco: BothWays
-    cxc: BothWays
-    eccv: BothWays
+    coco: Judgments
+    cxc: Judgments
+    eccv: Judgments
     caption_order: tuple[int, ...]
     """The 25,000 captions; five equal parts of it are the folds of COCO 1K."""
 
@@ -123,7 +125,7 @@ def ground_truth() -> GroundTruth:
             warnings.simplefilter("ignore")  # at its import it tells which JSON library it does without
             data = resources.files("eccv_caption") / "data"
         named = {
-            name: BothWays(
+            name: Judgments(
                 image_retrieval=_positives(json.loads((data / f"{name}_caption_to_image.json").read_bytes())),
                 text_retrieval=_positives(json.loads((data / f"{name}_image_to_caption.json").read_bytes())),
             )
@@ -167,10 +169,10 @@ class _Way:
         truth = ground_truth()
         most = max(
             len(found)
-            for judged in (truth.eccv.image_retrieval, truth.eccv.text_retrieval)
-            for found in judged.values()
+            for judgments in (truth.eccv.image_retrieval, truth.eccv.text_retrieval)
+            for found in judgments.values()
         )
-        self._top = np.array(gallery_ids)[nearest(queries, gallery, max(most, *KS))]
+        self._top = np.array(gallery_ids)[nearest_rows(queries, gallery, max(most, *KS))]
         self._row = {number: row for row, number in enumerate(query_ids)}
 
     def recall(self, positives: Positives, k: int) -> float:

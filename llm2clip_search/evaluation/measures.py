@@ -14,11 +14,11 @@ mAP@R and R-precision both are its recall@1. An image without captions counts 0,
 
 import numpy as np
 
-from llm2clip_search.evaluation.metrics import KS, Ranks, nearest
+from llm2clip_search.evaluation.metrics import KS, RetrievalRanks, nearest_rows
 
 
-def measures(
-    images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, ranks: Ranks, *, chunk: int = 1024
+def ranking_measures(
+    images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, ranks: RetrievalRanks, *, chunk: int = 1024
 ) -> dict[str, float]:
     """All of the above; arguments as of `metrics.retrieval_ranks`, and the ranks that it gave for them."""
     recalls = list(ranks.recalls(KS).values())
@@ -46,7 +46,7 @@ def caption_precision(
 ) -> tuple[float, float]:
     """mAP@R and R-precision of text retrieval; arguments as of `metrics.retrieval_ranks`."""
     relevant = np.bincount(image_of, minlength=len(images))
-    top = nearest(images, captions, int(relevant.max(initial=0)), chunk=chunk)
+    top = nearest_rows(images, captions, int(relevant.max(initial=0)), chunk=chunk)
     return precision_at_r(image_of[top] == np.arange(len(images))[:, None], relevant)
 
 

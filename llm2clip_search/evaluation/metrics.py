@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llm2clip_search.base.vectors import top_k
+
 KS = (1, 5, 10)
 """The k of recall@k that papers print."""
 NEVER = np.iinfo(np.int64).max
@@ -43,7 +45,7 @@ def ranks_of_best(
     members = _Members(gallery_of)
     out = np.full(len(queries), NEVER)
     for start in range(0, len(queries), chunk):
-        scores = _scores(queries[start : start + chunk], gallery)
+        scores = cosine_scores(queries[start : start + chunk], gallery)
         asking, rows, columns = members.of(query_of[start : start + chunk])
         if not len(asking):
             continue
@@ -61,7 +63,7 @@ def ranks_of_best(
     return out
 
 
-def _scores(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+def cosine_scores(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """``[q, g]``. What is not a number, as of a model whose training diverged, is last and not first."""
     scores: np.ndarray = queries @ gallery.T
     np.fmax(scores, -np.inf, out=scores)
@@ -84,25 +86,19 @@ class _Members:
         return np.flatnonzero(count), rows, self._order[np.repeat(low, count) + within]
 
 
-def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, *, chunk: int = 1024) -> np.ndarray:
+def nearest_rows(queries: np.ndarray, gallery: np.ndarray, k: int, *, chunk: int = 1024) -> np.ndarray:
     """Gallery rows of each query's k best scores, best first, equal scores by lower row: int64 ``[q, min(k, g)]``.
 
     Arguments as of `ranks_of_best`.
     """
-    k = min(k, len(gallery))
-    out = np.empty((len(queries), k), dtype=np.int64)
-    for start in range(0, len(queries) if k else 0, chunk):
-        scores = _scores(queries[start : start + chunk], gallery)
-        last = np.partition(scores, len(gallery) - k, axis=1)[:, len(gallery) - k]
-        rows, columns = np.nonzero(scores >= last[:, None])  # more than k where the k-th score is shared
-        order = np.lexsort((columns, -scores[rows, columns], rows))
-        position = np.arange(len(rows)) - np.searchsorted(rows, rows)
-        out[start : start + chunk] = columns[order[position < k]].reshape(-1, k)
+    out = np.empty((len(queries), min(k, len(gallery))), dtype=np.int64)
+    for start in range(0, len(queries), chunk):
+        out[start : start + chunk] = top_k(cosine_scores(queries[start : start + chunk], gallery), k)[1]
     return out
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
+class RetrievalRanks:
     """Of every query, the rank from 0 of its best-placed relevant item; `NEVER` where nothing is relevant."""
 
     image_retrieval: np.ndarray
@@ -119,7 +115,9 @@ class Ranks:
         }
 
 
-def retrieval_ranks(images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, chunk: int = 1024) -> Ranks:
+def retrieval_ranks(
+    images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, chunk: int = 1024
+) -> RetrievalRanks:
     """Ranks both ways.
 
     Args:
@@ -133,7 +131,7 @@ def retrieval_ranks(images: np.ndarray, captions: np.ndarray, image_of: np.ndarr
     if len(captions) != len(image_of) or (len(image_of) and not 0 <= image_of.min() <= image_of.max() < len(images)):
         raise ValueError(f"{len(captions)} captions, {len(image_of)} of them mapped to {len(images)} images")
     rows = np.arange(len(images))
-    return Ranks(
+    return RetrievalRanks(
         image_retrieval=ranks_of_best(captions, images, image_of, rows, chunk=chunk),
         text_retrieval=ranks_of_best(images, captions, rows, image_of, chunk=chunk),
     )
@@ -142,5 +140,5 @@ def retrieval_ranks(images: np.ndarray, captions: np.ndarray, image_of: np.ndarr
 def retrieval_recalls(
     images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, ks: Sequence[int] = KS, chunk: int = 1024
 ) -> dict[str, float]:
-    """Recalls both ways; arguments and errors as of `retrieval_ranks`, keys as of `Ranks.recalls`."""
+    """Recalls both ways; arguments and errors as of `retrieval_ranks`, keys as of `RetrievalRanks.recalls`."""
     return retrieval_ranks(images, captions, image_of, chunk=chunk).recalls(ks)

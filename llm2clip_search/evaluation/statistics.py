@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm2clip_search.evaluation.metrics import KS, Ranks
+from llm2clip_search.evaluation.metrics import KS, RetrievalRanks
 
 RESAMPLES = 1000
 """Draws of images an interval is made of."""
@@ -38,10 +38,10 @@ class PairedDifference:
     """Two-sided, of the paired test that nothing differs."""
 
 
-def intervals(
-    ranks: Ranks, image_of: np.ndarray, *, ks: Sequence[int] = KS, resamples: int = RESAMPLES, seed: int = 0
+def recall_intervals(
+    ranks: RetrievalRanks, image_of: np.ndarray, *, ks: Sequence[int] = KS, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """95 % intervals ``(low, high)`` of every recall, by the keys of `metrics.Ranks.recalls`.
+    """95 % intervals ``(low, high)`` of every recall, by the keys of `metrics.RetrievalRanks.recalls`.
 
     Args:
         image_of: int64 ``[n_captions]``, see `metrics.retrieval_ranks`.
@@ -55,9 +55,9 @@ def intervals(
     return {name: (float(low[n]), float(high[n])) for n, name in enumerate(counts.names)}
 
 
-def paired(
-    ranks_a: Ranks,
-    ranks_b: Ranks,
+def paired_differences(
+    ranks_a: RetrievalRanks,
+    ranks_b: RetrievalRanks,
     image_of: np.ndarray,
     *,
     ks: Sequence[int] = KS,
@@ -65,9 +65,9 @@ def paired(
     sign_flips: int = SIGN_FLIPS,
     seed: int = 0,
 ) -> dict[str, PairedDifference]:
-    """What every recall of run b has over run a's, by the keys of `metrics.Ranks.recalls`.
+    """What every recall of run b has over run a's, by the keys of `metrics.RetrievalRanks.recalls`.
 
-    Arguments and errors as of `intervals`; both runs are of the same images and captions in the same order.
+    Arguments and errors as of `recall_intervals`; both runs are of the same images and captions in the same order.
     """
     a, b = _Counts(ranks_a, image_of, ks), _Counts(ranks_b, image_of, ks)
     if len(a.hits) != len(b.hits):
@@ -85,7 +85,7 @@ def paired(
 class _Counts:
     """Of each image and recall, hits and queries: what a draw of images adds up. float64 ``[n_images, recalls]``."""
 
-    def __init__(self, ranks: Ranks, image_of: np.ndarray, ks: Sequence[int]) -> None:
+    def __init__(self, ranks: RetrievalRanks, image_of: np.ndarray, ks: Sequence[int]) -> None:
         images = len(ranks.text_retrieval)
         if len(ranks.image_retrieval) != len(image_of) or not len(image_of) or image_of.max() >= images:
             raise ValueError(

@@ -9,27 +9,36 @@ from typing import Any
 import pytest
 
 from llm2clip_search.benchmarks.datasets.registry import DATASETS
-from llm2clip_search.benchmarks.paper import PublishedFigure, beside, comparable, figures, published, sources
+from llm2clip_search.benchmarks.paper import (
+    PaperFigure,
+    all_figures,
+    comparable_figures,
+    figures_of,
+    headline_figures,
+    paper_sources,
+)
 from tests.support.results import result_of
 
 KEYS = {f"{way}_retrieval_recall@{k}" for way in ("image", "text") for k in (1, 5, 10)}
 
 
-def figure(model: str, dataset: str, source: str, language: str = "en") -> PublishedFigure:
-    (found,) = (f for f in published(dataset, language) if (f.model, f.source) == (model, source))
+def figure(model: str, dataset: str, source: str, language: str = "en") -> PaperFigure:
+    (found,) = (f for f in figures_of(dataset, language) if (f.model, f.source) == (model, source))
     return found
 
 
 def test_every_figure_has_a_source_that_can_be_looked_up() -> None:
-    assert {f.source for f in figures()} == sources().keys(), "no source without a figure, and the other way round"
-    for key, source in sources().items():
+    assert {f.source for f in all_figures()} == paper_sources().keys(), (
+        "no source without a figure, and the other way round"
+    )
+    for key, source in paper_sources().items():
         assert source.title, key
         assert source.url.startswith("https://"), key
 
 
 def test_figures_are_recalls_in_percent_of_data_sets_and_splits_that_are_read_here() -> None:
-    assert len(figures()) > 300
-    for found in figures():
+    assert len(all_figures()) > 300
+    for found in all_figures():
         info = DATASETS[found.dataset]
         assert found.split in info.splits, found
         assert found.language in info.langs or found.language == f"mean of {len(info.langs)}", found
@@ -49,7 +58,7 @@ def test_the_file_holds_nothing_that_is_not_read() -> None:
 
 
 def test_no_source_prints_a_model_twice() -> None:
-    times = Counter((f.model, f.dataset, f.language, f.source) for f in figures())
+    times = Counter((f.model, f.dataset, f.language, f.source) for f in all_figures())
     assert times.most_common(1)[0][1] == 1
 
 
@@ -116,11 +125,11 @@ def test_recalls_at_five_and_ten_where_they_were_printed() -> None:
 
 def test_beside_a_result_stand_a_few_figures_of_what_it_measured() -> None:
     result = replace(result_of("nano"), dataset="flickr30k", split="test")
-    every, few = comparable(result), beside(result)
+    every, few = comparable_figures(result), headline_figures(result)
     assert {f.model for f in few} >= {"CLIP L/14-336", "EVA02 L/14-336", "SigLIP2 So400m/14-224", "jina-clip-v2"}
     assert 5 < len(few) < 15 < len(every)
     assert {(f.dataset, f.language, f.split) for f in every} == {("flickr30k", "en", "test")}
-    assert beside(replace(result, captions_per_image="5")) == few
+    assert headline_figures(replace(result, captions_per_image="5")) == few
 
 
 @pytest.mark.parametrize(
@@ -128,5 +137,5 @@ def test_beside_a_result_stand_a_few_figures_of_what_it_measured() -> None:
 )
 def test_no_figure_stands_beside_what_it_is_not_comparable_with(other: dict[str, Any]) -> None:
     result = replace(result_of("nano"), dataset="flickr30k", split="test")
-    assert comparable(replace(result, **other)) == []
-    assert published("a data set of one's own", "en") == []
+    assert comparable_figures(replace(result, **other)) == []
+    assert figures_of("a data set of one's own", "en") == []

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from llm2clip_search.benchmarks.report import comma_separated, markdown, name_runs, write_report
+from llm2clip_search.benchmarks.report import name_runs, report_csv, report_markdown, write_report
 from llm2clip_search.benchmarks.report_plots import length_bins
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.evaluation.metrics import NEVER
@@ -36,7 +36,7 @@ def rows_of(text: str, heading: str) -> list[list[str]]:
 
 def test_a_table_a_language_holds_recalls_and_intervals_of_every_run() -> None:
     nano, large = result_of("nano"), result_of("large", better=3)
-    header, first, second = rows_of(markdown({"nano": [nano], "large": [large]}), "### flickr8k dev, en")
+    header, first, second = rows_of(report_markdown({"nano": [nano], "large": [large]}), "### flickr8k dev, en")
     assert header == ["model", *(f"{way} R@{k}" for way in ("image", "text") for k in (1, 5, 10))]
     for row, result in ((first, nano), (second, large)):
         assert row[0] == f"`{result.model}`"
@@ -48,7 +48,7 @@ def test_a_table_a_language_holds_recalls_and_intervals_of_every_run() -> None:
 def test_languages_stand_together_with_their_mean() -> None:
     results = [result_of("nano", language=lang) for lang in ("en", "de", "zh")]
     partly = [result_of("large", language="de")]
-    header, *rows, mean = rows_of(markdown({"nano": results, "large": partly}), "## flickr8k dev")
+    header, *rows, mean = rows_of(report_markdown({"nano": results, "large": partly}), "## flickr8k dev")
     assert header == ["R@1, image / text", "`nano`", "`large`"]
     assert [row[0] for row in rows] == ["en", "de", "zh"]
     keys = ("image_retrieval_recall@1", "text_retrieval_recall@1")
@@ -61,21 +61,21 @@ def test_languages_stand_together_with_their_mean() -> None:
 def test_what_a_reader_must_know_is_told() -> None:
     seen = replace(result_of("nano"), trained_on="Flickr8k train and dev splits", notes=("half of the images",))
     other = replace(result_of("large"), notes=("half of the images", "captions lower-cased"))
-    text = markdown({"nano": [seen], "large": [other]})
+    text = report_markdown({"nano": [seen], "large": [other]})
     assert "| `nano` † |" in text
     assert "| `large` |" in text
     assert "- † `nano`: its card says 'Flickr8k train and dev splits'" in text
     assert "- half of the images\n- `large`: captions lower-cased\n" in text
     assert "40 images, 120 captions (of an image: all)." in text
     assert "cannot be compared" not in text
-    mixed = markdown({"nano": [seen], "large": [replace(other, data="another", captions=99)]})
+    mixed = report_markdown({"nano": [seen], "large": [replace(other, data="another", captions=99)]})
     assert "40 images, 120 captions (of an image: all); 40 images, 99 captions (of an image: all)." in mixed
     assert "**These runs read different images or captions: their figures cannot be compared.**" in mixed
 
 
 def test_measures_that_only_one_run_has_are_left_open() -> None:
     more = replace(result_of("large"), measures={"rsum": 312.345})
-    text = markdown({"nano": [result_of("nano")], "large": [more]})
+    text = report_markdown({"nano": [result_of("nano")], "large": [more]})
     table = text.split("| further measures | `nano` | `large` |")[1]
     assert "| image_retrieval_median_rank | 4 |  |" in table
     assert "| rsum |  | 312.3 |" in table
@@ -83,7 +83,7 @@ def test_measures_that_only_one_run_has_are_left_open() -> None:
 
 def test_published_figures_stand_below_with_their_sources_as_footnotes() -> None:
     ours = replace(result_of("nano"), dataset="flickr30k", split="test")
-    text = markdown({"nano": [ours]}, against=True)
+    text = report_markdown({"nano": [ours]}, against=True)
     _, own, *few = rows_of(text, "### flickr30k test, en")
     assert own[0] == "`nano`"
     assert ["EVA02 L/14-336[^llm2clip-v6]", "78.0", "", "", "89.6", "", ""] in few
@@ -95,20 +95,20 @@ def test_published_figures_stand_below_with_their_sources_as_footnotes() -> None
     notes = {line.split("]")[0][2:] for line in text.splitlines() if line.startswith("[^")}
     assert cited == notes
     assert "[^llm2clip-v6]: LLM2CLIP, arXiv v6 (AAAI 2026); Table 1. <https://arxiv.org/abs/2411.04997v6>." in text
-    assert "[^" not in markdown({"nano": [ours]})
+    assert "[^" not in report_markdown({"nano": [ours]})
 
 
 def test_published_means_stand_beside_ours_over_as_many_languages_only() -> None:
     def report(count: int) -> str:
         results = [result_of("nano", dataset="crossmodal3600", language=f"l{n}") for n in range(count)]
-        return markdown({"nano": [replace(result, split="test") for result in results]}, against=True)
+        return report_markdown({"nano": [replace(result, split="test") for result in results]}, against=True)
 
     assert "| SigLIP2 So400m[^llm2clip-v6] | 48.2 |  |  | 59.7 |  |  |" in report(36)
     assert "SigLIP2" not in report(35)
 
 
 def test_a_bar_in_a_name_does_not_break_the_table() -> None:
-    text = markdown({"a|b": [result_of("a|b")]})
+    text = report_markdown({"a|b": [result_of("a|b")]})
     assert "| `a\\|b` |" in text
 
 
@@ -116,7 +116,7 @@ def test_csv_has_a_row_a_result_and_metric_under_clip_benchmarks_names() -> None
     results = [
         replace(result_of("nano", language=lang), pretrained="tag", trained_on="it, all of it") for lang in ("en", "zh")
     ]
-    rows = list(csv.DictReader(io.StringIO(comma_separated({"nano": results}))))
+    rows = list(csv.DictReader(io.StringIO(report_csv({"nano": results}))))
     assert list(rows[0])[:6] == ["dataset", "model", "pretrained", "task", "language", "model_fullname"]
     for result in results:
         own = [row for row in rows if row["language"] == result.language]

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_captions
+from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_flickr8k_captions
 from llm2clip_search.benchmarks.sentence_baselines import minilm, tf_idf
-from llm2clip_search.evaluation.caption_retrieval import caption_retrieval
+from llm2clip_search.evaluation.caption_retrieval import caption_retrieval_accuracy
 
 ROOT = Path(os.environ.get("LLM2CLIP_DATA", Path(__file__).parents[3] / "shared" / "data")) / "flickr8k"
 needs_flickr8k = pytest.mark.skipif(not ROOT.is_dir(), reason="Flickr8k is not here; LLM2CLIP_DATA names its parent")
@@ -34,22 +34,22 @@ def test_texts_without_words_are_zeros() -> None:
 @pytest.mark.data
 @needs_flickr8k
 def test_tf_idf_on_dev() -> None:
-    captions = read_captions(ROOT, split="dev", lang="en")
+    captions = read_flickr8k_captions(ROOT, split="dev", lang="en")
     image_of = np.unique(captions.image_ids, return_inverse=True)[1]
-    assert caption_retrieval(tf_idf(captions.texts), image_of) == pytest.approx(0.455, abs=0.0005)
+    assert caption_retrieval_accuracy(tf_idf(captions.texts), image_of) == pytest.approx(0.455, abs=0.0005)
 
 
 @pytest.mark.data
 @needs_flickr8k
 def test_minilm_on_dev() -> None:
     """The first numbers that its card's own example gives, and the first 200 images of dev."""
-    captions = read_captions(ROOT, split="dev", lang="en")
+    captions = read_flickr8k_captions(ROOT, split="dev", lang="en")
     image_of = np.unique(captions.image_ids, return_inverse=True)[1]
     rows = np.flatnonzero(image_of < 200)
     texts = ["This is an example sentence", *(captions.texts[row] for row in rows)]
     vectors = minilm(texts)
     np.testing.assert_allclose(vectors[0, :4], [0.0676569, 0.0634960, 0.0487131, 0.0793050], atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
-    accuracy = caption_retrieval(vectors[1:], image_of[rows])
+    accuracy = caption_retrieval_accuracy(vectors[1:], image_of[rows])
     assert accuracy == pytest.approx(0.845, abs=0.006)  # one image of 200 either way
-    assert accuracy > caption_retrieval(tf_idf(texts)[1:], image_of[rows]) + 0.1
+    assert accuracy > caption_retrieval_accuracy(tf_idf(texts)[1:], image_of[rows]) + 0.1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from llm2clip_search.benchmarks.compare import compare
+from llm2clip_search.benchmarks.compare import compare_runs
 from llm2clip_search.benchmarks.results import RetrievalResult, write_results
 from llm2clip_search.cli.app import app
 from tests.support.commands import RunCli
@@ -29,7 +29,7 @@ def test_the_command_prints_a_table_and_what_only_one_run_has(run_cli: RunCli, t
     assert header.split() == ["data", "set", "language", "metric", "nano", "large", "difference", "95", "%", "p"]
     assert len(rows) == 6
     assert rows[0].split()[:3] == ["flickr8k", "dev", "en"]
-    expected = compare(A, B).differences
+    expected = compare_runs(A, B).differences
     for row, found in zip(rows, expected, strict=True):
         assert found.metric in row
         figures = row.split(found.metric)[1].split()
@@ -50,7 +50,7 @@ def invoke(tmp_path: Path, a: list[RetrievalResult], b: list[RetrievalResult], *
 def test_json_is_one_object_a_row(tmp_path: Path) -> None:
     *_, printed = invoke(tmp_path, A, B, "--json")
     objects = [json.loads(line) for line in printed.splitlines()]
-    assert objects == [row.to_dict() for row in compare(A, B).differences]
+    assert objects == [row.to_dict() for row in compare_runs(A, B).differences]
     keys = ["dataset", "split", "language", "metric", "model_a", "model_b", "a", "b", "difference", "low", "high", "p"]
     assert list(objects[0]) == keys
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2clip_search.benchmarks.perf.speed import SpeedResult
+from llm2clip_search.benchmarks.perf.speed import IndexSpeed
 from llm2clip_search.cli.bench import speed as bench_speed
 from tests.support.commands import RunCli
 
@@ -18,12 +18,12 @@ def test_the_command_measures_a_cold_query_too(photographs: Path, run_cli: RunCl
     measured = json.loads(done.stdout)
     assert (measured["images"], measured["rounds"]) == (12, 1)
     assert measured["cold"] > measured["caption"] > 0
-    assert list(measured) == list(SpeedResult.__dataclass_fields__)
+    assert list(measured) == list(IndexSpeed.__dataclass_fields__)
 
 
 def test_every_stage_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     bench_speed._print(
-        SpeedResult(
+        IndexSpeed(
             images=1000,
             rounds=3,
             tower=74.4,

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.evaluation.caption_retrieval import (
-    caption_retrieval,
-    cross_lingual,
-    every_pair,
+    caption_retrieval_accuracy,
+    cross_lingual_recalls,
     first_captions,
+    language_pair_recalls,
     queries_and_gallery,
 )
 
@@ -32,7 +32,7 @@ def test_equals_its_definition(seed: int) -> None:
     generator = np.random.default_rng(seed)
     image_of = generator.permutation(np.repeat(np.arange(20), generator.integers(1, 8, 20)))
     vectors = generator.integers(-1, 2, (len(image_of), 6)).astype(np.float32)
-    assert caption_retrieval(vectors, image_of) == by_definition(vectors, image_of)
+    assert caption_retrieval_accuracy(vectors, image_of) == by_definition(vectors, image_of)
 
 
 def test_the_first_caption_asks_and_four_are_searched() -> None:
@@ -44,20 +44,20 @@ def test_the_first_caption_asks_and_four_are_searched() -> None:
 def test_perfect_and_hopeless_vectors() -> None:
     image_of = np.repeat(np.arange(4), 2)
     eye = np.eye(4, dtype=np.float32)
-    assert caption_retrieval(eye[image_of], image_of) == 1.0
+    assert caption_retrieval_accuracy(eye[image_of], image_of) == 1.0
     swapped = eye[[0, 1, 1, 0, 2, 3, 3, 2]]
-    assert caption_retrieval(swapped, image_of) == 0.0
+    assert caption_retrieval_accuracy(swapped, image_of) == 0.0
 
 
 @pytest.mark.parametrize("image_of", [[], [0, 1, 2], [0, 0, 1]])
 def test_fewer_than_two_pairs_are_refused(image_of: list[int]) -> None:
     with pytest.raises(ValueError, match=r"[01] images have two captions"):
-        caption_retrieval(np.ones((len(image_of), 2), dtype=np.float32), np.array(image_of, dtype=np.int64))
+        caption_retrieval_accuracy(np.ones((len(image_of), 2), dtype=np.float32), np.array(image_of, dtype=np.int64))
 
 
 def test_vectors_of_other_captions_are_refused() -> None:
     with pytest.raises(ValueError, match=r"5 captions, 4 of them"):
-        caption_retrieval(np.ones((5, 2), dtype=np.float32), np.array([0, 0, 1, 1]))
+        caption_retrieval_accuracy(np.ones((5, 2), dtype=np.float32), np.array([0, 0, 1, 1]))
 
 
 def across_by_definition(
@@ -81,7 +81,7 @@ def test_across_languages_equals_its_definition(seed: int, asking: int, searched
     gallery_of[0] = query_of[0]
     queries = generator.integers(-1, 2, (asking, 4)).astype(np.float32)
     gallery = generator.integers(-1, 2, (searched, 4)).astype(np.float32)
-    measured = cross_lingual(queries, gallery, query_of, gallery_of)
+    measured = cross_lingual_recalls(queries, gallery, query_of, gallery_of)
     assert measured == {
         f"caption_retrieval_recall@{k}": across_by_definition(queries, gallery, query_of, gallery_of, k)
         for k in (1, 5, 10)
@@ -91,14 +91,16 @@ def test_across_languages_equals_its_definition(seed: int, asking: int, searched
 def test_across_languages_only_first_captions_ask_and_all_are_searched() -> None:
     """Image 0 asks with its first caption, whose translation is the second of image 0 in the other language."""
     eye = np.eye(4, dtype=np.float32)
-    measured = cross_lingual(eye[[0, 3, 2]], eye[[1, 0, 2, 3]], np.array([0, 0, 5]), np.array([0, 0, 1, 2]), ks=(1, 2))
+    measured = cross_lingual_recalls(
+        eye[[0, 3, 2]], eye[[1, 0, 2, 3]], np.array([0, 0, 5]), np.array([0, 0, 1, 2]), ks=(1, 2)
+    )
     assert measured == {"caption_retrieval_recall@1": 1.0, "caption_retrieval_recall@2": 1.0}
     assert first_captions(np.array([0, 0, 5]), np.array([0, 0, 1, 2])).tolist() == [0]
 
 
 def test_every_pair_goes_both_ways_and_says_its_sizes() -> None:
     eye = np.eye(3, dtype=np.float32)
-    pairs = every_pair(
+    pairs = language_pair_recalls(
         {"en": eye[[0, 0, 1]], "de": eye[[0, 1, 2]], "zh": eye[[2, 1]]},
         {"en": np.array([0, 0, 1]), "de": np.array([0, 1, 2]), "zh": np.array([0, 1])},
     )
@@ -123,8 +125,8 @@ def test_languages_without_a_common_image_are_refused() -> None:
     vectors = {"en": np.ones((2, 2), dtype=np.float32), "de": np.ones((1, 2), dtype=np.float32)}
     image_of = {"en": np.array([0, 1]), "de": np.array([2])}
     with pytest.raises(CorpusError, match="both in 'en' and in 'de'"):
-        every_pair(vectors, image_of)
+        language_pair_recalls(vectors, image_of)
     with pytest.raises(ValueError, match="none of 2 captions has its image among those of 1 others"):
-        cross_lingual(vectors["en"], vectors["de"], image_of["en"], image_of["de"])
+        cross_lingual_recalls(vectors["en"], vectors["de"], image_of["en"], image_of["de"])
     with pytest.raises(ValueError, match="2 captions, 1 of them"):
-        cross_lingual(vectors["en"], vectors["de"], image_of["de"], image_of["de"])
+        cross_lingual_recalls(vectors["en"], vectors["de"], image_of["de"], image_of["de"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.evaluation.judgments import coco_1k, ground_truth, judged
+from llm2clip_search.evaluation.judgments import coco_1k_recalls, ground_truth, judged_measures
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it tells which JSON library it does without
@@ -56,7 +56,7 @@ def lists(queries: np.ndarray, gallery: np.ndarray, query_ids: Ids, gallery_ids:
 
 def test_every_figure_is_the_packages(oracle: Metrics, drawn: tuple[np.ndarray, np.ndarray, Ids, Ids]) -> None:
     images, captions, image_ids, caption_ids = drawn
-    found = judged(images, captions, [str(n) for n in image_ids], [str(n) for n in caption_ids])
+    found = judged_measures(images, captions, [str(n) for n in image_ids], [str(n) for n in caption_ids])
 
     known = np.isin(caption_ids, oracle.coco_ids)
     assert known.sum() == 25_000
@@ -104,13 +104,13 @@ def test_other_images_are_refused_with_counts(oracle: Metrics) -> None:
     image_ids, caption_ids = map(str, oracle.coco_gts["i2t"]), [str(n) for n in oracle.coco_gts["t2i"]]
     some = list(image_ids)[:7]
     with pytest.raises(CorpusError, match=r"5,000 images 7 are here among 7, of its 25,000 captions 3 among 3"):
-        judged(np.eye(7), np.ones((3, 7)), some, caption_ids[:3])
+        judged_measures(np.eye(7), np.ones((3, 7)), some, caption_ids[:3])
     with pytest.raises(CorpusError, match=r"2 of 2 images have ids that are not COCO's numbers, such as 'a\.jpg'"):
-        judged(np.eye(2), np.eye(2), ["a.jpg", "b.jpg"], ["1", "2"])
+        judged_measures(np.eye(2), np.eye(2), ["a.jpg", "b.jpg"], ["1", "2"])
     with pytest.raises(CorpusError, match=r"1 of 2 captions have ids .* such as '7#0'"):
-        judged(np.eye(2), np.eye(2), ["1", "2"], ["1", "7#0"])
+        judged_measures(np.eye(2), np.eye(2), ["1", "2"], ["1", "7#0"])
     with pytest.raises(CorpusError, match="2 images have 1 different COCO ids"):
-        judged(np.eye(2), np.eye(2), ["5", "05"], ["1", "2"])
+        judged_measures(np.eye(2), np.eye(2), ["5", "05"], ["1", "2"])
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def fresh_truth() -> Iterator[None]:
 def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "eccv_caption", None)
     with pytest.raises(CorpusError, match=r"pip install 'llm2clip-search\[bench\]'"):
-        judged(np.eye(1), np.eye(1), ["1"], ["1"])
+        judged_measures(np.eye(1), np.eye(1), ["1"], ["1"])
 
 
 @pytest.mark.usefixtures("fresh_truth")
@@ -140,7 +140,7 @@ def test_coco_1k_is_the_mean_over_parts_in_the_sets_order() -> None:
     image_of = np.array([5, 4, 3, 2, 1, 0, 0])
     captions = images[image_of].copy()
     captions[-1] = images[1]  # the first image's second caption describes its neighbour
-    found = coco_1k(images, captions, image_of, folds=2)
+    found = coco_1k_recalls(images, captions, image_of, folds=2)
     assert found["image_retrieval_1k_recall@1"] == pytest.approx((3 / 4 + 1) / 2)
     assert found["image_retrieval_1k_recall@5"] == 1
     # Of the second image its own caption stands before the stranger with an equal score.
@@ -150,6 +150,6 @@ def test_coco_1k_is_the_mean_over_parts_in_the_sets_order() -> None:
 def test_coco_1k_needs_equal_parts_with_captions() -> None:
     eye = np.eye(6, dtype=np.float32)
     with pytest.raises(CorpusError, match="6 images cannot be parted into 5 folds"):
-        coco_1k(eye, eye, np.arange(6))
+        coco_1k_recalls(eye, eye, np.arange(6))
     with pytest.raises(CorpusError, match="3 of 6 images are a fold without a caption"):
-        coco_1k(eye, eye[:3], np.arange(3), folds=2)
+        coco_1k_recalls(eye, eye[:3], np.arange(3), folds=2)

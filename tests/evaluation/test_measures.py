@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2clip_search.evaluation.measures import measures, median_rank
+from llm2clip_search.evaluation.measures import median_rank, ranking_measures
 from llm2clip_search.evaluation.metrics import NEVER, retrieval_ranks
 
 
@@ -39,7 +39,7 @@ def test_precision_is_the_definitions(seed: int, images: int, captions: int, chu
     image_of = generator.integers(0, images, captions)
     scores = generator.integers(0, 5, (captions, images)).astype(np.float32)
     eye = np.eye(images, dtype=np.float32)
-    found = measures(eye, scores, image_of, retrieval_ranks(eye, scores, image_of), chunk=chunk)
+    found = ranking_measures(eye, scores, image_of, retrieval_ranks(eye, scores, image_of), chunk=chunk)
     of_images = by_definition(scores.T, [set(np.flatnonzero(image_of == image).tolist()) for image in range(images)])
     of_captions = by_definition(scores, [{int(image)} for image in image_of])
     for way, (map_at_r, r_precision) in (("text_retrieval", of_images), ("image_retrieval", of_captions)):
@@ -54,7 +54,7 @@ def test_sums_of_recalls() -> None:
     ranks = retrieval_ranks(eye, captions, np.array([0, 1, 2]))
     assert ranks.image_retrieval.tolist() == [0, 0, 3]
     assert ranks.text_retrieval.tolist() == [1, 1, 0, NEVER, NEVER, NEVER]
-    found = measures(eye, captions, np.array([0, 1, 2]), ranks)
+    found = ranking_measures(eye, captions, np.array([0, 1, 2]), ranks)
     assert found["rsum"] == pytest.approx(100 * (2 / 3 + 1 + 1 + 1 / 6 + 0.5 + 0.5), abs=1e-4)
     assert found["mean_recall"] == pytest.approx(found["rsum"] / 600)
     assert found["image_retrieval_median_rank"] == 1
@@ -70,6 +70,6 @@ def test_median_rank_counts_from_one(ranks: list[int], expected: int) -> None:
 def test_perfect_retrieval() -> None:
     eye = np.eye(4, dtype=np.float32)
     image_of = np.repeat(np.arange(4), 3)
-    found = measures(eye, eye[image_of], image_of, retrieval_ranks(eye, eye[image_of], image_of))
+    found = ranking_measures(eye, eye[image_of], image_of, retrieval_ranks(eye, eye[image_of], image_of))
     assert found.pop("rsum") == pytest.approx(600)
     assert set(found.values()) == {1.0}

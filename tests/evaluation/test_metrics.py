@@ -7,7 +7,7 @@ from clip_benchmark.metrics import zeroshot_retrieval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2clip_search.evaluation.metrics import NEVER, nearest, ranks_of_best, retrieval_recalls
+from llm2clip_search.evaluation.metrics import NEVER, nearest_rows, ranks_of_best, retrieval_recalls
 
 
 def clip_benchmark(scores: np.ndarray, image_of: np.ndarray, k: int) -> dict[str, float]:
@@ -161,7 +161,7 @@ def test_ranks_and_nearest_are_a_stable_sorts(seed: int, gallery: int, groups: i
     eye = np.eye(gallery, dtype=np.float32)
     np.testing.assert_array_equal(ranks_of_best(scores, eye, query_of, gallery_of, chunk=chunk), expected)
     for k in (0, 1, 3, gallery, gallery + 1):
-        np.testing.assert_array_equal(nearest(scores, eye, k, chunk=chunk), order[:, :k])
+        np.testing.assert_array_equal(nearest_rows(scores, eye, k, chunk=chunk), order[:, :k])
 
 
 def test_of_duplicates_the_lower_row_is_found() -> None:
@@ -177,7 +177,7 @@ def test_what_is_not_a_number_is_found_last() -> None:
     broken = eye.copy()
     broken[3] = np.nan
     assert ranks_of_best(eye[:3], broken, np.array([0, 1, 3]), np.arange(4)).tolist() == [0, 0, 3]
-    assert nearest(eye[1:2], broken, 4).tolist() == [[1, 0, 2, 3]]
+    assert nearest_rows(eye[1:2], broken, 4).tolist() == [[1, 0, 2, 3]]
     nothing = np.full((4, 4), np.nan, dtype=np.float32)
     found = retrieval_recalls(nothing, nothing, np.arange(4), ks=(1,))
     assert found == {"image_retrieval_recall@1": 0.25, "text_retrieval_recall@1": 0.25}

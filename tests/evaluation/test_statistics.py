@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2clip_search.evaluation.metrics import NEVER, Ranks
-from llm2clip_search.evaluation.statistics import intervals, paired
+from llm2clip_search.evaluation.metrics import NEVER, RetrievalRanks
+from llm2clip_search.evaluation.statistics import paired_differences, recall_intervals
 
 
-def drawn(seed: int, images: int, per_image: int = 5, scale: float = 4.0) -> tuple[Ranks, np.ndarray]:
+def drawn(seed: int, images: int, per_image: int = 5, scale: float = 4.0) -> tuple[RetrievalRanks, np.ndarray]:
     """Ranks whose captions agree within an image, as those of real images do."""
     generator = np.random.default_rng(seed)
     image_of = np.repeat(np.arange(images), per_image)
     hardness = generator.exponential(scale, images)
     return (
-        Ranks(
+        RetrievalRanks(
             image_retrieval=generator.poisson(hardness[image_of]).astype(np.int64),
             text_retrieval=generator.poisson(hardness / 2).astype(np.int64),
         ),
@@ -25,7 +25,7 @@ def drawn(seed: int, images: int, per_image: int = 5, scale: float = 4.0) -> tup
     )
 
 
-def naive(ranks: Ranks, image_of: np.ndarray, k: int, resamples: int) -> np.ndarray:
+def naive(ranks: RetrievalRanks, image_of: np.ndarray, k: int, resamples: int) -> np.ndarray:
     """``image_retrieval_recall@k`` of each draw, captions gathered image by image."""
     generator = np.random.default_rng(99)
     images = len(ranks.text_retrieval)
@@ -41,8 +41,8 @@ def naive(ranks: Ranks, image_of: np.ndarray, k: int, resamples: int) -> np.ndar
 def test_intervals_are_those_of_a_naive_bootstrap_over_images() -> None:
     ranks, image_of = drawn(0, 80)
     keep = np.random.default_rng(1).random(len(image_of)) < 0.7  # images of differently many captions
-    ranks = Ranks(image_retrieval=ranks.image_retrieval[keep], text_retrieval=ranks.text_retrieval)
-    found = intervals(ranks, image_of[keep], resamples=3000)
+    ranks = RetrievalRanks(image_retrieval=ranks.image_retrieval[keep], text_retrieval=ranks.text_retrieval)
+    found = recall_intervals(ranks, image_of[keep], resamples=3000)
     expected = naive(ranks, image_of[keep], 5, 3000)
     np.testing.assert_allclose(found["image_retrieval_recall@5"], expected, atol=0.012)
 
@@ -50,8 +50,8 @@ def test_intervals_are_those_of_a_naive_bootstrap_over_images() -> None:
 def test_captions_of_an_image_do_not_count_as_independent() -> None:
     """Five equal captions an image tell no more than one."""
     once, one_each = drawn(2, 100, per_image=1)
-    five = Ranks(image_retrieval=np.repeat(once.image_retrieval, 5), text_retrieval=once.text_retrieval)
-    found, expected = intervals(five, np.repeat(one_each, 5)), intervals(once, one_each)
+    five = RetrievalRanks(image_retrieval=np.repeat(once.image_retrieval, 5), text_retrieval=once.text_retrieval)
+    found, expected = recall_intervals(five, np.repeat(one_each, 5)), recall_intervals(once, one_each)
     for key, bounds in expected.items():
         assert found[key] == pytest.approx(bounds)
 
@@ -60,7 +60,7 @@ def test_captions_of_an_image_do_not_count_as_independent() -> None:
 @given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 60))
 def test_an_interval_holds_its_recall(seed: int, images: int) -> None:
     ranks, image_of = drawn(seed, images)
-    found = intervals(ranks, image_of, resamples=300)
+    found = recall_intervals(ranks, image_of, resamples=300)
     for key, recall in ranks.recalls().items():
         low, high = found[key]
         assert 0 <= low <= recall + 1e-6
@@ -69,28 +69,30 @@ def test_an_interval_holds_its_recall(seed: int, images: int) -> None:
 
 def test_an_interval_shrinks_with_images_and_depends_on_the_seed_alone() -> None:
     ranks, image_of = drawn(3, 50)
-    many = Ranks(image_retrieval=np.tile(ranks.image_retrieval, 16), text_retrieval=np.tile(ranks.text_retrieval, 16))
+    many = RetrievalRanks(
+        image_retrieval=np.tile(ranks.image_retrieval, 16), text_retrieval=np.tile(ranks.text_retrieval, 16)
+    )
     tiled = np.concatenate([image_of + 50 * copy for copy in range(16)])
-    few_found, many_found = intervals(ranks, image_of), intervals(many, tiled)
+    few_found, many_found = recall_intervals(ranks, image_of), recall_intervals(many, tiled)
     for key in ("image_retrieval_recall@1", "text_retrieval_recall@1"):
         ratio = np.diff(many_found[key])[0] / np.diff(few_found[key])[0]
         assert ratio == pytest.approx(1 / 4, rel=0.2)  # sixteen times the images, a quarter of the width
-    assert intervals(ranks, image_of) == few_found
-    assert intervals(ranks, image_of, seed=1) != few_found
+    assert recall_intervals(ranks, image_of) == few_found
+    assert recall_intervals(ranks, image_of, seed=1) != few_found
 
 
 def test_certain_recalls_have_no_width() -> None:
     image_of = np.arange(6)
-    never = Ranks(image_retrieval=np.zeros(6, dtype=np.int64), text_retrieval=np.full(6, NEVER))
-    found = intervals(never, image_of)
+    never = RetrievalRanks(image_retrieval=np.zeros(6, dtype=np.int64), text_retrieval=np.full(6, NEVER))
+    found = recall_intervals(never, image_of)
     assert found["image_retrieval_recall@1"] == (1.0, 1.0)
     assert found["text_retrieval_recall@10"] == (0.0, 0.0)
 
 
 def test_images_without_captions_are_drawn_too() -> None:
     """One of ten images has a caption: a draw without it has none to find."""
-    ranks = Ranks(image_retrieval=np.array([0]), text_retrieval=np.array([0] + [NEVER] * 9))
-    found = intervals(ranks, np.array([0]))
+    ranks = RetrievalRanks(image_retrieval=np.array([0]), text_retrieval=np.array([0] + [NEVER] * 9))
+    found = recall_intervals(ranks, np.array([0]))
     assert found["image_retrieval_recall@1"] == (0.0, 1.0)
     low, high = found["text_retrieval_recall@1"]
     assert 0 <= low < 0.1 < high
@@ -98,7 +100,7 @@ def test_images_without_captions_are_drawn_too() -> None:
 
 def test_identical_runs_do_not_differ() -> None:
     ranks, image_of = drawn(4, 40)
-    for found in paired(ranks, ranks, image_of).values():
+    for found in paired_differences(ranks, ranks, image_of).values():
         assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
@@ -106,7 +108,7 @@ def test_identical_runs_do_not_differ() -> None:
 @given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 40))
 def test_exchanged_runs_differ_the_other_way(seed: int, images: int) -> None:
     (a, image_of), (b, _) = drawn(seed, images), drawn(seed + 1, images, scale=6.0)
-    there, back = (paired(*runs, image_of, resamples=200, sign_flips=199) for runs in ((a, b), (b, a)))
+    there, back = (paired_differences(*runs, image_of, resamples=200, sign_flips=199) for runs in ((a, b), (b, a)))
     for key, found in there.items():
         other = back[key]
         assert found.p == other.p
@@ -117,7 +119,7 @@ def test_exchanged_runs_differ_the_other_way(seed: int, images: int) -> None:
 def test_p_is_that_of_all_signs() -> None:
     """Nine images: all 512 choices of signs, counted."""
     (a, image_of), (b, _) = drawn(5, 9), drawn(6, 9, scale=1.0)
-    found = paired(a, b, image_of, sign_flips=20_000)
+    found = paired_differences(a, b, image_of, sign_flips=20_000)
     hits = (b.image_retrieval < 5).astype(int) - (a.image_retrieval < 5)
     moved = np.bincount(image_of, weights=hits)
     sums = np.array([np.dot(signs, moved) for signs in product((-1, 1), repeat=9)])
@@ -135,15 +137,18 @@ def test_runs_of_one_quality_seldom_differ() -> None:
         runs = []
         for _ in range(2):
             of_image = np.repeat(generator.integers(0, 2, 60), 5)
-            runs.append(Ranks(image_retrieval=of_image, text_retrieval=of_image[::5]))
+            runs.append(RetrievalRanks(image_retrieval=of_image, text_retrieval=of_image[::5]))
         a, b = runs
-        below += paired(a, b, image_of, ks=(1,), resamples=2, sign_flips=199)["image_retrieval_recall@1"].p <= 0.05
+        below += (
+            paired_differences(a, b, image_of, ks=(1,), resamples=2, sign_flips=199)["image_retrieval_recall@1"].p
+            <= 0.05
+        )
     assert 2 <= below <= 22
 
 
 def test_a_clear_difference_is_found() -> None:
     (a, image_of), (b, _) = drawn(7, 200, scale=8.0), drawn(8, 200, scale=2.0)
-    found = paired(a, b, image_of)["image_retrieval_recall@5"]
+    found = paired_differences(a, b, image_of)["image_retrieval_recall@5"]
     assert 0 < found.low < found.difference < found.high
     assert found.p == 1 / 10_000
 
@@ -151,9 +156,9 @@ def test_a_clear_difference_is_found() -> None:
 def test_ranks_of_other_data_are_refused() -> None:
     (a, image_of), (b, _) = drawn(9, 10), drawn(9, 11)
     with pytest.raises(ValueError, match="50 ranks of captions, 49 captions"):
-        intervals(a, image_of[:-1])
+        recall_intervals(a, image_of[:-1])
     with pytest.raises(ValueError, match="55 ranks of captions, 50 captions"):
-        paired(a, b, image_of)
-    longer = Ranks(image_retrieval=a.image_retrieval, text_retrieval=b.text_retrieval)
+        paired_differences(a, b, image_of)
+    longer = RetrievalRanks(image_retrieval=a.image_retrieval, text_retrieval=b.text_retrieval)
     with pytest.raises(ValueError, match="run a is of 10 images, run b of 11"):
-        paired(a, longer, image_of)
+        paired_differences(a, longer, image_of)

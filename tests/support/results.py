@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llm2clip_search.benchmarks.results import RetrievalResult
-from llm2clip_search.evaluation.metrics import NEVER, Ranks
+from llm2clip_search.evaluation.metrics import NEVER, RetrievalRanks
 
 IMAGES, PER_IMAGE = 40, 3
 
@@ -27,7 +27,7 @@ def result_of(
     }
     for image in never:
         drawn["text_retrieval"][image] = NEVER
-    recalls = Ranks(**drawn).recalls()
+    recalls = RetrievalRanks(**drawn).recalls()
     return RetrievalResult(
         dataset=dataset,
         model=model,

@@ -82,7 +82,7 @@ class Captions:
 
     def digest(self) -> str:
         """16 hex digits of texts and what they describe, in their order."""
-        return digest([*self.caption_ids, *self.image_ids, *self.texts])
+        return texts_digest([*self.caption_ids, *self.image_ids, *self.texts])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +167,10 @@ class DatasetInfo:
 
 def images_digest(images: ImageFiles) -> str:
     """16 hex digits of ids and bytes of all images, in their order; every file is read."""
-    return digest([part for pair in images.content_hashes.items() for part in pair])
+    return texts_digest([part for pair in images.content_hashes.items() for part in pair])
 
 
-def digest(parts: Sequence[str]) -> str:
+def texts_digest(parts: Sequence[str]) -> str:
     """16 hex digits of some texts and their order; no two lists of texts run together."""
     out = hashlib.sha256()
     for part in parts:

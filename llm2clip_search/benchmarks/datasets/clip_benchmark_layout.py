@@ -11,7 +11,7 @@ from pathlib import Path
 from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
 from llm2clip_search.benchmarks.datasets.folders import read_text
 from llm2clip_search.corpora.image_files import ImageFiles
-from llm2clip_search.corpora.shards import shard_files
+from llm2clip_search.corpora.shards import shard_members
 from llm2clip_search.errors import CorpusError
 
 COUNT = "nshards.txt"
@@ -56,7 +56,7 @@ def read_clip_benchmark(root: Path, *, name: str, split: str, lang: str) -> Retr
 
 def _captions(shard: Path, images: ImageFiles) -> Iterator[tuple[str, str]]:
     with tarfile.open(shard, "r:") as tar:  # ImageFiles.scan has already read it to its end
-        for member in shard_files(tar):
+        for member in shard_members(tar):
             if not member.name.endswith(".txt") or (file := tar.extractfile(member)) is None:
                 continue
             key = member.name.removeprefix("./").removesuffix(".txt")

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet
 from llm2clip_search.benchmarks.datasets.clip_benchmark_layout import COUNT, is_clip_benchmark, read_clip_benchmark
-from llm2clip_search.benchmarks.datasets.folders import existing, read_ids, read_json
+from llm2clip_search.benchmarks.datasets.folders import first_existing, read_ids, read_json
 from llm2clip_search.benchmarks.datasets.karpathy import (
     Annotations,
     add_image,
-    listed,
-    other_version,
+    json_list,
     read_karpathy,
     read_numbered,
+    unknown_version,
 )
 from llm2clip_search.errors import CorpusError
 
@@ -41,15 +41,17 @@ def read_mscoco_captions(root: Path, split: str, langs: Sequence[str]) -> Retrie
         CorpusError: no caption file, one that is broken or of another version, or images that are missing.
     """
     if split == VAL2014:
-        path = existing(root, "annotations/captions_val2014.json", "captions_val2014.json")
-        return _coco_set(root, read_coco_json(path, VAL2014), split=split, source=path.name, published=40504)
-    published = {TEST: 5000, "val": 5000, "train": 113287}[split]
+        path = first_existing(root, "annotations/captions_val2014.json", "captions_val2014.json")
+        return _coco_set(root, read_coco_json(path, VAL2014), split=split, source=path.name, expected_images=40504)
+    expected_images = {TEST: 5000, "val": 5000, "train": 113287}[split]
     if (root / KARPATHY).is_file():
         found = read_karpathy(root / KARPATHY, split)
-        return _coco_set(root, found, split=split, source=KARPATHY, published=published)
+        return _coco_set(root, found, split=split, source=KARPATHY, expected_images=expected_images)
     name = f"coco_{split}_karpathy.json"
     if (root / name).is_file():
-        return _coco_set(root, read_coco_json(root / name, VAL2014), split=split, source=name, published=published)
+        return _coco_set(
+            root, read_coco_json(root / name, VAL2014), split=split, source=name, expected_images=expected_images
+        )
     if is_clip_benchmark(root, split):
         return read_clip_benchmark(root, name="mscoco_captions", split=split, lang="en")
     raise CorpusError(f"{root} holds none of {KARPATHY}, {name}, {split}/{COUNT}.")
@@ -61,7 +63,7 @@ def read_mscoco_val2017(root: Path, split: str, langs: Sequence[str]) -> Retriev
     Raises:
         CorpusError: no caption file, one that is broken or of another version, or images that are missing.
     """
-    path = existing(root, "annotations/captions_val2017.json", "captions_val2017.json")
+    path = first_existing(root, "annotations/captions_val2017.json", "captions_val2017.json")
     found = read_coco_json(path, "val2017")
     return found.as_set(
         _folders(root),
@@ -70,7 +72,7 @@ def read_mscoco_val2017(root: Path, split: str, langs: Sequence[str]) -> Retriev
         split=split,
         lang="en",
         source=path.name,
-        published=5000,
+        expected_images=5000,
         notes=("The images are not Karpathy's test split: figures of COCO 5K are over others.",),
     )
 
@@ -81,8 +83,8 @@ def read_coco_cn(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
     Raises:
         CorpusError: the captions or the split's list are missing or broken, or images are missing.
     """
-    ids = read_ids(existing(root, *(f"{folder}coco-cn_{split}.txt" for folder in _COCO_CN_FOLDERS)))
-    path = existing(root, *(f"{folder}imageid.human-written-caption.txt" for folder in _COCO_CN_FOLDERS))
+    ids = read_ids(first_existing(root, *(f"{folder}coco-cn_{split}.txt" for folder in _COCO_CN_FOLDERS)))
+    path = first_existing(root, *(f"{folder}imageid.human-written-caption.txt" for folder in _COCO_CN_FOLDERS))
     written = read_numbered(path, str)
     found = Annotations(files={image: _below(f"{image}.jpg", "") for image in ids}, captions=written.captions)
     return found.only(ids).as_set(
@@ -92,7 +94,7 @@ def read_coco_cn(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
         split=split,
         lang="zh",
         source=path.name,
-        published={TEST: 1000, "train": 18341}.get(split, 0),
+        expected_images={TEST: 1000, "train": 18341}.get(split, 0),
         notes=("Captions are those that people wrote in Chinese, not the 5,000 translations.",),
     )
 
@@ -107,21 +109,21 @@ def read_coco_json(path: Path, folder: str) -> Annotations:
     """
     data = read_json(path)
     files: dict[str, str] = {}
-    for number, image in enumerate(listed(data, "images", path), 1):
+    for number, image in enumerate(json_list(data, "images", path), 1):
         try:
             add_image(files, str(image["id"]), _below(str(image["file_name"]), folder), path)
         except (KeyError, TypeError) as error:
-            raise other_version(path, f"image {number:,}", error) from error
+            raise unknown_version(path, f"image {number:,}", error) from error
     triples = []
-    for number, row in enumerate(listed(data, "annotations", path), 1):
+    for number, row in enumerate(json_list(data, "annotations", path), 1):
         try:
             triples.append((str(row["image_id"]), str(row["caption"]), str(row["id"])))
         except (KeyError, TypeError) as error:
-            raise other_version(path, f"annotation {number:,}", error) from error
+            raise unknown_version(path, f"annotation {number:,}", error) from error
     return Annotations.of(files, triples)
 
 
-def _coco_set(root: Path, found: Annotations, *, split: str, source: str, published: int) -> RetrievalSet:
+def _coco_set(root: Path, found: Annotations, *, split: str, source: str, expected_images: int) -> RetrievalSet:
     """A split of mscoco_captions; from Karpathy's file its test split has COCO's ids and the order of the folds."""
     whole = split == TEST and source == KARPATHY
     return found.as_set(
@@ -131,7 +133,7 @@ def _coco_set(root: Path, found: Annotations, *, split: str, source: str, publis
         split=split,
         lang="en",
         source=source,
-        published=published,
+        expected_images=expected_images,
         notes=(_ALL_CAPTIONS, *(() if whole else (_UNJUDGED,))) if split == TEST else (),
         folds=FOLDS if whole else 0,
         judged=whole,

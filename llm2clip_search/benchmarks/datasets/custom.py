@@ -13,8 +13,8 @@ from typing import Any
 from llm2clip_search.benchmarks.datasets.base import ALL_LANGS, Captions, DatasetInfo, RetrievalSet
 from llm2clip_search.benchmarks.datasets.folders import parse_json
 from llm2clip_search.corpora.image_files import ImageFiles
-from llm2clip_search.corpora.shards import shard_files
-from llm2clip_search.corpora.tables import rows
+from llm2clip_search.corpora.shards import shard_members
+from llm2clip_search.corpora.tables import table_rows
 from llm2clip_search.errors import CorpusError
 
 ALL = "all"
@@ -103,7 +103,7 @@ def read_table(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
         names = ", ".join(path.name for path in tables) or "none"
         raise CorpusError(f"{root} must hold one captions.csv, .tsv, .jsonl or .parquet; there is {names}.")
     of_split: dict[str, list[_Row]] = {}
-    for where, row in rows(tables[0], ("caption",)):
+    for where, row in table_rows(tables[0], ("caption",)):
         of_split.setdefault(_cell(row, "split"), []).extend(_table_rows(row, where))
     if not of_split:
         raise CorpusError(f"{tables[0]} has no rows.")
@@ -229,7 +229,7 @@ def _undescribed(images: int, described: int) -> tuple[str, ...]:
 def _members(path: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in shard_files(tar):
+            for member in shard_members(tar):
                 if member.name.lower().endswith(suffixes) and (file := tar.extractfile(member)) is not None:
                     yield str(PurePosixPath(member.name)), file.read()
     except (OSError, tarfile.TarError) as error:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet
 from llm2clip_search.benchmarks.datasets.clip_benchmark_layout import COUNT, is_clip_benchmark, read_clip_benchmark
-from llm2clip_search.benchmarks.datasets.folders import existing, read_ids, read_lines, read_text
+from llm2clip_search.benchmarks.datasets.folders import first_existing, read_ids, read_lines, read_text
 from llm2clip_search.benchmarks.datasets.karpathy import ALL, Annotations, read_karpathy, read_numbered
-from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import CAPTIONS, read_multilingual_flickr8k
+from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import CAPTION_FILE, read_multilingual_flickr8k
 from llm2clip_search.errors import CorpusError
 
 TEST = "test"
@@ -72,7 +72,7 @@ class Family:
                     split=split,
                     lang=self.lang,
                     source=name,
-                    published=self.counts.get(split, 0),
+                    expected_images=self.counts.get(split, 0),
                     notes=self.notes,
                 )
         if is_clip_benchmark(root, split):
@@ -86,7 +86,7 @@ def read_flickr8k(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
     Raises:
         CorpusError: as `Family.read`, and for a split or language that this copy lacks.
     """
-    if (root / CAPTIONS).is_file():
+    if (root / CAPTION_FILE).is_file():
         return read_multilingual_flickr8k(root, "dev" if split in ("", "val") else split, langs)
     split = {"": TEST, "dev": "val"}.get(split, split)
     if split not in SPLITS:
@@ -153,10 +153,10 @@ def _of_split(found: Annotations, path: Path, split: str) -> Annotations:
         return found
     names = [name.format(split=split, dev="dev" if split == "val" else split) for name in _LISTS]
     try:
-        listed = existing(path.parent, *dict.fromkeys(names))
+        names_file = first_existing(path.parent, *dict.fromkeys(names))
     except CorpusError as error:
         raise CorpusError(f"{path} tells of no split, and {error} --split {ALL} reads all.") from error
-    return found.only([_with_suffix(image) for image in read_ids(listed)])
+    return found.only([_with_suffix(image) for image in read_ids(names_file)])
 
 
 def _with_suffix(image: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
-from llm2clip_search.corpora.image_files import ImageFiles, Place
+from llm2clip_search.corpora.image_files import ByteRange, ImageFiles
 from llm2clip_search.errors import CorpusError
 
 
@@ -22,7 +22,7 @@ def images_in(folder: Path, files: Mapping[str, str], *, what: str) -> ImageFile
     Raises:
         CorpusError: images that are not there, with both counts and the first of them.
     """
-    places: dict[str, Place] = {}
+    places: dict[str, ByteRange] = {}
     missing: list[str] = []
     for image_id, name in files.items():
         try:
@@ -31,7 +31,7 @@ def images_in(folder: Path, files: Mapping[str, str], *, what: str) -> ImageFile
             missing.append(name)
             continue
         if stat.S_ISREG(status.st_mode):
-            places[image_id] = Place(folder / name, 0, status.st_size)
+            places[image_id] = ByteRange(folder / name, 0, status.st_size)
         else:
             missing.append(name)
     if missing:
@@ -47,24 +47,24 @@ def retrieval_set(
     split: str,
     images: ImageFiles,
     captions: Mapping[str, Sequence[tuple[str, str]]],
-    published: int = 0,
+    expected_images: int = 0,
     notes: Sequence[str] = (),
 ) -> RetrievalSet:
     """A set of ``(image id, caption)`` pairs by language; captions are stripped and empty ones left out.
 
-    ``published`` is the number of images that others measure on: where this copy has another, a note says so.
+    ``expected_images`` is the number of images that others measure on: where this copy has another, a note says so.
     """
     kept = {
         lang: Captions.of([(image, text) for image, caption in pairs if (text := caption.strip())])
         for lang, pairs in captions.items()
     }
-    if published and len(images) != published:
-        of_all = f"This copy has {len(images):,} images, the published figures are over {published:,}."
+    if expected_images and len(images) != expected_images:
+        of_all = f"This copy has {len(images):,} images, the published figures are over {expected_images:,}."
         notes = (*notes, of_all)
     return RetrievalSet(name=name, split=split, images=images, captions=kept, notes=tuple(notes))
 
 
-def existing(root: Path, *names: str) -> Path:
+def first_existing(root: Path, *names: str) -> Path:
     """The first of those names that is there.
 
     Raises:
@@ -130,10 +130,10 @@ def read_ids(path: Path) -> list[str]:
     Raises:
         CorpusError: an empty line, or an id that is there twice.
     """
-    return distinct(read_lines(path), str(path))
+    return unique_ids(read_lines(path), str(path))
 
 
-def distinct(ids: Sequence[str], where: str) -> list[str]:
+def unique_ids(ids: Sequence[str], where: str) -> list[str]:
     """Those ids.
 
     Raises:
@@ -149,7 +149,7 @@ def distinct(ids: Sequence[str], where: str) -> list[str]:
     return list(ids)
 
 
-def lines_of_images(ids: Sequence[str], path: Path) -> list[tuple[str, str]]:
+def captions_by_line(ids: Sequence[str], path: Path) -> list[tuple[str, str]]:
     """Captions of a file that has no ids: its n-th line describes the n-th image.
 
     Raises:

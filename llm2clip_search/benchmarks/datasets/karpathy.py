@@ -66,14 +66,14 @@ class Annotations:
         split: str,
         lang: str,
         source: str,
-        published: int = 0,
+        expected_images: int = 0,
         notes: Sequence[str] = (),
         folds: int = 0,
         judged: bool = False,
     ) -> RetrievalSet:
         """The set, with its images from one of some folders.
 
-        ``source`` names the caption file in a note; ``published`` is the number of images that others measure on.
+        ``source`` names the caption file in a note; ``expected_images`` is the number of images that others measure on.
 
         Raises:
             CorpusError: no image, no such folder, or images that are not in it.
@@ -84,8 +84,8 @@ class Annotations:
         told = [f"{len(self.captions):,} captions of {len(images):,} images, from {source}."]
         if undescribed := len(images) - len(set(self.captions.image_ids)):
             told.append(f"{undescribed:,} of these images have no caption: text retrieval counts them as missed.")
-        if published and len(images) != published:
-            told.append(f"The published figures are over {published:,} images.")
+        if expected_images and len(images) != expected_images:
+            told.append(f"The published figures are over {expected_images:,} images.")
         return RetrievalSet(
             name=name,
             split=split,
@@ -123,7 +123,7 @@ def read_karpathy(path: Path, split: str) -> Annotations:
 
 
 def _entries(path: Path, split: str) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
-    for number, entry in enumerate(listed(read_json(path), "images", path), 1):
+    for number, entry in enumerate(json_list(read_json(path), "images", path), 1):
         try:
             if split in (ALL, "train" if entry["split"] == "restval" else entry["split"]):
                 name = str(entry["filename"])
@@ -131,7 +131,7 @@ def _entries(path: Path, split: str) -> Iterator[tuple[str, str, list[tuple[str,
                 sentences = [(str(sentence["raw"]), str(sentence["sentid"])) for sentence in entry["sentences"]]
                 yield str(entry.get("cocoid", name)), file, sentences
         except (KeyError, TypeError) as error:
-            raise other_version(path, f"image {number:,}", error) from error
+            raise unknown_version(path, f"image {number:,}", error) from error
 
 
 def read_numbered(path: Path, file_of: Callable[[str], str]) -> Annotations:
@@ -153,7 +153,7 @@ def read_numbered(path: Path, file_of: Callable[[str], str]) -> Annotations:
     return Annotations.of({image: image for image, _, _ in triples}, triples)
 
 
-def listed(data: Any, key: str, path: Path) -> list[Any]:
+def json_list(data: Any, key: str, path: Path) -> list[Any]:
     """The list of that key in a JSON file's object.
 
     Raises:
@@ -176,7 +176,7 @@ def add_image(files: dict[str, str], image: str, file: str, path: Path) -> None:
     files[image] = file
 
 
-def other_version(path: Path, where: str, error: Exception) -> CorpusError:
+def unknown_version(path: Path, where: str, error: Exception) -> CorpusError:
     """What to say of an entry that lacks a field, or has another kind of value there."""
     lack = f"has no {error}" if isinstance(error, KeyError) else f"has another form ({error})"
     return CorpusError(f"{path}, {where}, {lack}: the file is of another version.")

@@ -12,14 +12,14 @@ from typing import Any
 
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet
 from llm2clip_search.benchmarks.datasets.folders import (
-    distinct,
-    existing,
+    first_existing,
     images_in,
     read_json,
     read_lines,
     retrieval_set,
+    unique_ids,
 )
-from llm2clip_search.corpora.tables import rows
+from llm2clip_search.corpora.tables import table_rows
 from llm2clip_search.errors import CorpusError
 
 SHAREGPT4V = "share-captioner_coco_lcs_sam_1246k_1107.json"
@@ -57,7 +57,7 @@ def read_sharegpt4v(root: Path, split: str, langs: Sequence[str]) -> RetrievalSe
         split=split,
         images=images,
         captions={"en": pairs},
-        published=SHAREGPT4V_COUNT,
+        expected_images=SHAREGPT4V_COUNT,
         notes=(
             f"These are the first 1,000 entries of {SHAREGPT4V}; models that were trained on others of its "
             "entries have met captions of the same writer.",
@@ -106,7 +106,7 @@ def read_urban1k(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
     Raises:
         CorpusError: captions or images without the other, or a file that is no text in UTF-8.
     """
-    texts, folder = existing(root, "caption", "captions"), existing(root, "image", "images")
+    texts, folder = first_existing(root, "caption", "captions"), first_existing(root, "image", "images")
     names = sorted((path.stem for path in texts.glob("*.txt")), key=lambda stem: (len(stem), stem))
     images = images_in(folder, {name: f"{name}.jpg" for name in names}, what="Urban1k")
     if alone := {path.stem for path in folder.glob("*.jpg")} - set(names):
@@ -117,7 +117,7 @@ def read_urban1k(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
         split=split,
         images=images,
         captions={"en": pairs},
-        published=1000,
+        expected_images=1000,
         notes=("Only the first line of each caption is read, as by Long-CLIP and LLM2CLIP.",),
     )
 
@@ -129,8 +129,8 @@ def read_docci(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
         CorpusError: a row without its keys, an id that is there twice, or images that are missing.
     """
     path = root / "docci_descriptions.jsonlines"
-    found = [row for _, row in rows(path, ("split", "image_file", "description")) if row["split"] == split]
-    names = distinct([str(row["image_file"]) for row in found], f"Split {split!r} of {path}")
+    found = [row for _, row in table_rows(path, ("split", "image_file", "description")) if row["split"] == split]
+    names = unique_ids([str(row["image_file"]) for row in found], f"Split {split!r} of {path}")
     notes = (
         ("LLM2CLIP's text tells of 1.5K images, its code takes every row of split test as here: 5,000.",)
         if split == "test"
@@ -141,7 +141,7 @@ def read_docci(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
         split=split,
         images=images_in(root / "images", {name: name for name in names}, what="DOCCI"),
         captions={"en": [(str(row["image_file"]), str(row["description"])) for row in found]},
-        published=5000 if split == "test" else 0,
+        expected_images=5000 if split == "test" else 0,
         notes=notes,
     )
 
@@ -160,10 +160,10 @@ def read_iiw(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
     files: dict[str, str] = {}
     for part in parts:
         key, folders, _ = IIW_PARTS[part]
-        path = existing(root, f"datasets/{part}/data.jsonl", f"{part}/data.jsonl")
-        found = [row for _, row in rows(path, (key, "IIW"))]
-        folder = existing(root, *folders).name
-        for name in distinct([str(row[key]) for row in found], str(path)):
+        path = first_existing(root, f"datasets/{part}/data.jsonl", f"{part}/data.jsonl")
+        found = [row for _, row in table_rows(path, (key, "IIW"))]
+        folder = first_existing(root, *folders).name
+        for name in unique_ids([str(row[key]) for row in found], str(path)):
             files[name] = f"{folder}/{name}" if "." in name else f"{folder}/{name}.jpg"
         pairs += [(str(row[key]), str(row["IIW"])) for row in found]
     return retrieval_set(
@@ -171,7 +171,7 @@ def read_iiw(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
         split=split,
         images=images_in(root, files, what="ImageInWords"),
         captions={"en": pairs},
-        published=sum(IIW_PARTS[part][2] for part in parts),
+        expected_images=sum(IIW_PARTS[part][2] for part in parts),
     )
 
 
@@ -188,8 +188,8 @@ def read_dci(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
     wanted = ("train", "valid", "test") if split == "all" else (split,)
     if not isinstance(splits, dict) or any(not isinstance(splits.get(part), list) for part in wanted):
         raise CorpusError(f"{base / 'splits.json'} lists no {' or '.join(wanted)}.")
-    names = distinct([str(name) for part in wanted for name in splits[part]], str(base / "splits.json"))
-    folder = existing(base, "annotations", "complete")
+    names = unique_ids([str(name) for part in wanted for name in splits[part]], str(base / "splits.json"))
+    folder = first_existing(base, "annotations", "complete")
     pairs = []
     for name in names:
         # The masks make an annotation large, and JSON cannot be read in part: a minute for all 7,805.
@@ -202,7 +202,7 @@ def read_dci(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
         split=split,
         images=images_in(base / "photos", {image: image for image, _ in pairs}, what="Densely Captioned Images"),
         captions={"en": pairs},
-        published=_DCI_COUNTS.get(split, 0),
+        expected_images=_DCI_COUNTS.get(split, 0),
         notes=("A caption is short_caption and extra_caption as one; those of masks are not read.",),
     )
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from llm2clip_search.benchmarks.datasets.base import ALL_LANGS, DatasetInfo, RetrievalSet
 from llm2clip_search.benchmarks.datasets.folders import (
-    distinct,
-    existing,
+    captions_by_line,
+    first_existing,
     images_in,
-    lines_of_images,
     read_ids,
     retrieval_set,
+    unique_ids,
 )
 from llm2clip_search.corpora.image_files import ImageFiles
-from llm2clip_search.corpora.tables import rows
+from llm2clip_search.corpora.tables import table_rows
 from llm2clip_search.errors import CorpusError
 
 XTD10_LANGS = ("en", "de", "fr", "es", "it", "jp", "ko", "pl", "ru", "tr", "zh")
@@ -45,7 +45,9 @@ def read_multi30k(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
     Raises:
         CorpusError: files that are missing, of unequal lengths or no UTF-8, or images that are missing.
     """
-    data = existing(root, "data/task2", "task2") if split == _TASK2 else existing(root, "data/task1", "task1")
+    data = (
+        first_existing(root, "data/task2", "task2") if split == _TASK2 else first_existing(root, "data/task1", "task1")
+    )
     if split == _TASK2:
         if other := [lang for lang in langs if lang not in _TASK2_LANGS]:
             raise CorpusError(f"Task 2 of Multi30k has no captions in {other[0]!r}; it has {', '.join(_TASK2_LANGS)}.")
@@ -57,16 +59,16 @@ def read_multi30k(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
         stems = {lang: [f"raw/{split}.{lang}"] for lang in langs}
         note = "Captions are those of task 1: one an image, in English, and its translations."
     captions = {
-        lang: [pair for stem in found for pair in lines_of_images(ids, existing(data, f"{stem}.gz", stem))]
+        lang: [pair for stem in found for pair in captions_by_line(ids, first_existing(data, f"{stem}.gz", stem))]
         for lang, found in stems.items()
     }
-    folder = existing(root, "flickr30k-images", "flickr30k_images", "images")
+    folder = first_existing(root, "flickr30k-images", "flickr30k_images", "images")
     return retrieval_set(
         name="multi30k",
         split=split,
         images=images_in(folder, {name: name for name in ids}, what="Multi30k"),
         captions=captions,
-        published=_MULTI30K_COUNTS[split],
+        expected_images=_MULTI30K_COUNTS[split],
         notes=(note,),
     )
 
@@ -81,14 +83,14 @@ def read_xtd10(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
     captions = {}
     for lang in langs:
         # German and French come from MIC, Japanese from STAIR: two older sets over the same images.
-        path = existing(root, *(f"{source}/test_1kcaptions_{lang}.txt" for source in ("XTD10", "MIC", "STAIR")))
-        captions[lang] = lines_of_images(names, path)
+        path = first_existing(root, *(f"{source}/test_1kcaptions_{lang}.txt" for source in ("XTD10", "MIC", "STAIR")))
+        captions[lang] = captions_by_line(names, path)
     return retrieval_set(
         name="xtd10",
         split=split,
         images=_xtd_images(root, names),
         captions=captions,
-        published=1000,
+        expected_images=1000,
         notes=(_XTD_NOTE,),
     )
 
@@ -111,13 +113,13 @@ def read_xtd200(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
                 f"{data} has captions in {len(there)} languages but not in {lang!r}; "
                 f"it has {', '.join(near)} and others."
             )
-        captions[lang] = lines_of_images(names, path)
+        captions[lang] = captions_by_line(names, path)
     return retrieval_set(
         name="xtd200",
         split=split,
         images=_xtd_images(root, names),
         captions=captions,
-        published=1000,
+        expected_images=1000,
         notes=("Captions are NLLB's translations, not people's.", _XTD_NOTE),
     )
 
@@ -139,7 +141,7 @@ def read_crossmodal3600(root: Path, split: str, langs: Sequence[str]) -> Retriev
     path = root / "captions.jsonl"
     keys: list[str] = []
     captions: dict[str, list[tuple[str, str]]] = {lang: [] for lang in langs}
-    for where, row in rows(path, ("image/key", *langs)):
+    for where, row in table_rows(path, ("image/key", *langs)):
         key = str(row["image/key"])
         keys.append(key)
         for lang in langs:
@@ -147,13 +149,13 @@ def read_crossmodal3600(root: Path, split: str, langs: Sequence[str]) -> Retriev
             if not isinstance(texts, list):
                 raise CorpusError(f"{where} has no list of captions in {lang!r}: it is of another version.")
             captions[lang] += [(key, str(text)) for text in texts]
-    files = {key: f"{key}.jpg" for key in distinct(keys, str(path))}
+    files = {key: f"{key}.jpg" for key in unique_ids(keys, str(path))}
     return retrieval_set(
         name="crossmodal3600",
         split=split,
         images=images_in(root / "images", files, what="Crossmodal-3600"),
         captions=captions,
-        published=3600,
+        expected_images=3600,
         notes=("All captions are read, about two an image; CLIP_benchmark reads the first: --captions-per-image 1.",),
     )
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
 from llm2clip_search.corpora.image_files import ImageFiles
-from llm2clip_search.corpora.tables import rows
+from llm2clip_search.corpora.tables import table_rows
 from llm2clip_search.errors import CorpusError
 
-CAPTIONS = "captions.csv.gz"
+CAPTION_FILE = "captions.csv.gz"
 
 
 def read_multilingual_flickr8k(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
@@ -20,11 +20,11 @@ def read_multilingual_flickr8k(root: Path, split: str, langs: Sequence[str]) -> 
     Raises:
         CorpusError: shards or captions that are missing or damaged.
     """
-    captions = {lang: read_captions(root, split=split, lang=lang) for lang in langs}
-    return RetrievalSet(name="flickr8k", split=split, images=read_images(root, split=split), captions=captions)
+    captions = {lang: read_flickr8k_captions(root, split=split, lang=lang) for lang in langs}
+    return RetrievalSet(name="flickr8k", split=split, images=read_flickr8k_images(root, split=split), captions=captions)
 
 
-def read_captions(root: Path, *, split: str, lang: str) -> Captions:
+def read_flickr8k_captions(root: Path, *, split: str, lang: str) -> Captions:
     """Captions of a split in one language, in the file's order, empty ones left out.
 
     Raises:
@@ -33,15 +33,15 @@ def read_captions(root: Path, *, split: str, lang: str) -> Captions:
     wanted = ("image_id", "split", "lang", "caption")
     found = [
         (str(row["image_id"]), text)
-        for _, row in rows(root / CAPTIONS, wanted)
+        for _, row in table_rows(root / CAPTION_FILE, wanted)
         if row["split"] == split and row["lang"] == lang and (text := (row["caption"] or "").strip())
     ]
     if not found:
-        raise CorpusError(f"{root / CAPTIONS} has no captions of split {split!r} in language {lang!r}.")
+        raise CorpusError(f"{root / CAPTION_FILE} has no captions of split {split!r} in language {lang!r}.")
     return Captions.of(found)
 
 
-def read_images(root: Path, *, split: str) -> ImageFiles:
+def read_flickr8k_images(root: Path, *, split: str) -> ImageFiles:
     """The images of a split, by the names that the captions use.
 
     Raises:

@@ -12,9 +12,9 @@ import numpy as np
 
 from llm2clip_search.base.memory import peak_bytes
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.evaluation.measures import measures
+from llm2clip_search.evaluation.measures import ranking_measures
 from llm2clip_search.evaluation.metrics import KS, retrieval_ranks
-from llm2clip_search.evaluation.statistics import intervals
+from llm2clip_search.evaluation.statistics import recall_intervals
 
 COCO_IMAGES = 5000
 COCO_CAPTIONS = 25010
@@ -80,9 +80,9 @@ def evaluate_random(
     marks = [time.perf_counter()]
     ranks = retrieval_ranks(image_vectors, caption_vectors, image_of)
     marks.append(time.perf_counter())
-    further = measures(image_vectors, caption_vectors, image_of, ranks)
+    further = ranking_measures(image_vectors, caption_vectors, image_of, ranks)
     marks.append(time.perf_counter())
-    bounds = intervals(ranks, image_of)
+    bounds = recall_intervals(ranks, image_of)
     marks.append(time.perf_counter())
     ranks_seconds, measures_seconds, intervals_seconds = np.diff(marks).tolist()
     return EvaluationSpeed(
@@ -101,7 +101,7 @@ def evaluate_random(
 
 
 def chance_recalls(images: int, captions_of: np.ndarray) -> dict[str, float]:
-    """Expected recalls of a random order, keys as of `metrics.Ranks.recalls`.
+    """Expected recalls of a random order, keys as of `metrics.RetrievalRanks.recalls`.
 
     A caption's image is among k of n with probability k / n. Of an image's m captions none is among k of n with
     ``prod over i < k of (n - m - i) / (n - i)``.

@@ -21,7 +21,7 @@ from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers import IndexConfig, index_folder
 from llm2clip_search.store import Snapshot
 
-CAPTIONS = tuple(
+QUERY_CAPTIONS = tuple(
     f"{who} {what} {where}, while {other} from a distance under a grey sky"
     for who in ("A black dog", "A small child in a red jacket", "An old man with a long beard", "A group of hikers")
     for what in ("runs through shallow water", "climbs a wet rock", "waits in front of a shop", "jumps over a fence")
@@ -32,7 +32,7 @@ CAPTIONS = tuple(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedResult:
+class IndexSpeed:
     """Medians over rounds, all from one run on one machine, with the files in the page cache."""
 
     images: int
@@ -58,20 +58,20 @@ class SpeedResult:
     cold: float
     """Seconds of a ``query`` command in a process of its own: start-up, opening the index, loading the text tower."""
     text_tower: float
-    """Captions a second of the text tower, of `CAPTIONS`, tokenised."""
+    """Captions a second of the text tower, of `QUERY_CAPTIONS`, tokenised."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def measure_speed(
+def measure_index_speed(
     encoder: Encoder,
     folder: Path,
     *,
     rounds: int,
     batch_size: int = 32,
     query_options: Sequence[str] = (),
-) -> SpeedResult:
+) -> IndexSpeed:
     """Measure each stage alone, then the indexer and queries, ``rounds`` times in turn.
 
     Args:
@@ -84,7 +84,7 @@ def measure_speed(
     stages = _Stages.measure(encoder, folder, config)
     pixels = stages.pixels
     encoder.encode_pixels(pixels[:batch_size])  # loads and warms the tower
-    encoder.encode_texts(CAPTIONS[:1])
+    encoder.encode_texts(QUERY_CAPTIONS[:1])
     taken: dict[str, list[float]] = {}
     for round_ in range(rounds):
         stages = _Stages.measure(encoder, folder, config)
@@ -92,13 +92,13 @@ def measure_speed(
             "read": stages.images / stages.read,
             "decode": stages.decoded / stages.decode,
             "tower": len(pixels) / _seconds(lambda: _embed(encoder, pixels, batch_size)),
-            "text_tower": len(CAPTIONS) / _seconds(lambda: encoder.encode_texts(CAPTIONS)),
+            "text_tower": len(QUERY_CAPTIONS) / _seconds(lambda: encoder.encode_texts(QUERY_CAPTIONS)),
             **_indexed_and_asked(encoder, folder, config, query_options, round_),
         }
         for name, value in measured.items():
             taken.setdefault(name, []).append(value)
     medians = {name: statistics.median(values) for name, values in taken.items()}
-    return SpeedResult(
+    return IndexSpeed(
         images=stages.images,
         rounds=rounds,
         slowest=min(("tower", "read", "decode", "write"), key=medians.__getitem__),
@@ -166,7 +166,7 @@ def _indexed_and_asked(
         again = index_folder(folder, encoder=encoder, index=scratch / "index", config=config)
         opened = SearchIndex(Snapshot(scratch / "index"), encoder)
         # Another caption each round, so that nothing of it can be remembered.
-        warm = _seconds(lambda: opened.query(f"{CAPTIONS[0]}, picture {round_}"))
+        warm = _seconds(lambda: opened.query(f"{QUERY_CAPTIONS[0]}, picture {round_}"))
         return {
             "write": done.indexed / done.seconds["write"],
             "index": done.indexed / done.elapsed,
@@ -181,7 +181,7 @@ def _indexed_and_asked(
 
 def _query_in_a_process(index: Path, options: Sequence[str]) -> None:
     """Raises CorpusError with the last line that the command wrote when it fails."""
-    command = [sys.executable, "-m", "llm2clip_search", "query", CAPTIONS[0], "--index", str(index), "--paths"]
+    command = [sys.executable, "-m", "llm2clip_search", "query", QUERY_CAPTIONS[0], "--index", str(index), "--paths"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix("error: ")

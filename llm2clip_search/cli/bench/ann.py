@@ -74,14 +74,9 @@ def bench_ann(
 
 
 def _print(result: "AnnResult") -> None:
-    from rich.table import Table
-
     about = f"{result.rows:,} vectors of {result.dim} dimensions, {result.queries:,} queries ({result.vectors})"
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("index", "setting"):
-        table.add_column(column)
-    for column in (f"recall@{result.k}", "queries/s", "p50 ms", "p95 ms", "p99 ms", "memory", "build"):
-        table.add_column(column, justify="right")
+    measured = (f"recall@{result.k}", "queries/s", "p50 ms", "p95 ms", "p99 ms", "memory", "build")
+    table = console.table("index", "setting", *measured, left=("index", "setting"))
     for cells in _rows(result):
         table.add_row(*cells)
     console.out.print(about)

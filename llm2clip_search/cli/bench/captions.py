@@ -1,7 +1,7 @@
 """``llm2clip-search bench captions``: do captions of one image find each other?"""
 
-import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,17 +15,18 @@ from llm2clip_search.cli.bench.measured import (
     LangName,
     NoCache,
     SplitName,
-    kept_in,
-    open_dataset,
-    warn_of_training,
+    open_measured,
+    print_rows,
 )
 from llm2clip_search.cli.options import Device, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.table import Table
 
     from llm2clip_search.benchmarks.datasets.base import RetrievalSet
+    from llm2clip_search.evaluation.caption_retrieval import LanguagePair
 
     Embed = Callable[[Sequence[str]], np.ndarray]
 
@@ -56,45 +57,47 @@ def bench_captions(
 
     [dim]llm2clip-search bench captions flickr8k --root ./flickr8k --langs en,de,zh[/dim]
     """
-    from llm2clip_search.benchmarks.embedding import embed_captions
-    from llm2clip_search.encoders import load_encoder
     from llm2clip_search.errors import CorpusError
 
     wanted = tuple(dict.fromkeys(name for name in langs.split(",") if name))
     if langs and (lang or len(wanted) < 2):
         raise CorpusError("--langs takes two languages or more; --lang, alone, takes one.")
-    found = open_dataset(dataset, root, split=split, langs=langs or lang)
+    (measured,) = open_measured(
+        [dataset],
+        root,
+        split=split,
+        langs=langs or lang,
+        model=model,
+        runtime=runtime,
+        device=device,
+        cache=cache,
+        no_cache=no_cache,
+    )
     embedders: dict[str, Embed] = {}
     if llm is not None:
         from llm2clip_search.encoders.placement import pick_device
         from llm2clip_search.training.tasks.llm_folder import read_llm
 
         embedders[f"LLM in {llm}"] = read_llm(llm).embedder(pick_device(device)).unit
-    encoder = load_encoder(model, runtime=runtime, device=device)
-    warn_of_training(encoder, found)
     with ProgressBar() as progress:
-        embedders[f"text tower of {model}"] = lambda texts: embed_captions(
-            encoder, texts, cache=kept_in(cache, no_cache), progress=progress
-        )
+        embedders[f"text tower of {model}"] = lambda texts: measured.embed_captions(texts, progress)
         if wanted:
-            _across(found, embedders, json_output)
+            _across(measured.dataset, embedders, json_output)
         else:
-            _within(found, embedders, json_output)
+            _within(measured.dataset, embedders, json_output)
 
 
 def _within(found: "RetrievalSet", embedders: "dict[str, Embed]", json_output: bool) -> None:
-    from rich.table import Table
-
     from llm2clip_search.benchmarks.sentence_baselines import minilm, tf_idf
     from llm2clip_search.errors import CorpusError, ModelError
-    from llm2clip_search.evaluation.caption_retrieval import caption_retrieval
+    from llm2clip_search.evaluation.caption_retrieval import caption_retrieval_accuracy
 
     ((lang, captions),) = found.captions.items()
     image_of = captions.rows_in(list(found.images))
-    measured = {}
+    measured: dict[str, float] = {}
     for name, embed in {"TF-IDF over words": tf_idf, "all-MiniLM-L6-v2": minilm, **embedders}.items():
         try:
-            measured[name] = caption_retrieval(embed(captions.texts), image_of)
+            measured[name] = caption_retrieval_accuracy(embed(captions.texts), image_of)
         except ModelError as error:
             if name in embedders:
                 raise
@@ -103,46 +106,50 @@ def _within(found: "RetrievalSet", embedders: "dict[str, Embed]", json_output: b
             raise CorpusError(
                 f"Split {found.split!r} of {found.name} in {lang!r} cannot be measured: {error}."
             ) from error
-    with console.results():
-        if json_output:
-            for name, accuracy in measured.items():
-                row = {"encoder": name, "caption_retrieval": accuracy, "language": lang, "split": found.split}
-                print(json.dumps({**row, "dataset": found.name}, ensure_ascii=False))
-            return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("encoder")
-        table.add_column("top-1", justify="right")
+
+    def table() -> "Table":
+        made = console.table("encoder", "top-1", left=("encoder",))
         for name, accuracy in measured.items():
-            table.add_row(name, f"{100 * accuracy:.1f} %")
-        console.out.print(table)
+            made.add_row(name, f"{100 * accuracy:.1f} %")
+        return made
+
+    rows = (
+        {
+            "encoder": name,
+            "caption_retrieval": accuracy,
+            "language": lang,
+            "split": found.split,
+            "dataset": found.name,
+        }
+        for name, accuracy in measured.items()
+    )
+    print_rows(rows, table, json_output=json_output)
 
 
 def _across(found: "RetrievalSet", embedders: "dict[str, Embed]", json_output: bool) -> None:
-    from rich.table import Table
-
-    from llm2clip_search.evaluation.caption_retrieval import every_pair
-    from llm2clip_search.evaluation.metrics import KS
+    from llm2clip_search.evaluation.caption_retrieval import language_pair_recalls
 
     images = list(found.images)
     image_of = {lang: captions.rows_in(images) for lang, captions in found.captions.items()}
     for name, embed in embedders.items():
-        pairs = every_pair({lang: embed(captions.texts) for lang, captions in found.captions.items()}, image_of)
-        with console.results():
-            if json_output:
-                for pair in pairs:
-                    row = {"encoder": name, "dataset": found.name, "split": found.split, **pair.to_dict()}
-                    print(json.dumps(row, ensure_ascii=False), flush=True)
-                continue
-            cells = {
-                (pair.query_language, pair.gallery_language): " / ".join(
-                    f"{100 * pair.metrics[f'caption_retrieval_recall@{k}']:.1f}" for k in KS
-                )
-                for pair in pairs
-            }
-            table = Table(title=f"{name}: caption_retrieval_recall@{' / '.join(map(str, KS))}, %")
-            table.title_justify, table.box, table.pad_edge = "left", None, False
-            for column in ("from / to", *image_of):
-                table.add_column(column)
-            for asking in image_of:
-                table.add_row(asking, *(cells.get((asking, searched), "") for searched in image_of))
-            console.out.print(table)
+        vectors = {lang: embed(captions.texts) for lang, captions in found.captions.items()}
+        pairs = language_pair_recalls(vectors, image_of)
+        rows = ({"encoder": name, "dataset": found.name, "split": found.split, **pair.to_dict()} for pair in pairs)
+        print_rows(rows, partial(_pairs_table, name, list(image_of), pairs), json_output=json_output)
+
+
+def _pairs_table(name: str, langs: "Sequence[str]", pairs: "Sequence[LanguagePair]") -> "Table":
+    """Recalls from the language of a row to that of a column."""
+    from llm2clip_search.evaluation.metrics import KS
+
+    cells = {
+        (pair.query_language, pair.gallery_language): " / ".join(
+            f"{100 * pair.metrics[f'caption_retrieval_recall@{k}']:.1f}" for k in KS
+        )
+        for pair in pairs
+    }
+    title = f"{name}: caption_retrieval_recall@{' / '.join(map(str, KS))}, %"
+    table = console.table("from / to", *langs, left=("from / to", *langs), title=title)
+    for asking in langs:
+        table.add_row(asking, *(cells.get((asking, searched), "") for searched in langs))
+    return table

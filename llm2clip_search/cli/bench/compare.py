@@ -1,19 +1,19 @@
 """``llm2clip-search bench compare``: is one encoder better than another, or is it chance?"""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.bench.measured import print_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.table import Table
 
-    from llm2clip_search.benchmarks.compare import Difference
+    from llm2clip_search.benchmarks.compare import RecallDifference
 
 
 def bench_compare(
@@ -27,33 +27,26 @@ def bench_compare(
 
     [dim]llm2clip-search bench compare nano.json clip.json[/dim]
     """
-    from llm2clip_search.benchmarks.compare import compare, part_name
+    from llm2clip_search.benchmarks.compare import compare_runs, subset_name
     from llm2clip_search.benchmarks.results import read_results
 
-    found = compare(read_results(a), read_results(b))
+    found = compare_runs(read_results(a), read_results(b))
     for path, parts in ((a, found.only_a), (b, found.only_b)):
         if parts:
-            console.warn(f"only {path} has {', '.join(map(part_name, parts))}.")
-    with console.results():
-        if json_output:
-            for row in found.differences:
-                print(json.dumps(row.to_dict(), ensure_ascii=False))
-            return
-        models = {model for row in found.differences for model in (row.model_a, row.model_b)}
-        console.out.print(_table(found.differences, (a, b), named=len(models) == 2))
+            console.warn(f"only {path} has {', '.join(map(subset_name, parts))}.")
+    models = {model for row in found.differences for model in (row.model_a, row.model_b)}
+    print_rows(
+        (row.to_dict() for row in found.differences),
+        lambda: _table(found.differences, (a, b), named=len(models) == 2),
+        json_output=json_output,
+    )
 
 
-def _table(rows: "Sequence[Difference]", files: tuple[Path, Path], *, named: bool) -> "Table":
+def _table(rows: "Sequence[RecallDifference]", files: tuple[Path, Path], *, named: bool) -> "Table":
     """Columns are headed by the models, or by the files where these do not tell them apart."""
-    from rich.table import Table
-    from rich.text import Text
-
     first, second = (rows[0].model_a, rows[0].model_b) if named else map(str, files)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("data set", "language", "metric"):
-        table.add_column(column)
-    for column in (first, second, "difference", "95 %", "p"):
-        table.add_column(Text(column), justify="right")
+    left = ("data set", "language", "metric")
+    table = console.table(*left, first, second, "difference", "95 %", "p", left=left)
     before = None
     for row in rows:
         part = (f"{row.dataset} {row.split}", row.language)

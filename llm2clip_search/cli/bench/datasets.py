@@ -16,8 +16,6 @@ def bench_datasets(
 
     [dim]llm2clip-search bench datasets flickr30k[/dim]
     """
-    from rich.table import Table
-
     from llm2clip_search.benchmarks.datasets.registry import DATASETS, find_dataset
 
     with console.results():
@@ -29,9 +27,8 @@ def bench_datasets(
             console.out.print("how to get it (ROOT is the folder that --root names):")
             console.out.print(info.fetch, markup=False)
             return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("name", "data set", "splits", "languages"):
-            table.add_column(column)
+        columns = ("name", "data set", "splits", "languages")
+        table = console.table(*columns, left=columns)
         for info in DATASETS.values():
             langs = ", ".join(info.langs) if len(info.langs) <= 12 else f"{len(info.langs)} languages"
             table.add_row(info.name, info.title, ", ".join(info.splits), langs)

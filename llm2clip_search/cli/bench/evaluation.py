@@ -38,17 +38,12 @@ def bench_evaluation(
 
 
 def _print(done: "EvaluationSpeed") -> None:
-    from rich.table import Table
-
     console.out.print(
         f"{done.captions:,} captions x {done.images:,} images of {done.dim:,} dimensions: {done.seconds:.1f} s "
         f"(recalls {done.ranks_seconds:.1f}, measures {done.measures_seconds:.1f}, intervals "
         f"{done.intervals_seconds:.1f}), peak memory {done.peak_gb:.2f} GB"
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("figure")
-    for column in ("value", "95 % interval", "chance"):
-        table.add_column(column, justify="right")
+    table = console.table("figure", "value", "95 % interval", "chance", left=("figure",))
     for key, value in done.metrics.items():
         low, high = done.intervals[key]
         table.add_row(

@@ -10,13 +10,12 @@ from llm2clip_search.cli.bench.measured import (
     CacheFolder,
     DatasetName,
     DatasetRoot,
+    EncoderName,
     LangName,
     NoCache,
     SplitName,
-    demand_folder_of,
-    kept_in,
-    open_dataset,
-    warn_of_training,
+    check_output_file,
+    open_measured,
 )
 from llm2clip_search.cli.options import Device, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
@@ -26,7 +25,7 @@ def bench_failures(
     dataset: DatasetName,
     root: DatasetRoot,
     out: Annotated[Path, typer.Option(help="The page: one HTML file, thumbnails inside.")],
-    model: Annotated[str, typer.Option(help="As for query.")] = "nano",
+    model: EncoderName = "nano",
     split: SplitName = "",
     lang: LangName = "",
     count: Annotated[int, typer.Option(min=1, help="Queries shown of each kind: captions, and images.")] = 50,
@@ -42,21 +41,28 @@ def bench_failures(
     from rich.markup import escape
 
     from llm2clip_search.base.files import replace_file
-    from llm2clip_search.benchmarks.embedding import embed_captions, embed_images
-    from llm2clip_search.benchmarks.failures import both_ways
-    from llm2clip_search.benchmarks.failures_page import failures_page
-    from llm2clip_search.encoders import load_encoder
+    from llm2clip_search.benchmarks.missed_queries import worst_queries_both_ways
+    from llm2clip_search.benchmarks.missed_queries_page import missed_queries_page
 
-    demand_folder_of(out)
-    found = open_dataset(dataset, root, split=split, langs=lang)
+    check_output_file(out)
+    (measured,) = open_measured(
+        [dataset],
+        root,
+        split=split,
+        langs=lang,
+        model=model,
+        runtime=runtime,
+        device=device,
+        cache=cache,
+        no_cache=no_cache,
+    )
+    found = measured.dataset
     ((lang, captions),) = found.captions.items()
-    encoder = load_encoder(model, runtime=runtime, device=device)
-    warn_of_training(encoder, found)
     with ProgressBar() as progress:
-        images = embed_images(encoder, found.images, cache=kept_in(cache, no_cache), progress=progress)
-        texts = embed_captions(encoder, captions.texts, cache=kept_in(cache, no_cache), progress=progress)
-    by_captions, by_images = both_ways(images, texts, captions.rows_in(list(found.images)), count=count)
-    page = failures_page(found, lang, model=model, captions=by_captions, images=by_images)
+        images = measured.embed_images(progress)
+        texts = measured.embed_captions(captions.texts, progress)
+    by_captions, by_images = worst_queries_both_ways(images, texts, captions.rows_in(list(found.images)), count=count)
+    page = missed_queries_page(found, lang, model=model, captions=by_captions, images=by_images)
     replace_file(out, page.encode())
     with console.results():
         for kind, failures in (("captions", by_captions), ("images", by_images)):

@@ -1,7 +1,6 @@
 """``llm2clip-search bench lengths``: does an encoder lose on short queries?"""
 
-import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,21 +9,28 @@ from llm2clip_search.cli.bench.measured import (
     CacheFolder,
     DatasetName,
     DatasetRoot,
+    EncoderName,
     LangName,
     NoCache,
     SplitName,
-    kept_in,
-    open_dataset,
-    warn_of_training,
+    open_measured,
+    print_rows,
 )
 from llm2clip_search.cli.options import Device, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from llm2clip_search.benchmarks.query_length import LengthBucket
 
 
 def bench_lengths(
     dataset: DatasetName,
     root: DatasetRoot,
-    model: Annotated[str, typer.Option(help="As for query.")] = "nano",
+    model: EncoderName = "nano",
     split: SplitName = "",
     lang: LangName = "",
     cache: CacheFolder = None,
@@ -39,39 +45,43 @@ def bench_lengths(
 
     [dim]llm2clip-search bench lengths flickr8k --root ./flickr8k --lang de[/dim]
     """
-    from rich.table import Table
-
-    from llm2clip_search.benchmarks.embedding import embed_images
     from llm2clip_search.benchmarks.query_length import recall_by_length
-    from llm2clip_search.encoders import load_encoder
+
+    (measured,) = open_measured(
+        [dataset],
+        root,
+        split=split,
+        langs=lang,
+        model=model,
+        runtime=runtime,
+        device=device,
+        cache=cache,
+        no_cache=no_cache,
+    )
+    found = measured.dataset
+    (lang,) = found.captions
+    with ProgressBar() as progress:
+        images = measured.embed_images(progress)
+        buckets = recall_by_length(measured.encoder, found, lang, images, cache=measured.cache, progress=progress)
+    same = {"dataset": found.name, "split": found.split, "language": lang, "model": model}
+    rows = ({**same, **bucket.to_dict()} for bucket in buckets)
+    print_rows(rows, lambda: _table(buckets), json_output=json_output)
+
+
+def _table(buckets: "Sequence[LengthBucket]") -> "Table":
     from llm2clip_search.evaluation.metrics import KS
 
-    found = open_dataset(dataset, root, split=split, langs=lang)
-    (lang,) = found.captions
-    encoder = load_encoder(model, runtime=runtime, device=device)
-    warn_of_training(encoder, found)
-    with ProgressBar() as progress:
-        images = embed_images(encoder, found.images, cache=kept_in(cache, no_cache), progress=progress)
-        buckets = recall_by_length(encoder, found, lang, images, cache=kept_in(cache, no_cache), progress=progress)
-    with console.results():
-        if json_output:
-            for bucket in buckets:
-                row = {"dataset": found.name, "split": found.split, "language": lang, "model": model}
-                print(json.dumps({**row, **bucket.to_dict()}, ensure_ascii=False))
-            return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("series")
-        for column in ("words", "queries", "different", "tokens", "cut"):
-            table.add_column(column, justify="right")
-        table.add_column(f"image_retrieval R@{' / '.join(map(str, KS))}")
-        for before, bucket in zip([None, *buckets], buckets, strict=False):
-            table.add_row(
-                bucket.series if before is None or before.series != bucket.series else "",
-                bucket.words,
-                f"{bucket.queries:,}",
-                f"{bucket.different:,}",
-                f"{bucket.tokens:.1f}",
-                f"{bucket.cut:,}",
-                " / ".join(f"{100 * bucket.metrics[f'image_retrieval_recall@{k}']:.1f}" for k in KS),
-            )
-        console.out.print(table)
+    recalls = f"image_retrieval R@{' / '.join(map(str, KS))}"
+    columns = ("series", "words", "queries", "different", "tokens", "cut", recalls)
+    table = console.table(*columns, left=("series", recalls))
+    for before, bucket in zip([None, *buckets], buckets, strict=False):
+        table.add_row(
+            bucket.series if before is None or before.series != bucket.series else "",
+            bucket.words,
+            f"{bucket.queries:,}",
+            f"{bucket.different:,}",
+            f"{bucket.tokens:.1f}",
+            f"{bucket.cut:,}",
+            " / ".join(f"{100 * bucket.metrics[f'image_retrieval_recall@{k}']:.1f}" for k in KS),
+        )
+    return table

@@ -1,20 +1,29 @@
-"""What the commands of ``bench`` that measure a data set have in common: how it is named, opened and kept."""
+"""What the ``bench`` commands that measure an encoder on a data set share: options, opening and output."""
 
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llm2clip_search.cli import console
 
 if TYPE_CHECKING:
+    import numpy as np
+    from rich.console import RenderableType
+
+    from llm2clip_search.base.progress import Progress
     from llm2clip_search.benchmarks.datasets.base import RetrievalSet
     from llm2clip_search.encoders import Encoder
+    from llm2clip_search.encoders.towers import Runtime
 
 DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="A data set; bench datasets lists them.")]
 DatasetRoot = Annotated[
     Path, typer.Option("--root", help="Folder of the data set, or one that holds a folder NAME for it.")
 ]
+EncoderName = Annotated[str, typer.Option("--model", help="As for query.")]
 SplitName = Annotated[
     str, typer.Option("--split", help="Default: the data set's first, as papers print it.", show_default=False)
 ]
@@ -28,16 +37,72 @@ CacheFolder = Annotated[
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Embed anew, and keep nothing.")]
 
 
-def open_dataset(name: str, root: Path, *, split: str, langs: str) -> "RetrievalSet":
-    """A data set in ``ROOT/NAME``, or in the root itself where there is no such folder; languages with commas."""
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A data set and the encoder that is measured on it."""
+
+    dataset: "RetrievalSet"
+    encoder: "Encoder"
+    trained_on: str
+    """The line of the model's card that says it has seen this data; empty if none does."""
+    cache: Path | None
+    """Folder of cached embeddings; None to cache nothing."""
+
+    def embed_images(self, progress: "Progress") -> "np.ndarray":
+        """Embeddings of the gallery, float32 ``[n_images, dim]``; see `embedding.embed_images`."""
+        from llm2clip_search.benchmarks.embedding import embed_images
+
+        return embed_images(self.encoder, self.dataset.images, cache=self.cache, progress=progress)
+
+    def embed_captions(self, texts: Sequence[str], progress: "Progress") -> "np.ndarray":
+        """Embeddings of captions, float32 ``[n, dim]``; see `embedding.embed_captions`."""
+        from llm2clip_search.benchmarks.embedding import embed_captions
+
+        return embed_captions(self.encoder, texts, cache=self.cache, progress=progress)
+
+
+def open_measured(
+    datasets: Sequence[str],
+    root: Path,
+    *,
+    split: str,
+    langs: str,
+    model: str,
+    runtime: "Runtime",
+    device: str,
+    cache: Path | None,
+    no_cache: bool,
+) -> list[Measured]:
+    """Open data sets and load the encoder to measure; a note says where its card says that it has seen the data.
+
+    Args:
+        datasets: names; each is read from ``ROOT/NAME``, or from ``root`` itself if there is no such folder.
+        langs: language codes, separated by commas; empty for each data set's default.
+    """
     from llm2clip_search.benchmarks.datasets.registry import find_dataset
+    from llm2clip_search.benchmarks.embedding import default_cache
+    from llm2clip_search.benchmarks.retrieval import seen_in_training
+    from llm2clip_search.encoders import load_encoder
 
-    folder = root / name if (root / name).is_dir() else root
-    return find_dataset(name).open(folder, split=split, langs=[lang for lang in langs.split(",") if lang])
+    wanted = [lang for lang in langs.split(",") if lang]
+    infos = [find_dataset(name) for name in datasets]
+    opened = [
+        info.open(root / info.name if (root / info.name).is_dir() else root, split=split, langs=wanted)
+        for info in infos
+    ]
+    encoder = load_encoder(model, runtime=runtime, device=device)
+    folder = None if no_cache else cache or default_cache()
+    measured = []
+    for info, dataset in zip(infos, opened, strict=True):
+        seen = seen_in_training(info, dataset.split, encoder.training_data)
+        if seen:
+            console.warn(f"{encoder.name} was trained on {dataset.name} {dataset.split}: its card says {seen!r}.")
+        measured.append(Measured(dataset=dataset, encoder=encoder, trained_on=seen, cache=folder))
+    return measured
 
 
-def demand_folder_of(out: Path) -> None:
-    """Refuse a file to write whose folder is not there, before anything long begins."""
+def check_output_file(out: Path) -> None:
+    """Refuse a file to write whose folder does not exist, before anything long begins."""
     from llm2clip_search.errors import CorpusError
 
     if not out.parent.is_dir() or out.is_dir():
@@ -45,19 +110,11 @@ def demand_folder_of(out: Path) -> None:
         raise CorpusError(f"--out names the file to write, but {missing}.")
 
 
-def kept_in(cache: Path | None, no_cache: bool) -> Path | None:
-    """The folder that embeddings are kept in; None keeps none."""
-    from llm2clip_search.benchmarks.embedding import default_cache
-
-    return None if no_cache else cache or default_cache()
-
-
-def warn_of_training(encoder: "Encoder", found: "RetrievalSet") -> str:
-    """Say so where the model's card says that it has seen the split; returns what the card says."""
-    from llm2clip_search.benchmarks.datasets.registry import find_dataset
-    from llm2clip_search.benchmarks.retrieval import seen_in_training
-
-    seen = seen_in_training(find_dataset(found.name), found.split, encoder.training_data)
-    if seen:
-        console.warn(f"{encoder.name} was trained on {found.name} {found.split}: its card says {seen!r}.")
-    return seen
+def print_rows(rows: Iterable[Mapping[str, Any]], table: "Callable[[], RenderableType]", *, json_output: bool) -> None:
+    """Print results on stdout: one JSON object per row, or what ``table`` makes for people."""
+    with console.results():
+        if not json_output:
+            console.out.print(table())
+            return
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False), flush=True)

@@ -10,17 +10,18 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.bench.measured import (
     CacheFolder,
     DatasetRoot,
+    EncoderName,
     NoCache,
     SplitName,
-    demand_folder_of,
-    kept_in,
-    open_dataset,
-    warn_of_training,
+    check_output_file,
+    open_measured,
 )
 from llm2clip_search.cli.options import Device, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
 
     from llm2clip_search.benchmarks.datasets.base import RetrievalSet
@@ -32,7 +33,7 @@ def bench_retrieval(
         list[str], typer.Argument(metavar="NAME...", help="Data sets; bench datasets lists them.", show_default=False)
     ],
     root: DatasetRoot,
-    model: Annotated[str, typer.Option(help="As for query.")] = "nano",
+    model: EncoderName = "nano",
     split: SplitName = "",
     langs: Annotated[
         str, typer.Option(help="Languages, with commas, or all. Default: the data set's first.", show_default=False)
@@ -72,24 +73,31 @@ def bench_retrieval(
     """
     from llm2clip_search.benchmarks.results import write_results
     from llm2clip_search.benchmarks.retrieval import measure_retrieval
-    from llm2clip_search.encoders import load_encoder
 
     if out is not None:
-        demand_folder_of(out)
-    sets = [
-        _as_asked(open_dataset(name, root, split=split, langs=langs), captions_per_image, joined) for name in datasets
-    ]
-    encoder = load_encoder(model, runtime=runtime, device=device)
+        check_output_file(out)
+    select = _selection(captions_per_image, joined)
+    opened = open_measured(
+        datasets,
+        root,
+        split=split,
+        langs=langs,
+        model=model,
+        runtime=runtime,
+        device=device,
+        cache=cache,
+        no_cache=no_cache,
+    )
     results: list[RetrievalResult] = []
     with ProgressBar() as progress:
-        for found in sets:
+        for measured in opened:
             for result in measure_retrieval(
-                encoder,
-                found,
+                measured.encoder,
+                select(measured.dataset),
                 captions_per_image=f"joined {joined}" if joined else captions_per_image,
                 lower_case=lower_case,
-                trained_on=warn_of_training(encoder, found),
-                cache=kept_in(cache, no_cache),
+                trained_on=measured.trained_on,
+                cache=measured.cache,
                 progress=progress,
             ):
                 results.append(result)
@@ -105,31 +113,29 @@ def bench_retrieval(
                 console.out.print(f"[dim]{note}[/dim]")
 
 
-def _as_asked(found: "RetrievalSet", captions_per_image: str, joined: int) -> "RetrievalSet":
+def _selection(captions_per_image: str, joined: int) -> "Callable[[RetrievalSet], RetrievalSet]":
+    """What makes the captions that were asked for of a data set's own."""
     from llm2clip_search.errors import CorpusError
 
     if joined:
-        return found.changed(lambda captions: captions.joined(joined), f"{joined} captions of an image joined into one")
+        note = f"{joined} captions of an image joined into one"
+        return lambda found: found.changed(lambda captions: captions.joined(joined), note)
     if captions_per_image == "all":
-        return found
+        return lambda found: found
     if not captions_per_image.isdecimal() or captions_per_image == "0":
         raise CorpusError(f"--captions-per-image is all or a number from 1, not {captions_per_image!r}.")
     count = int(captions_per_image)
-    return found.changed(lambda captions: captions.first(count), f"at most {count} captions an image, the first ones")
+    note = f"at most {count} captions an image, the first ones"
+    return lambda found: found.changed(lambda captions: captions.first(count), note)
 
 
 def _table(results: "list[RetrievalResult]", *, against: bool) -> "Table":
-    from rich.table import Table
-
-    from llm2clip_search.benchmarks.paper import beside
+    from llm2clip_search.benchmarks.paper import headline_figures
     from llm2clip_search.evaluation.metrics import KS
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("data set", "language", "captions", "images"):
-        table.add_column(column, justify="left" if column in ("data set", "language") else "right")
-    for way in ("image_retrieval", "text_retrieval"):
-        table.add_column(f"{way} R@{' / '.join(map(str, KS))}")
-    table.add_column("95 % of R@1")
+    recalls = [f"{way} R@{' / '.join(map(str, KS))}" for way in ("image_retrieval", "text_retrieval")]
+    columns = ("data set", "language", "captions", "images", *recalls, "95 % of R@1")
+    table = console.table(*columns, left=[column for column in columns if column not in ("captions", "images")])
     for result in results:
         cells = [
             " / ".join(f"{100 * result.metrics[f'{way}_recall@{k}']:.1f}" for k in KS)
@@ -139,7 +145,7 @@ def _table(results: "list[RetrievalResult]", *, against: bool) -> "Table":
         cells.append("  ".join(f"{100 * low:.1f}-{100 * high:.1f}" for low, high in bounds))
         name = f"{result.dataset} {result.split}" + (" (trained on)" if result.trained_on else "")
         table.add_row(name, result.language, f"{result.captions:,}", f"{result.images:,}", *cells)
-        for figure in beside(result) if against else ():
+        for figure in headline_figures(result) if against else ():
             printed = [figure.printed(way) for way in ("image_retrieval", "text_retrieval")]
             table.add_row(f"[dim]  {figure.model}[/dim]", "", "", "", *printed, f"[dim]{figure.source}[/dim]")
     return table

@@ -10,7 +10,7 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.options import Device, RuntimeName
 
 if TYPE_CHECKING:
-    from llm2clip_search.benchmarks.perf.speed import SpeedResult
+    from llm2clip_search.benchmarks.perf.speed import IndexSpeed
 
 
 def bench_speed(
@@ -25,11 +25,13 @@ def bench_speed(
 
     [dim]llm2clip-search bench speed ./images[/dim]
     """
-    from llm2clip_search.benchmarks.perf.speed import measure_speed
+    from llm2clip_search.benchmarks.perf.speed import measure_index_speed
     from llm2clip_search.encoders import load_encoder
 
     encoder = load_encoder(model, runtime=runtime, device=device)
-    result = measure_speed(encoder, folder, rounds=rounds, query_options=("--runtime", runtime, "--device", device))
+    result = measure_index_speed(
+        encoder, folder, rounds=rounds, query_options=("--runtime", runtime, "--device", device)
+    )
     with console.results():
         if json_output:
             print(json.dumps(result.to_dict()))
@@ -37,7 +39,7 @@ def bench_speed(
             _print(result)
 
 
-def _print(result: "SpeedResult") -> None:
+def _print(result: "IndexSpeed") -> None:
     for name, rate in (("walk, read, hash", result.read), ("decode, resize", result.decode), ("write", result.write)):
         console.out.print(f"{name:18}  {rate:8.1f} images/s, {rate / result.tower:.2f} of the tower")
     console.out.print(f"vision tower alone  {result.tower:8.1f} images/s")

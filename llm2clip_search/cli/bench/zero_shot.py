@@ -1,16 +1,18 @@
 """``llm2clip-search bench zero-shot``: does an encoder tell classes apart that it knows by name only?"""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.bench.measured import EncoderName, print_rows
 from llm2clip_search.cli.options import Device, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
+    from rich.console import Group
+
     from llm2clip_search.benchmarks.zero_shot import ZeroShotResult
 
 SHOWN = 5
@@ -19,7 +21,7 @@ SHOWN = 5
 
 def bench_zero_shot(
     folder: Annotated[Path, typer.Argument(help="One subfolder a class, its images below.")],
-    model: Annotated[str, typer.Option(help="As for query.")] = "nano",
+    model: EncoderName = "nano",
     templates: Annotated[
         str, typer.Option(help="seven of CLIP's, plain ('a photo of a {}.'), or a file with one a line.")
     ] = "seven",
@@ -61,26 +63,20 @@ def bench_zero_shot(
         console.warn(f"{failure.path} is left out: {failure.reason}.")
     if len(result.failures) > SHOWN:
         console.warn(f"{len(result.failures) - SHOWN:,} more images are left out; --json names them all.")
-    with console.results():
-        if json_output:
-            print(json.dumps(result.to_dict(), ensure_ascii=False))
-        else:
-            _print(result)
+    print_rows([result.to_dict()], lambda: _table(result), json_output=json_output)
     if max_failures is not None and len(result.failures) > max_failures:
         console.say(f"{len(result.failures)} images failed, more than --max-failures {max_failures}.")
         raise typer.Exit(1)
 
 
-def _print(result: "ZeroShotResult") -> None:
+def _table(result: "ZeroShotResult") -> "Group":
+    """The metrics, and below them the classes with the lowest recall."""
+    from rich.console import Group
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("images", "classes", "templates", *result.metrics):
-        table.add_column(column, justify="right")
+    table = console.table("images", "classes", "templates", *result.metrics)
     cells = ["-" if value is None else f"{100 * value:.1f} %" for value in result.metrics.values()]
     table.add_row(f"{result.images:,}", f"{result.classes:,}", f"{len(result.templates)}", *cells)
-    console.out.print(table)
     worst = sorted(result.recalls.items(), key=lambda item: item[1])[:SHOWN]
     named = ", ".join(f"{name} {100 * recall:.1f} %" for name, recall in worst)
-    console.out.print(f"[dim]lowest recall: {escape(named)}[/dim]")
+    return Group(table, f"[dim]lowest recall: {escape(named)}[/dim]")

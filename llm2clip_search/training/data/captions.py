@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llm2clip_search.corpora.shards import find_files
-from llm2clip_search.corpora.tables import rows
+from llm2clip_search.corpora.tables import table_rows
 from llm2clip_search.errors import CorpusError
 
 LengthClass = Literal["short", "long"]
@@ -160,7 +160,7 @@ def held_out_photos(root: Path, held_out: Sequence[HeldOut]) -> set[str]:
         found = {
             photo_key(_image_id(row, split.image, where))
             for path in find_files(root, split.path)
-            for where, row in rows(path, (split.image, "split"))
+            for where, row in table_rows(path, (split.image, "split"))
             if row["split"] == split.split
         }
         if not found:
@@ -178,7 +178,7 @@ def _captions_of(
         columns.append((replace(source.columns[0], name=source.negatives), True))
     wanted = [column.name for column, _ in columns]
     wanted += [name for name in (source.image, "split" if source.split else "") if name]
-    items = ((where, row) for path in find_files(root, source.path) for where, row in rows(path, wanted))
+    items = ((where, row) for path in find_files(root, source.path) for where, row in table_rows(path, wanted))
     for item, (where, row) in enumerate(items):
         if source.split and row["split"] != source.split:
             continue

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.llm import CaptionLLM, load_llm
 from llm2clip_search.encoders.tokenization import LLMTokenizer
-from llm2clip_search.evaluation.caption_retrieval import caption_retrieval, queries_and_gallery
+from llm2clip_search.evaluation.caption_retrieval import caption_retrieval_accuracy, queries_and_gallery
 from llm2clip_search.training.data.pairs import CaptionPairs, Instructions, PairBatch
 from llm2clip_search.training.runtime.distributed import Ranks
 from llm2clip_search.training.runtime.gradcache import backward_in_parts, by_length, embed_by_length
@@ -148,10 +148,10 @@ class CaptionLLMTask:
         return pooled.float()
 
     def evaluate(self) -> dict[str, float]:
-        """Caption retrieval accuracy on dev; see `benchmarks.caption_retrieval`."""
+        """Caption retrieval accuracy on dev; see `benchmarks.caption_retrieval_accuracy`."""
         if self.dev is None:
             return {}
-        return {"caption_retrieval": caption_retrieval(self.embed_dev(), self.dev[1])}
+        return {"caption_retrieval": caption_retrieval_accuracy(self.embed_dev(), self.dev[1])}
 
     def similarities(self) -> Similarities | None:
         """Of dev's captions that ask and that answer in `evaluate`; None without a dev split."""

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2clip_search.benchmarks.datasets.base import Captions, DatasetInfo, RetrievalSet, digest
+from llm2clip_search.benchmarks.datasets.base import Captions, DatasetInfo, RetrievalSet, texts_digest
 from llm2clip_search.benchmarks.datasets.registry import DATASETS, find_dataset
-from llm2clip_search.corpora.image_files import ImageFiles, Place
+from llm2clip_search.corpora.image_files import ByteRange, ImageFiles
 from llm2clip_search.errors import CorpusError
 
 PAIRS = [("b", "One."), ("a", "Two"), ("b", "Three"), ("a", "Four!"), ("c", "Lonely")]
 
 
 def images(*names: str) -> ImageFiles:
-    return ImageFiles({name: Place(Path("shard.tar"), 0, 0) for name in names})
+    return ImageFiles({name: ByteRange(Path("shard.tar"), 0, 0) for name in names})
 
 
 def info(captions: Captions, gallery: ImageFiles) -> DatasetInfo:
@@ -52,7 +52,7 @@ def test_captions_of_an_image_are_joined() -> None:
 
 @given(st.lists(st.text(max_size=3), max_size=4), st.lists(st.text(max_size=3), max_size=4))
 def test_two_lists_of_texts_have_one_digest_only_if_they_are_equal(one: list[str], other: list[str]) -> None:
-    assert (digest(one) == digest(other)) == (one == other)
+    assert (texts_digest(one) == texts_digest(other)) == (one == other)
 
 
 def test_the_first_split_and_language_are_the_default(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm2clip_search.benchmarks.datasets.folders import (
-    existing,
+    captions_by_line,
+    first_existing,
     images_in,
-    lines_of_images,
     read_ids,
     read_json,
     read_lines,
@@ -38,12 +38,12 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> No
 def test_captions_are_stripped_and_empty_ones_left_out(tmp_path: Path) -> None:
     images = images_in(write_images(tmp_path, ["a", "b"]), {"a": "a", "b": "b"}, what="Toy")
     pairs = [("a", " One. \n"), ("a", " \t"), ("b", ""), ("a", "Two.")]
-    found = retrieval_set(name="toy", split="test", images=images, captions={"en": pairs}, published=3)
+    found = retrieval_set(name="toy", split="test", images=images, captions={"en": pairs}, expected_images=3)
     assert found.captions["en"].texts == ["One.", "Two."]
     assert found.captions["en"].caption_ids == ["a#0", "a#1"]
     assert list(found.images) == ["a", "b"]
     assert found.notes == ("This copy has 2 images, the published figures are over 3.",)
-    whole = retrieval_set(name="toy", split="test", images=images, captions={"en": pairs}, published=2)
+    whole = retrieval_set(name="toy", split="test", images=images, captions={"en": pairs}, expected_images=2)
     assert whole.notes == ()
 
 
@@ -69,9 +69,9 @@ def test_a_line_is_what_a_line_feed_ends(
 def test_lines_of_images_meet_by_order_and_must_be_as_many(tmp_path: Path) -> None:
     path = tmp_path / "t.de"
     path.write_text("Eins.\n\nDrei.\n", encoding="utf-8")
-    assert lines_of_images(["a", "b", "c"], path) == [("a", "Eins."), ("b", ""), ("c", "Drei.")]
+    assert captions_by_line(["a", "b", "c"], path) == [("a", "Eins."), ("b", ""), ("c", "Drei.")]
     with pytest.raises(CorpusError, match=r"t\.de has 3 lines for 2 images"):
-        lines_of_images(["a", "b"], path)
+        captions_by_line(["a", "b"], path)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,6 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 def test_the_first_name_that_is_there_is_taken(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "c").mkdir()
-    assert existing(tmp_path, "a", "b", "c") == tmp_path / "b"
+    assert first_existing(tmp_path, "a", "b", "c") == tmp_path / "b"
     with pytest.raises(CorpusError, match="holds no x or y"):
-        existing(tmp_path, "x", "y")
+        first_existing(tmp_path, "x", "y")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm2clip_search.benchmarks.paper import figures
+from llm2clip_search.benchmarks.paper import all_figures
 from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.catalogue import (
     PublishedModel,
@@ -174,7 +174,7 @@ def test_the_1b_checkpoints_file_holds_tower_and_adaptor_in_halves() -> None:
 
 def test_recalls_are_those_of_the_papers_table() -> None:
     """Both copies of a figure agree, this one and that of the benchmarks."""
-    printed = {(figure.source, figure.model, figure.dataset): figure.recalls for figure in figures()}
+    printed = {(figure.source, figure.model, figure.dataset): figure.recalls for figure in all_figures()}
     seen = 0
     for model in MODELS.values():
         for row in model.recalls:

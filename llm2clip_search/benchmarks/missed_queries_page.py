@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from llm2clip_search.benchmarks.datasets.base import RetrievalSet
-from llm2clip_search.benchmarks.failures import Failure, Failures, Found
+from llm2clip_search.benchmarks.missed_queries import MissedQueries, MissedQuery, ScoredItem
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.images import decode_upright, open_image
 from llm2clip_search.errors import ImageError
@@ -24,7 +24,9 @@ QUALITY = 80
 """Of a thumbnail's JPEG."""
 
 
-def failures_page(dataset: RetrievalSet, lang: str, *, model: str, captions: Failures, images: Failures) -> str:
+def missed_queries_page(
+    dataset: RetrievalSet, lang: str, *, model: str, captions: MissedQueries, images: MissedQueries
+) -> str:
     """The page, as HTML.
 
     Args:
@@ -61,7 +63,7 @@ class _Page:
         self._image_of = image_of
         self._thumbnails = _Thumbnails(dataset.images)
 
-    def whole(self, model: str, captions: Failures, images: Failures) -> str:
+    def whole(self, model: str, captions: MissedQueries, images: MissedQueries) -> str:
         split = f" {self._dataset.split}" if self._dataset.split else ""
         return _PAGE.substitute(
             title=escape(f"{model} on {self._dataset.name}{split}, {self._lang}: worst queries"),
@@ -72,7 +74,7 @@ class _Page:
             images="".join(self._image(number, one, images) for number, one in enumerate(images.worst, 1)),
         )
 
-    def _caption(self, number: int, failure: Failure, among: Failures) -> str:
+    def _caption(self, number: int, failure: MissedQuery, among: MissedQueries) -> str:
         """A caption that missed its image."""
         figures = [self._figure(found, right=found.row == failure.expected.row) for found in failure.found]
         return _CAPTION.substitute(
@@ -84,7 +86,7 @@ class _Page:
             found="".join(figures),
         )
 
-    def _image(self, number: int, failure: Failure, among: Failures) -> str:
+    def _image(self, number: int, failure: MissedQuery, among: MissedQueries) -> str:
         """An image that missed all its captions."""
         own = self._rows_of[failure.query]
         return _IMAGE.substitute(
@@ -106,7 +108,7 @@ class _Page:
         told = " (stands highest)" if right else ""
         return f"<li{mark}>{self._text(row)}{told}</li>"
 
-    def _figure(self, found: Found, *, right: bool) -> str:
+    def _figure(self, found: ScoredItem, *, right: bool) -> str:
         """An image of the gallery with its score and its first caption."""
         own = self._rows_of[found.row]
         caption = self._text(int(own[0])) if len(own) else ""
@@ -142,14 +144,14 @@ class _Thumbnails:
         return self._tags[image_id]
 
 
-def _facts(failure: Failure, among: Failures, name: str) -> str:
+def _facts(failure: MissedQuery, among: MissedQueries, name: str) -> str:
     return (
         f"expected at rank {failure.rank + 1:,} of {among.gallery:,}, score {failure.expected.score:.3f}; "
         f"first {failure.found[0].score:.3f} · {name}"
     )
 
 
-def _summary(failures: Failures, asked: str, expected: str, gallery: str) -> str:
+def _summary(failures: MissedQueries, asked: str, expected: str, gallery: str) -> str:
     worst = failures.worst
     shown = f"the {len(worst):,} worst are shown" if len(worst) < failures.missed else "all are shown"
     return (

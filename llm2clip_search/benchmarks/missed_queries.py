@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm2clip_search.evaluation.metrics import NEVER, ranks_of_best
+from llm2clip_search.base.vectors import top_k
+from llm2clip_search.evaluation.metrics import NEVER, cosine_scores, ranks_of_best
 
-FOUND = 5
+RETRIEVED = 5
 """Items of the gallery that are shown of each failure, the best placed ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class ScoredItem:
     """An item of the gallery."""
 
     row: int
@@ -20,23 +21,23 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class MissedQuery:
     """A query whose nearest item is a wrong one."""
 
     query: int
     """Its row among the queries."""
     rank: int
     """Of the expected item, from 0: so many others stand before it. The best placed one, where several are right."""
-    expected: Found
-    found: tuple[Found, ...]
+    expected: ScoredItem
+    found: tuple[ScoredItem, ...]
     """What stands first in its place, best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failures:
+class MissedQueries:
     """The worst queries, and what they were drawn from."""
 
-    worst: tuple[Failure, ...]
+    worst: tuple[MissedQuery, ...]
     """Farthest down first; of equals the lower row."""
     asked: int
     """Queries that expect something."""
@@ -53,8 +54,8 @@ def worst_queries(
     gallery_of: np.ndarray,
     *,
     count: int,
-    found: int = FOUND,
-) -> Failures:
+    found: int = RETRIEVED,
+) -> MissedQueries:
     """At most ``count`` queries whose expected item is not the nearest; those that expect nothing are left out.
 
     Args:
@@ -69,24 +70,24 @@ def worst_queries(
     rows = missed[np.argsort(-ranks[missed], kind="stable")][:count]
     worst = []
     for row in rows:
-        scores = gallery @ queries[row]
+        scores = cosine_scores(queries[[row]], gallery)
+        (retrieved,) = top_k(scores, found)[1].tolist()
         right = np.flatnonzero(gallery_of == query_of[row])
-        expected = right[scores[right].argmax()]
-        first = np.argsort(-scores, kind="stable")[:found]
+        expected = right[scores[0, right].argmax()]
         worst.append(
-            Failure(
+            MissedQuery(
                 query=int(row),
                 rank=int(ranks[row]),
-                expected=Found(row=int(expected), score=float(scores[expected])),
-                found=tuple(Found(row=int(item), score=float(scores[item])) for item in first),
+                expected=ScoredItem(row=int(expected), score=float(scores[0, expected])),
+                found=tuple(ScoredItem(row=item, score=float(scores[0, item])) for item in retrieved),
             )
         )
-    return Failures(worst=tuple(worst), asked=int(asked.sum()), missed=len(missed), gallery=len(gallery))
+    return MissedQueries(worst=tuple(worst), asked=int(asked.sum()), missed=len(missed), gallery=len(gallery))
 
 
-def both_ways(
-    images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, count: int, found: int = FOUND
-) -> tuple[Failures, Failures]:
+def worst_queries_both_ways(
+    images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, count: int, found: int = RETRIEVED
+) -> tuple[MissedQueries, MissedQueries]:
     """Captions that miss their image, then images that miss all their captions; see `worst_queries`.
 
     Args:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
-from llm2clip_search.benchmarks.failures import both_ways, worst_queries
-from llm2clip_search.benchmarks.failures_page import SIDE, failures_page, thumbnail
+from llm2clip_search.benchmarks.missed_queries import worst_queries, worst_queries_both_ways
+from llm2clip_search.benchmarks.missed_queries_page import SIDE, missed_queries_page, thumbnail
 from llm2clip_search.errors import ImageError
 from tests.support.galleries import gallery
 
@@ -53,7 +53,7 @@ def test_the_worst_are_those_whose_answer_stands_farthest_down(seed: int, asked:
 
 def test_an_image_without_captions_expects_nothing() -> None:
     eye = np.eye(3, dtype=np.float32)
-    by_captions, by_images = both_ways(eye, eye[[1, 0]], np.array([0, 1]), count=9)
+    by_captions, by_images = worst_queries_both_ways(eye, eye[[1, 0]], np.array([0, 1]), count=9)
     assert (by_captions.asked, by_captions.missed, by_captions.gallery) == (2, 2, 3)
     assert (by_images.asked, by_images.missed, by_images.gallery) == (2, 2, 2)
     assert [failure.query for failure in by_images.worst] == [0, 1]
@@ -93,8 +93,8 @@ def shown(tmp_path: Path) -> tuple[RetrievalSet, str]:
     path = tmp_path / "pictures" / "2.png"
     path.write_bytes(path.read_bytes()[:40] + b"\0" * (path.stat().st_size - 40))
     eye = np.eye(4, dtype=np.float32)
-    by_captions, by_images = both_ways(eye, eye[[1, 2, 3, 2]], np.array([0, 1, 2, 0]), count=3)
-    return found, failures_page(found, "x-<b>", model="<i>m</i>", captions=by_captions, images=by_images)
+    by_captions, by_images = worst_queries_both_ways(eye, eye[[1, 2, 3, 2]], np.array([0, 1, 2, 0]), count=3)
+    return found, missed_queries_page(found, "x-<b>", model="<i>m</i>", captions=by_captions, images=by_images)
 
 
 def test_strangers_text_stays_text(shown: tuple[RetrievalSet, str]) -> None:
@@ -143,8 +143,8 @@ def test_every_failure_tells_what_was_expected_and_found(shown: tuple[RetrievalS
 def test_no_failure_is_a_page_too(tmp_path: Path) -> None:
     found = gallery(tmp_path / "pictures", {"en": Captions.of([("0.png", "a"), ("1.png", "b")])}, images=2)
     eye = np.eye(2, dtype=np.float32)
-    by_captions, by_images = both_ways(eye, eye, np.array([0, 1]), count=50)
-    page = failures_page(found, "en", model="m", captions=by_captions, images=by_images)
+    by_captions, by_images = worst_queries_both_ways(eye, eye, np.array([0, 1]), count=50)
+    page = missed_queries_page(found, "en", model="m", captions=by_captions, images=by_images)
     assert "<article" not in page
     assert "Of 2 captions, 0 do not find their own image first among 2 images; all are shown." in page
 
