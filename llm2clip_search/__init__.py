@@ -8,29 +8,70 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from llm2clip_search.encoders import Encoder, load_encoder
-    from llm2clip_search.engine import SearchIndex, open_index
-    from llm2clip_search.indexers import index_folder
+from llm2clip_search.errors import CorpusError, ImageError, Llm2ClipError, ModelError, QueryError, StoreError
 
-__all__ = ["Encoder", "SearchIndex", "index_folder", "load_encoder", "open_index"]
+if TYPE_CHECKING:
+    from llm2clip_search.base.identity import ModelIdentity
+    from llm2clip_search.base.progress import Progress
+    from llm2clip_search.corpora import Corpus, FolderCorpus, Item, open_corpus
+    from llm2clip_search.encoders import Encoder, load_encoder
+    from llm2clip_search.encoders.config import PreprocessConfig
+    from llm2clip_search.engine import Hit, Query, Result, SearchIndex, SearchPlan, Term, open_index
+    from llm2clip_search.indexers import AnnConfig, IndexConfig, IndexSummary, index_corpus, index_folder
+
+__all__ = [
+    "AnnConfig",
+    "Corpus",
+    "CorpusError",
+    "Encoder",
+    "FolderCorpus",
+    "Hit",
+    "ImageError",
+    "IndexConfig",
+    "IndexSummary",
+    "Item",
+    "Llm2ClipError",
+    "ModelError",
+    "ModelIdentity",
+    "PreprocessConfig",
+    "Progress",
+    "Query",
+    "QueryError",
+    "Result",
+    "SearchIndex",
+    "SearchPlan",
+    "StoreError",
+    "Term",
+    "index_corpus",
+    "index_folder",
+    "load_encoder",
+    "open_corpus",
+    "open_index",
+]
+
+_HOMES = {
+    "base.identity": ("ModelIdentity",),
+    "base.progress": ("Progress",),
+    "corpora": ("Corpus", "FolderCorpus", "Item", "open_corpus"),
+    "encoders": ("Encoder", "load_encoder"),
+    "encoders.config": ("PreprocessConfig",),
+    "engine": ("Hit", "Query", "Result", "SearchIndex", "SearchPlan", "Term", "open_index"),
+    "indexers": ("AnnConfig", "IndexConfig", "IndexSummary", "index_corpus", "index_folder"),
+}
 
 # A library is silent unless its caller configures logging; the command line does.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-_HOMES = {
-    "Encoder": "encoders",
-    "load_encoder": "encoders",
-    "SearchIndex": "engine",
-    "open_index": "engine",
-    "index_folder": "indexers",
-}
-
 
 def __getattr__(name: str) -> Any:
-    """Import a room when one of its names is first used: ``--help`` must not pay for any."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a module when one of its names is first used, so that ``--help`` pays for none."""
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -43,6 +43,8 @@ class Decoded:
 
     item: Item
     content_hash: str = ""
+    size: int = 0
+    """Bytes that were read."""
     facts: ImageFacts | None = None
     pixels: np.ndarray | None = None
     """uint8 ``[height, width, 3]`` for the vision tower."""
@@ -75,6 +77,7 @@ def decode_item(
             data = reader.open(item.uri)
         except OSError as error:
             raise ImageError(error.strerror or str(error), stage="read") from error
+        out.size = len(data)
         out.content_hash = hashlib.blake2b(data, digest_size=16).hexdigest()
         out.seconds["read"] = time.perf_counter() - started
         if not data:

@@ -1,7 +1,8 @@
-"""The query engine: compose, filter, plan, search, and join with metadata."""
+"""The query engine: compose terms, filter, plan, search, and join with metadata."""
 
+from llm2clip_search.engine.plan import SearchPlan
 from llm2clip_search.engine.query import Query, Term
 from llm2clip_search.engine.results import Hit, Result
 from llm2clip_search.engine.search import SearchIndex, open_index
 
-__all__ = ["Hit", "Query", "Result", "SearchIndex", "Term", "open_index"]
+__all__ = ["Hit", "Query", "Result", "SearchIndex", "SearchPlan", "Term", "open_index"]

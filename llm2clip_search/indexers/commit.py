@@ -36,6 +36,8 @@ class Committer:
         """Items embedded in this run."""
         self.reused = 0
         """Items whose content was in the index: renamed, copied, or touched without change."""
+        self.unchanged = plan.unchanged
+        """Items that are as their row says, by their version or after they were read."""
         self.failures: list[Failure] = []
         self.seconds = 0.0
         """Spent on writing."""
@@ -97,6 +99,9 @@ class Committer:
         before = self.plan.known.get(path)
         keeps: int | None = None
         if before is not None and before["content_hash"] == decoded.content_hash:
+            if (before["size"], before["mtime_ns"]) == (decoded.size, decoded.item.mtime_ns):
+                self.unchanged += 1
+                return
             keeps = before["id"]
         elif (moved := self._moved_from.pop(decoded.content_hash, None)) is not None:
             keeps = moved
@@ -129,7 +134,7 @@ class Committer:
                     id=next(fresh) if each.id is None else each.id,
                     path=each.path,
                     content_hash=each.decoded.content_hash,
-                    size=each.decoded.item.size,
+                    size=each.decoded.size,
                     mtime_ns=each.decoded.item.mtime_ns,
                     **{name: getattr(each.facts, name) for name in _FACTS},
                 )

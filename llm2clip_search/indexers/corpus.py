@@ -127,7 +127,7 @@ def index_corpus(
             index=str(writer.snapshot.folder),
             indexed=committer.indexed,
             reused=committer.reused,
-            unchanged=plan.unchanged,
+            unchanged=committer.unchanged,
             removed=committer.removed,
             failed=len(committer.failures),
             total=writer.manifest.live,
