@@ -25,10 +25,10 @@ _SWAPPED = frozenset({5, 6, 7, 8})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFacts:
-    """Metadata read from an image's header."""
+    """Metadata that an image's header holds."""
 
     width: int
-    """Pixels, upright."""
+    """Pixels, after EXIF rotation."""
     height: int
     format: str | None
     taken: datetime | None = None
@@ -115,12 +115,12 @@ def decode_ahead(
 
 
 def read_facts(image: Image.Image) -> ImageFacts:
-    """Size and EXIF of an opened image; damaged EXIF leaves its columns empty."""
+    """Size and EXIF data of an opened image; damaged EXIF leaves its columns empty."""
     width, height, kind = image.width, image.height, image.format
     exif: Any = {}
     details: Any = {}
     position: Any = {}
-    with contextlib.suppress(Exception):  # EXIF comes from strangers; Pillow raises what its parser meets
+    with contextlib.suppress(Exception):  # Pillow raises many types on damaged EXIF
         exif = image.getexif()
         details, position = exif.get_ifd(IFD.Exif), exif.get_ifd(IFD.GPSInfo)
     if exif.get(Base.Orientation) in _SWAPPED:
@@ -150,7 +150,7 @@ def _time(value: object) -> datetime | None:
 
 
 def _degrees(parts: Any, reference: Any, *, limit: float) -> float | None:
-    """Degrees, minutes, seconds and a hemisphere letter as signed degrees; None if not a place on earth."""
+    """Degrees, minutes, seconds and a hemisphere letter as signed degrees; None if out of range."""
     try:
         degrees, minutes, seconds = (float(part) for part in parts)
     except (TypeError, ValueError, ZeroDivisionError):

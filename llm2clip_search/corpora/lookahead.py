@@ -1,4 +1,4 @@
-"""Threads that work ahead of a consumer, in order and in bounded memory."""
+"""A thread pool that works ahead of its consumer, in order and in bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ def map_ahead(
 ) -> Iterator[Result]:
     """``map`` over a thread pool, in order, with at most ``ahead`` results waiting or in work.
 
-    When the consumer stops early, what has not begun is cancelled.
+    If the consumer stops early, calls that have not started are cancelled.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         waiting: deque[Future[Result]] = deque()

@@ -35,7 +35,8 @@ class Stored:
                 yield 2 * rows, self.all[rows]
 
     def vectors(self, ids: Sequence[int]) -> np.ndarray:
-        return self.all[np.array(ids) // 2]
+        found: np.ndarray = self.all[np.array(ids) // 2]
+        return found
 
 
 STORED = Stored(clustered(1, 1000))
