@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.loading import load_exactly, without_memory
 from llm2clip_search.encoders.lora import merge_lora
 from llm2clip_search.encoders.placement import Placement, quantizer
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
-from llm2clip_search.encoders.vision import load_exactly, without_memory
 from llm2clip_search.encoders.weights import mapped_tensors, weight_files
 from llm2clip_search.errors import ModelError
 

@@ -21,7 +21,7 @@ from llm2clip_search.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-    from llm2clip_search.encoders.registry import Model
+    from llm2clip_search.encoders.model import Model
 
 TowerName = Literal["vision", "text"]
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -9,9 +9,10 @@ import numpy as np
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.vectors import unit
 from llm2clip_search.encoders.encoder import Encoder
+from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.plugins import load_plugin, plugin_distribution
-from llm2clip_search.encoders.registry import DEFAULT_MODEL, SCHEMES, Model, resolve
+from llm2clip_search.encoders.registry import DEFAULT_MODEL, SCHEMES, resolve
 from llm2clip_search.encoders.tokenization import CaptionTokenizer
 from llm2clip_search.encoders.towers import Runtime, Tower, load_tower
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from llm2clip_search.encoders import Encoder, load_encoder
-from llm2clip_search.encoders.registry import Model, resolve
+from llm2clip_search.encoders.model import Model
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.towers import compiled_path, load_tower
 from llm2clip_search.errors import ImageError, ModelError
 from tests.support.images import photograph

@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm2clip_search.encoders import llm, load_encoder, placement, towers
-from llm2clip_search.encoders import registry as catalogue
+from llm2clip_search.encoders import model as model_module
+from llm2clip_search.encoders.loading import without_memory
+from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import (
     Placement,
     Quantize,
@@ -26,10 +28,9 @@ from llm2clip_search.encoders.placement import (
     place_tower,
     tower_weights,
 )
-from llm2clip_search.encoders.registry import Model, resolve
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.towers import build_module, load_tower
-from llm2clip_search.encoders.vision import without_memory
 from llm2clip_search.encoders.weights import mapped_tensors
 from llm2clip_search.errors import ModelError
 from llm2clip_search.indexers.folder import index_folder
@@ -51,7 +52,7 @@ def test_towers_are_the_mapped_file(tiny_model: Path, monkeypatch: pytest.Monkey
         mapped.append(mapped_tensors(path, **options))
         return mapped[-1]
 
-    for module in (catalogue, llm):
+    for module in (model_module, llm):
         monkeypatch.setattr(module, "mapped_tensors", remember)
     for tower in ("vision", "text"):
         parameters = places(build_module(resolve(f"dir:{tiny_model}"), tower).parameters())

@@ -12,7 +12,7 @@ from llm2clip_search.cli.sizes import gigabytes, parameters
 if TYPE_CHECKING:
     from llm2clip_search.encoders.catalogue import PublishedModel
     from llm2clip_search.encoders.config import TextConfig, VisionConfig
-    from llm2clip_search.encoders.registry import Model
+    from llm2clip_search.encoders.model import Model
 
 Line = tuple[str, str]
 _UNKNOWN = "unknown"

@@ -31,8 +31,8 @@ from llm2clip_search.encoders.checkpoints.openai_clip import convert_openai
 from llm2clip_search.encoders.checkpoints.peft_lora import read_peft
 from llm2clip_search.encoders.checkpoints.siglip2 import convert_siglip2, siglip_pixels
 from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from llm2clip_search.encoders.image_processor import read_image_processor
 from llm2clip_search.encoders.llm import save_tokenizer
-from llm2clip_search.encoders.vision import transformers_preprocess
 from llm2clip_search.errors import ModelError
 
 HEADER = "<|start_header_id|>user<|end_header_id|>\n\n"
@@ -187,7 +187,7 @@ def _preprocess(
         return pixels(side)
     if not (source / "preprocessor_config.json").exists():
         return vision.preprocess
-    stated = transformers_preprocess(source)
+    stated = read_image_processor(source)
     if (stated.height, stated.width) != (side, side):
         raise ModelError(
             f"{source / 'preprocessor_config.json'} makes {stated.height}x{stated.width} pixels, but the vision tower"

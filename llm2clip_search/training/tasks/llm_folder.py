@@ -13,7 +13,7 @@ import torch
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.encoders.config import TextConfig, text_from_mapping
 from llm2clip_search.encoders.llm import CaptionLLM
-from llm2clip_search.encoders.registry import text_fingerprint
+from llm2clip_search.encoders.model import text_fingerprint
 from llm2clip_search.encoders.text import FusedStates, load_states
 from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
 from llm2clip_search.errors import ModelError
