@@ -1,6 +1,5 @@
 """A resolved model: its configuration, its folder, and the identity that follows from both."""
 
-import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,14 +8,13 @@ from typing import TYPE_CHECKING
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.base.identity import ModelIdentity, json_sha256
 from llm2clip_search.encoders.config import ModelConfig, TextConfig
-from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.sources import find, is_commit
 from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
 from llm2clip_search.encoders.weights import mapped_tensors
+from llm2clip_search.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,10 @@ class Model:
     def identity(self) -> ModelIdentity:
         """Hashes of what decides the embeddings; names, licences and notes are left out.
 
-        Only tensors that lie beside the configuration are read; pinned base weights count by pin.
+        Only tensors in the model folder are read; pinned base weights count by their pin.
+
+        Raises:
+            ModelError: base weights of the hub that are neither pinned by commit nor on this machine.
         """
         raw = self.config.to_dict()
         vision = raw["vision"]
@@ -71,13 +72,24 @@ class Model:
         )
 
     @property
+    def base_weights(self) -> tuple[str, ...]:
+        """Sources of the weights that its towers start from; empty for a model whose folder holds everything."""
+        vision, text = self.config.vision, self.config.text
+        found = (vision.weights, text.weights, text.clip.weights if text.clip else None)
+        return tuple(source for source in found if source is not None)
+
+    @property
     def _own_tensors(self) -> Path | None:
         path = self.folder / "model.safetensors" if self.folder else None
         return path if path is not None and path.exists() else None
 
 
 def text_fingerprint(text: TextConfig, folder: Path | None = None) -> str:
-    """16 hex digits of a classic CLIP text tower, equal for two exactly if their embeddings are."""
+    """16 hex digits of a classic CLIP text tower, equal for two if and only if their embeddings are.
+
+    Raises:
+        ModelError: weights of the hub that are neither pinned by commit nor on this machine.
+    """
     return json_sha256(_text_parts(text, folder))[:16]
 
 
@@ -105,9 +117,17 @@ def _pin(source: str | None, folder: Path | None) -> str:
         return rest.partition("#")[2]
     if scheme == "hf":
         # A commit pins its content by itself: images are indexed without the LLM ever being fetched.
-        commit = source.partition("@")[2]
-        return commit if _COMMIT.fullmatch(commit) else fetch(source).revision
-    path = fetch(source, relative_to=folder).path if scheme == "dir" else Path(source)
+        revision = source.partition("@")[2]
+        if is_commit(revision):
+            return revision
+        if (found := find(source)) is None:
+            raise ModelError(
+                f"{source} names no commit and is not on this machine, so the fingerprint of its model is unknown.",
+                hint="'llm2clip-search models pull MODEL' fetches a model with its base weights.",
+            )
+        return found.revision
+    local = find(source, relative_to=folder) if scheme == "dir" else None
+    path = local.path if local else Path(source)
     if path.is_dir():
         return json_sha256([[f.name, file_sha256(f)] for f in sorted(path.glob("*.safetensors"))])
     return file_sha256(path) if path.is_file() else source

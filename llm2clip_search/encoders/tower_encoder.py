@@ -12,7 +12,7 @@ from llm2clip_search.encoders.encoder import Encoder
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.plugins import load_plugin, plugin_distribution
-from llm2clip_search.encoders.registry import DEFAULT_MODEL, SCHEMES, resolve
+from llm2clip_search.encoders.registry import DEFAULT_MODEL, SCHEMES, fetch_model
 from llm2clip_search.encoders.tokenization import CaptionTokenizer
 from llm2clip_search.encoders.towers import Runtime, Tower, load_tower
 
@@ -81,6 +81,8 @@ def load_encoder(
     """Load the encoder of a name: ``nano``, another name of the catalogue, ``open_clip:ARCH/TAG``, ``hf:OWNER/REPO``,
     ``dir:PATH``, or a name whose scheme another installed package provides (see `plugins`).
 
+    What is missing on this machine is fetched: a model's configuration now, the weights of a tower at its first use.
+
     Args:
         runtime: ``onnx`` compiles each tower for the CPU when it is first used, ``torch`` runs it in PyTorch,
             ``auto`` picks ONNX on a CPU with ONNX Runtime installed.
@@ -89,11 +91,11 @@ def load_encoder(
             The fingerprint stays that of the unquantised model, whose embeddings these approximate.
 
     Raises:
-        ModelError: the name stands for no model, its configuration cannot be read, or its plug-in fails.
+        ModelError: the name stands for no model, what it needs cannot be fetched or read, or its plug-in fails.
     """
     scheme, separator, _ = name.partition(":")
     if not separator or scheme in SCHEMES or (provider := plugin_distribution(scheme)) is None:
-        return TowerEncoder(resolve(name), runtime=runtime, device=device, quantize=quantize)
+        return TowerEncoder(fetch_model(name), runtime=runtime, device=device, quantize=quantize)
     if (runtime, device, quantize) != ("auto", "auto", "none"):
         logger.warning("%s is loaded by %s, which chooses runtime, device and precision itself.", name, provider)
     return load_plugin(name)

@@ -149,7 +149,7 @@ def test_folders_that_are_no_models(tmp_path: Path) -> None:
         ("ftp:x", "names no model"),
         (f"dir:{tmp_path / 'nowhere'}", "does not exist"),
         (f"dir:{tmp_path}", "no readable config.json"),
-        ("hf:nobody/nothing", "name the folder with dir:PATH"),
+        ("hf:nobody/nothing", "hf:nobody/nothing is not on this machine"),
         ("open_clip:ViT-Z-99/x", "no architecture 'ViT-Z-99'"),
     ):
         with pytest.raises(ModelError, match=message):

@@ -7,7 +7,7 @@ from pathlib import Path
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.encoders.cache import cache_dir
 from llm2clip_search.encoders.catalogue import PublishedModel
-from llm2clip_search.encoders.hub import HubUnreachableError, fetch_hub, hub_cache
+from llm2clip_search.encoders.hub import HubUnreachableError, fetch_repository, hub_cache
 from llm2clip_search.errors import ModelError
 
 
@@ -87,5 +87,5 @@ def _fetch_files(model: PublishedModel) -> Path:
     wanted = [alternative for pattern in model.files for alternative in pattern.split("|")]
     # Low-rank updates of the LLM come with their configuration.
     patterns = [*wanted, "*.json"] if model.layout == "siglip2" else wanted
-    folder = fetch_hub(model.repo, model.revision, patterns, needed=model.files)
+    folder = fetch_repository(model.repo, model.revision, patterns, needed=model.files)
     return folder / model.files[0] if model.layout == "eva02" else folder
