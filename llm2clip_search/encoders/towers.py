@@ -13,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -35,6 +36,8 @@ COMPILED_LIMIT = 500_000_000
 of 8 billion would take twice its 32 GB in memory, and as much on disk."""
 MAPPED_SIZE = 1 << 16
 """Bytes of a compiled tower's tensor from which it lies in a file of its own; smaller ones stay in the graph."""
+_EXPORTER = Lock()
+"""torch's exporter, and the warnings silenced around it, have global state: one thread at a time."""
 MIN_COSINE = 0.999
 """A compiled tower is kept only if its vectors agree with torch's at least this well."""
 
@@ -177,7 +180,7 @@ def _export(model: Model, name: TowerName, path: Path) -> float:
     traced, judged = (_sample(model, name, count) for count in (2, 3))
     example = tuple(map(torch.from_numpy, traced.values()))
     axes = {key: {0: "n"} if key in FIXED_LENGTH else {0: "n", 1: "length"} for key in traced}
-    with _quiet_exporter(), torch.inference_mode():
+    with _EXPORTER, _quiet_exporter(), torch.inference_mode():
         # The TorchScript exporter: on these towers it takes 2.5 s where the dynamo one takes 23 s, and it
         # needs no onnxscript; the check below holds it to torch's own output.
         torch.onnx.export(

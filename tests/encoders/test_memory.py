@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm2clip_search.encoders import llm, load_encoder, placement, towers
+from llm2clip_search.encoders import llm, load_encoder, placement, tower_encoder, towers
 from llm2clip_search.encoders import model as model_module
 from llm2clip_search.encoders.loading import without_memory
 from llm2clip_search.encoders.model import Model
@@ -30,7 +30,7 @@ from llm2clip_search.encoders.placement import (
 )
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
-from llm2clip_search.encoders.towers import build_module, load_tower
+from llm2clip_search.encoders.towers import Tower, build_module, load_tower
 from llm2clip_search.encoders.weights import mapped_tensors
 from llm2clip_search.errors import ModelError
 from llm2clip_search.indexers.folder import index_folder
@@ -246,17 +246,26 @@ def test_updates_cannot_be_merged_into_quantised_layers(tmp_path: Path) -> None:
         build_module(resolve(f"dir:{folder}"), "text", Placement(quantize="8bit"))
 
 
-def test_images_are_indexed_without_the_text_tower(photographs: Path, tmp_path: Path) -> None:
+def test_images_are_indexed_without_the_text_tower(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The LLM is pinned by commit and nowhere on this machine: it is neither loaded nor fetched."""
     folder = save_model(tmp_path / "model")
     shutil.rmtree(folder / "llm")
     config = json.loads((folder / "config.json").read_text())
     config["text"]["weights"] = f"hf:nobody/an-8b-llm@{'5' * 40}"
     (folder / "config.json").write_text(json.dumps(config))
+    loaded: list[str] = []
+
+    def load(model: Model, name: TowerName, **options: Any) -> Tower:
+        loaded.append(name)
+        return load_tower(model, name, **options)
+
+    monkeypatch.setattr(tower_encoder, "load_tower", load)
     encoder = load_encoder(f"dir:{folder}", runtime="torch", device="cpu")
     result = index_folder(photographs, encoder=encoder, index=tmp_path / "index")
     assert result.indexed == 12
-    assert "_text" not in vars(encoder)
+    assert loaded == ["vision"]
     with pytest.raises(ModelError, match="hf:nobody/an-8b-llm"):
         encoder.encode_texts(["a"])
 
