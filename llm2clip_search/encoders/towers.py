@@ -8,7 +8,6 @@ import contextlib
 import importlib.util
 import json
 import logging
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +24,8 @@ from llm2clip_search.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import nn
+
+logger = logging.getLogger(__name__)
 
 Runtime = Literal["auto", "torch", "onnx"]
 Tower = Callable[[dict[str, np.ndarray]], np.ndarray]
@@ -76,7 +77,8 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
                 f"The {name} tower of {model.reference} cannot be compiled for ONNX Runtime"
                 f" ({type(error).__name__}: {error}); --runtime torch runs it as it is."
             ) from error
-        print(f"The {name} tower does not compile for ONNX Runtime; torch runs it instead.", file=sys.stderr)
+        logger.warning("The %s tower does not compile for ONNX Runtime; PyTorch runs it instead.", name)
+        logger.debug("The %s tower of %s does not compile.", name, model.reference, exc_info=True)
         return _torch_tower(build_module(model, name), device)
 
 
@@ -155,11 +157,7 @@ def compiled_path(model: Model, name: TowerName) -> Path:
     if path.exists():
         return path
     target = path.parent
-    print(
-        f"Compiling the {name} tower of {model.reference} for this CPU (once) ...",
-        file=sys.stderr,
-        flush=True,
-    )
+    logger.info("Compiling the %s tower of %s for this CPU (once) ...", name, model.reference)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
         folder = Path(scratch) / name

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -156,15 +157,15 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
 
 def test_the_llm_stays_on_the_cpu_where_only_the_vision_tower_fits(
-    tiny_model: Path, card: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, card: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sizes = {"vision": 300_000_000, "text": 8 * B}
     monkeypatch.setattr(placement, "tower_weights", lambda model, name: sizes[name])
     model, card["free"] = resolve(f"dir:{tiny_model}"), 12 * B
     assert place_tower(model, "vision") == Placement(device="cuda", precision="bfloat16")
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
     assert place_tower(model, "text") == Placement(device="cpu", precision="float32")
-    assert "its 8.0 billion weights do not fit into the 12.0 GB" in capsys.readouterr().err
+    assert "its 8.0 billion parameters do not fit in the 12.0 GB" in caplog.text
     assert place_tower(model, "text", device="cuda").device == "cuda"
     card |= {"free": 24 * B, "bf16": False}
     assert place_tower(model, "text") == Placement(device="cuda", precision="float16")
@@ -177,17 +178,18 @@ def test_the_llm_stays_on_the_cpu_where_only_the_vision_tower_fits(
 
 
 def test_a_large_tower_is_not_compiled_unless_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An export of 8 billion weights for one query would fill memory and disk."""
     model = resolve(f"dir:{save_model(tmp_path / 'model', seed=7)}")
     monkeypatch.setattr(towers, "COMPILED_LIMIT", tower_weights(model, "text"))
+    caplog.set_level(logging.INFO, logger="llm2clip_search")
     load_tower(model, "vision", runtime="auto", device="cpu")
-    assert "Compiling" not in capsys.readouterr().err
+    assert "Compiling" not in caplog.text
     load_tower(model, "text", runtime="auto", device="cpu")
-    assert "Compiling the text tower" in capsys.readouterr().err
+    assert "Compiling the text tower" in caplog.text
     load_tower(model, "vision", runtime="onnx", device="cpu")
-    assert "Compiling the vision tower" in capsys.readouterr().err
+    assert "Compiling the vision tower" in caplog.text
 
 
 def test_quantising_needs_a_package(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

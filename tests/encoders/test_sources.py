@@ -4,7 +4,10 @@ import errno
 import hashlib
 import importlib.metadata
 import json
+import logging
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -333,3 +336,53 @@ def test_a_transformers_folder_of_pickles_is_refused_with_the_way_out(tmp_path: 
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
     with pytest.raises(ModelError, match=r"holds its weights as a pickle \(pytorch_model\.bin\).*safe_serialization"):
         resolve(f"dir:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("terminal", "level", "shown"),
+    [(True, logging.INFO, True), (False, logging.INFO, False), (True, logging.WARNING, False)],
+)
+def test_pip_draws_its_bar_only_in_a_terminal_that_wants_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    terminal: bool,
+    level: int,
+    shown: bool,
+) -> None:
+    """stderr of a program that uses the library stays its own."""
+    seen: dict[str, Any] = {}
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        seen.update(options, command=command)
+        (tmp_path / "x-1.0-py3-none-any.whl").touch()
+        return subprocess.CompletedProcess(command, 0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    caplog.set_level(level, logger="llm2clip_search")
+    package_index.download_wheel("x", "1.0", tmp_path)
+    assert ("--quiet" not in seen["command"]) is shown
+    assert seen["stdout"] is (sys.stderr if shown else subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(("level", "shown"), [(logging.INFO, True), (logging.WARNING, False)])
+def test_the_hubs_client_draws_its_bars_only_where_they_are_wanted(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, level: int, shown: bool
+) -> None:
+    import huggingface_hub
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+
+    seen: list[bool] = []
+
+    def download(repo: str, **asked: Any) -> str:
+        if "allow_patterns" in asked:
+            seen.append(not are_progress_bars_disabled())
+        return hub.snapshot_download(repo, **asked)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    caplog.set_level(level, logger="llm2clip_search")
+    before = are_progress_bars_disabled()
+    fetch("hf:ice/model")
+    assert seen == [shown]
+    assert are_progress_bars_disabled() is before

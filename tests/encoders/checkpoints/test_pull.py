@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -84,14 +85,15 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_name_is_fetched_converted_and_found_again(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_name_is_fetched_converted_and_found_again(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
     publish(hub, OPENAI, save_openai)
+    caplog.set_level(logging.INFO, logger="llm2clip_search")
     model = fetch_model(OPENAI.name)
     assert model.folder == converted_folder(OPENAI)
     assert model.config.name == OPENAI.name
     assert model.config.licence == "apache-2.0"
     assert model.config.text.weights == f"hf:microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned@{COMMIT}"
-    assert "about 17.3 GB" in capfd.readouterr().err
+    assert "about 17.3 GB" in caplog.text
     count = len(hub.asked)
     assert fetch_model(OPENAI.name).identity == resolve(OPENAI.name).identity == model.identity
     verify(OPENAI)
