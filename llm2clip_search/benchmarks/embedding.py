@@ -18,7 +18,7 @@ from llm2clip_search.corpora import Item
 from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders import Encoder
-from llm2clip_search.encoders.sources import cache_dir
+from llm2clip_search.encoders.cache import cache_dir
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers.embed import embed_ahead
 

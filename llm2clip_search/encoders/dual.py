@@ -1,10 +1,12 @@
 """Published dual encoders as they are: any of open_clip's, and transformers' CLIP and SigLIP."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from llm2clip_search.encoders.image_processor import read_image_processor
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
@@ -89,8 +91,6 @@ def transformers_model(folder: Path, *, source: str) -> ModelConfig:
     Raises:
         ModelError: another kind of model, or a folder without its preprocessing.
     """
-    from llm2clip_search.encoders.vision import transformers_preprocess
-
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = raw.get("model_type")
     if kind not in ("clip", "siglip"):
@@ -110,7 +110,7 @@ def transformers_model(folder: Path, *, source: str) -> ModelConfig:
             library="transformers",
             architecture="",
             weights=source,
-            preprocess=transformers_preprocess(folder),
+            preprocess=read_image_processor(folder),
         ),
         text=TextConfig(
             library="transformers",
@@ -121,6 +121,11 @@ def transformers_model(folder: Path, *, source: str) -> ModelConfig:
         ),
         licence=str(raw.get("license", "unknown")),
     )
+
+
+def clip_projection(kind: str, raw: Mapping[str, Any]) -> dict[str, int]:
+    """The width of CLIP's projections: stated for both towers together, but loaded with each."""
+    return {"projection_dim": raw["projection_dim"]} if kind == "clip" and "projection_dim" in raw else {}
 
 
 def text_tower_of(vision: VisionConfig) -> TextConfig:

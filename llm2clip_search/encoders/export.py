@@ -17,17 +17,14 @@ import torch
 
 from llm2clip_search.encoders.checkpoints.layouts import check_keys, openai_pixels, shapes_of
 from llm2clip_search.encoders.checkpoints.write import publish
-from llm2clip_search.encoders.config import PreprocessConfig
+from llm2clip_search.encoders.image_processor import image_processor
+from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import TowerName
-from llm2clip_search.encoders.registry import Model
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.towers import build_module, compiled_path
 from llm2clip_search.errors import ModelError
 
 Target = Literal["transformers", "onnx", "llm2clip"]
-
-_RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
-"""Pillow's numbers, which ``preprocessor_config.json`` uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,25 +64,6 @@ def export_model(model: Model, destination: Path, *, to: Target, tower: TowerNam
                 _write_json(folder / "preprocessor_config.json", image_processor(pixels))
     files = {path.name: path.stat().st_size for path in sorted(destination.iterdir())}
     return Exported(folder=destination, files=files, embeds=embeds)
-
-
-def image_processor(preprocess: PreprocessConfig) -> dict[str, Any]:
-    """``preprocessor_config.json`` of transformers for what `images.to_pixels` and the towers do."""
-    size = {"height": preprocess.height, "width": preprocess.width}
-    crops = preprocess.resize == "shortest"
-    return {
-        "image_processor_type": "CLIPImageProcessor" if crops else "SiglipImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": preprocess.shortest} if crops else size,
-        "resample": _RESAMPLE[preprocess.interpolation],
-        **({"do_center_crop": True, "crop_size": size} if crops else {}),
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocess.mean),
-        "image_std": list(preprocess.std),
-    }
 
 
 def _export_transformers(model: Model, folder: Path) -> str:

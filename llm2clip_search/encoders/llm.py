@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import torch
 from torch import nn
 
 from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.loading import load_exactly, without_memory
 from llm2clip_search.encoders.lora import merge_lora
 from llm2clip_search.encoders.placement import Placement, quantizer
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
-from llm2clip_search.encoders.vision import load_exactly, without_memory
 from llm2clip_search.encoders.weights import mapped_tensors, weight_files
 from llm2clip_search.errors import ModelError
 
@@ -226,11 +227,17 @@ def save_tokenizer(source: str, folder: Path) -> None:
 
 
 class quiet_transformers:  # noqa: N801 - used as a verb, like contextlib's own
-    """No progress bars or advice from transformers while a tower loads; our own lines speak."""
+    """No progress bars or advice from transformers while a text tower loads; our own lines speak.
+
+    What it silences belongs to the whole process, so one thread at a time loads inside it.
+    """
+
+    _lock = threading.RLock()
 
     def __enter__(self) -> None:
         from transformers.utils import logging
 
+        self._lock.acquire()
         self.verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
@@ -244,3 +251,4 @@ class quiet_transformers:  # noqa: N801 - used as a verb, like contextlib's own
         self.stderr.__exit__(None, None, None)
         logging.set_verbosity(self.verbosity)
         logging.enable_progress_bar()
+        self._lock.release()

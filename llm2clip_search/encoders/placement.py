@@ -6,6 +6,7 @@ not fit answers from the CPU while the vision tower keeps the card.
 """
 
 import importlib.util
+import logging
 import math
 import shutil
 import sys
@@ -21,7 +22,9 @@ from llm2clip_search.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-    from llm2clip_search.encoders.registry import Model
+    from llm2clip_search.encoders.model import Model
+
+logger = logging.getLogger(__name__)
 
 TowerName = Literal["vision", "text"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -55,7 +58,7 @@ class Placement:
 
 
 def place_tower(model: "Model", name: TowerName, *, device: str = "auto", quantize: Quantize = "none") -> Placement:
-    """Decide where a tower goes; says so on stderr where ``auto`` passes a GPU over.
+    """Decide where a tower goes; a warning is logged where ``auto`` passes over a GPU.
 
     Raises:
         ModelError: quantisation of a tower that is no LLM, or without the package that does it.
@@ -75,10 +78,13 @@ def place_tower(model: "Model", name: TowerName, *, device: str = "auto", quanti
         weights, (free, _) = tower_weights(model, name), torch.cuda.mem_get_info()
         picked = choose_device(weights=weights, free=free, quantize=quantize)
         if picked == "cpu" and weights is not None:
-            print(
-                f"The {name} tower of {model.reference} runs on the CPU: its {weights / 1e9:.1f} billion weights do not"
-                f" fit into the {free / 1e9:.1f} GB that are free on the GPU (--device cuda insists).",
-                file=sys.stderr,
+            logger.warning(
+                "The %s tower of %s runs on the CPU: its %.1f billion parameters do not fit in the %.1f GB that are"
+                " free on the GPU; device 'cuda' would put it there all the same.",
+                name,
+                model.reference,
+                weights / 1e9,
+                free / 1e9,
             )
     return Placement(device=picked, precision=default_precision(picked), quantize=quantize)
 

@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from llm2clip_search.encoders.config import ModelConfig
+from llm2clip_search.encoders.loading import load_exactly
 from llm2clip_search.encoders.placement import TowerName
-from llm2clip_search.encoders.vision import load_exactly
 from llm2clip_search.errors import ModelError
 
 ANCHOR = 0.5

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.dual import clip_projection, create_open_clip
 from llm2clip_search.encoders.llm import CaptionLLM, load_caption_llm, quiet_transformers
+from llm2clip_search.encoders.loading import load_exactly
 from llm2clip_search.encoders.placement import Placement
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
-from llm2clip_search.encoders.vision import clip_projection, load_exactly
 from llm2clip_search.errors import ModelError
 
 
@@ -142,8 +143,6 @@ def load_clip_text(config: TextConfig, *, folder: Path | None, placement: Placem
         tower = _transformers_text(fetch(config.weights, relative_to=folder).path)
         return tower.to(placement.device, placement.dtype)
     import open_clip
-
-    from llm2clip_search.encoders.dual import create_open_clip
 
     model = _OpenClipText(create_open_clip(config.architecture, config.weights))
     tower = ClipTextTower(model, open_clip.get_model_config(config.architecture)["embed_dim"])

@@ -9,17 +9,18 @@ import numpy as np
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.vectors import unit
 from llm2clip_search.encoders.encoder import Encoder
+from llm2clip_search.encoders.lazy import Lazy
+from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.plugins import load_plugin, plugin_distribution
-from llm2clip_search.encoders.registry import DEFAULT_MODEL, SCHEMES, Model, resolve
-from llm2clip_search.encoders.tokenization import CaptionTokenizer
-from llm2clip_search.encoders.towers import Runtime, Tower, load_tower
+from llm2clip_search.encoders.registry import DEFAULT_MODEL, SCHEMES, fetch_model
+from llm2clip_search.encoders.towers import Runtime, load_tower
 
 logger = logging.getLogger(__name__)
 
 
 class TowerEncoder(Encoder):
-    """A model's vision tower and text tower; each is loaded when it is first used."""
+    """A model's vision tower and text tower; each is loaded when it is first used. Any number of threads may use it."""
 
     def __init__(
         self, model: Model, *, runtime: Runtime = "auto", device: str = "auto", quantize: Quantize = "none"
@@ -30,9 +31,9 @@ class TowerEncoder(Encoder):
         self.max_tokens = model.config.text.max_tokens
         self.preprocess = model.config.vision.preprocess
         self.training_data = model.config.training_data
-        self._runtime = runtime
-        self._device = device
-        self._quantize: Quantize = quantize
+        self._vision = Lazy(lambda: load_tower(model, "vision", runtime=runtime, device=device))
+        self._text = Lazy(lambda: load_tower(model, "text", runtime=runtime, device=device, quantize=quantize))
+        self._tokenizer = Lazy(model.tokenizer)
 
     @cached_property
     def identity(self) -> ModelIdentity:  # type: ignore[override]  # a cached property is writable
@@ -43,22 +44,10 @@ class TowerEncoder(Encoder):
     def name(self) -> str:
         return self.model.reference
 
-    @cached_property
-    def _vision(self) -> Tower:
-        return load_tower(self.model, "vision", runtime=self._runtime, device=self._device)
-
-    @cached_property
-    def _text(self) -> Tower:
-        return load_tower(self.model, "text", runtime=self._runtime, device=self._device, quantize=self._quantize)
-
-    @cached_property
-    def _tokenizer(self) -> CaptionTokenizer:
-        return self.model.tokenizer()
-
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
         if len(pixels) == 0:
             return np.empty((0, self.dim), dtype=np.float32)
-        return unit(self._vision({"pixels": pixels}))
+        return unit(self._vision.get()({"pixels": pixels}))
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         # Batched by token count: in batches by character count a quarter of what the tower reads is padding.
@@ -66,12 +55,12 @@ class TowerEncoder(Encoder):
         order = np.argsort(self.count_tokens(texts), kind="stable")
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            tokens = self._tokenizer([texts[row] for row in rows])
-            out[rows] = unit(self._text(tokens._asdict()))
+            tokens = self._tokenizer.get()([texts[row] for row in rows])
+            out[rows] = unit(self._text.get()(tokens._asdict()))
         return out
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self._tokenizer.count(texts)
+        return self._tokenizer.get().count(texts)
 
 
 def load_encoder(
@@ -79,6 +68,8 @@ def load_encoder(
 ) -> Encoder:
     """Load the encoder of a name: ``nano``, another name of the catalogue, ``open_clip:ARCH/TAG``, ``hf:OWNER/REPO``,
     ``dir:PATH``, or a name whose scheme another installed package provides (see `plugins`).
+
+    What is missing on this machine is fetched: a model's configuration now, the weights of a tower at its first use.
 
     Args:
         runtime: ``onnx`` compiles each tower for the CPU when it is first used, ``torch`` runs it in PyTorch,
@@ -88,11 +79,11 @@ def load_encoder(
             The fingerprint stays that of the unquantised model, whose embeddings these approximate.
 
     Raises:
-        ModelError: the name stands for no model, its configuration cannot be read, or its plug-in fails.
+        ModelError: the name stands for no model, what it needs cannot be fetched or read, or its plug-in fails.
     """
     scheme, separator, _ = name.partition(":")
     if not separator or scheme in SCHEMES or (provider := plugin_distribution(scheme)) is None:
-        return TowerEncoder(resolve(name), runtime=runtime, device=device, quantize=quantize)
+        return TowerEncoder(fetch_model(name), runtime=runtime, device=device, quantize=quantize)
     if (runtime, device, quantize) != ("auto", "auto", "none"):
         logger.warning("%s is loaded by %s, which chooses runtime, device and precision itself.", name, provider)
     return load_plugin(name)

@@ -8,22 +8,24 @@ import contextlib
 import importlib.util
 import json
 import logging
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from llm2clip_search.encoders.cache import cache_dir
+from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Placement, Quantize, TowerName, place_tower, tower_weights
-from llm2clip_search.encoders.registry import Model
-from llm2clip_search.encoders.sources import cache_dir
 from llm2clip_search.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import nn
+
+logger = logging.getLogger(__name__)
 
 Runtime = Literal["auto", "torch", "onnx"]
 Tower = Callable[[dict[str, np.ndarray]], np.ndarray]
@@ -35,6 +37,8 @@ COMPILED_LIMIT = 500_000_000
 of 8 billion would take twice its 32 GB in memory, and as much on disk."""
 MAPPED_SIZE = 1 << 16
 """Bytes of a compiled tower's tensor from which it lies in a file of its own; smaller ones stay in the graph."""
+_EXPORTER = Lock()
+"""torch's exporter, and the warnings silenced around it, have global state: one thread at a time."""
 MIN_COSINE = 0.999
 """A compiled tower is kept only if its vectors agree with torch's at least this well."""
 
@@ -73,7 +77,8 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
                 f"The {name} tower of {model.reference} cannot be compiled for ONNX Runtime"
                 f" ({type(error).__name__}: {error}); --runtime torch runs it as it is."
             ) from error
-        print(f"The {name} tower does not compile for ONNX Runtime; torch runs it instead.", file=sys.stderr)
+        logger.warning("The %s tower does not compile for ONNX Runtime; PyTorch runs it instead.", name)
+        logger.debug("The %s tower of %s does not compile.", name, model.reference, exc_info=True)
         return _torch_tower(build_module(model, name), device)
 
 
@@ -152,11 +157,7 @@ def compiled_path(model: Model, name: TowerName) -> Path:
     if path.exists():
         return path
     target = path.parent
-    print(
-        f"Compiling the {name} tower of {model.reference} for this CPU (once) ...",
-        file=sys.stderr,
-        flush=True,
-    )
+    logger.info("Compiling the %s tower of %s for this CPU (once) ...", name, model.reference)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
         folder = Path(scratch) / name
@@ -177,7 +178,7 @@ def _export(model: Model, name: TowerName, path: Path) -> float:
     traced, judged = (_sample(model, name, count) for count in (2, 3))
     example = tuple(map(torch.from_numpy, traced.values()))
     axes = {key: {0: "n"} if key in FIXED_LENGTH else {0: "n", 1: "length"} for key in traced}
-    with _quiet_exporter(), torch.inference_mode():
+    with _EXPORTER, _quiet_exporter(), torch.inference_mode():
         # The TorchScript exporter: on these towers it takes 2.5 s where the dynamo one takes 23 s, and it
         # needs no onnxscript; the check below holds it to torch's own output.
         torch.onnx.export(

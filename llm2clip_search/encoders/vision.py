@@ -1,28 +1,22 @@
 """Vision towers of timm, open_clip and transformers as one module: uint8 pixels to unit vectors."""
 
-import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from llm2clip_search.encoders.config import PreprocessConfig, VisionConfig
+from llm2clip_search.encoders.dual import clip_projection, create_open_clip
+from llm2clip_search.encoders.loading import load_exactly, read_state_dict, without_memory
 from llm2clip_search.encoders.placement import Placement
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-
-_INTERPOLATIONS: dict[int, Literal["lanczos", "bilinear", "bicubic"]] = {
-    1: "lanczos",
-    2: "bilinear",
-    3: "bicubic",
-}
 
 
 class VisionTower(nn.Module):
@@ -152,61 +146,6 @@ def build_vision_tower(
     return VisionTower(backbone, projection, config.preprocess).place(placement).eval()
 
 
-def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
-    """What ``build`` makes, its parameters without memory until `load_exactly` assigns them.
-
-    A module that computes buffers from its parameters, or cannot be made without their numbers, is made as usual.
-    """
-    try:
-        with _skeleton():
-            module = build()
-    except (RuntimeError, NotImplementedError):  # what torch raises where a number is asked of the meta device
-        return build()
-    return build() if any(buffer.is_meta for buffer in module.buffers()) else module
-
-
-@contextlib.contextmanager
-def _skeleton() -> Iterator[None]:
-    """Parameters registered inside lie on torch's meta device.
-
-    Unlike a whole module on that device, this leaves tables that a constructor computes, such as those of
-    rotary positions, which no checkpoint holds.
-    """
-    thread = threading.get_ident()  # the hook is torch's, for every thread; modules of others are none of ours
-
-    def empty(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-        if parameter is None or parameter.is_meta or threading.get_ident() != thread:
-            return None
-        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-
-    handle = register_module_parameter_registration_hook(cast(Callable[..., None], empty))  # its stub is too narrow
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def load_exactly(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str, *, device: str = "cpu") -> None:
-    """Make tensors a module's own, with every key accounted for.
-
-    They are not copied, but for those of another dtype than the module's or not yet on ``device``.
-
-    Raises:
-        ModelError: a missing or unexpected key, or another shape; each is named.
-    """
-    wanted = module.state_dict()
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    if missing or extra:
-        raise ModelError(f"Weights of the {what} do not fit: missing {missing[:5]}, unexpected {extra[:5]}.")
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise ModelError(
-                f"Weight {name} of the {what} is {list(tensor.shape)}, but {list(wanted[name].shape)} is needed."
-            )
-    own = {name: tensor.to(device, wanted[name].dtype) for name, tensor in tensors.items()}
-    module.load_state_dict(own, assign=True)
-
-
 def _timm_backbone(config: VisionConfig, folder: Path | None) -> nn.Module:
     import timm
 
@@ -237,19 +176,7 @@ def with_pooled_modules(backbone: nn.Module, config: VisionConfig) -> nn.Module:
     return PooledModules(backbone, config.pooled_modules) if config.pooled_modules else backbone
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file or of a pickle read with ``weights_only``: no code runs."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
 def _open_clip_backbone(config: VisionConfig, folder: Path | None) -> nn.Module:
-    from llm2clip_search.encoders.dual import create_open_clip
-
     assert config.weights is not None, "open_clip towers are resolved with their weights"
     visual: nn.Module = create_open_clip(config.architecture, config.weights).visual
     return visual
@@ -280,38 +207,3 @@ _BACKBONES = {
     "open_clip": _open_clip_backbone,
     "transformers": _transformers_backbone,
 }
-
-
-def clip_projection(kind: str, raw: Mapping[str, Any]) -> dict[str, int]:
-    """The width of CLIP's projections: stated for both towers together, but loaded with each."""
-    return {"projection_dim": raw["projection_dim"]} if kind == "clip" and "projection_dim" in raw else {}
-
-
-def transformers_preprocess(folder: Path) -> PreprocessConfig:
-    """The preprocessing that a transformers folder's ``preprocessor_config.json`` asks for.
-
-    Raises:
-        ModelError: no such file, or sizes it does not state.
-    """
-    path = folder / "preprocessor_config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        size, crop = raw["size"], raw.get("crop_size")
-        size = {"shortest_edge": size} if isinstance(size, int) else size
-        crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-        crops = raw.get("do_center_crop", crop is not None) and crop is not None
-        target = crop if crops else size
-        height, width = (target[side] if side in target else target["shortest_edge"] for side in ("height", "width"))
-        shortest = size.get("shortest_edge", 0)
-        return PreprocessConfig(
-            height=height,
-            width=width,
-            resize="shortest" if shortest else "squash",
-            resize_to=0 if shortest == min(height, width) else shortest,
-            crop_rounding="down" if crops else "nearest",
-            interpolation=_INTERPOLATIONS[raw.get("resample", 3)],
-            mean=tuple(raw["image_mean"]),
-            std=tuple(raw["image_std"]),
-        )
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path} does not state the preprocessing: {error!r}.") from error

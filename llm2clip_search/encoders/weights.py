@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 _HEADER_LIMIT = 100_000_000
 """Bytes; a longer header is refused by the format's own reader too."""
 
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
+"""First bytes of what torch.save writes: a zip archive, formerly a bare pickle."""
+
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that are a transformers folder's weights: one, or those that its index names.
@@ -74,3 +77,20 @@ def mapped_tensors(
     except Exception as error:  # safetensors raises its own untyped error on a damaged file
         raise ModelError(f"{path} is not a readable safetensors file: {error}.") from error
     return found
+
+
+def refuse_pickle(path: Path) -> None:
+    """Tell a pickle that is named ``.safetensors`` from the real thing, by its first bytes.
+
+    Raises:
+        ModelError: a pickle; the way out is in the message.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    # A safetensors file starts with eight bytes of its header's length, which may begin like a pickle, and a brace.
+    if start.startswith(_PICKLE_STARTS) and not start.endswith(b"{"):
+        raise ModelError(
+            f"{path} is a pickle in spite of its name, and unpickling runs code; write its tensors with"
+            " safetensors.torch.save_file, or rename an LLM2CLIP state dict to .pt and run"
+            " 'llm2clip-search models convert' on it, which reads tensors alone."
+        )

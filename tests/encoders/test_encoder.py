@@ -1,6 +1,7 @@
 """The one interface: shapes, order, towers alone, both runtimes, and identity."""
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image
 
 from llm2clip_search.encoders import Encoder, load_encoder
-from llm2clip_search.encoders.registry import Model, resolve
+from llm2clip_search.encoders.model import Model
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.towers import compiled_path, load_tower
 from llm2clip_search.errors import ImageError, ModelError
 from tests.support.images import photograph
@@ -84,16 +86,17 @@ def test_a_compiled_tower_is_kept_by_fingerprint(tiny_model: Path, tmp_path: Pat
 
 
 def test_a_compiled_tower_that_disagrees_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An exporter's fault is caught by comparison: ``auto`` runs torch and says so, ``onnx`` refuses."""
     from llm2clip_search.encoders import towers
 
     model = resolve(f"dir:{save_model(tmp_path / 'model', seed=4)}")
     monkeypatch.setattr(towers, "MIN_COSINE", 1.1)
+    caplog.set_level(logging.WARNING, logger="llm2clip_search")
     tower = load_tower(model, "vision", runtime="auto", device="cpu")
     assert tower({"pixels": np.zeros((1, 160, 160, 3), np.uint8)}).shape == (1, 16)
-    assert "torch runs it instead" in capsys.readouterr().err
+    assert caplog.messages == ["The vision tower does not compile for ONNX Runtime; PyTorch runs it instead."]
     with pytest.raises(ModelError, match="agree with torch's only to cosine"):
         load_tower(model, "vision", runtime="onnx", device="cpu")
     with pytest.raises(ModelError, match="add --device cpu"):
@@ -148,7 +151,7 @@ def test_folders_that_are_no_models(tmp_path: Path) -> None:
         ("ftp:x", "names no model"),
         (f"dir:{tmp_path / 'nowhere'}", "does not exist"),
         (f"dir:{tmp_path}", "no readable config.json"),
-        ("hf:nobody/nothing", "name the folder with dir:PATH"),
+        ("hf:nobody/nothing", "hf:nobody/nothing is not on this machine"),
         ("open_clip:ViT-Z-99/x", "no architecture 'ViT-Z-99'"),
     ):
         with pytest.raises(ModelError, match=message):

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm2clip_search.encoders import llm, load_encoder, placement, towers
-from llm2clip_search.encoders import registry as catalogue
+from llm2clip_search.encoders import llm, load_encoder, placement, tower_encoder, towers
+from llm2clip_search.encoders import model as model_module
+from llm2clip_search.encoders.loading import without_memory
+from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import (
     Placement,
     Quantize,
@@ -26,10 +29,9 @@ from llm2clip_search.encoders.placement import (
     place_tower,
     tower_weights,
 )
-from llm2clip_search.encoders.registry import Model, resolve
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
-from llm2clip_search.encoders.towers import build_module, load_tower
-from llm2clip_search.encoders.vision import without_memory
+from llm2clip_search.encoders.towers import Tower, build_module, load_tower
 from llm2clip_search.encoders.weights import mapped_tensors
 from llm2clip_search.errors import ModelError
 from llm2clip_search.indexers import index_folder
@@ -51,7 +53,7 @@ def test_towers_are_the_mapped_file(tiny_model: Path, monkeypatch: pytest.Monkey
         mapped.append(mapped_tensors(path, **options))
         return mapped[-1]
 
-    for module in (catalogue, llm):
+    for module in (model_module, llm):
         monkeypatch.setattr(module, "mapped_tensors", remember)
     for tower in ("vision", "text"):
         parameters = places(build_module(resolve(f"dir:{tiny_model}"), tower).parameters())
@@ -155,15 +157,15 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
 
 def test_the_llm_stays_on_the_cpu_where_only_the_vision_tower_fits(
-    tiny_model: Path, card: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, card: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sizes = {"vision": 300_000_000, "text": 8 * B}
     monkeypatch.setattr(placement, "tower_weights", lambda model, name: sizes[name])
     model, card["free"] = resolve(f"dir:{tiny_model}"), 12 * B
     assert place_tower(model, "vision") == Placement(device="cuda", precision="bfloat16")
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
     assert place_tower(model, "text") == Placement(device="cpu", precision="float32")
-    assert "its 8.0 billion weights do not fit into the 12.0 GB" in capsys.readouterr().err
+    assert "its 8.0 billion parameters do not fit in the 12.0 GB" in caplog.text
     assert place_tower(model, "text", device="cuda").device == "cuda"
     card |= {"free": 24 * B, "bf16": False}
     assert place_tower(model, "text") == Placement(device="cuda", precision="float16")
@@ -176,17 +178,18 @@ def test_the_llm_stays_on_the_cpu_where_only_the_vision_tower_fits(
 
 
 def test_a_large_tower_is_not_compiled_unless_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An export of 8 billion weights for one query would fill memory and disk."""
     model = resolve(f"dir:{save_model(tmp_path / 'model', seed=7)}")
     monkeypatch.setattr(towers, "COMPILED_LIMIT", tower_weights(model, "text"))
+    caplog.set_level(logging.INFO, logger="llm2clip_search")
     load_tower(model, "vision", runtime="auto", device="cpu")
-    assert "Compiling" not in capsys.readouterr().err
+    assert "Compiling" not in caplog.text
     load_tower(model, "text", runtime="auto", device="cpu")
-    assert "Compiling the text tower" in capsys.readouterr().err
+    assert "Compiling the text tower" in caplog.text
     load_tower(model, "vision", runtime="onnx", device="cpu")
-    assert "Compiling the vision tower" in capsys.readouterr().err
+    assert "Compiling the vision tower" in caplog.text
 
 
 def test_quantising_needs_a_package(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,17 +248,26 @@ def test_updates_cannot_be_merged_into_quantised_layers(tmp_path: Path) -> None:
         build_module(resolve(f"dir:{folder}"), "text", Placement(quantize="8bit"))
 
 
-def test_images_are_indexed_without_the_text_tower(photographs: Path, tmp_path: Path) -> None:
+def test_images_are_indexed_without_the_text_tower(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The LLM is pinned by commit and nowhere on this machine: it is neither loaded nor fetched."""
     folder = save_model(tmp_path / "model")
     shutil.rmtree(folder / "llm")
     config = json.loads((folder / "config.json").read_text())
     config["text"]["weights"] = f"hf:nobody/an-8b-llm@{'5' * 40}"
     (folder / "config.json").write_text(json.dumps(config))
+    loaded: list[str] = []
+
+    def load(model: Model, name: TowerName, **options: Any) -> Tower:
+        loaded.append(name)
+        return load_tower(model, name, **options)
+
+    monkeypatch.setattr(tower_encoder, "load_tower", load)
     encoder = load_encoder(f"dir:{folder}", runtime="torch", device="cpu")
     result = index_folder(photographs, encoder=encoder, index=tmp_path / "index")
     assert result.indexed == 12
-    assert "_text" not in vars(encoder)
+    assert loaded == ["vision"]
     with pytest.raises(ModelError, match="hf:nobody/an-8b-llm"):
         encoder.encode_texts(["a"])
 

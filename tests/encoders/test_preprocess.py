@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from llm2clip_search.encoders.config import PreprocessConfig
-from llm2clip_search.encoders.export import image_processor
+from llm2clip_search.encoders.image_processor import image_processor, read_image_processor
 from llm2clip_search.encoders.images import read_rgb, to_pixels
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
-from llm2clip_search.encoders.vision import VisionTower, transformers_preprocess
+from llm2clip_search.encoders.vision import VisionTower
 from tests.support.images import photograph
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -54,7 +54,7 @@ def processor(folder: Path, name: str, **settings: Any) -> Any:
     stated = {"image_processor_type": name, "image_mean": MEAN, "image_std": STD, **settings}
     stated |= {"do_convert_rgb": True, "resample": 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(stated))
-    return getattr(transformers, name).from_pretrained(folder), transformers_preprocess(folder)
+    return getattr(transformers, name).from_pretrained(folder), read_image_processor(folder)
 
 
 CLIP = {"size": {"shortest_edge": 24}, "do_center_crop": True, "crop_size": {"height": 24, "width": 24}}

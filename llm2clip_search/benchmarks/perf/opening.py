@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llm2clip_search.base.memory import peak_bytes, resident_bytes
+from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import TowerName
-from llm2clip_search.encoders.registry import Model, resolve
+from llm2clip_search.encoders.registry import fetch_model, resolve
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.towers import build_module
 from llm2clip_search.encoders.weights import weight_files
@@ -52,7 +53,7 @@ def measure_opening(name: str, towers: Sequence[TowerName] = TOWERS) -> list[Ope
     Raises:
         ModelError: a name of no model, or a tower that cannot be opened.
     """
-    model = resolve(name)
+    model = fetch_model(name)
     return [_in_fresh_process(model, tower) for tower in towers]
 
 

@@ -53,7 +53,6 @@ def convert_model(
         lora=lora,
         licence=licence,
         pixels=None if pixels == "auto" else PIXELS[pixels],
-        tell=console.warn,
     )
     size = config.vision.preprocess
     console.out.print(

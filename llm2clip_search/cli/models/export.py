@@ -28,9 +28,9 @@ def export_model(
     [dim]llm2clip-search models export dir:./eva02 ./eva02-onnx --to onnx --tower vision[/dim]
     """
     from llm2clip_search.encoders.export import export_model as export
-    from llm2clip_search.encoders.registry import resolve
+    from llm2clip_search.encoders.registry import fetch_model
 
-    done = export(resolve(name), destination, to=to, tower=tower)
+    done = export(fetch_model(name), destination, to=to, tower=tower)
     console.out.print(f"{done.folder}: {done.embeds}", markup=False)
     for file, size in done.files.items():
         console.out.print(f"{size:>15,} bytes  {file}", markup=False)

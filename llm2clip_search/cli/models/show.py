@@ -12,7 +12,7 @@ from llm2clip_search.cli.sizes import gigabytes, parameters
 if TYPE_CHECKING:
     from llm2clip_search.encoders.catalogue import PublishedModel
     from llm2clip_search.encoders.config import TextConfig, VisionConfig
-    from llm2clip_search.encoders.registry import Model
+    from llm2clip_search.encoders.model import Model
 
 Line = tuple[str, str]
 _UNKNOWN = "unknown"
@@ -31,7 +31,7 @@ def show_model(
     from llm2clip_search.encoders.registry import is_at_hand, resolve
 
     entry = published_models().get(name) or published_models().get(name.lower())
-    model = resolve(name) if is_at_hand(name) else None
+    model = resolve(name) if entry is None or is_at_hand(name) else None
     with console.results():
         for label, value in _lines(entry, model):
             console.out.print(f"[bold]{label:>13}[/bold]  {escape(value)}")
@@ -95,8 +95,7 @@ def _header(entry: "PublishedModel | None", model: "Model | None") -> Iterator[L
 def _fingerprint(model: "Model") -> str:
     from llm2clip_search.encoders.sources import pin_is_known
 
-    weights = (model.config.vision.weights, model.config.text.weights)
-    if all(pin_is_known(source) for source in weights if source is not None):
+    if all(map(pin_is_known, model.base_weights)):
         return model.identity.fingerprint
     return "its fingerprint is known once its weights are fetched"
 

@@ -5,6 +5,7 @@ updates, where they are published beside it (PEFT), go into the folder and are m
 """
 
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -31,9 +32,11 @@ from llm2clip_search.encoders.checkpoints.openai_clip import convert_openai
 from llm2clip_search.encoders.checkpoints.peft_lora import read_peft
 from llm2clip_search.encoders.checkpoints.siglip2 import convert_siglip2, siglip_pixels
 from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from llm2clip_search.encoders.image_processor import read_image_processor
 from llm2clip_search.encoders.llm import save_tokenizer
-from llm2clip_search.encoders.vision import transformers_preprocess
 from llm2clip_search.errors import ModelError
+
+logger = logging.getLogger(__name__)
 
 HEADER = "<|start_header_id|>user<|end_header_id|>\n\n"
 """Llama 3's user turn, in front of a caption; the tokenizer puts ``<|begin_of_text|>`` before it."""
@@ -77,9 +80,8 @@ def convert(
     licence: str = "unknown",
     training_data: tuple[str, ...] = (),
     pixels: Callable[[int], PreprocessConfig] | None = None,
-    tell: Callable[[str], None] = lambda note: None,
 ) -> ModelConfig:
-    """Write the model folder of a published checkpoint.
+    """Write the model folder of a published checkpoint; everything that is not spelled as published is logged.
 
     The folder gets its name when it is complete; one that exists is left alone.
 
@@ -90,7 +92,6 @@ def convert(
         name: of the model; None is the destination's.
         pixels: one of `PIXELS`; None is a ``preprocessor_config.json`` in ``source``, or what its layout was
             trained with.
-        tell: gets one sentence on everything that is not spelled as published.
 
     Raises:
         ModelError: a destination that exists or cannot be written, a checkpoint that is damaged or of no published
@@ -102,7 +103,7 @@ def convert(
     checkpoint = read_checkpoint(source)
     converted = convert_tensors(checkpoint)
     for note in converted.notes:
-        tell(note)
+        logger.warning(note)
     base = find_llm(llm, layout=converted.layout, hidden=converted.adaptor.hidden)
     updates, lora_files = _find_updates(lora, source)
     if not updates and base.reference.partition("@")[0] == UNTUNED:
@@ -187,7 +188,7 @@ def _preprocess(
         return pixels(side)
     if not (source / "preprocessor_config.json").exists():
         return vision.preprocess
-    stated = transformers_preprocess(source)
+    stated = read_image_processor(source)
     if (stated.height, stated.width) != (side, side):
         raise ModelError(
             f"{source / 'preprocessor_config.json'} makes {stated.height}x{stated.width} pixels, but the vision tower"

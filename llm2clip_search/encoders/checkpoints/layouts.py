@@ -17,7 +17,7 @@ import torch
 
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.encoders.config import PreprocessConfig, VisionConfig
-from llm2clip_search.encoders.sources import refuse_pickle
+from llm2clip_search.encoders.weights import refuse_pickle
 from llm2clip_search.errors import ModelError
 
 LayoutName = Literal["openai", "eva02", "siglip2"]

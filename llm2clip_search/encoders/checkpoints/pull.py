@@ -1,13 +1,16 @@
 """Fetching a published checkpoint and turning it into a model folder in the cache, once."""
 
 import json
-import sys
+import logging
 from pathlib import Path
 
 from llm2clip_search.base.files import file_sha256
+from llm2clip_search.encoders.cache import cache_dir
 from llm2clip_search.encoders.catalogue import PublishedModel
-from llm2clip_search.encoders.sources import HubUnreachableError, cache_dir, fetch_hub, hub_cache
+from llm2clip_search.encoders.hub import HubUnreachableError, fetch_repository, hub_cache
 from llm2clip_search.errors import ModelError
+
+logger = logging.getLogger(__name__)
 
 
 def converted_folder(model: PublishedModel) -> Path:
@@ -32,12 +35,8 @@ def pull(model: PublishedModel) -> Path:
         return folder
     if model.repo is None or model.llm is None:
         raise ModelError(f"{model.name} has nothing to convert; it is used as it is.")
-    print(
-        f"{model.name} is fetched and converted (once): about {model.download_bytes / 1e9:.1f} GB with its LLM,"
-        f" {model.llm.repo}.",
-        file=sys.stderr,
-        flush=True,
-    )
+    size = f"about {model.download_bytes / 1e9:.1f} GB"
+    logger.info("Fetching and converting %s (once), %s with its LLM, %s.", model.name, size, model.llm.repo)
     try:
         source = _fetch_files(model)
         from llm2clip_search.encoders.checkpoints.convert import convert
@@ -49,7 +48,6 @@ def pull(model: PublishedModel) -> Path:
             name=model.name,
             licence=model.licence or "unknown",
             training_data=model.training_data,
-            tell=lambda note: print(f"note: {note}", file=sys.stderr),
         )
     except HubUnreachableError as error:
         raise ModelError(
@@ -86,5 +84,5 @@ def _fetch_files(model: PublishedModel) -> Path:
     wanted = [alternative for pattern in model.files for alternative in pattern.split("|")]
     # Low-rank updates of the LLM come with their configuration.
     patterns = [*wanted, "*.json"] if model.layout == "siglip2" else wanted
-    folder = fetch_hub(model.repo, model.revision, patterns, needed=model.files).path
+    folder = fetch_repository(model.repo, model.revision, patterns, needed=model.files)
     return folder / model.files[0] if model.layout == "eva02" else folder

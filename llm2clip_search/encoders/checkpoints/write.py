@@ -18,7 +18,7 @@ from llm2clip_search.encoders.checkpoints.layouts import LayoutName
 from llm2clip_search.encoders.checkpoints.openai_clip import publish_openai
 from llm2clip_search.encoders.checkpoints.siglip2 import publish_siglip2
 from llm2clip_search.encoders.config import TextConfig
-from llm2clip_search.encoders.registry import Model
+from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.weights import mapped_tensors
 from llm2clip_search.errors import ModelError
 

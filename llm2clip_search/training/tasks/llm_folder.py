@@ -13,7 +13,8 @@ import torch
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.encoders.config import TextConfig, text_from_mapping
 from llm2clip_search.encoders.llm import CaptionLLM
-from llm2clip_search.encoders.registry import text_fingerprint
+from llm2clip_search.encoders.model import text_fingerprint
+from llm2clip_search.encoders.sources import fetch, pin_is_known
 from llm2clip_search.encoders.text import FusedStates, load_states
 from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
 from llm2clip_search.errors import ModelError
@@ -93,6 +94,8 @@ def clip_identity(clip: TextConfig | None) -> str:
     if clip is None:
         return ""
     source = f"open_clip:{clip.architecture}/{clip.weights}" if clip.library == "open_clip" else clip.weights
+    if source is not None and not pin_is_known(source):
+        fetch(source)
     return f"{source} ({text_fingerprint(clip)})"
 
 

@@ -21,7 +21,8 @@ from llm2clip_search.encoders.checkpoints.layouts import read_checkpoint
 from llm2clip_search.encoders.checkpoints.peft_lora import read_peft
 from llm2clip_search.encoders.export import Target, export_model
 from llm2clip_search.encoders.images import to_pixels
-from llm2clip_search.encoders.registry import Model, resolve
+from llm2clip_search.encoders.model import Model
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 from tests.support.checkpoints import Tensors, eva02_tensors, save_openai, siglip2_tensors

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 
 from llm2clip_search.encoders.catalogue import PublishedModel, published_models
 from llm2clip_search.encoders.checkpoints.pull import converted_folder, is_pulled, pull, verify
-from llm2clip_search.encoders.registry import resolve
+from llm2clip_search.encoders.registry import fetch_model, is_at_hand, resolve
 from llm2clip_search.errors import ModelError
 from tests.support.checkpoints import HIDDEN, eva02_tensors, save_llama, save_openai, siglip2_tensors
+from tests.support.models import save_model
 
 OPENAI = published_models()["llm2clip-openai-l-14-336"]
 EVA02 = published_models()["llm2clip-eva02-l-14-336"]
@@ -83,18 +85,47 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_name_is_fetched_converted_and_found_again(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_name_is_fetched_converted_and_found_again(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
     publish(hub, OPENAI, save_openai)
-    model = resolve(OPENAI.name)
+    caplog.set_level(logging.INFO, logger="llm2clip_search")
+    model = fetch_model(OPENAI.name)
     assert model.folder == converted_folder(OPENAI)
     assert model.config.name == OPENAI.name
     assert model.config.licence == "apache-2.0"
     assert model.config.text.weights == f"hf:microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned@{COMMIT}"
-    assert "about 17.3 GB" in capfd.readouterr().err
+    assert "about 17.3 GB" in caplog.text
     count = len(hub.asked)
-    assert resolve(OPENAI.name).identity == model.identity
+    assert fetch_model(OPENAI.name).identity == resolve(OPENAI.name).identity == model.identity
     verify(OPENAI)
     assert len(hub.asked) == count
+
+
+@pytest.mark.parametrize("name", [OPENAI.name, "hf:ice/model", "hf:ice/model@main"])
+def test_resolving_a_name_fetches_nothing(hub: Hub, name: str) -> None:
+    publish(hub, OPENAI, save_openai)
+    assert not is_at_hand(name)
+    with pytest.raises(ModelError, match=rf"^{name} is not on this machine\.$") as caught:
+        resolve(name)
+    assert f"'llm2clip-search models pull {name}' fetches it" in caught.value.hint
+    assert hub.asked == []
+    assert not is_pulled(OPENAI)
+
+
+def test_unpinned_base_weights_are_fetched_with_the_model(hub: Hub, tmp_path: Path) -> None:
+    """A fingerprint needs the commit of its LLM; without it, it is unknown rather than asked of the hub."""
+    folder = save_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["text"]["weights"] = "hf:ice/llm"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="hf:ice/llm names no commit and is not on this machine"):
+        _ = resolve(f"dir:{folder}").identity
+    assert hub.asked == []
+    save_llama(hub.folder("ice/llm"))
+    fingerprint = fetch_model(f"dir:{folder}").identity.fingerprint
+    assert [asked["repo"] for asked in hub.asked] == ["ice/llm"]
+    config["text"]["weights"] = f"hf:ice/llm@{COMMIT}"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert resolve(f"dir:{folder}").identity.fingerprint == fingerprint
 
 
 def test_the_pinned_commit_and_no_code_is_asked_for(hub: Hub) -> None:
@@ -123,7 +154,7 @@ def test_a_checkpoint_whose_files_are_not_documented_is_found(hub: Hub) -> None:
     publish(hub, SIGLIP2, lambda folder: torch.save(siglip2_tensors(), folder / "any-name.pt"))
     assert SIGLIP2.repo is not None
     save_updates(hub.folder(SIGLIP2.repo) / "LLM2CLIP-Llama-3.1-8B")
-    model = resolve(SIGLIP2.name)
+    model = fetch_model(SIGLIP2.name)
     assert model.config.text.adaptor is not None
     assert not model.config.text.adaptor.normalises
     assert {name for name in model.tensors("text") if name.startswith("lora.")} == {
@@ -135,19 +166,19 @@ def test_a_checkpoint_whose_files_are_not_documented_is_found(hub: Hub) -> None:
 def test_a_repository_without_a_checkpoint_is_told(hub: Hub) -> None:
     publish(hub, SIGLIP2, lambda folder: None)
     with pytest.raises(ModelError, match=r"holds no \*\.safetensors or \*\.pt"):
-        resolve(SIGLIP2.name)
+        fetch_model(SIGLIP2.name)
 
 
 def test_an_llm_of_another_width_is_refused_with_both(hub: Hub, tmp_path: Path) -> None:
     publish(hub, OPENAI, save_openai, hidden=16)
     with pytest.raises(ModelError, match=r"adaptor takes states of 32 dimensions, but .* gives 16"):
-        resolve(OPENAI.name)
+        fetch_model(OPENAI.name)
     assert files(tmp_path / "cache") == []
 
 
 def test_an_offline_machine_is_told_what_to_fetch_and_how(hub: Hub) -> None:
     with pytest.raises(ModelError) as caught:
-        resolve(OPENAI.name)
+        fetch_model(OPENAI.name)
     message = str(caught.value)
     for part in (
         "run 'llm2clip-search models pull llm2clip-openai-l-14-336' on a machine that reaches the hub",
@@ -169,7 +200,7 @@ def test_a_full_disk_while_converting_leaves_nothing(hub: Hub, tmp_path: Path, m
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(ModelError, match=r"could not be written .*No space left on device.*nothing of it is left"):
-        resolve(OPENAI.name)
+        fetch_model(OPENAI.name)
     assert files(tmp_path / "cache") == []
     assert not is_pulled(OPENAI)
 

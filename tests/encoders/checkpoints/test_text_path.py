@@ -18,7 +18,8 @@ from llm2clip_search.encoders.checkpoints.convert import convert
 from llm2clip_search.encoders.checkpoints.llm_source import LLMSource
 from llm2clip_search.encoders.checkpoints.peft_lora import read_peft
 from llm2clip_search.encoders.config import TextConfig
-from llm2clip_search.encoders.registry import Model, resolve
+from llm2clip_search.encoders.model import Model
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.tokenization import LLMTokenizer
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.engine.search import open_index

@@ -1,0 +1,133 @@
+"""A resolved model: its configuration, its folder, and the identity that follows from both."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm2clip_search.base.files import file_sha256
+from llm2clip_search.base.identity import ModelIdentity, json_sha256
+from llm2clip_search.encoders.config import ModelConfig, TextConfig
+from llm2clip_search.encoders.sources import find, is_commit
+from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
+from llm2clip_search.encoders.weights import mapped_tensors
+from llm2clip_search.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Model:
+    """A resolved model: its configuration, and where its own tensors and tokenizer lie."""
+
+    reference: str
+    """The name that finds it again from any folder; an index remembers this one."""
+    config: ModelConfig
+    folder: Path | None
+    """The model folder; None for open_clip, which keeps weights itself."""
+
+    def tensors(self, tower: str, *, dtype: "torch.dtype | None" = None) -> dict[str, "torch.Tensor"]:
+        """Tensors of ``model.safetensors`` under ``vision.`` or ``text.``, prefix removed.
+
+        They lie in the mapped file, but for floats of another type than ``dtype``; see `weights.mapped_tensors`.
+        """
+        path = self._own_tensors
+        if path is None:
+            return {}
+        found = mapped_tensors(path, keep=lambda name: name.startswith(f"{tower}."), dtype=dtype)
+        return {name.partition(".")[2]: tensor for name, tensor in found.items()}
+
+    def tokenizer(self) -> CaptionTokenizer:
+        """The text tower's tokenizer; an LLM's loads neither torch nor transformers."""
+        return caption_tokenizer(self.config.text, self.folder)
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """Hashes of what decides the embeddings; names, licences and notes are left out.
+
+        Only tensors in the model folder are read; pinned base weights count by their pin.
+
+        Raises:
+            ModelError: base weights of the hub that are neither pinned by commit nor on this machine.
+        """
+        raw = self.config.to_dict()
+        vision = raw["vision"]
+        # Younger than the first release, as in `_text_parts`.
+        for key in ("options", "pooled_modules"):
+            if not vision[key]:
+                del vision[key]
+        if vision["preprocess"]["crop_rounding"] == "nearest":
+            del vision["preprocess"]["crop_rounding"]
+        tokens, text, text_pin = _text_parts(self.config.text, self.folder)
+        before = {"preprocess": vision.pop("preprocess"), "text": tokens}
+        pins = [_pin(vision.pop("weights"), self.folder), text_pin]
+        own = file_sha256(self._own_tensors) if self._own_tensors else ""
+        space = {"dim": raw["dim"]} | ({"querybank": raw["querybank"]} if raw["querybank"] else {})
+        return ModelIdentity(
+            name=self.reference,
+            revision=own[:12] or pins[0][:12],
+            weights_sha256=json_sha256({"own": own, "pins": pins, "vision": vision, "text": text} | space),
+            preprocess_sha256=json_sha256(before),
+        )
+
+    @property
+    def base_weights(self) -> tuple[str, ...]:
+        """Sources of the weights that its towers start from; empty for a model whose folder holds everything."""
+        vision, text = self.config.vision, self.config.text
+        found = (vision.weights, text.weights, text.clip.weights if text.clip else None)
+        return tuple(source for source in found if source is not None)
+
+    @property
+    def _own_tensors(self) -> Path | None:
+        path = self.folder / "model.safetensors" if self.folder else None
+        return path if path is not None and path.exists() else None
+
+
+def text_fingerprint(text: TextConfig, folder: Path | None = None) -> str:
+    """16 hex digits of a classic CLIP text tower, equal for two if and only if their embeddings are.
+
+    Raises:
+        ModelError: weights of the hub that are neither pinned by commit nor on this machine.
+    """
+    return json_sha256(_text_parts(text, folder))[:16]
+
+
+def _text_parts(text: TextConfig, folder: Path | None) -> tuple[dict[str, object], dict[str, object], str]:
+    """Of a text tower: what comes before it, what it is, and the pin of its base weights."""
+    rest = asdict(text)
+    before = {key: rest.pop(key) for key in ("max_tokens", "instruction", "pooling", "attention")}
+    pin = _pin(rest.pop("weights"), folder)
+    # Options younger than the first release count where they are set: older models keep their fingerprints.
+    if suffix := rest.pop("suffix"):
+        before["suffix"] = suffix
+    for key in ("standardised", "clip"):
+        if not rest[key]:
+            del rest[key]
+    if text.clip is not None:
+        rest["clip"] = _text_parts(text.clip, folder)
+    return before, rest, pin
+
+
+def _pin(source: str | None, folder: Path | None) -> str:
+    if source is None:
+        return ""
+    scheme, _, rest = source.partition(":")
+    if scheme == "pypi":
+        return rest.partition("#")[2]
+    if scheme == "hf":
+        # A commit pins its content by itself: images are indexed without the LLM ever being fetched.
+        revision = source.partition("@")[2]
+        if is_commit(revision):
+            return revision
+        if (found := find(source)) is None:
+            raise ModelError(
+                f"{source} names no commit and is not on this machine, so the fingerprint of its model is unknown.",
+                hint="'llm2clip-search models pull MODEL' fetches a model with its base weights.",
+            )
+        return found.revision
+    local = find(source, relative_to=folder) if scheme == "dir" else None
+    path = local.path if local else Path(source)
+    if path.is_dir():
+        return json_sha256([[f.name, file_sha256(f)] for f in sorted(path.glob("*.safetensors"))])
+    return file_sha256(path) if path.is_file() else source
