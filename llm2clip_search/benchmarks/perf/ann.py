@@ -4,6 +4,7 @@ Whatever is measured is an index on disk that `build_ann` built, asked as the en
 a scratch one, filled with the user's vectors or with synthetic ones.
 """
 
+import logging
 import statistics
 import tempfile
 import time
@@ -17,7 +18,6 @@ import numpy as np
 
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
-from llm2clip_search.encoders import load_encoder
 from llm2clip_search.engine import SearchIndex
 from llm2clip_search.engine.plan import APPROXIMATE_MAX_K
 from llm2clip_search.errors import CorpusError, QueryError, StoreError
@@ -25,6 +25,8 @@ from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.indexers.ann import midpoint_queries
 from llm2clip_search.store import Row, Snapshot, Writer
 from llm2clip_search.vectorindex.search import exact_search, import_faiss, read_ann, search_parameters
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["flat", "hnsw", "ivf"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -40,7 +42,6 @@ BLOCK = 65_536
 
 Search = Callable[[np.ndarray], np.ndarray]
 """float32 ``[n, dim]`` to int64 ``[n, k]``, best first, -1 where nothing more was found."""
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +103,12 @@ def benchmark_index(
     k: int = 10,
     queries: int = 200,
     seed: int = 0,
-    say: Say = lambda line: None,
 ) -> AnnResult:
     """Measure an index, asked in midpoints of random pairs of its vectors; it is only read.
 
     Args:
         kinds: those to build from its vectors, in a scratch folder; without any, exact search and the
             approximate index that it has are measured as they are.
-        say: called with a line before each part that takes long.
 
     Raises:
         StoreError: no approximate index and no kinds, no rows, or FAISS is not installed.
@@ -128,10 +127,10 @@ def benchmark_index(
     asked = midpoint_queries(snapshot, seed=seed, count=queries)
     if wanted:
         vectors = (block for _, block in snapshot.blocks())
-        with _scratch(vectors, snapshot.manifest.model, snapshot.manifest.dim, say) as writer:
-            points = list(_built(writer, wanted, asked, k, seed, say))
+        with _scratch(vectors, snapshot.manifest.model, snapshot.manifest.dim) as writer:
+            points = list(_built(writer, wanted, asked, k, seed))
     else:
-        say(f"measuring {snapshot.folder}")
+        logger.info("measuring %s", snapshot.folder)
         truth = Truth.of(snapshot, asked, k)
         points = [_exact_point(truth), *_approximate_points(snapshot, truth)]
     return AnnResult(
@@ -152,7 +151,6 @@ def benchmark_synthetic(
     k: int = 10,
     queries: int = 200,
     seed: int = 0,
-    say: Say = lambda line: None,
 ) -> AnnResult:
     """Measure indices over vectors of a `SphereMixture`, asked in vectors of the same mixture that they do not hold.
 
@@ -167,8 +165,8 @@ def benchmark_synthetic(
         for stream, start in enumerate(range(0, rows, BLOCK), start=1)
     )
     name = f"synthetic, {mixture.clusters} clusters, seed {seed}"
-    with _scratch(vectors, ModelIdentity(name, "", "", ""), dim, say) as writer:
-        points = mark_front(list(_built(writer, wanted, asked, k, seed, say)))
+    with _scratch(vectors, ModelIdentity(name, "", "", ""), dim) as writer:
+        points = mark_front(list(_built(writer, wanted, asked, k, seed)))
     return AnnResult(vectors=name, rows=rows, dim=dim, k=k, queries=queries, points=points)
 
 
@@ -238,13 +236,13 @@ def _check_k(k: int, rows: int) -> None:
 
 
 @contextmanager
-def _scratch(blocks: Iterable[np.ndarray], model: ModelIdentity, dim: int, say: Say) -> Iterator[Writer]:
+def _scratch(blocks: Iterable[np.ndarray], model: ModelIdentity, dim: int) -> Iterator[Writer]:
     """A new index of these vectors, float32 ``[m, dim]`` a block; it is deleted at the end."""
     with (
         tempfile.TemporaryDirectory(prefix="llm2clip-ann-") as scratch,
         Writer.open(Path(scratch) / "index", model=model, dim=dim) as writer,
     ):
-        say("writing the vectors to a scratch index")
+        logger.info("writing the vectors to a scratch index")
         for block in blocks:
             ids = writer.allocate(len(block))
             rows = [Row(id=i, path=str(i), content_hash="", size=0, mtime_ns=0, width=1, height=1) for i in ids]
@@ -252,22 +250,21 @@ def _scratch(blocks: Iterable[np.ndarray], model: ModelIdentity, dim: int, say: 
         yield writer
 
 
-def _built(
-    writer: Writer, kinds: Sequence[Kind], queries: np.ndarray, k: int, seed: int, say: Say
-) -> Iterator[AnnPoint]:
+def _built(writer: Writer, kinds: Sequence[Kind], queries: np.ndarray, k: int, seed: int) -> Iterator[AnnPoint]:
     """Build each kind as the indexer does, and measure it."""
     truth = Truth.of(writer.snapshot, queries, k)
     for kind in kinds:
         if kind == "flat":
-            say("measuring exact search")
+            logger.info("measuring exact search")
             yield _exact_point(truth)
             continue
         config = AnnConfig(kind=kind, seed=seed)
-        say(f"building {config.factory(writer.manifest.live)} over {writer.manifest.live:,} vectors")
+        live = writer.manifest.live
+        logger.info("building %s over %s vectors", config.factory(live), f"{live:,}")
         started = time.perf_counter()
         build_ann(writer, config)
         seconds = time.perf_counter() - started
-        say(f"measuring {kind}")
+        logger.info("measuring %s", kind)
         yield from _approximate_points(writer.snapshot, truth, build_seconds=seconds)
 
 
@@ -304,8 +301,7 @@ def _approximate_points(snapshot: Snapshot, truth: Truth, *, build_seconds: floa
             return ids
 
         yield _point(search, truth, setting=setting, alone_in=_one_thread, **common)
-    # It is asked in vectors, so that no tower is ever loaded.
-    engine = SearchIndex(snapshot, load_encoder())
+    engine = SearchIndex(snapshot, None)  # type: ignore[arg-type]  # vectors are searched: no encoder is used
     yield _point(lambda queries: engine.search(queries, k=truth.k)[1], truth, setting="engine", **common)
 
 
