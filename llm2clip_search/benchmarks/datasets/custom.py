@@ -164,7 +164,7 @@ def _text_rows(key: str, text: str, where: str) -> Iterator[_Row]:
 def _object_rows(key: str, text: str, where: str) -> Iterator[_Row]:
     found = parse_json(text, where)
     if not isinstance(found, dict):
-        raise CorpusError(f"{where} is no JSON object.")
+        raise CorpusError(f"{where} is not a JSON object.")
     value = found.get("captions", found.get("caption"))
     by_lang = value if isinstance(value, dict) else {_cell(found, "lang"): value}
     for lang, texts in by_lang.items():

@@ -121,7 +121,7 @@ def parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where} is no JSON: {error}.") from error
+        raise CorpusError(f"{where} is not JSON: {error}.") from error
 
 
 def read_ids(path: Path) -> list[str]:

@@ -78,7 +78,7 @@ def first_entries(path: Path, count: int) -> list[Any]:
         with path.open(encoding="utf-8-sig") as file:
             text = file.read(_CHUNK)
             if not text.lstrip().startswith("["):
-                raise CorpusError(f"{path} is no JSON list.")
+                raise CorpusError(f"{path} is not a JSON list.")
             place = text.index("[") + 1
             while len(entries) < count:
                 while place < len(text) and text[place] in ", \t\r\n":

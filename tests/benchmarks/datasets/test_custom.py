@@ -109,11 +109,11 @@ def test_a_split_is_a_folder_of_shards_or_a_word_in_their_names(tmp_path: Path) 
         ({"a.jpg": b"A"}, "has no captions"),
         ({"a.jpg": b"A", "a.txt": b" \n"}, "has no captions"),
         ({"a.jpg": b"A", "a.txt": "Café".encode("latin-1")}, r"0\.tar, a\.txt, is not UTF-8: byte 3 is 0xe9"),
-        ({"a.jpg": b"A", "a.json": b"{"}, r"0\.tar, a\.json, is no JSON"),
-        ({"a.jpg": b"A", "a.json": b"[1]"}, r"0\.tar, a\.json, is no JSON object"),
+        ({"a.jpg": b"A", "a.json": b"{"}, r"0\.tar, a\.json, is not JSON"),
+        ({"a.jpg": b"A", "a.json": b"[1]"}, r"0\.tar, a\.json, is not a JSON object"),
         ({"a.jpg": b"A", "a.json": b'{"caption": 3}'}, r"a\.json, has a caption that is no text but int"),
         ({"a.jpg": b"A", "a.json": b'{"captions": [["x"]]}'}, r"a\.json, has a caption that is no text but list"),
-        ({"a.txt": b"One."}, "holds no image under"),
+        ({"a.txt": b"One."}, "There are no images in"),
     ],
 )
 def test_broken_shards_are_told(tmp_path: Path, members: Mapping[str, bytes], words: str) -> None:
@@ -128,7 +128,7 @@ def test_an_image_or_a_caption_file_in_two_shards_is_refused(tmp_path: Path) -> 
     with pytest.raises(CorpusError, match=r"Caption file 'a\.txt' is in .*1\.tar and again"):
         open_set("webdataset", tmp_path)
     write_tar(tmp_path / "1.tar", {"a.jpg": jpeg(1)})
-    with pytest.raises(CorpusError, match=r"Image 'a\.jpg' lies in .*0\.tar and again in .*1\.tar"):
+    with pytest.raises(CorpusError, match=r"Image 'a\.jpg' is in .*0\.tar and again in .*1\.tar"):
         open_set("webdataset", tmp_path)
 
 
@@ -297,7 +297,7 @@ def test_broken_tables_are_told(tmp_path: Path) -> None:
         open_set("table", tmp_path)
     (tmp_path / "captions.csv").unlink()
     (tmp_path / "a.jpg").unlink()
-    with pytest.raises(CorpusError, match=r"holds no image"):
+    with pytest.raises(CorpusError, match=r"There are no images in"):
         open_set("table", tmp_path)
 
 

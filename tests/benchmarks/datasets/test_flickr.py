@@ -313,7 +313,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda root: (root / "dataset_flickr30k.json").write_bytes('{"images": "café"}'.encode("latin-1")),
         "is not UTF-8: byte 15 is 0xe9",
     ),
-    "no JSON": (lambda root: (root / "dataset_flickr30k.json").write_text("{"), "is no JSON"),
+    "no JSON": (lambda root: (root / "dataset_flickr30k.json").write_text("{"), "is not JSON"),
     "an empty split": (
         lambda root: change(root / "dataset_flickr30k.json", lambda data: data.update(images=data["images"][2:])),
         "has no image of split 'test'",
@@ -379,7 +379,7 @@ def test_a_line_of_another_form_is_named(tmp_path: Path, name: str, file: str, c
         (lambda root: (root / "test/1.tar").write_bytes(b"x" * 600), "cannot be read as an uncompressed tar shard"),
         (
             lambda root: write_tar(root / "test/1.tar", {"s0000000.jpg": jpeg(1)}),
-            r"'s0000000\.jpg' lies in .*0\.tar and again in .*1\.tar",
+            r"'s0000000\.jpg' is in .*0\.tar and again in .*1\.tar",
         ),
     ],
 )

@@ -99,10 +99,10 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
         with pytest.raises(CorpusError, match=rf"{number}\.gz cannot be read"):
             read_lines(path)
     (tmp_path / "x.json").write_text("{")
-    with pytest.raises(CorpusError, match=r"x\.json is no JSON"):
+    with pytest.raises(CorpusError, match=r"x\.json is not JSON"):
         read_json(tmp_path / "x.json")
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    with pytest.raises(CorpusError, match=r"deep\.json is no JSON"):
+    with pytest.raises(CorpusError, match=r"deep\.json is not JSON"):
         read_json(tmp_path / "deep.json")
 
 

@@ -117,8 +117,8 @@ def test_what_lies_behind_the_entries_is_never_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b'{"a": 1}', "is no JSON list"),
-        (b"", "is no JSON list"),
+        (b'{"a": 1}', "is not a JSON list"),
+        (b"", "is not a JSON list"),
         (b"[", "has 0 whole entries"),
         (b'[{"a": 1}, {"a": ', "has 1 whole entries"),
         (b"[" + b'"' * 1 + b"x" * (5 << 20), "has 0 whole entries"),
@@ -233,10 +233,10 @@ def test_broken_docci_is_told(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="row 2, has no column 'description'; it has split, image_file"):
         open_set("docci", root)
     (root / "docci_descriptions.jsonlines").write_text("{\n")
-    with pytest.raises(CorpusError, match="line 1 is no JSON"):
+    with pytest.raises(CorpusError, match="line 1 is not JSON"):
         open_set("docci", root)
     (root / "docci_descriptions.jsonlines").write_text("3\n")
-    with pytest.raises(CorpusError, match="line 1 is no JSON object"):
+    with pytest.raises(CorpusError, match="line 1 is not a JSON object"):
         open_set("docci", root)
 
 
