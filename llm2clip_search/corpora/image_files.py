@@ -1,7 +1,7 @@
-"""Images of a data set: where each lies in webdataset shards or folders, and its bytes.
+"""Images of a data set in webdataset shards or folders: their positions and their bytes.
 
-A shard is scanned once for its members' places; an image is then one read, so that any order of the
-data costs the same and a run resumes anywhere.
+A shard is scanned once for the positions of its members. Each image is then a single read, so any order costs the same
+and a run can resume anywhere.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class ByteRange:
-    """Bytes of one image."""
+    """Position of one image's bytes: the file, the offset in it and the size, both in bytes."""
 
     path: Path
     offset: int
@@ -27,73 +27,74 @@ class ByteRange:
 
 
 class ImageFiles:
-    """Images by id, which is the name in the shard or the path below the folder.
+    """Images by id; the id is the name in the shard or the path relative to the folder.
 
-    An id without its suffix finds the image too, as webdataset's own keys have none.
+    `find` also accepts ids without their suffix, because webdataset keys have none.
     """
 
-    def __init__(self, places: Mapping[str, ByteRange]) -> None:
-        self._places = dict(places)
+    def __init__(self, ranges: Mapping[str, ByteRange]) -> None:
+        self._ranges = dict(ranges)
         stems: dict[str, str] = {}
-        for image_id in self._places:
+        for image_id in self._ranges:
             stem = image_id.rpartition(".")[0]
-            stems[stem] = "" if stem in stems else image_id  # of two, neither is meant
+            stems[stem] = "" if stem in stems else image_id  # ambiguous: it stands for neither
         self._by_stem = {stem: image_id for stem, image_id in stems.items() if image_id}
 
     @classmethod
     def scan(cls, root: Path, patterns: Sequence[str]) -> "ImageFiles":
-        """The images of shards and folders, see `shards.find_files` for patterns.
+        """Find the images in shards and folders; patterns are those of `shards.find_files`.
 
         Raises:
-            CorpusError: a pattern without files, a damaged shard, an id that two images share, or no image.
+            CorpusError: a pattern matches nothing, a shard is damaged, two images have the same id, or there is no
+                image.
         """
-        places: dict[str, ByteRange] = {}
+        ranges: dict[str, ByteRange] = {}
         for pattern in patterns:
             for path in find_files(root, pattern):
-                for image_id, place in _folder(path) if path.is_dir() else _shard(path):
-                    if image_id in places:
+                for image_id, found in _folder(path) if path.is_dir() else _shard(path):
+                    if image_id in ranges:
                         raise CorpusError(
-                            f"Image {image_id!r} lies in {places[image_id].path} and again in {place.path}."
+                            f"Image {image_id!r} is in {ranges[image_id].path} and again in {found.path}."
                         )
-                    places[image_id] = place
-        if not places:
-            raise CorpusError(f"{root} holds no image under {', '.join(patterns)}.")
-        return cls(places)
+                    ranges[image_id] = found
+        if not ranges:
+            raise CorpusError(f"There are no images in {', '.join(str(root / pattern) for pattern in patterns)}.")
+        return cls(ranges)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._ranges)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._ranges)
 
     def find(self, image_id: str) -> str | None:
-        """The image that a caption file's id means."""
-        return image_id if image_id in self._places else self._by_stem.get(image_id)
+        """The id of the image that an id in a caption file refers to, with or without suffix; None if there is none."""
+        return image_id if image_id in self._ranges else self._by_stem.get(image_id)
 
     def only(self, image_ids: Sequence[str]) -> "ImageFiles":
-        """Those images alone, in that order.
+        """A selection of these images, in the given order.
 
         Raises:
-            KeyError: an id that is none of these images'.
+            KeyError: there is no image with one of the ids.
         """
-        return ImageFiles({image_id: self._places[image_id] for image_id in image_ids})
+        return ImageFiles({image_id: self._ranges[image_id] for image_id in image_ids})
 
     def path(self, image_id: str) -> Path:
-        """The file that holds the image: its own, or its shard."""
-        return self._places[image_id].path
+        """The file that contains the image: its own file, or its shard."""
+        return self._ranges[image_id].path
 
     def read(self, image_id: str) -> bytes:
-        """The file's bytes.
+        """Read the encoded image.
 
         Raises:
-            CorpusError: the shard is shorter than when it was scanned.
+            CorpusError: the file is shorter than when it was scanned.
         """
-        place = self._places[image_id]
-        with place.path.open("rb") as file:
-            file.seek(place.offset)
-            data = file.read(place.size)
-        if len(data) != place.size:
-            raise CorpusError(f"{place.path} ends inside {image_id!r}: {len(data)} of {place.size} bytes are there.")
+        found = self._ranges[image_id]
+        with found.path.open("rb") as file:
+            file.seek(found.offset)
+            data = file.read(found.size)
+        if len(data) != found.size:
+            raise CorpusError(f"{found.path} ends within {image_id!r}: it has {len(data)} of {found.size} bytes.")
         return data
 
     def open(self, uri: str) -> bytes:
@@ -102,8 +103,8 @@ class ImageFiles:
 
     @cached_property
     def content_hashes(self) -> dict[str, str]:
-        """SHA-256 of every image's bytes, which are read for it once."""
-        return {image_id: hashlib.sha256(self.read(image_id)).hexdigest() for image_id in self._places}
+        """Hex SHA-256 of every image's bytes by id; computed once, which reads every image."""
+        return {image_id: hashlib.sha256(self.read(image_id)).hexdigest() for image_id in self._ranges}
 
 
 def _folder(folder: Path) -> Iterator[tuple[str, ByteRange]]:

@@ -1,4 +1,4 @@
-"""The data files that a recipe's patterns name, and the members of webdataset shards."""
+"""Files matched by patterns with braces and ``*``, and the members of webdataset shards."""
 
 import re
 import tarfile
@@ -11,7 +11,7 @@ _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """``a{0..2}b{x,y}`` as bash reads it; numbers keep their zeros, other braces stand for themselves.
+    """Expand ``a{0..2}b{x,y}`` as bash does; leading zeros are kept, any other braces are taken literally.
 
     >>> expand_braces("s-{08..10}.tar")
     ['s-08.tar', 's-09.tar', 's-10.tar']
@@ -32,10 +32,13 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def find_files(root: Path, pattern: str) -> list[Path]:
-    """The files and folders that a pattern of braces and ``*`` names under ``root``, or an absolute one.
+    """Files and folders that match a pattern with braces and ``*``.
+
+    Args:
+        root: folder that a relative pattern starts from; an absolute pattern ignores it.
 
     Raises:
-        CorpusError: a name without a file.
+        CorpusError: nothing matches one of the expanded names.
     """
     found: list[Path] = []
     for name in expand_braces(pattern):
@@ -43,19 +46,21 @@ def find_files(root: Path, pattern: str) -> list[Path]:
         base = Path(anchor) if anchor else root
         hits = sorted(base.glob(name.removeprefix(anchor))) if "*" in name else [root / name]
         if not hits or not all(hit.exists() for hit in hits):
-            raise CorpusError(f"{root / name} does not exist; --data names the folder that paths are relative to.")
+            raise CorpusError(
+                f"{root / name} does not exist.", hint="--data names the folder that a recipe's paths are relative to."
+            )
         found += hits
     return found
 
 
 def shard_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Every regular file of a shard, in its order.
+    """Regular files of a shard, in order.
 
-    `tarfile` takes a damaged header, and a missing one, for the end of the archive. The end has a mark
-    of its own, 512 zeros, so that nothing goes missing unnoticed.
+    `tarfile` mistakes a damaged or missing header for the end of the archive. The real end is marked by a block of
+    512 zeros; it is checked, so that no member is lost unnoticed.
 
     Raises:
-        tarfile.ReadError: the shard is damaged or cut off, naming the last member before that.
+        tarfile.ReadError: the shard is damaged or cut off; the last readable member is named.
     """
     last = "its start"
     for member in tar:
@@ -65,4 +70,4 @@ def shard_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"it is damaged or cut off behind {last}")
+        raise tarfile.ReadError(f"it is damaged or cut off after {last}")

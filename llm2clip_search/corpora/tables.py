@@ -1,6 +1,6 @@
-"""Rows of tables in any common format: CSV, TSV, JSON lines, Parquet, and a webdataset shard's ``.json`` members.
+"""Rows of tables in common formats: CSV, TSV, JSON lines, Parquet, and the ``.json`` members of webdataset shards.
 
-All but Parquet may be gzipped too.
+All formats except Parquet may be gzipped.
 """
 
 import csv
@@ -20,11 +20,23 @@ from llm2clip_search.errors import CorpusError
 
 
 def table_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a file as mappings, each with the wanted columns, and where they lie in words for errors."""
+    """Read the rows of a table; the format is decided by the file's suffix.
+
+    Args:
+        wanted: columns that every row must have; other columns are returned too.
+
+    Yields:
+        A description of the row's position, for errors, and the row by column.
+
+    Raises:
+        CorpusError: the format is unknown, the file is missing or damaged, or a row lacks a column.
+    """
     name = path.name.removesuffix(".gz")
     reader = next((read for suffix, read in _READERS.items() if name.endswith(suffix)), None)
     if reader is None or (reader is _parquet_rows and name != path.name):
-        raise CorpusError(f"{path} is no caption file; known are {', '.join(_READERS)}, and .gz of all but Parquet.")
+        raise CorpusError(
+            f"{path} is not a caption file; known suffixes are {', '.join(_READERS)}, each with .gz except Parquet."
+        )
     try:
         for number, row in enumerate(reader(path), 1):
             where = f"{path}, row {number},"
@@ -37,7 +49,7 @@ def table_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping
 
 
 def _open_text(path: Path) -> Any:
-    """Without the byte-order mark that spreadsheets put before the first column's name."""
+    """Open a text file, gzipped or not; a byte-order mark, which spreadsheets write, is skipped."""
     opener: Any = gzip.open if path.suffix == ".gz" else open
     return opener(path, "rt", encoding="utf-8-sig", newline="")
 
@@ -61,7 +73,7 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _tar_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The ``.json`` members of a webdataset shard; one without an image's id gets its member's name."""
+    """The ``.json`` members of a webdataset shard; ``image_id`` defaults to the member's name."""
     with tarfile.open(path) as tar:
         for member in shard_members(tar):
             if member.name.endswith(".json") and (file := tar.extractfile(member)) is not None:
@@ -73,9 +85,9 @@ def _json_object(text: str | bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{where} is no JSON ({error})") from error
+        raise ValueError(f"{where} is not JSON ({error})") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{where} is no JSON object")
+        raise ValueError(f"{where} is not a JSON object")
     return row
 
 

@@ -1,16 +1,17 @@
-"""Caption retrieval accuracy: do two people's captions of one image find each other?
+"""Caption retrieval: how often different captions of the same image find each other.
 
-One definition, because the published figures stand on two scales: of each image with at least two
-captions, the first is the query; the gallery is the second to fifth caption of every such image; a hit
-is a nearest gallery caption that describes the query's image. Ties go to the lower index.
+Within a language: for each image with at least two captions, the first caption is the query. The gallery is the
+second to fifth caption of all these images. A query is a hit if the nearest gallery caption describes its image. Ties
+go to the lower index.
 
-The published figures, LLM2CLIP's, stand on two scales: of Llama-3-8B before and after caption tuning, 18.4
-and 73.0 in arXiv 2411.04997v1, 5.2 and 29.5 in v6, table A1. Its first caption looks for its second, on COCO
-5K; which captions it is searched among is not told. Neither scale can be compared with figures from here.
+This project has a definition of its own because LLM2CLIP's published figures are on two scales: for Llama-3-8B before
+and after caption tuning, arXiv 2411.04997v1 reports 18.4 and 73.0, v6 (table A1) reports 5.2 and 29.5. There the first
+caption of an image is the query for its second, on COCO 5K; the gallery is not stated. Figures measured here are
+comparable with neither.
 
-Across languages: of each image with captions in both, the first caption in one is the query; the gallery is
-every caption in the other, also those of images that have none in the first; recall@k is the share of
-queries with any caption of their image among the k nearest. Ties go to the lower index here too.
+Across two languages: for each image with captions in both, the first caption in one language is the query. The gallery
+is every caption in the other language, including those of images without captions in the first. Recall@k is the share
+of queries with at least one caption of their image among the k nearest. Ties go to the lower index.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,21 +25,22 @@ from llm2clip_search.errors import CorpusError
 from llm2clip_search.evaluation.metrics import KS, ranks_of_best
 
 GALLERY = 4
-"""Captions of an image in the gallery, at most."""
+"""Maximum number of captions per image in the gallery."""
 
 
 def caption_retrieval_accuracy(vectors: np.ndarray, image_of: np.ndarray) -> float:
     """Top-1 accuracy in [0, 1].
 
     Args:
-        vectors: float32 ``[n_captions, dim]``, unit; captions of an image in their order.
-        image_of: int64 ``[n_captions]``.
+        vectors: float32 ``[n_captions, dim]``, L2-normalised; the captions of an image in their order.
+        image_of: int64 ``[n_captions]``, each caption's image.
 
     Raises:
-        ValueError: arrays of two lengths, or fewer than two images with two captions: nothing could go wrong.
+        ValueError: the arrays differ in length, or fewer than two images have two captions, so that every query
+            would be a hit.
     """
     if len(vectors) != len(image_of):
-        raise ValueError(f"{len(vectors)} captions, {len(image_of)} of them mapped to images")
+        raise ValueError(f"there are {len(vectors)} captions, but image_of has {len(image_of)} entries")
     queries, gallery = queries_and_gallery(image_of)
     if len(queries) < 2:
         raise ValueError(f"{len(queries)} images have two captions; caption retrieval needs two such images")
@@ -47,7 +49,7 @@ def caption_retrieval_accuracy(vectors: np.ndarray, image_of: np.ndarray) -> flo
 
 
 def queries_and_gallery(image_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the captions that ask and of those that are searched, int64 each, by image.
+    """Rows of the query captions and of the gallery captions, int64 each, ordered by image.
 
     Images with a single caption are in neither.
     """
@@ -66,42 +68,44 @@ def cross_lingual_recalls(
     *,
     ks: Sequence[int] = KS,
 ) -> dict[str, float]:
-    """``caption_retrieval_recall@k`` in [0, 1] from one language to another, defined above.
+    """``caption_retrieval_recall@k`` in [0, 1] from one language to another, as defined above.
 
     Args:
-        queries: float32 ``[q, dim]``, unit: all captions in one language, those of an image in their order.
-        gallery: float32 ``[g, dim]``, unit: all captions in the other.
+        queries: float32 ``[q, dim]``, L2-normalised: all captions in one language, those of an image in their order.
+        gallery: float32 ``[g, dim]``, L2-normalised: all captions in the other language.
         query_of: int64 ``[q]``, each caption's image.
-        gallery_of: int64 ``[g]``, images by the same numbers.
+        gallery_of: int64 ``[g]``, likewise, with the same image numbers.
 
     Raises:
-        ValueError: arrays of two lengths, or no image with captions in both languages.
+        ValueError: the arrays differ in length, or no image has captions in both languages.
     """
     for vectors, image_of in ((queries, query_of), (gallery, gallery_of)):
         if len(vectors) != len(image_of):
-            raise ValueError(f"{len(vectors)} captions, {len(image_of)} of them mapped to images")
-    asking = first_captions(query_of, gallery_of)
-    if not len(asking):
-        raise ValueError(f"none of {len(query_of)} captions has its image among those of {len(gallery_of)} others")
-    ranks = ranks_of_best(queries[asking], gallery, query_of[asking], gallery_of)
+            raise ValueError(f"there are {len(vectors)} captions, but image_of has {len(image_of)} entries")
+    rows = first_captions(query_of, gallery_of)
+    if not len(rows):
+        raise ValueError(
+            f"none of the {len(query_of)} query captions shares its image with the {len(gallery_of)} gallery captions"
+        )
+    ranks = ranks_of_best(queries[rows], gallery, query_of[rows], gallery_of)
     return {f"caption_retrieval_recall@{k}": float((ranks < k).mean()) for k in ks}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguagePair:
-    """Captions in one language that look for those in another."""
+    """Recall of captions in one language as queries for those in another."""
 
     query_language: str
     gallery_language: str
     queries: int
-    """Images with captions in both."""
+    """Number of images with captions in both languages."""
     gallery: int
-    """Captions that are searched."""
+    """Number of captions in the gallery."""
     metrics: Mapping[str, float]
-    """``caption_retrieval_recall@k``, see `cross_lingual_recalls`."""
+    """``caption_retrieval_recall@k`` in [0, 1], see `cross_lingual_recalls`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """One flat row."""
+        """One flat row for JSON."""
         return {
             "query_language": self.query_language,
             "gallery_language": self.gallery_language,
@@ -112,34 +116,36 @@ class LanguagePair:
 
 
 def language_pair_recalls(vectors: Mapping[str, np.ndarray], image_of: Mapping[str, np.ndarray]) -> list[LanguagePair]:
-    """`cross_lingual_recalls` from each language to each other one.
+    """`cross_lingual_recalls` for every ordered pair of languages.
 
     Args:
-        vectors: by language float32 ``[n_captions, dim]``, unit.
-        image_of: by language int64 ``[n_captions]``, images by the same numbers in all.
+        vectors: float32 ``[n_captions, dim]``, L2-normalised, by language.
+        image_of: int64 ``[n_captions]``, by language; image numbers are the same in all languages.
 
     Raises:
-        CorpusError: two languages that share no image.
+        CorpusError: two languages have no image in common.
     """
     pairs = []
-    for asking, searched in permutations(vectors, 2):
-        queries = len(first_captions(image_of[asking], image_of[searched]))
+    for query_lang, gallery_lang in permutations(vectors, 2):
+        queries = len(first_captions(image_of[query_lang], image_of[gallery_lang]))
         if not queries:
-            raise CorpusError(f"No image has captions both in {asking!r} and in {searched!r}.")
+            raise CorpusError(f"No image has captions in both {query_lang!r} and {gallery_lang!r}.")
         pairs.append(
             LanguagePair(
-                query_language=asking,
-                gallery_language=searched,
+                query_language=query_lang,
+                gallery_language=gallery_lang,
                 queries=queries,
-                gallery=len(image_of[searched]),
-                metrics=cross_lingual_recalls(vectors[asking], vectors[searched], image_of[asking], image_of[searched]),
+                gallery=len(image_of[gallery_lang]),
+                metrics=cross_lingual_recalls(
+                    vectors[query_lang], vectors[gallery_lang], image_of[query_lang], image_of[gallery_lang]
+                ),
             )
         )
     return pairs
 
 
 def first_captions(query_of: np.ndarray, gallery_of: np.ndarray) -> np.ndarray:
-    """int64 rows of each image's first caption, by image, where the other language describes the image too."""
+    """Rows of the first caption of each image that has captions in both languages, int64, ordered by image."""
     images, first = np.unique(query_of, return_index=True)
     rows: np.ndarray = first[np.isin(images, gallery_of)]
     return rows

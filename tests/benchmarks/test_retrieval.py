@@ -68,7 +68,7 @@ def test_folds_are_measured_and_judgments_that_do_not_apply_are_told(
     assert result.measures["image_retrieval_1k_recall@1"] == 1.0
     assert not [key for key in result.measures if "eccv" in key]
     assert result.notes[-1].startswith(
-        "ECCV Caption and CxC are left out: 12 of 12 images have ids that are not COCO's"
+        "ECCV Caption and CxC are left out: 12 of 12 images have ids that are not COCO ids"
     )
 
 

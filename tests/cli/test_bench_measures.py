@@ -126,7 +126,7 @@ def test_zero_shot(labelled: Path, run_cli: RunCli, tiny_model: Path) -> None:
     ("arguments", "reason"),
     [
         (["captions", "flickr9k", "--root", "."], "There is no data set 'flickr9k'; did you mean"),
-        (["lengths", "flickr8k", "--root", "nowhere"], "nowhere is no folder; --root names that of Flickr8k"),
+        (["lengths", "flickr8k", "--root", "nowhere"], "nowhere is not a folder, so Flickr8k cannot be read."),
         (["zero-shot", "nowhere"], "There is no folder nowhere."),
         (["zero-shot", ".", "--templates", "none.txt"], "--templates takes plain or seven or a text file"),
     ],

@@ -84,4 +84,5 @@ def test_data_sets_are_listed_and_told_where_to_get(run_cli: RunCli) -> None:
     assert "ROOT/flickr30k-images" in told.stdout
     missing = run_cli("bench", "retrieval", "flickr30k", "--root", "nowhere")
     assert missing.returncode == 1
-    assert "nowhere is no folder; --root names that of Flickr30k" in missing.stderr
+    assert "nowhere is not a folder, so Flickr30k cannot be read." in missing.stderr
+    assert "hint: ROOT is the folder that --root names." in missing.stderr

@@ -16,7 +16,7 @@ from tests.support.tiny_training import write_flickr8k
     ("arguments", "told"),
     [
         (["captions", "mega"], "There is no recipe 'mega'; 'llm2clip-search train recipes' lists"),
-        (["captions", "nano"], "captions.csv.gz does not exist; --data names the folder"),
+        (["captions", "nano"], "captions.csv.gz does not exist. hint: --data names the folder"),
         (["embed", "nano"], "llm is no caption-tuned LLM: it has no llm.json; train captions makes one"),
         (["clip", "nano"], "llm is no caption-tuned LLM"),
         (["captions", "nano", "--sharding", "scatter"], "'scatter' is not one of 'replicate', 'shard'"),

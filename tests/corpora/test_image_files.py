@@ -37,9 +37,9 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "no tar": (lambda data: b"no tar" * 200, "truncated header|invalid header"),
     "compressed": (lambda data: b"\x1f\x8b" + data, "invalid header|bad checksum|truncated header"),
     "cut in an image": (lambda data: data[:900], "unexpected end of data"),
-    "cut between images": (lambda data: data[: data.index(b"1.jpg")], "damaged or cut off behind '0.jpg'"),
-    "cut in a header": (lambda data: data[: data.index(b"2.jpg") + 100], "damaged or cut off behind '1.jpg'"),
-    "a header changed": (lambda data: data.replace(b"1.jpg", b"one!!"), "damaged or cut off behind '0.jpg'"),
+    "cut between images": (lambda data: data[: data.index(b"1.jpg")], "damaged or cut off after '0.jpg'"),
+    "cut in a header": (lambda data: data[: data.index(b"2.jpg") + 100], "damaged or cut off after '1.jpg'"),
+    "a header changed": (lambda data: data.replace(b"1.jpg", b"one!!"), "damaged or cut off after '0.jpg'"),
 }
 
 
@@ -58,20 +58,20 @@ def test_a_shard_that_shrinks_afterwards_is_told(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"2.jpg") + 512 + 10])
     assert files.read("0.jpg") == jpeg(0)
-    with pytest.raises(CorpusError, match=rf"s.tar ends inside '2.jpg': 10 of {len(jpeg(2))} bytes are there"):
+    with pytest.raises(CorpusError, match=rf"s.tar ends within '2.jpg': it has 10 of {len(jpeg(2))} bytes"):
         files.read("2.jpg")
 
 
 def test_an_id_that_two_images_share_is_refused(tmp_path: Path) -> None:
     for name in ("s-0.tar", "s-1.tar"):
         shard(tmp_path / name)
-    with pytest.raises(CorpusError, match=r"Image '0\.jpg' lies in .*s-0\.tar and again in .*s-1\.tar"):
+    with pytest.raises(CorpusError, match=r"Image '0\.jpg' is in .*s-0\.tar and again in .*s-1\.tar"):
         ImageFiles.scan(tmp_path, ["s-*.tar"])
 
 
 def test_no_image_is_an_error(tmp_path: Path) -> None:
     write_tar(tmp_path / "s.tar", {"a.json": b"{}"})
-    with pytest.raises(CorpusError, match=r"holds no image under s\.tar"):
+    with pytest.raises(CorpusError, match=r"There are no images in .*s\.tar"):
         ImageFiles.scan(tmp_path, ["s.tar"])
     with pytest.raises(CorpusError, match=r"t\.tar does not exist"):
         ImageFiles.scan(tmp_path, ["t.tar"])

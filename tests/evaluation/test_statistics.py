@@ -155,10 +155,10 @@ def test_a_clear_difference_is_found() -> None:
 
 def test_ranks_of_other_data_are_refused() -> None:
     (a, image_of), (b, _) = drawn(9, 10), drawn(9, 11)
-    with pytest.raises(ValueError, match="50 ranks of captions, 49 captions"):
+    with pytest.raises(ValueError, match="50 ranks of captions, 49 entries"):
         recall_intervals(a, image_of[:-1])
-    with pytest.raises(ValueError, match="55 ranks of captions, 50 captions"):
+    with pytest.raises(ValueError, match="55 ranks of captions, 50 entries"):
         paired_differences(a, b, image_of)
     longer = RetrievalRanks(image_retrieval=a.image_retrieval, text_retrieval=b.text_retrieval)
-    with pytest.raises(ValueError, match="run a is of 10 images, run b of 11"):
+    with pytest.raises(ValueError, match="run a has 10 images, run b has 11"):
         paired_differences(a, longer, image_of)

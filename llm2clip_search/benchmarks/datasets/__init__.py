@@ -1,1 +1,1 @@
-"""Benchmark data sets, each read from the layout that its own authors distribute."""
+"""Benchmark data sets, each read in the layout that its authors distribute."""

@@ -1,7 +1,7 @@
-"""What a retrieval benchmark is made of: a gallery of images, captions by language, and how to get both.
+"""The parts of a retrieval benchmark: a gallery of images, captions by language, and how to obtain them.
 
-A reader turns the files that a data set's authors distribute into a `RetrievalSet`. Images and captions
-meet by id, never by position.
+A reader turns the files that a data set's authors distribute into a `RetrievalSet`. Captions are mapped to images by
+id, never by position.
 """
 
 import hashlib
@@ -17,25 +17,25 @@ from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
 
 ALL_LANGS = "all"
-"""Asks for every language that a data set has."""
+"""Selects every language of a data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """Captions of one language; three lists of one length, in the order of the authors' file."""
+    """Captions in one language: three lists of equal length, in the order of the authors' file."""
 
     texts: list[str]
     image_ids: list[str]
-    """Of each caption, the id of the image that it describes."""
+    """Id of the image that each caption describes."""
     caption_ids: list[str]
-    """The authors' own ids where they gave some; unique."""
+    """Unique ids; the authors' own if they assigned any."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[str, str]]) -> "Captions":
-        """Of ``(image id, caption)`` pairs without ids of their own: a caption is ``IMAGE#n``, its n-th from 0."""
+        """From ``(image id, caption)`` pairs; the n-th caption of an image, from 0, gets the id ``IMAGE#n``."""
         seen: dict[str, int] = {}
         ids = []
         for image, _ in pairs:
@@ -44,18 +44,18 @@ class Captions:
         return cls(texts=[text for _, text in pairs], image_ids=[image for image, _ in pairs], caption_ids=ids)
 
     def rows_in(self, images: Sequence[str]) -> np.ndarray:
-        """int64 row of each caption's image in ``images``: mapped by id, never by position.
+        """Row in ``images`` of each caption's image, int64 ``[n_captions]``, mapped by id.
 
         Raises:
-            CorpusError: captions of images that are not there.
+            CorpusError: some captions are of images that are not in ``images``.
         """
-        place = {image: row for row, image in enumerate(images)}
-        if missing := set(self.image_ids) - place.keys():
-            raise CorpusError(f"{len(missing):,} images have captions but are not there, such as {min(missing)}.")
-        return np.array([place[image] for image in self.image_ids], dtype=np.int64)
+        row_of = {image: row for row, image in enumerate(images)}
+        if missing := set(self.image_ids) - row_of.keys():
+            raise CorpusError(f"{len(missing):,} images have captions but are missing, such as {min(missing)}.")
+        return np.array([row_of[image] for image in self.image_ids], dtype=np.int64)
 
     def take(self, rows: Sequence[int]) -> "Captions":
-        """The captions of those rows."""
+        """The captions in those rows."""
         return Captions(
             texts=[self.texts[row] for row in rows],
             image_ids=[self.image_ids[row] for row in rows],
@@ -63,7 +63,7 @@ class Captions:
         )
 
     def first(self, count: int) -> "Captions":
-        """At most ``count`` captions of each image, the first ones."""
+        """The first ``count`` captions of each image, or all if it has fewer."""
         seen: dict[str, int] = {}
         rows = []
         for row, image in enumerate(self.image_ids):
@@ -73,7 +73,7 @@ class Captions:
         return self.take(rows)
 
     def joined(self, parts: int) -> "Captions":
-        """One long caption an image: its first ``parts`` captions; images with fewer than two are left out."""
+        """One long caption per image: its first ``parts`` captions joined. Images with one caption are left out."""
         of_image: dict[str, list[str]] = {}
         for text, image in zip(self.texts, self.image_ids, strict=True):
             of_image.setdefault(image, []).append(text)
@@ -81,58 +81,63 @@ class Captions:
         return Captions.of(long)
 
     def digest(self) -> str:
-        """16 hex digits of texts and what they describe, in their order."""
+        """16 hex digits that identify the captions, their ids, their images and their order."""
         return texts_digest([*self.caption_ids, *self.image_ids, *self.texts])
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalSet:
-    """One split of a data set, as it is measured."""
+    """One split of a data set as it is measured."""
 
     name: str
     split: str
     images: ImageFiles
-    """The gallery, in its order; an image without a caption is in it too, and can only be missed."""
+    """The gallery, in order; it includes images without captions, which text retrieval can only miss."""
     captions: Mapping[str, Captions]
-    """By language, as ``bench retrieval --langs`` names it."""
+    """By language code, as in `DatasetInfo.langs`."""
     notes: tuple[str, ...] = ()
-    """What a reader of the figures must know, a sentence each: which captions were read, what was left out."""
+    """Sentences that a reader of the results must know: which captions were read, what was left out."""
     folds: int = 0
-    """Also measured as the mean over this many equal parts, in the gallery's order: COCO 1K is five of 5K."""
+    """If not 0, also measure the mean over this many equal parts of the gallery; COCO 1K is five parts of COCO 5K."""
     judged: bool = False
-    """Whether ids are COCO's own, of images and annotations: the judgments of ECCV Caption and CxC apply then."""
+    """Whether image and caption ids are COCO's, so that the judgments of ECCV Caption and CxC apply."""
 
     def changed(self, change: Callable[[Captions], Captions], note: str) -> "RetrievalSet":
-        """The set with other captions made of its own, and a note that says so."""
+        """The set with ``change`` applied to the captions of each language, and a note that says so."""
         captions = {lang: change(found) for lang, found in self.captions.items()}
         return replace(self, captions=captions, notes=(*self.notes, note))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """A data set that this package can read, and what to say where it is not."""
+    """A data set that this package can read, and how to obtain it."""
 
     name: str
-    """As it is named on the command line and, where CLIP_benchmark has it too, there."""
+    """Name on the command line; the same as in CLIP_benchmark if that has the data set."""
     title: str
     langs: tuple[str, ...]
-    """Languages that it has; empty where the files decide."""
+    """Language codes; empty if the files decide."""
     splits: tuple[str, ...]
-    """The first one is the default; empty where the files decide."""
+    """The first one is the default; empty if the files decide."""
     fetch: str
-    """What to download and how to lay it under ``--root``, in sentences."""
+    """Sentences that say what to download and where to put it; ROOT stands for the folder of the data set."""
     read: Callable[[Path, str, Sequence[str]], RetrievalSet]
-    """Root, split and languages to the set; raises `CorpusError` for what is missing or broken. Where the files
-    decide on languages, none are the reader's default, and `ALL_LANGS` alone are all."""
+    """Reads a set, given root, split and languages; raises `CorpusError` for anything missing or broken. If the files
+    decide the languages, no language means the reader's default and ``(ALL_LANGS,)`` means all."""
     also_called: tuple[str, ...] = ()
-    """Words that a model card may use for the same photographs or captions."""
+    """Other names by which a model card may refer to the same photographs or captions."""
 
     def open(self, root: Path, *, split: str = "", langs: Sequence[str] = ()) -> RetrievalSet:
-        """Read a split, by default the first one in its first language; `ALL_LANGS` alone are all languages.
+        """Read a split.
+
+        Args:
+            root: folder of the data set.
+            split: by default the first one.
+            langs: by default the first one; ``[ALL_LANGS]`` selects all.
 
         Raises:
-            CorpusError: a split or language that it does not have, files that are missing or broken, an empty
-                split, a caption of an image that is not there; what to download is named.
+            CorpusError: there is no such split or language, files are missing or broken, the split is empty, or a
+                caption is of a missing image. The hint says what to download.
         """
         split = split or (self.splits[0] if self.splits else "")
         langs = tuple(langs) or self.langs[:1]
@@ -144,34 +149,41 @@ class DatasetInfo:
             if self.langs and lang not in self.langs:
                 raise CorpusError(f"{self.title} has no captions in {lang!r}; it has {', '.join(self.langs)}.")
         if not root.is_dir():
-            raise CorpusError(f"{root} is no folder; --root names that of {self.title}. {self.fetch}")
+            raise CorpusError(f"{root} is not a folder, so {self.title} cannot be read.", hint=self._hint())
         try:
             found = self.read(root, split, langs)
         except CorpusError as error:
-            raise CorpusError(f"{error} {self.fetch}") from error
-        self._demand_whole(found)
+            raise CorpusError(str(error), hint=self._hint(error.hint)) from error
+        self._check_complete(found)
         return found
 
-    def _demand_whole(self, found: RetrievalSet) -> None:
+    def _hint(self, before: str = "") -> str:
+        return f"{before} ROOT is the folder that --root names. {self.fetch}".strip()
+
+    def _check_complete(self, found: RetrievalSet) -> None:
         if not len(found.images):
-            raise CorpusError(f"Split {found.split!r} of {self.title} has no image. {self.fetch}")
+            raise CorpusError(f"Split {found.split!r} of {self.title} has no images.", hint=self._hint())
         images = list(found.images)
         for lang, captions in found.captions.items():
             if not len(captions):
-                raise CorpusError(f"Split {found.split!r} of {self.title} has no caption in {lang!r}. {self.fetch}")
-            twice, times = Counter(captions.caption_ids).most_common(1)[0]
+                raise CorpusError(
+                    f"Split {found.split!r} of {self.title} has no captions in {lang!r}.", hint=self._hint()
+                )
+            repeated, times = Counter(captions.caption_ids).most_common(1)[0]
             if times > 1:
-                raise CorpusError(f"{self.title} has {times} captions of id {twice!r}: its files are mixed or damaged.")
+                raise CorpusError(
+                    f"{self.title} has {times} captions with id {repeated!r}: its files are mixed or damaged."
+                )
             captions.rows_in(images)
 
 
 def images_digest(images: ImageFiles) -> str:
-    """16 hex digits of ids and bytes of all images, in their order; every file is read."""
+    """16 hex digits that identify all images by id, bytes and order; every file is read."""
     return texts_digest([part for pair in images.content_hashes.items() for part in pair])
 
 
 def texts_digest(parts: Sequence[str]) -> str:
-    """16 hex digits of some texts and their order; no two lists of texts run together."""
+    """16 hex digits that identify a list of texts; each is hashed with its length, so texts cannot run together."""
     out = hashlib.sha256()
     for part in parts:
         data = part.encode()

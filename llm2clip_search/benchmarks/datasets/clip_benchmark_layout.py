@@ -1,6 +1,6 @@
-"""Retrieval sets as CLIP_benchmark ships them: ``SPLIT/nshards.txt`` beside ``SPLIT/0.tar``, ``SPLIT/1.tar``, ...
+"""Retrieval sets as distributed by CLIP_benchmark: ``SPLIT/nshards.txt`` and ``SPLIT/0.tar``, ``SPLIT/1.tar``, ...
 
-A shard holds ``KEY.jpg`` or ``KEY.webp`` and ``KEY.txt``, a caption a line; ``dataset_type.txt`` says
+A shard contains ``KEY.jpg`` or ``KEY.webp`` and ``KEY.txt`` with one caption per line; ``dataset_type.txt`` contains
 ``retrieval`` (https://huggingface.co/clip-benchmark, written by its ``webdataset_builder.py``).
 """
 
@@ -14,31 +14,33 @@ from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.corpora.shards import shard_members
 from llm2clip_search.errors import CorpusError
 
-COUNT = "nshards.txt"
-TYPE = "dataset_type.txt"
+SHARD_COUNT_FILE = "nshards.txt"
+TASK_FILE = "dataset_type.txt"
 
 
 def is_clip_benchmark(root: Path, split: str) -> bool:
-    """Whether that split lies there as CLIP_benchmark ships it."""
-    return (root / split / COUNT).is_file()
+    """Whether ``root`` contains that split in CLIP_benchmark's layout."""
+    return (root / split / SHARD_COUNT_FILE).is_file()
 
 
 def read_clip_benchmark(root: Path, *, name: str, split: str, lang: str) -> RetrievalSet:
-    """That split; a caption's id is ``KEY.jpg#n``.
+    """Read a split; caption ids are ``KEY.jpg#n``.
 
     Raises:
-        CorpusError: the set is for another task, a shard is missing or damaged, captions are no UTF-8 or have no
+        CorpusError: the set is for another task, a shard is missing or damaged, or captions are not UTF-8 or have no
             image.
     """
-    if (root / TYPE).is_file() and (kind := read_text(root / TYPE).strip()) != "retrieval":
-        raise CorpusError(f"{root / TYPE} says {kind!r}: only a set for 'retrieval' has captions.")
+    if (root / TASK_FILE).is_file() and (task := read_text(root / TASK_FILE).strip()) != "retrieval":
+        raise CorpusError(f"{root / TASK_FILE} says {task!r}, but only a set for 'retrieval' has captions.")
     folder = root / split
-    count = read_text(folder / COUNT).strip()
+    count = read_text(folder / SHARD_COUNT_FILE).strip()
     if not count.isdecimal() or not int(count):
-        raise CorpusError(f"{folder / COUNT} says {count!r}, not how many shards there are.")
+        raise CorpusError(f"{folder / SHARD_COUNT_FILE} says {count!r}, which is not a number of shards.")
     shards = [folder / f"{number}.tar" for number in range(int(count))]
     if missing := [shard.name for shard in shards if not shard.is_file()]:
-        raise CorpusError(f"{len(missing):,} of {len(shards):,} shards are not in {folder}, such as {missing[0]}.")
+        raise CorpusError(
+            f"{len(missing):,} of {len(shards):,} shards are missing from {folder}, such as {missing[0]}."
+        )
     images = ImageFiles.scan(folder, [shard.name for shard in shards])
     pairs = [pair for shard in shards for pair in _captions(shard, images)]
     described = len({image for image, _ in pairs})
@@ -55,16 +57,16 @@ def read_clip_benchmark(root: Path, *, name: str, split: str, lang: str) -> Retr
 
 
 def _captions(shard: Path, images: ImageFiles) -> Iterator[tuple[str, str]]:
-    with tarfile.open(shard, "r:") as tar:  # ImageFiles.scan has already read it to its end
+    with tarfile.open(shard, "r:") as tar:  # ImageFiles.scan has already checked it to its end
         for member in shard_members(tar):
             if not member.name.endswith(".txt") or (file := tar.extractfile(member)) is None:
                 continue
             key = member.name.removeprefix("./").removesuffix(".txt")
             image = images.find(key)
             if image is None:
-                raise CorpusError(f"{shard} has captions but no image of {key!r}.")
+                raise CorpusError(f"{shard} has captions but no image for {key!r}.")
             try:
                 text = file.read().decode()
             except UnicodeDecodeError as error:
-                raise CorpusError(f"{member.name} in {shard} is not UTF-8, at its byte {error.start:,}.") from error
+                raise CorpusError(f"{member.name} in {shard} is not UTF-8: byte {error.start:,} is invalid.") from error
             yield from ((image, line.strip()) for line in text.split("\n") if line.strip())

@@ -1,14 +1,18 @@
-"""COCO's captions: Karpathy's split of 2014, the validation sets of 2014 and 2017, and COCO-CN.
+"""COCO captions: Karpathy's split of COCO 2014, the validation sets of 2014 and 2017, and COCO-CN.
 
-An image's id is COCO's number and a caption's id its annotation id wherever the file has them, so that the
-judgments of ECCV Caption and CxC find them; COCO-CN has its authors' own ids.
+Image ids are COCO's image ids and caption ids its annotation ids if the file has them, because the judgments of ECCV
+Caption and CxC refer to these. COCO-CN uses its authors' ids.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet
-from llm2clip_search.benchmarks.datasets.clip_benchmark_layout import COUNT, is_clip_benchmark, read_clip_benchmark
+from llm2clip_search.benchmarks.datasets.clip_benchmark_layout import (
+    SHARD_COUNT_FILE,
+    is_clip_benchmark,
+    read_clip_benchmark,
+)
 from llm2clip_search.benchmarks.datasets.folders import first_existing, read_ids, read_json
 from llm2clip_search.benchmarks.datasets.karpathy import (
     Annotations,
@@ -24,21 +28,21 @@ TEST = "test"
 KARPATHY = "dataset_coco.json"
 VAL2014 = "val2014"
 FOLDS = 5
-"""COCO 1K is the mean over five parts of the 5,000 images, in the order of Karpathy's file."""
+"""COCO 1K is the mean over five parts of the 5,000 images in the order of Karpathy's file."""
 
 _ALL_CAPTIONS = (
-    "All captions of an image are read, as in CLIP_benchmark: 25,010 of COCO 5K. ECCV Caption, CxC and most papers "
-    "read the first five: --captions-per-image 5."
+    "All captions of an image are read, as in CLIP_benchmark: 25,010 on COCO 5K. ECCV Caption, CxC and most papers "
+    "use the first five of each image."
 )
-_UNJUDGED = f"COCO 1K and the judgments of ECCV Caption and CxC need the order and the ids of {KARPATHY}."
+_UNJUDGED = f"COCO 1K and the judgments of ECCV Caption and CxC need the order and ids of {KARPATHY}."
 _COCO_CN_FOLDERS = ("", "coco-cn-version1805v1.1/", "coco-cn/", "data/")
 
 
 def read_mscoco_captions(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
-    """Karpathy's test, val or train, or all of val2014.
+    """Karpathy's test, val or train split, or all of val2014.
 
     Raises:
-        CorpusError: no caption file, one that is broken or of another version, or images that are missing.
+        CorpusError: the caption file is missing, broken or of another version, or images are missing.
     """
     if split == VAL2014:
         path = first_existing(root, "annotations/captions_val2014.json", "captions_val2014.json")
@@ -54,14 +58,14 @@ def read_mscoco_captions(root: Path, split: str, langs: Sequence[str]) -> Retrie
         )
     if is_clip_benchmark(root, split):
         return read_clip_benchmark(root, name="mscoco_captions", split=split, lang="en")
-    raise CorpusError(f"{root} holds none of {KARPATHY}, {name}, {split}/{COUNT}.")
+    raise CorpusError(f"{root} contains none of {KARPATHY}, {name}, {split}/{SHARD_COUNT_FILE}.")
 
 
 def read_mscoco_val2017(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
-    """The 5,000 images of val2017, which is no split of Karpathy's.
+    """The 5,000 images of val2017, which is not one of Karpathy's splits.
 
     Raises:
-        CorpusError: no caption file, one that is broken or of another version, or images that are missing.
+        CorpusError: the caption file is missing, broken or of another version, or images are missing.
     """
     path = first_existing(root, "annotations/captions_val2017.json", "captions_val2017.json")
     found = read_coco_json(path, "val2017")
@@ -73,15 +77,15 @@ def read_mscoco_val2017(root: Path, split: str, langs: Sequence[str]) -> Retriev
         lang="en",
         source=path.name,
         expected_images=5000,
-        notes=("The images are not Karpathy's test split: figures of COCO 5K are over others.",),
+        notes=("The images are not Karpathy's test split, so results are not comparable with COCO 5K.",),
     )
 
 
 def read_coco_cn(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
-    """COCO-CN's captions that people wrote in Chinese: 1,053 of the 1,000 images of test.
+    """COCO-CN's captions written in Chinese by people: 1,053 captions of the 1,000 test images.
 
     Raises:
-        CorpusError: the captions or the split's list are missing or broken, or images are missing.
+        CorpusError: the captions or the list of the split are missing or broken, or images are missing.
     """
     ids = read_ids(first_existing(root, *(f"{folder}coco-cn_{split}.txt" for folder in _COCO_CN_FOLDERS)))
     path = first_existing(root, *(f"{folder}imageid.human-written-caption.txt" for folder in _COCO_CN_FOLDERS))
@@ -95,17 +99,20 @@ def read_coco_cn(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
         lang="zh",
         source=path.name,
         expected_images={TEST: 1000, "train": 18341}.get(split, 0),
-        notes=("Captions are those that people wrote in Chinese, not the 5,000 translations.",),
+        notes=("Captions were written in Chinese by people; the 5,000 translations are not used.",),
     )
 
 
 def read_coco_json(path: Path, folder: str) -> Annotations:
-    """COCO's own format: ``images`` of ``id, file_name`` and ``annotations`` of ``image_id, id, caption``.
+    """COCO's own format: ``images`` with ``id, file_name`` and ``annotations`` with ``image_id, id, caption``.
 
-    ``folder`` holds images whose names do not tell their own. An image without an annotation is in the gallery.
+    Images without annotations stay in the gallery.
+
+    Args:
+        folder: folder of images whose file names do not contain their own folder.
 
     Raises:
-        CorpusError: the file is missing, no UTF-8, no JSON, of another version, or has an image twice.
+        CorpusError: the file is missing, not UTF-8, not JSON or of another version, or has an image twice.
     """
     data = read_json(path)
     files: dict[str, str] = {}
@@ -124,7 +131,10 @@ def read_coco_json(path: Path, folder: str) -> Annotations:
 
 
 def _coco_set(root: Path, found: Annotations, *, split: str, source: str, expected_images: int) -> RetrievalSet:
-    """A split of mscoco_captions; from Karpathy's file its test split has COCO's ids and the order of the folds."""
+    """A split of mscoco_captions.
+
+    Only the test split from Karpathy's file has COCO's ids and the order of the folds.
+    """
     whole = split == TEST and source == KARPATHY
     return found.as_set(
         _folders(root),
@@ -141,12 +151,12 @@ def _coco_set(root: Path, found: Annotations, *, split: str, source: str, expect
 
 
 def _folders(root: Path) -> list[Path]:
-    """Where train2014, val2014 and val2017 may lie."""
+    """Folders that may contain train2014, val2014 and val2017."""
     return [root / "images", root]
 
 
 def _below(name: str, folder: str) -> str:
-    """The place of an image: ``COCO_val2014_000000391895.jpg`` lies in val2014."""
+    """Path of an image with its folder: ``COCO_val2014_000000391895.jpg`` is in val2014."""
     own = name.split("_")[1] if name.startswith("COCO_") and name.count("_") == 2 else folder
     return name if "/" in name else f"{own}/{name}"
 
@@ -160,11 +170,11 @@ DATASETS = (
         langs=("en",),
         splits=(TEST, "val", "train", VAL2014),
         fetch=(
-            f"Unpack {_IMAGES}/val2014.zip (for train also train2014.zip) to ROOT/val2014, and beside it "
-            "dataset_coco.json from cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip; "
-            "coco_test_karpathy.json of github.com/mehdidc/retrieval_annotations and the shards of "
-            "huggingface.co/datasets/clip-benchmark/wds_mscoco_captions are read too, and for split val2014 "
-            "annotations/captions_val2014.json."
+            f"Unpack {_IMAGES}/val2014.zip to ROOT/val2014 (for split train also train2014.zip to ROOT/train2014), and "
+            "dataset_coco.json from cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip to ROOT. "
+            "coco_test_karpathy.json from github.com/mehdidc/retrieval_annotations and the shards of "
+            "huggingface.co/datasets/clip-benchmark/wds_mscoco_captions are also supported. Split val2014 needs "
+            "ROOT/annotations/captions_val2014.json."
         ),
         read=read_mscoco_captions,
         also_called=("mscoco", "ms-coco", "coco captions"),
@@ -175,7 +185,7 @@ DATASETS = (
         langs=("en",),
         splits=("val2017",),
         fetch=(
-            f"Unpack {_IMAGES}/val2017.zip to ROOT/val2017, and images.cocodataset.org/annotations/"
+            f"Unpack {_IMAGES}/val2017.zip to ROOT/val2017 and images.cocodataset.org/annotations/"
             "annotations_trainval2017.zip to ROOT/annotations."
         ),
         read=read_mscoco_val2017,
@@ -187,7 +197,7 @@ DATASETS = (
         langs=("zh",),
         splits=(TEST, "val", "train"),
         fetch=(
-            "Unpack coco-cn-version1805v1.1.tar.gz of huggingface.co/datasets/AIMClab/COCO-CN to ROOT, and "
+            "Unpack coco-cn-version1805v1.1.tar.gz from huggingface.co/datasets/AIMClab/COCO-CN to ROOT, and "
             f"{_IMAGES}/train2014.zip and val2014.zip to ROOT/train2014 and ROOT/val2014."
         ),
         read=read_coco_cn,

@@ -1,6 +1,6 @@
-"""Flickr30k and Flickr8k, in English and with the Chinese captions of Flickr30k-CN and Flickr8k-CN.
+"""Flickr30k and Flickr8k in English, and the Chinese captions of Flickr30k-CN and Flickr8k-CN.
 
-Each comes in several authors' files; the first that is there is read. An image's id is its file name in all of them.
+Each is distributed in several layouts; the first one found is read. Image ids are file names in all of them.
 """
 
 import csv
@@ -11,7 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet
-from llm2clip_search.benchmarks.datasets.clip_benchmark_layout import COUNT, is_clip_benchmark, read_clip_benchmark
+from llm2clip_search.benchmarks.datasets.clip_benchmark_layout import (
+    SHARD_COUNT_FILE,
+    is_clip_benchmark,
+    read_clip_benchmark,
+)
 from llm2clip_search.benchmarks.datasets.folders import first_existing, read_ids, read_lines, read_text
 from llm2clip_search.benchmarks.datasets.karpathy import ALL, Annotations, read_karpathy, read_numbered
 from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import CAPTION_FILE, read_multilingual_flickr8k
@@ -29,35 +33,35 @@ _LISTS = (
     "Flickr_8k.{dev}Images.txt",
     "{split}.txt",
 )
-"""Lists of a split's images, beside caption files that tell of no split. The authors of Flickr8k call val dev."""
+"""Lists of the images of a split, for caption files without splits. The authors of Flickr8k call val "dev"."""
 
 _KAGGLE_ROW = re.compile(r"(?P<image>[^|]+\.jpg)\s*\|\s*\d+\s*\|?(?:\s+(?P<caption>.*))?")
-"""``image_name| comment_number| comment``; one row, of 2199200615.jpg, lacks its second bar in every copy."""
+"""``image_name| comment_number| comment``; a row of 2199200615.jpg lacks its second bar in every copy."""
 
 _NEVER_RELEASED = "2258277193_586949ec62.jpg"
-"""Flickr8k.token.txt has captions of it, once as ``.jpg.1``; it is in no split and in no copy of the images."""
+"""An image with captions in Flickr8k.token.txt, once as ``.jpg.1``, but in no split and in no copy of the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One data set and the caption files that it comes in."""
+    """One data set and the layouts that it is distributed in."""
 
     name: str
     title: str
     lang: str
     folders: tuple[str, ...]
-    """What its images' folder is called; root itself is tried last."""
+    """Possible names of the folder of images; the root itself is tried last."""
     files: Mapping[str, Callable[[Path, str], Annotations]]
-    """By caption file, ``{split}`` in its name for the split, what reads that split of it; the preferred first."""
+    """Functions that read a split, by caption file (``{split}`` stands for the split); preferred files first."""
     counts: Mapping[str, int]
-    """Images of a split that the published figures are over."""
+    """Number of images behind published results, by split."""
     notes: tuple[str, ...] = ()
 
     def read(self, root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
-        """That split, from the first of ``files`` that is there, or from CLIP_benchmark's shards.
+        """Read a split from the first of ``files`` that exists, or from CLIP_benchmark's shards.
 
         Raises:
-            CorpusError: none is there, or it is broken, has no such split, or tells of images that are missing.
+            CorpusError: there is no such file, it is broken or has no such split, or images are missing.
         """
         if other := [lang for lang in langs if lang != self.lang]:
             raise CorpusError(f"This copy of {self.title} has no captions in {other[0]!r}; it has {self.lang}.")
@@ -77,14 +81,14 @@ class Family:
                 )
         if is_clip_benchmark(root, split):
             return read_clip_benchmark(root, name=self.name, split=split, lang=self.lang)
-        raise CorpusError(f"{root} holds none of {', '.join(names)}, {split}/{COUNT}.")
+        raise CorpusError(f"{root} contains none of {', '.join(names)}, {split}/{SHARD_COUNT_FILE}.")
 
 
 def read_flickr8k(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
-    """Flickr8k in five languages where ``captions.csv.gz`` lies, and otherwise in English; dev and val are one split.
+    """Flickr8k in five languages if ``captions.csv.gz`` exists, otherwise in English; dev and val are the same split.
 
     Raises:
-        CorpusError: as `Family.read`, and for a split or language that this copy lacks.
+        CorpusError: as for `Family.read`, or this copy does not have the split or language.
     """
     if (root / CAPTION_FILE).is_file():
         return read_multilingual_flickr8k(root, "dev" if split in ("", "val") else split, langs)
@@ -95,17 +99,17 @@ def read_flickr8k(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
 
 
 def read_comma_list(path: Path, split: str) -> Annotations:
-    """CLIP_benchmark's list of one split: a header, then ``IMAGE.jpg,caption`` as it reads them, no CSV.
+    """CLIP_benchmark's list of one split: a header, then lines of ``IMAGE.jpg,caption`` without CSV quoting.
 
     Raises:
-        CorpusError: the file is no UTF-8, or a line has another form.
+        CorpusError: the file is not UTF-8, or a line has another form.
     """
     pairs = []
     for number, line in enumerate(read_lines(path)[1:], 2):
         if line:
             stem, found, caption = line.partition(".jpg,")
             if not found:
-                raise CorpusError(f"{path}, line {number:,}, is no 'IMAGE.jpg,caption': {line[:60]!r}.")
+                raise CorpusError(f"{path}, line {number:,}, is not 'IMAGE.jpg,caption': {line[:60]!r}.")
             pairs.append((f"{stem}.jpg", caption))
     return Annotations.of_pairs(pairs)
 
@@ -121,7 +125,7 @@ def _read_results_csv(path: Path, split: str) -> Annotations:
         if line:
             match = _KAGGLE_ROW.fullmatch(line)
             if match is None:
-                raise CorpusError(f"{path}, line {number:,}, is no 'IMAGE.jpg| n| caption': {line[:60]!r}.")
+                raise CorpusError(f"{path}, line {number:,}, is not 'IMAGE.jpg| n| caption': {line[:60]!r}.")
             pairs.append((match["image"].strip(), match["caption"] or ""))
     return _of_split(Annotations.of_pairs(pairs), path, split)
 
@@ -132,14 +136,14 @@ def _read_captions_txt(path: Path, split: str) -> Annotations:
     except csv.Error as error:
         raise CorpusError(f"{path} cannot be read as CSV: {error}.") from error
     if not rows or rows[0] != ["image", "caption"]:
-        raise CorpusError(f"{path} does not begin with 'image,caption': it is another file, or of another version.")
+        raise CorpusError(f"{path} does not begin with 'image,caption': it is another file or of another version.")
     if odd := [number for number, row in enumerate(rows[1:], 2) if len(row) not in (0, 2)]:
-        raise CorpusError(f"{path}, row {odd[0]:,}, has {len(rows[odd[0] - 1])} columns and not 2.")
+        raise CorpusError(f"{path}, row {odd[0]:,}, has {len(rows[odd[0] - 1])} columns instead of 2.")
     return _of_split(Annotations.of_pairs([(row[0], row[1]) for row in rows[1:] if row]), path, split)
 
 
 def _read_chinese(path: Path, split: str) -> Annotations:
-    """Flickr30k-CN's files, one a split; images are named with and without their suffix."""
+    """Flickr30k-CN's files, one per split; images are named with or without their suffix."""
     return read_numbered(path, _with_suffix)
 
 
@@ -148,14 +152,16 @@ def _read_flickr8k_cn(path: Path, split: str) -> Annotations:
 
 
 def _of_split(found: Annotations, path: Path, split: str) -> Annotations:
-    """The images of a list beside the caption file."""
+    """Keep the images that are listed in a file next to the caption file."""
     if split == ALL:
         return found
     names = [name.format(split=split, dev="dev" if split == "val" else split) for name in _LISTS]
     try:
         names_file = first_existing(path.parent, *dict.fromkeys(names))
     except CorpusError as error:
-        raise CorpusError(f"{path} tells of no split, and {error} --split {ALL} reads all.") from error
+        raise CorpusError(
+            f"{path} does not say which images are in which split, and {error}", hint=f"--split {ALL} reads all images."
+        ) from error
     return found.only([_with_suffix(image) for image in read_ids(names_file)])
 
 
@@ -189,14 +195,14 @@ FLICKR30K_CN = replace(
         "flickr30k_cna_{split}.txt": _read_chinese,
         "flickr30k_{split}_zh.txt": read_comma_list,
     },
-    notes=("Captions are people's translations: of test those of Flickr30k-CN, else those of Flickr30k-CNA.",),
+    notes=("Captions are human translations: those of Flickr30k-CN for test, otherwise those of Flickr30k-CNA.",),
 )
 
 FLICKR8K = Family(
     name="flickr8k",
     title="Flickr8k",
     lang="en",
-    folders=("Flicker8k_Dataset", "Flickr8k_Dataset", "Images", "images"),  # the first is the authors' own spelling
+    folders=("Flicker8k_Dataset", "Flickr8k_Dataset", "Images", "images"),  # the first is the authors' spelling
     files={
         "dataset_flickr8k.json": read_karpathy,
         "flickr8k_{split}_karpathy.txt": read_comma_list,
@@ -216,14 +222,14 @@ FLICKR8K_CN = replace(
         "data/flickr8kzhc.caption.txt": _read_flickr8k_cn,
         "flickr8k_{split}_zh.txt": read_comma_list,
     },
-    notes=("Captions are those that people wrote in Chinese, not the translations.",),
+    notes=("Captions were written in Chinese by people; the translations are not used.",),
 )
 
 _IMAGES_30K = (
-    "Flickr30k's images are sent by shannon.cs.illinois.edu/DenotationGraph after its form, or lie at "
-    "kaggle.com/datasets/hsankesara/flickr-image-dataset; put them into ROOT/flickr30k-images"
+    "Get Flickr30k's images by the form at shannon.cs.illinois.edu/DenotationGraph or from "
+    "kaggle.com/datasets/hsankesara/flickr-image-dataset and put them into ROOT/flickr30k-images"
 )
-_IMAGES_8K = "Flickr8k's images, at kaggle.com/datasets/adityajn105/flickr8k, go into ROOT/Images"
+_IMAGES_8K = "Put Flickr8k's images from kaggle.com/datasets/adityajn105/flickr8k into ROOT/Images"
 _KARPATHY = "cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 
 DATASETS = (
@@ -233,9 +239,9 @@ DATASETS = (
         langs=("en",),
         splits=SPLITS,
         fetch=(
-            f"{_IMAGES_30K}, and beside it dataset_flickr30k.json from {_KARPATHY}; flickr30k_test_karpathy.txt, "
-            "results_20130124.token or results.csv with a list flickr30k_test.txt, and the shards of "
-            "huggingface.co/datasets/clip-benchmark/wds_flickr30k are read too."
+            f"{_IMAGES_30K}, and put dataset_flickr30k.json from {_KARPATHY} into ROOT. Also supported are "
+            "flickr30k_test_karpathy.txt, results_20130124.token or results.csv with a list flickr30k_test.txt, and "
+            "the shards of huggingface.co/datasets/clip-benchmark/wds_flickr30k."
         ),
         read=FLICKR30K.read,
         also_called=("multi30k",),
@@ -246,9 +252,10 @@ DATASETS = (
         langs=("en", "de", "zh", "fr", "cs"),
         splits=(),
         fetch=(
-            f"{_IMAGES_8K}, and beside it dataset_flickr8k.json from {_KARPATHY}; Flickr8k.token.txt or captions.txt "
-            "with lists Flickr_8k.testImages.txt, the shards of huggingface.co/datasets/clip-benchmark/wds_flickr8k, "
-            "and shards flickr8k-dev-000.tar beside captions.csv.gz are read too."
+            f"{_IMAGES_8K}, and put dataset_flickr8k.json from {_KARPATHY} into ROOT. Also supported are "
+            "Flickr8k.token.txt or captions.txt with lists such as Flickr_8k.testImages.txt, the shards of "
+            "huggingface.co/datasets/clip-benchmark/wds_flickr8k, and captions.csv.gz with shards such as "
+            "flickr8k-dev-000.tar."
         ),
         read=read_flickr8k,
     ),
@@ -258,7 +265,7 @@ DATASETS = (
         langs=("zh",),
         splits=(TEST, "val", "train"),
         fetch=(
-            "Flickr30k-CNA.zip from zero.so.com/download.html, unpacked to ROOT, gives test/flickr30k_cn_test.txt. "
+            "Unpack Flickr30k-CNA.zip from zero.so.com/download.html to ROOT; it contains test/flickr30k_cn_test.txt. "
             f"{_IMAGES_30K}."
         ),
         read=FLICKR30K_CN.read,

@@ -1,4 +1,4 @@
-"""Data sets of loose files: images in a folder, captions in text or JSON beside it."""
+"""Data sets of separate files: images in a folder, captions in text or JSON files."""
 
 import gzip
 import json
@@ -15,19 +15,21 @@ from llm2clip_search.errors import CorpusError
 
 
 def images_in(folder: Path, files: Mapping[str, str], *, what: str) -> ImageFiles:
-    """The gallery in the order of ``files``, which maps an image's id to its path below the folder.
+    """The gallery of a folder of images; the files are looked up but not opened.
 
-    Every file is looked up, none is opened. ``what`` names the data set in errors.
+    Args:
+        files: path relative to ``folder`` by image id, in the order of the gallery.
+        what: name of the data set, for errors.
 
     Raises:
-        CorpusError: images that are not there, with both counts and the first of them.
+        CorpusError: images are missing; the message has both counts and the first missing path.
     """
     places: dict[str, ByteRange] = {}
     missing: list[str] = []
     for image_id, name in files.items():
         try:
             status = (folder / name).stat()
-        except (OSError, ValueError):  # ValueError: a zero byte in a name
+        except (OSError, ValueError):  # ValueError: a null byte in the name
             missing.append(name)
             continue
         if stat.S_ISREG(status.st_mode):
@@ -36,7 +38,7 @@ def images_in(folder: Path, files: Mapping[str, str], *, what: str) -> ImageFile
             missing.append(name)
     if missing:
         raise CorpusError(
-            f"{len(missing):,} of {len(files):,} images of {what} are not in {folder}, such as {missing[0]}."
+            f"{len(missing):,} of {len(files):,} images of {what} are missing from {folder}, such as {missing[0]}."
         )
     return ImageFiles(places)
 
@@ -50,37 +52,39 @@ def retrieval_set(
     expected_images: int = 0,
     notes: Sequence[str] = (),
 ) -> RetrievalSet:
-    """A set of ``(image id, caption)`` pairs by language; captions are stripped and empty ones left out.
+    """Build a set; captions are stripped and empty ones left out.
 
-    ``expected_images`` is the number of images that others measure on: where this copy has another, a note says so.
+    Args:
+        captions: ``(image id, caption)`` pairs by language.
+        expected_images: number of images behind published results, or 0 if unknown; a note says if this copy has a
+            different number.
     """
     kept = {
         lang: Captions.of([(image, text) for image, caption in pairs if (text := caption.strip())])
         for lang, pairs in captions.items()
     }
     if expected_images and len(images) != expected_images:
-        of_all = f"This copy has {len(images):,} images, the published figures are over {expected_images:,}."
-        notes = (*notes, of_all)
+        notes = (*notes, f"This copy has {len(images):,} images; published results use {expected_images:,}.")
     return RetrievalSet(name=name, split=split, images=images, captions=kept, notes=tuple(notes))
 
 
 def first_existing(root: Path, *names: str) -> Path:
-    """The first of those names that is there.
+    """The first of these paths below ``root`` that exists.
 
     Raises:
-        CorpusError: none is.
+        CorpusError: none exists.
     """
     for name in names:
         if (root / name).exists():
             return root / name
-    raise CorpusError(f"{root} holds no {' or '.join(names)}.")
+    raise CorpusError(f"{root} does not contain {' or '.join(names)}.")
 
 
 def read_text(path: Path) -> str:
-    """Text in UTF-8, gzipped or not, without a byte-order mark.
+    """Read UTF-8 text, gzipped or not; a byte-order mark is dropped.
 
     Raises:
-        CorpusError: the file is missing, damaged, or in another encoding.
+        CorpusError: the file is missing, damaged or in another encoding.
     """
     try:
         data = path.read_bytes()
@@ -94,71 +98,71 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines without the blanks around them; as all of `read_text`.
+    """Read stripped lines; encoding, compression and errors as for `read_text`.
 
-    Only a line feed ends a line: `str.splitlines` would also break a caption at a line separator inside it,
-    and every caption after that would describe its neighbour's image.
+    Only a line feed ends a line. `str.splitlines` would also split a caption at a Unicode line separator inside it,
+    and every later caption would be mapped to the wrong image.
     """
     text = read_text(path)
     return [line.strip() for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file, as all of `read_text`.
+    """Read a JSON file.
 
     Raises:
-        CorpusError: it is no JSON.
+        CorpusError: the file cannot be read, see `read_text`, or is not JSON.
     """
     return parse_json(read_text(path), str(path))
 
 
 def parse_json(text: str, where: str) -> Any:
-    """A JSON value; ``where`` it stands is for the error.
+    """Parse JSON; ``where`` names its source in the error.
 
     Raises:
-        CorpusError: it is no JSON.
+        CorpusError: the text is not JSON.
     """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where} is no JSON: {error}.") from error
+        raise CorpusError(f"{where} is not JSON: {error}.") from error
 
 
 def read_ids(path: Path) -> list[str]:
-    """Image ids, one a line.
+    """Read image ids, one per line.
 
     Raises:
-        CorpusError: an empty line, or an id that is there twice.
+        CorpusError: a line is empty or an id is repeated.
     """
     return unique_ids(read_lines(path), str(path))
 
 
 def unique_ids(ids: Sequence[str], where: str) -> list[str]:
-    """Those ids.
+    """Check that ids are unique and not empty; ``where`` names their source in errors.
 
     Raises:
-        CorpusError: one is empty or there twice; ``where`` they stand is named.
+        CorpusError: an id is empty or repeated.
     """
     for image, times in Counter(ids).most_common(1):
         if times > 1:
             raise CorpusError(
-                f"{where} has {image!r} {times} times among {len(ids):,}: its files are mixed or damaged."
+                f"{where} has {image!r} {times} times among {len(ids):,} ids: its files are mixed or damaged."
             )
     if "" in ids:
-        raise CorpusError(f"{where} has no id in place {ids.index('') + 1:,} of {len(ids):,}.")
+        raise CorpusError(f"{where} has an empty id: number {ids.index('') + 1:,} of {len(ids):,}.")
     return list(ids)
 
 
 def captions_by_line(ids: Sequence[str], path: Path) -> list[tuple[str, str]]:
-    """Captions of a file that has no ids: its n-th line describes the n-th image.
+    """``(image id, caption)`` pairs from a file without ids: its n-th line describes the n-th image.
 
     Raises:
-        CorpusError: there are more or fewer lines than images.
+        CorpusError: the numbers of lines and images differ.
     """
     texts = read_lines(path)
     if len(texts) != len(ids):
         raise CorpusError(
-            f"{path} has {len(texts):,} lines for {len(ids):,} images, and they meet by their order alone: "
-            "one of the two files is of another version."
+            f"{path} has {len(texts):,} lines for {len(ids):,} images; they are matched by order alone, so one of the "
+            "two files is of another version."
         )
     return list(zip(ids, texts, strict=True))

@@ -1,7 +1,7 @@
-"""Caption files that the sets on Flickr's and COCO's photographs share: Karpathy's JSON, and lines of ``IMAGE#n``.
+"""Caption files shared by the data sets on Flickr's and COCO's photographs: Karpathy's JSON and ``IMAGE#n`` lines.
 
-``dataset_flickr8k.json``, ``dataset_flickr30k.json`` and ``dataset_coco.json`` hold all images with their split
-and their sentences (Karpathy and Fei-Fei 2015, https://cs.stanford.edu/people/karpathy/deepimagesent).
+``dataset_flickr8k.json``, ``dataset_flickr30k.json`` and ``dataset_coco.json`` list all images with their split and
+their sentences (Karpathy and Fei-Fei 2015, https://cs.stanford.edu/people/karpathy/deepimagesent).
 """
 
 import re
@@ -15,26 +15,26 @@ from llm2clip_search.benchmarks.datasets.folders import images_in, read_json, re
 from llm2clip_search.errors import CorpusError
 
 ALL = "all"
-"""The split of every image, where the files tell of several."""
+"""Name of the split that contains every image."""
 
 Triple = tuple[str, str, str]
 """Image id, caption, caption id."""
 
 _NUMBERED = re.compile(r"(?P<image>[^#\s]+)#(?:[a-z]+#)?\d+(?:\s+(?P<caption>.*))?")
-"""``IMAGE#n caption``, or ``IMAGE#zhc#n caption`` where the authors have several languages, each in a file."""
+"""``IMAGE#n caption``, or ``IMAGE#zhc#n caption`` if the authors have a file per language."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """What caption files tell of one split, before its images are looked for."""
+    """The contents of caption files for one split, before its images are located."""
 
     files: Mapping[str, str]
-    """By image id, the image's path below a folder; in the order of the gallery."""
+    """Relative path by image id, in the order of the gallery."""
     captions: Captions
 
     @classmethod
     def of(cls, files: Mapping[str, str], triples: Iterable[Triple]) -> "Annotations":
-        """Captions are stripped, and empty ones left out."""
+        """From files and triples; captions are stripped and empty ones left out."""
         kept = [(image, text, caption_id) for image, caption, caption_id in triples if (text := caption.strip())]
         captions = Captions(
             texts=[text for _, text, _ in kept],
@@ -45,12 +45,12 @@ class Annotations:
 
     @classmethod
     def of_pairs(cls, pairs: Iterable[tuple[str, str]]) -> "Annotations":
-        """Of ``(file name, caption)`` pairs whose captions have no ids; the gallery is in order of appearance."""
+        """From ``(file name, caption)`` pairs without caption ids; the gallery is in order of first appearance."""
         captions = Captions.of([(image, text) for image, caption in pairs if (text := caption.strip())])
         return cls(files={image: image for image in captions.image_ids}, captions=captions)
 
     def only(self, images: Sequence[str]) -> "Annotations":
-        """Those images, also ones that no caption tells of, and their captions."""
+        """A selection of images, including images without captions, and their captions."""
         wanted = set(images)
         rows = [row for row, image in enumerate(self.captions.image_ids) if image in wanted]
         return Annotations(
@@ -71,48 +71,53 @@ class Annotations:
         folds: int = 0,
         judged: bool = False,
     ) -> RetrievalSet:
-        """The set, with its images from one of some folders.
+        """Locate the images and build the set.
 
-        ``source`` names the caption file in a note; ``expected_images`` is the number of images that others measure on.
+        Args:
+            folders: folders that may contain the images; the first one that does is used.
+            title: name of the data set, for errors.
+            source: name of the caption file, for a note.
+            expected_images: number of images behind published results, or 0 if unknown; a note says if this copy has
+                a different number.
 
         Raises:
-            CorpusError: no image, no such folder, or images that are not in it.
+            CorpusError: there is no image, no such folder, or images are missing.
         """
         if not self.files:
-            raise CorpusError(f"{source} has no image of split {split!r}.")
+            raise CorpusError(f"{source} has no images in split {split!r}.")
         images = images_in(_folder_of(folders, next(iter(self.files.values()))), self.files, what=title)
-        told = [f"{len(self.captions):,} captions of {len(images):,} images, from {source}."]
+        found = [f"{len(self.captions):,} captions of {len(images):,} images, from {source}."]
         if undescribed := len(images) - len(set(self.captions.image_ids)):
-            told.append(f"{undescribed:,} of these images have no caption: text retrieval counts them as missed.")
+            found.append(f"{undescribed:,} of these images have no caption: text retrieval counts them as missed.")
         if expected_images and len(images) != expected_images:
-            told.append(f"The published figures are over {expected_images:,} images.")
+            found.append(f"Published results use {expected_images:,} images.")
         return RetrievalSet(
             name=name,
             split=split,
             images=images,
             captions={lang: self.captions},
-            notes=(*told, *notes),
+            notes=(*found, *notes),
             folds=folds,
             judged=judged,
         )
 
 
 def _folder_of(folders: Sequence[Path], first: str) -> Path:
-    """The folder that holds the first image; if none does, the first that is there, so that its lack is told."""
-    there = [folder for folder in folders if folder.is_dir()]
-    if not there:
-        raise CorpusError(f"The images' folder is missing: there is no {' or '.join(map(str, folders))}.")
-    return next((folder for folder in there if (folder / first).is_file()), there[0])
+    """The folder that contains the first image; otherwise the first folder that exists, for the error message."""
+    existing = [folder for folder in folders if folder.is_dir()]
+    if not existing:
+        raise CorpusError(f"The folder of images is missing: there is no {' or '.join(map(str, folders))}.")
+    return next((folder for folder in existing if (folder / first).is_file()), existing[0])
 
 
 def read_karpathy(path: Path, split: str) -> Annotations:
-    """A split of Karpathy's JSON, or ``all``; ``restval``, COCO's rest of val2014, belongs to train.
+    """A split of Karpathy's JSON, or ``all``; ``restval``, the rest of COCO's val2014, is part of train.
 
-    An image's id is COCO's where the file has one, and otherwise its file name. A caption's id is ``sentid``,
-    which in COCO's file is COCO's annotation id: ``eccv_caption`` 0.1.0 judges by the same numbers.
+    The image id is COCO's if the file has it, otherwise the file name. The caption id is ``sentid``, which in COCO's
+    file is COCO's annotation id; ``eccv_caption`` 0.1.0 uses the same ids.
 
     Raises:
-        CorpusError: the file is missing, no UTF-8, no JSON, of another version, or has an image twice.
+        CorpusError: the file is missing, not UTF-8, not JSON or of another version, or has an image twice.
     """
     files: dict[str, str] = {}
     triples: list[Triple] = []
@@ -135,12 +140,13 @@ def _entries(path: Path, split: str) -> Iterator[tuple[str, str, list[tuple[str,
 
 
 def read_numbered(path: Path, file_of: Callable[[str], str]) -> Annotations:
-    """Lines of ``IMAGE#n caption``; a caption's id is what stands before the blank.
+    """Lines of ``IMAGE#n caption``; the part before the white space is the caption id.
 
-    ``file_of`` makes an image's id of ``IMAGE``; it is also its file's name.
+    Args:
+        file_of: maps ``IMAGE`` to the image id, which is also the file name.
 
     Raises:
-        CorpusError: the file is missing, no UTF-8, or a line has another form.
+        CorpusError: the file is missing, not UTF-8, or a line has another form.
     """
     triples = []
     for number, line in enumerate(read_lines(path), 1):
@@ -148,28 +154,28 @@ def read_numbered(path: Path, file_of: Callable[[str], str]) -> Annotations:
             continue
         match = _NUMBERED.fullmatch(line)
         if match is None:
-            raise CorpusError(f"{path}, line {number:,}, is no 'IMAGE#n caption': {line[:60]!r}.")
+            raise CorpusError(f"{path}, line {number:,}, is not 'IMAGE#n caption': {line[:60]!r}.")
         triples.append((file_of(match["image"]), match["caption"] or "", line.split(maxsplit=1)[0]))
     return Annotations.of({image: image for image, _, _ in triples}, triples)
 
 
 def json_list(data: Any, key: str, path: Path) -> list[Any]:
-    """The list of that key in a JSON file's object.
+    """The list under a key of a JSON object; ``path`` is for the error.
 
     Raises:
-        CorpusError: there is none.
+        CorpusError: there is no such list.
     """
     found = data.get(key) if isinstance(data, dict) else None
     if not isinstance(found, list):
-        raise CorpusError(f"{path} has no list {key!r}: it is another file, or of another version.")
+        raise CorpusError(f"{path} has no list {key!r}: it is another file or of another version.")
     return found
 
 
 def add_image(files: dict[str, str], image: str, file: str, path: Path) -> None:
-    """Put an image's file into the gallery.
+    """Add an image to the gallery.
 
     Raises:
-        CorpusError: it is there already.
+        CorpusError: the image is already in it.
     """
     if image in files:
         raise CorpusError(f"{path} has image {image!r} twice, as {files[image]} and as {file}.")
@@ -177,6 +183,6 @@ def add_image(files: dict[str, str], image: str, file: str, path: Path) -> None:
 
 
 def unknown_version(path: Path, where: str, error: Exception) -> CorpusError:
-    """What to say of an entry that lacks a field, or has another kind of value there."""
-    lack = f"has no {error}" if isinstance(error, KeyError) else f"has another form ({error})"
-    return CorpusError(f"{path}, {where}, {lack}: the file is of another version.")
+    """The error for an entry in which a field is missing or has an unexpected type."""
+    problem = f"has no {error}" if isinstance(error, KeyError) else f"has an unexpected form ({error})"
+    return CorpusError(f"{path}, {where}, {problem}: the file is of another version.")

@@ -1,6 +1,6 @@
-"""Flickr8k in five languages: webdataset shards ``flickr8k-SPLIT-NNN.tar`` beside ``captions.csv.gz``.
+"""Flickr8k in five languages: ``captions.csv.gz`` and webdataset shards ``flickr8k-SPLIT-NNN.tar``.
 
-A shard holds ``ID.jpg``; captions are rows of ``image_id, split, lang, caption, origin``.
+Shards contain ``ID.jpg``; captions are rows of ``image_id, split, lang, caption, origin``.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ CAPTION_FILE = "captions.csv.gz"
 
 
 def read_multilingual_flickr8k(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
-    """A split in some languages.
+    """Read a split in the given languages.
 
     Raises:
-        CorpusError: shards or captions that are missing or damaged.
+        CorpusError: shards or captions are missing or damaged.
     """
     captions = {lang: read_flickr8k_captions(root, split=split, lang=lang) for lang in langs}
     return RetrievalSet(name="flickr8k", split=split, images=read_flickr8k_images(root, split=split), captions=captions)
 
 
 def read_flickr8k_captions(root: Path, *, split: str, lang: str) -> Captions:
-    """Captions of a split in one language, in the file's order, empty ones left out.
+    """Captions of a split in one language, in the order of the file; empty ones are left out.
 
     Raises:
-        CorpusError: the file is missing, lacks a column, or has no such captions.
+        CorpusError: the file is missing, lacks a column or has no such captions.
     """
     wanted = ("image_id", "split", "lang", "caption")
     found = [
@@ -42,12 +42,12 @@ def read_flickr8k_captions(root: Path, *, split: str, lang: str) -> Captions:
 
 
 def read_flickr8k_images(root: Path, *, split: str) -> ImageFiles:
-    """The images of a split, by the names that the captions use.
+    """Images of a split, by the ids that the captions use.
 
     Raises:
-        CorpusError: no shard of that split, or one that is damaged.
+        CorpusError: there is no shard of that split, or a shard is damaged.
     """
     pattern = f"flickr8k-{split}-*.tar"
     if not any(root.glob(pattern)):
-        raise CorpusError(f"{root} holds no flickr8k-{split}-NNN.tar.")
+        raise CorpusError(f"{root} does not contain flickr8k-{split}-NNN.tar.")
     return ImageFiles.scan(root, [pattern])

@@ -1,4 +1,4 @@
-"""The data sets that can be named."""
+"""All data sets, by name."""
 
 from difflib import get_close_matches
 
@@ -12,13 +12,13 @@ DATASETS: dict[str, DatasetInfo] = {
 
 
 def find_dataset(name: str) -> DatasetInfo:
-    """The data set of a name.
+    """The data set of that name.
 
     Raises:
-        CorpusError: there is none of that name; those near it, or all, are named.
+        CorpusError: there is no such data set; the message lists similar names, or all names.
     """
     if name not in DATASETS:
         near = get_close_matches(name, DATASETS, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(DATASETS)}."
-        raise CorpusError(f"There is no data set {name!r}; {hint}")
+        known = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(DATASETS)}."
+        raise CorpusError(f"There is no data set {name!r}; {known}")
     return DATASETS[name]

@@ -4,6 +4,7 @@ Whatever is measured is an index on disk that `build_ann` built, asked as the en
 a scratch one, filled with the user's vectors or with synthetic ones.
 """
 
+import logging
 import statistics
 import tempfile
 import time
@@ -27,6 +28,8 @@ from llm2clip_search.vectorindex.faiss_index import FaissIndex, one_thread
 from llm2clip_search.vectorindex.kinds import Hnsw, kind_of
 from llm2clip_search.vectorindex.recall import midpoint_queries
 
+logger = logging.getLogger(__name__)
+
 Kind = Literal["flat", "hnsw", "ivf"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EFFORTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
@@ -41,7 +44,6 @@ BLOCK = 65_536
 
 Search = Callable[[np.ndarray], np.ndarray]
 """float32 ``[n, dim]`` to int64 ``[n, k]``, best first, -1 where nothing more was found."""
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +105,12 @@ def benchmark_index(
     k: int = 10,
     queries: int = 200,
     seed: int = 0,
-    say: Say = lambda line: None,
 ) -> AnnResult:
     """Measure an index, asked in midpoints of random pairs of its vectors; it is only read.
 
     Args:
         kinds: those to build from its vectors, in a scratch folder; without any, exact search and the
             approximate index that it has are measured as they are.
-        say: called with a line before each part that takes long.
 
     Raises:
         StoreError: no approximate index and no kinds, no rows, or FAISS is not installed.
@@ -129,10 +129,10 @@ def benchmark_index(
     asked = midpoint_queries(snapshot, seed=seed, count=queries)
     if wanted:
         vectors = (block for _, block in snapshot.blocks())
-        with _scratch(vectors, snapshot.manifest.model, snapshot.manifest.dim, say) as writer:
-            points = list(_built(writer, wanted, asked, k, seed, say))
+        with _scratch(vectors, snapshot.manifest.model, snapshot.manifest.dim) as writer:
+            points = list(_built(writer, wanted, asked, k, seed))
     else:
-        say(f"measuring {snapshot.folder}")
+        logger.info("measuring %s", snapshot.folder)
         truth = Truth.of(snapshot, asked, k)
         points = [_exact_point(truth), *_approximate_points(snapshot, truth)]
     return AnnResult(
@@ -153,7 +153,6 @@ def benchmark_synthetic(
     k: int = 10,
     queries: int = 200,
     seed: int = 0,
-    say: Say = lambda line: None,
 ) -> AnnResult:
     """Measure indices over vectors of a `SphereMixture`, asked in vectors of the same mixture that they do not hold.
 
@@ -168,8 +167,8 @@ def benchmark_synthetic(
         for stream, start in enumerate(range(0, rows, BLOCK), start=1)
     )
     name = f"synthetic, {mixture.clusters} clusters, seed {seed}"
-    with _scratch(vectors, ModelIdentity(name, "", "", ""), dim, say) as writer:
-        points = mark_front(list(_built(writer, wanted, asked, k, seed, say)))
+    with _scratch(vectors, ModelIdentity(name, "", "", ""), dim) as writer:
+        points = mark_front(list(_built(writer, wanted, asked, k, seed)))
     return AnnResult(vectors=name, rows=rows, dim=dim, k=k, queries=queries, points=points)
 
 
@@ -239,13 +238,13 @@ def _check_k(k: int, rows: int) -> None:
 
 
 @contextmanager
-def _scratch(blocks: Iterable[np.ndarray], model: ModelIdentity, dim: int, say: Say) -> Iterator[Writer]:
+def _scratch(blocks: Iterable[np.ndarray], model: ModelIdentity, dim: int) -> Iterator[Writer]:
     """A new index of these vectors, float32 ``[m, dim]`` a block; it is deleted at the end."""
     with (
         tempfile.TemporaryDirectory(prefix="llm2clip-ann-") as scratch,
         Writer.open(Path(scratch) / "index", model=model, dim=dim) as writer,
     ):
-        say("writing the vectors to a scratch index")
+        logger.info("writing the vectors to a scratch index")
         for block in blocks:
             ids = writer.allocate(len(block))
             rows = [Row(id=i, path=str(i), content_hash="", size=0, mtime_ns=0, width=1, height=1) for i in ids]
@@ -253,24 +252,22 @@ def _scratch(blocks: Iterable[np.ndarray], model: ModelIdentity, dim: int, say: 
         yield writer
 
 
-def _built(
-    writer: Writer, kinds: Sequence[Kind], queries: np.ndarray, k: int, seed: int, say: Say
-) -> Iterator[AnnPoint]:
+def _built(writer: Writer, kinds: Sequence[Kind], queries: np.ndarray, k: int, seed: int) -> Iterator[AnnPoint]:
     """Build each kind as the indexer does, and measure it."""
     truth = Truth.of(writer.snapshot, queries, k)
     for kind in kinds:
         if kind == "flat":
-            say("measuring exact search")
+            logger.info("measuring exact search")
             yield _exact_point(truth)
             continue
         config = AnnConfig(kind=kind, seed=seed)
         wanted = config.kind_for(writer.manifest.live)
         assert wanted is not None, "flat is measured above, and there are rows"
-        say(f"building {wanted.factory} over {writer.manifest.live:,} vectors")
+        logger.info("building %s over %s vectors", wanted.factory, f"{writer.manifest.live:,}")
         started = time.perf_counter()
         build_ann(writer, config)
         seconds = time.perf_counter() - started
-        say(f"measuring {kind}")
+        logger.info("measuring %s", kind)
         yield from _approximate_points(writer.snapshot, truth, build_seconds=seconds)
 
 

@@ -1,8 +1,8 @@
-"""What opening a model costs in memory: the peak of a fresh process against the size of what it opens.
+"""Memory needed to open a model: the peak of a fresh process compared with the size of what it opens.
 
-The peak is the kernel's own (``getrusage``), mapped pages of files included. What interpreter and libraries hold is
-taken off: it is measured in the same process when all is imported and nothing loaded. Every number is read
-once before the peak is: a mapped file costs no memory until then.
+The peak is the kernel's figure (`base.memory.peak_bytes`) and includes mapped pages of files. What the interpreter and
+the libraries hold is subtracted; it is measured in the same process after all imports and before anything is loaded.
+Every tensor is read once before the peak is taken, because a mapped file takes no memory until it is read.
 """
 
 import json
@@ -22,25 +22,29 @@ from llm2clip_search.encoders.weights import weight_files
 from llm2clip_search.errors import ModelError
 
 TOWERS: tuple[TowerName, ...] = ("vision", "text")
+_CHILD = (
+    "import json, sys; from llm2clip_search.benchmarks.perf.opening import measure_here; "
+    "print(json.dumps(measure_here(*sys.argv[1:])))"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """The memory of opening one tower in float32 on the CPU; sizes in bytes."""
+    """Memory needed to open one tower in float32 on the CPU, in bytes."""
 
     tower: TowerName
     stored: int
-    """What it is on disk: its tensors in the model folder and the whole files of its base weights."""
+    """Size on disk: its tensors in the model folder plus the complete files of its base weights."""
     size: int
-    """What it is in memory: twice ``stored`` where numbers are stored as halves."""
+    """Size in memory; twice ``stored`` if the tensors are stored as float16."""
     libraries: int
-    """Held by the process before anything was loaded; not in ``peak``."""
+    """Memory of the process before anything is loaded; not part of ``peak``."""
     peak: int
-    """The most that opening added at any moment."""
+    """Largest amount that opening added at any moment."""
 
     @property
     def ratio(self) -> float:
-        """Peak to size: 1 is one copy of every number and nothing beside."""
+        """``peak / size``; 1 means one copy of every parameter and nothing else."""
         return self.peak / self.size
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,29 +52,27 @@ class Opening:
 
 
 def measure_opening(name: str, towers: Sequence[TowerName] = TOWERS) -> list[Opening]:
-    """Open each tower of a model in a process of its own; base weights are fetched before.
+    """Open each tower of a model in its own process; base weights are fetched first.
 
     Raises:
-        ModelError: a name of no model, or a tower that cannot be opened.
+        ModelError: there is no such model, or a tower cannot be opened.
     """
     model = fetch_model(name)
     return [_in_fresh_process(model, tower) for tower in towers]
 
 
 def _in_fresh_process(model: Model, tower: TowerName) -> Opening:
-    _stored(model, tower)  # fetches
-    code = "import sys; from llm2clip_search.benchmarks.perf.opening import report; report(*sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, model.reference, tower], capture_output=True, text=True, check=False
-    )
+    _stored(model, tower)  # fetches base weights, so that the child does not
+    command = [sys.executable, "-c", _CHILD, model.reference, tower]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or [f"its process ended with {done.returncode}"]
+        reason = done.stderr.strip().splitlines()[-1:] or [f"its process ended with exit code {done.returncode}"]
         raise ModelError(f"The {tower} tower of {model.reference} cannot be opened: {reason[0]}")
     return Opening(tower=tower, **json.loads(done.stdout.splitlines()[-1]))
 
 
-def report(reference: str, tower: TowerName) -> None:
-    """Open a tower in this process, which should be fresh, and print the sizes of an `Opening` as JSON."""
+def measure_here(reference: str, tower: TowerName) -> dict[str, int]:
+    """Open a tower in this process, which must be fresh; returns the fields of an `Opening` except ``tower``."""
     model = resolve(reference)
     _import_libraries(model, tower)
     libraries = resident_bytes()
@@ -78,17 +80,16 @@ def report(reference: str, tower: TowerName) -> None:
     tensors = [*module.parameters(), *module.buffers()]
     for tensor in tensors:
         tensor.detach().sum()
-    sizes = {
+    return {
         "stored": _stored(model, tower),
         "size": sum(tensor.nbytes for tensor in tensors),
         "libraries": libraries,
         "peak": peak_bytes() - libraries,
     }
-    print(json.dumps(sizes))
 
 
 def _import_libraries(model: Model, tower: TowerName) -> None:
-    """What the tower will import, transformers' module of its own family included; its weights stay unread."""
+    """Import everything that the tower needs, including the transformers module of its family; read no weights."""
     import torch
 
     from llm2clip_search.encoders import text, vision  # noqa: F401

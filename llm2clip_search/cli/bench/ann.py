@@ -54,12 +54,10 @@ def bench_ann(
     if synthetic is not None:
         if index is not None:
             raise CorpusError(f"--synthetic {synthetic} and --index {index} exclude each other; give one of them.")
-        result = benchmark_synthetic(
-            synthetic, dim=dim, kinds=chosen or KINDS, k=k, queries=queries, seed=seed, say=console.say
-        )
+        result = benchmark_synthetic(synthetic, dim=dim, kinds=chosen or KINDS, k=k, queries=queries, seed=seed)
     else:
         snapshot = Snapshot(index or find_index())
-        result = benchmark_index(snapshot, kinds=chosen, k=k, queries=queries, seed=seed, say=console.say)
+        result = benchmark_index(snapshot, kinds=chosen, k=k, queries=queries, seed=seed)
     lines = [json.dumps(line) for line in result.to_dicts()]
     with console.results():
         if json_output:

@@ -148,7 +148,7 @@ class CaptionLLMTask:
         return pooled.float()
 
     def evaluate(self) -> dict[str, float]:
-        """Caption retrieval accuracy on dev; see `benchmarks.caption_retrieval_accuracy`."""
+        """Caption retrieval accuracy on dev; see `evaluation.caption_retrieval`."""
         if self.dev is None:
             return {}
         return {"caption_retrieval": caption_retrieval_accuracy(self.embed_dev(), self.dev[1])}

@@ -36,7 +36,7 @@ def test_captions_without_ids_are_numbered_within_their_image() -> None:
 def test_captions_are_mapped_by_id_and_never_by_position() -> None:
     captions = Captions.of(PAIRS)
     assert captions.rows_in(["a", "b", "c", "d"]).tolist() == [1, 0, 1, 0, 2]
-    with pytest.raises(CorpusError, match=r"2 images have captions but are not there, such as b\."):
+    with pytest.raises(CorpusError, match=r"2 images have captions but are missing, such as b\."):
         captions.rows_in(["a"])
 
 
@@ -70,26 +70,28 @@ def test_what_a_data_set_does_not_have_is_told(tmp_path: Path, split: str, langs
 
 
 def test_a_missing_folder_tells_where_to_get_the_data(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"--root names that of Toy\. Get it at its shop\."):
+    with pytest.raises(CorpusError, match=r"nowhere is not a folder, so Toy cannot be read\.") as caught:
         info(Captions.of(PAIRS), images("a", "b", "c")).open(tmp_path / "nowhere")
+    assert caught.value.hint == "ROOT is the folder that --root names. Get it at its shop."
 
 
 def test_what_a_reader_finds_missing_is_told_with_where_to_get_it(tmp_path: Path) -> None:
     def read(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
-        raise CorpusError("toy.json is missing.")
+        raise CorpusError("toy.json is missing.", hint="Another split may have it.")
 
     broken = replace(info(Captions.of(PAIRS), images("a")), read=read)
-    with pytest.raises(CorpusError, match=r"toy\.json is missing\. Get it at its shop\."):
+    with pytest.raises(CorpusError, match=r"^toy\.json is missing\.$") as caught:
         broken.open(tmp_path)
+    assert caught.value.hint == ("Another split may have it. ROOT is the folder that --root names. Get it at its shop.")
 
 
 @pytest.mark.parametrize(
     ("captions", "gallery", "words"),
     [
-        (Captions.of(PAIRS), (), "has no image"),
-        (Captions.of([]), ("a",), "has no caption in 'en'"),
-        (Captions.of(PAIRS), ("a", "b"), "1 images have captions but are not there, such as c"),
-        (Captions(texts=["x", "y"], image_ids=["a", "a"], caption_ids=["7", "7"]), ("a",), "2 captions of id '7'"),
+        (Captions.of(PAIRS), (), "has no images"),
+        (Captions.of([]), ("a",), "has no captions in 'en'"),
+        (Captions.of(PAIRS), ("a", "b"), "1 images have captions but are missing, such as c"),
+        (Captions(texts=["x", "y"], image_ids=["a", "a"], caption_ids=["7", "7"]), ("a",), "2 captions with id '7'"),
     ],
 )
 def test_a_set_that_is_not_whole_is_refused(
@@ -114,4 +116,4 @@ def test_every_data_set_tells_what_to_fetch_when_it_is_not_there(name: str, tmp_
     assert len(found.fetch) > 20
     with pytest.raises(CorpusError) as caught:
         found.open(tmp_path)
-    assert str(caught.value).endswith(found.fetch)
+    assert caught.value.hint.endswith(found.fetch)

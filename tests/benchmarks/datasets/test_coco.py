@@ -92,7 +92,7 @@ def test_karpathys_test_split_keeps_all_captions_under_cocos_ids(tmp_path: Path,
     assert found.images.read("60623") == jpeg(1)
     assert (found.folds, found.judged) == (5, True)
     assert found.notes[0] == "8 captions of 2 images, from dataset_coco.json."
-    assert any("25,010" in note and "--captions-per-image 5" in note for note in found.notes)
+    assert any("25,010" in note and "first five" in note for note in found.notes)
 
 
 def test_restval_belongs_to_train_and_only_test_is_judged(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_every_layout_of_the_test_split_gives_the_same_captions(tmp_path: Path) 
     one, other = ours.captions["en"], theirs.captions["en"]
     assert set(zip(one.image_ids, one.texts, strict=True)) == set(zip(other.image_ids, other.texts, strict=True))
     assert (theirs.folds, theirs.judged) == (0, False)
-    assert any("need the order and the ids of dataset_coco.json" in note for note in theirs.notes)
+    assert any("need the order and ids of dataset_coco.json" in note for note in theirs.notes)
 
 
 def test_the_shards_of_clip_benchmark_are_read(tmp_path: Path) -> None:
@@ -183,11 +183,11 @@ def change(path: Path, edit: Callable[[Any], Any]) -> None:
 BROKEN: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "a missing image": (
         lambda root, path: (root / PATHS[1]).unlink(),
-        r"1 of 2 images of COCO val2017 are not in .*, such as val2014/COCO_val2014_000000060623\.jpg",
+        r"1 of 2 images of COCO val2017 are missing from .*, such as val2014/COCO_val2014_000000060623\.jpg",
     ),
     "a file of another version": (
         lambda root, path: path.write_text('{"images": [{"id": 1, "file_name": "a.jpg"}]}'),
-        "has no list 'annotations': it is another file, or of another version",
+        "has no list 'annotations': it is another file or of another version",
     ),
     "detections in place of captions": (
         lambda root, path: change(path, lambda data: data["annotations"][2].pop("caption")),
@@ -203,24 +203,24 @@ BROKEN: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "an annotation twice": (
         lambda root, path: change(path, lambda data: data["annotations"].append(data["annotations"][0])),
-        "2 captions of id '152106'",
+        "2 captions with id '152106'",
     ),
     "a caption of no image": (
         lambda root, path: change(path, lambda data: data["annotations"][0].update(image_id=7)),
-        "1 images have captions but are not there, such as 7",
+        "1 images have captions but are missing, such as 7",
     ),
     "another encoding": (
         lambda root, path: path.write_bytes('{"images": "café"}'.encode("latin-1")),
         "is not UTF-8: byte 15 is 0xe9",
     ),
-    "no image": (lambda root, path: path.write_text('{"images": [], "annotations": []}'), "has no image of split"),
+    "no image": (lambda root, path: path.write_text('{"images": [], "annotations": []}'), "has no images in split"),
     "no caption": (
         lambda root, path: change(path, lambda data: data.update(annotations=[])),
-        "has no caption in 'en'",
+        "has no captions in 'en'",
     ),
     "no caption file": (
         lambda root, path: path.unlink(),
-        r"holds no annotations/captions_val2017\.json or captions_val2017\.json\. Unpack images\.cocodataset\.org",
+        r"does not contain annotations/captions_val2017\.json or captions_val2017\.json\.$",
     ),
 }
 
@@ -231,8 +231,10 @@ def test_a_broken_set_says_in_one_sentence_what_is_wrong(tmp_path: Path, fault: 
     path = coco_json(tmp_path / "annotations/captions_val2017.json", [0, 1])
     damage, message = BROKEN[fault]
     damage(tmp_path, path)
-    with pytest.raises(CorpusError, match=message):
+    with pytest.raises(CorpusError, match=message) as caught:
         opened(tmp_path, "mscoco_val2017")
+    if fault == "no caption file":
+        assert "Unpack images.cocodataset.org" in caught.value.hint
 
 
 def test_broken_chinese_captions_are_named(tmp_path: Path) -> None:
@@ -241,19 +243,20 @@ def test_broken_chinese_captions_are_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"coco-cn_test\.txt has 'a' 2 times among 2"):
         opened(tmp_path, "coco-cn")
     (folder / "coco-cn_test.txt").write_text("")
-    with pytest.raises(CorpusError, match="has no image of split 'test'"):
+    with pytest.raises(CorpusError, match="has no images in split 'test'"):
         opened(tmp_path, "coco-cn")
     with (folder / "imageid.human-written-caption.txt").open("ab") as file:
         file.write(b"COCO_val2014_000000184613 no number\n")
-    with pytest.raises(CorpusError, match="line 5, is no 'IMAGE#n caption'"):
+    with pytest.raises(CorpusError, match="line 5, is not 'IMAGE#n caption'"):
         opened(tmp_path, "coco-cn")
 
 
 def test_all_layouts_are_named_where_none_is_there(tmp_path: Path) -> None:
-    message = r"holds none of dataset_coco\.json, coco_test_karpathy\.json, test/nshards\.txt\. Unpack .*val2014\.zip"
-    with pytest.raises(CorpusError, match=message):
+    message = r"contains none of dataset_coco\.json, coco_test_karpathy\.json, test/nshards\.txt\.$"
+    with pytest.raises(CorpusError, match=message) as caught:
         opened(tmp_path)
+    assert "val2014.zip" in caught.value.hint
     with pytest.raises(
-        CorpusError, match=r"holds no coco-cn_test\.txt or coco-cn-version1805v1\.1/coco-cn_test\.txt or "
+        CorpusError, match=r"does not contain coco-cn_test\.txt or coco-cn-version1805v1\.1/coco-cn_test\.txt or "
     ):
         opened(tmp_path, "coco-cn")

@@ -172,7 +172,7 @@ def test_every_layout_gives_the_same_images_and_captions(tmp_path: Path, layout:
     assert len(set(captions.caption_ids)) == 4
     assert [found.images.read(image) for image in TEST] == [jpeg(0), jpeg(1)]
     assert found.notes[0].startswith("4 captions of 2 images, from ")
-    assert found.notes[1] == "The published figures are over 1,000 images."
+    assert found.notes[1] == "Published results use 1,000 images."
 
 
 @pytest.mark.parametrize("name", ["flickr30k", "flickr8k"])
@@ -226,8 +226,9 @@ def test_a_file_without_splits_needs_a_list_or_gives_all(tmp_path: Path) -> None
     results_csv(tmp_path)
     write_images(tmp_path / "flickr30k-images", NAMES)
     assert list(opened(tmp_path, split="all").images) == NAMES
-    with pytest.raises(CorpusError, match=r"results\.csv tells of no split.*flickr30k_test\.txt.*--split all"):
+    with pytest.raises(CorpusError, match=r"results\.csv does not say which .*flickr30k_test\.txt") as caught:
         opened(tmp_path)
+    assert caught.value.hint.startswith("--split all reads all images.")
 
 
 def test_the_row_without_its_second_bar_is_read(tmp_path: Path) -> None:
@@ -286,10 +287,10 @@ def change(path: Path, edit: Callable[[Any], Any]) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a missing image": (lambda root: (root / "images" / TEST[1]).unlink(), r"1 of 2 images of Flickr30k .* 36979\.jpg"),
-    "no images": (lambda root: (root / "images").rename(root / "elsewhere"), "images' folder is missing"),
+    "no images": (lambda root: (root / "images").rename(root / "elsewhere"), "folder of images is missing"),
     "a file of another version": (
         lambda root: (root / "dataset_flickr30k.json").write_text('{"annotations": []}'),
-        "has no list 'images': it is another file, or of another version",
+        "has no list 'images': it is another file or of another version",
     ),
     "an entry of another version": (
         lambda root: change(root / "dataset_flickr30k.json", lambda data: data["images"][1].pop("sentences")),
@@ -297,7 +298,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "an entry of another kind": (
         lambda root: change(root / "dataset_flickr30k.json", lambda data: data["images"].insert(0, "a.jpg")),
-        "image 1, has another form",
+        "image 1, has an unexpected form",
     ),
     "an image twice": (
         lambda root: change(root / "dataset_flickr30k.json", lambda data: data["images"].append(data["images"][0])),
@@ -307,28 +308,28 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda root: change(
             root / "dataset_flickr30k.json", lambda data: data["images"][1]["sentences"][0].update(sentid=0)
         ),
-        "2 captions of id '0'",
+        "2 captions with id '0'",
     ),
     "another encoding": (
         lambda root: (root / "dataset_flickr30k.json").write_bytes('{"images": "café"}'.encode("latin-1")),
         "is not UTF-8: byte 15 is 0xe9",
     ),
-    "no JSON": (lambda root: (root / "dataset_flickr30k.json").write_text("{"), "is no JSON"),
+    "no JSON": (lambda root: (root / "dataset_flickr30k.json").write_text("{"), "is not JSON"),
     "an empty split": (
         lambda root: change(root / "dataset_flickr30k.json", lambda data: data.update(images=data["images"][2:])),
-        "has no image of split 'test'",
+        "has no images in split 'test'",
     ),
     "captions that are all empty": (
         lambda root: change(
             root / "dataset_flickr30k.json",
             lambda data: [sentence.update(raw=" ") for image in data["images"] for sentence in image["sentences"]],
         ),
-        "has no caption in 'en'",
+        "has no captions in 'en'",
     ),
     "no caption file": (
         lambda root: (root / "dataset_flickr30k.json").unlink(),
-        r"holds none of dataset_flickr30k\.json, flickr30k_test_karpathy\.txt, results_20130124\.token, "
-        r"results\.csv, test/nshards\.txt\. Flickr30k's images are sent by",
+        r"contains none of dataset_flickr30k\.json, flickr30k_test_karpathy\.txt, results_20130124\.token, "
+        r"results\.csv, test/nshards\.txt\.$",
     ),
 }
 
@@ -339,23 +340,25 @@ def test_a_broken_set_says_in_one_sentence_what_is_wrong(tmp_path: Path, fault: 
     write_images(tmp_path / "images", NAMES)
     damage, message = BROKEN[fault]
     damage(tmp_path)
-    with pytest.raises(CorpusError, match=message):
+    with pytest.raises(CorpusError, match=message) as caught:
         opened(tmp_path)
+    if fault == "no caption file":
+        assert "Get Flickr30k's images by" in caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("name", "file", "content", "message"),
     [
-        ("flickr30k", "flickr30k_test_karpathy.txt", b"h\na.png,One\n", r"line 2, is no 'IMAGE\.jpg,caption'"),
-        ("flickr30k", "results_20130124.token", b"a.jpg#0\tOne\na.jpg Two\n", "line 2, is no 'IMAGE#n caption'"),
+        ("flickr30k", "flickr30k_test_karpathy.txt", b"h\na.png,One\n", r"line 2, is not 'IMAGE\.jpg,caption'"),
+        ("flickr30k", "results_20130124.token", b"a.jpg#0\tOne\na.jpg Two\n", "line 2, is not 'IMAGE#n caption'"),
         ("flickr30k", "results_20130124.token", b"a.jpg#0\t\xe9\n", "is not UTF-8: byte 8 is 0xe9"),
-        ("flickr30k", "results_20130124.token", b"a.jpg#0\tOne\na.jpg#0\tTwo\n", "2 captions of id 'a.jpg#0'"),
-        ("flickr30k", "results.csv", b"h\na.jpg, 0, One\n", r"line 2, is no 'IMAGE\.jpg\| n\| caption'"),
+        ("flickr30k", "results_20130124.token", b"a.jpg#0\tOne\na.jpg#0\tTwo\n", "2 captions with id 'a.jpg#0'"),
+        ("flickr30k", "results.csv", b"h\na.jpg, 0, One\n", r"line 2, is not 'IMAGE\.jpg\| n\| caption'"),
         ("flickr8k", "captions.txt", b"a.jpg,One\n", "does not begin with 'image,caption'"),
         ("flickr8k", "captions.txt", b"", "does not begin with 'image,caption'"),
-        ("flickr8k", "captions.txt", b"image,caption\na.jpg,One,two\n", "row 2, has 3 columns and not 2"),
+        ("flickr8k", "captions.txt", b"image,caption\na.jpg,One,two\n", "row 2, has 3 columns instead of 2"),
         ("flickr8k", "captions.txt", b'image,caption\na.jpg,"One\n', "cannot be read as CSV"),
-        ("flickr8k-cn", "flickr8kzhc.caption.txt", "a.jpg#zhc#一\n".encode(), "line 1, is no 'IMAGE#n caption'"),
+        ("flickr8k-cn", "flickr8kzhc.caption.txt", "a.jpg#zhc#一\n".encode(), "line 1, is not 'IMAGE#n caption'"),
     ],
 )  # fmt: skip
 def test_a_line_of_another_form_is_named(tmp_path: Path, name: str, file: str, content: bytes, message: str) -> None:
@@ -369,17 +372,20 @@ def test_a_line_of_another_form_is_named(tmp_path: Path, name: str, file: str, c
     ("damage", "message"),
     [
         (lambda root: (root / "dataset_type.txt").write_text("classification"), "says 'classification'"),
-        (lambda root: (root / "test/nshards.txt").write_text("two"), "says 'two', not how many shards"),
-        (lambda root: (root / "test/nshards.txt").write_text("3"), r"1 of 3 shards are not in .*, such as 2\.tar"),
-        (lambda root: write_tar(root / "test/1.tar", {"k.txt": b"One"}), "captions but no image of 'k'"),
+        (lambda root: (root / "test/nshards.txt").write_text("two"), "says 'two', which is not a number of shards"),
+        (
+            lambda root: (root / "test/nshards.txt").write_text("3"),
+            r"1 of 3 shards are missing from .*, such as 2\.tar",
+        ),
+        (lambda root: write_tar(root / "test/1.tar", {"k.txt": b"One"}), "captions but no image for 'k'"),
         (
             lambda root: write_tar(root / "test/1.tar", {"k.jpg": jpeg(1), "k.txt": b"caf\xe9"}),
-            r"k\.txt in .*1\.tar is not UTF-8, at its byte 3",
+            r"k\.txt in .*1\.tar is not UTF-8: byte 3 is invalid",
         ),
         (lambda root: (root / "test/1.tar").write_bytes(b"x" * 600), "cannot be read as an uncompressed tar shard"),
         (
             lambda root: write_tar(root / "test/1.tar", {"s0000000.jpg": jpeg(1)}),
-            r"'s0000000\.jpg' lies in .*0\.tar and again in .*1\.tar",
+            r"'s0000000\.jpg' is in .*0\.tar and again in .*1\.tar",
         ),
     ],
 )
@@ -411,6 +417,6 @@ def test_the_command_says_what_to_download(tmp_path: Path, run_cli: RunCli) -> N
     failed = run_cli("bench", "captions", "flickr30k", "--root", tmp_path, "--json")
     assert (failed.returncode, failed.stdout) == (1, "")
     told = " ".join(failed.stderr.split())
-    assert "holds none of dataset_flickr30k.json, flickr30k_test_karpathy.txt" in told
+    assert "contains none of dataset_flickr30k.json, flickr30k_test_karpathy.txt" in told
     assert "kaggle.com/datasets/hsankesara/flickr-image-dataset" in told
     assert "Traceback" not in told

@@ -31,7 +31,7 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> No
     write_images(tmp_path, ["a.jpg"])
     (tmp_path / "folder.jpg").mkdir()
     files = {"1": "a.jpg", "2": "folder.jpg", "3": "gone.jpg", "4": "zero\0.jpg", "5": "x" * 5000}
-    with pytest.raises(CorpusError, match=r"^4 of 5 images of Toy are not in .*, such as folder\.jpg\.$"):
+    with pytest.raises(CorpusError, match=r"^4 of 5 images of Toy are missing from .*, such as folder\.jpg\.$"):
         images_in(tmp_path, files, what="Toy")
 
 
@@ -42,7 +42,7 @@ def test_captions_are_stripped_and_empty_ones_left_out(tmp_path: Path) -> None:
     assert found.captions["en"].texts == ["One.", "Two."]
     assert found.captions["en"].caption_ids == ["a#0", "a#1"]
     assert list(found.images) == ["a", "b"]
-    assert found.notes == ("This copy has 2 images, the published figures are over 3.",)
+    assert found.notes == ("This copy has 2 images; published results use 3.",)
     whole = retrieval_set(name="toy", split="test", images=images, captions={"en": pairs}, expected_images=2)
     assert whole.notes == ()
 
@@ -76,7 +76,7 @@ def test_lines_of_images_meet_by_order_and_must_be_as_many(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a\nb\na\n", "has 'a' 2 times among 3"), ("a\n\nb\n", "has no id in place 2 of 3")],
+    [("a\nb\na\n", "has 'a' 2 times among 3"), ("a\n\nb\n", "has an empty id: number 2 of 3")],
 )
 def test_ids_are_distinct(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "ids.txt").write_text(text)
@@ -99,10 +99,10 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
         with pytest.raises(CorpusError, match=rf"{number}\.gz cannot be read"):
             read_lines(path)
     (tmp_path / "x.json").write_text("{")
-    with pytest.raises(CorpusError, match=r"x\.json is no JSON"):
+    with pytest.raises(CorpusError, match=r"x\.json is not JSON"):
         read_json(tmp_path / "x.json")
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    with pytest.raises(CorpusError, match=r"deep\.json is no JSON"):
+    with pytest.raises(CorpusError, match=r"deep\.json is not JSON"):
         read_json(tmp_path / "deep.json")
 
 
@@ -110,5 +110,5 @@ def test_the_first_name_that_is_there_is_taken(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "c").mkdir()
     assert first_existing(tmp_path, "a", "b", "c") == tmp_path / "b"
-    with pytest.raises(CorpusError, match="holds no x or y"):
+    with pytest.raises(CorpusError, match="does not contain x or y"):
         first_existing(tmp_path, "x", "y")

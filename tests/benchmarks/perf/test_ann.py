@@ -1,6 +1,7 @@
 """Recall, front and percentiles against independent references, and whole runs on small indices."""
 
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from llm2clip_search.benchmarks.perf.ann import (
 )
 from llm2clip_search.benchmarks.perf.ann_plot import write_ann
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
+from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError, QueryError, StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
@@ -59,10 +61,11 @@ def by_setting(result: AnnResult) -> dict[str, AnnPoint]:
     return {f"{point.kind} {point.setting}": point for point in result.points}
 
 
-def test_every_kind_on_drawn_vectors() -> None:
+def test_every_kind_on_drawn_vectors(caplog: pytest.LogCaptureFixture) -> None:
     """Exact search, and inverted lists that are all looked into, find everything."""
-    lines: list[str] = []
-    result = benchmark_synthetic(600, dim=DIM, queries=40, say=lines.append)
+    with caplog.at_level(logging.INFO, logger="llm2clip_search"):
+        result = benchmark_synthetic(600, dim=DIM, queries=40)
+    lines = [record.getMessage() for record in caplog.records]
     points = by_setting(result)
     # 600 rows make 15 lists, all of which are looked into by default.
     assert list(points) == [
@@ -107,6 +110,15 @@ def test_an_index_is_measured_as_it_is_and_only_read(tmp_path: Path, kind: str) 
     assert result.points[-1].build_seconds is None
     file = next((tmp_path / "ann").iterdir())
     assert result.points[-1].memory_bytes == file.stat().st_size
+
+
+def test_vectors_are_searched_without_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("an encoder was made")
+
+    monkeypatch.setattr(Encoder, "__init__", refuse)
+    result = benchmark_index(store(tmp_path, drawn(300), kind="hnsw"), k=3, queries=5)
+    assert result.points[-1].setting == "engine"
 
 
 def test_other_kinds_are_built_beside_an_index(tmp_path: Path) -> None:

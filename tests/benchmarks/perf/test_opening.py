@@ -1,5 +1,7 @@
 """Memory of opening a model: sizes as the towers have them, and a peak that is at least what is held."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,23 @@ def test_each_tower_is_opened_in_a_process_of_its_own(tmp_path: Path) -> None:
     for opening in (vision, text):
         assert opening.libraries > 50_000_000
         assert opening.peak > 0
+
+
+def test_memory_that_the_parent_holds_is_not_counted(tiny_model: Path) -> None:
+    """The parent holds torch as its child does, and 500 MB more."""
+    code = """
+import sys
+from llm2clip_search.base.memory import peak_bytes
+from llm2clip_search.benchmarks.perf.opening import measure_opening
+held = b"x" * 500_000_000
+(opening,) = measure_opening(sys.argv[1], ["vision"])
+print(opening.peak, peak_bytes() - opening.libraries)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"dir:{tiny_model}"], capture_output=True, text=True, check=True, timeout=300
+    )
+    child, parent = map(int, done.stdout.split())
+    assert child < 250_000_000 < parent
 
 
 def test_the_ratio_is_peak_to_size() -> None:

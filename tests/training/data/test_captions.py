@@ -162,8 +162,8 @@ def damaged_tar(path: Path, cut: Callable[[bytes], bytes]) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "c.txt": (lambda p: p.write_text("A dog."), r"c\.txt is no caption file; known are \.csv, .*\.tar"),
-    "c.parquet.gz": (lambda p: p.write_bytes(b""), r"is no caption file.*all but Parquet"),
+    "c.txt": (lambda p: p.write_text("A dog."), r"c\.txt is not a caption file; known suffixes are \.csv, .*\.tar"),
+    "c.parquet.gz": (lambda p: p.write_bytes(b""), r"is not a caption file.*except Parquet"),
     "column.csv": (
         lambda p: p.write_text("image,caption\na,A dog.\n"),
         r"column\.csv, row 1, has no column 'image_id'; it has image, caption\.",
@@ -180,16 +180,16 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "plain.csv.gz": (lambda p: p.write_text("image_id,caption\n"), r"cannot be read as captions: Not a gzipped file"),
     "latin.csv": (lambda p: p.write_bytes(b"image_id,caption\na,caf\xe9\n"), r"cannot be read as captions: 'utf-8'"),
     "quote.csv": (lambda p: p.write_text('image_id,caption\na,"A dog\nb,A cat\n'), r"captions: unexpected end of data"),
-    "json.jsonl": (lambda p: p.write_text('{"image_id"'), r"captions: line 1 is no JSON \("),
-    "list.jsonl": (lambda p: p.write_text("\n[1]"), r"captions: line 2 is no JSON object\."),
+    "json.jsonl": (lambda p: p.write_text('{"image_id"'), r"captions: line 1 is not JSON \("),
+    "list.jsonl": (lambda p: p.write_text("\n[1]"), r"captions: line 2 is not a JSON object\."),
     "bad.parquet": (lambda p: p.write_bytes(b"PAR1 and nothing else"), r"bad\.parquet cannot be read as captions: "),
     "empty.tar": (lambda p: p.write_bytes(b""), r"empty\.tar cannot be read as captions: "),
-    "list.tar": (lambda p: write_tar(p, {"7.json": b"[1]"}), r"captions: 7\.json is no JSON object\."),
+    "list.tar": (lambda p: write_tar(p, {"7.json": b"[1]"}), r"captions: 7\.json is not a JSON object\."),
     "cut.tar": (lambda p: damaged_tar(p, lambda data: data[:700]), r"captions: unexpected end of data"),
-    "short.tar": (lambda p: damaged_tar(p, lambda data: data[:1024]), r"captions: it is damaged or cut off behind '0"),
+    "short.tar": (lambda p: damaged_tar(p, lambda data: data[:1024]), r"captions: it is damaged or cut off after '0"),
     "header.tar": (
         lambda p: damaged_tar(p, lambda data: data[:1024] + b"x" + data[1025:]),
-        r"header\.tar cannot be read as captions: it is damaged or cut off behind '0\.json'",
+        r"header\.tar cannot be read as captions: it is damaged or cut off after '0\.json'",
     ),
     "id.csv": (lambda p: p.write_text("image_id,caption\n,A dog.\n"), r"row 1, has '' for an image's id in column"),
     "none.jsonl": (lambda p: p.write_text('{"image_id": null, "caption": "x"}'), r"row 1, has None for an image's id"),
@@ -219,8 +219,9 @@ def test_what_a_source_does_not_have_is_named(tmp_path: Path) -> None:
     write_rows(tmp_path / "c.csv")
     with pytest.raises(CorpusError, match=r"c\.csv has no captions of split 'test' in en or de; 0 are empty"):
         read_captions(tmp_path, [CaptionSource(path="c.csv", split="test", langs=("en", "de"))])
-    with pytest.raises(CorpusError, match=r"d-1\.csv does not exist; --data names"):
+    with pytest.raises(CorpusError, match=r"d-1\.csv does not exist\.$") as caught:
         read_captions(tmp_path, [CaptionSource(path="d-{1..2}.csv")])
+    assert "--data names the folder" in caught.value.hint
 
 
 @pytest.mark.parametrize(
