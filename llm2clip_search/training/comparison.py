@@ -21,7 +21,7 @@ from llm2clip_search.training import stages
 from llm2clip_search.training.data.captions import read_captions
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.allocator import keep_freed_memory
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.loop import run_loop
 from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.joint import JointTask, joint_recipe
@@ -161,7 +161,7 @@ def _measure(job: _Job, scratch: Path, progress: Progress) -> Measured:
             peaks.append(_peak_bytes(job.device))
         progress(f"{job.method}, {what}", done, total, figures)
 
-    recall = run_loop(task, recipe, out=scratch, inputs="", ranks=Ranks(device=job.device), progress=watch)
+    recall = run_loop(task, recipe, out=scratch, inputs="", world=World(device=job.device), progress=watch)
     return Measured(
         method=job.method,
         samples=steps * task.samples_per_step,
@@ -177,17 +177,17 @@ def _task(job: _Job, scratch: Path, progress: Progress) -> ClipTask:
     folder = read_llm(job.llm)
     data = job.recipe.data
     read, _ = stages.read_clip_data(job.recipe.clip, data, root=job.root, llm=folder, store=job.store)
-    ranks = Ranks(device=job.device)
+    world = World(device=job.device)
     if job.method == "stage 2":
         # Steps that only distil cost less than those that are compared.
-        return ClipTask(replace(job.recipe.clip, keep=None), read, ranks=ranks, scratch=scratch, progress=progress)
+        return ClipTask(replace(job.recipe.clip, keep=None), read, world=world, scratch=scratch, progress=progress)
     texts: dict[str, list[str]] = {}
     if data.dev is not None:
         table, _ = read_captions(job.root, [data.dev])
         for lang, text in zip(table["lang"].to_pylist(), table["caption"].to_pylist(), strict=True):
             texts.setdefault(lang, []).append(text)
     return JointTask(
-        joint_recipe(job.recipe), read, llm=folder, dev_texts=texts, ranks=ranks, scratch=scratch, progress=progress
+        joint_recipe(job.recipe), read, llm=folder, dev_texts=texts, world=world, scratch=scratch, progress=progress
     )
 
 

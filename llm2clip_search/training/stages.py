@@ -26,7 +26,7 @@ from llm2clip_search.training.data.image_captions import join
 from llm2clip_search.training.data.long_captions import with_long_captions
 from llm2clip_search.training.data.pairs import CaptionPairs
 from llm2clip_search.training.recipes.recipe import DataRecipe
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.loop import digest, run_loop
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.runtime.plots import plot_run
@@ -37,7 +37,7 @@ from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity, 
 
 
 def train_captions(
-    recipe: CaptionLLMRecipe, data: DataRecipe, *, root: Path, out: Path, ranks: Ranks, progress: Progress
+    recipe: CaptionLLMRecipe, data: DataRecipe, *, root: Path, out: Path, world: World, progress: Progress
 ) -> dict[str, float]:
     """Stage 1: write a caption-tuned LLM to ``out``; returns its figures on dev.
 
@@ -62,14 +62,14 @@ def train_captions(
         first = replace(data.dev, langs=data.dev.langs[:1])
         table, _ = read_captions(root, [first])
         dev = (table["caption"].to_pylist(), _places(table["photo"].to_pylist()))
-    if ranks.leads:
+    if world.is_main:
         save_tokenizer(recipe.text.weights, out)
-    ranks.barrier()
-    task = CaptionLLMTask(recipe, pairs, tokenizer=out, dev=dev, ranks=ranks)
+    world.barrier()
+    task = CaptionLLMTask(recipe, pairs, tokenizer=out, dev=dev, world=world)
     inputs = digest([asdict(recipe), _content(captions)])
-    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, progress=progress)
+    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, world=world, progress=progress)
     tensors, similarities = task.tensors(), task.similarities()
-    if ranks.leads:
+    if world.is_main:
         plot_run(out, similarities)
         write_llm(out, recipe.text, tensors)
         write_run(out, "captions", asdict(recipe), asdict(data), counts, figures)
@@ -126,7 +126,7 @@ def train_clip(
     llm: Path,
     store: Path,
     out: Path,
-    ranks: Ranks,
+    world: World,
     progress: Progress,
 ) -> dict[str, float]:
     """Stage 2: write a model folder to ``out``; returns its figures on dev.
@@ -142,12 +142,12 @@ def train_clip(
     recipe = replace(recipe, model=replace(recipe.model, text=text))
     read, counts = read_clip_data(recipe, data, root=root, llm=folder, store=store)
     progress("data", 0, 0, counts)
-    task = ClipTask(recipe, read, ranks=ranks, scratch=out, progress=progress)
+    task = ClipTask(recipe, read, world=world, scratch=out, progress=progress)
     content = [_content(read.captions), read.joined.image_ids]
     inputs = digest([asdict(recipe), folder.fingerprint, read.store.info.clip, content])
-    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, progress=progress)
+    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, world=world, progress=progress)
     tensors, similarities = folder.tensors() | task.tensors(), task.similarities()
-    if ranks.leads:
+    if world.is_main:
         plot_run(out, similarities)
         from safetensors.torch import save_file
 

@@ -19,7 +19,7 @@ from llm2clip_search.encoders import load_encoder
 from llm2clip_search.errors import CorpusError, Llm2ClipError, ModelError, StoreError
 from llm2clip_search.training import Recipe, find_recipe, stages
 from llm2clip_search.training.data.caption_store import CaptionStore
-from llm2clip_search.training.runtime.distributed import Ranks, Sharding, join
+from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.tasks.vision_training import VisionTraining
 from tests.support.corpus import jpeg, write_csv, write_tar
@@ -74,12 +74,12 @@ def run(
     made: Path,
     out: Path,
     *,
-    ranks: Ranks = Ranks(),
+    world: World = World(),
     progress: Progress = no_progress,
 ) -> dict[str, float]:
     """A stage; stage 2 takes what lies in ``made``."""
     if stage == "captions":
-        return stages.train_captions(recipe.captions, recipe.data, root=root, out=out, ranks=ranks, progress=progress)
+        return stages.train_captions(recipe.captions, recipe.data, root=root, out=out, world=world, progress=progress)
     return stages.train_clip(
         recipe.clip,
         recipe.data,
@@ -87,7 +87,7 @@ def run(
         llm=made / "llm",
         store=made / "store",
         out=out,
-        ranks=ranks,
+        world=world,
         progress=progress,
     )
 
@@ -234,7 +234,7 @@ def train_on_ranks(rank: int, port: int, runs: list[dict[str, Any]]) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     for arguments in runs:
-        run(ranks=join("cpu", arguments.pop("sharding")), **arguments)
+        run(world=join_process_group("cpu", arguments.pop("sharding")), **arguments)
     dist.destroy_process_group()
 
 
@@ -305,7 +305,7 @@ def test_a_store_of_another_llm_is_refused_naming_both(recipe: Recipe, root: Pat
             llm=tmp_path / "llm",
             store=made / "store",
             out=tmp_path / "model",
-            ranks=Ranks(),
+            world=World(),
             progress=no_progress,
         )
     with pytest.raises(StoreError, match="--out"):

@@ -37,12 +37,12 @@ def train_captions(
 
         print_estimate(estimate_captions(chosen, measure_speed(pick_device(device), bf16=chosen.captions.bf16)))
         return
-    ranks = distributed.join(device, sharding)
+    world = distributed.join_process_group(device, sharding)
     with ProgressBar(log=True) as progress:
         figures = stages.train_captions(
-            chosen.captions, chosen.data, root=data, out=out, ranks=ranks, progress=progress
+            chosen.captions, chosen.data, root=data, out=out, world=world, progress=progress
         )
-    if ranks.leads:
+    if world.is_main:
         for name, value in figures.items():
             console.out.print(f"dev {name} {value:.4f}")
         console.say(f"Written to {out}; train embed runs it over all captions.")

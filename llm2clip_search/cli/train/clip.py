@@ -41,12 +41,12 @@ def train_clip(
         print_estimate(estimate_embed(chosen, measure_speed(where, bf16=False)))
         print_estimate(estimate_clip(chosen, measure_speed(where, bf16=chosen.clip.bf16)))
         return
-    ranks = distributed.join(device, sharding)
+    world = distributed.join_process_group(device, sharding)
     with ProgressBar(log=True) as progress:
         figures = stages.train_clip(
-            chosen.clip, chosen.data, root=data, llm=llm, store=captions, out=out, ranks=ranks, progress=progress
+            chosen.clip, chosen.data, root=data, llm=llm, store=captions, out=out, world=world, progress=progress
         )
-    if ranks.leads:
+    if world.is_main:
         for name, value in figures.items():
             console.out.print(f"dev {name} {value:.4f}")
         console.say(f"Written to {out}; use it with --model dir:{out}.")

@@ -20,10 +20,10 @@ from torch import nn
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime.checkpoint import Checkpoint, Tensors
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.metrics_log import MetricsLog
 from llm2clip_search.training.runtime.seeds import seed_torch
-from llm2clip_search.training.runtime.sharding import cut, is_sharded, joined, local, whole
+from llm2clip_search.training.runtime.sharding import full_tensor, gather_shards, is_sharded, local_shard, shard_like
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class Task(Protocol):
 
 
 def run_loop(
-    task: Task, recipe: LoopRecipe, *, out: Path, inputs: str, ranks: Ranks, progress: Progress
+    task: Task, recipe: LoopRecipe, *, out: Path, inputs: str, world: World, progress: Progress
 ) -> dict[str, float]:
     """Train, resuming from ``out/last.pt`` where there is one; the kept weights are in the task afterwards.
 
@@ -120,19 +120,19 @@ def run_loop(
         ModelError: a loss or gradient that is no number, naming the step and the last good checkpoint; a
             checkpoint that is damaged or of other inputs.
     """
-    state = _State(task, recipe, ranks)
+    state = _State(task, recipe, world)
     last = out / "last.pt"
-    if ranks.agreed({"resumes": last.exists()})["resumes"]:
+    if world.broadcast({"resumes": last.exists()})["resumes"]:
         state.resume(last, inputs)
     start, began = state.step, time.perf_counter()
-    log = MetricsLog(out, resume_at=start) if ranks.leads and start < recipe.steps else None
+    log = MetricsLog(out, resume_at=start) if world.is_main and start < recipe.steps else None
     for step in range(start, recipe.steps):
         step_began = time.perf_counter()
         seed_torch(recipe.seed, step, "step")
         state.optimizer.zero_grad()
         figures = task.backward(step)
         figures["gradient_norm"] = state.reduce_gradients()
-        figures = ranks.agreed(figures)
+        figures = world.broadcast(figures)
         _demand_finite(figures, state, last)
         state.update(figures["gradient_norm"])
         done = state.step
@@ -144,7 +144,7 @@ def run_loop(
         complete, improved = done == recipe.steps, False
         if complete or (recipe.evaluate_every and done % recipe.evaluate_every == 0):
             with state.averaged():
-                scores = ranks.agreed(task.evaluate())
+                scores = world.broadcast(task.evaluate())
                 improved = state.keep_if_best(scores)
             if log and scores:
                 log.write(done, {f"dev/{name}": value for name, value in scores.items()})
@@ -154,7 +154,7 @@ def run_loop(
             state.save(last, inputs)
     if log:
         log.close()
-    ranks.barrier()
+    world.barrier()
     state.restore(state.best_weights or state.average)
     return state.best
 
@@ -177,8 +177,8 @@ def digest(value: object) -> str:
 class _State:
     """Weights, optimiser, moving average and best weights of a run; of a sharded parameter, this rank's piece."""
 
-    def __init__(self, task: Task, recipe: LoopRecipe, ranks: Ranks) -> None:
-        self.recipe, self.ranks = recipe, ranks
+    def __init__(self, task: Task, recipe: LoopRecipe, world: World) -> None:
+        self.recipe, self.world = recipe, world
         self.groups = _alike(task.groups())
         self.parameters = {name: p for group in self.groups for name, p in group.parameters.items()}
         assert len(self.parameters) == sum(len(group.parameters) for group in self.groups), "names must be unique"
@@ -196,14 +196,14 @@ class _State:
 
     def reduce_gradients(self) -> float:
         """Sum gradients over the ranks; returns their norm."""
-        self.ranks.sum_gradients([p for p in self.parameters.values() if not is_sharded(p)])
+        self.world.sum_gradients([p for p in self.parameters.values() if not is_sharded(p)])
         for group in self.groups:
             for parameter in group.parameters.values() if group.complete else ():
                 if parameter.grad is not None:
-                    parameter.grad /= self.ranks.size
+                    parameter.grad /= self.world.size
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         kinds = [[g for g in gradients if is_sharded(g) == sharded] for sharded in (True, False)]
-        return math.hypot(*(float(whole(nn.utils.get_total_norm(kind))) for kind in kinds if kind))
+        return math.hypot(*(float(full_tensor(nn.utils.get_total_norm(kind))) for kind in kinds if kind))
 
     @torch.no_grad()
     def update(self, norm: float) -> None:
@@ -215,7 +215,7 @@ class _State:
         if self.recipe.clip_norm and norm > self.recipe.clip_norm:
             for parameter in self.parameters.values():
                 if parameter.grad is not None:
-                    local(parameter.grad).mul_(self.recipe.clip_norm / norm)
+                    local_shard(parameter.grad).mul_(self.recipe.clip_norm / norm)
         rate = self.recipe.rate(self.step)
         for options, group in zip(self.optimizer.param_groups, self.groups, strict=True):
             options["lr"] = rate * group.scale
@@ -223,7 +223,7 @@ class _State:
         self.step += 1
         decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
         for name, kept in self.average.items():
-            kept.lerp_(local(self.parameters[name]), 1.0 - decay)
+            kept.lerp_(local_shard(self.parameters[name]), 1.0 - decay)
 
     def keep_if_best(self, scores: dict[str, float]) -> bool:
         """Keep the weights as they are if the first score is the largest so far; a NaN never is."""
@@ -234,13 +234,13 @@ class _State:
 
     def pieces(self, device: str | None = None) -> Tensors:
         """A copy of the weights."""
-        return {name: local(p).to(device, copy=True) for name, p in self.parameters.items()}
+        return {name: local_shard(p).to(device, copy=True) for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def restore(self, pieces: Tensors) -> None:
         """Weights from what `pieces` gave; parameters that are not among them stay."""
         for name, piece in pieces.items():
-            local(self.parameters[name]).copy_(piece)
+            local_shard(self.parameters[name]).copy_(piece)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -258,22 +258,22 @@ class _State:
         checkpoint = Checkpoint(
             inputs=inputs,
             step=self.step,
-            weights=self._whole({name: local(p) for name, p in self.parameters.items()}),
+            weights=self._whole({name: local_shard(p) for name, p in self.parameters.items()}),
             moments={
-                name: {key: value if key == "step" else whole(value).cpu() for key, value in moment.items()}
+                name: {key: value if key == "step" else full_tensor(value).cpu() for key, value in moment.items()}
                 for name, moment in moments.items()
             },
             average=self._whole(self.average),
             best=self.best,
             best_weights=self._whole(self.best_weights),
         )
-        if self.ranks.leads:
+        if self.world.is_main:
             checkpoint.write(path)
         self.saved_at = self.step
 
     def _whole(self, pieces: Tensors) -> Tensors:
         """On the CPU."""
-        return {name: joined(piece, self.parameters[name]).cpu() for name, piece in pieces.items()}
+        return {name: gather_shards(piece, self.parameters[name]).cpu() for name, piece in pieces.items()}
 
     @torch.no_grad()
     def resume(self, path: Path, inputs: str) -> None:
@@ -289,16 +289,16 @@ class _State:
                 f"{path} holds {len(saved.weights)} parameters that do not match the {len(shapes)} that are trained;"
                 " name another folder with --out, or delete it."
             )
-        self.restore(self._cut(saved.weights))
+        self.restore(self._shard(saved.weights))
         for name, moment in saved.moments.items():
             like = self.parameters[name]
-            self.optimizer.state[like] = {k: v if k == "step" else cut(v, like) for k, v in moment.items()}
-        self.average, self.best = self._cut(saved.average), saved.best
-        self.best_weights = {name: piece.cpu() for name, piece in self._cut(saved.best_weights).items()}
+            self.optimizer.state[like] = {k: v if k == "step" else shard_like(v, like) for k, v in moment.items()}
+        self.average, self.best = self._shard(saved.average), saved.best
+        self.best_weights = {name: piece.cpu() for name, piece in self._shard(saved.best_weights).items()}
         self.step = self.saved_at = saved.step
 
-    def _cut(self, tensors: Tensors) -> Tensors:
-        return {name: local(cut(tensor, self.parameters[name])) for name, tensor in tensors.items()}
+    def _shard(self, tensors: Tensors) -> Tensors:
+        return {name: local_shard(shard_like(tensor, self.parameters[name])) for name, tensor in tensors.items()}
 
 
 def _alike(groups: list[Group]) -> list[Group]:

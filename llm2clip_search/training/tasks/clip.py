@@ -26,12 +26,12 @@ from llm2clip_search.training.data.augment import Augmentation
 from llm2clip_search.training.data.caption_store import CaptionStore
 from llm2clip_search.training.data.image_captions import ImageCaptions, Joined, Shown
 from llm2clip_search.training.data.image_pixels import ImagePixels
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
 from llm2clip_search.training.runtime.loop import Group, LoopRecipe, digest
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
-from llm2clip_search.training.runtime.sharding import place
+from llm2clip_search.training.runtime.sharding import distribute_module
 from llm2clip_search.training.tasks.heads import Heads
 from llm2clip_search.training.tasks.keeping import Keep, demand_clip_space, distillation
 from llm2clip_search.training.tasks.losses import clip_loss, demand_negatives, shared_positives, siglip_loss
@@ -129,13 +129,13 @@ class ClipTask:
         recipe: ClipRecipe,
         data: ClipData,
         *,
-        ranks: Ranks,
+        world: World,
         scratch: Path,
         progress: Progress,
     ) -> None:
         """``scratch`` is a folder for what may be computed once and is of no use afterwards."""
         joined, captions, store = data.joined, data.captions, data.store
-        self.recipe, self.store, self.dev, self.ranks = recipe, store, data.dev, ranks
+        self.recipe, self.store, self.dev, self.world = recipe, store, data.dev, world
         self.data = ImageCaptions(
             joined,
             captions,
@@ -151,11 +151,11 @@ class ClipTask:
         self.is_long = np.array(captions["length"].to_pylist()) == "long"
         model = recipe.model
         without_projection = replace(model.vision, projection=False)
-        tower = build_vision_tower(without_projection, dim=model.tower_dim, folder=None, tensors={}).to(ranks.device)
+        tower = build_vision_tower(without_projection, dim=model.tower_dim, folder=None, tensors={}).to(world.device)
         mark_trained(tower.backbone, recipe.vision, recipe.loop.seed)
         remembers = recipe.keep is not None and recipe.keep.vision > 0.0
         original = copy.deepcopy(tower.backbone) if remembers else None  # a sharded tower cannot be copied
-        place(tower.backbone, blocks_of(tower.backbone), ranks)
+        distribute_module(tower.backbone, blocks_of(tower.backbone), world)
         self.vision_groups = trained_groups(tower.backbone, recipe.vision)
         pixels = ImagePixels(
             data.files, model.vision.preprocess, recipe.augmentation, captions["caption"].to_pylist(), recipe.loop.seed
@@ -176,7 +176,7 @@ class ClipTask:
             projects=model.vision.projection,
             vision_dropout=recipe.vision_dropout,
             text_dropout=recipe.text_dropout,
-        ).to(ranks.device)
+        ).to(world.device)
         if recipe.kept_views:
             self._keep_views(scratch, progress)
 
@@ -185,9 +185,9 @@ class ClipTask:
         made_of = [recipe.kept_views, recipe.loop.seed, asdict(recipe.augmentation), asdict(recipe.vision)]
         name = digest([*made_of, asdict(recipe.model.vision), self.vision.joined.image_ids])
         path = scratch / f"views-{name}.npy"
-        if self.ranks.leads:
+        if self.world.is_main:
             self.vision.keep(recipe.kept_views, path, progress)
-        self.ranks.barrier()
+        self.world.barrier()
         self.vision.keep(recipe.kept_views, path, progress)
 
     def groups(self) -> list[Group]:
@@ -198,9 +198,9 @@ class ClipTask:
 
     def backward(self, step: int) -> dict[str, float]:
         shown = self.data.draw(step)
-        count, own = len(shown.images), self.ranks.slice(len(shown.images))
+        count, own = len(shown.images), self.world.slice(len(shown.images))
         demand_negatives(torch.from_numpy(shown.images))
-        number = self.ranks.parts(count, size=self.recipe.micro_batch)
+        number = self.world.num_micro_batches(count, size=self.recipe.micro_batch)
         parts = np.array_split(np.arange(own.start, own.stop), number)
         captions = self._captions(shown, own, step)
         self.heads.train()
@@ -219,15 +219,15 @@ class ClipTask:
         def loss_of(images: torch.Tensor) -> torch.Tensor:
             # The adaptor runs within the loss: its own graph is small, and the images' is held or cached.
             seed_torch(self.recipe.loop.seed, step, "caption dropout", own.start)
-            everyone = self.ranks.gather(images, count)
+            everyone = self.world.gather(images, count)
             losses = [
-                self._loss(everyone, self.ranks.gather(self.heads.captions(embedded), count), rows)
+                self._loss(everyone, self.world.gather(self.heads.captions(embedded), count), rows)
                 for embedded, rows in zip(captions, shown.captions.T, strict=True)
             ]
             loss = torch.stack(losses).mean()
             if keep is not None and keep.vision:
                 before = torch.cat([originals[part] for part in range(len(parts))])
-                loss = loss + keep.vision * distillation(everyone, self.ranks.gather(before, count), keep.structure)
+                loss = loss + keep.vision * distillation(everyone, self.world.gather(before, count), keep.structure)
             return loss
 
         loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
@@ -242,9 +242,9 @@ class ClipTask:
         losses = []
         for embedded, rows in zip(captions, shown.captions[own].T, strict=True):
             stored = torch.from_numpy(self.store.rows(self.places[rows])[:, -self.store.info.clip_width :])
-            clip = F.normalize(stored.float().to(self.ranks.device), dim=-1)
-            learnt = self.ranks.gather(self.heads.captions(embedded), count)
-            losses.append(distillation(learnt, self.ranks.gather(clip, count), keep.structure))
+            clip = F.normalize(stored.float().to(self.world.device), dim=-1)
+            learnt = self.world.gather(self.heads.captions(embedded), count)
+            losses.append(distillation(learnt, self.world.gather(clip, count), keep.structure))
         loss = torch.stack(losses).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": float(loss.detach()), "temperature": float(1.0 / self.heads.scale.detach())}
@@ -265,7 +265,7 @@ class ClipTask:
                 noise = generator(self.recipe.loop.seed, step, "caption noise", number, own.start)
                 normal = torch.from_numpy(noise.standard_normal(vectors.shape, dtype=np.float32))
                 vectors = vectors + self.recipe.caption_noise * vectors.std(dim=1, keepdim=True) * normal
-            out.append(vectors.to(self.ranks.device))
+            out.append(vectors.to(self.world.device))
         return out
 
     def evaluate(self) -> dict[str, float]:
@@ -304,7 +304,7 @@ class ClipTask:
     def _embed_stored(self, embedded: np.ndarray) -> torch.Tensor:
         """Rows of a caption store ``[n, store width]`` to unit vectors float32 ``[n, tower_dim]``."""
         self.heads.eval()
-        return self.heads.captions(torch.from_numpy(embedded[:, : self.caption_width]).float().to(self.ranks.device))
+        return self.heads.captions(torch.from_numpy(embedded[:, : self.caption_width]).float().to(self.world.device))
 
     @torch.no_grad()
     def _querybank(self) -> dict[TowerName, QuerybankNorm]:
@@ -336,7 +336,7 @@ class ClipTask:
         def normalised(tower: TowerName, vectors: np.ndarray) -> np.ndarray:
             if not norms:
                 return vectors
-            out: np.ndarray = norms[tower](torch.from_numpy(vectors).to(self.ranks.device)).cpu().numpy()
+            out: np.ndarray = norms[tower](torch.from_numpy(vectors).to(self.world.device)).cpu().numpy()
             return out
 
         captions = {lang: self.embed_dev_captions(lang) for lang in langs}

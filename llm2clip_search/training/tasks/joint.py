@@ -14,7 +14,7 @@ import torch
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.training.recipes.recipe import Recipe
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts, by_length, embed_by_length
 from llm2clip_search.training.runtime.loop import Group
 from llm2clip_search.training.runtime.seeds import seed_torch
@@ -68,15 +68,15 @@ class JointTask(ClipTask):
         *,
         llm: LLMFolder,
         dev_texts: Mapping[str, Sequence[str]],
-        ranks: Ranks,
+        world: World,
         scratch: Path,
         progress: Progress,
     ) -> None:
         """``dev_texts`` are dev's captions by language, in the order of ``data.dev``."""
-        super().__init__(recipe.clip, data, ranks=ranks, scratch=scratch, progress=progress)
+        super().__init__(recipe.clip, data, world=world, scratch=scratch, progress=progress)
         self.joint, self.dev_texts = recipe, dev_texts
         self.texts: list[str] = data.captions["caption"].to_pylist()
-        embedder = llm.embedder(ranks.device)
+        embedder = llm.embedder(world.device)
         assert isinstance(embedder.states, CaptionLLM), "only the LLM is asked for"
         self.llm, self.tokenize = embedder.states, embedder.tokenize
         add_lora(self.llm.model, recipe.lora, recipe.clip.loop.seed)
@@ -89,7 +89,7 @@ class JointTask(ClipTask):
 
     def backward(self, step: int) -> dict[str, float]:
         shown = self.data.draw(step)
-        count, own = len(shown.images), self.ranks.slice(len(shown.images))
+        count, own = len(shown.images), self.world.slice(len(shown.images))
         demand_negatives(torch.from_numpy(shown.images))
         size = own.stop - own.start
         images = np.array_split(np.arange(own.start, own.stop), -(-size // self.recipe.micro_batch))
@@ -107,10 +107,10 @@ class JointTask(ClipTask):
             return self.heads.captions(self._pooled([said[row] for row in rows]))
 
         def loss_of(embedded: torch.Tensor) -> torch.Tensor:
-            everyone = self.ranks.gather(embedded[:size], count)
+            everyone = self.world.gather(embedded[:size], count)
             told = embedded[size:][inverse.to(embedded.device)].split(size)  # type: ignore[no-untyped-call]
             losses = [
-                self._loss(everyone, self.ranks.gather(part, count), rows)
+                self._loss(everyone, self.world.gather(part, count), rows)
                 for part, rows in zip(told, shown.captions.T, strict=True)
             ]
             return torch.stack(losses).mean()
@@ -137,6 +137,6 @@ class JointTask(ClipTask):
     def _pooled(self, texts: Sequence[str]) -> torch.Tensor:
         """float32 ``[n, width]``."""
         tokens = (torch.from_numpy(array[:, : self.joint.max_train_tokens]) for array in self.tokenize(texts))
-        with autocast(self.ranks.device, self.recipe.bf16):
-            pooled: torch.Tensor = self.llm(*(array.to(self.ranks.device) for array in tokens))
+        with autocast(self.world.device, self.recipe.bf16):
+            pooled: torch.Tensor = self.llm(*(array.to(self.world.device) for array in tokens))
         return pooled.float()

@@ -14,7 +14,7 @@ from torch import nn
 
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime.loop import Group
-from llm2clip_search.training.runtime.sharding import is_sharded, whole
+from llm2clip_search.training.runtime.sharding import full_tensor, is_sharded
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, merged_lora
 
 _BLOCK = re.compile(r"(?:^|\.)(?:(?:blocks|resblocks|layers|stages)\.|layer)(\d+)\.")
@@ -98,7 +98,7 @@ def trained_tensors(backbone: nn.Module) -> dict[str, torch.Tensor]:
     Every rank must ask. Convolutions' batch statistics stay those of the base weights: towers train in
     evaluation mode.
     """
-    return merged_lora(backbone) or {n: whole(p) for n, p in backbone.named_parameters() if p.requires_grad}
+    return merged_lora(backbone) or {n: full_tensor(p) for n, p in backbone.named_parameters() if p.requires_grad}
 
 
 def _last_block(backbone: nn.Module) -> float:

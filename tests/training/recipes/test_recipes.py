@@ -9,7 +9,7 @@ from llm2clip_search.encoders import load_encoder
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training import RECIPES, find_recipe, stages
 from llm2clip_search.training.recipes.paper import PUBLISHED
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.distributed import World
 from tests.support.commands import RunCli
 from tests.support.tiny_training import TinyTowers, save_towers, shrink, write_flickr8k, write_web_data
 
@@ -31,13 +31,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_stages_run_on_tiny_towers(name: str, towers: TinyTowers, root: Path, tmp_path: Path) -> None:
     recipe = shrink(find_recipe(name), towers)
     llm, store, model = tmp_path / "llm", tmp_path / "captions", tmp_path / "model"
-    stages.train_captions(recipe.captions, recipe.data, root=root, out=llm, ranks=Ranks(), progress=no_progress)
+    stages.train_captions(recipe.captions, recipe.data, root=root, out=llm, world=World(), progress=no_progress)
     done, rows = stages.train_embed(
         recipe.clip, recipe.data, root=root, llm=llm, out=store, device="cpu", progress=no_progress
     )
     assert done == rows > 0
     stages.train_clip(
-        recipe.clip, recipe.data, root=root, llm=llm, store=store, out=model, ranks=Ranks(), progress=no_progress
+        recipe.clip, recipe.data, root=root, llm=llm, store=store, out=model, world=World(), progress=no_progress
     )
     encoder = load_encoder(f"dir:{model}", runtime="torch", device="cpu")
     assert encoder.encode_texts(["a thing on a table"]).shape == (1, recipe.clip.model.dim)

@@ -17,7 +17,7 @@ from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.errors import CorpusError, ModelError
 from llm2clip_search.training import Recipe, comparison, find_recipe, stages
 from llm2clip_search.training.comparison import Comparison, Measured, compare_training
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.joint import JointTask, joint_recipe
 from llm2clip_search.training.tasks.keeping import Keep
@@ -42,7 +42,7 @@ def work(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("work")
     write_flickr8k(root)
     stages.train_captions(
-        recipe.captions, recipe.data, root=root, out=root / "llm", ranks=Ranks(), progress=no_progress
+        recipe.captions, recipe.data, root=root, out=root / "llm", world=World(), progress=no_progress
     )
     stages.train_embed(
         recipe.clip, recipe.data, root=root, llm=root / "llm", out=root / "store", device="cpu", progress=no_progress

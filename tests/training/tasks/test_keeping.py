@@ -24,7 +24,7 @@ from llm2clip_search.training.data.augment import Augmentation
 from llm2clip_search.training.data.caption_store import CaptionStore, read_info
 from llm2clip_search.training.data.captions import CaptionSource, caption_id
 from llm2clip_search.training.recipes.recipe import DataRecipe
-from llm2clip_search.training.runtime.distributed import Ranks, Sharding, join
+from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.loop import LoopRecipe
 from llm2clip_search.training.tasks.clip import ClipRecipe, ClipTask
 from llm2clip_search.training.tasks.keeping import (
@@ -100,10 +100,10 @@ class Corner:
         store: Path,
         *,
         progress: Progress = no_progress,
-        ranks: Ranks = Ranks(),
+        world: World = World(),
     ) -> Path:
         stages.train_clip(
-            recipe, DATA, root=self.root, llm=self.root / "llm", store=store, out=out, ranks=ranks, progress=progress
+            recipe, DATA, root=self.root, llm=self.root / "llm", store=store, out=out, world=world, progress=progress
         )
         return out
 
@@ -269,7 +269,7 @@ def train_on_ranks(rank: int, port: int, corner: Corner, recipe: ClipRecipe, out
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     for sharding in get_args(Sharding):
-        corner.train(recipe, out / sharding, store, ranks=join("cpu", sharding))
+        corner.train(recipe, out / sharding, store, world=join_process_group("cpu", sharding))
     dist.destroy_process_group()
 
 
@@ -278,8 +278,8 @@ def test_two_ranks_keep_what_one_keeps(corner: Corner, store: Path, tmp_path: Pa
     recipe = corner.recipe(keep=Keep(text_steps=1), steps=3)
     whole = load_file(corner.train(recipe, tmp_path / "one", store) / "model.safetensors")
     port = free_port()
-    ranks = [start(train_on_ranks, rank, port, corner, recipe, tmp_path / "two", store) for rank in range(2)]
-    for process in ranks:
+    processes = [start(train_on_ranks, rank, port, corner, recipe, tmp_path / "two", store) for rank in range(2)]
+    for process in processes:
         process.join(120)
         assert process.exitcode == 0
     for sharding in get_args(Sharding):
