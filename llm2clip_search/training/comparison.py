@@ -18,7 +18,7 @@ from llm2clip_search.base.memory import peak_bytes
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import Llm2ClipError, ModelError
 from llm2clip_search.training import stages
-from llm2clip_search.training.data.captions import read_captions
+from llm2clip_search.training.data.caption_table import read_caption_table
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.allocator import keep_freed_memory
 from llm2clip_search.training.runtime.distributed import World
@@ -183,7 +183,7 @@ def _task(job: _Job, scratch: Path, progress: Progress) -> ClipTask:
         return ClipTask(replace(job.recipe.clip, keep=None), read, world=world, scratch=scratch, progress=progress)
     texts: dict[str, list[str]] = {}
     if data.dev is not None:
-        table, _ = read_captions(job.root, [data.dev])
+        table, _ = read_caption_table(job.root, [data.dev])
         for lang, text in zip(table["lang"].to_pylist(), table["caption"].to_pylist(), strict=True):
             texts.setdefault(lang, []).append(text)
     return JointTask(

@@ -21,7 +21,7 @@ from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime import checkpoint
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
-from llm2clip_search.training.runtime.loop import Group, LoopRecipe, Task, run_loop
+from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup, Task, run_loop
 from llm2clip_search.training.runtime.seeds import generator
 from llm2clip_search.training.runtime.sharding import distribute_module, full_tensor
 from llm2clip_search.training.tasks.losses import clip_loss
@@ -63,13 +63,13 @@ class ToyTask:
         self.untouched = nn.Parameter(torch.ones(2, 2))
         distribute_module(self.images, blocks, world)
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         images = {f"images.{n}": p for n, p in self.images.named_parameters() if p.requires_grad}
         texts = {f"texts.{n}": p for n, p in self.texts.named_parameters()}
         return [
-            Group(parameters=images, scale=0.5),
-            Group(parameters=texts | {"untouched": self.untouched}),
-            Group(parameters={"log_scale": self.log_scale}, complete=True),
+            ParameterGroup(parameters=images, scale=0.5),
+            ParameterGroup(parameters=texts | {"untouched": self.untouched}),
+            ParameterGroup(parameters={"log_scale": self.log_scale}, complete=True),
         ]
 
     def backward(self, step: int) -> dict[str, float]:

@@ -206,20 +206,20 @@ def test_a_killed_embedding_goes_on_behind_the_last_shard(
     whole, again = CaptionStore(made / "store"), CaptionStore(tmp_path)
     assert len(whole) == len(again) == rows
     ids = stages.stage2_captions(recipe.data, root)[0]["caption_id"].to_numpy()
-    a, b = (store.rows(store.places(ids)).astype(np.float32) for store in (whole, again))
+    a, b = (store.embeddings(store.positions(ids)).astype(np.float32) for store in (whole, again))
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)  # batches of other lengths
 
 
 def embed_and_die(recipe: Recipe, root: Path, made: Path, out: Path) -> None:
     from llm2clip_search.training.data import caption_store
 
-    original = caption_store.embed_captions
+    original = caption_store.fill_caption_store
 
     def report(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         if done > 16:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    stages.embed_captions = partial(original, shard_rows=16)  # type: ignore[attr-defined]
+    stages.fill_caption_store = partial(original, shard_rows=16)  # type: ignore[attr-defined]
     stages.train_embed(recipe.clip, recipe.data, root=root, llm=made / "llm", out=out, device="cpu", progress=report)
 
 

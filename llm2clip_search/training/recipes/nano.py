@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
-from llm2clip_search.training.data.augment import Augmentation
-from llm2clip_search.training.data.captions import CaptionSource, HeldOut
+from llm2clip_search.training.data.augmentation import Augmentation
+from llm2clip_search.training.data.caption_table import CaptionSource, HeldOutSplit
 from llm2clip_search.training.data.long_captions import LongCaptions
 from llm2clip_search.training.recipes.recipe import DataRecipe, DataSize, Recipe
 from llm2clip_search.training.runtime.loop import LoopRecipe
@@ -32,7 +32,7 @@ _NANO_DATA = DataRecipe(
     images=("flickr8k/flickr8k-train-*.tar",),
     image_captions=(replace(_FLICKR8K, langs=("en",)), _MANY_LANGS),
     long=LongCaptions(parts=(5, 5, 4, 3), langs=("en",)),
-    held_out=(HeldOut(path="flickr8k/captions.csv.gz", split="dev"),),
+    held_out=(HeldOutSplit(path="flickr8k/captions.csv.gz", split="dev"),),
     dev=CaptionSource(path="flickr8k/captions.csv.gz", split="dev", langs=("en", "de", "zh", "fr", "cs")),
     dev_images=("flickr8k/flickr8k-dev-*.tar",),
 )

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
-from llm2clip_search.training.data.augment import Augmentation
-from llm2clip_search.training.data.captions import CaptionColumn, CaptionSource
+from llm2clip_search.training.data.augmentation import Augmentation
+from llm2clip_search.training.data.caption_table import CaptionColumn, CaptionSource
 from llm2clip_search.training.data.pairs import Instructions
 from llm2clip_search.training.recipes.recipe import DataRecipe, DataSize, Recipe
 from llm2clip_search.training.runtime.loop import LoopRecipe

@@ -4,8 +4,6 @@ Everything random about a step is drawn from ``(seed, step)``, so that a checkpo
 generator's state and a run that was killed goes on to the same weights.
 """
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +17,7 @@ from torch import nn
 
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.runtime.checkpoint import Checkpoint, Tensors
+from llm2clip_search.training.runtime.checkpoint import Tensors, TrainingCheckpoint
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.metrics_log import MetricsLog
 from llm2clip_search.training.runtime.seeds import seed_torch
@@ -72,7 +70,7 @@ class LoopRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class ParameterGroup:
     """Parameters that share a learning rate."""
 
     parameters: Mapping[str, nn.Parameter]
@@ -91,7 +89,7 @@ class Task(Protocol):
 
     samples_per_step: int
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         """Everything that is trained."""
 
     def backward(self, step: int) -> dict[str, float]:
@@ -120,7 +118,7 @@ def run_loop(
         ModelError: a loss or gradient that is no number, naming the step and the last good checkpoint; a
             checkpoint that is damaged or of other inputs.
     """
-    state = _State(task, recipe, world)
+    state = _RunState(task, recipe, world)
     last = out / "last.pt"
     if world.broadcast({"resumes": last.exists()})["resumes"]:
         state.resume(last, inputs)
@@ -133,7 +131,7 @@ def run_loop(
         figures = task.backward(step)
         figures["gradient_norm"] = state.reduce_gradients()
         figures = world.broadcast(figures)
-        _demand_finite(figures, state, last)
+        _require_finite(figures, state, last)
         state.update(figures["gradient_norm"])
         done = state.step
         if log:
@@ -159,7 +157,7 @@ def run_loop(
     return state.best
 
 
-def _demand_finite(figures: Mapping[str, float], state: "_State", last: Path) -> None:
+def _require_finite(figures: Mapping[str, float], state: "_RunState", last: Path) -> None:
     for name in ("loss", "gradient_norm"):
         if not math.isfinite(figures[name]):
             kept = f"the last good checkpoint is step {state.saved_at} in {last}" if state.saved_at else "none was kept"
@@ -169,17 +167,12 @@ def _demand_finite(figures: Mapping[str, float], state: "_State", last: Path) ->
             )
 
 
-def digest(value: object) -> str:
-    """16 hex digits of anything that JSON can say."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-class _State:
+class _RunState:
     """Weights, optimiser, moving average and best weights of a run; of a sharded parameter, this rank's piece."""
 
     def __init__(self, task: Task, recipe: LoopRecipe, world: World) -> None:
         self.recipe, self.world = recipe, world
-        self.groups = _alike(task.groups())
+        self.groups = _split_by_kind(task.groups())
         self.parameters = {name: p for group in self.groups for name, p in group.parameters.items()}
         assert len(self.parameters) == sum(len(group.parameters) for group in self.groups), "names must be unique"
         self.optimizer = torch.optim.AdamW(
@@ -255,7 +248,7 @@ class _State:
     def save(self, path: Path, inputs: str) -> None:
         """Write a checkpoint; every rank must, though only the leading one holds and writes it."""
         moments = {n: self.optimizer.state[p] for n, p in self.parameters.items() if p in self.optimizer.state}
-        checkpoint = Checkpoint(
+        checkpoint = TrainingCheckpoint(
             inputs=inputs,
             step=self.step,
             weights=self._whole({name: local_shard(p) for name, p in self.parameters.items()}),
@@ -282,7 +275,7 @@ class _State:
         Raises:
             ModelError: a checkpoint that is damaged, of other inputs, or of other parameters.
         """
-        saved = Checkpoint.read(path, inputs)
+        saved = TrainingCheckpoint.read(path, inputs)
         shapes = {name: p.shape for name, p in self.parameters.items()}
         if shapes != {name: tensor.shape for name, tensor in saved.weights.items()}:
             raise ModelError(
@@ -301,7 +294,7 @@ class _State:
         return {name: local_shard(shard_like(tensor, self.parameters[name])) for name, tensor in tensors.items()}
 
 
-def _alike(groups: list[Group]) -> list[Group]:
+def _split_by_kind(groups: list[ParameterGroup]) -> list[ParameterGroup]:
     """Each group in parts of one kind, so that decay is one number a group and sharded tensors are apart."""
     out = []
     for group in groups:
@@ -312,5 +305,5 @@ def _alike(groups: list[Group]) -> list[Group]:
     return out
 
 
-def _decay(group: Group, recipe: LoopRecipe) -> float:
+def _decay(group: ParameterGroup, recipe: LoopRecipe) -> float:
     return recipe.weight_decay if next(iter(group.parameters.values())).ndim > 1 else 0.0

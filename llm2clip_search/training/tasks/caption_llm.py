@@ -18,10 +18,10 @@ from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.llm import CaptionLLM, load_llm
 from llm2clip_search.encoders.tokenization import LLMTokenizer
 from llm2clip_search.evaluation.caption_retrieval import caption_retrieval, queries_and_gallery
-from llm2clip_search.training.data.pairs import CaptionPairs, Instructions, PairBatch
+from llm2clip_search.training.data.pairs import CaptionPairSampler, Instructions, PairBatch
 from llm2clip_search.training.runtime.distributed import World
-from llm2clip_search.training.runtime.gradcache import backward_in_parts, by_length, embed_by_length
-from llm2clip_search.training.runtime.loop import Group, LoopRecipe
+from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
+from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
@@ -63,7 +63,7 @@ class CaptionLLMTask:
     def __init__(
         self,
         recipe: CaptionLLMRecipe,
-        pairs: CaptionPairs,
+        pairs: CaptionPairSampler,
         *,
         tokenizer: Path,
         dev: tuple[Sequence[str], np.ndarray] | None,
@@ -91,13 +91,13 @@ class CaptionLLMTask:
         draws = generator(self.recipe.loop.seed, 0, "statistics")
         rows = draws.choice(len(self.pairs.texts), size=min(STATISTICS, len(self.pairs.texts)), replace=False)
         texts = [self.pairs.texts[row] for row in rows]
-        parts, _ = by_length(self.tokenize.count(texts), -(-len(texts) // EVALUATION_BATCH))
+        parts, _ = micro_batches_by_length(self.tokenize.count(texts), -(-len(texts) // EVALUATION_BATCH))
         states = torch.cat([self._pooled([texts[row] for row in part.tolist()]) for part in parts])
         self.llm.mean.copy_(states.mean(dim=0))
         self.llm.std.copy_(states.std(dim=0) + 1e-4)
 
-    def groups(self) -> list[Group]:
-        return [Group(parameters={n: p for n, p in self.llm.named_parameters() if p.requires_grad})]
+    def groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup(parameters={n: p for n, p in self.llm.named_parameters() if p.requires_grad})]
 
     def backward(self, step: int) -> dict[str, float]:
         batch = self.pairs.draw(step, self.recipe.batch_size)
@@ -108,7 +108,7 @@ class CaptionLLMTask:
         local = [*batch.queries[own], *positives[own], *batch.gallery[count:][negatives]]
         said = [*batch.instructions[own], *[""] * (len(local) - len(batch.queries[own]))]
         number = self.world.num_micro_batches(count, count, total - count, size=self.recipe.micro_batch)
-        parts, inverse = by_length(self.tokenize.count(local), number)
+        parts, inverse = micro_batches_by_length(self.tokenize.count(local), number)
         queries = len(batch.queries[own])
 
         def encode(part: int) -> torch.Tensor:

@@ -15,8 +15,8 @@ from llm2clip_search.base.progress import Progress
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.distributed import World
-from llm2clip_search.training.runtime.gradcache import backward_in_parts, by_length, embed_by_length
-from llm2clip_search.training.runtime.loop import Group
+from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
+from llm2clip_search.training.runtime.loop import ParameterGroup
 from llm2clip_search.training.runtime.seeds import seed_torch
 from llm2clip_search.training.tasks.caption_llm import autocast
 from llm2clip_search.training.tasks.clip import ClipData, ClipRecipe, ClipTask
@@ -83,26 +83,26 @@ class JointTask(ClipTask):
         if recipe.gradient_checkpointing:
             self.llm.model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         updates = {f"llm.{name}": p for name, p in self.llm.named_parameters() if p.requires_grad}
-        return [*super().groups(), Group(parameters=updates, scale=self.joint.llm_scale)]
+        return [*super().groups(), ParameterGroup(parameters=updates, scale=self.joint.llm_scale)]
 
     def backward(self, step: int) -> dict[str, float]:
-        shown = self.data.draw(step)
-        count, own = len(shown.images), self.world.slice(len(shown.images))
-        demand_negatives(torch.from_numpy(shown.images))
+        batch = self.data.draw(step)
+        count, own = len(batch.images), self.world.slice(len(batch.images))
+        demand_negatives(torch.from_numpy(batch.images))
         size = own.stop - own.start
         images = np.array_split(np.arange(own.start, own.stop), -(-size // self.recipe.micro_batch))
         # The first caption of every image, then the second of every image.
-        said = [self.texts[row] for row in shown.captions[own].T.reshape(-1)]
-        captions, inverse = by_length(self.tokenize.count(said), -(-len(said) // self.joint.micro_batch))
+        said = [self.texts[row] for row in batch.captions[own].T.reshape(-1)]
+        captions, inverse = micro_batches_by_length(self.tokenize.count(said), -(-len(said) // self.joint.micro_batch))
         self.heads.train()
         self.llm.train()
 
         def encode(part: int) -> torch.Tensor:
             seed_torch(self.recipe.loop.seed, step, "joint dropout", own.start, part)
             if part < len(images):
-                return self.heads.images(self.vision.features(self.vision.started(shown, images[part], step)))
+                return self.heads.images(self.vision.features(self.vision.started(batch, images[part], step)))
             rows = captions[part - len(images)].tolist()
             return self.heads.captions(self._pooled([said[row] for row in rows]))
 
@@ -111,7 +111,7 @@ class JointTask(ClipTask):
             told = embedded[size:][inverse.to(embedded.device)].split(size)  # type: ignore[no-untyped-call]
             losses = [
                 self._loss(everyone, self.world.gather(part, count), rows)
-                for part, rows in zip(told, shown.captions.T, strict=True)
+                for part, rows in zip(told, batch.captions.T, strict=True)
             ]
             return torch.stack(losses).mean()
 

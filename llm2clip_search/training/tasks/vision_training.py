@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.runtime.loop import Group
+from llm2clip_search.training.runtime.loop import ParameterGroup
 from llm2clip_search.training.runtime.sharding import full_tensor, is_sharded
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, merged_lora
 
@@ -73,7 +73,7 @@ def mark_trained(backbone: nn.Module, training: VisionTraining, seed: int) -> No
             parameter.requires_grad_(depth_of(name) >= first)
 
 
-def trained_groups(backbone: nn.Module, training: VisionTraining) -> list[Group]:
+def trained_groups(backbone: nn.Module, training: VisionTraining) -> list[ParameterGroup]:
     """What is trained, by depth; what lies behind the last block learns at its rate."""
     last = _last_block(backbone)
     groups: dict[float, dict[str, nn.Parameter]] = {}
@@ -81,7 +81,7 @@ def trained_groups(backbone: nn.Module, training: VisionTraining) -> list[Group]
         if parameter.requires_grad:
             groups.setdefault(min(depth_of(name), last), {})[f"backbone.{name}"] = parameter
     return [
-        Group(parameters=parameters, scale=training.scale * training.layer_decay ** (last - depth))
+        ParameterGroup(parameters=parameters, scale=training.scale * training.layer_decay ** (last - depth))
         for depth, parameters in sorted(groups.items())
     ]
 

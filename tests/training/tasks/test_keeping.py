@@ -20,9 +20,9 @@ from llm2clip_search.encoders.images import read_rgb
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import Llm2ClipError, ModelError, StoreError
 from llm2clip_search.training import stages
-from llm2clip_search.training.data.augment import Augmentation
-from llm2clip_search.training.data.caption_store import CaptionStore, read_info
-from llm2clip_search.training.data.captions import CaptionSource, caption_id
+from llm2clip_search.training.data.augmentation import Augmentation
+from llm2clip_search.training.data.caption_store import CaptionStore, read_store_info
+from llm2clip_search.training.data.caption_table import CaptionSource, caption_id
 from llm2clip_search.training.recipes.recipe import DataRecipe
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.loop import LoopRecipe
@@ -189,7 +189,7 @@ def test_equal_captions_have_a_gradient(count: int) -> None:
 
 def test_a_fused_model_comes_back(corner: Corner, store: Path, tmp_path: Path, tasks: list[ClipTask]) -> None:
     """Store, training, folder: the encoder gives what the task gave, to half precision of its matrices."""
-    info = read_info(store)
+    info = read_store_info(store)
     assert (info.width, info.clip_width) == (56, 24)
     assert f"dir:{corner.root / 'clip'} (" in info.clip
     out = corner.train(corner.recipe(model=corner.fused), tmp_path, store)
@@ -200,7 +200,7 @@ def test_a_fused_model_comes_back(corner: Corner, store: Path, tmp_path: Path, t
     np.testing.assert_allclose(encoder.encode_images(corner.dev_images()), tasks[0].embed_dev_images(), atol=3e-3)
     plain = load_encoder(corner.clip.weights or "", runtime="torch", device="cpu").encode_texts(CAPTIONS)
     opened = CaptionStore(store)
-    rows = opened.rows(opened.places(np.array([caption_id(text) for text in CAPTIONS])))
+    rows = opened.embeddings(opened.positions(np.array([caption_id(text) for text in CAPTIONS])))
     np.testing.assert_allclose(rows[:, 32:], plain, atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(rows[:, :32].astype(np.float32), axis=1), 1.0, atol=1e-3)
 
@@ -320,7 +320,7 @@ def test_an_open_clip_tower_is_kept(corner: Corner, tmp_path: Path) -> None:
 
 def test_a_store_without_clips_embeddings_is_refused(corner: Corner, store: Path, tmp_path: Path) -> None:
     plain = corner.embed(corner.recipe(), tmp_path / "plain")
-    assert (read_info(plain).width, read_info(plain).clip) == (32, "")
+    assert (read_store_info(plain).width, read_store_info(plain).clip) == (32, "")
     for recipe in (corner.recipe(keep=Keep(text_steps=2)), corner.recipe(model=corner.fused)):
         with pytest.raises(
             StoreError,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.runtime.gradcache import backward_in_parts, by_length
+from llm2clip_search.training.runtime.gradcache import backward_in_parts, micro_batches_by_length
 from llm2clip_search.training.tasks.losses import clip_loss, demand_negatives, info_nce, shared_positives, siglip_loss
 
 
@@ -145,7 +145,7 @@ def test_cached_gradients_are_those_of_the_whole_batch() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 9))
 def test_micro_batches_by_length_restore_their_order(lengths: list[int], number: int) -> None:
-    parts, inverse = by_length(lengths, number)
+    parts, inverse = micro_batches_by_length(lengths, number)
     assert len(parts) == number
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     union = torch.cat(parts)
