@@ -14,7 +14,6 @@ from llm2clip_search.base.progress import Progress
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.training.card import write_card
 from llm2clip_search.training.data.caption_store import CaptionStore, StoredDtype, fill_caption_store
 from llm2clip_search.training.data.caption_table import (
     CaptionSource,
@@ -26,6 +25,7 @@ from llm2clip_search.training.data.caption_table import (
 from llm2clip_search.training.data.image_captions import match_captions
 from llm2clip_search.training.data.long_captions import with_long_captions
 from llm2clip_search.training.data.pairs import CaptionPairSampler
+from llm2clip_search.training.model_card import write_card
 from llm2clip_search.training.recipes.recipe import DataRecipe
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.loop import run_loop
@@ -33,7 +33,7 @@ from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.runtime.plots import plot_run
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe, CaptionLLMTask
 from llm2clip_search.training.tasks.clip import ClipData, ClipRecipe, ClipTask, Dev
-from llm2clip_search.training.tasks.keeping import stored_clip
+from llm2clip_search.training.tasks.distillation import stored_clip_tower
 from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity, read_llm, write_llm
 
 
@@ -100,7 +100,7 @@ def train_embed(
         StoreError: ``out`` is another LLM's.
     """
     folder = read_llm(llm)
-    clip = stored_clip(recipe.model, recipe.keep)
+    clip = stored_clip_tower(recipe.model, recipe.keep)
     captions, _ = stage2_captions(data, root)
     dev = [read_caption_table(root, [data.dev])[0]] if data.dev is not None else []
     embed = folder.embedder(device, clip)
@@ -172,7 +172,7 @@ def read_clip_data(
         StoreError: a store of another LLM, or without some of dev's captions.
     """
     opened = CaptionStore(store)
-    opened.demand(llm.fingerprint, llm.folder, clip=clip_identity(stored_clip(recipe.model, recipe.keep)))
+    opened.demand(llm.fingerprint, llm.folder, clip=clip_identity(stored_clip_tower(recipe.model, recipe.keep)))
     captions, counts = stage2_captions(data, root)
     files = ImageFiles.scan(root, data.images)
     dev = _dev(data, root, opened)

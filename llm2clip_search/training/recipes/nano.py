@@ -40,7 +40,7 @@ NANO = Recipe(
     name="nano",
     data=_NANO_DATA,
     size=DataSize(photographs=35_151, images=6_000, captions=101_684, tokens=23),
-    captions=CaptionLLMRecipe(
+    stage1=CaptionLLMRecipe(
         text=TextConfig(library="llm", weights=GEMMA3, max_tokens=512, hidden_layers=(7,), standardised=True),
         lora=LoraRecipe(rank=32, alpha=64),
         loop=LoopRecipe(steps=420, learning_rate=1e-3, warmup_steps=20, checkpoint_every=40, evaluate_every=40),
@@ -49,7 +49,7 @@ NANO = Recipe(
         lang_weights={"en": 1.0, "de": 0.25, "zh": 0.25, "fr": 0.12, "cs": 0.12},
         bf16=False,  # CPU cores without matrix tiles multiply float32 twice as fast
     ),
-    clip=ClipRecipe(
+    stage2=ClipRecipe(
         model=ModelConfig(
             name="nano",
             dim=512,

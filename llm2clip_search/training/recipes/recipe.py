@@ -48,5 +48,5 @@ class Recipe:
     name: str
     data: DataRecipe
     size: DataSize
-    captions: CaptionLLMRecipe
-    clip: ClipRecipe
+    stage1: CaptionLLMRecipe
+    stage2: ClipRecipe

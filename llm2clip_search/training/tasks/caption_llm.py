@@ -26,7 +26,7 @@ from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, lora_tensors
-from llm2clip_search.training.tasks.losses import demand_negatives, info_nce
+from llm2clip_search.training.tasks.losses import info_nce, require_negatives
 
 STATISTICS = 4096
 """Captions that the statistics of pooled states are taken from."""
@@ -101,7 +101,7 @@ class CaptionLLMTask:
 
     def backward(self, step: int) -> dict[str, float]:
         batch = self.pairs.draw(step, self.recipe.batch_size)
-        demand_negatives(batch.query_photos)
+        require_negatives(batch.query_photos)
         count, total = len(batch.queries), len(batch.gallery)
         own, negatives = self.world.slice(count), self.world.slice(total - count)
         positives = batch.gallery[:count]

@@ -33,9 +33,9 @@ from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
-from llm2clip_search.training.tasks.heads import Heads
-from llm2clip_search.training.tasks.keeping import Keep, demand_clip_space, distillation
-from llm2clip_search.training.tasks.losses import clip_loss, demand_negatives, shared_positives, siglip_loss
+from llm2clip_search.training.tasks.distillation import Distillation, distillation_loss, require_clip_space
+from llm2clip_search.training.tasks.losses import clip_loss, require_negatives, shared_positives, siglip_loss
+from llm2clip_search.training.tasks.projection_heads import ProjectionHeads
 from llm2clip_search.training.tasks.vision_features import VisionFeatures
 from llm2clip_search.training.tasks.vision_training import (
     VisionTraining,
@@ -73,7 +73,7 @@ class ClipRecipe:
     lang_weights: Mapping[str, float] = field(default_factory=dict)
     """Of drawing a caption of a language; unnamed languages have weight 1."""
     vision: VisionTraining = field(default_factory=VisionTraining)
-    keep: Keep | None = None
+    keep: Distillation | None = None
     """How what CLIP knew is kept; None lets it go."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     kept_views: int = 0
@@ -96,7 +96,7 @@ class ClipRecipe:
         if self.model.querybank and self.querybank_size < 1:
             raise ValueError(f"querybank_size is {self.querybank_size}, but the model's querybank needs at least 1")
         if self.keep is not None:
-            demand_clip_space(self.model, self.keep, self.loop.steps)
+            require_clip_space(self.model, self.keep, self.loop.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,7 @@ class ClipTask:
         self.caption_width = store.info.width - (0 if model.text.clip else store.info.clip_width)
         assert model.text.adaptor is not None, "a recipe's model has an adaptor"
         torch.manual_seed(recipe.loop.seed)
-        self.heads = Heads(
+        self.heads = ProjectionHeads(
             sample,
             self.caption_width,
             model.tower_dim,
@@ -204,7 +204,7 @@ class ClipTask:
     def backward(self, step: int) -> dict[str, float]:
         batch = self.data.draw(step)
         count, own = len(batch.images), self.world.slice(len(batch.images))
-        demand_negatives(torch.from_numpy(batch.images))
+        require_negatives(torch.from_numpy(batch.images))
         number = self.world.num_micro_batches(count, size=self.recipe.micro_batch)
         parts = np.array_split(np.arange(own.start, own.stop), number)
         captions = self._captions(batch, own, step)
@@ -232,14 +232,16 @@ class ClipTask:
             loss = torch.stack(losses).mean()
             if keep is not None and keep.vision:
                 before = torch.cat([originals[part] for part in range(len(parts))])
-                loss = loss + keep.vision * distillation(everyone, self.world.gather(before, count), keep.structure)
+                loss = loss + keep.vision * distillation_loss(
+                    everyone, self.world.gather(before, count), keep.structure
+                )
             return loss
 
         loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
         return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
 
     def _learn_clip_texts(
-        self, keep: Keep, captions: list[torch.Tensor], batch: ImageBatch, own: slice, step: int
+        self, keep: Distillation, captions: list[torch.Tensor], batch: ImageBatch, own: slice, step: int
     ) -> dict[str, float]:
         """A step of the warm-up: the adaptor alone, towards what CLIP's text tower gives the same captions."""
         count = len(batch.images)
@@ -249,7 +251,7 @@ class ClipTask:
             stored = torch.from_numpy(self.store.embeddings(self.positions[rows])[:, -self.store.info.clip_width :])
             clip = F.normalize(stored.float().to(self.world.device), dim=-1)
             learnt = self.world.gather(self.heads.captions(embedded), count)
-            losses.append(distillation(learnt, self.world.gather(clip, count), keep.structure))
+            losses.append(distillation_loss(learnt, self.world.gather(clip, count), keep.structure))
         loss = torch.stack(losses).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": float(loss.detach()), "temperature": float(1.0 / self.heads.scale.detach())}

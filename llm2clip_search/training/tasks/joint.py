@@ -22,14 +22,14 @@ from llm2clip_search.training.tasks.caption_llm import autocast
 from llm2clip_search.training.tasks.clip import ClipData, ClipRecipe, ClipTask
 from llm2clip_search.training.tasks.llm_folder import LLMFolder
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora
-from llm2clip_search.training.tasks.losses import demand_negatives
+from llm2clip_search.training.tasks.losses import require_negatives
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointRecipe:
     """Stage 2, and how the LLM learns beside it."""
 
-    clip: ClipRecipe
+    stage2: ClipRecipe
     lora: LoraRecipe
     llm_scale: float
     """Of stage 2's learning rate, for the LLM's updates."""
@@ -45,16 +45,16 @@ def joint_recipe(recipe: Recipe) -> JointRecipe:
     Gradients are cached, as the LLM's graph over a whole batch fits no machine. What stage 2 takes from CLIP's
     own text tower is left out: the LLM alone is compared.
     """
-    model = recipe.clip.model
+    model = recipe.stage2.model
     return JointRecipe(
-        clip=replace(
-            recipe.clip, gradient_cache=True, keep=None, model=replace(model, text=replace(model.text, clip=None))
+        stage2=replace(
+            recipe.stage2, gradient_cache=True, keep=None, model=replace(model, text=replace(model.text, clip=None))
         ),
-        lora=recipe.captions.lora,
-        llm_scale=recipe.captions.loop.learning_rate / recipe.clip.loop.learning_rate,
-        micro_batch=recipe.captions.micro_batch,
-        gradient_checkpointing=recipe.captions.gradient_checkpointing,
-        max_train_tokens=recipe.captions.max_train_tokens,
+        lora=recipe.stage1.lora,
+        llm_scale=recipe.stage1.loop.learning_rate / recipe.stage2.loop.learning_rate,
+        micro_batch=recipe.stage1.micro_batch,
+        gradient_checkpointing=recipe.stage1.gradient_checkpointing,
+        max_train_tokens=recipe.stage1.max_train_tokens,
     )
 
 
@@ -73,13 +73,13 @@ class JointTask(ClipTask):
         progress: Progress,
     ) -> None:
         """``dev_texts`` are dev's captions by language, in the order of ``data.dev``."""
-        super().__init__(recipe.clip, data, world=world, scratch=scratch, progress=progress)
+        super().__init__(recipe.stage2, data, world=world, scratch=scratch, progress=progress)
         self.joint, self.dev_texts = recipe, dev_texts
         self.texts: list[str] = data.captions["caption"].to_pylist()
         embedder = llm.embedder(world.device)
         assert isinstance(embedder.states, CaptionLLM), "only the LLM is asked for"
         self.llm, self.tokenize = embedder.states, embedder.tokenize
-        add_lora(self.llm.model, recipe.lora, recipe.clip.loop.seed)
+        add_lora(self.llm.model, recipe.lora, recipe.stage2.loop.seed)
         if recipe.gradient_checkpointing:
             self.llm.model.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -90,7 +90,7 @@ class JointTask(ClipTask):
     def backward(self, step: int) -> dict[str, float]:
         batch = self.data.draw(step)
         count, own = len(batch.images), self.world.slice(len(batch.images))
-        demand_negatives(torch.from_numpy(batch.images))
+        require_negatives(torch.from_numpy(batch.images))
         size = own.stop - own.start
         images = np.array_split(np.arange(own.start, own.stop), -(-size // self.recipe.micro_batch))
         # The first caption of every image, then the second of every image.

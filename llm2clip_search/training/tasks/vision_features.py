@@ -20,7 +20,7 @@ from llm2clip_search.training.data.image_captions import CaptionedImages, ImageB
 from llm2clip_search.training.data.image_pixels import ImagePixels
 from llm2clip_search.training.runtime.seeds import generator
 from llm2clip_search.training.tasks.caption_llm import autocast
-from llm2clip_search.training.tasks.vision_training import split
+from llm2clip_search.training.tasks.vision_training import split_backbone
 
 
 class VisionFeatures:
@@ -44,7 +44,9 @@ class VisionFeatures:
         self._plain: dict[tuple[bool, str], torch.Tensor] = {}  # training images and dev's may be named alike
         if not any(parameter.requires_grad for parameter in tower.backbone.parameters()):
             self._start, self._rest = tower.backbone, nn.Identity()
-        elif parts := split(tower.backbone, tower.normalise(self._tensor(pixels.plain(captioned.image_ids[:2])))):
+        elif parts := split_backbone(
+            tower.backbone, tower.normalise(self._tensor(pixels.plain(captioned.image_ids[:2])))
+        ):
             self._start, self._rest = parts
 
     @torch.no_grad()

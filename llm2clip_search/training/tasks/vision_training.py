@@ -106,11 +106,11 @@ def _last_block(backbone: nn.Module) -> float:
     return max((depth for depth in depths if depth != float("inf")), default=-1.0)
 
 
-class FrozenStart(nn.Module):
+class FrozenPrefix(nn.Module):
     """The blocks before the first trained one, and the tower without them.
 
     What they make of an image never changes, so it can be computed once and kept. That holds for
-    towers that are a chain of modules, as convolutional ones are: `split` checks it on real input.
+    towers that are a chain of modules, as convolutional ones are: `split_backbone` checks it on real input.
     """
 
     def __init__(self, backbone: nn.Module, cut: str) -> None:
@@ -139,7 +139,7 @@ class _ReachedError(Exception):
     """The forward got to the cut; what lies behind is not wanted."""
 
 
-def split(backbone: nn.Module, sample: torch.Tensor) -> tuple[FrozenStart, nn.Module] | None:
+def split_backbone(backbone: nn.Module, sample: torch.Tensor) -> tuple[FrozenPrefix, nn.Module] | None:
     """The tower cut before its first trained block, or None where it is no chain, or lies in pieces.
 
     Args:
@@ -150,7 +150,7 @@ def split(backbone: nn.Module, sample: torch.Tensor) -> tuple[FrozenStart, nn.Mo
     match = _BLOCK.search(trained[0]) if trained and depth_of(trained[0]) > 0 else None
     if match is None or any(map(is_sharded, backbone.parameters())):
         return None
-    start = FrozenStart(backbone, trained[0][: match.end() - 1])
+    start = FrozenPrefix(backbone, trained[0][: match.end() - 1])
     rest = copy.deepcopy(backbone, {id(p): p for p in backbone.parameters()})  # parameters are shared
     _bypass(rest, start.cut)
     try:
