@@ -5,7 +5,6 @@ are what the operations take at the speed of a plain matrix product on this mach
 real step also moves data, so that it takes longer.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,26 +16,17 @@ from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.recipes.recipe import Recipe
-from llm2clip_search.training.sizes import Cost, clip_width, cost_of, empty_backbone, empty_llm, llm_shape, parameters
+from llm2clip_search.training.runtime.costs import Cost, DeviceSpeed, cost_of, count_parameters, measure_flops
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
 from llm2clip_search.training.tasks.clip import ClipRecipe
 from llm2clip_search.training.tasks.distillation import stored_clip_tower
+from llm2clip_search.training.tasks.empty_towers import clip_width, empty_backbone, empty_llm, llm_shape
 from llm2clip_search.training.tasks.llm_folder import EMBED_BATCH
 from llm2clip_search.training.tasks.lora import add_lora
 from llm2clip_search.training.tasks.vision_training import mark_trained, split_backbone
 
 WORD = 4
 """Bytes of a float32: weights, gradients and moments are kept in it, whatever products are computed in."""
-MEASURE_S = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceSpeed:
-    """What a device computes."""
-
-    device: str
-    flops: float
-    """Floating-point operations a second of a plain matrix product."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,23 +76,6 @@ class StageEstimate:
         return asdict(self) | derived
 
 
-def measure_flops(device: str, *, bf16: bool) -> DeviceSpeed:
-    """Multiply square matrices for half a second."""
-    side = 1024 if device == "cpu" else 8192
-    left = torch.randn(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
-
-    def multiply(times: int) -> float:
-        began = time.perf_counter()
-        for _ in range(times):
-            product = left @ left
-        float(product[0, 0])  # waits for the device
-        return time.perf_counter() - began
-
-    multiply(1)
-    times = max(1, int(MEASURE_S / multiply(1)))
-    return DeviceSpeed(device=device, flops=times * 2 * side**3 / multiply(times))
-
-
 def estimate_captions(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEstimate:
     """Stage 1; the speed is measured on this machine's CPU unless it is given.
 
@@ -121,7 +94,7 @@ def estimate_captions(recipe: Recipe, speed: DeviceSpeed | None = None) -> Stage
         held, again = blocks * between + held // blocks, again + 1
     captions = 2 * stage.batch_size
     at_once = min(stage.micro_batch, captions) if stage.gradient_cache else captions
-    whole, trained = parameters(llm)
+    whole, trained = count_parameters(llm)
     return StageEstimate(
         recipe=recipe.name,
         stage="captions",
@@ -148,7 +121,7 @@ def estimate_embed(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEst
     """
     llm = empty_llm(recipe.stage1.text)
     one, two = (_caption_cost(empty_llm(recipe.stage1.text, count), recipe.size.tokens) for count in (1, 2))
-    whole, _ = parameters(llm)
+    whole, _ = count_parameters(llm)
     return StageEstimate(
         recipe=recipe.name,
         stage="embed",
@@ -182,9 +155,9 @@ def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEsti
     parts = tuple(
         ModelPart(name=name, parameters=size, trained=trained)
         for name, (size, trained) in (
-            ("vision tower", parameters(backbone)),
-            ("projection", parameters(projection)),
-            ("adaptor", parameters(adaptor)),
+            ("vision tower", count_parameters(backbone)),
+            ("projection", count_parameters(projection)),
+            ("adaptor", count_parameters(adaptor)),
         )
     )
     whole, trained = sum(part.parameters for part in parts), sum(part.trained for part in parts)
@@ -194,7 +167,7 @@ def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEsti
     memory["activations"] = at_once * vision.held + texts * head.held
     remembers = stage.keep is not None and stage.keep.vision > 0
     if remembers:
-        memory["original tower"] = WORD * parameters(backbone)[0]
+        memory["original tower"] = WORD * count_parameters(backbone)[0]
     if stage.kept_views:
         memory["kept views"] = recipe.size.images * stage.kept_views * kept * 2
         if stage.model.querybank:

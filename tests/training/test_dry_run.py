@@ -12,16 +12,15 @@ from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training import RECIPES, dry_run, find_recipe
 from llm2clip_search.training.dry_run import (
-    DeviceSpeed,
     StageEstimate,
     estimate_captions,
     estimate_clip,
     estimate_embed,
-    measure_flops,
 )
-from llm2clip_search.training.sizes import Cost, cost_of, empty_llm, llm_shape
+from llm2clip_search.training.runtime.costs import Cost, DeviceSpeed, cost_of, measure_flops
 from llm2clip_search.training.tasks.clip import ClipRecipe
 from llm2clip_search.training.tasks.distillation import Distillation
+from llm2clip_search.training.tasks.empty_towers import empty_llm, llm_shape
 from tests.support.commands import RunCli
 from tests.support.tiny_training import TinyTowers, save_towers, shrink
 

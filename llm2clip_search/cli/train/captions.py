@@ -33,7 +33,8 @@ def train_captions(
     if dry_run:
         from llm2clip_search.cli.train.dry_run import print_estimate
         from llm2clip_search.encoders.placement import pick_device
-        from llm2clip_search.training.dry_run import estimate_captions, measure_flops
+        from llm2clip_search.training.dry_run import estimate_captions
+        from llm2clip_search.training.runtime.costs import measure_flops
 
         print_estimate(estimate_captions(chosen, measure_flops(pick_device(device), bf16=chosen.stage1.bf16)))
         return

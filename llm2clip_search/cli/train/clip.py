@@ -35,7 +35,8 @@ def train_clip(
     if dry_run:
         from llm2clip_search.cli.train.dry_run import print_estimate
         from llm2clip_search.encoders.placement import pick_device
-        from llm2clip_search.training.dry_run import estimate_clip, estimate_embed, measure_flops
+        from llm2clip_search.training.dry_run import estimate_clip, estimate_embed
+        from llm2clip_search.training.runtime.costs import measure_flops
 
         where = pick_device(device)
         print_estimate(estimate_embed(chosen, measure_flops(where, bf16=False)))
