@@ -18,10 +18,10 @@ from llm2clip_search.base.memory import peak_bytes
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import Llm2ClipError, ModelError
 from llm2clip_search.training import stages
-from llm2clip_search.training.data.captions import read_captions
+from llm2clip_search.training.data.caption_table import read_caption_table
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.allocator import keep_freed_memory
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.loop import run_loop
 from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.joint import JointTask, joint_recipe
@@ -31,7 +31,7 @@ Method = Literal["stage 2", "joint"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MethodMeasurement:
     """What one of the two took, and what it reached."""
 
     method: Method
@@ -52,13 +52,13 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class TrainingComparison:
     """Both, in one run on one machine."""
 
     recipe: str
     device: str
-    stage2: Measured
-    joint: Measured
+    stage2: MethodMeasurement
+    joint: MethodMeasurement
 
     @property
     def ratio(self) -> float:
@@ -84,7 +84,7 @@ class _Job:
 
 def compare_training(
     recipe: Recipe, *, root: Path, llm: Path, store: Path, samples: int, device: str, progress: Progress
-) -> Comparison:
+) -> TrainingComparison:
     """Train both on the same ``samples`` images, rounded up to whole batches, two at least.
 
     Args:
@@ -96,14 +96,14 @@ def compare_training(
         StoreError: a store of another LLM, or without some of the captions.
     """
 
-    def run(method: Method) -> Measured:
+    def run(method: Method) -> MethodMeasurement:
         job = _Job(method=method, recipe=recipe, root=root, llm=llm, store=store, samples=samples, device=device)
         return _in_a_process(job, progress)
 
-    return Comparison(recipe=recipe.name, device=device, stage2=run("stage 2"), joint=run("joint"))
+    return TrainingComparison(recipe=recipe.name, device=device, stage2=run("stage 2"), joint=run("joint"))
 
 
-def _in_a_process(job: _Job, progress: Progress) -> Measured:
+def _in_a_process(job: _Job, progress: Progress) -> MethodMeasurement:
     """Run a job in a fresh interpreter, so that its peak of memory is its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -115,7 +115,7 @@ def _in_a_process(job: _Job, progress: Progress) -> Measured:
             said = ours.recv()
             if isinstance(said, Llm2ClipError):
                 raise said
-            if isinstance(said, Measured):
+            if isinstance(said, MethodMeasurement):
                 return said
             progress(*said)
     except EOFError as error:
@@ -140,7 +140,7 @@ def _work(job: _Job, connection: Connection) -> None:
         connection.send(error)
 
 
-def _measure(job: _Job, scratch: Path, progress: Progress) -> Measured:
+def _measure(job: _Job, scratch: Path, progress: Progress) -> MethodMeasurement:
     began = time.perf_counter()
     task = _task(job, scratch, progress)
     ready = time.perf_counter()
@@ -161,8 +161,8 @@ def _measure(job: _Job, scratch: Path, progress: Progress) -> Measured:
             peaks.append(_peak_bytes(job.device))
         progress(f"{job.method}, {what}", done, total, figures)
 
-    recall = run_loop(task, recipe, out=scratch, inputs="", ranks=Ranks(device=job.device), progress=watch)
-    return Measured(
+    recall = run_loop(task, recipe, out=scratch, inputs="", world=World(device=job.device), progress=watch)
+    return MethodMeasurement(
         method=job.method,
         samples=steps * task.samples_per_step,
         setup_seconds=ready - began,
@@ -176,18 +176,18 @@ def _task(job: _Job, scratch: Path, progress: Progress) -> ClipTask:
     """Stage 2 as `stages.train_clip` sets it up, or the baseline with the same data."""
     folder = read_llm(job.llm)
     data = job.recipe.data
-    read, _ = stages.read_clip_data(job.recipe.clip, data, root=job.root, llm=folder, store=job.store)
-    ranks = Ranks(device=job.device)
+    read, _ = stages.read_clip_data(job.recipe.stage2, data, root=job.root, llm=folder, store=job.store)
+    world = World(device=job.device)
     if job.method == "stage 2":
         # Steps that only distil cost less than those that are compared.
-        return ClipTask(replace(job.recipe.clip, keep=None), read, ranks=ranks, scratch=scratch, progress=progress)
+        return ClipTask(replace(job.recipe.stage2, keep=None), read, world=world, scratch=scratch, progress=progress)
     texts: dict[str, list[str]] = {}
     if data.dev is not None:
-        table, _ = read_captions(job.root, [data.dev])
+        table, _ = read_caption_table(job.root, [data.dev])
         for lang, text in zip(table["lang"].to_pylist(), table["caption"].to_pylist(), strict=True):
             texts.setdefault(lang, []).append(text)
     return JointTask(
-        joint_recipe(job.recipe), read, llm=folder, dev_texts=texts, ranks=ranks, scratch=scratch, progress=progress
+        joint_recipe(job.recipe), read, llm=folder, dev_texts=texts, world=world, scratch=scratch, progress=progress
     )
 
 

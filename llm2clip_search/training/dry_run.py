@@ -5,7 +5,6 @@ are what the operations take at the speed of a plain matrix product on this mach
 real step also moves data, so that it takes longer.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,30 +16,21 @@ from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.recipes.recipe import Recipe
-from llm2clip_search.training.sizes import Cost, clip_width, cost_of, empty_backbone, empty_llm, llm_shape, parameters
+from llm2clip_search.training.runtime.costs import Cost, DeviceSpeed, cost_of, count_parameters, measure_flops
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
 from llm2clip_search.training.tasks.clip import ClipRecipe
-from llm2clip_search.training.tasks.keeping import stored_clip
+from llm2clip_search.training.tasks.distillation import stored_clip_tower
+from llm2clip_search.training.tasks.empty_towers import clip_width, empty_backbone, empty_llm, llm_shape
 from llm2clip_search.training.tasks.llm_folder import EMBED_BATCH
 from llm2clip_search.training.tasks.lora import add_lora
-from llm2clip_search.training.tasks.vision_training import mark_trained, split
+from llm2clip_search.training.tasks.vision_training import mark_trained, split_backbone
 
 WORD = 4
 """Bytes of a float32: weights, gradients and moments are kept in it, whatever products are computed in."""
-MEASURE_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """What a device computes."""
-
-    device: str
-    flops: float
-    """Floating-point operations a second of a plain matrix product."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class ModelPart:
     """Of a model."""
 
     name: str
@@ -49,12 +39,12 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class StageEstimate:
     """A stage before it runs, on one process that takes the whole batch."""
 
     recipe: str
     stage: str
-    parts: tuple[Part, ...]
+    parts: tuple[ModelPart, ...]
     memory: Mapping[str, int]
     """Bytes, by what holds them."""
     disk: int
@@ -65,7 +55,7 @@ class Estimate:
     samples_per_epoch: int
     steps: int
     step_flops: int
-    speed: Speed
+    speed: DeviceSpeed
 
     @property
     def step_seconds(self) -> float:
@@ -86,30 +76,13 @@ class Estimate:
         return asdict(self) | derived
 
 
-def measure_speed(device: str, *, bf16: bool) -> Speed:
-    """Multiply square matrices for half a second."""
-    side = 1024 if device == "cpu" else 8192
-    left = torch.randn(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
-
-    def multiply(times: int) -> float:
-        began = time.perf_counter()
-        for _ in range(times):
-            product = left @ left
-        float(product[0, 0])  # waits for the device
-        return time.perf_counter() - began
-
-    multiply(1)
-    times = max(1, int(MEASURE_S / multiply(1)))
-    return Speed(device=device, flops=times * 2 * side**3 / multiply(times))
-
-
-def estimate_captions(recipe: Recipe, speed: Speed | None = None) -> Estimate:
+def estimate_captions(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEstimate:
     """Stage 1; the speed is measured on this machine's CPU unless it is given.
 
     Raises:
         ModelError: an LLM of unknown shape.
     """
-    stage = recipe.captions
+    stage = recipe.stage1
     llm = _tuned(stage)
     blocks, tokens = len(llm.model.layers), min(recipe.size.tokens, stage.max_train_tokens)
     one, two = (_caption_cost(_tuned(stage, count), tokens, bf16=stage.bf16) for count in (1, 2))
@@ -121,13 +94,13 @@ def estimate_captions(recipe: Recipe, speed: Speed | None = None) -> Estimate:
         held, again = blocks * between + held // blocks, again + 1
     captions = 2 * stage.batch_size
     at_once = min(stage.micro_batch, captions) if stage.gradient_cache else captions
-    whole, trained = parameters(llm)
-    return Estimate(
+    whole, trained = count_parameters(llm)
+    return StageEstimate(
         recipe=recipe.name,
         stage="captions",
         parts=(
-            Part(name="LLM", parameters=whole - trained, trained=0),
-            Part(name="LoRA", parameters=trained, trained=trained),
+            ModelPart(name="LLM", parameters=whole - trained, trained=0),
+            ModelPart(name="LoRA", parameters=trained, trained=trained),
         ),
         memory=_states(whole, trained, average=bool(stage.loop.ema_decay)) | {"activations": at_once * held},
         disk=0,
@@ -136,23 +109,23 @@ def estimate_captions(recipe: Recipe, speed: Speed | None = None) -> Estimate:
         samples_per_epoch=recipe.size.photographs,
         steps=stage.loop.steps,
         step_flops=captions * _flops(cost, again),
-        speed=speed or measure_speed("cpu", bf16=stage.bf16),
+        speed=speed or measure_flops("cpu", bf16=stage.bf16),
     )
 
 
-def estimate_embed(recipe: Recipe, speed: Speed | None = None) -> Estimate:
+def estimate_embed(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEstimate:
     """Between the stages: every caption through the LLM once, in float32.
 
     Raises:
         ModelError: an LLM of unknown shape.
     """
-    llm = empty_llm(recipe.captions.text)
-    one, two = (_caption_cost(empty_llm(recipe.captions.text, count), recipe.size.tokens) for count in (1, 2))
-    whole, _ = parameters(llm)
-    return Estimate(
+    llm = empty_llm(recipe.stage1.text)
+    one, two = (_caption_cost(empty_llm(recipe.stage1.text, count), recipe.size.tokens) for count in (1, 2))
+    whole, _ = count_parameters(llm)
+    return StageEstimate(
         recipe=recipe.name,
         stage="embed",
-        parts=(Part(name="LLM", parameters=whole, trained=0),),
+        parts=(ModelPart(name="LLM", parameters=whole, trained=0),),
         memory=_states(whole, 0, average=False),
         disk=_store_bytes(recipe),
         samples="captions",
@@ -160,17 +133,17 @@ def estimate_embed(recipe: Recipe, speed: Speed | None = None) -> Estimate:
         samples_per_epoch=recipe.size.captions,
         steps=-(-recipe.size.captions // EMBED_BATCH),
         step_flops=EMBED_BATCH * _of_blocks(one, two, len(llm.model.layers)).forward,
-        speed=speed or measure_speed("cpu", bf16=False),
+        speed=speed or measure_flops("cpu", bf16=False),
     )
 
 
-def estimate_clip(recipe: Recipe, speed: Speed | None = None) -> Estimate:
+def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEstimate:
     """Stage 2; the speed is measured on this machine's CPU unless it is given.
 
     Raises:
         ModelError: towers of unknown shape, or more blocks to be trained than there are.
     """
-    stage = recipe.clip
+    stage = recipe.stage2
     assert stage.model.text.adaptor is not None, "a recipe's model has an adaptor"
     backbone, vision, kept = _vision(stage)
     caption_width = _llm_width(recipe) + clip_width(stage.model.text.clip)
@@ -180,11 +153,11 @@ def estimate_clip(recipe: Recipe, speed: Speed | None = None) -> Estimate:
         caption = torch.zeros(1, caption_width)
     head = cost_of(adaptor, lambda: adaptor(caption))
     parts = tuple(
-        Part(name=name, parameters=size, trained=trained)
+        ModelPart(name=name, parameters=size, trained=trained)
         for name, (size, trained) in (
-            ("vision tower", parameters(backbone)),
-            ("projection", parameters(projection)),
-            ("adaptor", parameters(adaptor)),
+            ("vision tower", count_parameters(backbone)),
+            ("projection", count_parameters(projection)),
+            ("adaptor", count_parameters(adaptor)),
         )
     )
     whole, trained = sum(part.parameters for part in parts), sum(part.trained for part in parts)
@@ -194,12 +167,12 @@ def estimate_clip(recipe: Recipe, speed: Speed | None = None) -> Estimate:
     memory["activations"] = at_once * vision.held + texts * head.held
     remembers = stage.keep is not None and stage.keep.vision > 0
     if remembers:
-        memory["original tower"] = WORD * parameters(backbone)[0]
+        memory["original tower"] = WORD * count_parameters(backbone)[0]
     if stage.kept_views:
         memory["kept views"] = recipe.size.images * stage.kept_views * kept * 2
         if stage.model.querybank:
             memory["querybank images"] = min(stage.querybank_size, recipe.size.images) * kept * WORD
-    return Estimate(
+    return StageEstimate(
         recipe=recipe.name,
         stage="clip",
         parts=parts,
@@ -210,7 +183,7 @@ def estimate_clip(recipe: Recipe, speed: Speed | None = None) -> Estimate:
         samples_per_epoch=recipe.size.images,
         steps=stage.loop.steps,
         step_flops=stage.batch_size * _flops(vision, int(stage.gradient_cache) + remembers) + texts * _flops(head, 0),
-        speed=speed or measure_speed("cpu", bf16=stage.bf16),
+        speed=speed or measure_flops("cpu", bf16=stage.bf16),
     )
 
 
@@ -252,7 +225,7 @@ def _vision(stage: ClipRecipe) -> tuple[nn.Module, Cost, int]:
     if stage.kept_views and stage.vision.mode == "frozen":
         run, x = nn.Identity(), backbone(x).detach()
     elif stage.kept_views:
-        parts = split(backbone, x)
+        parts = split_backbone(backbone, x)
         if parts is None:
             raise ModelError("This vision tower cannot be cut behind its frozen blocks; set kept_views to 0.")
         run, x = parts[1], parts[0](x).detach()
@@ -273,12 +246,12 @@ def _states(whole: int, trained: int, *, average: bool) -> dict[str, int]:
 
 
 def _llm_width(recipe: Recipe) -> int:
-    text = recipe.captions.text
+    text = recipe.stage1.text
     assert text.weights is not None, "an LLM text tower names its weights"
     return llm_shape(text.weights).hidden_size * len(text.hidden_layers)
 
 
 def _store_bytes(recipe: Recipe) -> int:
     """Half precision, and eight bytes for the caption's id."""
-    width = _llm_width(recipe) + clip_width(stored_clip(recipe.clip.model, recipe.clip.keep))
+    width = _llm_width(recipe) + clip_width(stored_clip_tower(recipe.stage2.model, recipe.stage2.keep))
     return recipe.size.captions * (2 * width + 8)

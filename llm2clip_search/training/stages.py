@@ -9,35 +9,36 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.training.card import write_card
-from llm2clip_search.training.data.caption_store import CaptionStore, Precision, embed_captions
-from llm2clip_search.training.data.captions import (
+from llm2clip_search.training.data.caption_store import CaptionStore, StoredDtype, fill_caption_store
+from llm2clip_search.training.data.caption_table import (
     CaptionSource,
+    captions_of_images,
     held_out_photos,
-    of_images,
-    read_captions,
+    read_caption_table,
     without_photos,
 )
-from llm2clip_search.training.data.image_captions import join
+from llm2clip_search.training.data.image_captions import match_captions
 from llm2clip_search.training.data.long_captions import with_long_captions
-from llm2clip_search.training.data.pairs import CaptionPairs
+from llm2clip_search.training.data.pairs import CaptionPairSampler
+from llm2clip_search.training.model_card import write_card
 from llm2clip_search.training.recipes.recipe import DataRecipe
-from llm2clip_search.training.runtime.distributed import Ranks
-from llm2clip_search.training.runtime.loop import digest, run_loop
+from llm2clip_search.training.runtime.distributed import World
+from llm2clip_search.training.runtime.loop import run_loop
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.runtime.plots import plot_run
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe, CaptionLLMTask
 from llm2clip_search.training.tasks.clip import ClipData, ClipRecipe, ClipTask, Dev
-from llm2clip_search.training.tasks.keeping import stored_clip
+from llm2clip_search.training.tasks.distillation import stored_clip_tower
 from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity, read_llm, write_llm
 
 
 def train_captions(
-    recipe: CaptionLLMRecipe, data: DataRecipe, *, root: Path, out: Path, ranks: Ranks, progress: Progress
+    recipe: CaptionLLMRecipe, data: DataRecipe, *, root: Path, out: Path, world: World, progress: Progress
 ) -> dict[str, float]:
     """Stage 1: write a caption-tuned LLM to ``out``; returns its figures on dev.
 
@@ -48,7 +49,7 @@ def train_captions(
     assert recipe.text.weights is not None, "an LLM text tower names its weights"
     out.mkdir(parents=True, exist_ok=True)
     captions, counts = _training_captions(data.captions, data, root)
-    pairs = CaptionPairs(
+    pairs = CaptionPairSampler(
         captions,
         source_weights=[source.weight for source in data.captions],
         lang_weights=recipe.lang_weights,
@@ -60,16 +61,16 @@ def train_captions(
     dev = None
     if data.dev is not None:
         first = replace(data.dev, langs=data.dev.langs[:1])
-        table, _ = read_captions(root, [first])
+        table, _ = read_caption_table(root, [first])
         dev = (table["caption"].to_pylist(), _places(table["photo"].to_pylist()))
-    if ranks.leads:
+    if world.is_main:
         save_tokenizer(recipe.text.weights, out)
-    ranks.barrier()
-    task = CaptionLLMTask(recipe, pairs, tokenizer=out, dev=dev, ranks=ranks)
-    inputs = digest([asdict(recipe), _content(captions)])
-    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, progress=progress)
+    world.barrier()
+    task = CaptionLLMTask(recipe, pairs, tokenizer=out, dev=dev, world=world)
+    inputs = json_sha256([asdict(recipe), _content(captions)])[:16]
+    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, world=world, progress=progress)
     tensors, similarities = task.tensors(), task.similarities()
-    if ranks.leads:
+    if world.is_main:
         plot_run(out, similarities)
         write_llm(out, recipe.text, tensors)
         write_run(out, "captions", asdict(recipe), asdict(data), counts, figures)
@@ -84,7 +85,7 @@ def train_embed(
     llm: Path,
     out: Path,
     device: str,
-    dtype: Precision = "float16",
+    dtype: StoredDtype = "float16",
     progress: Progress,
 ) -> tuple[int, int]:
     """Between the stages: every caption of stage 2 and of dev through the LLM once, and through the CLIP text
@@ -99,11 +100,11 @@ def train_embed(
         StoreError: ``out`` is another LLM's.
     """
     folder = read_llm(llm)
-    clip = stored_clip(recipe.model, recipe.keep)
+    clip = stored_clip_tower(recipe.model, recipe.keep)
     captions, _ = stage2_captions(data, root)
-    dev = [read_captions(root, [data.dev])[0]] if data.dev is not None else []
+    dev = [read_caption_table(root, [data.dev])[0]] if data.dev is not None else []
     embed = folder.embedder(device, clip)
-    done = embed_captions(
+    done = fill_caption_store(
         pa.concat_tables([captions, *dev]),
         embed,
         out=out,
@@ -126,7 +127,7 @@ def train_clip(
     llm: Path,
     store: Path,
     out: Path,
-    ranks: Ranks,
+    world: World,
     progress: Progress,
 ) -> dict[str, float]:
     """Stage 2: write a model folder to ``out``; returns its figures on dev.
@@ -142,12 +143,12 @@ def train_clip(
     recipe = replace(recipe, model=replace(recipe.model, text=text))
     read, counts = read_clip_data(recipe, data, root=root, llm=folder, store=store)
     progress("data", 0, 0, counts)
-    task = ClipTask(recipe, read, ranks=ranks, scratch=out, progress=progress)
-    content = [_content(read.captions), read.joined.image_ids]
-    inputs = digest([asdict(recipe), folder.fingerprint, read.store.info.clip, content])
-    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, ranks=ranks, progress=progress)
+    task = ClipTask(recipe, read, world=world, scratch=out, progress=progress)
+    content = [_content(read.captions), read.captioned.image_ids]
+    inputs = json_sha256([asdict(recipe), folder.fingerprint, read.store.info.clip, content])[:16]
+    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, world=world, progress=progress)
     tensors, similarities = folder.tensors() | task.tensors(), task.similarities()
-    if ranks.leads:
+    if world.is_main:
         plot_run(out, similarities)
         from safetensors.torch import save_file
 
@@ -171,24 +172,26 @@ def read_clip_data(
         StoreError: a store of another LLM, or without some of dev's captions.
     """
     opened = CaptionStore(store)
-    opened.demand(llm.fingerprint, llm.folder, clip=clip_identity(stored_clip(recipe.model, recipe.keep)))
+    opened.demand(llm.fingerprint, llm.folder, clip=clip_identity(stored_clip_tower(recipe.model, recipe.keep)))
     captions, counts = stage2_captions(data, root)
     files = ImageFiles.scan(root, data.images)
     dev = _dev(data, root, opened)
-    joined = join(
+    captioned = match_captions(
         files,
         captions,
         max_missing=recipe.max_missing,
         held_out_hashes=frozenset(dev.files.content_hashes.values()) if dev is not None else frozenset(),
         held_out_photos=_held_out(data, root),
     )
-    return ClipData(files=files, joined=joined, captions=captions, store=opened, dev=dev), counts | joined.counts
+    return ClipData(
+        files=files, captioned=captioned, captions=captions, store=opened, dev=dev
+    ), counts | captioned.counts
 
 
 def stage2_captions(data: DataRecipe, root: Path) -> tuple[pa.Table, dict[str, int]]:
     """The captions of stage 2's images, made long ones included, and what was counted."""
     captions, counts = _training_captions(data.image_captions, data, root)
-    captions = of_images(captions)
+    captions = captions_of_images(captions)
     if data.long is not None:
         captions = with_long_captions(captions, data.long)
         counts["long captions made"] = len(captions) - counts["captions"]
@@ -198,7 +201,7 @@ def stage2_captions(data: DataRecipe, root: Path) -> tuple[pa.Table, dict[str, i
 def _training_captions(
     sources: Sequence[CaptionSource], data: DataRecipe, root: Path
 ) -> tuple[pa.Table, dict[str, int]]:
-    captions, empty = read_captions(root, sources)
+    captions, empty = read_caption_table(root, sources)
     kept = without_photos(captions, _held_out(data, root))
     left_out = len(captions) - len(kept)
     if not len(kept):
@@ -210,7 +213,7 @@ def _held_out(data: DataRecipe, root: Path) -> set[str]:
     """Photographs that are not trained on: those of benchmark splits, and of dev even where no one says so."""
     photos = held_out_photos(root, data.held_out)
     if data.dev is not None:
-        photos |= set(read_captions(root, [replace(data.dev, langs=())])[0]["photo"].to_pylist())
+        photos |= set(read_caption_table(root, [replace(data.dev, langs=())])[0]["photo"].to_pylist())
     return photos
 
 
@@ -220,12 +223,12 @@ def _dev(data: DataRecipe, root: Path, store: CaptionStore) -> Dev | None:
     files = ImageFiles.scan(root, data.dev_images)
     ids = list(files)
     place = {image: row for row, image in enumerate(ids)}
-    table, _ = read_captions(root, [data.dev])
+    table, _ = read_caption_table(root, [data.dev])
     found = [files.find(image) for image in table["image_id"].to_pylist()]
     if None in found:
         raise CorpusError(f"{found.count(None):,} dev captions are of images that {', '.join(data.dev_images)} lacks.")
     image_of = np.array([place[str(image)] for image in found], dtype=np.int64)
-    embedded = store.rows(store.places(table["caption_id"].to_numpy()))
+    embedded = store.embeddings(store.positions(table["caption_id"].to_numpy()))
     langs = np.array(table["lang"].to_pylist())
     order = data.dev.langs or tuple(dict.fromkeys(langs.tolist()))
     captions = {lang: (embedded[langs == lang], image_of[langs == lang]) for lang in order}

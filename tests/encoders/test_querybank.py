@@ -91,7 +91,7 @@ def test_an_image_near_to_every_caption_no_longer_wins() -> None:
     assert (normalised == right).sum() > (plain == right).sum()
 
 
-CONFIG = replace(NANO.clip.model, querybank=0.5, dim=10)
+CONFIG = replace(NANO.stage2.model, querybank=0.5, dim=10)
 
 
 def stored(norm: QuerybankNorm) -> dict[str, torch.Tensor]:
@@ -127,7 +127,7 @@ def test_a_strength_that_is_none_is_refused(querybank: object, tmp_path: Path) -
 
 def test_training_needs_images_to_make_it_of() -> None:
     with pytest.raises(ValueError, match="querybank_size is 0"):
-        replace(NANO.clip, querybank_size=0)
+        replace(NANO.stage2, querybank_size=0)
 
 
 def test_a_bank_that_the_configuration_does_not_know_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from llm2clip_search.training.data.captions import SCHEMA, caption_id, photo_key
+from llm2clip_search.training.data.caption_table import CAPTION_SCHEMA, caption_id, photo_key
 from tests.support.images import photograph
 
 
@@ -43,7 +43,7 @@ def jpeg(seed: int) -> bytes:
 
 
 def caption_table(rows: Sequence[tuple[str | None, str]], **columns: Sequence[object]) -> pa.Table:
-    """Image ids and captions as `read_captions` gives them; ``columns`` override what is English, short, ..."""
+    """Image ids and captions as `read_caption_table` gives them; ``columns`` override what is English, short, ..."""
     images, texts = [image for image, _ in rows], [text for _, text in rows]
     values: dict[str, Sequence[object]] = {
         "caption_id": [caption_id(text) for text in texts],
@@ -55,4 +55,4 @@ def caption_table(rows: Sequence[tuple[str | None, str]], **columns: Sequence[ob
         "source": [0] * len(rows),
         "negative": [False] * len(rows),
     }
-    return pa.table(values | columns, schema=SCHEMA)
+    return pa.table(values | columns, schema=CAPTION_SCHEMA)

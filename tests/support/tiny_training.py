@@ -43,17 +43,17 @@ def save_towers(folder: Path) -> TinyTowers:
 def shrink(recipe: Recipe, towers: TinyTowers, *, steps: int = 2, batch: int = 4) -> Recipe:
     """The recipe with other towers, few steps and small batches; every other field is its own."""
     captions = replace(
-        recipe.captions,
-        text=_text(recipe.captions.text, towers),
-        loop=_loop(recipe.captions.loop, steps),
+        recipe.stage1,
+        text=_text(recipe.stage1.text, towers),
+        loop=_loop(recipe.stage1.loop, steps),
         batch_size=batch,
         micro_batch=3,
     )
-    model = recipe.clip.model
+    model = recipe.stage2.model
     clip = replace(
-        recipe.clip,
+        recipe.stage2,
         model=replace(model, vision=_vision(model.vision, towers), text=_text(model.text, towers)),
-        loop=_loop(recipe.clip.loop, steps),
+        loop=_loop(recipe.stage2.loop, steps),
         batch_size=batch,
         micro_batch=3,
     )
@@ -63,7 +63,7 @@ def shrink(recipe: Recipe, towers: TinyTowers, *, steps: int = 2, batch: int = 4
     data = replace(
         recipe.data, images=tuple(shards.values()), captions=tuple(source[:count]), image_captions=tuple(source[count:])
     )
-    return replace(recipe, data=data, captions=captions, clip=clip)
+    return replace(recipe, data=data, stage1=captions, stage2=clip)
 
 
 def _text(text: TextConfig, towers: TinyTowers) -> TextConfig:

@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime import checkpoint
-from llm2clip_search.training.runtime.distributed import Ranks, Sharding, join
+from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
-from llm2clip_search.training.runtime.loop import Group, LoopRecipe, Task, run_loop
+from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup, Task, run_loop
 from llm2clip_search.training.runtime.seeds import generator
-from llm2clip_search.training.runtime.sharding import place, whole
+from llm2clip_search.training.runtime.sharding import distribute_module, full_tensor
 from llm2clip_search.training.tasks.losses import clip_loss
 
 RECIPE = LoopRecipe(
@@ -43,7 +43,7 @@ class ToyTask:
 
     def __init__(
         self,
-        ranks: Ranks,
+        world: World,
         *,
         batch: int = 7,
         cache: bool = False,
@@ -52,7 +52,7 @@ class ToyTask:
     ) -> None:
         """``poison``: steps at which the ``loss`` or a ``gradient`` is NaN, or that ``stop`` the run."""
         torch.manual_seed(0)
-        self.ranks, self.batch, self.cache, self.poison = ranks, batch, cache, poison or {}
+        self.world, self.batch, self.cache, self.poison = world, batch, cache, poison or {}
         self.samples_per_step = batch
         self.steps_run = 0
         blocks = [nn.Sequential(nn.Linear(9, 9), nn.GELU(), nn.Dropout(dropout), nn.LayerNorm(9)) for _ in range(2)]
@@ -61,15 +61,15 @@ class ToyTask:
         self.texts = nn.Sequential(nn.Linear(5, 9), nn.GELU(), nn.Linear(9, 4))
         self.log_scale = nn.Parameter(torch.tensor(1.0))
         self.untouched = nn.Parameter(torch.ones(2, 2))
-        place(self.images, blocks, ranks)
+        distribute_module(self.images, blocks, world)
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         images = {f"images.{n}": p for n, p in self.images.named_parameters() if p.requires_grad}
         texts = {f"texts.{n}": p for n, p in self.texts.named_parameters()}
         return [
-            Group(parameters=images, scale=0.5),
-            Group(parameters=texts | {"untouched": self.untouched}),
-            Group(parameters={"log_scale": self.log_scale}, complete=True),
+            ParameterGroup(parameters=images, scale=0.5),
+            ParameterGroup(parameters=texts | {"untouched": self.untouched}),
+            ParameterGroup(parameters={"log_scale": self.log_scale}, complete=True),
         ]
 
     def backward(self, step: int) -> dict[str, float]:
@@ -77,8 +77,8 @@ class ToyTask:
         if self.poison.get(step) == "stop":
             raise InterruptedError
         images, texts = toy_batch(step, self.batch)
-        own = self.ranks.slice(self.batch)
-        rows = torch.arange(own.start, own.stop).tensor_split(self.ranks.parts(self.batch, size=2))
+        own = self.world.slice(self.batch)
+        rows = torch.arange(own.start, own.stop).tensor_split(self.world.num_micro_batches(self.batch, size=2))
         drawn = int(torch.randint(2**40, ()))
 
         def encode(part: int) -> torch.Tensor:
@@ -86,8 +86,8 @@ class ToyTask:
             return F.normalize(self.images(images[rows[part]]), dim=-1)
 
         def loss_of(embedded: torch.Tensor) -> torch.Tensor:
-            everyone = self.ranks.gather(embedded, self.batch)
-            captions = self.ranks.gather(F.normalize(self.texts(texts[own]), dim=-1), self.batch)
+            everyone = self.world.gather(embedded, self.batch)
+            captions = self.world.gather(F.normalize(self.texts(texts[own]), dim=-1), self.batch)
             return clip_loss(everyone, captions, self.log_scale.exp())
 
         loss = backward_in_parts(encode, len(rows), loss_of, cache=self.cache)
@@ -105,7 +105,7 @@ class ToyTask:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """All that is trained, whole; every rank must ask."""
-        return {n: whole(p).clone() for group in self.groups() for n, p in group.parameters.items()}
+        return {n: full_tensor(p).clone() for group in self.groups() for n, p in group.parameters.items()}
 
 
 def toy_batch(step: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,12 +121,12 @@ def train(
     recipe: LoopRecipe = RECIPE,
     *,
     inputs: str = "toy",
-    ranks: Ranks = Ranks(),
+    world: World = World(),
     progress: Progress = no_progress,
 ) -> dict[str, float]:
     """`run_loop`, on one process and silent unless told."""
     out.mkdir(parents=True, exist_ok=True)
-    return run_loop(task, recipe, out=out, inputs=inputs, ranks=ranks, progress=progress)
+    return run_loop(task, recipe, out=out, inputs=inputs, world=world, progress=progress)
 
 
 # What runs in processes of its own.
@@ -154,7 +154,7 @@ def train_and_die(out: Path, point: str, count: int) -> None:
     torch.set_num_threads(1)
     unnamed, in_place = partial(reached, "checkpoint unnamed"), partial(reached, "checkpoint in place")
     with mock.patch("os.fsync", unnamed), mock.patch.object(checkpoint, "fsync_path", in_place):
-        train(ToyTask(Ranks(), dropout=0.2), out, progress=reached)
+        train(ToyTask(World(), dropout=0.2), out, progress=reached)
 
 
 def train_on_ranks(rank: int, port: int, runs: list[dict[str, Any]]) -> None:
@@ -168,17 +168,17 @@ def train_on_ranks(rank: int, port: int, runs: list[dict[str, Any]]) -> None:
 
 def train_here(out: Path, *, sharding: Sharding = "replicate", poison: str | None = None, **task: Any) -> None:
     """Train on the ranks there are and leave the weights in ``out``; with ``poison`` at step 7."""
-    ranks = join("cpu", sharding)
-    toy = ToyTask(ranks, poison={7: poison} if poison else None, **task)
+    world = join_process_group("cpu", sharding)
+    toy = ToyTask(world, poison={7: poison} if poison else None, **task)
     try:
-        figures = train(toy, out, ranks=ranks)
+        figures = train(toy, out, world=world)
     except InterruptedError:
         return
     except ModelError as error:
-        (out / f"error-{ranks.rank}.txt").write_text(str(error))
+        (out / f"error-{world.rank}.txt").write_text(str(error))
         return
     weights = toy.weights()
-    if ranks.leads:
+    if world.is_main:
         torch.save({"weights": weights, "figures": figures}, out / "weights.pt")
 
 

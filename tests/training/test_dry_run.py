@@ -12,23 +12,22 @@ from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training import RECIPES, dry_run, find_recipe
 from llm2clip_search.training.dry_run import (
-    Estimate,
-    Speed,
+    StageEstimate,
     estimate_captions,
     estimate_clip,
     estimate_embed,
-    measure_speed,
 )
-from llm2clip_search.training.sizes import Cost, cost_of, empty_llm, llm_shape
+from llm2clip_search.training.runtime.costs import Cost, DeviceSpeed, cost_of, measure_flops
 from llm2clip_search.training.tasks.clip import ClipRecipe
-from llm2clip_search.training.tasks.keeping import Keep
+from llm2clip_search.training.tasks.distillation import Distillation
+from llm2clip_search.training.tasks.empty_towers import empty_llm, llm_shape
 from tests.support.commands import RunCli
 from tests.support.tiny_training import TinyTowers, save_towers, shrink
 
-SPEED = Speed(device="abacus", flops=1e12)
+SPEED = DeviceSpeed(device="abacus", flops=1e12)
 
 
-def sizes(estimate: Estimate) -> dict[str, tuple[int, int]]:
+def sizes(estimate: StageEstimate) -> dict[str, tuple[int, int]]:
     return {part.name: (part.parameters, part.trained) for part in estimate.parts}
 
 
@@ -114,7 +113,7 @@ def test_a_transformers_forward_costs_two_operations_a_weight_and_token() -> Non
 
 def test_the_cost_of_a_vision_transformer_is_the_published_one() -> None:
     """35.1 billion operations a forward of ViT-B/16 (17.6 billion multiply-adds), twice that backward."""
-    estimate = estimate_clip(replace(recipe := find_recipe("llama3.2-1b-openai-b16-cc3m"), clip=recipe.clip), SPEED)
+    estimate = estimate_clip(replace(recipe := find_recipe("llama3.2-1b-openai-b16-cc3m"), stage2=recipe.stage2), SPEED)
     adaptor = 6 * 69_760_000 * 4096
     per_image = (estimate.step_flops - adaptor) / 4096
     assert per_image == pytest.approx(35.1e9 * (2 + 2), rel=0.01)  # the gradient cache runs the forward twice
@@ -136,7 +135,7 @@ def test_what_a_forward_holds_is_counted_once() -> None:
 
 def test_kept_views_spare_the_frozen_blocks() -> None:
     recipe = find_recipe("nano")
-    whole = replace(recipe, clip=replace(recipe.clip, kept_views=0))
+    whole = replace(recipe, stage2=replace(recipe.stage2, kept_views=0))
     kept, anew = estimate_clip(recipe, SPEED), estimate_clip(whole, SPEED)
     assert kept.parts == anew.parts
     assert kept.step_flops < 0.7 * anew.step_flops
@@ -145,9 +144,9 @@ def test_kept_views_spare_the_frozen_blocks() -> None:
 
 def test_keeping_what_clip_knew_costs_a_second_tower(towers: TinyTowers) -> None:
     recipe = shrink(find_recipe("llama3.2-1b-openai-b16-cc3m"), towers)
-    model = replace(recipe.clip.model, vision=replace(recipe.clip.model.vision, projection=False))
-    plain = replace(recipe, clip=replace(recipe.clip, model=model))
-    kept = replace(plain, clip=replace(plain.clip, keep=Keep(vision=1.0)))
+    model = replace(recipe.stage2.model, vision=replace(recipe.stage2.model.vision, projection=False))
+    plain = replace(recipe, stage2=replace(recipe.stage2, model=model))
+    kept = replace(plain, stage2=replace(plain.stage2, keep=Distillation(vision=1.0)))
     assert (
         estimate_clip(kept, SPEED).memory["original tower"] == 4 * sizes(estimate_clip(plain, SPEED))["vision tower"][0]
     )
@@ -156,10 +155,10 @@ def test_keeping_what_clip_knew_costs_a_second_tower(towers: TinyTowers) -> None
 
 def test_memory_falls_with_the_gradient_cache_and_checkpointing() -> None:
     recipe = find_recipe("llama3.2-1b-openai-b16-cc3m")
-    stage = recipe.captions
+    stage = recipe.stage1
     whole, unchecked = replace(stage, gradient_cache=False), replace(stage, gradient_checkpointing=False)
     small, all_at_once, large = (
-        estimate_captions(replace(recipe, captions=each), SPEED).memory["activations"]
+        estimate_captions(replace(recipe, stage1=each), SPEED).memory["activations"]
         for each in (stage, whole, unchecked)
     )
     assert small * (2 * stage.batch_size // stage.micro_batch) == all_at_once
@@ -173,7 +172,7 @@ def test_shapes_of_folders_are_read_and_others_are_named(towers: TinyTowers) -> 
 
 
 def test_the_speed_is_measured_in_half_a_second() -> None:
-    assert measure_speed("cpu", bf16=False).flops > 1e8
+    assert measure_flops("cpu", bf16=False).flops > 1e8
 
 
 def test_the_commands_print_it(run_cli: RunCli) -> None:

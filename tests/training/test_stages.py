@@ -19,7 +19,7 @@ from llm2clip_search.encoders import load_encoder
 from llm2clip_search.errors import CorpusError, Llm2ClipError, ModelError, StoreError
 from llm2clip_search.training import Recipe, find_recipe, stages
 from llm2clip_search.training.data.caption_store import CaptionStore
-from llm2clip_search.training.runtime.distributed import Ranks, Sharding, join
+from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.tasks.vision_training import VisionTraining
 from tests.support.corpus import jpeg, write_csv, write_tar
@@ -46,15 +46,15 @@ def recipe(towers: TinyTowers) -> Recipe:
     """nano with tiny towers: eight steps, a checkpoint every three, everything random switched on, and two blocks of
     the vision tower trained."""
     tiny = shrink(find_recipe("nano"), towers, steps=8)
-    captions = replace(tiny.captions, loop=replace(tiny.captions.loop, checkpoint_every=3, evaluate_every=4))
+    captions = replace(tiny.stage1, loop=replace(tiny.stage1.loop, checkpoint_every=3, evaluate_every=4))
     captions = replace(captions, lora=replace(captions.lora, rank=2, dropout=0.1))
     clip = replace(
-        tiny.clip,
-        loop=replace(tiny.clip.loop, checkpoint_every=3, evaluate_every=4),
+        tiny.stage2,
+        loop=replace(tiny.stage2.loop, checkpoint_every=3, evaluate_every=4),
         vision=VisionTraining(mode="last", blocks=2, scale=0.1),
         caption_noise=0.1,
     )
-    return replace(tiny, captions=captions, clip=clip)
+    return replace(tiny, stage1=captions, stage2=clip)
 
 
 @pytest.fixture(scope="module")
@@ -74,26 +74,28 @@ def run(
     made: Path,
     out: Path,
     *,
-    ranks: Ranks = Ranks(),
+    world: World = World(),
     progress: Progress = no_progress,
 ) -> dict[str, float]:
     """A stage; stage 2 takes what lies in ``made``."""
     if stage == "captions":
-        return stages.train_captions(recipe.captions, recipe.data, root=root, out=out, ranks=ranks, progress=progress)
+        return stages.train_captions(recipe.stage1, recipe.data, root=root, out=out, world=world, progress=progress)
     return stages.train_clip(
-        recipe.clip,
+        recipe.stage2,
         recipe.data,
         root=root,
         llm=made / "llm",
         store=made / "store",
         out=out,
-        ranks=ranks,
+        world=world,
         progress=progress,
     )
 
 
 def embed(recipe: Recipe, root: Path, llm: Path, out: Path) -> tuple[int, int]:
-    return stages.train_embed(recipe.clip, recipe.data, root=root, llm=llm, out=out, device="cpu", progress=no_progress)
+    return stages.train_embed(
+        recipe.stage2, recipe.data, root=root, llm=llm, out=out, device="cpu", progress=no_progress
+    )
 
 
 def losses(folder: Path) -> list[float]:
@@ -127,10 +129,10 @@ def test_a_frozen_tower_with_pooled_modules_is_the_one_that_was_trained(
     from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_multilingual_flickr8k
     from llm2clip_search.benchmarks.retrieval import measure_retrieval
 
-    model = replace(recipe.clip.model, querybank=querybank)
+    model = replace(recipe.stage2.model, querybank=querybank)
     assert len(model.vision.pooled_modules) == 2
-    clip = replace(recipe.clip, model=model, vision=VisionTraining(mode="frozen"), querybank_size=5)
-    figures = run("clip", replace(recipe, clip=clip), root, made, tmp_path / "model")
+    clip = replace(recipe.stage2, model=model, vision=VisionTraining(mode="frozen"), querybank_size=5)
+    figures = run("clip", replace(recipe, stage2=clip), root, made, tmp_path / "model")
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     banks = {f"vision.querybank.{name}" for name in ("bank", "scale", "offset")} if querybank else set()
     assert {name for name in tensors if name.startswith("vision.")} == banks | {
@@ -206,35 +208,35 @@ def test_a_killed_embedding_goes_on_behind_the_last_shard(
     whole, again = CaptionStore(made / "store"), CaptionStore(tmp_path)
     assert len(whole) == len(again) == rows
     ids = stages.stage2_captions(recipe.data, root)[0]["caption_id"].to_numpy()
-    a, b = (store.rows(store.places(ids)).astype(np.float32) for store in (whole, again))
+    a, b = (store.embeddings(store.positions(ids)).astype(np.float32) for store in (whole, again))
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)  # batches of other lengths
 
 
 def embed_and_die(recipe: Recipe, root: Path, made: Path, out: Path) -> None:
     from llm2clip_search.training.data import caption_store
 
-    original = caption_store.embed_captions
+    original = caption_store.fill_caption_store
 
     def report(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         if done > 16:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    stages.embed_captions = partial(original, shard_rows=16)  # type: ignore[attr-defined]
-    stages.train_embed(recipe.clip, recipe.data, root=root, llm=made / "llm", out=out, device="cpu", progress=report)
+    stages.fill_caption_store = partial(original, shard_rows=16)  # type: ignore[attr-defined]
+    stages.train_embed(recipe.stage2, recipe.data, root=root, llm=made / "llm", out=out, device="cpu", progress=report)
 
 
 def without_dropout(recipe: Recipe) -> Recipe:
     """Two ranks draw other dropout masks and noise than one."""
-    captions = replace(recipe.captions, lora=replace(recipe.captions.lora, dropout=0.0))
-    clip = replace(recipe.clip, vision_dropout=0.0, text_dropout=0.0, caption_noise=0.0)
-    return replace(recipe, captions=captions, clip=clip)
+    captions = replace(recipe.stage1, lora=replace(recipe.stage1.lora, dropout=0.0))
+    clip = replace(recipe.stage2, vision_dropout=0.0, text_dropout=0.0, caption_noise=0.0)
+    return replace(recipe, stage1=captions, stage2=clip)
 
 
 def train_on_ranks(rank: int, port: int, runs: list[dict[str, Any]]) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     for arguments in runs:
-        run(ranks=join("cpu", arguments.pop("sharding")), **arguments)
+        run(world=join_process_group("cpu", arguments.pop("sharding")), **arguments)
     dist.destroy_process_group()
 
 
@@ -245,8 +247,8 @@ def test_two_ranks_learn_what_one_does_with_the_whole_batch(
     plain = without_dropout(recipe)
     cached = replace(
         plain,
-        captions=replace(plain.captions, gradient_cache=True),
-        clip=replace(plain.clip, gradient_cache=True, kept_views=0, vision=VisionTraining(mode="full")),
+        stage1=replace(plain.stage1, gradient_cache=True),
+        stage2=replace(plain.stage2, gradient_cache=True, kept_views=0, vision=VisionTraining(mode="full")),
     )
     runs: list[dict[str, Any]] = []
     modes: tuple[Sharding, ...] = ("replicate", "shard")
@@ -284,8 +286,8 @@ def test_twenty_golden_steps(stage: Stage, recipe: Recipe, root: Path, made: Pat
     torch.set_num_threads(1)
     longer = replace(
         recipe,
-        captions=replace(recipe.captions, loop=replace(recipe.captions.loop, steps=20)),
-        clip=replace(recipe.clip, loop=replace(recipe.clip.loop, steps=20)),
+        stage1=replace(recipe.stage1, loop=replace(recipe.stage1.loop, steps=20)),
+        stage2=replace(recipe.stage2, loop=replace(recipe.stage2.loop, steps=20)),
     )
     run(stage, longer, root, made, tmp_path)
     found = losses(tmp_path)
@@ -294,18 +296,18 @@ def test_twenty_golden_steps(stage: Stage, recipe: Recipe, root: Path, made: Pat
 
 
 def test_a_store_of_another_llm_is_refused_naming_both(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
-    other = replace(recipe, captions=replace(recipe.captions, loop=replace(recipe.captions.loop, seed=1)))
+    other = replace(recipe, stage1=replace(recipe.stage1, loop=replace(recipe.stage1.loop, seed=1)))
     run("captions", other, root, made, tmp_path / "llm")
     store = CaptionStore(made / "store").info.llm
     with pytest.raises(StoreError, match=f"{store}.*{tmp_path / 'llm'}"):
         stages.train_clip(
-            recipe.clip,
+            recipe.stage2,
             recipe.data,
             root=root,
             llm=tmp_path / "llm",
             store=made / "store",
             out=tmp_path / "model",
-            ranks=Ranks(),
+            world=World(),
             progress=no_progress,
         )
     with pytest.raises(StoreError, match="--out"):
@@ -315,11 +317,13 @@ def test_a_store_of_another_llm_is_refused_naming_both(recipe: Recipe, root: Pat
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
     recipe: Recipe, root: Path, made: Path, tmp_path: Path
 ) -> None:
-    broken = replace(recipe.clip, loop=replace(recipe.clip.loop, learning_rate=1e30, clip_norm=0.0, checkpoint_every=1))
+    broken = replace(
+        recipe.stage2, loop=replace(recipe.stage2.loop, learning_rate=1e30, clip_norm=0.0, checkpoint_every=1)
+    )
     with pytest.raises(
         ModelError, match=r"is (nan|inf) at step \d of 8, .*last good checkpoint is step \d in .*last\.pt"
     ):
-        run("clip", replace(recipe, clip=broken), root, made, tmp_path)
+        run("clip", replace(recipe, stage2=broken), root, made, tmp_path)
     assert all(torch.isfinite(t).all() for t in torch.load(tmp_path / "last.pt")["weights"].values())
 
 
@@ -359,8 +363,8 @@ def test_bad_data_is_told_in_a_sentence(damage: Any, told: str, recipe: Recipe, 
 
 def test_a_batch_of_one_leaves_no_negatives(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
     for stage, small in (
-        ("captions", replace(recipe, captions=replace(recipe.captions, batch_size=1))),
-        ("clip", replace(recipe, clip=replace(recipe.clip, batch_size=1))),
+        ("captions", replace(recipe, stage1=replace(recipe.stage1, batch_size=1))),
+        ("clip", replace(recipe, stage2=replace(recipe.stage2, batch_size=1))),
     ):
         with pytest.raises(Llm2ClipError, match="negative"):
             run(stage, small, root, made, tmp_path / stage)  # type: ignore[arg-type]

@@ -31,18 +31,17 @@ def train_captions(
 
     chosen = find_recipe(recipe)
     if dry_run:
-        from llm2clip_search.cli.train.estimates import print_estimate
+        from llm2clip_search.cli.train.dry_run import print_estimate
         from llm2clip_search.encoders.placement import pick_device
-        from llm2clip_search.training.dry_run import estimate_captions, measure_speed
+        from llm2clip_search.training.dry_run import estimate_captions
+        from llm2clip_search.training.runtime.costs import measure_flops
 
-        print_estimate(estimate_captions(chosen, measure_speed(pick_device(device), bf16=chosen.captions.bf16)))
+        print_estimate(estimate_captions(chosen, measure_flops(pick_device(device), bf16=chosen.stage1.bf16)))
         return
-    ranks = distributed.join(device, sharding)
+    world = distributed.join_process_group(device, sharding)
     with ProgressBar(log=True) as progress:
-        figures = stages.train_captions(
-            chosen.captions, chosen.data, root=data, out=out, ranks=ranks, progress=progress
-        )
-    if ranks.leads:
+        figures = stages.train_captions(chosen.stage1, chosen.data, root=data, out=out, world=world, progress=progress)
+    if world.is_main:
         for name, value in figures.items():
             console.out.print(f"dev {name} {value:.4f}")
         console.say(f"Written to {out}; train embed runs it over all captions.")

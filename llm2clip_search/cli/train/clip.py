@@ -33,20 +33,21 @@ def train_clip(
 
     chosen = find_recipe(recipe)
     if dry_run:
-        from llm2clip_search.cli.train.estimates import print_estimate
+        from llm2clip_search.cli.train.dry_run import print_estimate
         from llm2clip_search.encoders.placement import pick_device
-        from llm2clip_search.training.dry_run import estimate_clip, estimate_embed, measure_speed
+        from llm2clip_search.training.dry_run import estimate_clip, estimate_embed
+        from llm2clip_search.training.runtime.costs import measure_flops
 
         where = pick_device(device)
-        print_estimate(estimate_embed(chosen, measure_speed(where, bf16=False)))
-        print_estimate(estimate_clip(chosen, measure_speed(where, bf16=chosen.clip.bf16)))
+        print_estimate(estimate_embed(chosen, measure_flops(where, bf16=False)))
+        print_estimate(estimate_clip(chosen, measure_flops(where, bf16=chosen.stage2.bf16)))
         return
-    ranks = distributed.join(device, sharding)
+    world = distributed.join_process_group(device, sharding)
     with ProgressBar(log=True) as progress:
         figures = stages.train_clip(
-            chosen.clip, chosen.data, root=data, llm=llm, store=captions, out=out, ranks=ranks, progress=progress
+            chosen.stage2, chosen.data, root=data, llm=llm, store=captions, out=out, world=world, progress=progress
         )
-    if ranks.leads:
+    if world.is_main:
         for name, value in figures.items():
             console.out.print(f"dev {name} {value:.4f}")
         console.say(f"Written to {out}; use it with --model dir:{out}.")

@@ -32,7 +32,7 @@ def train_embed(
     chosen = find_recipe(recipe)
     with ProgressBar(log=True) as progress:
         done, rows = stages.train_embed(
-            chosen.clip,
+            chosen.stage2,
             chosen.data,
             root=data,
             llm=llm,

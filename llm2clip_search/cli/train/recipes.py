@@ -16,13 +16,13 @@ def train_recipes() -> None:
     for column in ("recipe", "LLM", "vision tower", "images", "stage 1", "stage 2"):
         table.add_column(column, justify="right" if column in ("images", "stage 1", "stage 2") else "left")
     for recipe in RECIPES.values():
-        vision, text = recipe.clip.model.vision, recipe.captions.text
+        vision, text = recipe.stage2.model.vision, recipe.stage1.text
         table.add_row(
             recipe.name,
             (text.weights or "").partition("#")[0].rpartition("/")[2],
             f"{vision.architecture}, {vision.preprocess.height} px",
             f"{recipe.size.images:,}",
-            f"{recipe.captions.loop.steps:,} x {recipe.captions.batch_size:,}",
-            f"{recipe.clip.loop.steps:,} x {recipe.clip.batch_size:,}",
+            f"{recipe.stage1.loop.steps:,} x {recipe.stage1.batch_size:,}",
+            f"{recipe.stage2.loop.steps:,} x {recipe.stage2.batch_size:,}",
         )
     console.out.print(table)

@@ -1,7 +1,7 @@
 """Every caption through the LLM once: a folder of Arrow files that stage 2 reads instead of running it.
 
 * ``store.json``: schema version, the LLM's fingerprint and where it lay, width, type, and the shards' names.
-* ``NNNNNN.arrow``: columns ``caption_id`` (int64, see `captions.caption_id`) and ``embedding`` (fixed-size
+* ``NNNNNN.arrow``: columns ``caption_id`` (int64, see `caption_table.caption_id`) and ``embedding`` (fixed-size
   list of float16 or float32), uncompressed, so that reading maps it into memory. Where a recipe needs them,
   unit vectors of a CLIP text tower stand behind the LLM's in every row.
 
@@ -27,7 +27,7 @@ SHARD_ROWS = 65_536
 EMBED_ROWS = 2048
 """Captions between two reports."""
 
-Precision = Literal["float16", "float32"]
+StoredDtype = Literal["float16", "float32"]
 Embed = Callable[[Sequence[str]], np.ndarray]
 """Captions to float32 ``[n, width]``."""
 
@@ -45,7 +45,7 @@ class StoreInfo:
     """Name and fingerprint of the CLIP text tower whose unit vectors are the last columns."""
     clip_width: int = 0
     """How many of the ``width`` columns those are."""
-    dtype: Precision = "float16"
+    dtype: StoredDtype = "float16"
     shards: tuple[str, ...] = ()
     rows: int = 0
 
@@ -60,7 +60,7 @@ class CaptionStore:
             StoreError: no store, a newer schema, or a shard that is missing or damaged.
         """
         self.folder = folder
-        self.info = read_info(folder)
+        self.info = read_store_info(folder)
         parts = [_read_shard(folder / name, self.info) for name in self.info.shards]
         if not parts:
             raise StoreError(f"{folder} holds no caption embeddings yet; run train embed to the end.")
@@ -90,7 +90,7 @@ class CaptionStore:
                 f" {clip}; run train embed with the recipe into another folder."
             )
 
-    def places(self, caption_ids: np.ndarray) -> np.ndarray:
+    def positions(self, caption_ids: np.ndarray) -> np.ndarray:
         """Where captions lie, int64 ``[n]``, for `rows`.
 
         Raises:
@@ -103,20 +103,20 @@ class CaptionStore:
                 f"{self.folder} lacks {int(missing.sum()):,} of {len(caption_ids):,} captions; run train embed again"
                 " with the data of this run."
             )
-        places: np.ndarray = self._order[found]
-        return places
+        positions: np.ndarray = self._order[found]
+        return positions
 
-    def rows(self, places: np.ndarray) -> np.ndarray:
+    def embeddings(self, positions: np.ndarray) -> np.ndarray:
         """Embeddings ``[n, width]`` in the store's precision."""
-        out = np.empty((len(places), self.info.width), dtype=self.info.dtype)
-        shards = np.searchsorted(self._starts, places, side="right") - 1
+        out = np.empty((len(positions), self.info.width), dtype=self.info.dtype)
+        shards = np.searchsorted(self._starts, positions, side="right") - 1
         for shard in np.unique(shards):
             mine = shards == shard
-            out[mine] = self._parts[shard][places[mine] - self._starts[shard]]
+            out[mine] = self._parts[shard][positions[mine] - self._starts[shard]]
         return out
 
 
-def embed_captions(
+def fill_caption_store(
     captions: pa.Table,
     embed: Embed,
     *,
@@ -128,7 +128,7 @@ def embed_captions(
     clip_width: int = 0,
     progress: Progress,
     shard_rows: int = SHARD_ROWS,
-    dtype: Precision = "float16",
+    dtype: StoredDtype = "float16",
 ) -> int:
     """Embed the captions that the store lacks, a shard at a time; returns how many there were.
 
@@ -149,7 +149,7 @@ def embed_captions(
             llm=llm, llm_folder=str(llm_folder), width=width, clip=clip, clip_width=clip_width, dtype=dtype
         )
         if (out / "store.json").exists():
-            info = _demand_alike(out, info)
+            info = _existing_info(out, info)
         have = [_read_shard(out / name, info)[0] for name in info.shards]
         ids = captions["caption_id"].to_numpy()
         _, first = np.unique(ids, return_index=True)
@@ -173,7 +173,7 @@ def embed_captions(
     return len(todo)
 
 
-def read_info(folder: Path) -> StoreInfo:
+def read_store_info(folder: Path) -> StoreInfo:
     """Read ``store.json``.
 
     Raises:
@@ -194,9 +194,9 @@ def read_info(folder: Path) -> StoreInfo:
         raise StoreError(f"{path} does not describe a caption store: {error!r}.") from error
 
 
-def _demand_alike(folder: Path, wanted: StoreInfo) -> StoreInfo:
+def _existing_info(folder: Path, wanted: StoreInfo) -> StoreInfo:
     """What a store holds, if more of the wanted embeddings may go into it."""
-    info = read_info(folder)
+    info = read_store_info(folder)
     if info.clip != wanted.clip:
         raise StoreError(
             f"{folder} holds text embeddings of {info.clip or 'no CLIP'}, but the recipe asks for"
@@ -215,7 +215,7 @@ def _demand_alike(folder: Path, wanted: StoreInfo) -> StoreInfo:
     return info
 
 
-def _embed(embed: Embed, texts: list[str], width: int, dtype: Precision) -> np.ndarray:
+def _embed(embed: Embed, texts: list[str], width: int, dtype: StoredDtype) -> np.ndarray:
     exact = embed(texts)
     assert exact.shape == (len(texts), width), f"an LLM {width} wide gave {exact.shape} for {len(texts)} captions"
     with np.errstate(over="ignore"):  # told below, with the caption

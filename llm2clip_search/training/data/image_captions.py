@@ -9,16 +9,16 @@ import pyarrow as pa
 
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.training.data.captions import photo_key
+from llm2clip_search.training.data.caption_table import photo_key
 from llm2clip_search.training.runtime.seeds import generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joined:
+class CaptionedImages:
     """Images that have captions."""
 
     image_ids: list[str]
-    groups: list[np.ndarray]
+    caption_rows: list[np.ndarray]
     """Of each image, its rows in the caption table."""
     skipped: dict[str, list[str]]
     """Ids of what was left out, by why."""
@@ -29,17 +29,17 @@ class Joined:
         return {"images": len(self.image_ids), **{why: len(ids) for why, ids in self.skipped.items()}}
 
 
-def join(
+def match_captions(
     files: ImageFiles,
     captions: pa.Table,
     *,
     max_missing: float,
     held_out_hashes: Set[str] = frozenset(),
     held_out_photos: Set[str] = frozenset(),
-) -> Joined:
+) -> CaptionedImages:
     """Captions to the images they describe, by id; hard negatives and text without an image join nothing.
 
-    Images that a benchmark split shows fall away: those that it names (see `captions.held_out_photos`)
+    Images that a benchmark split shows fall away: those that it names (see `caption_table.held_out_photos`)
     and those whose bytes it has, whatever their names.
 
     Raises:
@@ -86,7 +86,9 @@ def join(
         "held out by name": sorted(named),
         "held out by content": sorted(alike),
     }
-    return Joined(image_ids=kept, groups=[np.array(rows[i], dtype=np.int64) for i in kept], skipped=skipped)
+    return CaptionedImages(
+        image_ids=kept, caption_rows=[np.array(rows[i], dtype=np.int64) for i in kept], skipped=skipped
+    )
 
 
 def held_out_hashes(files: ImageFiles, photos: Set[str]) -> frozenset[str]:
@@ -105,16 +107,16 @@ def held_out_hashes(files: ImageFiles, photos: Set[str]) -> frozenset[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class ImageBatch:
     """What a step shows: images, and captions of each."""
 
     images: np.ndarray
-    """int64 ``[n]``, places in `Joined.image_ids`."""
+    """int64 ``[n]``, places in `CaptionedImages.image_ids`."""
     captions: np.ndarray
     """int64 ``[n, k]``, rows of the caption table."""
 
 
-class ImageCaptions:
+class ImageCaptionSampler:
     """Draws a step's images and captions of each; an epoch shows an image once, or leaves it over as remainder.
 
     Length classes are drawn by ``long_ratio`` where an image has both, then languages by weight, then a
@@ -123,7 +125,7 @@ class ImageCaptions:
 
     def __init__(
         self,
-        joined: Joined,
+        captioned: CaptionedImages,
         captions: pa.Table,
         *,
         batch_size: int,
@@ -132,39 +134,39 @@ class ImageCaptions:
         lang_weights: Mapping[str, float],
         seed: int,
     ) -> None:
-        self.groups, self.seed, self.captions_per_image = joined.groups, seed, captions_per_image
-        self.batch_size = min(batch_size, len(joined.groups))
+        self.caption_rows, self.seed, self.captions_per_image = captioned.caption_rows, seed, captions_per_image
+        self.batch_size = min(batch_size, len(captioned.caption_rows))
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
         langs, lengths = captions["lang"].to_pylist(), captions["length"].to_pylist()
         self.chances = [
             _chances([langs[r] for r in rows], [lengths[r] for r in rows], long_ratio, lang_weights)
-            for rows in joined.groups
+            for rows in captioned.caption_rows
         ]
-        if silent := [joined.image_ids[i] for i, chance in enumerate(self.chances) if chance.sum() == 0]:
+        if silent := [captioned.image_ids[i] for i, chance in enumerate(self.chances) if chance.sum() == 0]:
             raise CorpusError(
                 f"{len(silent):,} images, such as {silent[0]!r}, have captions only in languages of weight 0."
             )
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.groups) // self.batch_size
+        return len(self.caption_rows) // self.batch_size
 
-    def draw(self, step: int) -> Shown:
+    def draw(self, step: int) -> ImageBatch:
         """The images and captions of a step, a function of seed and step alone."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = generator(self.seed, epoch, "order of an epoch").permutation(len(self.groups))
+            self._order = generator(self.seed, epoch, "order of an epoch").permutation(len(self.caption_rows))
         images = self._order[place * self.batch_size : (place + 1) * self.batch_size]
         draws = generator(self.seed, step, "captions")
         captions = [self._captions(draws, int(image)) for image in images]
-        return Shown(images=images, captions=np.array(captions))
+        return ImageBatch(images=images, captions=np.array(captions))
 
     def _captions(self, draws: np.random.Generator, image: int) -> np.ndarray:
         """Rows of an image's captions; one comes twice only where there are too few."""
         count, chances = self.captions_per_image, self.chances[image]
         scarce = bool((chances > 0).sum() < count)
-        rows: np.ndarray = draws.choice(self.groups[image], size=count, replace=scarce, p=chances)
+        rows: np.ndarray = draws.choice(self.caption_rows[image], size=count, replace=scarce, p=chances)
         return rows
 
 

@@ -11,7 +11,7 @@ from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.images import decode_upright, open_image, to_pixels
 from llm2clip_search.errors import CorpusError, ImageError
-from llm2clip_search.training.data.augment import Augmentation
+from llm2clip_search.training.data.augmentation import Augmentation
 from llm2clip_search.training.runtime.seeds import generator
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from llm2clip_search.corpora.captions import join_sentences
-from llm2clip_search.training.data.captions import SCHEMA, caption_id
+from llm2clip_search.training.data.caption_table import CAPTION_SCHEMA, caption_id
 from llm2clip_search.training.runtime.seeds import generator
 
 
@@ -43,5 +43,5 @@ def with_long_captions(captions: pa.Table, config: LongCaptions) -> pa.Table:
         "caption_id": pa.array([caption_id(text) for text in made], type=pa.int64()),
         "length": pa.array(["long"] * len(made), type=pa.string()),
     }
-    columns = [changed.get(name, long[name]) for name in SCHEMA.names]
-    return pa.concat_tables([captions, pa.table(columns, schema=SCHEMA)])
+    columns = [changed.get(name, long[name]) for name in CAPTION_SCHEMA.names]
+    return pa.concat_tables([captions, pa.table(columns, schema=CAPTION_SCHEMA)])

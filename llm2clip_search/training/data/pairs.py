@@ -36,7 +36,7 @@ class PairBatch:
     """int64 ``[n]``: equal where two rows describe one photograph."""
     gallery_photos: torch.Tensor
     """int64 ``[m]``, ``m >= n``; `NO_PHOTOGRAPH` for hard negatives."""
-    also: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    shared_photos: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """All the photographs of a text that describes others than its row's own."""
 
     def same(self) -> torch.Tensor:
@@ -45,9 +45,10 @@ class PairBatch:
         A caption that several photographs share describes each of them: it is no negative of their other
         captions, while those remain negatives of each other.
         """
+        shared = self.shared_photos
         same = self.query_photos[:, None] == self.gallery_photos[None, :]
-        queries = {row: self.also[text] for row, text in enumerate(self.queries) if text in self.also}
-        items = {place: self.also[text] for place, text in enumerate(self.gallery) if text in self.also}
+        queries = {row: shared[text] for row, text in enumerate(self.queries) if text in shared}
+        items = {place: self.shared_photos[text] for place, text in enumerate(self.gallery) if text in shared}
         for row, photos in queries.items():
             same[row] |= torch.isin(self.gallery_photos, torch.tensor(list(photos)))
             for place, others in items.items():
@@ -58,7 +59,7 @@ class PairBatch:
         return same
 
 
-class CaptionPairs:
+class CaptionPairSampler:
     """Draws pairs from captions of photographs.
 
     A batch comes from one source, its queries are in one language and its positives in one, each drawn by
@@ -74,7 +75,7 @@ class CaptionPairs:
         instructions: Instructions,
         seed: int,
     ) -> None:
-        """Group the captions (see `captions.SCHEMA`) by source and photograph.
+        """Group the captions (see `caption_table.CAPTION_SCHEMA`) by source and photograph.
 
         Raises:
             CorpusError: a source to draw from, or every source, without two photographs that have a pair.
@@ -144,7 +145,7 @@ class CaptionPairs:
             instructions=[self._instruction(*pair) for pair in pairs],
             query_photos=photos,
             gallery_photos=torch.cat([photos, torch.full((len(negatives),), NO_PHOTOGRAPH)]),
-            also={text: known[key] for text, key in drawn.items() if key in known},
+            shared_photos={text: known[key] for text, key in drawn.items() if key in known},
         )
 
     def _photographs(self, rows: np.ndarray) -> list[np.ndarray]:

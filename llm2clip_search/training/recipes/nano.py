@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
-from llm2clip_search.training.data.augment import Augmentation
-from llm2clip_search.training.data.captions import CaptionSource, HeldOut
+from llm2clip_search.training.data.augmentation import Augmentation
+from llm2clip_search.training.data.caption_table import CaptionSource, HeldOutSplit
 from llm2clip_search.training.data.long_captions import LongCaptions
 from llm2clip_search.training.recipes.recipe import DataRecipe, DataSize, Recipe
 from llm2clip_search.training.runtime.loop import LoopRecipe
@@ -32,7 +32,7 @@ _NANO_DATA = DataRecipe(
     images=("flickr8k/flickr8k-train-*.tar",),
     image_captions=(replace(_FLICKR8K, langs=("en",)), _MANY_LANGS),
     long=LongCaptions(parts=(5, 5, 4, 3), langs=("en",)),
-    held_out=(HeldOut(path="flickr8k/captions.csv.gz", split="dev"),),
+    held_out=(HeldOutSplit(path="flickr8k/captions.csv.gz", split="dev"),),
     dev=CaptionSource(path="flickr8k/captions.csv.gz", split="dev", langs=("en", "de", "zh", "fr", "cs")),
     dev_images=("flickr8k/flickr8k-dev-*.tar",),
 )
@@ -40,7 +40,7 @@ NANO = Recipe(
     name="nano",
     data=_NANO_DATA,
     size=DataSize(photographs=35_151, images=6_000, captions=101_684, tokens=23),
-    captions=CaptionLLMRecipe(
+    stage1=CaptionLLMRecipe(
         text=TextConfig(library="llm", weights=GEMMA3, max_tokens=512, hidden_layers=(7,), standardised=True),
         lora=LoraRecipe(rank=32, alpha=64),
         loop=LoopRecipe(steps=420, learning_rate=1e-3, warmup_steps=20, checkpoint_every=40, evaluate_every=40),
@@ -49,7 +49,7 @@ NANO = Recipe(
         lang_weights={"en": 1.0, "de": 0.25, "zh": 0.25, "fr": 0.12, "cs": 0.12},
         bf16=False,  # CPU cores without matrix tiles multiply float32 twice as fast
     ),
-    clip=ClipRecipe(
+    stage2=ClipRecipe(
         model=ModelConfig(
             name="nano",
             dim=512,

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
-from llm2clip_search.training.data.augment import Augmentation
-from llm2clip_search.training.data.captions import CaptionColumn, CaptionSource
+from llm2clip_search.training.data.augmentation import Augmentation
+from llm2clip_search.training.data.caption_table import CaptionColumn, CaptionSource
 from llm2clip_search.training.data.pairs import Instructions
 from llm2clip_search.training.recipes.recipe import DataRecipe, DataSize, Recipe
 from llm2clip_search.training.runtime.loop import LoopRecipe
@@ -117,7 +117,7 @@ def _recipe(llm: str, tower: str, corpus: str) -> Recipe:
             image_captions=(CaptionSource(path=data.shards, image="__key__", columns=(_RAW, _LONG)),),
         ),
         size=DataSize(photographs=data.images, images=data.images, captions=2 * data.images, tokens=_TOKENS),
-        captions=CaptionLLMRecipe(
+        stage1=CaptionLLMRecipe(
             text=text,
             lora=LoraRecipe(rank=16, alpha=32, dropout=0.05),
             loop=LoopRecipe(
@@ -138,7 +138,7 @@ def _recipe(llm: str, tower: str, corpus: str) -> Recipe:
             ),
             max_train_tokens=512,
         ),
-        clip=ClipRecipe(
+        stage2=ClipRecipe(
             model=ModelConfig(
                 name=name,
                 dim=chosen.dim,
@@ -185,5 +185,5 @@ def _recipe(llm: str, tower: str, corpus: str) -> Recipe:
     )
 
 
-PUBLISHED = tuple(_recipe(llm, tower, corpus) for llm in _LLMS for tower in _TOWERS for corpus in _CORPORA)
+PAPER_RECIPES = tuple(_recipe(llm, tower, corpus) for llm in _LLMS for tower in _TOWERS for corpus in _CORPORA)
 """``<LLM>-<vision tower>-<corpus>``, such as ``llama3.2-1b-openai-l14-336-cc3m``."""

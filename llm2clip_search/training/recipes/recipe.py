@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from llm2clip_search.training.data.captions import CaptionSource, HeldOut
+from llm2clip_search.training.data.caption_table import CaptionSource, HeldOutSplit
 from llm2clip_search.training.data.long_captions import LongCaptions
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
 from llm2clip_search.training.tasks.clip import ClipRecipe
@@ -20,7 +20,7 @@ class DataRecipe:
     """Stage 2's captions."""
     long: LongCaptions | None = None
     """Long captions that stage 2 makes of short ones, for data that has none."""
-    held_out: tuple[HeldOut, ...] = ()
+    held_out: tuple[HeldOutSplit, ...] = ()
     """Benchmark splits whose photographs are left out of everything that is trained on."""
     dev: CaptionSource | None = None
     """Captions that checkpoints are judged by; of its ``langs`` the first decides."""
@@ -48,5 +48,5 @@ class Recipe:
     name: str
     data: DataRecipe
     size: DataSize
-    captions: CaptionLLMRecipe
-    clip: ClipRecipe
+    stage1: CaptionLLMRecipe
+    stage2: ClipRecipe

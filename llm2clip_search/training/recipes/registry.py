@@ -2,10 +2,10 @@
 
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.recipes.nano import NANO
-from llm2clip_search.training.recipes.paper import PUBLISHED
+from llm2clip_search.training.recipes.paper import PAPER_RECIPES
 from llm2clip_search.training.recipes.recipe import Recipe
 
-RECIPES = {recipe.name: recipe for recipe in (NANO, *PUBLISHED)}
+RECIPES = {recipe.name: recipe for recipe in (NANO, *PAPER_RECIPES)}
 
 
 def find_recipe(name: str) -> Recipe:

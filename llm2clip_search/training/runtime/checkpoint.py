@@ -16,7 +16,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(kw_only=True)
-class Checkpoint:
+class TrainingCheckpoint:
     """All that decides how a run goes on, but what ``(seed, step)`` says; tensors are whole, whatever the ranks."""
 
     inputs: str
@@ -55,7 +55,7 @@ class Checkpoint:
             ) from error
 
     @classmethod
-    def read(cls, path: Path, inputs: str) -> "Checkpoint":
+    def read(cls, path: Path, inputs: str) -> "TrainingCheckpoint":
         """Tensors are on the CPU.
 
         Raises:

@@ -1,7 +1,7 @@
-"""One process or many: what torchrun started, and sums and gathers between the ranks.
+"""One process or several started by torchrun, with sums and gathers between them.
 
-A step's batch is drawn as a whole on every rank and each rank takes its slice. The loss is over
-the gathered batch, so that N ranks compute what one rank with the whole batch computes.
+Every rank draws the whole batch of a step and takes its slice. The loss is computed over the gathered batch, so
+N ranks compute what one rank computes with the whole batch.
 """
 
 import os
@@ -16,12 +16,12 @@ from torch import nn
 from llm2clip_search.errors import ModelError
 
 Sharding = Literal["replicate", "shard"]
-"""Whether every rank holds all of a tower's parameters or a piece of each; see `sharding.place`."""
+"""Whether every rank holds all parameters of a tower or a shard of each; see `sharding.distribute_module`."""
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among its peers."""
+class World:
+    """The process group, as this process sees it."""
 
     rank: int = 0
     size: int = 1
@@ -29,22 +29,22 @@ class Ranks:
     sharding: Sharding = "replicate"
 
     @property
-    def leads(self) -> bool:
-        """Whether this rank writes files and talks."""
+    def is_main(self) -> bool:
+        """True on rank 0, which writes files and logs."""
         return self.rank == 0
 
     def slice(self, count: int) -> slice:
-        """This rank's part of ``count`` rows; sizes differ by one at most."""
+        """This rank's slice of ``count`` rows; the slices' lengths differ by at most one."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def parts(self, *counts: int, size: int) -> int:
-        """Micro-batches of ``size`` that this rank's slices of ``counts`` rows go through together.
+    def num_micro_batches(self, *counts: int, size: int) -> int:
+        """Number of micro-batches of ``size`` rows for this rank's slices of ``counts`` rows, taken together.
 
-        The same on every rank, as sharded towers demand, whose forwards gather parameters from all of
-        them; where slices differ by a row, a micro-batch may hold one row a slice more than ``size``.
+        It is the same on every rank, because the forward of a sharded tower gathers parameters from all of them.
+        Where slices differ by a row, a micro-batch may hold one row per slice more than ``size``.
 
         Raises:
-            ModelError: a rank would be left without rows.
+            ModelError: some rank would get no rows.
         """
         shortest = sum(count // self.size for count in counts)
         if shortest == 0:
@@ -55,20 +55,19 @@ class Ranks:
         return -(-shortest // size)
 
     def gather(self, vectors: torch.Tensor, count: int) -> torch.Tensor:
-        """Rows of all ranks in rank order, ``[count, dim]``; gradients flow to all of them."""
+        """Rows of all ranks in rank order, ``[count, dim]``; gradients flow back to every rank."""
         if self.size == 1:
             return vectors
         longest = -(-count // self.size)
         padded = nn.functional.pad(vectors, (0, 0, 0, longest - len(vectors)))
-        slices = [Ranks(rank, self.size).slice(count) for rank in range(self.size)]
+        slices = [World(rank, self.size).slice(count) for rank in range(self.size)]
         parts = _Gather.apply(padded, self)  # type: ignore[no-untyped-call]
         return torch.cat([part[: own.stop - own.start] for part, own in zip(parts, slices, strict=True)])
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Sum every gradient over the ranks; see `_Gather` for why the sum, not the mean, is right.
+        """Sum every gradient over the ranks; `_Gather` explains why the sum and not the mean is right.
 
-        A parameter that no rank's rows touched keeps no gradient, so that the optimiser skips it as it
-        does on one rank.
+        A parameter without a gradient on all ranks keeps none, so the optimiser skips it as it does on one rank.
         """
         if self.size == 1 or not parameters:
             return
@@ -85,31 +84,31 @@ class Ranks:
             parameter.grad = gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
             start += gradient.numel()
 
-    def agreed(self, figures: dict[str, float]) -> dict[str, float]:
-        """The leading rank's figures, so that what is decided by them is decided alike everywhere."""
+    def broadcast(self, figures: dict[str, float]) -> dict[str, float]:
+        """Rank 0's figures, so that all ranks take the same decisions."""
         if self.size == 1:
             return figures
-        said = [figures]
-        dist.broadcast_object_list(said, src=0)
-        return said[0]
+        objects = [figures]
+        dist.broadcast_object_list(objects, src=0)
+        return objects[0]
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait for all ranks."""
         if self.size > 1:
             dist.barrier()
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather whose backward hands each rank the gradient of its own rows.
+    """All-gather whose backward returns to each rank the gradient of its own rows.
 
-    Every rank computes the same loss over the same gathered rows, so that the gradient of its rows is
-    complete as it is; parameters' gradients are then summed over the ranks, each from its own rows.
+    Every rank computes the same loss over the same gathered rows, so the gradient of its own rows is already
+    complete. The gradients of parameters are then summed over the ranks, each contributing its own rows.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, ranks: Ranks) -> tuple[torch.Tensor, ...]:
-        ctx.rank = ranks.rank
-        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(ranks.size)]
+    def forward(ctx: Any, rows: torch.Tensor, world: World) -> tuple[torch.Tensor, ...]:
+        ctx.rank = world.rank
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world.size)]
         dist.all_gather(parts, rows.contiguous())
         return tuple(parts)
 
@@ -118,8 +117,12 @@ class _Gather(torch.autograd.Function):
         return gradients[ctx.rank], None
 
 
-def join(device: str = "auto", sharding: Sharding = "replicate") -> Ranks:
-    """Join the group that torchrun started, if it did: NCCL on GPUs, gloo on CPUs."""
+def join_process_group(device: str = "auto", sharding: Sharding = "replicate") -> World:
+    """Join the process group that torchrun started, if any: NCCL on GPUs, gloo on CPUs.
+
+    Args:
+        device: ``auto`` is CUDA if available, else the CPU; ``cuda`` is the GPU of this process's local rank.
+    """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -128,4 +131,4 @@ def join(device: str = "auto", sharding: Sharding = "replicate") -> Ranks:
         torch.cuda.set_device(device)
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return Ranks(rank, size, device, sharding)
+    return World(rank, size, device, sharding)

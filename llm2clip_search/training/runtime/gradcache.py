@@ -34,7 +34,7 @@ def backward_in_parts(
     return loss.detach()
 
 
-def by_length(lengths: Sequence[int], parts: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+def micro_batches_by_length(lengths: Sequence[int], parts: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Rows in that many micro-batches of similar length, and the order that restores the rows from their union."""
     order = torch.argsort(torch.tensor(lengths), stable=True)
     inverse = torch.empty_like(order)
@@ -44,6 +44,6 @@ def by_length(lengths: Sequence[int], parts: int) -> tuple[list[torch.Tensor], t
 
 def embed_by_length(lengths: Sequence[int], size: int, embed: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
     """What ``embed`` gives of all rows, in their order; it is handed at most ``size`` of them, of similar length."""
-    parts, inverse = by_length(lengths, -(-len(lengths) // size))
+    parts, inverse = micro_batches_by_length(lengths, -(-len(lengths) // size))
     embedded = torch.cat([embed(part.tolist()) for part in parts])
     return embedded[inverse.to(embedded.device)]

@@ -4,8 +4,6 @@ Everything random about a step is drawn from ``(seed, step)``, so that a checkpo
 generator's state and a run that was killed goes on to the same weights.
 """
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -19,11 +17,11 @@ from torch import nn
 
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.runtime.checkpoint import Checkpoint, Tensors
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.checkpoint import Tensors, TrainingCheckpoint
+from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.metrics_log import MetricsLog
 from llm2clip_search.training.runtime.seeds import seed_torch
-from llm2clip_search.training.runtime.sharding import cut, is_sharded, joined, local, whole
+from llm2clip_search.training.runtime.sharding import full_tensor, gather_shards, is_sharded, local_shard, shard_like
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +70,7 @@ class LoopRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class ParameterGroup:
     """Parameters that share a learning rate."""
 
     parameters: Mapping[str, nn.Parameter]
@@ -91,7 +89,7 @@ class Task(Protocol):
 
     samples_per_step: int
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         """Everything that is trained."""
 
     def backward(self, step: int) -> dict[str, float]:
@@ -102,7 +100,7 @@ class Task(Protocol):
 
 
 def run_loop(
-    task: Task, recipe: LoopRecipe, *, out: Path, inputs: str, ranks: Ranks, progress: Progress
+    task: Task, recipe: LoopRecipe, *, out: Path, inputs: str, world: World, progress: Progress
 ) -> dict[str, float]:
     """Train, resuming from ``out/last.pt`` where there is one; the kept weights are in the task afterwards.
 
@@ -120,20 +118,20 @@ def run_loop(
         ModelError: a loss or gradient that is no number, naming the step and the last good checkpoint; a
             checkpoint that is damaged or of other inputs.
     """
-    state = _State(task, recipe, ranks)
+    state = _RunState(task, recipe, world)
     last = out / "last.pt"
-    if ranks.agreed({"resumes": last.exists()})["resumes"]:
+    if world.broadcast({"resumes": last.exists()})["resumes"]:
         state.resume(last, inputs)
     start, began = state.step, time.perf_counter()
-    log = MetricsLog(out, resume_at=start) if ranks.leads and start < recipe.steps else None
+    log = MetricsLog(out, resume_at=start) if world.is_main and start < recipe.steps else None
     for step in range(start, recipe.steps):
         step_began = time.perf_counter()
         seed_torch(recipe.seed, step, "step")
         state.optimizer.zero_grad()
         figures = task.backward(step)
         figures["gradient_norm"] = state.reduce_gradients()
-        figures = ranks.agreed(figures)
-        _demand_finite(figures, state, last)
+        figures = world.broadcast(figures)
+        _require_finite(figures, state, last)
         state.update(figures["gradient_norm"])
         done = state.step
         if log:
@@ -144,7 +142,7 @@ def run_loop(
         complete, improved = done == recipe.steps, False
         if complete or (recipe.evaluate_every and done % recipe.evaluate_every == 0):
             with state.averaged():
-                scores = ranks.agreed(task.evaluate())
+                scores = world.broadcast(task.evaluate())
                 improved = state.keep_if_best(scores)
             if log and scores:
                 log.write(done, {f"dev/{name}": value for name, value in scores.items()})
@@ -154,12 +152,12 @@ def run_loop(
             state.save(last, inputs)
     if log:
         log.close()
-    ranks.barrier()
+    world.barrier()
     state.restore(state.best_weights or state.average)
     return state.best
 
 
-def _demand_finite(figures: Mapping[str, float], state: "_State", last: Path) -> None:
+def _require_finite(figures: Mapping[str, float], state: "_RunState", last: Path) -> None:
     for name in ("loss", "gradient_norm"):
         if not math.isfinite(figures[name]):
             kept = f"the last good checkpoint is step {state.saved_at} in {last}" if state.saved_at else "none was kept"
@@ -169,17 +167,12 @@ def _demand_finite(figures: Mapping[str, float], state: "_State", last: Path) ->
             )
 
 
-def digest(value: object) -> str:
-    """16 hex digits of anything that JSON can say."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-class _State:
+class _RunState:
     """Weights, optimiser, moving average and best weights of a run; of a sharded parameter, this rank's piece."""
 
-    def __init__(self, task: Task, recipe: LoopRecipe, ranks: Ranks) -> None:
-        self.recipe, self.ranks = recipe, ranks
-        self.groups = _alike(task.groups())
+    def __init__(self, task: Task, recipe: LoopRecipe, world: World) -> None:
+        self.recipe, self.world = recipe, world
+        self.groups = _split_by_kind(task.groups())
         self.parameters = {name: p for group in self.groups for name, p in group.parameters.items()}
         assert len(self.parameters) == sum(len(group.parameters) for group in self.groups), "names must be unique"
         self.optimizer = torch.optim.AdamW(
@@ -196,14 +189,14 @@ class _State:
 
     def reduce_gradients(self) -> float:
         """Sum gradients over the ranks; returns their norm."""
-        self.ranks.sum_gradients([p for p in self.parameters.values() if not is_sharded(p)])
+        self.world.sum_gradients([p for p in self.parameters.values() if not is_sharded(p)])
         for group in self.groups:
             for parameter in group.parameters.values() if group.complete else ():
                 if parameter.grad is not None:
-                    parameter.grad /= self.ranks.size
+                    parameter.grad /= self.world.size
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         kinds = [[g for g in gradients if is_sharded(g) == sharded] for sharded in (True, False)]
-        return math.hypot(*(float(whole(nn.utils.get_total_norm(kind))) for kind in kinds if kind))
+        return math.hypot(*(float(full_tensor(nn.utils.get_total_norm(kind))) for kind in kinds if kind))
 
     @torch.no_grad()
     def update(self, norm: float) -> None:
@@ -215,7 +208,7 @@ class _State:
         if self.recipe.clip_norm and norm > self.recipe.clip_norm:
             for parameter in self.parameters.values():
                 if parameter.grad is not None:
-                    local(parameter.grad).mul_(self.recipe.clip_norm / norm)
+                    local_shard(parameter.grad).mul_(self.recipe.clip_norm / norm)
         rate = self.recipe.rate(self.step)
         for options, group in zip(self.optimizer.param_groups, self.groups, strict=True):
             options["lr"] = rate * group.scale
@@ -223,7 +216,7 @@ class _State:
         self.step += 1
         decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
         for name, kept in self.average.items():
-            kept.lerp_(local(self.parameters[name]), 1.0 - decay)
+            kept.lerp_(local_shard(self.parameters[name]), 1.0 - decay)
 
     def keep_if_best(self, scores: dict[str, float]) -> bool:
         """Keep the weights as they are if the first score is the largest so far; a NaN never is."""
@@ -234,13 +227,13 @@ class _State:
 
     def pieces(self, device: str | None = None) -> Tensors:
         """A copy of the weights."""
-        return {name: local(p).to(device, copy=True) for name, p in self.parameters.items()}
+        return {name: local_shard(p).to(device, copy=True) for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def restore(self, pieces: Tensors) -> None:
         """Weights from what `pieces` gave; parameters that are not among them stay."""
         for name, piece in pieces.items():
-            local(self.parameters[name]).copy_(piece)
+            local_shard(self.parameters[name]).copy_(piece)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -255,25 +248,25 @@ class _State:
     def save(self, path: Path, inputs: str) -> None:
         """Write a checkpoint; every rank must, though only the leading one holds and writes it."""
         moments = {n: self.optimizer.state[p] for n, p in self.parameters.items() if p in self.optimizer.state}
-        checkpoint = Checkpoint(
+        checkpoint = TrainingCheckpoint(
             inputs=inputs,
             step=self.step,
-            weights=self._whole({name: local(p) for name, p in self.parameters.items()}),
+            weights=self._whole({name: local_shard(p) for name, p in self.parameters.items()}),
             moments={
-                name: {key: value if key == "step" else whole(value).cpu() for key, value in moment.items()}
+                name: {key: value if key == "step" else full_tensor(value).cpu() for key, value in moment.items()}
                 for name, moment in moments.items()
             },
             average=self._whole(self.average),
             best=self.best,
             best_weights=self._whole(self.best_weights),
         )
-        if self.ranks.leads:
+        if self.world.is_main:
             checkpoint.write(path)
         self.saved_at = self.step
 
     def _whole(self, pieces: Tensors) -> Tensors:
         """On the CPU."""
-        return {name: joined(piece, self.parameters[name]).cpu() for name, piece in pieces.items()}
+        return {name: gather_shards(piece, self.parameters[name]).cpu() for name, piece in pieces.items()}
 
     @torch.no_grad()
     def resume(self, path: Path, inputs: str) -> None:
@@ -282,26 +275,26 @@ class _State:
         Raises:
             ModelError: a checkpoint that is damaged, of other inputs, or of other parameters.
         """
-        saved = Checkpoint.read(path, inputs)
+        saved = TrainingCheckpoint.read(path, inputs)
         shapes = {name: p.shape for name, p in self.parameters.items()}
         if shapes != {name: tensor.shape for name, tensor in saved.weights.items()}:
             raise ModelError(
                 f"{path} holds {len(saved.weights)} parameters that do not match the {len(shapes)} that are trained;"
                 " name another folder with --out, or delete it."
             )
-        self.restore(self._cut(saved.weights))
+        self.restore(self._shard(saved.weights))
         for name, moment in saved.moments.items():
             like = self.parameters[name]
-            self.optimizer.state[like] = {k: v if k == "step" else cut(v, like) for k, v in moment.items()}
-        self.average, self.best = self._cut(saved.average), saved.best
-        self.best_weights = {name: piece.cpu() for name, piece in self._cut(saved.best_weights).items()}
+            self.optimizer.state[like] = {k: v if k == "step" else shard_like(v, like) for k, v in moment.items()}
+        self.average, self.best = self._shard(saved.average), saved.best
+        self.best_weights = {name: piece.cpu() for name, piece in self._shard(saved.best_weights).items()}
         self.step = self.saved_at = saved.step
 
-    def _cut(self, tensors: Tensors) -> Tensors:
-        return {name: local(cut(tensor, self.parameters[name])) for name, tensor in tensors.items()}
+    def _shard(self, tensors: Tensors) -> Tensors:
+        return {name: local_shard(shard_like(tensor, self.parameters[name])) for name, tensor in tensors.items()}
 
 
-def _alike(groups: list[Group]) -> list[Group]:
+def _split_by_kind(groups: list[ParameterGroup]) -> list[ParameterGroup]:
     """Each group in parts of one kind, so that decay is one number a group and sharded tensors are apart."""
     out = []
     for group in groups:
@@ -312,5 +305,5 @@ def _alike(groups: list[Group]) -> list[Group]:
     return out
 
 
-def _decay(group: Group, recipe: LoopRecipe) -> float:
+def _decay(group: ParameterGroup, recipe: LoopRecipe) -> float:
     return recipe.weight_decay if next(iter(group.parameters.values())).ndim > 1 else 0.0

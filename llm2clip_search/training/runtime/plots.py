@@ -93,7 +93,7 @@ def _curves(lines: list[dict[str, Any]]) -> "Figure":
 
 
 def _loss(panel: "Axes", steps: np.ndarray, losses: np.ndarray) -> None:
-    smooth = _smoothed(losses)
+    smooth = smoothed(losses)
     panel.plot(steps, losses, color=FAINT, linewidth=1)
     panel.plot(steps, smooth, color=COLOURS[0], linewidth=2)
     if smooth.min() > 0 and smooth.max() > 10 * smooth.min():
@@ -115,7 +115,7 @@ def _dev(panel: "Axes", dev: dict[str, tuple[np.ndarray, np.ndarray]], height: f
     bottom, top = panel.get_ylim()
     last = {name: float(values[-1]) for name, (_, values) in dev.items()}
     ends = {name: (value - bottom) / (top - bottom) for name, value in last.items()}
-    for name, place in _apart(ends, LINE / height).items():
+    for name, place in spread_labels(ends, LINE / height).items():
         text = f"{_readable(name)}  {last[name]:.3f}"
         panel.text(1.015, place, text, color=colours[name], va="center", transform=panel.transAxes)
     first, (steps, values) = next(iter(dev.items()))
@@ -167,7 +167,7 @@ def _series(lines: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndar
     return steps, values
 
 
-def _smoothed(values: np.ndarray) -> np.ndarray:
+def smoothed(values: np.ndarray) -> np.ndarray:
     """Centred mean under a bell a fifteenth of the run wide; at the ends over what there is, so it does not lag."""
     width = max(1, len(values) // 15)
     bell = np.hanning(width + 2)[1:-1]
@@ -175,10 +175,10 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     return smooth
 
 
-def _apart(places: dict[str, float], gap: float) -> dict[str, float]:
+def spread_labels(positions: dict[str, float], gap: float) -> dict[str, float]:
     """Places in [0, 1] moved up until neighbours are ``gap`` apart, and down again where the top is passed."""
-    names = sorted(places, key=places.__getitem__)
-    found = np.array([places[name] for name in names])
+    names = sorted(positions, key=positions.__getitem__)
+    found = np.array([positions[name] for name in names])
     for row in range(1, len(found)):
         found[row] = max(found[row], found[row - 1] + gap)
     limit = 1.0

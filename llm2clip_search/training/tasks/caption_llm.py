@@ -18,15 +18,15 @@ from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.llm import CaptionLLM, load_llm
 from llm2clip_search.encoders.tokenization import LLMTokenizer
 from llm2clip_search.evaluation.caption_retrieval import caption_retrieval_accuracy, queries_and_gallery
-from llm2clip_search.training.data.pairs import CaptionPairs, Instructions, PairBatch
-from llm2clip_search.training.runtime.distributed import Ranks
-from llm2clip_search.training.runtime.gradcache import backward_in_parts, by_length, embed_by_length
-from llm2clip_search.training.runtime.loop import Group, LoopRecipe
+from llm2clip_search.training.data.pairs import CaptionPairSampler, Instructions, PairBatch
+from llm2clip_search.training.runtime.distributed import World
+from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
+from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
-from llm2clip_search.training.runtime.sharding import place
+from llm2clip_search.training.runtime.sharding import distribute_module
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, lora_tensors
-from llm2clip_search.training.tasks.losses import demand_negatives, info_nce
+from llm2clip_search.training.tasks.losses import info_nce, require_negatives
 
 STATISTICS = 4096
 """Captions that the statistics of pooled states are taken from."""
@@ -63,24 +63,24 @@ class CaptionLLMTask:
     def __init__(
         self,
         recipe: CaptionLLMRecipe,
-        pairs: CaptionPairs,
+        pairs: CaptionPairSampler,
         *,
         tokenizer: Path,
         dev: tuple[Sequence[str], np.ndarray] | None,
-        ranks: Ranks,
+        world: World,
     ) -> None:
         assert recipe.text.weights is not None, "an LLM text tower names its weights"
-        self.recipe, self.pairs, self.dev, self.ranks = recipe, pairs, dev, ranks
+        self.recipe, self.pairs, self.dev, self.world = recipe, pairs, dev, world
         self.samples_per_step = 2 * recipe.batch_size
         self.tokenize = LLMTokenizer(tokenizer, recipe.text)
         self.llm = CaptionLLM(load_llm(recipe.text.weights), recipe.text)
         add_lora(self.llm.model, recipe.lora, recipe.loop.seed)
-        if ranks.device == "cpu":
+        if world.device == "cpu":
             # torch's fused CPU kernel takes twice as long as plain products on captions of twenty tokens.
             self.llm.model.set_attn_implementation("eager")
         if recipe.gradient_checkpointing:
             self.llm.model.gradient_checkpointing_enable({"use_reentrant": False})
-        place(self.llm, self.llm.model.layers, ranks)
+        distribute_module(self.llm, self.llm.model.layers, world)
         self.llm.train()
         if recipe.text.standardised:
             self._standardise()
@@ -91,37 +91,37 @@ class CaptionLLMTask:
         draws = generator(self.recipe.loop.seed, 0, "statistics")
         rows = draws.choice(len(self.pairs.texts), size=min(STATISTICS, len(self.pairs.texts)), replace=False)
         texts = [self.pairs.texts[row] for row in rows]
-        parts, _ = by_length(self.tokenize.count(texts), -(-len(texts) // EVALUATION_BATCH))
+        parts, _ = micro_batches_by_length(self.tokenize.count(texts), -(-len(texts) // EVALUATION_BATCH))
         states = torch.cat([self._pooled([texts[row] for row in part.tolist()]) for part in parts])
         self.llm.mean.copy_(states.mean(dim=0))
         self.llm.std.copy_(states.std(dim=0) + 1e-4)
 
-    def groups(self) -> list[Group]:
-        return [Group(parameters={n: p for n, p in self.llm.named_parameters() if p.requires_grad})]
+    def groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup(parameters={n: p for n, p in self.llm.named_parameters() if p.requires_grad})]
 
     def backward(self, step: int) -> dict[str, float]:
         batch = self.pairs.draw(step, self.recipe.batch_size)
-        demand_negatives(batch.query_photos)
+        require_negatives(batch.query_photos)
         count, total = len(batch.queries), len(batch.gallery)
-        own, negatives = self.ranks.slice(count), self.ranks.slice(total - count)
+        own, negatives = self.world.slice(count), self.world.slice(total - count)
         positives = batch.gallery[:count]
         local = [*batch.queries[own], *positives[own], *batch.gallery[count:][negatives]]
         said = [*batch.instructions[own], *[""] * (len(local) - len(batch.queries[own]))]
-        number = self.ranks.parts(count, count, total - count, size=self.recipe.micro_batch)
-        parts, inverse = by_length(self.tokenize.count(local), number)
+        number = self.world.num_micro_batches(count, count, total - count, size=self.recipe.micro_batch)
+        parts, inverse = micro_batches_by_length(self.tokenize.count(local), number)
         queries = len(batch.queries[own])
 
         def encode(part: int) -> torch.Tensor:
-            seed_torch(self.recipe.loop.seed, step, "dropout", self.ranks.rank, part)
+            seed_torch(self.recipe.loop.seed, step, "dropout", self.world.rank, part)
             rows = parts[part].tolist()
             return self.embed([local[row] for row in rows], [said[row] for row in rows])
 
         def loss_of(embedded: torch.Tensor) -> torch.Tensor:
             embedded = embedded[inverse.to(embedded.device)]
-            query = self.ranks.gather(embedded[:queries], count)
-            gallery = self.ranks.gather(embedded[queries : 2 * queries], count)
+            query = self.world.gather(embedded[:queries], count)
+            gallery = self.world.gather(embedded[queries : 2 * queries], count)
             if total > count:
-                gallery = torch.cat([gallery, self.ranks.gather(embedded[2 * queries :], total - count)])
+                gallery = torch.cat([gallery, self.world.gather(embedded[2 * queries :], total - count)])
             return self._loss(batch, query, gallery)
 
         loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
@@ -142,7 +142,7 @@ class CaptionLLMTask:
     def _pooled(self, texts: Sequence[str], instructions: Sequence[str] | None = None) -> torch.Tensor:
         tokens = self.tokenize(texts, instructions if instructions and any(instructions) else None)
         ids, attention, pooling = (torch.from_numpy(array[:, : self.recipe.max_train_tokens]) for array in tokens)
-        device = self.ranks.device
+        device = self.world.device
         with autocast(device, self.recipe.bf16):
             pooled: torch.Tensor = self.llm(ids.to(device), attention.to(device), pooling.to(device))
         return pooled.float()

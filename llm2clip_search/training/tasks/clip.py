@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch.nn import functional as F
 
+from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.config import ModelConfig
@@ -22,19 +23,19 @@ from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.encoders.querybank import QuerybankNorm
 from llm2clip_search.encoders.vision import build_vision_tower
 from llm2clip_search.evaluation.metrics import retrieval_recalls
-from llm2clip_search.training.data.augment import Augmentation
+from llm2clip_search.training.data.augmentation import Augmentation
 from llm2clip_search.training.data.caption_store import CaptionStore
-from llm2clip_search.training.data.image_captions import ImageCaptions, Joined, Shown
+from llm2clip_search.training.data.image_captions import CaptionedImages, ImageBatch, ImageCaptionSampler
 from llm2clip_search.training.data.image_pixels import ImagePixels
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
-from llm2clip_search.training.runtime.loop import Group, LoopRecipe, digest
+from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
-from llm2clip_search.training.runtime.sharding import place
-from llm2clip_search.training.tasks.heads import Heads
-from llm2clip_search.training.tasks.keeping import Keep, demand_clip_space, distillation
-from llm2clip_search.training.tasks.losses import clip_loss, demand_negatives, shared_positives, siglip_loss
+from llm2clip_search.training.runtime.sharding import distribute_module
+from llm2clip_search.training.tasks.distillation import Distillation, distillation_loss, require_clip_space
+from llm2clip_search.training.tasks.losses import clip_loss, require_negatives, shared_positives, siglip_loss
+from llm2clip_search.training.tasks.projection_heads import ProjectionHeads
 from llm2clip_search.training.tasks.vision_features import VisionFeatures
 from llm2clip_search.training.tasks.vision_training import (
     VisionTraining,
@@ -72,7 +73,7 @@ class ClipRecipe:
     lang_weights: Mapping[str, float] = field(default_factory=dict)
     """Of drawing a caption of a language; unnamed languages have weight 1."""
     vision: VisionTraining = field(default_factory=VisionTraining)
-    keep: Keep | None = None
+    keep: Distillation | None = None
     """How what CLIP knew is kept; None lets it go."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     kept_views: int = 0
@@ -95,7 +96,7 @@ class ClipRecipe:
         if self.model.querybank and self.querybank_size < 1:
             raise ValueError(f"querybank_size is {self.querybank_size}, but the model's querybank needs at least 1")
         if self.keep is not None:
-            demand_clip_space(self.model, self.keep, self.loop.steps)
+            require_clip_space(self.model, self.keep, self.loop.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +115,9 @@ class ClipData:
     """What is trained on, and what by."""
 
     files: ImageFiles
-    joined: Joined
+    captioned: CaptionedImages
     captions: pa.Table
-    """See `captions.SCHEMA`; the table that ``joined`` counts the rows of."""
+    """See `caption_table.CAPTION_SCHEMA`; the table that ``captioned`` counts the rows of."""
     store: CaptionStore
     dev: Dev | None
 
@@ -129,15 +130,15 @@ class ClipTask:
         recipe: ClipRecipe,
         data: ClipData,
         *,
-        ranks: Ranks,
+        world: World,
         scratch: Path,
         progress: Progress,
     ) -> None:
         """``scratch`` is a folder for what may be computed once and is of no use afterwards."""
-        joined, captions, store = data.joined, data.captions, data.store
-        self.recipe, self.store, self.dev, self.ranks = recipe, store, data.dev, ranks
-        self.data = ImageCaptions(
-            joined,
+        captioned, captions, store = data.captioned, data.captions, data.store
+        self.recipe, self.store, self.dev, self.world = recipe, store, data.dev, world
+        self.data = ImageCaptionSampler(
+            captioned,
             captions,
             batch_size=recipe.batch_size,
             captions_per_image=recipe.captions_per_image,
@@ -147,27 +148,27 @@ class ClipTask:
         )
         self.samples_per_step = self.data.batch_size
         self.caption_ids = captions["caption_id"].to_numpy()
-        self.places = store.places(self.caption_ids)
+        self.positions = store.positions(self.caption_ids)
         self.is_long = np.array(captions["length"].to_pylist()) == "long"
         model = recipe.model
         without_projection = replace(model.vision, projection=False)
-        tower = build_vision_tower(without_projection, dim=model.tower_dim, folder=None, tensors={}).to(ranks.device)
+        tower = build_vision_tower(without_projection, dim=model.tower_dim, folder=None, tensors={}).to(world.device)
         mark_trained(tower.backbone, recipe.vision, recipe.loop.seed)
         remembers = recipe.keep is not None and recipe.keep.vision > 0.0
         original = copy.deepcopy(tower.backbone) if remembers else None  # a sharded tower cannot be copied
-        place(tower.backbone, blocks_of(tower.backbone), ranks)
+        distribute_module(tower.backbone, blocks_of(tower.backbone), world)
         self.vision_groups = trained_groups(tower.backbone, recipe.vision)
         pixels = ImagePixels(
             data.files, model.vision.preprocess, recipe.augmentation, captions["caption"].to_pylist(), recipe.loop.seed
         )
-        self.vision = VisionFeatures(tower, joined, pixels, micro_batch=recipe.micro_batch, bf16=recipe.bf16)
+        self.vision = VisionFeatures(tower, captioned, pixels, micro_batch=recipe.micro_batch, bf16=recipe.bf16)
         if original is not None:
             self.vision.remember(original)
-        sample = self.vision.of(joined.image_ids[:STATISTICS])
+        sample = self.vision.of(captioned.image_ids[:STATISTICS])
         self.caption_width = store.info.width - (0 if model.text.clip else store.info.clip_width)
         assert model.text.adaptor is not None, "a recipe's model has an adaptor"
         torch.manual_seed(recipe.loop.seed)
-        self.heads = Heads(
+        self.heads = ProjectionHeads(
             sample,
             self.caption_width,
             model.tower_dim,
@@ -176,42 +177,46 @@ class ClipTask:
             projects=model.vision.projection,
             vision_dropout=recipe.vision_dropout,
             text_dropout=recipe.text_dropout,
-        ).to(ranks.device)
+        ).to(world.device)
         if recipe.kept_views:
             self._keep_views(scratch, progress)
 
     def _keep_views(self, scratch: Path, progress: Progress) -> None:
         recipe = self.recipe
         made_of = [recipe.kept_views, recipe.loop.seed, asdict(recipe.augmentation), asdict(recipe.vision)]
-        name = digest([*made_of, asdict(recipe.model.vision), self.vision.joined.image_ids])
+        name = json_sha256([*made_of, asdict(recipe.model.vision), self.vision.captioned.image_ids])[:16]
         path = scratch / f"views-{name}.npy"
-        if self.ranks.leads:
+        if self.world.is_main:
             self.vision.keep(recipe.kept_views, path, progress)
-        self.ranks.barrier()
+        self.world.barrier()
         self.vision.keep(recipe.kept_views, path, progress)
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         heads = dict(self.heads.named_parameters(prefix="heads"))
         # Every rank sees the whole gradient of what only the gathered loss uses.
         complete = {name: heads.pop(name) for name in ("heads.log_scale", "heads.bias")}
-        return [*self.vision_groups, Group(parameters=heads), Group(parameters=complete, complete=True)]
+        return [
+            *self.vision_groups,
+            ParameterGroup(parameters=heads),
+            ParameterGroup(parameters=complete, complete=True),
+        ]
 
     def backward(self, step: int) -> dict[str, float]:
-        shown = self.data.draw(step)
-        count, own = len(shown.images), self.ranks.slice(len(shown.images))
-        demand_negatives(torch.from_numpy(shown.images))
-        number = self.ranks.parts(count, size=self.recipe.micro_batch)
+        batch = self.data.draw(step)
+        count, own = len(batch.images), self.world.slice(len(batch.images))
+        require_negatives(torch.from_numpy(batch.images))
+        number = self.world.num_micro_batches(count, size=self.recipe.micro_batch)
         parts = np.array_split(np.arange(own.start, own.stop), number)
-        captions = self._captions(shown, own, step)
+        captions = self._captions(batch, own, step)
         self.heads.train()
         keep = self.recipe.keep
         if keep is not None and step < keep.text_steps:
-            return self._learn_clip_texts(keep, captions, shown, own, step)
+            return self._learn_clip_texts(keep, captions, batch, own, step)
         originals: dict[int, torch.Tensor] = {}
 
         def encode(part: int) -> torch.Tensor:
             seed_torch(self.recipe.loop.seed, step, "image dropout", int(parts[part][0]))
-            started = self.vision.started(shown, parts[part], step)
+            started = self.vision.started(batch, parts[part], step)
             if keep is not None and keep.vision and part not in originals:
                 originals[part] = F.normalize(self.vision.original(started), dim=-1)
             return self.heads.images(self.vision.features(started))
@@ -219,32 +224,34 @@ class ClipTask:
         def loss_of(images: torch.Tensor) -> torch.Tensor:
             # The adaptor runs within the loss: its own graph is small, and the images' is held or cached.
             seed_torch(self.recipe.loop.seed, step, "caption dropout", own.start)
-            everyone = self.ranks.gather(images, count)
+            everyone = self.world.gather(images, count)
             losses = [
-                self._loss(everyone, self.ranks.gather(self.heads.captions(embedded), count), rows)
-                for embedded, rows in zip(captions, shown.captions.T, strict=True)
+                self._loss(everyone, self.world.gather(self.heads.captions(embedded), count), rows)
+                for embedded, rows in zip(captions, batch.captions.T, strict=True)
             ]
             loss = torch.stack(losses).mean()
             if keep is not None and keep.vision:
                 before = torch.cat([originals[part] for part in range(len(parts))])
-                loss = loss + keep.vision * distillation(everyone, self.ranks.gather(before, count), keep.structure)
+                loss = loss + keep.vision * distillation_loss(
+                    everyone, self.world.gather(before, count), keep.structure
+                )
             return loss
 
         loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
         return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
 
     def _learn_clip_texts(
-        self, keep: Keep, captions: list[torch.Tensor], shown: Shown, own: slice, step: int
+        self, keep: Distillation, captions: list[torch.Tensor], batch: ImageBatch, own: slice, step: int
     ) -> dict[str, float]:
         """A step of the warm-up: the adaptor alone, towards what CLIP's text tower gives the same captions."""
-        count = len(shown.images)
+        count = len(batch.images)
         seed_torch(self.recipe.loop.seed, step, "caption dropout", own.start)
         losses = []
-        for embedded, rows in zip(captions, shown.captions[own].T, strict=True):
-            stored = torch.from_numpy(self.store.rows(self.places[rows])[:, -self.store.info.clip_width :])
-            clip = F.normalize(stored.float().to(self.ranks.device), dim=-1)
-            learnt = self.ranks.gather(self.heads.captions(embedded), count)
-            losses.append(distillation(learnt, self.ranks.gather(clip, count), keep.structure))
+        for embedded, rows in zip(captions, batch.captions[own].T, strict=True):
+            stored = torch.from_numpy(self.store.embeddings(self.positions[rows])[:, -self.store.info.clip_width :])
+            clip = F.normalize(stored.float().to(self.world.device), dim=-1)
+            learnt = self.world.gather(self.heads.captions(embedded), count)
+            losses.append(distillation_loss(learnt, self.world.gather(clip, count), keep.structure))
         loss = torch.stack(losses).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": float(loss.detach()), "temperature": float(1.0 / self.heads.scale.detach())}
@@ -256,16 +263,16 @@ class ClipTask:
             return siglip_loss(images, captions, self.heads.scale, self.heads.bias, same)
         return clip_loss(images, captions, self.heads.scale, same)
 
-    def _captions(self, shown: Shown, own: slice, step: int) -> list[torch.Tensor]:
+    def _captions(self, batch: ImageBatch, own: slice, step: int) -> list[torch.Tensor]:
         """Stored embeddings of this rank's captions, one tensor ``[n, width]`` for each of an image's captions."""
         out = []
-        for number, rows in enumerate(shown.captions[own].T):
-            vectors = torch.from_numpy(self.store.rows(self.places[rows])[:, : self.caption_width]).float()
+        for number, rows in enumerate(batch.captions[own].T):
+            vectors = torch.from_numpy(self.store.embeddings(self.positions[rows])[:, : self.caption_width]).float()
             if self.recipe.caption_noise:
                 noise = generator(self.recipe.loop.seed, step, "caption noise", number, own.start)
                 normal = torch.from_numpy(noise.standard_normal(vectors.shape, dtype=np.float32))
                 vectors = vectors + self.recipe.caption_noise * vectors.std(dim=1, keepdim=True) * normal
-            out.append(vectors.to(self.ranks.device))
+            out.append(vectors.to(self.world.device))
         return out
 
     def evaluate(self) -> dict[str, float]:
@@ -298,25 +305,25 @@ class ClipTask:
 
     def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
         """Unit vectors float32 ``[n, tower_dim]`` of training captions, by their rows in the caption table."""
-        return self._embed_stored(self.store.rows(self.places[rows]))
+        return self._embed_stored(self.store.embeddings(self.positions[rows]))
 
     @torch.no_grad()
     def _embed_stored(self, embedded: np.ndarray) -> torch.Tensor:
         """Rows of a caption store ``[n, store width]`` to unit vectors float32 ``[n, tower_dim]``."""
         self.heads.eval()
-        return self.heads.captions(torch.from_numpy(embedded[:, : self.caption_width]).float().to(self.ranks.device))
+        return self.heads.captions(torch.from_numpy(embedded[:, : self.caption_width]).float().to(self.world.device))
 
     @torch.no_grad()
     def _querybank(self) -> dict[TowerName, QuerybankNorm]:
         """What both towers' vectors are normalised by, as the heads are now; empty where the model has none."""
-        strength, joined = self.recipe.model.querybank, self.vision.joined
+        strength, captioned = self.recipe.model.querybank, self.vision.captioned
         if not strength:
             return {}
         self.heads.eval()
         draws, size = generator(self.recipe.loop.seed, 0, "querybank"), self.recipe.querybank_size
-        chosen = draws.permutation(len(joined.image_ids))[:size]
+        chosen = draws.permutation(len(captioned.image_ids))[:size]
         captions = self._embed_rows(np.array([self._bank_caption(draws, int(image)) for image in chosen]))
-        images = self.heads.images(self.vision.of([joined.image_ids[image] for image in chosen], keep=True))
+        images = self.heads.images(self.vision.of([captioned.image_ids[image] for image in chosen], keep=True))
         scale = float(self.heads.scale)
         return {
             "vision": QuerybankNorm.fit("vision", strength, own=images, bank=captions, scale=scale),
@@ -325,7 +332,7 @@ class ClipTask:
 
     def _bank_caption(self, draws: np.random.Generator, image: int) -> int:
         """Row of a caption of an image, one of its long ones if there are any."""
-        rows = self.vision.joined.groups[image]
+        rows = self.vision.captioned.caption_rows[image]
         long = rows[self.is_long[rows]]
         return int(draws.choice(long if len(long) else rows))
 
@@ -336,7 +343,7 @@ class ClipTask:
         def normalised(tower: TowerName, vectors: np.ndarray) -> np.ndarray:
             if not norms:
                 return vectors
-            out: np.ndarray = norms[tower](torch.from_numpy(vectors).to(self.ranks.device)).cpu().numpy()
+            out: np.ndarray = norms[tower](torch.from_numpy(vectors).to(self.world.device)).cpu().numpy()
             return out
 
         captions = {lang: self.embed_dev_captions(lang) for lang in langs}

@@ -14,22 +14,22 @@ import torch
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.training.recipes.recipe import Recipe
-from llm2clip_search.training.runtime.distributed import Ranks
-from llm2clip_search.training.runtime.gradcache import backward_in_parts, by_length, embed_by_length
-from llm2clip_search.training.runtime.loop import Group
+from llm2clip_search.training.runtime.distributed import World
+from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
+from llm2clip_search.training.runtime.loop import ParameterGroup
 from llm2clip_search.training.runtime.seeds import seed_torch
 from llm2clip_search.training.tasks.caption_llm import autocast
 from llm2clip_search.training.tasks.clip import ClipData, ClipRecipe, ClipTask
 from llm2clip_search.training.tasks.llm_folder import LLMFolder
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora
-from llm2clip_search.training.tasks.losses import demand_negatives
+from llm2clip_search.training.tasks.losses import require_negatives
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointRecipe:
     """Stage 2, and how the LLM learns beside it."""
 
-    clip: ClipRecipe
+    stage2: ClipRecipe
     lora: LoraRecipe
     llm_scale: float
     """Of stage 2's learning rate, for the LLM's updates."""
@@ -45,16 +45,16 @@ def joint_recipe(recipe: Recipe) -> JointRecipe:
     Gradients are cached, as the LLM's graph over a whole batch fits no machine. What stage 2 takes from CLIP's
     own text tower is left out: the LLM alone is compared.
     """
-    model = recipe.clip.model
+    model = recipe.stage2.model
     return JointRecipe(
-        clip=replace(
-            recipe.clip, gradient_cache=True, keep=None, model=replace(model, text=replace(model.text, clip=None))
+        stage2=replace(
+            recipe.stage2, gradient_cache=True, keep=None, model=replace(model, text=replace(model.text, clip=None))
         ),
-        lora=recipe.captions.lora,
-        llm_scale=recipe.captions.loop.learning_rate / recipe.clip.loop.learning_rate,
-        micro_batch=recipe.captions.micro_batch,
-        gradient_checkpointing=recipe.captions.gradient_checkpointing,
-        max_train_tokens=recipe.captions.max_train_tokens,
+        lora=recipe.stage1.lora,
+        llm_scale=recipe.stage1.loop.learning_rate / recipe.stage2.loop.learning_rate,
+        micro_batch=recipe.stage1.micro_batch,
+        gradient_checkpointing=recipe.stage1.gradient_checkpointing,
+        max_train_tokens=recipe.stage1.max_train_tokens,
     )
 
 
@@ -68,50 +68,50 @@ class JointTask(ClipTask):
         *,
         llm: LLMFolder,
         dev_texts: Mapping[str, Sequence[str]],
-        ranks: Ranks,
+        world: World,
         scratch: Path,
         progress: Progress,
     ) -> None:
         """``dev_texts`` are dev's captions by language, in the order of ``data.dev``."""
-        super().__init__(recipe.clip, data, ranks=ranks, scratch=scratch, progress=progress)
+        super().__init__(recipe.stage2, data, world=world, scratch=scratch, progress=progress)
         self.joint, self.dev_texts = recipe, dev_texts
         self.texts: list[str] = data.captions["caption"].to_pylist()
-        embedder = llm.embedder(ranks.device)
+        embedder = llm.embedder(world.device)
         assert isinstance(embedder.states, CaptionLLM), "only the LLM is asked for"
         self.llm, self.tokenize = embedder.states, embedder.tokenize
-        add_lora(self.llm.model, recipe.lora, recipe.clip.loop.seed)
+        add_lora(self.llm.model, recipe.lora, recipe.stage2.loop.seed)
         if recipe.gradient_checkpointing:
             self.llm.model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         updates = {f"llm.{name}": p for name, p in self.llm.named_parameters() if p.requires_grad}
-        return [*super().groups(), Group(parameters=updates, scale=self.joint.llm_scale)]
+        return [*super().groups(), ParameterGroup(parameters=updates, scale=self.joint.llm_scale)]
 
     def backward(self, step: int) -> dict[str, float]:
-        shown = self.data.draw(step)
-        count, own = len(shown.images), self.ranks.slice(len(shown.images))
-        demand_negatives(torch.from_numpy(shown.images))
+        batch = self.data.draw(step)
+        count, own = len(batch.images), self.world.slice(len(batch.images))
+        require_negatives(torch.from_numpy(batch.images))
         size = own.stop - own.start
         images = np.array_split(np.arange(own.start, own.stop), -(-size // self.recipe.micro_batch))
         # The first caption of every image, then the second of every image.
-        said = [self.texts[row] for row in shown.captions[own].T.reshape(-1)]
-        captions, inverse = by_length(self.tokenize.count(said), -(-len(said) // self.joint.micro_batch))
+        said = [self.texts[row] for row in batch.captions[own].T.reshape(-1)]
+        captions, inverse = micro_batches_by_length(self.tokenize.count(said), -(-len(said) // self.joint.micro_batch))
         self.heads.train()
         self.llm.train()
 
         def encode(part: int) -> torch.Tensor:
             seed_torch(self.recipe.loop.seed, step, "joint dropout", own.start, part)
             if part < len(images):
-                return self.heads.images(self.vision.features(self.vision.started(shown, images[part], step)))
+                return self.heads.images(self.vision.features(self.vision.started(batch, images[part], step)))
             rows = captions[part - len(images)].tolist()
             return self.heads.captions(self._pooled([said[row] for row in rows]))
 
         def loss_of(embedded: torch.Tensor) -> torch.Tensor:
-            everyone = self.ranks.gather(embedded[:size], count)
+            everyone = self.world.gather(embedded[:size], count)
             told = embedded[size:][inverse.to(embedded.device)].split(size)  # type: ignore[no-untyped-call]
             losses = [
-                self._loss(everyone, self.ranks.gather(part, count), rows)
-                for part, rows in zip(told, shown.captions.T, strict=True)
+                self._loss(everyone, self.world.gather(part, count), rows)
+                for part, rows in zip(told, batch.captions.T, strict=True)
             ]
             return torch.stack(losses).mean()
 
@@ -137,6 +137,6 @@ class JointTask(ClipTask):
     def _pooled(self, texts: Sequence[str]) -> torch.Tensor:
         """float32 ``[n, width]``."""
         tokens = (torch.from_numpy(array[:, : self.joint.max_train_tokens]) for array in self.tokenize(texts))
-        with autocast(self.ranks.device, self.recipe.bf16):
-            pooled: torch.Tensor = self.llm(*(array.to(self.ranks.device) for array in tokens))
+        with autocast(self.world.device, self.recipe.bf16):
+            pooled: torch.Tensor = self.llm(*(array.to(self.world.device) for array in tokens))
         return pooled.float()

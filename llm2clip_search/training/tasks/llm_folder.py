@@ -1,6 +1,5 @@
 """A caption-tuned LLM on disk: ``llm.json``, ``model.safetensors`` (its updates), ``tokenizer.json``."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from llm2clip_search.base.files import file_sha256
+from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.encoders.config import TextConfig, text_from_mapping
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.encoders.model import text_fingerprint
@@ -126,4 +126,4 @@ def read_llm(folder: Path) -> LLMFolder:
         raise ModelError(f"{folder} is no caption-tuned LLM: it has no {missing}; train captions makes one.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} does not describe a caption-tuned LLM: {error!r}.") from error
-    return LLMFolder(folder, text, hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16])
+    return LLMFolder(folder, text, json_sha256(decisive)[:16])

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
-from llm2clip_search.training.runtime.sharding import whole
+from llm2clip_search.training.runtime.sharding import full_tensor
 
 LLM_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a decoder block, as transformers names them."""
@@ -56,7 +56,7 @@ def merged_lora(module: nn.Module) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, layer in _updated(module):
         down, up = _factors(layer)
-        tensors[f"{name}.weight"] = whole(layer.base_layer.weight) + up @ down
+        tensors[f"{name}.weight"] = full_tensor(layer.base_layer.weight) + up @ down
     return tensors
 
 
@@ -68,5 +68,5 @@ def _updated(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _factors(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """``[rank, in]`` and ``[out, rank]``, the scale folded into the second."""
-    down, up = whole(layer.lora_A["default"].weight), whole(layer.lora_B["default"].weight)
+    down, up = full_tensor(layer.lora_A["default"].weight), full_tensor(layer.lora_B["default"].weight)
     return down, up * layer.scaling["default"]

@@ -65,7 +65,7 @@ def shared_positives(groups: torch.Tensor) -> torch.Tensor:
     return groups[:, None] == groups[None, :]
 
 
-def demand_negatives(groups: torch.Tensor) -> None:
+def require_negatives(groups: torch.Tensor) -> None:
     """A batch of one photograph teaches nothing.
 
     Raises:

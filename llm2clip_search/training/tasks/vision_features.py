@@ -16,20 +16,26 @@ from llm2clip_search.base.progress import Progress
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.vision import VisionTower
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.data.image_captions import Joined, Shown
+from llm2clip_search.training.data.image_captions import CaptionedImages, ImageBatch
 from llm2clip_search.training.data.image_pixels import ImagePixels
 from llm2clip_search.training.runtime.seeds import generator
 from llm2clip_search.training.tasks.caption_llm import autocast
-from llm2clip_search.training.tasks.vision_training import split
+from llm2clip_search.training.tasks.vision_training import split_backbone
 
 
 class VisionFeatures:
     """A vision tower over images by id."""
 
     def __init__(
-        self, tower: VisionTower, joined: Joined, pixels: ImagePixels, *, micro_batch: int, bf16: bool
+        self, tower: VisionTower, captioned: CaptionedImages, pixels: ImagePixels, *, micro_batch: int, bf16: bool
     ) -> None:
-        self.tower, self.joined, self.pixels, self.micro_batch, self.bf16 = tower, joined, pixels, micro_batch, bf16
+        self.tower, self.captioned, self.pixels, self.micro_batch, self.bf16 = (
+            tower,
+            captioned,
+            pixels,
+            micro_batch,
+            bf16,
+        )
         self.device = tower.mean.device
         self._start: nn.Module = nn.Identity()
         self._rest: nn.Module = tower.backbone
@@ -38,7 +44,9 @@ class VisionFeatures:
         self._plain: dict[tuple[bool, str], torch.Tensor] = {}  # training images and dev's may be named alike
         if not any(parameter.requires_grad for parameter in tower.backbone.parameters()):
             self._start, self._rest = tower.backbone, nn.Identity()
-        elif parts := split(tower.backbone, tower.normalise(self._tensor(pixels.plain(joined.image_ids[:2])))):
+        elif parts := split_backbone(
+            tower.backbone, tower.normalise(self._tensor(pixels.plain(captioned.image_ids[:2])))
+        ):
             self._start, self._rest = parts
 
     @torch.no_grad()
@@ -61,13 +69,13 @@ class VisionFeatures:
         self._views = np.load(path, mmap_mode="r")
 
     def _write_views(self, views: int, path: Path, progress: Progress) -> None:
-        ids, groups = self.joined.image_ids, self.joined.groups
+        ids, caption_rows = self.captioned.image_ids, self.captioned.caption_rows
         out: np.memmap | None = None
         for start in range(0, len(ids) * views, self.micro_batch):
             flat = np.arange(start, min(start + self.micro_batch, len(ids) * views))
             images, numbers = np.divmod(flat, views)
             pixels = self.pixels.augmented(
-                [ids[image] for image in images], [groups[image] for image in images], 0, flat.tolist()
+                [ids[image] for image in images], [caption_rows[image] for image in images], 0, flat.tolist()
             )
             started = self._run(self._start, self.tower.normalise(self._tensor(pixels)))
             if out is None:
@@ -101,14 +109,14 @@ class VisionFeatures:
         kept = backbone if self._rest is self.tower.backbone else copy.deepcopy(self._rest)
         self._original = kept.requires_grad_(False)
 
-    def started(self, shown: Shown, rows: np.ndarray, step: int) -> torch.Tensor:
+    def started(self, batch: ImageBatch, rows: np.ndarray, step: int) -> torch.Tensor:
         """What the frozen start makes of some of a step's images, one view of each: ``[len(rows), ...]``."""
-        images = shown.images[rows]
+        images = batch.images[rows]
         if self._views is not None:
-            numbers = generator(self.pixels.seed, step, "view").integers(self._views.shape[1], size=len(shown.images))
+            numbers = generator(self.pixels.seed, step, "view").integers(self._views.shape[1], size=len(batch.images))
             return self._tensor(self._views[images, numbers[rows]]).float()
-        ids = [self.joined.image_ids[image] for image in images]
-        captions = [shown.captions[row] for row in rows]
+        ids = [self.captioned.image_ids[image] for image in images]
+        captions = [batch.captions[row] for row in rows]
         pixels = self.tower.normalise(self._tensor(self.pixels.augmented(ids, captions, step, rows.tolist())))
         with torch.no_grad():
             return self._run(self._start, pixels)

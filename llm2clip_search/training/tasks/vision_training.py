@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.runtime.loop import Group
-from llm2clip_search.training.runtime.sharding import is_sharded, whole
+from llm2clip_search.training.runtime.loop import ParameterGroup
+from llm2clip_search.training.runtime.sharding import full_tensor, is_sharded
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, merged_lora
 
 _BLOCK = re.compile(r"(?:^|\.)(?:(?:blocks|resblocks|layers|stages)\.|layer)(\d+)\.")
@@ -73,7 +73,7 @@ def mark_trained(backbone: nn.Module, training: VisionTraining, seed: int) -> No
             parameter.requires_grad_(depth_of(name) >= first)
 
 
-def trained_groups(backbone: nn.Module, training: VisionTraining) -> list[Group]:
+def trained_groups(backbone: nn.Module, training: VisionTraining) -> list[ParameterGroup]:
     """What is trained, by depth; what lies behind the last block learns at its rate."""
     last = _last_block(backbone)
     groups: dict[float, dict[str, nn.Parameter]] = {}
@@ -81,7 +81,7 @@ def trained_groups(backbone: nn.Module, training: VisionTraining) -> list[Group]
         if parameter.requires_grad:
             groups.setdefault(min(depth_of(name), last), {})[f"backbone.{name}"] = parameter
     return [
-        Group(parameters=parameters, scale=training.scale * training.layer_decay ** (last - depth))
+        ParameterGroup(parameters=parameters, scale=training.scale * training.layer_decay ** (last - depth))
         for depth, parameters in sorted(groups.items())
     ]
 
@@ -98,7 +98,7 @@ def trained_tensors(backbone: nn.Module) -> dict[str, torch.Tensor]:
     Every rank must ask. Convolutions' batch statistics stay those of the base weights: towers train in
     evaluation mode.
     """
-    return merged_lora(backbone) or {n: whole(p) for n, p in backbone.named_parameters() if p.requires_grad}
+    return merged_lora(backbone) or {n: full_tensor(p) for n, p in backbone.named_parameters() if p.requires_grad}
 
 
 def _last_block(backbone: nn.Module) -> float:
@@ -106,11 +106,11 @@ def _last_block(backbone: nn.Module) -> float:
     return max((depth for depth in depths if depth != float("inf")), default=-1.0)
 
 
-class FrozenStart(nn.Module):
+class FrozenPrefix(nn.Module):
     """The blocks before the first trained one, and the tower without them.
 
     What they make of an image never changes, so it can be computed once and kept. That holds for
-    towers that are a chain of modules, as convolutional ones are: `split` checks it on real input.
+    towers that are a chain of modules, as convolutional ones are: `split_backbone` checks it on real input.
     """
 
     def __init__(self, backbone: nn.Module, cut: str) -> None:
@@ -139,7 +139,7 @@ class _ReachedError(Exception):
     """The forward got to the cut; what lies behind is not wanted."""
 
 
-def split(backbone: nn.Module, sample: torch.Tensor) -> tuple[FrozenStart, nn.Module] | None:
+def split_backbone(backbone: nn.Module, sample: torch.Tensor) -> tuple[FrozenPrefix, nn.Module] | None:
     """The tower cut before its first trained block, or None where it is no chain, or lies in pieces.
 
     Args:
@@ -150,7 +150,7 @@ def split(backbone: nn.Module, sample: torch.Tensor) -> tuple[FrozenStart, nn.Mo
     match = _BLOCK.search(trained[0]) if trained and depth_of(trained[0]) > 0 else None
     if match is None or any(map(is_sharded, backbone.parameters())):
         return None
-    start = FrozenStart(backbone, trained[0][: match.end() - 1])
+    start = FrozenPrefix(backbone, trained[0][: match.end() - 1])
     rest = copy.deepcopy(backbone, {id(p): p for p in backbone.parameters()})  # parameters are shared
     _bypass(rest, start.cut)
     try:

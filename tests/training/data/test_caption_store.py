@@ -18,8 +18,8 @@ from llm2clip_search.base.progress import no_progress
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.data import caption_store
-from llm2clip_search.training.data.caption_store import CaptionStore, embed_captions, read_info
-from llm2clip_search.training.data.captions import caption_id
+from llm2clip_search.training.data.caption_store import CaptionStore, fill_caption_store, read_store_info
+from llm2clip_search.training.data.caption_table import caption_id
 from tests.support.corpus import caption_table
 
 TEXTS = [f"{'word ' * (n % 5)}{n}" for n in range(11)]
@@ -34,7 +34,7 @@ def embed(texts: Sequence[str]) -> np.ndarray:
 
 
 def fill(out: Path, texts: Sequence[str] = TEXTS, **options: Any) -> int:
-    """`embed_captions` with small shards."""
+    """`fill_caption_store` with small shards."""
     defaults: dict[str, Any] = {
         "embed": embed,
         "out": out,
@@ -44,7 +44,7 @@ def fill(out: Path, texts: Sequence[str] = TEXTS, **options: Any) -> int:
         "progress": no_progress,
         "shard_rows": 4,
     }
-    return embed_captions(caption_table([("a", text) for text in texts]), **(defaults | options))
+    return fill_caption_store(caption_table([("a", text) for text in texts]), **(defaults | options))
 
 
 def keys(texts: Sequence[str]) -> np.ndarray:
@@ -63,9 +63,9 @@ def test_every_caption_comes_back(
     out = tmp_path_factory.mktemp("store")
     assert fill(out, texts, shard_rows=rows) == len(set(texts))
     store = CaptionStore(out)
-    assert len(store) == read_info(out).rows == len(set(texts))
+    assert len(store) == read_store_info(out).rows == len(set(texts))
     random.shuffle(texts)
-    found = store.rows(store.places(keys(texts)))
+    found = store.embeddings(store.positions(keys(texts)))
     assert found.dtype == np.float16
     assert np.array_equal(found, embed(texts).astype(np.float16))
 
@@ -73,7 +73,7 @@ def test_every_caption_comes_back(
 def test_full_precision_is_kept_where_asked_for(tmp_path: Path) -> None:
     fill(tmp_path, dtype="float32")
     store = CaptionStore(tmp_path)
-    assert np.array_equal(store.rows(store.places(keys(TEXTS))), embed(TEXTS))
+    assert np.array_equal(store.embeddings(store.positions(keys(TEXTS))), embed(TEXTS))
     with pytest.raises(StoreError, match="holds float32, not float16; go on with dtype float32"):
         fill(tmp_path)
 
@@ -177,7 +177,7 @@ def test_a_store_of_another_llm_is_refused_naming_both(tmp_path: Path) -> None:
 def test_captions_that_the_store_lacks_are_counted(tmp_path: Path) -> None:
     fill(tmp_path)
     with pytest.raises(StoreError, match=r"lacks 2 of 4 captions; run train embed again"):
-        CaptionStore(tmp_path).places(keys([TEXTS[0], "none", TEXTS[5], "nor this"]))
+        CaptionStore(tmp_path).positions(keys([TEXTS[0], "none", TEXTS[5], "nor this"]))
 
 
 @pytest.mark.parametrize(

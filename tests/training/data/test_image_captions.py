@@ -9,8 +9,13 @@ import pytest
 
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.training.data.captions import CaptionColumn, CaptionSource, read_captions
-from llm2clip_search.training.data.image_captions import ImageCaptions, Joined, held_out_hashes, join
+from llm2clip_search.training.data.caption_table import CaptionColumn, CaptionSource, read_caption_table
+from llm2clip_search.training.data.image_captions import (
+    CaptionedImages,
+    ImageCaptionSampler,
+    held_out_hashes,
+    match_captions,
+)
 from tests.support.corpus import caption_table, write_csv, write_tar
 
 
@@ -26,9 +31,9 @@ ALL = caption_table([(f"{name}.jpg", f"{name} {n}") for name in "abcdefghij" for
 
 def test_captions_join_images_by_name_or_stem(files: ImageFiles) -> None:
     captions = caption_table([("b", "1"), ("a.jpg", "2"), ("b.jpg", "3")])
-    joined = join(files, captions, max_missing=1.0)
-    assert joined.image_ids == ["a.jpg", "b.jpg"], "in the order of the files"
-    assert [rows.tolist() for rows in joined.groups] == [[1], [0, 2]]
+    captioned = match_captions(files, captions, max_missing=1.0)
+    assert captioned.image_ids == ["a.jpg", "b.jpg"], "in the order of the files"
+    assert [rows.tolist() for rows in captioned.caption_rows] == [[1], [0, 2]]
 
 
 def test_a_folder_joins_a_table_of_paths(tmp_path: Path) -> None:
@@ -38,64 +43,64 @@ def test_a_folder_joins_a_table_of_paths(tmp_path: Path) -> None:
     rows = [{"path": name, "en": f"Short {name}", "de": f"Lang {name}"} for name in ("y/1.png", "x/1.png")]
     write_csv(tmp_path / "table.tsv", rows)
     columns = (CaptionColumn(name="en"), CaptionColumn(name="de", lang="de", length="long"))
-    captions, _ = read_captions(tmp_path, [CaptionSource(path="table.tsv", image="path", columns=columns)])
-    joined = join(ImageFiles.scan(tmp_path, ["images"]), captions, max_missing=0.0)
-    assert joined.image_ids == ["x/1.png", "y/1.png"]
-    assert [rows.tolist() for rows in joined.groups] == [[2, 3], [0, 1]]
+    captions, _ = read_caption_table(tmp_path, [CaptionSource(path="table.tsv", image="path", columns=columns)])
+    captioned = match_captions(ImageFiles.scan(tmp_path, ["images"]), captions, max_missing=0.0)
+    assert captioned.image_ids == ["x/1.png", "y/1.png"]
+    assert [rows.tolist() for rows in captioned.caption_rows] == [[2, 3], [0, 1]]
 
 
 def test_what_is_missing_is_counted_named_and_skipped_below_the_limit(files: ImageFiles) -> None:
     captions = caption_table([*((f"{name}.jpg", name) for name in "abcdefgh"), ("x.jpg", "x"), ("x.jpg", "y")])
-    joined = join(files, captions, max_missing=0.2)
-    assert joined.counts == {
+    captioned = match_captions(files, captions, max_missing=0.2)
+    assert captioned.counts == {
         "images": 8,
         "images without captions": 2,
         "captioned images missing": 1,
         "held out by name": 0,
         "held out by content": 0,
     }
-    assert joined.skipped["images without captions"] == ["i.jpg", "j.jpg"]
-    assert joined.skipped["captioned images missing"] == ["x.jpg"]
+    assert captioned.skipped["images without captions"] == ["i.jpg", "j.jpg"]
+    assert captioned.skipped["captioned images missing"] == ["x.jpg"]
     with pytest.raises(
         CorpusError, match=r"2 of 10 images have no caption, such as 'i\.jpg'; at most 19\.0% .*max_missing"
     ):
-        join(files, captions, max_missing=0.19)
+        match_captions(files, captions, max_missing=0.19)
     more = pa.concat_tables([ALL, caption_table([("x.jpg", "x")])])
     with pytest.raises(CorpusError, match=r"1 of 11 captioned images are missing, such as 'x\.jpg'; at most 5\.0%"):
-        join(files, more, max_missing=0.05)
+        match_captions(files, more, max_missing=0.05)
 
 
 def test_nothing_joined_shows_both_kinds_of_name(files: ImageFiles) -> None:
     with pytest.raises(CorpusError, match=r"None of the 1 captioned images, such as 'x/a\.jpg', .* such as 'a\.jpg'"):
-        join(files, caption_table([("x/a.jpg", "x")]), max_missing=1.0)
+        match_captions(files, caption_table([("x/a.jpg", "x")]), max_missing=1.0)
     with pytest.raises(CorpusError, match="None of the 0 captioned images is among the 10 images"):
-        join(files, caption_table([(None, "x")]), max_missing=1.0)
+        match_captions(files, caption_table([(None, "x")]), max_missing=1.0)
 
 
 def test_negatives_and_texts_without_images_join_nothing(files: ImageFiles) -> None:
     rows = [("a.jpg", "1"), ("a.jpg", "not a"), ("b.jpg", "2"), (None, "text"), ("gone.jpg", "not gone")]
     captions = caption_table(rows, negative=[False, True, False, False, True])
-    joined = join(files, captions, max_missing=0.9)
-    assert [rows.tolist() for rows in joined.groups] == [[0], [2]]
-    assert joined.counts["captioned images missing"] == 0
+    captioned = match_captions(files, captions, max_missing=0.9)
+    assert [rows.tolist() for rows in captioned.caption_rows] == [[0], [2]]
+    assert captioned.counts["captioned images missing"] == 0
 
 
 def test_held_out_images_fall_away_by_name_and_by_content(files: ImageFiles) -> None:
     hashes = held_out_hashes(files, {"b.jpg"})
-    joined = join(files, ALL, max_missing=0.0, held_out_photos={"b.jpg"}, held_out_hashes=hashes)
-    assert joined.skipped["held out by name"] == ["b.jpg"]
-    assert joined.skipped["held out by content"] == ["c.jpg"]
-    assert joined.image_ids == [f"{name}.jpg" for name in "adefghij"]
+    captioned = match_captions(files, ALL, max_missing=0.0, held_out_photos={"b.jpg"}, held_out_hashes=hashes)
+    assert captioned.skipped["held out by name"] == ["b.jpg"]
+    assert captioned.skipped["held out by content"] == ["c.jpg"]
+    assert captioned.image_ids == [f"{name}.jpg" for name in "adefghij"]
 
 
 def test_held_out_images_are_not_missed_for_their_captions(files: ImageFiles) -> None:
     """Their captions have fallen away before; that does not count against the limit."""
     captions = ALL.slice(4)
-    joined = join(files, captions, max_missing=0.0, held_out_photos={"a.jpg", "b.jpg"})
-    assert joined.skipped["images without captions"] == []
-    assert joined.counts["held out by name"] == 2
+    captioned = match_captions(files, captions, max_missing=0.0, held_out_photos={"a.jpg", "b.jpg"})
+    assert captioned.skipped["images without captions"] == []
+    assert captioned.counts["held out by name"] == 2
     with pytest.raises(CorpusError, match="2 of 10 images have no caption"):
-        join(files, captions, max_missing=0.0)
+        match_captions(files, captions, max_missing=0.0)
 
 
 def test_a_content_check_against_nothing_is_refused(files: ImageFiles) -> None:
@@ -106,22 +111,22 @@ def test_a_content_check_against_nothing_is_refused(files: ImageFiles) -> None:
 
 def test_a_single_image_is_too_few(files: ImageFiles) -> None:
     with pytest.raises(CorpusError, match=r"1 images have captions and are not held out; .* needs two"):
-        join(files, caption_table([("a.jpg", "1")]), max_missing=1.0)
+        match_captions(files, caption_table([("a.jpg", "1")]), max_missing=1.0)
 
 
-def shown(captions: pa.Table, groups: list[list[int]], **options: object) -> ImageCaptions:
-    joined = Joined(
-        image_ids=[str(n) for n in range(len(groups))], groups=[np.array(rows) for rows in groups], skipped={}
+def sampler(captions: pa.Table, groups: list[list[int]], **options: object) -> ImageCaptionSampler:
+    captioned = CaptionedImages(
+        image_ids=[str(n) for n in range(len(groups))], caption_rows=[np.array(rows) for rows in groups], skipped={}
     )
     defaults = {"batch_size": 4, "captions_per_image": 1, "long_ratio": 0.5, "lang_weights": {}, "seed": 0}
-    return ImageCaptions(joined, captions, **(defaults | options))  # type: ignore[arg-type]
+    return ImageCaptionSampler(captioned, captions, **(defaults | options))  # type: ignore[arg-type]
 
 
 PAIRS = [[2 * n, 2 * n + 1] for n in range(10)]
 
 
 def test_an_epoch_shows_an_image_once() -> None:
-    data = shown(ALL, PAIRS, batch_size=3)
+    data = sampler(ALL, PAIRS, batch_size=3)
     assert data.steps_per_epoch == 3
     epochs = [np.concatenate([data.draw(3 * epoch + step).images for step in range(3)]) for epoch in range(3)]
     assert all(len(set(images.tolist())) == 9 for images in epochs)
@@ -129,18 +134,18 @@ def test_an_epoch_shows_an_image_once() -> None:
 
 
 def test_draws_are_a_function_of_seed_and_step() -> None:
-    forwards = [shown(ALL, PAIRS).draw(step) for step in range(7)]
-    data = shown(ALL, PAIRS)
+    forwards = [sampler(ALL, PAIRS).draw(step) for step in range(7)]
+    data = sampler(ALL, PAIRS)
     for step in reversed(range(7)):
         again = data.draw(step)
         assert np.array_equal(again.images, forwards[step].images)
         assert np.array_equal(again.captions, forwards[step].captions)
-    assert not np.array_equal(shown(ALL, PAIRS, seed=1).draw(0).images, forwards[0].images)
+    assert not np.array_equal(sampler(ALL, PAIRS, seed=1).draw(0).images, forwards[0].images)
 
 
 def test_captions_belong_to_their_images_and_differ_while_there_are_enough() -> None:
     for count in (1, 2, 3):
-        drawn = shown(ALL, PAIRS, captions_per_image=count).draw(5)
+        drawn = sampler(ALL, PAIRS, captions_per_image=count).draw(5)
         assert drawn.captions.shape == (4, count)
         for image, rows in zip(drawn.images, drawn.captions.tolist(), strict=True):
             assert set(rows) <= set(PAIRS[image])
@@ -148,7 +153,7 @@ def test_captions_belong_to_their_images_and_differ_while_there_are_enough() -> 
 
 
 def test_a_batch_larger_than_the_data_is_all_of_it() -> None:
-    data = shown(ALL, PAIRS, batch_size=99)
+    data = sampler(ALL, PAIRS, batch_size=99)
     assert (data.batch_size, data.steps_per_epoch) == (10, 1)
     assert sorted(data.draw(3).images.tolist()) == list(range(10))
 
@@ -159,7 +164,7 @@ def test_long_captions_are_drawn_by_their_ratio(ratio: float, low: float, high: 
     captions = caption_table(
         [(None, str(n)) for n in range(10)], length=["long", "short", "short", "short"] * 2 + ["short", "long"]
     )
-    data = shown(captions, [[0, 1, 2, 3], [4, 5, 6, 7], [8], [9]], long_ratio=ratio)
+    data = sampler(captions, [[0, 1, 2, 3], [4, 5, 6, 7], [8], [9]], long_ratio=ratio)
     counts = Counter(int(row) for step in range(500) for row in data.draw(step).captions[:, 0])
     assert counts[8] == counts[9] == 500
     assert low <= (counts[0] + counts[4]) / 1000 <= high
@@ -170,7 +175,7 @@ def test_languages_are_drawn_by_weight_within_a_length_class() -> None:
     lengths = ["short"] * 5 + ["long"]
     captions = caption_table([(None, str(n)) for n in range(12)], lang=langs * 2, length=lengths * 2)
     groups = [list(range(6)), list(range(6, 12))]
-    data = shown(captions, groups, lang_weights={"en": 3.0, "zh": 0.0})
+    data = sampler(captions, groups, lang_weights={"en": 3.0, "zh": 0.0})
     counts = Counter(int(row) % 6 for step in range(500) for row in data.draw(step).captions[:, 0])
     assert counts[4] == 0
     assert 0.45 < counts[5] / 1000 < 0.55, "long"
@@ -179,4 +184,4 @@ def test_languages_are_drawn_by_weight_within_a_length_class() -> None:
 
 def test_images_whose_captions_are_never_drawn_are_refused() -> None:
     with pytest.raises(CorpusError, match="10 images, such as '0', have captions only in languages of weight 0"):
-        shown(ALL, PAIRS, lang_weights={"en": 0.0})
+        sampler(ALL, PAIRS, lang_weights={"en": 0.0})

@@ -1,7 +1,7 @@
 """Long captions made of short ones."""
 
 from llm2clip_search.corpora.captions import join_sentences
-from llm2clip_search.training.data.captions import caption_id
+from llm2clip_search.training.data.caption_table import caption_id
 from llm2clip_search.training.data.long_captions import LongCaptions, with_long_captions
 from tests.support.corpus import caption_table
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.training.data.pairs import NO_PHOTOGRAPH, CaptionPairs, Instructions, PairBatch
+from llm2clip_search.training.data.pairs import NO_PHOTOGRAPH, CaptionPairSampler, Instructions, PairBatch
 from tests.support.corpus import caption_table
 
 DOGS = [(f"{photo}.png", f"Caption {n} of {photo}.") for photo in "abcdef" for n in range(3)]
@@ -24,8 +24,8 @@ def pairs_of(
     langs: Mapping[str, float] | None = None,
     instructions: Instructions | None = None,
     seed: int = 0,
-) -> CaptionPairs:
-    return CaptionPairs(
+) -> CaptionPairSampler:
+    return CaptionPairSampler(
         captions,
         source_weights=weights,
         lang_weights=langs or {},
@@ -34,7 +34,7 @@ def pairs_of(
     )
 
 
-def same_by_definition(pairs: CaptionPairs, captions: pa.Table, batch: PairBatch) -> np.ndarray:
+def same_by_definition(pairs: CaptionPairSampler, captions: pa.Table, batch: PairBatch) -> np.ndarray:
     """Two captions are no negatives if one photograph has both, or if both were drawn for one."""
     photos_of: dict[str, set[str]] = {}
     for row in captions.to_pylist():

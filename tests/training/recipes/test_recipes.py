@@ -8,8 +8,8 @@ from llm2clip_search.base.progress import no_progress
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training import RECIPES, find_recipe, stages
-from llm2clip_search.training.recipes.paper import PUBLISHED
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.recipes.paper import PAPER_RECIPES
+from llm2clip_search.training.runtime.distributed import World
 from tests.support.commands import RunCli
 from tests.support.tiny_training import TinyTowers, save_towers, shrink, write_flickr8k, write_web_data
 
@@ -31,21 +31,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_stages_run_on_tiny_towers(name: str, towers: TinyTowers, root: Path, tmp_path: Path) -> None:
     recipe = shrink(find_recipe(name), towers)
     llm, store, model = tmp_path / "llm", tmp_path / "captions", tmp_path / "model"
-    stages.train_captions(recipe.captions, recipe.data, root=root, out=llm, ranks=Ranks(), progress=no_progress)
+    stages.train_captions(recipe.stage1, recipe.data, root=root, out=llm, world=World(), progress=no_progress)
     done, rows = stages.train_embed(
-        recipe.clip, recipe.data, root=root, llm=llm, out=store, device="cpu", progress=no_progress
+        recipe.stage2, recipe.data, root=root, llm=llm, out=store, device="cpu", progress=no_progress
     )
     assert done == rows > 0
     stages.train_clip(
-        recipe.clip, recipe.data, root=root, llm=llm, store=store, out=model, ranks=Ranks(), progress=no_progress
+        recipe.stage2, recipe.data, root=root, llm=llm, store=store, out=model, world=World(), progress=no_progress
     )
     encoder = load_encoder(f"dir:{model}", runtime="torch", device="cpu")
-    assert encoder.encode_texts(["a thing on a table"]).shape == (1, recipe.clip.model.dim)
+    assert encoder.encode_texts(["a thing on a table"]).shape == (1, recipe.stage2.model.dim)
 
 
 def test_published_recipes_are_every_pair_of_towers_on_both_corpora() -> None:
-    assert len(PUBLISHED) == 2 * 6 * 2
-    assert {recipe.name for recipe in PUBLISHED} >= {
+    assert len(PAPER_RECIPES) == 2 * 6 * 2
+    assert {recipe.name for recipe in PAPER_RECIPES} >= {
         "llama3.2-1b-openai-l14-336-cc3m",
         "llama3-8b-eva02-l14-336-cc3m-cc12m",
         "llama3.2-1b-siglip2-so400m-224-cc3m",
@@ -54,21 +54,21 @@ def test_published_recipes_are_every_pair_of_towers_on_both_corpora() -> None:
 
 def test_steps_come_from_images_and_epochs() -> None:
     small, large = (find_recipe(f"llama3-8b-openai-l14-{corpus}") for corpus in ("cc3m", "cc3m-cc12m"))
-    assert (small.captions.loop.steps, small.clip.loop.steps) == (2_873_538 // 512, 4 * 2_873_538 // 4096)
-    assert (large.captions.loop.steps, large.clip.loop.steps) == (12_873_763 // 512, 4 * 12_873_763 // 4096)
+    assert (small.stage1.loop.steps, small.stage2.loop.steps) == (2_873_538 // 512, 4 * 2_873_538 // 4096)
+    assert (large.stage1.loop.steps, large.stage2.loop.steps) == (12_873_763 // 512, 4 * 12_873_763 // 4096)
 
 
 def test_siglip_2_keeps_its_loss_and_its_width() -> None:
-    for recipe in PUBLISHED:
+    for recipe in PAPER_RECIPES:
         expected = ("siglip", 1152) if "siglip2" in recipe.name else ("clip", 1280)
-        assert (recipe.clip.loss, recipe.clip.model.dim) == expected
+        assert (recipe.stage2.loss, recipe.stage2.model.dim) == expected
 
 
 def test_vision_towers_are_ones_that_open_clip_publishes() -> None:
     from llm2clip_search.encoders.dual import open_clip_model
 
-    for recipe in PUBLISHED:
-        vision = recipe.clip.model.vision
+    for recipe in PAPER_RECIPES:
+        vision = recipe.stage2.model.vision
         assert open_clip_model(f"{vision.architecture}/{vision.weights}").vision.preprocess == vision.preprocess
 
 

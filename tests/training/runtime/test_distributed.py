@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from tests.support.toy_training import free_port, start, train_here, train_on_ranks
 
@@ -38,8 +38,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         two.append({"out": root / f"{sharding}-resumed", "sharding": sharding})
         two.append({"out": root / f"{sharding}-nan", "sharding": sharding, "poison": "gradient"})
     port = free_port()
-    ranks = [start(train_on_ranks, rank, port, two) for rank in range(2)]
-    for process in ranks:
+    processes = [start(train_on_ranks, rank, port, two) for rank in range(2)]
+    for process in processes:
         process.join(timeout=120)
         assert process.exitcode == 0
     return root
@@ -86,9 +86,9 @@ def test_all_ranks_stop_at_what_is_no_number(runs: Path, sharding: str) -> None:
 
 def test_slices_and_micro_batches() -> None:
     for size, count, micro in product((1, 2, 3, 5), (5, 6, 7, 16), (1, 2, 4)):
-        slices = [Ranks(rank, size).slice(count) for rank in range(size)]
+        slices = [World(rank, size).slice(count) for rank in range(size)]
         assert [row for own in slices for row in range(count)[own]] == list(range(count))
-        (parts,) = {Ranks(rank, size).parts(count, size=micro) for rank in range(size)}
+        (parts,) = {World(rank, size).num_micro_batches(count, size=micro) for rank in range(size)}
         for own in slices:
             lengths = [len(part) for part in torch.arange(count)[own].tensor_split(parts)]
             assert min(lengths) >= 1
@@ -97,4 +97,4 @@ def test_slices_and_micro_batches() -> None:
 
 def test_a_batch_smaller_than_the_ranks_is_refused() -> None:
     with pytest.raises(ModelError, match="A batch of 3 cannot be shared by 4 processes"):
-        Ranks(0, 4).parts(3, size=2)
+        World(0, 4).num_micro_batches(3, size=2)

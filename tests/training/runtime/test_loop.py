@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.runtime.checkpoint import Checkpoint
-from llm2clip_search.training.runtime.distributed import Ranks
-from llm2clip_search.training.runtime.loop import Group, LoopRecipe
+from llm2clip_search.training.runtime.checkpoint import TrainingCheckpoint
+from llm2clip_search.training.runtime.distributed import World
+from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from tests.support.toy_training import RECIPE, ToyTask, start, train, train_and_die
 
@@ -36,8 +36,11 @@ class Line:
         self.scores = iter(scores)
         self.passed: list[torch.Tensor] = []
 
-    def groups(self) -> list[Group]:
-        return [Group(parameters={"weight": self.weight}), Group(parameters={"bias": self.bias}, scale=0.1)]
+    def groups(self) -> list[ParameterGroup]:
+        return [
+            ParameterGroup(parameters={"weight": self.weight}),
+            ParameterGroup(parameters={"bias": self.bias}, scale=0.1),
+        ]
 
     def backward(self, step: int) -> dict[str, float]:
         self.passed.append(self.weight.detach().clone())
@@ -93,7 +96,7 @@ def test_what_is_evaluated_and_kept_is_the_moving_average(tmp_path: Path) -> Non
     task = Line()
     train(task, tmp_path, LoopRecipe(steps=6, learning_rate=0.1, ema_decay=0.3))
     passed = [weight.numpy() for weight in task.passed]
-    last = Checkpoint.read(tmp_path / "last.pt", "toy").weights["weight"].numpy()
+    last = TrainingCheckpoint.read(tmp_path / "last.pt", "toy").weights["weight"].numpy()
     average = passed[0]
     for done, weights in enumerate([*passed[1:6], last], start=1):
         decay = min(0.3, (1 + done) / (10 + done))
@@ -111,7 +114,7 @@ def test_the_best_evaluation_is_kept(tmp_path: Path) -> None:
 
 
 def test_nothing_is_trained_twice(tmp_path: Path) -> None:
-    first, again = ToyTask(Ranks()), ToyTask(Ranks())
+    first, again = ToyTask(World()), ToyTask(World())
     figures = train(first, tmp_path)
     metrics = (tmp_path / "metrics.jsonl").read_text()
     assert train(again, tmp_path) == figures
@@ -123,7 +126,7 @@ def test_nothing_is_trained_twice(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
     torch.set_num_threads(1)
-    out, task = tmp_path_factory.mktemp("uninterrupted"), ToyTask(Ranks(), dropout=0.2)
+    out, task = tmp_path_factory.mktemp("uninterrupted"), ToyTask(World(), dropout=0.2)
     train(task, out)
     return out, task.weights()
 
@@ -147,11 +150,11 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
         process = start(train_and_die, tmp_path, point, count)
         process.join()
         assert process.exitcode == -signal.SIGKILL
-    task = ToyTask(Ranks(), dropout=0.2)
+    task = ToyTask(World(), dropout=0.2)
     train(task, tmp_path)
     out, weights = uninterrupted
     assert_same(task.weights(), weights)
-    assert_same(*(vars(Checkpoint.read(folder / "last.pt", "toy")) for folder in (tmp_path, out)))
+    assert_same(*(vars(TrainingCheckpoint.read(folder / "last.pt", "toy")) for folder in (tmp_path, out)))
     metrics = [read_metrics(folder / "metrics.jsonl") for folder in (tmp_path, out)]
     for line in [*metrics[0], *metrics[1]]:
         line.pop("samples_per_second", None)
@@ -175,11 +178,11 @@ def assert_same(left: Any, right: Any) -> None:
 @pytest.mark.parametrize(("kind", "said"), [("loss", "The loss is nan"), ("gradient", "The gradient norm is nan")])
 def test_what_is_no_number_stops_the_run(tmp_path: Path, kind: str, said: str) -> None:
     with pytest.raises(ModelError, match=rf"{said} at step 2 of 12, learning rate 0\.0133; none was kept\."):
-        train(ToyTask(Ranks(), poison={1: kind}), tmp_path)
-    task = ToyTask(Ranks(), poison={10: kind})
+        train(ToyTask(World(), poison={1: kind}), tmp_path)
+    task = ToyTask(World(), poison={10: kind})
     with pytest.raises(ModelError, match=rf"{said} at step 11 of 12, .* last good checkpoint is step 9 in .*last\.pt"):
         train(task, tmp_path)
-    kept = Checkpoint.read(tmp_path / "last.pt", "toy")
+    kept = TrainingCheckpoint.read(tmp_path / "last.pt", "toy")
     assert kept.step == 9
     assert kept.best
     assert all(weight.isfinite().all() for weight in task.weights().values())
@@ -187,14 +190,14 @@ def test_what_is_no_number_stops_the_run(tmp_path: Path, kind: str, said: str) -
 
 def test_what_an_evaluation_kept_is_safe_at_once(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is step 4 in"):
-        train(ToyTask(Ranks(), poison={4: "loss"}), tmp_path, replace(RECIPE, checkpoint_every=100))
-    assert Checkpoint.read(tmp_path / "last.pt", "toy").best
+        train(ToyTask(World(), poison={4: "loss"}), tmp_path, replace(RECIPE, checkpoint_every=100))
+    assert TrainingCheckpoint.read(tmp_path / "last.pt", "toy").best
 
 
 def test_a_checkpoint_of_other_inputs_is_refused(tmp_path: Path) -> None:
-    train(ToyTask(Ranks()), tmp_path)
+    train(ToyTask(World()), tmp_path)
     with pytest.raises(ModelError, match=r"last\.pt was written with another recipe or other data \(toy, now other\)"):
-        train(ToyTask(Ranks()), tmp_path, inputs="other")
+        train(ToyTask(World()), tmp_path, inputs="other")
     task = Line()
     with pytest.raises(ModelError, match="holds 16 parameters that do not match the 2 that are trained"):
         train(task, tmp_path)
@@ -202,7 +205,7 @@ def test_a_checkpoint_of_other_inputs_is_refused(tmp_path: Path) -> None:
 
 def flip_a_weight(path: Path) -> None:
     """Change one bit of a weight, which torch itself reads without a word."""
-    weight = Checkpoint.read(path, "toy").weights["weight"]
+    weight = TrainingCheckpoint.read(path, "toy").weights["weight"]
     data = bytearray(path.read_bytes())
     data[data.index(weight.numpy().tobytes())] ^= 1
     path.write_bytes(data)
@@ -236,8 +239,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(torch, "save", full_at_6)
     with pytest.raises(ModelError, match=r"step 6 cannot be written to .*No space left.*the one before it is unharmed"):
-        train(ToyTask(Ranks()), tmp_path)
-    assert Checkpoint.read(tmp_path / "last.pt", "toy").step == 4
+        train(ToyTask(World()), tmp_path)
+    assert TrainingCheckpoint.read(tmp_path / "last.pt", "toy").step == 4
     assert not (tmp_path / "last.part").exists()
 
 

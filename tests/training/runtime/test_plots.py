@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from llm2clip_search.training.runtime.metrics_log import MetricsLog
-from llm2clip_search.training.runtime.plots import Similarities, _apart, _smoothed, plot_run
+from llm2clip_search.training.runtime.plots import Similarities, plot_run, smoothed, spread_labels
 
 
 @pytest.fixture
@@ -81,12 +81,12 @@ def test_pairs_match_when_they_share_an_image() -> None:
 
 def test_smoothing_keeps_a_constant_and_the_length() -> None:
     for length in (1, 2, 14, 15, 16, 500):
-        np.testing.assert_allclose(_smoothed(np.full(length, 2.5)), np.full(length, 2.5))
+        np.testing.assert_allclose(smoothed(np.full(length, 2.5)), np.full(length, 2.5))
 
 
 def test_labels_keep_their_order_and_their_distance() -> None:
-    places = {"a": 0.99, "b": 0.5, "c": 0.98, "d": 0.51, "e": 0.0, "f": 1.0}
-    found = _apart(places, 0.07)
-    assert list(found) == sorted(places, key=places.__getitem__)
+    positions = {"a": 0.99, "b": 0.5, "c": 0.98, "d": 0.51, "e": 0.0, "f": 1.0}
+    found = spread_labels(positions, 0.07)
+    assert list(found) == sorted(positions, key=positions.__getitem__)
     assert min(np.diff(list(found.values()))) >= 0.07 - 1e-9
     assert 0.0 <= min(found.values()) <= max(found.values()) <= 1.0

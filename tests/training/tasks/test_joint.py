@@ -16,11 +16,11 @@ from llm2clip_search.cli.app import app
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.errors import CorpusError, ModelError
 from llm2clip_search.training import Recipe, comparison, find_recipe, stages
-from llm2clip_search.training.comparison import Comparison, Measured, compare_training
-from llm2clip_search.training.runtime.distributed import Ranks
+from llm2clip_search.training.comparison import MethodMeasurement, TrainingComparison, compare_training
+from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.tasks.clip import ClipTask
+from llm2clip_search.training.tasks.distillation import Distillation
 from llm2clip_search.training.tasks.joint import JointTask, joint_recipe
-from llm2clip_search.training.tasks.keeping import Keep
 from tests.support.tiny_training import TinyTowers, save_towers, shrink, write_flickr8k
 
 
@@ -33,7 +33,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> TinyTowers:
 def recipe(towers: TinyTowers) -> Recipe:
     """`nano` without its noise, so that two ways to one loss can be compared."""
     tiny = shrink(find_recipe("nano"), towers)
-    return replace(tiny, clip=replace(tiny.clip, vision_dropout=0.0, text_dropout=0.0, caption_noise=0.0))
+    return replace(tiny, stage2=replace(tiny.stage2, vision_dropout=0.0, text_dropout=0.0, caption_noise=0.0))
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +41,9 @@ def work(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, the LLM of stage 1 and its caption store."""
     root = tmp_path_factory.mktemp("work")
     write_flickr8k(root)
-    stages.train_captions(
-        recipe.captions, recipe.data, root=root, out=root / "llm", ranks=Ranks(), progress=no_progress
-    )
+    stages.train_captions(recipe.stage1, recipe.data, root=root, out=root / "llm", world=World(), progress=no_progress)
     stages.train_embed(
-        recipe.clip, recipe.data, root=root, llm=root / "llm", out=root / "store", device="cpu", progress=no_progress
+        recipe.stage2, recipe.data, root=root, llm=root / "llm", out=root / "store", device="cpu", progress=no_progress
     )
     return root
 
@@ -111,16 +109,16 @@ def test_dev_is_embedded_by_the_llm_as_it_is(recipe: Recipe, work: Path, tmp_pat
 def test_the_joint_recipe_is_stage_2_of_the_llm_alone() -> None:
     recipe = find_recipe("llama3-8b-openai-l14-336-cc3m")
     fused = TextConfig(library="open_clip", architecture="ViT-L-14-quickgelu", weights="openai", max_tokens=77)
-    model = recipe.clip.model
+    model = recipe.stage2.model
     vision, text = replace(model.vision, projection=False), replace(model.text, clip=fused)
     model = replace(model, vision=vision, text=text)
-    recipe = replace(recipe, clip=replace(recipe.clip, model=model, keep=Keep(text_steps=1)))
+    recipe = replace(recipe, stage2=replace(recipe.stage2, model=model, keep=Distillation(text_steps=1)))
     joint = joint_recipe(recipe)
-    assert joint.llm_scale * joint.clip.loop.learning_rate == pytest.approx(2e-4)
-    assert joint.lora == recipe.captions.lora
-    assert joint.clip.keep is None
-    assert joint.clip.model.text.clip is None
-    assert (joint.clip.vision, joint.clip.loss) == (recipe.clip.vision, recipe.clip.loss)
+    assert joint.llm_scale * joint.stage2.loop.learning_rate == pytest.approx(2e-4)
+    assert joint.lora == recipe.stage1.lora
+    assert joint.stage2.keep is None
+    assert joint.stage2.model.text.clip is None
+    assert (joint.stage2.vision, joint.stage2.loss) == (recipe.stage2.vision, recipe.stage2.loss)
 
 
 def test_both_are_measured_in_processes_of_their_own(recipe: Recipe, work: Path) -> None:
@@ -170,9 +168,9 @@ def test_a_process_that_is_killed_is_told(recipe: Recipe, work: Path) -> None:
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> Comparison:
+def measured(monkeypatch: pytest.MonkeyPatch) -> TrainingComparison:
     """What the command is told, without the training."""
-    stage2 = Measured(
+    stage2 = MethodMeasurement(
         method="stage 2",
         samples=512,
         setup_seconds=3.0,
@@ -181,7 +179,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Comparison:
         recall={"en/mean_recall": 0.25},
     )
     joint = replace(stage2, method="joint", seconds_per_sample=0.1)
-    result = Comparison(recipe="nano", device="cpu", stage2=stage2, joint=joint)
+    result = TrainingComparison(recipe="nano", device="cpu", stage2=stage2, joint=joint)
     monkeypatch.setattr(comparison, "compare_training", mock.Mock(return_value=result))
     return result
 
@@ -196,6 +194,6 @@ def test_the_command_prints_both_side_by_side() -> None:
     assert "stage 2 trains 5.0 times as many images a second" in shown
 
 
-def test_the_command_prints_json(measured: Comparison) -> None:
+def test_the_command_prints_json(measured: TrainingComparison) -> None:
     done = CliRunner().invoke(app, ["bench", "training", "--json"])
     assert json.loads(done.stdout) == measured.to_dict()

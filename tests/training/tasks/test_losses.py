@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.runtime.gradcache import backward_in_parts, by_length
-from llm2clip_search.training.tasks.losses import clip_loss, demand_negatives, info_nce, shared_positives, siglip_loss
+from llm2clip_search.training.runtime.gradcache import backward_in_parts, micro_batches_by_length
+from llm2clip_search.training.tasks.losses import clip_loss, info_nce, require_negatives, shared_positives, siglip_loss
 
 
 def units(rows: int, *, seed: int, dim: int = 8) -> torch.Tensor:
@@ -93,8 +93,8 @@ def test_equal_captions_are_no_negatives() -> None:
 @pytest.mark.parametrize("groups", [[3], [5, 5, 5]])
 def test_a_batch_without_negatives_is_refused(groups: list[int]) -> None:
     with pytest.raises(ModelError, match=rf"batch of {len(groups)} shows a single photograph.*two photographs"):
-        demand_negatives(torch.tensor(groups))
-    demand_negatives(torch.tensor([*groups, 9]))
+        require_negatives(torch.tensor(groups))
+    require_negatives(torch.tensor([*groups, 9]))
 
 
 PARTS = ([0, 1, 2], [3, 4], [5, 6, 7, 8])
@@ -145,7 +145,7 @@ def test_cached_gradients_are_those_of_the_whole_batch() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 9))
 def test_micro_batches_by_length_restore_their_order(lengths: list[int], number: int) -> None:
-    parts, inverse = by_length(lengths, number)
+    parts, inverse = micro_batches_by_length(lengths, number)
     assert len(parts) == number
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     union = torch.cat(parts)

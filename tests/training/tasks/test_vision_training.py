@@ -11,7 +11,7 @@ from llm2clip_search.training.tasks.vision_training import (
     blocks_of,
     depth_of,
     mark_trained,
-    split,
+    split_backbone,
     trained_groups,
     trained_tensors,
 )
@@ -94,7 +94,7 @@ def test_a_convolutional_tower_is_cut_before_what_is_trained() -> None:
     backbone = tower("test_efficientnet")
     mark_trained(backbone, VisionTraining(mode="last", blocks=2), 0)
     x = torch.randn(2, 3, 64, 64)
-    parts = split(backbone, x)
+    parts = split_backbone(backbone, x)
     assert parts is not None
     start, rest = parts
     assert not any(parameter.requires_grad for parameter in start(x))
@@ -110,7 +110,7 @@ def test_a_transformer_is_not_cut() -> None:
     """Position embeddings lie between its modules: the check on real input tells."""
     backbone = tower("test_vit")
     mark_trained(backbone, VisionTraining(mode="last", blocks=2), 0)
-    assert split(backbone, torch.randn(2, 3, 160, 160)) is None
+    assert split_backbone(backbone, torch.randn(2, 3, 160, 160)) is None
 
 
 def test_impossible_choices_are_refused() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from llm2clip_search.training.data.augment import Augmentation, names_a_side
+from llm2clip_search.training.data.augmentation import Augmentation, names_a_side
 from tests.support.images import photograph
 
 PLACES = np.stack(np.meshgrid(np.arange(200), np.arange(100)), axis=-1)

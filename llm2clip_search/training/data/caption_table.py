@@ -21,7 +21,7 @@ from llm2clip_search.errors import CorpusError
 
 LengthClass = Literal["short", "long"]
 
-SCHEMA = pa.schema(
+CAPTION_SCHEMA = pa.schema(
     [
         ("caption_id", pa.int64()),
         ("image_id", pa.string()),
@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         ("negative", pa.bool_()),
     ]
 )
-"""Of `read_captions`; ``image_id`` is null where text has no image, ``source`` is the place of the row's
+"""Of `read_caption_table`; ``image_id`` is null where text has no image, ``source`` is the place of the row's
 source in the recipe, and a ``negative`` describes something else than its photograph."""
 
 _FLICKR = re.compile(
@@ -77,7 +77,7 @@ class CaptionSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOut:
+class HeldOutSplit:
     """A benchmark split that training may not touch."""
 
     path: str
@@ -106,7 +106,7 @@ def caption_id(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def read_captions(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa.Table, int]:
+def read_caption_table(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa.Table, int]:
     """All captions of all sources, and how many empty ones were left out.
 
     Raises:
@@ -116,7 +116,7 @@ def read_captions(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa.Tabl
     parts: list[pa.Table] = []
     empty = 0
     for number, source in enumerate(sources):
-        columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        columns: dict[str, list[Any]] = {name: [] for name in CAPTION_SCHEMA.names}
         seen = empty
         taken: Counter[tuple[str, str]] = Counter()
         for image, photo, text, lang, length, negative in _captions_of(root, source, number):
@@ -128,17 +128,17 @@ def read_captions(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa.Tabl
                     continue
                 taken[photo, lang] += 1
             row = (caption_id(text), image, photo, text, lang, length, number, negative)
-            for name, value in zip(SCHEMA.names, row, strict=True):
+            for name, value in zip(CAPTION_SCHEMA.names, row, strict=True):
                 columns[name].append(value)
         if all(columns["negative"]):
             chosen = f" of split {source.split!r}" if source.split else ""
             chosen += f" in {' or '.join(source.langs)}" if source.langs else ""
             raise CorpusError(f"{root / source.path} has no captions{chosen}; {empty - seen:,} are empty.")
-        parts.append(pa.table(columns, schema=SCHEMA))
+        parts.append(pa.table(columns, schema=CAPTION_SCHEMA))
     return pa.concat_tables(parts), empty
 
 
-def of_images(captions: pa.Table) -> pa.Table:
+def captions_of_images(captions: pa.Table) -> pa.Table:
     """The captions that stage 2 sees: those of images, and no negatives."""
     return captions.filter(pc.and_(pc.is_valid(captions["image_id"]), pc.invert(captions["negative"])))
 
@@ -148,7 +148,7 @@ def without_photos(captions: pa.Table, photos: Iterable[str]) -> pa.Table:
     return captions.filter(pc.invert(pc.is_in(captions["photo"], value_set=pa.array(sorted(photos), pa.string()))))
 
 
-def held_out_photos(root: Path, held_out: Sequence[HeldOut]) -> set[str]:
+def held_out_photos(root: Path, held_out: Sequence[HeldOutSplit]) -> set[str]:
     """Photographs of benchmark splits, by `photo_key`: 934 of Flickr8k's 1,000 dev images lie in Multi30k
     under other names.
 

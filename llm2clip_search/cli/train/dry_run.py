@@ -9,10 +9,10 @@ from llm2clip_search.cli.progress import duration
 from llm2clip_search.cli.sizes import gigabytes
 
 if TYPE_CHECKING:
-    from llm2clip_search.training.dry_run import Estimate
+    from llm2clip_search.training.dry_run import StageEstimate
 
 
-def print_estimate(estimate: "Estimate") -> None:
+def print_estimate(estimate: "StageEstimate") -> None:
     """Parameters, memory and time of a stage, as a table on stdout."""
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
     table.title = f"{estimate.recipe}, train {estimate.stage}"

@@ -14,7 +14,7 @@ MAX_LOG_SCALE = math.log(100.0)
 """CLIP's own bound: the temperature never falls below 0.01 (Radford et al., arXiv 2103.00020, section 2.5)."""
 
 
-class Heads(nn.Module):
+class ProjectionHeads(nn.Module):
     """Two maps into the shared space, and the scale and bias of their cosines."""
 
     mean: torch.Tensor

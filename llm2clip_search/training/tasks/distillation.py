@@ -18,7 +18,7 @@ from llm2clip_search.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keep:
+class Distillation:
     """How, and how firmly."""
 
     text_steps: int = 0
@@ -37,7 +37,7 @@ class Keep:
                 raise ModelError(f"Keeping what CLIP knew cannot have {name} {getattr(self, name)}: it is below 0.")
 
 
-def demand_clip_space(model: ModelConfig, keep: Keep, steps: int) -> None:
+def require_clip_space(model: ModelConfig, keep: Distillation, steps: int) -> None:
     """Refuse a recipe whose space is not CLIP's.
 
     Raises:
@@ -52,7 +52,7 @@ def demand_clip_space(model: ModelConfig, keep: Keep, steps: int) -> None:
         raise ModelError(f"Of {steps} steps {keep.text_steps} learn CLIP's text embeddings: none is contrastive.")
 
 
-def stored_clip(model: ModelConfig, keep: Keep | None) -> TextConfig | None:
+def stored_clip_tower(model: ModelConfig, keep: Distillation | None) -> TextConfig | None:
     """The CLIP text tower whose embeddings a run finds in the caption store: the one that is fused with the
     LLM, or the vision tower's own, whose embeddings are learnt; None where neither is asked for.
 
@@ -76,7 +76,7 @@ def stored_clip(model: ModelConfig, keep: Keep | None) -> TextConfig | None:
     return fused or own
 
 
-def distillation(student: torch.Tensor, teacher: torch.Tensor, structure: float) -> torch.Tensor:
+def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, structure: float) -> torch.Tensor:
     """Both alignments of unit vectors float ``[n, dim]``, ``n >= 2`` (Hu et al., arXiv 2510.18795, L_dis)."""
     return instance_alignment(student, teacher) + structure * structure_alignment(student, teacher)
 

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from llm2clip_search.corpora.shards import expand_braces, find_files
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.training.data.captions import (
-    SCHEMA,
+from llm2clip_search.training.data.caption_table import (
+    CAPTION_SCHEMA,
     CaptionColumn,
     CaptionSource,
-    HeldOut,
+    HeldOutSplit,
     caption_id,
+    captions_of_images,
     held_out_photos,
-    of_images,
     photo_key,
-    read_captions,
+    read_caption_table,
     without_photos,
 )
 from tests.support.corpus import write_csv, write_tar
@@ -55,8 +55,8 @@ FORMATS = ["csv", "csv.gz", "tsv", "tsv.gz", "jsonl", "jsonl.gz", "parquet", "ta
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
     write_rows(tmp_path / f"captions.{suffix}")
-    table, empty = read_captions(tmp_path, [CaptionSource(path=f"captions.{suffix}")])
-    assert table.schema == SCHEMA
+    table, empty = read_caption_table(tmp_path, [CaptionSource(path=f"captions.{suffix}")])
+    assert table.schema == CAPTION_SCHEMA
     assert table.select(["image_id", "lang", "caption"]).to_pylist() == [
         {key: row[key] for key in ("image_id", "lang", "caption")} for row in ROWS
     ]
@@ -66,7 +66,7 @@ def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
 
 def test_split_and_languages_choose_rows(tmp_path: Path) -> None:
     write_rows(tmp_path / "captions.csv")
-    table, _ = read_captions(
+    table, _ = read_caption_table(
         tmp_path,
         [
             CaptionSource(path="captions.csv", split="train", langs=("de", "zh")),
@@ -82,10 +82,10 @@ def test_a_source_may_give_a_few_captions_of_an_image_in_each_language(tmp_path:
     rows = [("a", "en", "one"), ("a", "de", "eins"), ("a", "en", " "), ("b", "en", "two"), ("a", "en", "three")]
     rows += [("a", "en", "four"), ("a", "de", "zwei"), ("b", "en", "five")]
     write_csv(tmp_path / "c.csv", [{"image_id": i, "lang": lang, "caption": text} for i, lang, text in rows])
-    table, empty = read_captions(tmp_path, [CaptionSource(path="c.csv", per_image=2)])
+    table, empty = read_caption_table(tmp_path, [CaptionSource(path="c.csv", per_image=2)])
     assert table["caption"].to_pylist() == ["one", "eins", "two", "three", "zwei", "five"]
     assert empty == 1
-    first, _ = read_captions(tmp_path, [CaptionSource(path="c.csv", per_image=1)])
+    first, _ = read_caption_table(tmp_path, [CaptionSource(path="c.csv", per_image=1)])
     assert first["caption"].to_pylist() == ["one", "eins", "two"]
 
 
@@ -93,7 +93,7 @@ def test_columns_say_language_and_length_and_may_hold_lists(tmp_path: Path) -> N
     rows = [{"id": 7, "short": ["A dog.", "One dog."], "lang": "en", "long_de": "Ein Hund läuft durch den Schnee."}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
     columns = (CaptionColumn(name="short"), CaptionColumn(name="long_de", lang="de", length="long"))
-    table, _ = read_captions(tmp_path, [CaptionSource(path="c.parquet", image="id", columns=columns)])
+    table, _ = read_caption_table(tmp_path, [CaptionSource(path="c.parquet", image="id", columns=columns)])
     assert table.select(["image_id", "lang", "length"]).to_pylist() == [
         {"image_id": "7", "lang": "en", "length": "short"},
         {"image_id": "7", "lang": "en", "length": "short"},
@@ -107,16 +107,16 @@ def test_webdataset_members_with_lists_are_keyed_by_their_names(tmp_path: Path) 
     write_tar(tmp_path / "s-00.tar", shard)
     write_tar(tmp_path / "s-01.tar", {"09.json": b'{"captions": ["A cat."]}'})
     columns = (CaptionColumn(name="captions"),)
-    own, _ = read_captions(tmp_path, [CaptionSource(path="s-{00..01}.tar", columns=columns)])
+    own, _ = read_caption_table(tmp_path, [CaptionSource(path="s-{00..01}.tar", columns=columns)])
     assert own["image_id"].to_pylist() == ["12", "12", "09"]
-    keys, _ = read_captions(tmp_path, [CaptionSource(path="s-*.tar", image="__key__", columns=columns)])
+    keys, _ = read_caption_table(tmp_path, [CaptionSource(path="s-*.tar", image="__key__", columns=columns)])
     assert keys["image_id"].to_pylist() == ["000/07", "000/07", "09"]
 
 
 def test_empty_captions_are_counted_and_left_out(tmp_path: Path) -> None:
     rows = [{"image_id": "a", "caption": text} for text in ("A dog. ", "", " \t", None, ["", "A cat."], [])]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    table, empty = read_captions(tmp_path, [CaptionSource(path="c.jsonl")])
+    table, empty = read_caption_table(tmp_path, [CaptionSource(path="c.jsonl")])
     assert table["caption"].to_pylist() == ["A dog.", "A cat."]
     assert empty == 4
 
@@ -126,13 +126,13 @@ def test_text_without_images_is_a_photograph_a_row(tmp_path: Path) -> None:
         write_csv(tmp_path / f"{name}.csv", [{"query": f"What is {n}?", "positive": "A number."} for n in (1, 2)])
     columns = (CaptionColumn(name="query"), CaptionColumn(name="positive", length="long"))
     source = CaptionSource(path="{0,1}.csv", image="", columns=columns)
-    table, _ = read_captions(tmp_path, [source, source])
+    table, _ = read_caption_table(tmp_path, [source, source])
     assert table["image_id"].null_count == len(table) == 16
     photos = table["photo"].to_pylist()
     assert photos[0::2] == photos[1::2]
     assert len(set(photos)) == 8, "over files and sources"
     assert table["length"].to_pylist() == ["short", "long"] * 8
-    assert len(of_images(table)) == 0
+    assert len(captions_of_images(table)) == 0
 
 
 def test_negatives_are_marked_and_kept_from_stage_2(tmp_path: Path) -> None:
@@ -141,17 +141,17 @@ def test_negatives_are_marked_and_kept_from_stage_2(tmp_path: Path) -> None:
         {"image_id": "b", "lang": "de", "caption": "Ein Ball.", "wrong": None},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
-    table, empty = read_captions(tmp_path, [CaptionSource(path="c.parquet", negatives="wrong")])
+    table, empty = read_caption_table(tmp_path, [CaptionSource(path="c.parquet", negatives="wrong")])
     assert table["caption"].to_pylist() == ["Ein Hund.", "Eine Katze.", "Ein Ball."]
     assert table["negative"].to_pylist() == [False, True, False]
     assert set(table["lang"].to_pylist()) == {"de"}
     assert empty == 0, "a row without negatives lacks nothing"
-    assert of_images(table)["caption"].to_pylist() == ["Ein Hund.", "Ein Ball."]
+    assert captions_of_images(table)["caption"].to_pylist() == ["Ein Hund.", "Ein Ball."]
 
 
 def test_a_spreadsheets_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("image_id,caption\na,A dog.\n", encoding="utf-8-sig")
-    table, _ = read_captions(tmp_path, [CaptionSource(path="c.csv")])
+    table, _ = read_caption_table(tmp_path, [CaptionSource(path="c.csv")])
     assert table["image_id"].to_pylist() == ["a"]
 
 
@@ -210,7 +210,7 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, name: str) -> Non
     write, message = BAD[name]
     write(tmp_path / name)
     with pytest.raises(CorpusError, match=message) as told:
-        read_captions(tmp_path, [CaptionSource(path=name)])
+        read_caption_table(tmp_path, [CaptionSource(path=name)])
     assert str(tmp_path / name) in str(told.value)
     assert "\n" not in str(told.value)
 
@@ -218,9 +218,9 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, name: str) -> Non
 def test_what_a_source_does_not_have_is_named(tmp_path: Path) -> None:
     write_rows(tmp_path / "c.csv")
     with pytest.raises(CorpusError, match=r"c\.csv has no captions of split 'test' in en or de; 0 are empty"):
-        read_captions(tmp_path, [CaptionSource(path="c.csv", split="test", langs=("en", "de"))])
+        read_caption_table(tmp_path, [CaptionSource(path="c.csv", split="test", langs=("en", "de"))])
     with pytest.raises(CorpusError, match=r"d-1\.csv does not exist\.$") as caught:
-        read_captions(tmp_path, [CaptionSource(path="d-{1..2}.csv")])
+        read_caption_table(tmp_path, [CaptionSource(path="d-{1..2}.csv")])
     assert "--data names the folder" in caught.value.hint
 
 
@@ -259,8 +259,8 @@ def test_held_out_photographs_fall_away_under_any_name(tmp_path: Path) -> None:
     )
     rows = [{"image_id": name, "caption": "A dog."} for name in ("1000268201.jpg", "36979.jpg", "x.jpg")]
     write_csv(tmp_path / "c.csv", rows)
-    captions, _ = read_captions(tmp_path, [CaptionSource(path="c.csv")])
-    kept = without_photos(captions, held_out_photos(tmp_path, [HeldOut(path="bench.csv", split="dev")]))
+    captions, _ = read_caption_table(tmp_path, [CaptionSource(path="c.csv")])
+    kept = without_photos(captions, held_out_photos(tmp_path, [HeldOutSplit(path="bench.csv", split="dev")]))
     assert kept["image_id"].to_pylist() == ["36979.jpg", "x.jpg"]
     assert without_photos(captions, set()) == captions
 
@@ -268,9 +268,9 @@ def test_held_out_photographs_fall_away_under_any_name(tmp_path: Path) -> None:
 def test_a_leak_check_against_nothing_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "c.csv")
     with pytest.raises(CorpusError, match=r"c\.csv has no split 'test' to keep out of training"):
-        held_out_photos(tmp_path, [HeldOut(path="c.csv", split="test")])
+        held_out_photos(tmp_path, [HeldOutSplit(path="c.csv", split="test")])
     with pytest.raises(CorpusError, match="has no column 'file'"):
-        held_out_photos(tmp_path, [HeldOut(path="c.csv", split="dev", image="file")])
+        held_out_photos(tmp_path, [HeldOutSplit(path="c.csv", split="dev", image="file")])
 
 
 def test_a_captions_key_is_blake2b_of_its_utf8_bytes() -> None:

@@ -21,18 +21,18 @@ from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import Llm2ClipError, ModelError, StoreError
 from llm2clip_search.training import stages
-from llm2clip_search.training.data.augment import Augmentation
-from llm2clip_search.training.data.caption_store import CaptionStore, read_info
-from llm2clip_search.training.data.captions import CaptionSource, caption_id
+from llm2clip_search.training.data.augmentation import Augmentation
+from llm2clip_search.training.data.caption_store import CaptionStore, read_store_info
+from llm2clip_search.training.data.caption_table import CaptionSource, caption_id
 from llm2clip_search.training.recipes.recipe import DataRecipe
-from llm2clip_search.training.runtime.distributed import Ranks, Sharding, join
+from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.loop import LoopRecipe
 from llm2clip_search.training.tasks.clip import ClipRecipe, ClipTask
-from llm2clip_search.training.tasks.keeping import (
-    Keep,
-    distillation,
+from llm2clip_search.training.tasks.distillation import (
+    Distillation,
+    distillation_loss,
     instance_alignment,
-    stored_clip,
+    stored_clip_tower,
     structure_alignment,
 )
 from llm2clip_search.training.tasks.llm_folder import write_llm
@@ -101,10 +101,10 @@ class Corner:
         store: Path,
         *,
         progress: Progress = no_progress,
-        ranks: Ranks = Ranks(),
+        world: World = World(),
     ) -> Path:
         stages.train_clip(
-            recipe, DATA, root=self.root, llm=self.root / "llm", store=store, out=out, ranks=ranks, progress=progress
+            recipe, DATA, root=self.root, llm=self.root / "llm", store=store, out=out, world=world, progress=progress
         )
         return out
 
@@ -173,8 +173,8 @@ def test_losses_equal_plain_numpy(count: int) -> None:
     ours, theirs = torch.from_numpy(student), torch.from_numpy(teacher)
     assert float(instance_alignment(ours, theirs)) == pytest.approx(instance, rel=1e-5)
     assert float(structure_alignment(ours, theirs)) == pytest.approx(np.mean(terms), rel=1e-4)
-    assert float(distillation(ours, theirs, 3.0)) == pytest.approx(instance + 3.0 * np.mean(terms), rel=1e-4)
-    assert float(distillation(ours, ours, 3.0)) == pytest.approx(0.0, abs=1e-5)
+    assert float(distillation_loss(ours, theirs, 3.0)) == pytest.approx(instance + 3.0 * np.mean(terms), rel=1e-4)
+    assert float(distillation_loss(ours, ours, 3.0)) == pytest.approx(0.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("count", [4, 40])
@@ -183,14 +183,14 @@ def test_equal_captions_have_a_gradient(count: int) -> None:
     student = torch.from_numpy(unit(count, 6, 0)).float()
     student[1] = student[0]
     student.requires_grad_()
-    distillation(student, torch.from_numpy(unit(count, 6, 1)).float(), 1.0).backward()  # type: ignore[no-untyped-call]
+    distillation_loss(student, torch.from_numpy(unit(count, 6, 1)).float(), 1.0).backward()  # type: ignore[no-untyped-call]
     assert student.grad is not None
     assert torch.isfinite(student.grad).all()
 
 
 def test_a_fused_model_comes_back(corner: Corner, store: Path, tmp_path: Path, tasks: list[ClipTask]) -> None:
     """Store, training, folder: the encoder gives what the task gave, to half precision of its matrices."""
-    info = read_info(store)
+    info = read_store_info(store)
     assert (info.width, info.clip_width) == (56, 24)
     assert f"dir:{corner.root / 'clip'} (" in info.clip
     out = corner.train(corner.recipe(model=corner.fused), tmp_path, store)
@@ -201,7 +201,7 @@ def test_a_fused_model_comes_back(corner: Corner, store: Path, tmp_path: Path, t
     np.testing.assert_allclose(encoder.encode_images(corner.dev_images()), tasks[0].embed_dev_images(), atol=3e-3)
     plain = load_encoder(corner.clip.weights or "", runtime="torch", device="cpu").encode_texts(CAPTIONS)
     opened = CaptionStore(store)
-    rows = opened.rows(opened.places(np.array([caption_id(text) for text in CAPTIONS])))
+    rows = opened.embeddings(opened.positions(np.array([caption_id(text) for text in CAPTIONS])))
     np.testing.assert_allclose(rows[:, 32:], plain, atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(rows[:, :32].astype(np.float32), axis=1), 1.0, atol=1e-3)
 
@@ -212,7 +212,7 @@ def losses_of(out: Path) -> list[float]:
 
 
 def test_the_warm_up_learns_clips_text_embeddings(corner: Corner, store: Path, tmp_path: Path) -> None:
-    keep = Keep(text_steps=60)
+    keep = Distillation(text_steps=60)
     loop = LoopRecipe(steps=61, learning_rate=3e-3)
     out = corner.train(corner.recipe(keep=keep, loop=loop, vision=VisionTraining()), tmp_path / "a", store)
     losses = losses_of(out)
@@ -238,14 +238,14 @@ def test_kept_vision_embeddings_move_less(corner: Corner, store: Path, tmp_path:
     loop = LoopRecipe(steps=12, learning_rate=1e-3)
     free, held = (
         moved(corner, corner.train(corner.recipe(keep=keep, loop=loop), tmp_path / name, store))
-        for name, keep in {"free": None, "held": Keep(vision=5.0)}.items()
+        for name, keep in {"free": None, "held": Distillation(vision=5.0)}.items()
     )
     assert free > 2.0 * held > 0.0
 
 
 def test_a_cached_and_a_resumed_run_learn_the_same(corner: Corner, store: Path, tmp_path: Path) -> None:
     """Killed in the warm-up and behind it, bit for bit; with the gradient cache to float precision."""
-    recipe = corner.recipe(keep=Keep(text_steps=3), steps=6)
+    recipe = corner.recipe(keep=Distillation(text_steps=3), steps=6)
     whole = load_file(corner.train(recipe, tmp_path / "whole", store) / "model.safetensors")
 
     def dying(at: int) -> Callable[..., None]:
@@ -270,17 +270,17 @@ def train_on_ranks(rank: int, port: int, corner: Corner, recipe: ClipRecipe, out
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     for sharding in get_args(Sharding):
-        corner.train(recipe, out / sharding, store, ranks=join("cpu", sharding))
+        corner.train(recipe, out / sharding, store, world=join_process_group("cpu", sharding))
     dist.destroy_process_group()
 
 
 def test_two_ranks_keep_what_one_keeps(corner: Corner, store: Path, tmp_path: Path) -> None:
     """Both distillations are over the whole batch, wherever its rows and the tower's pieces are."""
-    recipe = corner.recipe(keep=Keep(text_steps=1), steps=3)
+    recipe = corner.recipe(keep=Distillation(text_steps=1), steps=3)
     whole = load_file(corner.train(recipe, tmp_path / "one", store) / "model.safetensors")
     port = free_port()
-    ranks = [start(train_on_ranks, rank, port, corner, recipe, tmp_path / "two", store) for rank in range(2)]
-    for process in ranks:
+    processes = [start(train_on_ranks, rank, port, corner, recipe, tmp_path / "two", store) for rank in range(2)]
+    for process in processes:
         process.join(120)
         assert process.exitcode == 0
     for sharding in get_args(Sharding):
@@ -309,7 +309,7 @@ def test_an_open_clip_tower_is_kept(corner: Corner, tmp_path: Path) -> None:
         weights=str(tmp_path / "weights.safetensors"),
         preprocess=PreprocessConfig(height=32, width=32),
     )
-    recipe = corner.recipe(model={"vision": clip, "dim": 20}, keep=Keep(text_steps=20), steps=22)
+    recipe = corner.recipe(model={"vision": clip, "dim": 20}, keep=Distillation(text_steps=20), steps=22)
     store = corner.embed(recipe, tmp_path / "store")
     out = corner.train(recipe, tmp_path / "model", store)
     losses = losses_of(out)
@@ -321,8 +321,8 @@ def test_an_open_clip_tower_is_kept(corner: Corner, tmp_path: Path) -> None:
 
 def test_a_store_without_clips_embeddings_is_refused(corner: Corner, store: Path, tmp_path: Path) -> None:
     plain = corner.embed(corner.recipe(), tmp_path / "plain")
-    assert (read_info(plain).width, read_info(plain).clip) == (32, "")
-    for recipe in (corner.recipe(keep=Keep(text_steps=2)), corner.recipe(model=corner.fused)):
+    assert (read_store_info(plain).width, read_store_info(plain).clip) == (32, "")
+    for recipe in (corner.recipe(keep=Distillation(text_steps=2)), corner.recipe(model=corner.fused)):
         with pytest.raises(
             StoreError,
             match=r"plain holds text embeddings of no CLIP, but the recipe needs those of dir:.*clip \(.*train embed",
@@ -338,9 +338,12 @@ def test_a_store_without_clips_embeddings_is_refused(corner: Corner, store: Path
     ("change", "message"),
     [
         (lambda c: {"model": {"vision": replace(c.clip, projection=True)}}, r"tiny is to keep .* vision\.projection"),
-        (lambda _: {"keep": Keep(text_steps=4)}, "Of 4 steps 4 learn CLIP's text embeddings: none is contrastive"),
-        (lambda _: {"keep": Keep(vision=-1.0)}, r"cannot have vision -1\.0: it is below 0"),
-        (lambda _: {"keep": Keep(structure=float("nan"))}, "cannot have structure nan"),
+        (
+            lambda _: {"keep": Distillation(text_steps=4)},
+            "Of 4 steps 4 learn CLIP's text embeddings: none is contrastive",
+        ),
+        (lambda _: {"keep": Distillation(vision=-1.0)}, r"cannot have vision -1\.0: it is below 0"),
+        (lambda _: {"keep": Distillation(structure=float("nan"))}, "cannot have structure nan"),
         (
             lambda c: {"model": {"vision": replace(c.clip, library="timm", architecture="test_vit")}},
             "The vision tower test_vit of timm has no text tower of its own",
@@ -359,13 +362,13 @@ def test_recipes_that_cannot_keep_are_refused(
     if not two.exists():
         two.symlink_to(corner.root / "clip")
     with pytest.raises(Llm2ClipError, match=message):
-        corner.train(corner.recipe(**{"keep": Keep(text_steps=1), **change(corner)}), tmp_path, store)
+        corner.train(corner.recipe(**{"keep": Distillation(text_steps=1), **change(corner)}), tmp_path, store)
 
 
 def test_which_clip_a_store_must_hold(corner: Corner) -> None:
-    assert stored_clip(corner.recipe().model, None) is None
-    assert stored_clip(corner.recipe().model, Keep()) is None
-    assert stored_clip(corner.recipe().model, Keep(text_steps=1)) == corner.clip_text
-    assert stored_clip(corner.recipe(model=corner.fused).model, None) == corner.clip_text
+    assert stored_clip_tower(corner.recipe().model, None) is None
+    assert stored_clip_tower(corner.recipe().model, Distillation()) is None
+    assert stored_clip_tower(corner.recipe().model, Distillation(text_steps=1)) == corner.clip_text
+    assert stored_clip_tower(corner.recipe(model=corner.fused).model, None) == corner.clip_text
     with pytest.raises(ModelError):
-        Keep(text_steps=-1)
+        Distillation(text_steps=-1)
