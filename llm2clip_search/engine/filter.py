@@ -1,64 +1,114 @@
-"""Filters: a user's SQL condition to a set of ids, in a DuckDB that can reach nothing else."""
+"""Filters: a user's SQL condition to a set of ids, by DuckDB over the index's own Parquet files."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from llm2clip_search.engine.condition import check_condition
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot
+from llm2clip_search.store.shard import Shard
 
-COLUMNS = tuple(name for name in METADATA_SCHEMA.names if name != "mtime_ns")
-"""Columns that a condition may use besides ``mtime``, a timestamp; ``path`` is an absolute path or a URI."""
-
-
-def filter_table(snapshot: Snapshot) -> pa.Table:
-    """The table that conditions are evaluated on: `COLUMNS` and ``mtime``, one row per live image."""
-    table = snapshot.metadata()
-    stored = table.column("path")
-    below = pc.binary_join_element_wise(snapshot.base.as_posix(), stored, "/")
-    paths = pc.if_else(pc.match_substring_regex(stored, r"^(/|[A-Za-z]:/)|://"), stored, below)
-    mtime = pc.cast(table.column("mtime_ns"), pa.timestamp("ns"))
-    table = table.set_column(table.schema.get_field_index("path"), "path", paths)
-    return table.drop_columns(["mtime_ns"]).append_column("mtime", mtime)
+COLUMNS = tuple(name for name in METADATA_SCHEMA.names if name not in ("mtime_ns", "version"))
+"""Fixed columns that a condition may use besides ``mtime``, a timestamp; ``path`` is an absolute path or a URI. Columns
+that corpora brought along come in addition."""
+TIME_LIMIT_S = 60.0
+"""A filter that takes longer is stopped: backstop to `check_condition`."""
 
 
-def matching_ids(snapshot: Snapshot, where: str) -> np.ndarray:
-    """Ids, ascending int64, of the live rows that meet a SQL condition.
+class Filter:
+    """Conditions over one snapshot: one DuckDB database that stays warm, and may be asked by several threads.
 
-    The condition is untrusted: DuckDB runs without external access and extensions, with its configuration locked, and
-    sees one table of metadata.
-
-    Raises:
-        QueryError: SQL that is wrong, names an unknown column, or is more than one condition.
+    Conditions are untrusted: the database reaches no file but the snapshot's own, loads no extension, and its
+    configuration is locked.
     """
-    import duckdb
 
-    if not where.strip():
-        raise QueryError("The condition is empty.", hint='Give --where a condition such as "width > 1000".')
-    connection = duckdb.connect(":memory:")
+    def __init__(self, snapshot: Snapshot) -> None:
+        import duckdb
+
+        self._columns = (*COLUMNS, *(column.name for column in snapshot.manifest.columns), "mtime")
+        self._connection = duckdb.connect(":memory:")
+        execute = self._connection.execute
+        execute("SET python_enable_replacements = false")
+        execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
+        execute("SET parquet_metadata_cache = true; SET TimeZone = 'UTC'")
+        files = [str(shard.metadata_path) for shard in snapshot.shards]
+        execute(f"SET allowed_paths = {_list(files)}")
+        execute("SET enable_external_access = false; SET lock_configuration = true")
+        execute(_live_rows(snapshot))
+        execute(_images(snapshot))
+
+    def ids(self, where: str) -> np.ndarray:
+        """Ids, ascending int64, of the live rows that meet a condition.
+
+        Raises:
+            QueryError: SQL that is wrong, names an unknown column, is more than one condition, uses something that
+                is not on the allow-list, or takes longer than `TIME_LIMIT_S`.
+        """
+        import duckdb
+
+        with self._connection.cursor() as cursor:
+            try:
+                check_condition(cursor, where)
+                with _limited(cursor):
+                    found = cursor.execute(f"SELECT id FROM images WHERE (\n{where}\n)").fetchnumpy()["id"]
+            except duckdb.InterruptException as error:
+                raise QueryError(f"The condition took longer than {TIME_LIMIT_S:.0f} s.") from error
+            except duckdb.Error as error:
+                raise QueryError(self._sentence(where, error)) from error
+        ids = np.asarray(found, dtype=np.int64)
+        return ids if bool((ids[1:] > ids[:-1]).all()) else np.sort(ids)
+
+    def _sentence(self, where: str, error: Exception) -> str:
+        message = str(error)
+        if match := re.search(r'column "?([^"\s]+)"? not found', message):
+            columns = ", ".join(self._columns)
+            return f"The condition names a column {match[1]!r} that does not exist; the columns are {columns}."
+        first = message.splitlines()[0] if message else type(error).__name__
+        return f"{where!r} is not a valid condition: {first.partition(': ')[2] or first}"
+
+
+@contextmanager
+def _limited(cursor: Any) -> Iterator[None]:
+    timer = Timer(TIME_LIMIT_S, cursor.interrupt)
+    timer.daemon = True
+    timer.start()
     try:
-        connection.execute("SET python_enable_replacements = false")
-        connection.register("images", filter_table(snapshot))
-        connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
-        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-        # Parsed as one expression, so that nothing in it can end the WHERE clause; the line break ends a comment.
-        met = connection.table("images").filter(f"(\n{where}\n)")
-        found = met.project("id").fetchnumpy()["id"]
-    except duckdb.Error as error:
-        raise QueryError(_sentence(where, error)) from error
+        yield
     finally:
-        connection.close()
-    return np.unique(np.asarray(found, dtype=np.int64))
+        timer.cancel()
 
 
-def _sentence(where: str, error: Exception) -> str:
-    message = str(error)
-    if "expression list" in message or "Expected a single" in message:
-        return "A filter is one condition; several, or further clauses and statements, are not allowed."
-    if match := re.search(r'column "?([^"\s]+)"? not found', message):
-        columns = ", ".join([*COLUMNS, "mtime"])
-        return f"The condition names a column {match[1]!r} that does not exist; the columns are {columns}."
-    first = message.splitlines()[0] if message else type(error).__name__
-    return f"{where!r} is not a valid condition: {first.partition(': ')[2] or first}"
+def _live_rows(snapshot: Snapshot) -> str:
+    """The view of live rows: whole shards as they are, and shards with dead rows without those."""
+    whole = [shard for shard in snapshot.shards if not len(shard.dead)]
+    partly = [shard for shard in snapshot.shards if len(shard.dead)]
+    parts = [_scan(whole)] if whole else []
+    for shard in partly:
+        dead = ", ".join(map(str, shard.dead.tolist()))
+        parts.append(f"SELECT * FROM ({_scan([shard])}) WHERE id NOT IN ({dead})")
+    nothing = ", ".join(f'NULL AS "{name}"' for name in METADATA_SCHEMA.names)
+    return "CREATE VIEW live AS " + (" UNION ALL BY NAME ".join(parts) or f"SELECT {nothing} WHERE false")
+
+
+def _images(snapshot: Snapshot) -> str:
+    """The view that conditions are evaluated on: the columns as users know them."""
+    base = snapshot.base.as_posix().replace("'", "''")
+    path = rf"CASE WHEN regexp_matches(path, '^(/|[A-Za-z]:/)|://') THEN path ELSE '{base}/' || path END"
+    return (
+        f"CREATE VIEW images AS SELECT * EXCLUDE (path, mtime_ns, version), {path} AS path,"
+        " make_timestamp(mtime_ns // 1000) AS mtime FROM live"
+    )
+
+
+def _scan(shards: list[Shard]) -> str:
+    """Shards of an earlier schema lack columns, which are null then."""
+    return f"SELECT * FROM read_parquet({_list([str(shard.metadata_path) for shard in shards])}, union_by_name = true)"
+
+
+def _list(texts: list[str]) -> str:
+    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"

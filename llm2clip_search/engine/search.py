@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,12 @@ from llm2clip_search.vectorindex.faiss_index import FaissGpuIndex, FaissIndex, g
 from llm2clip_search.vectorindex.index import VectorIndex
 from llm2clip_search.vectorindex.kinds import kind_of
 
+if TYPE_CHECKING:
+    from llm2clip_search.engine.filter import Filter
+
+INTERNAL = ("corpus", "version")
+"""Columns that say how a row is kept up to date, not what is in the image; results leave them out."""
+
 
 class SearchIndex:
     """A snapshot of an index, with the encoder that made it.
@@ -37,6 +44,7 @@ class SearchIndex:
         self._gpus = Lazy(gpu_count)
         self._exact = ExactIndex(snapshot, snapshot.manifest.live)
         self._exact_on_gpu = Lazy(lambda: FaissGpuIndex.flat(snapshot, dim=snapshot.manifest.dim))
+        self._filter = Lazy(self._open_filter)
         self._approximate = Lazy(self._load_approximate)
         self._approximate_on_gpu = Lazy(lambda: FaissGpuIndex.of(self._approximate()))
 
@@ -125,9 +133,12 @@ class SearchIndex:
         """Ids that meet the condition; None without a condition, and then DuckDB is not imported."""
         if where is None:
             return None
-        from llm2clip_search.engine.filter import matching_ids
+        return self._filter().ids(where)
 
-        return matching_ids(self.snapshot, where)
+    def _open_filter(self) -> "Filter":
+        from llm2clip_search.engine.filter import Filter
+
+        return Filter(self.snapshot)
 
     def _plan(self, matches: np.ndarray | None, k: int) -> SearchPlan:
         ann = self.snapshot.manifest.ann
@@ -174,7 +185,7 @@ class SearchIndex:
         return composed
 
     def _stored(self, identifier: int) -> np.ndarray:
-        if identifier not in self.snapshot.live_ids:
+        if identifier not in self.snapshot:
             raise QueryError(
                 f"The index has no image with id {identifier}.", hint="Use --like with an id that results show."
             )
@@ -223,7 +234,7 @@ class SearchIndex:
         rows = self.snapshot.rows([identifier for _, identifier, _ in kept])
         hits: list[Hit] = []
         for (rank, identifier, score), row in zip(kept, rows, strict=True):
-            rest = {key: value for key, value in row.items() if key not in ("id", "path")}
+            rest = {key: value for key, value in row.items() if key not in ("id", "path", *INTERNAL)}
             uri = self.snapshot.located(row["path"])
             hits.append(Hit(rank=rank, id=identifier, score=max(-1.0, min(1.0, score)), uri=uri, metadata=rest))
         return hits

@@ -8,8 +8,10 @@ import numpy as np
 
 from llm2clip_search.corpora.decode import Decoded, ImageFacts
 from llm2clip_search.errors import ImageError
+from llm2clip_search.indexers.known import content_key
 from llm2clip_search.indexers.plan import IndexPlan
 from llm2clip_search.store import Row, Writer
+from llm2clip_search.store.compaction import compact
 from llm2clip_search.store.schema import Failure
 
 _FACTS = tuple(each.name for each in fields(ImageFacts))
@@ -17,13 +19,14 @@ _FACTS = tuple(each.name for each in fields(ImageFacts))
 
 @dataclass(slots=True)
 class _Ready:
-    """A row waiting for its commit: with a fresh vector, or with the id whose vector it takes."""
+    """A row waiting for its commit: embedded, or with the id of a row whose content it shares."""
 
     path: str
     decoded: Decoded
-    facts: ImageFacts
     id: int | None = None
-    vector_of: int | None = None
+    """Of the row, if it keeps one."""
+    twin: int | None = None
+    """Id of the row that its vector and facts are taken from."""
 
 
 class Committer:
@@ -41,8 +44,9 @@ class Committer:
         self.failures: list[Failure] = []
         self.seconds = 0.0
         """Spent on writing."""
-        self._moved_from = {row["content_hash"]: identifier for identifier, row in plan.gone.items()}
-        self._gone = dict(plan.gone)
+        known = plan.known
+        self._gone = set(known.ids[plan.gone].tolist())
+        self._moved_from = dict(zip(known.contents[plan.gone].tolist(), known.ids[plan.gone].tolist(), strict=True))
         self._ready: list[_Ready] = []
         self._removed: set[int] = set()
         self._committed = time.monotonic()
@@ -66,77 +70,84 @@ class Committer:
             self.commit()
 
     def commit(self) -> None:
-        """Write what is ready."""
+        """Write what is ready, and merge small shards when there are enough of them."""
         started = time.perf_counter()
         if self._ready or self._removed:
             rows, vectors = self._assemble()
             self.writer.commit(rows, vectors, removed=self._removed)
             self._ready, self._removed = [], set()
+            compact(self.writer)
         self._committed = time.monotonic()
         self.seconds += time.perf_counter() - started
 
     def finish(self) -> None:
         """Write the rest, forget rows whose item is gone, and record the corpus and its failures."""
         started = time.perf_counter()
-        removed = self._removed | self._gone.keys()
+        removed = self._removed | self._gone
         if self._ready or removed or self.plan.root not in self.writer.manifest.roots:
             rows, vectors = self._assemble()
             self.writer.commit(rows, vectors, removed=removed, root=self.plan.root)
             self._ready, self._removed = [], set()
         self.writer.record_failures(self.failures, under=self.plan.root)
+        compact(self.writer)
         self.seconds += time.perf_counter() - started
 
     def _add(self, path: str, decoded: Decoded) -> None:
-        assert decoded.facts is not None, "an item with a vector was decoded"
-        if path in self.plan.known:  # a changed item's old row goes in the commit that brings its new one
-            self._removed.add(self.plan.known[path]["id"])
-        self._ready.append(_Ready(path, decoded, decoded.facts))
+        if (before := self.plan.known.find(path)) >= 0:
+            # A changed item's old row goes in the commit that brings its new one.
+            self._removed.add(int(self.plan.known.ids[before]))
+        self._ready.append(_Ready(path, decoded))
         self.indexed += 1
 
     def _reuse(self, path: str, decoded: Decoded) -> None:
         """A row for known content: it keeps the id of its own or its vanished row, else copies the vector."""
-        twin = self.plan.by_hash[decoded.content_hash]
-        before = self.plan.known.get(path)
+        known, content = self.plan.known, int(content_key(decoded.content_hash))
+        before = known.find(path)
+        own = int(known.ids[before]) if before >= 0 else None
         keeps: int | None = None
-        if before is not None and before["content_hash"] == decoded.content_hash:
-            if (before["size"], before["mtime_ns"]) == (decoded.size, decoded.item.mtime_ns):
+        if before >= 0 and int(known.contents[before]) == content:
+            if (known.sizes[before], known.mtimes[before]) == (decoded.size, decoded.item.mtime_ns):
                 self.unchanged += 1
                 return
-            keeps = before["id"]
-        elif (moved := self._moved_from.pop(decoded.content_hash, None)) is not None:
+            keeps = own
+        elif (moved := self._moved_from.pop(content, None)) is not None:
             keeps = moved
-            del self._gone[moved]
-        if before is not None and keeps != before["id"]:
-            self._removed.add(before["id"])
-        facts = ImageFacts(**{name: twin[name] for name in _FACTS})
-        self._ready.append(_Ready(path, decoded, facts, id=keeps, vector_of=twin["id"] if keeps is None else keeps))
+            self._gone.discard(moved)
+        if own is not None and keeps != own:
+            self._removed.add(own)
+        twin = int(known.ids[known.find_content(decoded.content_hash)]) if keeps is None else keeps
+        self._ready.append(_Ready(path, decoded, id=keeps, twin=twin))
         self.reused += 1
 
     def _fail(self, path: str, error: ImageError) -> None:
         printable = path.encode("utf-8", "backslashreplace").decode("utf-8")
         self.failures.append(Failure(path=printable, stage=error.stage, reason=str(error)))
-        before = self.plan.known.get(path)
-        if before is not None and error.stage != "read":
+        before = self.plan.known.find(path)
+        if before >= 0 and error.stage != "read":
             # The item now holds something else, which is broken; the old vector no longer describes it.
-            self._removed.add(before["id"])
+            self._removed.add(int(self.plan.known.ids[before]))
 
     def _assemble(self) -> tuple[list[Row], np.ndarray]:
         ready: Sequence[_Ready] = self._ready
         fresh = iter(self.writer.allocate(sum(each.id is None for each in ready)))
         vectors = np.empty((len(ready), self.writer.manifest.dim), dtype=np.float32)
-        kept = sorted({each.vector_of for each in ready if each.vector_of is not None})
-        stored = dict(zip(kept, self.writer.snapshot.vectors(kept), strict=True))
+        twins = sorted({each.twin for each in ready if each.twin is not None})
+        stored = dict(zip(twins, self.writer.snapshot.vectors(twins), strict=True))
+        facts = {row["id"]: row for row in self.writer.snapshot.rows(twins)}
         rows: list[Row] = []
         for number, each in enumerate(ready):
-            vectors[number] = each.decoded.vector if each.vector_of is None else stored[each.vector_of]
+            item, twin = each.decoded.item, facts.get(each.twin) if each.twin is not None else None
+            vectors[number] = each.decoded.vector if each.twin is None else stored[each.twin]
             rows.append(
                 Row(
                     id=next(fresh) if each.id is None else each.id,
                     path=each.path,
                     content_hash=each.decoded.content_hash,
                     size=each.decoded.size,
-                    mtime_ns=each.decoded.item.mtime_ns,
-                    **{name: getattr(each.facts, name) for name in _FACTS},
+                    mtime_ns=item.mtime_ns,
+                    corpus=self.plan.root,
+                    version=item.version or None,
+                    **{name: twin[name] if twin else getattr(each.decoded.facts, name) for name in _FACTS},
                 )
             )
         return rows, vectors

@@ -89,32 +89,31 @@ def index_corpus(
     config = config or IndexConfig()
     started = time.perf_counter()
     folder = Path(index) if index is not None else default_index()
-    items = list(corpus.items())
-    if not items:
+    if next(iter(corpus.items()), None) is None:  # no index is created for an empty folder
         refuse_empty(corpus, Snapshot(folder) if has_index(folder) else None)
     with Writer.open(folder, model=encoder.identity, dim=encoder.dim) as writer:
-        plan = plan_update(writer.snapshot, corpus, items)
+        plan = plan_update(writer.snapshot, corpus)
         committer = Committer(
             writer, plan, rows_per_commit=config.rows_per_commit, seconds_per_commit=config.seconds_per_commit
         )
         seconds = dict.fromkeys(("read", "decode", "encode", "write"), 0.0)
         results = embed_ahead(
             corpus,
-            plan.changed,
+            plan.items,
             encoder,
             batch_size=config.batch_size,
             threads=config.threads,
             ahead=config.ahead_batches * config.batch_size,
             max_pixels=config.max_pixels,
-            known=plan.by_hash.__contains__,
+            known=lambda content_hash: plan.known.find_content(content_hash) >= 0,
         )
-        progress("images", 0, len(plan.changed), {})
+        progress("images", 0, plan.changed, {})
         try:
             for done, decoded in enumerate(results, start=1):
                 for stage, spent in decoded.seconds.items():
                     seconds[stage] += spent
                 committer.take(decoded)
-                progress("images", done, len(plan.changed), {})
+                progress("images", done, plan.changed, {})
         except BaseException:
             committer.commit()  # interrupted, or the model failed: what is embedded already is kept
             raise

@@ -11,9 +11,10 @@ from typing import Any
 from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
+from llm2clip_search.store.migration import upgrade
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,22 @@ class ShardEntry:
 
     name: str
     rows: int
+    first_id: int
+    """Lowest id of its rows, dead ones included; ids outside the range need not be looked for in the shard."""
+    last_id: int
     sha256: dict[str, str]
     """Of ``embeddings.npy`` and ``metadata.parquet``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnEntry:
+    """A column of the metadata that a corpus brought along, beside the fixed ones."""
+
+    name: str
+    type: str
+    """Arrow's name of its type, for people."""
+    arrow: str
+    """Its Arrow schema, serialised and in base64: the same in every shard that has the column; others have nulls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +82,21 @@ class Manifest:
     ann: AnnEntry | None = None
     roots: tuple[str, ...] = field(default=())
     """Corpora indexed so far, by path or URI as in the metadata."""
+    columns: tuple[ColumnEntry, ...] = ()
+    """Columns that corpora brought along."""
 
     def write(self, folder: Path) -> None:
-        replace_file(folder / MANIFEST, json.dumps(asdict(self), indent=1).encode())
+        """Replace the manifest of an index folder."""
+        replace_file(folder / MANIFEST, self.to_json().encode())
+
+    def to_json(self) -> str:
+        """One line per entry and per shard: a commit must not get slower as shards add up, and ``json`` with an
+        indentation takes 40 times as long."""
+        entries = {**vars(self), "model": self.model.to_dict(), "ann": asdict(self.ann) if self.ann else None}
+        entries["columns"] = [vars(column) for column in self.columns]
+        shards = ",\n  ".join(json.dumps(vars(shard)) for shard in entries.pop("shards"))
+        lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in entries.items()]
+        return "{\n" + ",\n".join([*lines, f' "shards": [\n  {shards}\n ]']) + "\n}\n"
 
     def next(self, **changes: Any) -> "Manifest":
         """The manifest of the next commit."""
@@ -100,7 +127,7 @@ class Manifest:
                 hint="Upgrade with pip install -U llm2clip-search.",
             )
         try:
-            return _from_mapping(raw)
+            return _from_mapping(upgrade(raw, folder))
         except (TypeError, KeyError) as error:
             raise StoreError(f"{path} lacks or misnames an entry: {error}.") from error
 
@@ -113,6 +140,7 @@ def _from_mapping(raw: dict[str, Any]) -> Manifest:
             "model": ModelIdentity(**raw["model"]),
             "shards": tuple(ShardEntry(**entry) for entry in raw["shards"]),
             "roots": tuple(raw["roots"]),
+            "columns": tuple(ColumnEntry(**column) for column in raw["columns"]),
             "ann": AnnEntry(**{**ann, "shards": tuple(ann["shards"])}) if ann else None,
         }
     )

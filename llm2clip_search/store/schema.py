@@ -1,10 +1,14 @@
 """Columns of a shard's ``metadata.parquet`` and of ``failures.parquet``."""
 
+import base64
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+
+from llm2clip_search.store.manifest import ColumnEntry
 
 METADATA_SCHEMA = pa.schema(
     [
@@ -20,8 +24,11 @@ METADATA_SCHEMA = pa.schema(
         pa.field("camera", pa.string()),  # EXIF make and model
         pa.field("latitude", pa.float64()),  # degrees, north positive
         pa.field("longitude", pa.float64()),  # degrees, east positive
+        pa.field("corpus", pa.string()),  # path or URI of the corpus that it came from; null before schema 2
+        pa.field("version", pa.string()),  # the corpus's own mark of an unchanged item; null if it has none
     ]
 )
+"""The fixed columns; `metadata_schema` adds those that corpora brought along."""
 
 FAILURE_SCHEMA = pa.schema(
     [
@@ -29,10 +36,6 @@ FAILURE_SCHEMA = pa.schema(
         pa.field("stage", pa.string(), nullable=False),  # read, header, decode or encode
         pa.field("reason", pa.string(), nullable=False),
     ]
-)
-
-TOMBSTONE_SCHEMA = pa.schema(
-    [pa.field("shard", pa.string(), nullable=False), pa.field("id", pa.int64(), nullable=False)]
 )
 
 
@@ -52,6 +55,8 @@ class Row:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    corpus: str | None = None
+    version: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,3 +72,23 @@ class Failure:
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)
+
+
+def metadata_schema(columns: Iterable[ColumnEntry]) -> pa.Schema:
+    """The fixed columns and those that corpora brought along, nullable."""
+    fixed = [field.with_nullable(True) for field in METADATA_SCHEMA]
+    return pa.schema([*fixed, *(column_field(column) for column in columns)])
+
+
+def column_entry(field: pa.Field) -> ColumnEntry:
+    """How a manifest names a column."""
+    return ColumnEntry(
+        name=field.name,
+        type=str(field.type),
+        arrow=base64.b64encode(pa.schema([field.remove_metadata()]).serialize().to_pybytes()).decode(),
+    )
+
+
+def column_field(column: ColumnEntry) -> pa.Field:
+    """The column that a manifest names."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(column.arrow))).field(0).with_nullable(True)

@@ -2,20 +2,21 @@
 
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lease import open_generation
-from llm2clip_search.store.manifest import Manifest, ShardEntry
-from llm2clip_search.store.schema import METADATA_SCHEMA, TOMBSTONE_SCHEMA
+from llm2clip_search.store.manifest import Manifest
+from llm2clip_search.store.schema import metadata_schema
+from llm2clip_search.store.shard import Shard
+from llm2clip_search.store.tombstones import Tombstones
 
 ANN = "ann"
 """Folder of the approximate index's files."""
@@ -31,65 +32,8 @@ def is_uri(name: str) -> bool:
     return "://" in name
 
 
-class Shard:
-    """One committed shard: ids in row order, memory-mapped vectors, metadata."""
-
-    def __init__(self, folder: Path, entry: ShardEntry, dead: np.ndarray, dim: int) -> None:
-        self.name = entry.name
-        self.folder = folder
-        self.entry = entry
-        self._dead = dead
-        self._dim = dim
-
-    @cached_property
-    def ids(self) -> np.ndarray:
-        """int64 ``[rows]``, dead rows included."""
-        ids: np.ndarray = self._read(["id"]).column("id").to_numpy()
-        return ids
-
-    @cached_property
-    def live_rows(self) -> np.ndarray:
-        """Positions within this shard of the live rows, int64 ascending."""
-        return np.flatnonzero(~np.isin(self.ids, self._dead))
-
-    @cached_property
-    def live_by_id(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of the live rows, int64 ascending, and the position of each."""
-        ids = self.ids[self.live_rows]
-        order = np.argsort(ids, kind="stable")
-        return ids[order], self.live_rows[order]
-
-    @cached_property
-    def vectors(self) -> np.ndarray:
-        """Memory-mapped ``[rows, dim]``.
-
-        Raises:
-            StoreError: the file is missing, or its shape differs from the manifest.
-        """
-        path = self.folder / "embeddings.npy"
-        try:
-            vectors: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
-            raise StoreError(f"{path} cannot be read: {error}.") from error
-        if vectors.shape != (self.entry.rows, self._dim):
-            raise StoreError(
-                f"{path} holds {list(vectors.shape)}, but the manifest says {[self.entry.rows, self._dim]}."
-            )
-        return vectors
-
-    def metadata(self) -> pa.Table:
-        """Live rows, in row order, columns of `METADATA_SCHEMA`."""
-        return self._read(METADATA_SCHEMA.names).take(pa.array(self.live_rows))
-
-    def _read(self, columns: list[str]) -> pa.Table:
-        path = self.folder / "metadata.parquet"
-        try:
-            table = pq.read_table(path, columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{path} cannot be read: {error}.") from error
-        if table.num_rows != self.entry.rows:
-            raise StoreError(f"{path} has {table.num_rows} rows, but the manifest says {self.entry.rows}.")
-        return table
+BLOCK_ROWS = 32_768
+"""Rows per block: 64 MB as float32 of 512 dimensions, whatever the size of a shard."""
 
 
 class Snapshot:
@@ -98,66 +42,82 @@ class Snapshot:
     While it exists, writers leave the files of its generation in place (see `lease`).
     """
 
-    def __init__(self, folder: Path, *, leased: bool = True) -> None:
-        """Read the manifest; ``leased`` False is for the writer, which alone removes files.
+    def __init__(self, folder: Path) -> None:
+        """Read the manifest and the tombstones.
 
         Raises:
             StoreError: as `Manifest.read`, or tombstones that cannot be read.
         """
-        self.folder = plain_path(folder)
-        if leased:
-            self.manifest, lease = open_generation(self.folder)
-            if lease is not None:
-                weakref.finalize(self, os.close, lease)
-        else:
-            self.manifest = Manifest.read(self.folder)
-        self.base = self.folder.parent
-        """Folder that relative paths in the metadata start from."""
-        self.tombstones = self._read_tombstones()
-        """Rows that were deleted or replaced, columns of `TOMBSTONE_SCHEMA`."""
+        folder = plain_path(folder)
+        manifest, lease = open_generation(folder)
+        if lease is not None:
+            weakref.finalize(self, os.close, lease)
+        self._set(folder, manifest, _read_tombstones(folder, manifest))
 
-    def _read_tombstones(self) -> pa.Table:
-        name = self.manifest.tombstones
-        if name is None:
-            return TOMBSTONE_SCHEMA.empty_table()
-        path = self.folder / name
-        try:
-            return pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{path} cannot be read: {error}.") from error
+    @classmethod
+    def unleased(cls, folder: Path) -> "Snapshot":
+        """For the writer, which alone removes files; arguments and errors as of the constructor."""
+        folder = plain_path(folder)
+        manifest = Manifest.read(folder)
+        snapshot = cls.__new__(cls)
+        snapshot._set(folder, manifest, _read_tombstones(folder, manifest))
+        return snapshot
+
+    def after(self, manifest: Manifest, tombstones: Tombstones) -> "Snapshot":
+        """The snapshot of a commit that follows this one; what was read of shards is kept, so that a commit does not
+        get slower as shards add up."""
+        snapshot = type(self).__new__(type(self))
+        snapshot._set(self.folder, manifest, tombstones, {shard.name: shard for shard in self.shards})
+        return snapshot
+
+    def _set(
+        self, folder: Path, manifest: Manifest, tombstones: Tombstones, read: Mapping[str, Shard] | None = None
+    ) -> None:
+        self.folder, self.manifest, self.tombstones = folder, manifest, tombstones
+        self.base = folder.parent
+        """Folder that relative paths in the metadata start from."""
+        known = read or {}
+        self.shards = tuple(
+            known[entry.name].with_dead(tombstones.of(entry.name))
+            if entry.name in known
+            else Shard(folder / "shards" / entry.name, entry, tombstones.of(entry.name), manifest.dim)
+            for entry in manifest.shards
+        )
 
     @cached_property
-    def shards(self) -> tuple[Shard, ...]:
-        names = self.tombstones.column("shard").to_numpy(zero_copy_only=False)
-        ids = self.tombstones.column("id").to_numpy()
-        dead = {name: ids[names == name] for name in set(names)}
-        nothing = np.empty(0, dtype=np.int64)
-        return tuple(
-            Shard(self.folder / "shards" / e.name, e, dead.get(e.name, nothing), self.manifest.dim)
-            for e in self.manifest.shards
-        )
+    def schema(self) -> pa.Schema:
+        """Columns of the metadata: the fixed ones, and those that corpora brought along."""
+        return metadata_schema(self.manifest.columns)
 
     @cached_property
     def live_ids(self) -> np.ndarray:
         """int64 ascending."""
-        parts = [shard.ids[shard.live_rows] for shard in self.shards]
+        parts = [shard.live_ids for shard in self.shards]
         return np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
 
+    def __contains__(self, identifier: int) -> bool:
+        """True if a live row has the id."""
+        if not 0 <= identifier < self.manifest.next_id:
+            return False
+        ids = np.array([identifier], dtype=np.int64)
+        return any(len(shard.find(ids)[0]) for shard in self.shards)
+
     def blocks(self, ids: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Live rows, or those of them in ``ids``, shard by shard: int64 ``[m]``, float32 ``[m, dim]``.
+        """Live rows, or those of them in ``ids``, `BLOCK_ROWS` at a time: int64 ``[m]``, float32 ``[m, dim]``.
 
         Ids ascend within a block.
         """
         wanted = None if ids is None else np.unique(ids)
         for shard in self.shards:
-            found, rows = shard.live_by_id
-            if wanted is not None:
+            if wanted is None:
+                found, rows = shard.by_id
+            else:
                 # Ranking candidates again comes through here, so a few ids must not cost a pass over all rows.
-                position = np.minimum(np.searchsorted(found, wanted), len(found) - 1)
-                position = position[found[position] == wanted] if len(found) else position[:0]
-                found, rows = found[position], rows[position]
-            if len(rows):
-                yield found, np.asarray(shard.vectors[rows], dtype=np.float32)
+                positions, rows = shard.find(wanted)
+                found = wanted[positions]
+            for start in range(0, len(rows), BLOCK_ROWS):
+                part = slice(start, start + BLOCK_ROWS)
+                yield found[part], np.asarray(shard.vectors[rows[part]], dtype=np.float32)
 
     def vectors(self, ids: Sequence[int]) -> np.ndarray:
         """float32 ``[len(ids), dim]`` in the order of ``ids``, dead rows included.
@@ -165,29 +125,33 @@ class Snapshot:
         Raises:
             StoreError: an id that no shard holds.
         """
-        found: dict[int, np.ndarray] = {}
+        wanted, inverse = np.unique(np.asarray(ids, dtype=np.int64), return_inverse=True)
+        out = np.empty((len(wanted), self.manifest.dim), dtype=np.float32)
+        missing = np.ones(len(wanted), dtype=bool)
         for shard in self.shards:
-            for row in np.flatnonzero(np.isin(shard.ids, np.asarray(ids, dtype=np.int64))):
-                found[int(shard.ids[row])] = np.asarray(shard.vectors[row], dtype=np.float32)
-        if missing := set(ids) - found.keys():
-            raise StoreError(f"No shard of {self.folder} holds id {min(missing)}.")
-        return np.stack([found[i] for i in ids]) if ids else np.empty((0, self.manifest.dim), dtype=np.float32)
+            positions, rows = shard.find(wanted, live=False)
+            if len(rows):
+                out[positions] = shard.vectors[rows]
+                missing[positions] = False
+        if missing.any():
+            raise StoreError(f"No shard of {self.folder} holds id {int(wanted[missing][0])}.")
+        return out[inverse]
 
     def rows(self, ids: Sequence[int]) -> list[dict[str, Any]]:
         """Metadata of some live rows, in the order of ``ids``; only shards that hold one of them are read."""
-        wanted = np.asarray(ids, dtype=np.int64)
+        wanted, inverse = np.unique(np.asarray(ids, dtype=np.int64), return_inverse=True)
         found: dict[int, dict[str, Any]] = {}
         for shard in self.shards:
-            if np.isin(shard.ids[shard.live_rows], wanted).any():
-                table = shard.metadata()
-                mask = np.isin(table.column("id").to_numpy(), wanted)
-                found |= {row["id"]: row for row in table.filter(pa.array(mask)).to_pylist()}
-        return [found[identifier] for identifier in ids]
+            positions, rows = shard.find(wanted)
+            if len(rows):
+                read = shard.rows(rows, self.schema).to_pylist()
+                found |= dict(zip(positions.tolist(), read, strict=True))
+        return [found[position] for position in inverse.tolist()]
 
     def metadata(self) -> pa.Table:
-        """Every live row, columns of `METADATA_SCHEMA`."""
-        tables = [shard.metadata() for shard in self.shards]
-        return pa.concat_tables(tables) if tables else METADATA_SCHEMA.empty_table()
+        """Every live row, columns of `schema`."""
+        tables = [shard.metadata(self.schema) for shard in self.shards]
+        return pa.concat_tables(tables) if tables else self.schema.empty_table()
 
     @property
     def ann_path(self) -> Path | None:
@@ -224,3 +188,7 @@ class Snapshot:
         for path, expected in named:
             if not path.is_file() or file_sha256(path) != expected:
                 raise StoreError(f"{path} differs from what was committed: its checksum is not the manifest's.")
+
+
+def _read_tombstones(folder: Path, manifest: Manifest) -> Tombstones:
+    return Tombstones() if manifest.tombstones is None else Tombstones.read(folder / manifest.tombstones)

@@ -6,12 +6,14 @@ at any instant, the index is what the last manifest says, and the next writer re
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llm2clip_search.base.files import file_sha256, fsync_path, replace_file, replaced_file
@@ -19,18 +21,22 @@ from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lease import READERS, oldest_lease
 from llm2clip_search.store.lock import writer_lock
-from llm2clip_search.store.manifest import MANIFEST, AnnEntry, Manifest, ShardEntry
-from llm2clip_search.store.schema import FAILURE_SCHEMA, METADATA_SCHEMA, TOMBSTONE_SCHEMA, Failure, Row
-from llm2clip_search.store.snapshot import ANN, Snapshot, plain_path
+from llm2clip_search.store.manifest import MANIFEST, AnnEntry, ColumnEntry, Manifest, ShardEntry
+from llm2clip_search.store.schema import FAILURE_SCHEMA, METADATA_SCHEMA, Failure, Row, column_entry
+from llm2clip_search.store.shard import METADATA, VECTORS, Shard
+from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, Snapshot, plain_path
+from llm2clip_search.store.tombstones import Tombstones
 
 FAILURES = "failures.parquet"
+ROW_GROUP = 4096
+"""Rows per Parquet row group: a query reads those of its hits, a filter skips those that its statistics rule out."""
 
 
 class Writer:
     """Commits to an index folder; made by `Writer.open`, which holds the lock."""
 
     def __init__(self, folder: Path) -> None:
-        self.snapshot = Snapshot(folder, leased=False)
+        self.snapshot = Snapshot.unleased(folder)
 
     @classmethod
     @contextmanager
@@ -72,46 +78,70 @@ class Writer:
         rows: Sequence[Row] = (),
         vectors: np.ndarray | None = None,
         *,
+        columns: pa.Table | None = None,
         removed: Collection[int] = (),
         root: str | None = None,
     ) -> None:
         """Add a shard, delete rows, or both, in one step.
 
         A row whose id is in the index already replaces the older row; its vector must be the same, because an id
-        names one vector for ever.
+        names one vector for ever. What it costs does not depend on the number of shards: only those are looked into
+        whose id range holds an id that is removed or replaced.
 
         Args:
             rows: metadata, one per vector.
             vectors: float ``[len(rows), dim]``, unit length.
+            columns: further columns, one row per vector; any type that Parquet stores.
             removed: ids to delete.
             root: a corpus to remember, as the metadata writes paths and URIs.
+
+        Raises:
+            StoreError: a further column with a fixed column's name, or with another type than before.
         """
         manifest, shards = self.manifest, self.manifest.shards
         next_id, next_shard = manifest.next_id, manifest.next_shard
+        known = self._columns(columns)
         if rows:
             assert vectors is not None, "rows come with their vectors"
-            assert vectors.shape == (len(rows), manifest.dim), "one vector a row"
-            entry = self._write_shard(f"{next_shard:06d}", rows, vectors)
+            assert vectors.shape == (len(rows), manifest.dim), "one vector per row"
+            assert columns is None or len(columns) == len(rows), "one row of further columns per vector"
+            table = pa.Table.from_pylist([row.to_dict() for row in rows], schema=METADATA_SCHEMA)
+            if columns is not None:
+                for name in columns.column_names:
+                    table = table.append_column(name, columns.column(name))
+            entry = self._write_shard(f"{next_shard:06d}", table, [vectors])
             shards, next_shard = (*shards, entry), next_shard + 1
-            next_id = max(next_id, max(row.id for row in rows) + 1)
-        tombstones = self._tombstones(np.array([*removed, *(row.id for row in rows)], dtype=np.int64))
-        name, digest = manifest.tombstones, manifest.tombstones_sha256
-        if tombstones.num_rows > self.snapshot.tombstones.num_rows:
-            name = f"tombstones-{manifest.generation + 1:08d}.parquet"
-            replace_file(self.snapshot.folder / name, _parquet(tombstones))
-            digest = file_sha256(self.snapshot.folder / name)
-        dead = tombstones.num_rows
+            next_id = max(next_id, entry.last_id + 1)
+        replaced = (row.id for row in rows if row.id < manifest.next_id)
+        tombstones = self._with_dead(np.unique(np.array([*removed, *replaced], dtype=np.int64)))
+        roots = manifest.roots if root is None or root in manifest.roots else (*manifest.roots, root)
+        self._publish(
+            manifest.next(shards=shards, next_id=next_id, next_shard=next_shard, columns=known, roots=roots),
+            tombstones,
+        )
+
+    def replace_shards(self, merged: Mapping[str, Sequence[Shard]], *, dropped: Collection[str] = ()) -> None:
+        """Put new shards with the live rows of some shards in their place, in one commit.
+
+        Args:
+            merged: shards by the name of the new one, which is the next free number and those after it.
+            dropped: names of shards without live rows, which get no replacement.
+        """
+        manifest = self.manifest
+        sources = {shard.name for shards in merged.values() for shard in shards} | set(dropped)
+        added = [self._merge(name, shards) for name, shards in merged.items()]
+        ann = manifest.ann
+        if ann is not None:
+            covered = tuple(n for n, shards in merged.items() if all(s.name in ann.shards for s in shards))
+            ann = replace(ann, shards=(*(name for name in ann.shards if name not in sources), *covered))
+        kept = tuple(entry for entry in manifest.shards if entry.name not in sources)
         self._publish(
             manifest.next(
-                shards=shards,
-                next_id=next_id,
-                next_shard=next_shard,
-                tombstones=name,
-                tombstones_sha256=digest,
-                live=sum(shard.rows for shard in shards) - dead,
-                dead=dead,
-                roots=manifest.roots if root is None or root in manifest.roots else (*manifest.roots, root),
-            )
+                shards=tuple(sorted((*kept, *added), key=lambda entry: (entry.first_id, entry.name))),
+                next_shard=manifest.next_shard + len(added),
+                ann=ann,
+            ),
+            self.snapshot.tombstones.without(frozenset(sources)),
         )
 
     def record_failures(self, failures: Iterable[Failure], *, under: str) -> None:
@@ -161,33 +191,90 @@ class Writer:
         """Return to exact search."""
         self._publish(self.manifest.next(ann=None))
 
-    def _publish(self, manifest: Manifest) -> None:
+    def _publish(self, manifest: Manifest, tombstones: Tombstones | None = None) -> None:
+        """Make a manifest the index's; changed tombstones are written first, and rows counted anew."""
+        if tombstones is not None and tombstones is not self.snapshot.tombstones:
+            name, digest = None, None
+            if len(tombstones):
+                name = f"tombstones-{manifest.generation:08d}.parquet"
+                replace_file(self.snapshot.folder / name, _parquet(tombstones.to_table()))
+                digest = file_sha256(self.snapshot.folder / name)
+            manifest = replace(manifest, tombstones=name, tombstones_sha256=digest)
+        tombstones = self.snapshot.tombstones if tombstones is None else tombstones
+        dead = len(tombstones)
+        manifest = replace(manifest, live=sum(entry.rows for entry in manifest.shards) - dead, dead=dead)
         manifest.write(self.snapshot.folder)
-        self.snapshot = Snapshot(self.snapshot.folder, leased=False)
+        self.snapshot = self.snapshot.after(manifest, tombstones)
 
-    def _write_shard(self, name: str, rows: Sequence[Row], vectors: np.ndarray) -> ShardEntry:
+    def _columns(self, table: pa.Table | None) -> tuple[ColumnEntry, ...]:
+        """The manifest's further columns and those of a table."""
+        known = {column.name: column for column in self.manifest.columns}
+        for field in table.schema if table is not None else ():
+            entry = column_entry(field)
+            if field.name in METADATA_SCHEMA.names:
+                raise StoreError(f"A corpus cannot bring a column {field.name!r}: the index has one of its own.")
+            if known.setdefault(field.name, entry).arrow != entry.arrow:
+                raise StoreError(
+                    f"Column {field.name!r} is {entry.type} here, but {known[field.name].type} in the index."
+                )
+        return tuple(known.values())
+
+    def _merge(self, name: str, shards: Sequence[Shard]) -> ShardEntry:
+        """A shard of the live rows of some shards, in the order of their ids; vectors keep their bits."""
+        schema = self.snapshot.schema
+        tables = [shard.metadata(schema) for shard in shards]
+        table = pa.concat_tables(tables)
+        order = pc.array_sort_indices(table.column("id").combine_chunks())
+        present = [field.name for field in schema if field.name in METADATA_SCHEMA.names or _has(shards, field.name)]
+        source = np.concatenate([np.full(len(part), number) for number, part in enumerate(tables)])[order]
+        rows = np.concatenate([shard.live_rows for shard in shards])[order]
+
+        def blocks() -> Iterator[np.ndarray]:
+            for start in range(0, len(rows), BLOCK_ROWS):
+                part = slice(start, start + BLOCK_ROWS)
+                block = np.empty((len(rows[part]), self.manifest.dim), dtype=self.manifest.dtype)
+                for number in np.unique(source[part]):
+                    of_it = source[part] == number
+                    block[of_it] = shards[number].vectors[rows[part][of_it]]
+                yield block
+
+        return self._write_shard(name, table.take(order).select(present), blocks())
+
+    def _write_shard(self, name: str, table: pa.Table, blocks: Iterable[np.ndarray]) -> ShardEntry:
+        """Write a shard: metadata, and its vectors in blocks ``[m, dim]``."""
         shards = self.snapshot.folder / "shards"
         shards.mkdir(exist_ok=True)
         temporary = shards / f".{name}.{os.getpid()}.tmp"
         temporary.mkdir()
-        np.save(temporary / "embeddings.npy", np.ascontiguousarray(vectors, dtype=self.manifest.dtype))
-        table = pa.Table.from_pylist([row.to_dict() for row in rows], schema=METADATA_SCHEMA)
-        pq.write_table(table, temporary / "metadata.parquet")
-        digests = {file: file_sha256(temporary / file) for file in ("embeddings.npy", "metadata.parquet")}
+        # One block after the other: a merged shard may be larger than memory.
+        vectors = np.lib.format.open_memmap(
+            temporary / VECTORS, mode="w+", dtype=self.manifest.dtype, shape=(len(table), self.manifest.dim)
+        )
+        start = 0
+        for block in blocks:
+            vectors[start : start + len(block)] = block
+            start += len(block)
+        assert start == len(table), "one vector per row"
+        vectors.flush()
+        del vectors
+        pq.write_table(table, temporary / METADATA, row_group_size=ROW_GROUP)
+        digests = {file: file_sha256(temporary / file) for file in (VECTORS, METADATA)}
         for file in digests:
             fsync_path(temporary / file)
         fsync_path(temporary)
         temporary.rename(shards / name)
         fsync_path(shards)
-        return ShardEntry(name=name, rows=len(rows), sha256=digests)
+        ids = table.column("id").to_numpy()
+        return ShardEntry(name=name, rows=len(ids), first_id=int(ids.min()), last_id=int(ids.max()), sha256=digests)
 
-    def _tombstones(self, ids: np.ndarray) -> pa.Table:
-        """The present tombstones, and one for each live row of ``ids``."""
-        tables = [self.snapshot.tombstones]
+    def _with_dead(self, ids: np.ndarray) -> Tombstones:
+        """The present tombstones, and one for each live row of ``ids``, int64 ascending; the same object if none."""
+        dying: dict[str, np.ndarray] = {}
         for shard in self.snapshot.shards if len(ids) else ():
-            dying = np.intersect1d(shard.ids[shard.live_rows], ids)
-            tables.append(pa.table({"shard": [shard.name] * len(dying), "id": dying}, schema=TOMBSTONE_SCHEMA))
-        return pa.concat_tables(tables)
+            positions, _ = shard.find(ids)
+            if len(positions):
+                dying[shard.name] = ids[positions]
+        return self.snapshot.tombstones.with_dead(dying) if dying else self.snapshot.tombstones
 
     def _sweep(self) -> None:
         """Delete what no manifest names: leftovers of a killed writer, and files that later commits replaced.
@@ -232,3 +319,7 @@ def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return bytes(sink.getvalue().to_pybytes())
+
+
+def _has(shards: Sequence[Shard], column: str) -> bool:
+    return any(column in pq.read_schema(shard.metadata_path).names for shard in shards)

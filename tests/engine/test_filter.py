@@ -1,8 +1,7 @@
 """Conditions on every column, against the same conditions in Python over real EXIF."""
 
 from collections.abc import Callable
-from datetime import datetime
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 from llm2clip_search.engine import SearchIndex
-from llm2clip_search.engine.filter import COLUMNS, filter_table, matching_ids
+from llm2clip_search.engine.filter import COLUMNS, Filter
 from llm2clip_search.errors import QueryError
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.store import Snapshot
@@ -55,7 +54,14 @@ CONDITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "camera ILIKE 'fuji%'": lambda row: row["camera"] is not None,
     "latitude < -20": lambda row: row["latitude"] is not None and row["latitude"] < -20,
     "coalesce(longitude, 0) <= -60 OR id = 0": lambda row: (row["longitude"] or 0) <= -60 or row["id"] == 0,
-    "width > (SELECT avg(width) FROM images)": lambda row: row["width"] > 42.5,
+    "mtime > now() - INTERVAL 7 DAY AND mtime <= now()": lambda row: True,
+    "corpus LIKE '%images'": lambda row: True,
+    "id IN (1, 3) OR list_contains([5], id)": lambda row: row["id"] in (1, 3, 5),
+    "CAST(width AS VARCHAR) = '41'": lambda row: row["width"] == 41,
+    "extract(month FROM taken) = 1 AND date_trunc('year', taken) > DATE '2022-06-01'": lambda row: (
+        row["taken"] is not None and row["taken"].year > 2022
+    ),
+    "sqrt(pow(latitude + 10, 2) + pow(longitude + 20, 2)) < 5": lambda row: row["latitude"] == -10.0,
     "width > 42 -- wide": lambda row: row["width"] > 42,
     "width > 42 /* wide */": lambda row: row["width"] > 42,
     'WIDTH > 42\nAND "height" > 0': lambda row: row["width"] > 42,
@@ -66,7 +72,7 @@ CONDITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
 def test_a_condition_is_what_it_says(snapshot: Snapshot, where: str) -> None:
     rows = [row | {"path": f"{snapshot.base}/{row['path']}"} for row in snapshot.metadata().to_pylist()]
     expected = [row["id"] for row in rows if CONDITIONS[where](row)]
-    assert matching_ids(snapshot, where).tolist() == sorted(expected)
+    assert Filter(snapshot).ids(where).tolist() == sorted(expected)
 
 
 def test_every_column_is_tried() -> None:
@@ -74,18 +80,22 @@ def test_every_column_is_tried() -> None:
 
 
 def test_paths_and_times_are_as_files_have_them(snapshot: Snapshot) -> None:
-    table = filter_table(snapshot)
-    times = table.column("mtime").cast(pa.int64()).to_pylist()
-    for path, size, time in zip(table.column("path").to_pylist(), table.column("size").to_pylist(), times, strict=True):
-        assert (size, time) == (Path(path).stat().st_size, Path(path).stat().st_mtime_ns)
+    """Paths are absolute; times are in UTC, to the microsecond."""
+    conditions = Filter(snapshot)
+    for row in snapshot.metadata().to_pylist():
+        path = snapshot.base / row["path"]
+        time = datetime.fromtimestamp(path.stat().st_mtime_ns // 1000 / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+        name = str(path).replace("'", "''")
+        found = conditions.ids(f"path = '{name}' AND size = {path.stat().st_size} AND mtime = '{time}'")
+        assert found.tolist() == [row["id"]]
 
 
 def test_the_condition_can_name_no_variable_of_ours(snapshot: Snapshot) -> None:
     """DuckDB would read a table from any Python variable; here it must not."""
     secrets = pa.table({"id": [0, 1]})
     assert secrets.num_rows == 2
-    with pytest.raises(QueryError, match="secrets does not exist"):
-        matching_ids(snapshot, "id IN (SELECT id FROM secrets)")
+    with pytest.raises(QueryError, match="cannot use subquery"):
+        Filter(snapshot).ids("id IN (SELECT id FROM secrets)")
 
 
 def test_filters_join_thresholds_and_pages(snapshot: Snapshot) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2clip_search.engine import SearchIndex, open_index
-from llm2clip_search.engine.filter import matching_ids
+from llm2clip_search.engine.filter import Filter
 from llm2clip_search.engine.plan import plan_search
 from llm2clip_search.engine.query import compose_terms
 from llm2clip_search.errors import ImageError, QueryError, StoreError
@@ -119,13 +119,12 @@ def test_pages_and_thresholds(index: SearchIndex) -> None:
         ("mtime > '2020-01-01' AND size > 10 AND height = 48 AND format = 'PNG' AND length(content_hash) = 32", 12),
         ("1 = 0", 0),
         ("NULL", 0),
-        ("(SELECT count(*) FROM images) = 12", 12),
     ],
 )
 def test_conditions_come_before_the_search(index: SearchIndex, where: str, count: int) -> None:
     result = index.query("dusk", where=where, k=100)
     assert len(result.hits) == result.plan.matches == count
-    ids = matching_ids(index.snapshot, where)
+    ids = Filter(index.snapshot).ids(where)
     order = [i for i in brute_force(index, index.encoder.encode_texts(["dusk"])[0]) if i in ids]
     assert [hit.id for hit in result.hits] == order
 
@@ -140,15 +139,15 @@ def test_conditions_come_before_the_search(index: SearchIndex, where: str, count
         ("1=1) UNION SELECT 7 FROM read_csv('/etc/passwd') WHERE (1=1", "one condition; several"),
         ("1=1) UNION SELECT 'x' WHERE (1=1", "one condition; several"),
         ("1=1) LIMIT (1", "one condition; several"),
-        ("1=1) FROM range(5", "one condition; several"),
-        ("1=1), (1=1", "one condition; several"),
-        ("width > ?", "not a valid condition"),
-        ("taken > 'yesterday'", "not a valid condition"),
+        ("1=1) FROM range(5", "not a valid condition"),
+        ("1=1), (1=1", "not a valid condition"),
+        ("width > ?", "one condition; several"),
+        ("mtime > 'yesterday'", "not a valid condition"),
         ("width > 1 \udcff", "not valid UTF-8"),
-        ("id IN (SELECT 1 FROM read_text('/etc/passwd'))", "not a valid condition"),
-        ("id IN (SELECT id FROM '/etc/passwd')", "not a valid condition"),
-        ("id IN (SELECT 1 FROM query('COPY images TO ''/tmp/x'''))", "one condition; several|not a valid"),
-        ("id = (SELECT id FROM snapshot)", "not a valid condition"),
+        ("id IN (SELECT 1 FROM read_text('/etc/passwd'))", "cannot use subquery"),
+        ("id IN (SELECT id FROM '/etc/passwd')", "cannot use subquery"),
+        ("id IN (SELECT 1 FROM query('COPY images TO ''/tmp/x'''))", "cannot use subquery"),
+        ("id = (SELECT id FROM snapshot)", "cannot use subquery"),
         ("1=1); ATTACH '/tmp/x.db'; --", "one condition; several|not a valid"),
         ("1=1); SET lock_configuration=false; --", "one condition; several|not a valid"),
         ("path", "not a valid condition"),

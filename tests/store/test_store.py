@@ -36,7 +36,9 @@ def test_a_manifest_survives_its_file(shards: list[tuple[str, int]], recall: flo
     import tempfile
 
     ann = AnnEntry(name="a", factory="f", rows=1, trained_on=1, shards=("x",), recall_at_10=recall) if recall else None
-    entries = tuple(ShardEntry(name=name, rows=rows, sha256={"f": name}) for name, rows in shards)
+    entries = tuple(
+        ShardEntry(name=name, rows=rows, first_id=rows, last_id=2 * rows, sha256={"f": name}) for name, rows in shards
+    )
     manifest = Manifest(model=MODEL, dim=4, shards=entries, ann=ann, roots=tuple(roots))
     with tempfile.TemporaryDirectory() as folder:
         manifest.write(Path(folder))
@@ -177,7 +179,7 @@ def test_what_cannot_be_opened_is_told_in_a_sentence(tmp_path: Path) -> None:
         pass
     text = (folder / "manifest.json").read_text()
     for damage, message in (
-        ('{"schema_version": 99}', "schema version 99, newer than 1"),
+        ('{"schema_version": 99}', "schema version 99, newer than 2"),
         (text[: len(text) // 2], "cannot be read"),
         ("[]", "not the manifest"),
         (json.dumps({**json.loads(text), "surprise": 1}), "surprise"),

@@ -1,0 +1,47 @@
+"""Manifests of earlier schemas, brought up to date when they are read.
+
+A migration changes the manifest in memory only; the next commit writes it, in the one atomic step that any commit is.
+So a reader needs no write access, and a kill at any instant leaves the old manifest or the new one. Shards stay as
+they were written: what their files lack is filled in by whoever reads them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Manifest = dict[str, Any]
+
+
+def upgrade(raw: Manifest, folder: Path) -> Manifest:
+    """A manifest of an earlier schema as one of this version's; one of this version is returned as it is."""
+    while (step := _STEPS.get(raw["schema_version"])) is not None:
+        raw = step(raw, folder)
+    return raw
+
+
+def _from_1(raw: Manifest, folder: Path) -> Manifest:
+    """Schema 2 has the id range of each shard, and columns that corpora bring along."""
+    shards = []
+    for entry in raw["shards"]:
+        first, last = _id_range(folder / "shards" / entry["name"] / "metadata.parquet") or (0, raw["next_id"] - 1)
+        shards.append({**entry, "first_id": first, "last_id": last})
+    return {**raw, "schema_version": 2, "shards": shards, "columns": []}
+
+
+_STEPS: dict[int, Callable[[Manifest, Path], Manifest]] = {1: _from_1}
+
+
+def _id_range(path: Path) -> tuple[int, int] | None:
+    """Lowest and highest id from the footer's statistics; None if they cannot be read, and any id may be there."""
+    try:
+        footer = pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return None
+    groups = (footer.row_group(number) for number in range(footer.num_row_groups))
+    statistics = [group.column(footer.schema.names.index("id")).statistics for group in groups]
+    if not statistics or not all(each is not None and each.has_min_max for each in statistics):
+        return None
+    return min(each.min for each in statistics), max(each.max for each in statistics)

@@ -1,0 +1,167 @@
+"""One committed shard: its ids, its memory-mapped vectors and its metadata."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm2clip_search.errors import StoreError
+from llm2clip_search.store.manifest import ShardEntry
+
+VECTORS = "embeddings.npy"
+METADATA = "metadata.parquet"
+
+
+class Shard:
+    """A shard with the rows of it that are dead; immutable, but for what it has read."""
+
+    def __init__(self, folder: Path, entry: ShardEntry, dead: np.ndarray, dim: int) -> None:
+        self.folder, self.entry = folder, entry
+        self.dead = dead
+        """Ids that were deleted or that a later shard holds, int64 ascending."""
+        self._dim = dim
+
+    def with_dead(self, dead: np.ndarray) -> "Shard":
+        """The same shard after more of its rows have died; what was read of its files is kept."""
+        if len(dead) == len(self.dead):
+            return self
+        other = Shard(self.folder, self.entry, dead, self._dim)
+        other.__dict__ |= {name: self.__dict__[name] for name in ("ids", "_order", "vectors") if name in self.__dict__}
+        return other
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def metadata_path(self) -> Path:
+        return self.folder / METADATA
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """int64 ``[rows]`` in row order, dead rows included."""
+        ids: np.ndarray = self.read(["id"]).column("id").to_numpy()
+        return ids
+
+    @cached_property
+    def _order(self) -> np.ndarray | None:
+        """Rows by ascending id; None if they are in that order already, as in a shard of new images."""
+        ids = self.ids
+        return None if bool((ids[1:] > ids[:-1]).all()) else np.argsort(ids, kind="stable")
+
+    @cached_property
+    def live_rows(self) -> np.ndarray:
+        """Positions of the live rows, int64 ascending."""
+        if not len(self.dead):
+            return np.arange(self.entry.rows)
+        return np.flatnonzero(~np.isin(self.ids, self.dead))
+
+    @property
+    def live_ids(self) -> np.ndarray:
+        """Ids of the live rows, in row order."""
+        return self.ids[self.live_rows] if len(self.dead) else self.ids
+
+    @property
+    def by_id(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of the live rows, int64 ascending, and the row of each."""
+        if self._order is None:
+            return self.live_ids, self.live_rows
+        rows = self._order[~np.isin(self.ids[self._order], self.dead)] if len(self.dead) else self._order
+        return self.ids[rows], rows
+
+    def find(self, ids: np.ndarray, *, live: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Which of some ids the shard holds.
+
+        Args:
+            ids: int64 ascending, unique.
+            live: False counts dead rows too.
+
+        Returns:
+            int64 positions in ``ids``, ascending, and the row of each.
+        """
+        low, high = np.searchsorted(ids, [self.entry.first_id, self.entry.last_id + 1])
+        wanted = ids[low:high]
+        if live and len(self.dead) and len(wanted):
+            at = np.minimum(np.searchsorted(self.dead, wanted), len(self.dead) - 1)
+            alive = self.dead[at] != wanted
+            kept = np.flatnonzero(alive)
+            wanted = wanted[kept]
+        else:
+            kept = np.arange(len(wanted))
+        if not len(wanted):
+            return kept, kept
+        order = self._order
+        at = np.searchsorted(self.ids, wanted, sorter=order)
+        at = np.minimum(at, self.entry.rows - 1)
+        rows = at if order is None else order[at]
+        there = self.ids[rows] == wanted
+        return low + kept[there], rows[there]
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """Memory-mapped ``[rows, dim]``.
+
+        Raises:
+            StoreError: the file is missing, or its shape differs from the manifest.
+        """
+        path = self.folder / VECTORS
+        try:
+            vectors: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read: {error}.") from error
+        if vectors.shape != (self.entry.rows, self._dim):
+            raise StoreError(
+                f"{path} holds {list(vectors.shape)}, but the manifest says {[self.entry.rows, self._dim]}."
+            )
+        return vectors
+
+    def metadata(self, schema: pa.Schema) -> pa.Table:
+        """Live rows, in row order; a column that the shard does not have is null."""
+        return _completed(self.read(schema.names).take(pa.array(self.live_rows)), schema)
+
+    def rows(self, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
+        """Some rows, in the order given; only the row groups that hold them are read.
+
+        Raises:
+            StoreError: the file is missing or damaged.
+        """
+        try:
+            with pq.ParquetFile(self.metadata_path) as file:
+                sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+                ends = np.cumsum(sizes)
+                groups = np.searchsorted(ends, rows, side="right")
+                wanted = np.unique(groups)
+                names = [name for name in schema.names if name in file.schema_arrow.names]
+                table = file.read_row_groups(wanted.tolist(), columns=names)
+        except (OSError, IndexError, pa.ArrowException) as error:
+            raise StoreError(f"{self.metadata_path} cannot be read: {error}.") from error
+        before = np.concatenate([[0], np.cumsum([sizes[group] for group in wanted])])
+        offsets = rows - (ends - np.array(sizes))[groups] + before[np.searchsorted(wanted, groups)]
+        return _completed(table.take(pa.array(offsets)), schema)
+
+    def read(self, columns: list[str]) -> pa.Table:
+        """Those of some columns that the shard has, dead rows included.
+
+        Raises:
+            StoreError: the file is missing or damaged.
+        """
+        path = self.metadata_path
+        try:
+            with pq.ParquetFile(path) as file:
+                table = file.read([name for name in columns if name in file.schema_arrow.names])
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(f"{path} cannot be read: {error}.") from error
+        if table.num_rows != self.entry.rows:
+            raise StoreError(f"{path} has {table.num_rows} rows, but the manifest says {self.entry.rows}.")
+        return table
+
+
+def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema; those that a table lacks are null."""
+    columns = [
+        table.column(each.name).cast(each.type) if each.name in table.column_names else pa.nulls(len(table), each.type)
+        for each in schema
+    ]
+    return pa.table(columns, schema=pa.schema([pa.field(each.name, each.type) for each in schema]))
