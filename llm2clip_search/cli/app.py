@@ -7,6 +7,7 @@ import typer
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.bench import bench
+from llm2clip_search.cli.compact import compact
 from llm2clip_search.cli.demo import demo
 from llm2clip_search.cli.index import index
 from llm2clip_search.cli.info import info
@@ -46,6 +47,7 @@ def options(
 app.command()(index)
 app.command()(query)
 app.command()(info)
+app.command()(compact)
 app.command()(demo)
 app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")

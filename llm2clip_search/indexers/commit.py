@@ -44,6 +44,8 @@ class Committer:
         self.failures: list[Failure] = []
         self.seconds = 0.0
         """Spent on writing."""
+        # Vectors and facts of known content come from here: a later commit may remove the row that has them.
+        self._before = writer.snapshot
         known = plan.known
         self._gone = set(known.ids[plan.gone].tolist())
         self._moved_from = dict(zip(known.contents[plan.gone].tolist(), known.ids[plan.gone].tolist(), strict=True))
@@ -132,8 +134,8 @@ class Committer:
         fresh = iter(self.writer.allocate(sum(each.id is None for each in ready)))
         vectors = np.empty((len(ready), self.writer.manifest.dim), dtype=np.float32)
         twins = sorted({each.twin for each in ready if each.twin is not None})
-        stored = dict(zip(twins, self.writer.snapshot.vectors(twins), strict=True))
-        facts = {row["id"]: row for row in self.writer.snapshot.rows(twins)}
+        stored = dict(zip(twins, self._before.vectors(twins), strict=True))
+        facts = {row["id"]: row for row in self._before.rows(twins)}
         rows: list[Row] = []
         for number, each in enumerate(ready):
             item, twin = each.decoded.item, facts.get(each.twin) if each.twin is not None else None

@@ -64,6 +64,7 @@ class Writer:
             check_model(writer.snapshot, model)
             writer._sweep()
             yield writer
+            writer._sweep()  # what this writer itself has replaced; not after an error, when the next one does it
 
     @property
     def manifest(self) -> Manifest:

@@ -1,6 +1,5 @@
 """A writer that dies at any of its steps on the disk, and files that are lost or damaged afterwards."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,45 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Snapshot, Writer
 from llm2clip_search.store.schema import Failure
+from tests.support.faults import PowerCutError, cut_power_at
 from tests.support.stores import MODEL, fill, live, row, vectors
 
 BEFORE = {0: "0.jpg", 1: "1.jpg"}
 AFTER = {1: "moved.jpg", 2: "2.jpg"}
-
-
-class PowerCutError(BaseException):
-    """Not an Exception: no handler in the package may make it good."""
-
-
-def cut_power_at(patch: pytest.MonkeyPatch, step: int, *, late: bool) -> list[int]:
-    """Let the ``step``-th operation on the disk be the last: not done, or with ``late`` done. Counts operations."""
-    done = [0]
-
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def operation(*args: Any, **options: Any) -> Any:
-            done[0] += 1
-            if done[0] > step and not late:
-                raise PowerCutError
-            result = real(*args, **options)
-            if done[0] > step:
-                raise PowerCutError
-            return result
-
-        return operation
-
-    patch.setattr(os, "fsync", counted(os.fsync))
-    for name in ("mkdir", "write_bytes", "rename", "replace"):
-        patch.setattr(Path, name, counted(getattr(Path, name)))
-    patch.setattr(np, "save", counted(np.save))
-    patch.setattr(pq, "write_table", counted(pq.write_table))
-    return done
 
 
 def commit(folder: Path) -> None:

@@ -2,23 +2,29 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.engine.filter import Filter
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Manifest, Snapshot, Writer, find_index
 from llm2clip_search.store import writer as writer_module
+from llm2clip_search.store.compaction import compact
 from llm2clip_search.store.manifest import AnnEntry, ShardEntry
 from llm2clip_search.store.schema import Failure
+from tests.support.faults import PowerCutError, cut_power_at
 from tests.support.stores import MODEL, fill, live, row, vectors
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -158,7 +164,6 @@ def test_a_reader_keeps_its_snapshot(tmp_path: Path) -> None:
 
 
 def test_failures_are_kept_by_corpus(tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
 
     folder = tmp_path / "i"
     with Writer.open(folder, model=MODEL, dim=4) as writer:
@@ -208,10 +213,64 @@ def test_the_index_is_found_upward(tmp_path: Path) -> None:
         find_index(Path("/"))
 
 
-def test_schema_1_opens_for_ever() -> None:
-    """Written by the version that first had it; never to be written again."""
-    snapshot = Snapshot(FIXTURES / "v1")
+@pytest.fixture
+def schema_1(tmp_path: Path) -> Path:
+    """An index of schema 1, written by the version that had it; never to be written again."""
+    shutil.copytree(FIXTURES / "v1", tmp_path / "v1")
+    return tmp_path / "v1"
+
+
+def test_schema_1_opens_for_ever(schema_1: Path) -> None:
+    snapshot = Snapshot(schema_1)
     snapshot.verify()
     assert snapshot.manifest.model == MODEL
-    assert live(FIXTURES / "v1") == {0: "0.jpg", 1: "sub/renamed.jpg"}
+    assert live(schema_1) == {0: "0.jpg", 1: "sub/renamed.jpg"}
     np.testing.assert_array_equal(snapshot.vectors([0, 1]), vectors(0, 1))
+    assert [row["corpus"] for row in snapshot.rows([0, 1])] == [None, None]
+    assert json.loads((schema_1 / "manifest.json").read_text())["schema_version"] == 1  # a reader writes nothing
+
+
+def test_schema_1_is_migrated_by_the_next_commit(schema_1: Path) -> None:
+    """Rows of both schemas stand side by side, are filtered and merged."""
+    with Writer.open(schema_1, model=MODEL, dim=4) as writer:
+        assert [(entry.first_id, entry.last_id) for entry in writer.manifest.shards] == [(0, 2), (1, 1)]
+        writer.commit([replace(row(3), corpus="photos", version="7")], vectors(3))
+    assert json.loads((schema_1 / "manifest.json").read_text())["schema_version"] == 2
+    snapshot = Snapshot(schema_1)
+    snapshot.verify()
+    assert live(schema_1) == {0: "0.jpg", 1: "sub/renamed.jpg", 3: "3.jpg"}
+    assert Filter(snapshot).ids("corpus IS NULL OR corpus = 'photos'").tolist() == [0, 1, 3]
+    assert Filter(snapshot).ids("corpus = 'photos' AND path LIKE '%/3.jpg'").tolist() == [3]
+    with Writer.open(schema_1, model=MODEL, dim=4) as writer:
+        compact(writer, everything=True)
+    assert [r["corpus"] for r in Snapshot(schema_1).rows([0, 1, 3])] == [None, None, "photos"]
+    np.testing.assert_array_equal(Snapshot(schema_1).vectors([3, 0, 1]), vectors(3, 0, 1))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_power_cut_while_schema_1_is_migrated_leaves_one_of_both(
+    schema_1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    before = {0: "0.jpg", 1: "sub/renamed.jpg"}
+    for step in range(100):
+        folder = tmp_path / str(step)
+        shutil.copytree(schema_1, folder)
+        with monkeypatch.context() as patch:
+            cut_power_at(patch, step, late=late)
+            try:
+                fill(folder, 3)
+                break
+            except PowerCutError:
+                pass
+        assert live(folder) in (before, before | {3: "3.jpg"})
+        Snapshot(folder).verify()
+    assert step > 8
+    assert live(folder) == before | {3: "3.jpg"}
+
+
+def test_a_shard_of_schema_1_without_statistics_may_hold_any_id(schema_1: Path) -> None:
+    path = schema_1 / "shards" / "000001" / "metadata.parquet"
+    pq.write_table(pq.read_table(path), path, write_statistics=False)
+    snapshot = Snapshot(schema_1)
+    assert (snapshot.manifest.shards[0].first_id, snapshot.manifest.shards[0].last_id) == (0, 2)
+    assert live(schema_1) == {0: "0.jpg", 1: "sub/renamed.jpg"}

@@ -25,7 +25,7 @@ def row(identifier: int, path: str | None = None) -> Row:
 def vectors(*ids: int) -> np.ndarray:
     """One unit vector an id, exact in half precision."""
     out = np.zeros((len(ids), 4), dtype=np.float32)
-    out[np.arange(len(ids)), np.array(ids) % 4] = 1.0
+    out[np.arange(len(ids)), np.array(ids, dtype=np.int64) % 4] = 1.0
     return out
 
 
