@@ -64,6 +64,10 @@ class CaptionTokenizer(Protocol):
         return self.batch(self.tokenize(texts))
 
 
+def _cased(texts: Sequence[str], *, lower: bool) -> list[str]:
+    return [text.lower() for text in texts] if lower else list(texts)
+
+
 class LLMTokenizer(CaptionTokenizer):
     """A ``tokenizer.json`` read by the tokenizers library; neither transformers nor torch is imported."""
 
@@ -76,7 +80,7 @@ class LLMTokenizer(CaptionTokenizer):
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._max_tokens = config.max_tokens
+        self._max_tokens, self._lower_case = config.max_tokens, config.lower_case
         self._suffix = self._encode([config.suffix], special=False)[0]
         self._prefix = self._prefix_of(config.instruction)
 
@@ -102,6 +106,7 @@ class LLMTokenizer(CaptionTokenizer):
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedCaption]:
         around = len(self._prefix) + len(self._suffix)
+        texts = _cased(texts, lower=self._lower_case)
         # No tower with a suffix was trained with white space before it.
         stripped = [text.rstrip() for text in texts] if self._suffix else texts
         return [TokenizedCaption(ids, around + len(ids)) for ids in self._encode(stripped, special=False)]
@@ -145,12 +150,13 @@ class TransformersTokenizer(CaptionTokenizer):
         from transformers import AutoTokenizer
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._max_tokens = config.max_tokens
+        self._max_tokens, self._lower_case = config.max_tokens, config.lower_case
         self._lock = Lock()  # truncation is state of the library's tokenizer
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedCaption]:
+        texts = _cased(texts, lower=self._lower_case)
         with self._lock:
-            whole: list[list[int]] = self._tokenizer(list(texts), truncation=False)["input_ids"] if len(texts) else []
+            whole: list[list[int]] = self._tokenizer(texts, truncation=False)["input_ids"] if texts else []
             lengths = [len(ids) for ids in whole]
             # The library knows which special tokens follow a truncated caption, so it truncates the long ones.
             if long := [row for row, length in enumerate(lengths) if length > self._max_tokens]:
@@ -182,16 +188,18 @@ class OpenClipTokenizer(CaptionTokenizer):
 
         self._tokenizer: Any = open_clip.get_tokenizer(config.architecture)
         self._is_simple = isinstance(self._tokenizer, open_clip.SimpleTokenizer) and not self._tokenizer.reduction_fn
+        self._lower_case = config.lower_case
         self._lock = Lock()  # as in `TransformersTokenizer`, which open_clip wraps
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedCaption]:
-        if len(texts) == 0:
+        texts = _cased(texts, lower=self._lower_case)
+        if not texts:
             return []
         if self._is_simple:
             return [self._tokenize_simply(text) for text in texts]
         # Wrapped tokenizers clean, truncate and pad in one call, which does not tell a caption's length.
         with self._lock:
-            rows: list[list[int]] = self._tokenizer(list(texts)).tolist()
+            rows: list[list[int]] = self._tokenizer(texts).tolist()
             return [TokenizedCaption(ids, length) for ids, length in zip(rows, self._lengths(texts), strict=True)]
 
     def _tokenize_simply(self, text: str) -> TokenizedCaption:

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -173,6 +173,35 @@ def test_an_encoder_tokenises_once_and_embeds_as_before(
     encoder = load_encoder(f"dir:{folder}", runtime="torch", device="cpu")
     np.testing.assert_array_equal(encoder.encode_texts(TEXTS, batch_size=3), expected)
     assert seen == TEXTS
+
+
+@pytest.mark.parametrize("library", ["llm", "transformers", "open_clip"])
+def test_captions_are_lower_cased_where_the_configuration_says_so(
+    fused: Path, library: Literal["llm", "transformers", "open_clip"]
+) -> None:
+    config = TextConfig(
+        library=library, architecture="ViT-B-32", weights=f"dir:{fused / 'clip'}", max_tokens=16, lower_case=True
+    )
+    tokenizer = caption_tokenizer(config, fused)
+    as_written = caption_tokenizer(replace(config, lower_case=False), fused)
+    lower = [text.lower() for text in TEXTS]
+    for found, expected in zip(tokenizer(TEXTS), as_written(lower), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert tokenizer.count(TEXTS) == as_written.count(lower)
+    if library != "open_clip":  # whose own tokenizer lower-cases
+        assert as_written.count(TEXTS) != as_written.count(lower)
+
+
+@pytest.mark.parametrize("architecture", ["ViT-B-16-SigLIP2", "ViT-gopt-16-SigLIP2-384", "ViT-B-16-SigLIP"])
+def test_open_clips_siglip_2_lower_cases_by_itself(architecture: str) -> None:
+    """So that its models need no option, and keep their fingerprints."""
+    ensure_torchvision()
+    import open_clip
+    from open_clip.tokenizer import get_clean_fn
+
+    settings = open_clip.get_model_config(architecture)["text_cfg"]["tokenizer_kwargs"]
+    assert get_clean_fn(settings["clean"])("A Black DOG!") == "a black dog"
+    assert not resolve(f"open_clip:{architecture}/webli").config.text.lower_case
 
 
 def test_instructions_stand_in_for_the_configurations(tiny_model: Path) -> None:

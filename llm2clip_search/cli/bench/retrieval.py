@@ -43,14 +43,6 @@ def bench_retrieval(
     joined: Annotated[
         int, typer.Option(min=0, help="Ask one long caption an image, made of this many of its own; 0: each by itself.")
     ] = 0,
-    lower_case: Annotated[
-        bool | None,
-        typer.Option(
-            "--lower-case/--as-written",
-            help="Lower-case captions. Default: for SigLIP 2, which was trained so.",
-            show_default=False,
-        ),
-    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Write one JSON object a language here; compare and report read it.", show_default=False),
@@ -87,7 +79,6 @@ def bench_retrieval(
                 encoder,
                 found,
                 captions_per_image=f"joined {joined}" if joined else captions_per_image,
-                lower_case=lower_case,
                 trained_on=warn_of_training(encoder, found),
                 cache=kept_in(cache, no_cache),
                 progress=progress,
