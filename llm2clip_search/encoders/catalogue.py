@@ -24,7 +24,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedLLM:
+class CatalogueLLM:
     """A decoder LLM that an adaptor was trained on; one of another width does not fit it."""
 
     repo: str
@@ -40,7 +40,7 @@ class PublishedLLM:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedRecalls:
+class ReportedRecalls:
     """What a table prints of a model."""
 
     source: str
@@ -52,7 +52,7 @@ class PublishedRecalls:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedModel:
+class CatalogueModel:
     """A model that has a name here."""
 
     name: str
@@ -69,7 +69,7 @@ class PublishedModel:
     """Patterns of what is fetched of ``repo``; a bar separates alternatives. Empty where open_clip fetches."""
     layout: Literal["openai", "eva02", "siglip2"] | None = None
     """The published layout that is converted into a model folder; None for models that are used as they are."""
-    llm: PublishedLLM | None = None
+    llm: CatalogueLLM | None = None
     vision_parameters: int
     text_parameters: int
     """Everything that asking needs: LLM and adaptor, or CLIP's text tower."""
@@ -83,7 +83,7 @@ class PublishedModel:
     """Width of the shared space."""
     languages: str | None = None
     training_data: tuple[str, ...] = ()
-    recalls: tuple[PublishedRecalls, ...] = ()
+    recalls: tuple[ReportedRecalls, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -99,10 +99,10 @@ class PublishedModel:
 
 
 @cache
-def published_models() -> Mapping[str, PublishedModel]:
+def catalogue_models() -> Mapping[str, CatalogueModel]:
     """Every model of the catalogue by name, in the order of the file."""
     raw = _read()
-    llms = {key: PublishedLLM(**llm) for key, llm in raw["llms"].items()}
+    llms = {key: CatalogueLLM(**llm) for key, llm in raw["llms"].items()}
     return {entry["name"]: _model(entry, llms) for entry in raw["models"]}
 
 
@@ -112,28 +112,28 @@ def sources() -> Mapping[str, Source]:
     return {key: Source(**raw) for key, raw in _read()["sources"].items()}
 
 
-def convertible(name: str) -> PublishedModel | None:
+def convertible_model(name: str) -> CatalogueModel | None:
     """The LLM2CLIP checkpoint of a name, in whatever case it is written; None where it is none."""
-    model = published_models().get(name.lower())
+    model = catalogue_models().get(name.lower())
     return model if model is not None and model.layout else None
 
 
-def of_repo(repo: str) -> PublishedModel | None:
+def model_of_repository(repo: str) -> CatalogueModel | None:
     """The LLM2CLIP checkpoint that a repository of the hub holds."""
-    found = (model for model in published_models().values() if model.layout and model.repo)
+    found = (model for model in catalogue_models().values() if model.layout and model.repo)
     return next((model for model in found if str(model.repo).lower() == repo.lower()), None)
 
 
-def near_names(name: str) -> list[str]:
+def similar_names(name: str) -> list[str]:
     """At most three names of the catalogue that look like this one, the nearest first."""
-    lowered = {model.lower(): model for model in published_models()}
+    lowered = {model.lower(): model for model in catalogue_models()}
     return [lowered[near] for near in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
 
 
-def _model(raw: Mapping[str, Any], llms: Mapping[str, PublishedLLM]) -> PublishedModel:
+def _model(raw: Mapping[str, Any], llms: Mapping[str, CatalogueLLM]) -> CatalogueModel:
     lists = {key: tuple(raw.get(key, ())) for key in ("files", "training_data", "notes")}
     recalls = tuple(
-        PublishedRecalls(
+        ReportedRecalls(
             source=entry["source"],
             row=entry["row"],
             recalls={name: (to_text, to_image) for name, (to_text, to_image) in entry["recalls"].items()},
@@ -141,7 +141,7 @@ def _model(raw: Mapping[str, Any], llms: Mapping[str, PublishedLLM]) -> Publishe
         for entry in raw.get("recalls", ())
     )
     llm = llms[raw["llm"]] if "llm" in raw else None
-    return PublishedModel(**{**raw, **lists, "recalls": recalls, "llm": llm})
+    return CatalogueModel(**{**raw, **lists, "recalls": recalls, "llm": llm})
 
 
 def _read() -> dict[str, Any]:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llm2clip_search.encoders.catalogue import PublishedModel
-from llm2clip_search.encoders.placement import BYTES_A_WEIGHT, HEADROOM, pick_device
+from llm2clip_search.encoders.catalogue import CatalogueModel
+from llm2clip_search.encoders.placement import BYTES_PER_PARAMETER, HEADROOM, pick_device
 
 Fit = Literal["yes", "images", "no"]
 """``images``: the vision tower alone fits, so images can be indexed here and asked for elsewhere."""
@@ -20,12 +20,12 @@ class Memory:
     """One of torch's device names."""
     bytes: int
     """All there is, whether free or not."""
-    bytes_a_weight: float
+    bytes_per_parameter: float
     """Of the precision that towers have there unless told otherwise: halves on a GPU, float32 on the CPU."""
 
     def needed(self, weights: int) -> int:
         """Bytes that a tower's weights take here."""
-        return round(self.bytes_a_weight * weights)
+        return round(self.bytes_per_parameter * weights)
 
     def fits(self, weights: int) -> bool:
         """Whether a tower fits, with the room that its activations need."""
@@ -38,15 +38,15 @@ def machine_memory() -> tuple[Memory, ...]:
     Either tower is placed by itself, so a model fits where each of its towers fits somewhere.
     """
     device = pick_device("auto")
-    cpu = Memory(device="cpu", bytes=_ram(), bytes_a_weight=4.0)
+    cpu = Memory(device="cpu", bytes=_ram(), bytes_per_parameter=4.0)
     if device == "cpu":
         return (cpu,)
     if device == "mps":  # one memory for both
-        return (Memory(device=device, bytes=cpu.bytes, bytes_a_weight=BYTES_A_WEIGHT["none"]),)
+        return (Memory(device=device, bytes=cpu.bytes, bytes_per_parameter=BYTES_PER_PARAMETER["none"]),)
     import torch
 
     total = torch.cuda.get_device_properties(0).total_memory
-    return (Memory(device=device, bytes=total, bytes_a_weight=BYTES_A_WEIGHT["none"]), cpu)
+    return (Memory(device=device, bytes=total, bytes_per_parameter=BYTES_PER_PARAMETER["none"]), cpu)
 
 
 def place_of(weights: int, places: Sequence[Memory]) -> Memory | None:
@@ -54,7 +54,7 @@ def place_of(weights: int, places: Sequence[Memory]) -> Memory | None:
     return next((place for place in places if place.fits(weights)), None)
 
 
-def fit(model: PublishedModel, places: Sequence[Memory]) -> Fit:
+def fit(model: CatalogueModel, places: Sequence[Memory]) -> Fit:
     """What of a model can be done here."""
     if place_of(model.vision_parameters, places) is None:
         return "no"

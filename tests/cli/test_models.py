@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from llm2clip_search.cli.app import app
 from llm2clip_search.encoders import memory_fit as memory
-from llm2clip_search.encoders.catalogue import published_models
+from llm2clip_search.encoders.catalogue import catalogue_models
 from llm2clip_search.encoders.checkpoints.pull import converted_folder
 from llm2clip_search.encoders.memory_fit import Memory
 from llm2clip_search.encoders.registry import resolve
@@ -17,7 +17,7 @@ from llm2clip_search.encoders.towers import build_module
 from tests.support.commands import RunCli
 from tests.support.models import save_model
 
-SIXTEEN = (Memory(device="cpu", bytes=16 * 10**9, bytes_a_weight=4.0),)
+SIXTEEN = (Memory(device="cpu", bytes=16 * 10**9, bytes_per_parameter=4.0),)
 NAME = "llm2clip-openai-l-14-336"
 
 
@@ -42,7 +42,7 @@ def test_list_tells_what_fits(run_cli: RunCli) -> None:
     assert last.startswith(("Memory here: cpu ", "Memory here: cuda ", "Memory here: mps "))
     assert header.split("  ")[0] == "name"
     listed = [row.split(" ")[0] for row in rows]
-    assert [*published_models(), "open_clip:ARCH/TAG", "hf:OWNER/REPO", "dir:PATH"] == listed
+    assert [*catalogue_models(), "open_clip:ARCH/TAG", "hf:OWNER/REPO", "dir:PATH"] == listed
 
 
 def test_a_row_tells_both_towers_apart(machine: None) -> None:
@@ -85,7 +85,7 @@ def test_a_card_is_shown_without_fetching(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_card_of_a_model_that_was_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path))
-    save_model(converted_folder(published_models()[NAME]))
+    save_model(converted_folder(catalogue_models()[NAME]))
     shown = answer("show", NAME)
     assert f"folder  {tmp_path / 'models' / NAME}" in shown
     assert "timm test_vit, 160x160 pixels" in shown

@@ -9,7 +9,7 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.sizes import gigabytes, parameters
 
 if TYPE_CHECKING:
-    from llm2clip_search.encoders.catalogue import PublishedModel
+    from llm2clip_search.encoders.catalogue import CatalogueModel
     from llm2clip_search.encoders.memory_fit import Fit, Memory
 
 _WIDE = 160
@@ -34,11 +34,11 @@ def list_models(
 
     [dim]llm2clip-search models list --fits[/dim]
     """
-    from llm2clip_search.encoders.catalogue import published_models
+    from llm2clip_search.encoders.catalogue import catalogue_models
     from llm2clip_search.encoders.memory_fit import fit, machine_memory
 
     places = machine_memory()
-    rows = [(model, fit(model, places)) for model in published_models().values()]
+    rows = [(model, fit(model, places)) for model in catalogue_models().values()]
     kept = [(model, here) for model, here in rows if here == "yes" or not fits]
     with console.results():
         if json_output:
@@ -50,7 +50,7 @@ def list_models(
         console.say(f"{len(rows) - len(kept)} more do not fit.")
 
 
-def _print_table(rows: "list[tuple[PublishedModel, Fit]]", places: "tuple[Memory, ...]") -> None:
+def _print_table(rows: "list[tuple[CatalogueModel, Fit]]", places: "tuple[Memory, ...]") -> None:
     from rich.markup import escape
     from rich.table import Table
 

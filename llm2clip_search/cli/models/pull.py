@@ -21,10 +21,10 @@ def pull_model(
     [dim]llm2clip-search models pull llm2clip-llama3.2-1b-eva02-l-14-336[/dim]
     """
     from llm2clip_search.encoders import load_encoder
-    from llm2clip_search.encoders.catalogue import convertible
+    from llm2clip_search.encoders.catalogue import convertible_model
     from llm2clip_search.encoders.checkpoints.pull import pull, verify
 
-    if published := convertible(name):
+    if published := convertible_model(name):
         folder = pull(published)
         verify(published)
         console.out.print(f"{published.name} is ready in {folder}.", markup=False)

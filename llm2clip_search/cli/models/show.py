@@ -10,7 +10,7 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.sizes import gigabytes, parameters
 
 if TYPE_CHECKING:
-    from llm2clip_search.encoders.catalogue import PublishedModel
+    from llm2clip_search.encoders.catalogue import CatalogueModel
     from llm2clip_search.encoders.config import TextConfig, VisionConfig
     from llm2clip_search.encoders.model import Model
 
@@ -27,10 +27,10 @@ def show_model(
 
     [dim]llm2clip-search models show llm2clip-openai-l-14-336[/dim]
     """
-    from llm2clip_search.encoders.catalogue import published_models
+    from llm2clip_search.encoders.catalogue import catalogue_models
     from llm2clip_search.encoders.registry import is_at_hand, resolve
 
-    entry = published_models().get(name) or published_models().get(name.lower())
+    entry = catalogue_models().get(name) or catalogue_models().get(name.lower())
     model = resolve(name) if entry is None or is_at_hand(name) else None
     with console.results():
         for label, value in _lines(entry, model):
@@ -45,7 +45,7 @@ def show_model(
             console.out.print(Markdown(card.read_text(encoding="utf-8")))
 
 
-def _lines(entry: "PublishedModel | None", model: "Model | None") -> Iterator[Line]:
+def _lines(entry: "CatalogueModel | None", model: "Model | None") -> Iterator[Line]:
     yield from _header(entry, model)
     if model is not None:
         yield from _towers(model)
@@ -71,7 +71,7 @@ def _lines(entry: "PublishedModel | None", model: "Model | None") -> Iterator[Li
         yield "note", note
 
 
-def _header(entry: "PublishedModel | None", model: "Model | None") -> Iterator[Line]:
+def _header(entry: "CatalogueModel | None", model: "Model | None") -> Iterator[Line]:
     from llm2clip_search.encoders.catalogue import sources
     from llm2clip_search.encoders.checkpoints.pull import converted_folder
 
@@ -102,11 +102,11 @@ def _fingerprint(model: "Model") -> str:
 
 def _weights(model: "Model", tower: Literal["vision", "text"]) -> str:
     """Of a tower whose base weights are here; pickles and GGUF files are told by their size alone."""
-    from llm2clip_search.encoders.placement import tower_weights
+    from llm2clip_search.encoders.placement import tower_parameters
     from llm2clip_search.encoders.sources import is_here
 
     source = (model.config.vision if tower == "vision" else model.config.text).weights
-    count = tower_weights(model, tower) if source is None or is_here(source) else None
+    count = tower_parameters(model, tower) if source is None or is_here(source) else None
     if count is None:
         return _UNKNOWN
     return ("at most " if source is not None and source.startswith("pypi:") else "") + parameters(count)
@@ -125,7 +125,7 @@ def _tower(config: "VisionConfig | TextConfig") -> str:
     return f"{config.library} {config.architecture}".strip()
 
 
-def _print_recalls(entry: "PublishedModel") -> None:
+def _print_recalls(entry: "CatalogueModel") -> None:
     from rich.table import Table
 
     from llm2clip_search.encoders.catalogue import sources
