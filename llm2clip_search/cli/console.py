@@ -6,12 +6,15 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 
 from llm2clip_search.errors import Llm2ClipError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 class _Output(Console):
@@ -54,6 +57,27 @@ def fail(error: Llm2ClipError) -> NoReturn:
     if error.hint:
         err.print(f"[bold]hint:[/bold] {escape(error.hint)}")
     raise SystemExit(1)
+
+
+Alignment = Literal["left", "right"]
+
+
+def table(*columns: str | tuple[str, Alignment], title: str = "") -> "Table":
+    """A table without borders, to add rows to and to print on `out`.
+
+    Args:
+        columns: headers, each alone or with its alignment. Cells that are aligned right are numbers and never wrap;
+            others are folded where a terminal is too narrow, so that nothing is cut off.
+    """
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+    made.title = title or None
+    for column in columns:
+        aligned: tuple[str, Alignment] = (column, "left") if isinstance(column, str) else column
+        header, align = aligned
+        made.add_column(header, justify=align, no_wrap=align == "right", overflow="fold")
+    return made
 
 
 class _Handler(logging.Handler):

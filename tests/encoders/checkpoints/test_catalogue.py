@@ -10,15 +10,15 @@ from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.catalogue import (
     CatalogueModel,
     catalogue_models,
+    citations,
     convertible_model,
     model_of_repository,
     similar_names,
-    sources,
 )
 from llm2clip_search.encoders.checkpoints.llm_source import LLMS
 from llm2clip_search.encoders.checkpoints.pull import converted_folder, is_pulled
 from llm2clip_search.encoders.config import AdaptorConfig
-from llm2clip_search.encoders.memory_fit import Memory, fit, machine_memory, place_of
+from llm2clip_search.encoders.memory_fit import DeviceMemory, first_fitting, machine_memory, model_fit
 from llm2clip_search.encoders.registry import is_at_hand, resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.towers import build_module
@@ -178,7 +178,7 @@ def test_recalls_are_those_of_the_papers_table() -> None:
     seen = 0
     for model in MODELS.values():
         for row in model.recalls:
-            assert row.source in sources()
+            assert row.source in citations()
             for dataset, (to_text, to_image) in row.recalls.items():
                 found = printed[row.source, row.row, dataset]
                 assert found["text_retrieval_recall@1"] == to_text
@@ -188,7 +188,7 @@ def test_recalls_are_those_of_the_papers_table() -> None:
 
 
 def test_every_entry_names_its_source() -> None:
-    assert {model.source for model in MODELS.values()} <= sources().keys()
+    assert {model.source for model in MODELS.values()} <= citations().keys()
 
 
 def test_near_names_are_offered() -> None:
@@ -219,14 +219,14 @@ def test_a_pulled_model_is_found_in_the_cache_under_its_name(tmp_path: Path, mon
 def test_a_text_tower_that_fits_nowhere_does_not_keep_images_from_being_indexed() -> None:
     """Each tower is judged by itself, with half as many bytes a weight on a GPU."""
     model = MODELS["llm2clip-openai-l-14-336"]
-    small, card = Memory(device="cpu", bytes=16 * 10**9, bytes_per_parameter=4.0), 24 * 10**9
-    gpu = Memory(device="cuda", bytes=card, bytes_per_parameter=2.0)
-    assert fit(model, (small,)) == "images"
-    assert fit(model, (gpu, small)) == "yes"
-    assert place_of(model.text_parameters, (gpu, small)) is gpu
-    assert fit(model, (Memory(device="cpu", bytes=10**9, bytes_per_parameter=4.0),)) == "no"
-    assert gpu.needed(model.text_parameters) == 2 * model.text_parameters
-    assert not Memory(device="cuda", bytes=gpu.needed(10**9), bytes_per_parameter=2.0).fits(10**9)
+    small, card = DeviceMemory(device="cpu", bytes=16 * 10**9, bytes_per_parameter=4.0), 24 * 10**9
+    gpu = DeviceMemory(device="cuda", bytes=card, bytes_per_parameter=2.0)
+    assert model_fit(model, (small,)) == "images"
+    assert model_fit(model, (gpu, small)) == "yes"
+    assert first_fitting(model.text_parameters, (gpu, small)) is gpu
+    assert model_fit(model, (DeviceMemory(device="cpu", bytes=10**9, bytes_per_parameter=4.0),)) == "no"
+    assert gpu.required(model.text_parameters) == 2 * model.text_parameters
+    assert not DeviceMemory(device="cuda", bytes=gpu.required(10**9), bytes_per_parameter=2.0).fits(10**9)
 
 
 def test_this_machine_has_memory() -> None:
