@@ -61,26 +61,14 @@ def embed_images(
     return _in_parts("images", np.arange(len(ids)), encoder.dim, embed, folder, progress)
 
 
-def lower_cases(encoder: Encoder) -> bool:
-    """Whether captions are lower-cased first: SigLIP 2 was trained so, and loses seven points of Flickr30k's recall
-    where they are not (big_vision's issue 166)."""
-    return "siglip2" in encoder.name.lower()
-
-
 def embed_captions(
     encoder: Encoder,
     texts: Sequence[str],
     *,
     cache: Path | None,
-    lower_case: bool | None = None,
     progress: Progress = no_progress,
 ) -> np.ndarray:
-    """Unit vectors float32 ``[n, dim]``, in the order of ``texts``; ``cache`` is as for `embed_images`.
-
-    ``lower_case`` None does what `lower_cases` says.
-    """
-    if lower_case or (lower_case is None and lower_cases(encoder)):
-        texts = [text.lower() for text in texts]
+    """Unit vectors float32 ``[n, dim]``, in the order of ``texts``; ``cache`` is as for `embed_images`."""
     folder = cache / encoder.fingerprint / f"captions-{texts_digest(texts)}" if cache else None
     # By length over all of them, so that little is spent on padding.
     order = np.argsort(encoder.count_tokens(texts), kind="stable")

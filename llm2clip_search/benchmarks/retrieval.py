@@ -9,7 +9,7 @@ import numpy as np
 
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet, images_digest, texts_digest
-from llm2clip_search.benchmarks.embedding import embed_captions, embed_images, lower_cases
+from llm2clip_search.benchmarks.embedding import embed_captions, embed_images
 from llm2clip_search.benchmarks.results import RetrievalResult, pretrained_of
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
@@ -24,7 +24,6 @@ def measure_retrieval(
     dataset: RetrievalSet,
     *,
     captions_per_image: str = "all",
-    lower_case: bool | None = None,
     trained_on: str = "",
     cache: Path | None = None,
     progress: Progress = no_progress,
@@ -33,25 +32,23 @@ def measure_retrieval(
 
     Args:
         captions_per_image: of what ``dataset`` holds; only written down, see `RetrievalSet.changed`.
-        lower_case: whether captions are lower-cased first; None does what `embedding.lower_cases` says.
         trained_on: see `seen_in_training`.
         cache: where embeddings are kept; None keeps none.
 
     Raises:
         CorpusError: an image that cannot be decoded.
     """
-    lower_case = lower_cases(encoder) if lower_case is None else lower_case
     image_ids = list(dataset.images)
     pictures = images_digest(dataset.images)
     images = embed_images(encoder, dataset.images, cache=cache, progress=progress)
     for lang, captions in dataset.captions.items():
         started = time.perf_counter()
-        vectors = embed_captions(encoder, captions.texts, cache=cache, lower_case=lower_case, progress=progress)
+        vectors = embed_captions(encoder, captions.texts, cache=cache, progress=progress)
         seconds = time.perf_counter() - started
         image_of = captions.rows_in(image_ids)
         ranks = retrieval_ranks(images, vectors, image_of)
         further = ranking_measures(images, vectors, image_of, ranks)
-        notes = [*dataset.notes, *(["captions lower-cased"] if lower_case else [])]
+        notes = [*dataset.notes]
         if dataset.folds:
             further |= coco_1k_recalls(images, vectors, image_of, folds=dataset.folds)
         if dataset.judged:

@@ -1,6 +1,5 @@
 """Whole retrieval runs on a data set made here, what a run leaves, and what a model's card is taken to say."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,22 +99,6 @@ def test_the_data_digest_tells_sets_apart(dataset: RetrievalSet, seeing: ColourE
     assert one.data != other.data
     assert other.captions == 11
     assert tuple(other.notes) == ("Two captions an image.", "one caption an image")
-
-
-def test_captions_are_lower_cased_where_asked(
-    dataset: RetrievalSet, colours: ColourEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
-
-    def encode_texts(texts: Sequence[str]) -> np.ndarray:
-        read.extend(texts)
-        return np.eye(len(texts), 16, dtype=np.float32)
-
-    monkeypatch.setattr(colours, "encode_texts", encode_texts)
-    result = next(measure_retrieval(colours, dataset, lower_case=True))
-    assert read
-    assert all(text == text.lower() for text in read)
-    assert result.notes[-1] == "captions lower-cased"
 
 
 def test_results_are_read_as_they_were_written(dataset: RetrievalSet, seeing: ColourEncoder, tmp_path: Path) -> None:

@@ -44,14 +44,6 @@ def bench_retrieval(
     joined: Annotated[
         int, typer.Option(min=0, help="Ask one long caption an image, made of this many of its own; 0: each by itself.")
     ] = 0,
-    lower_case: Annotated[
-        bool | None,
-        typer.Option(
-            "--lower-case/--as-written",
-            help="Lower-case captions. Default: for SigLIP 2, which was trained so.",
-            show_default=False,
-        ),
-    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Write one JSON object a language here; compare and report read it.", show_default=False),
@@ -95,7 +87,6 @@ def bench_retrieval(
                 measured.encoder,
                 select(measured.dataset),
                 captions_per_image=f"joined {joined}" if joined else captions_per_image,
-                lower_case=lower_case,
                 trained_on=measured.trained_on,
                 cache=measured.cache,
                 progress=progress,
