@@ -18,8 +18,8 @@ from llm2clip_search.encoders.vision import VisionTower
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.data.image_captions import CaptionedImages, ImageBatch
 from llm2clip_search.training.data.image_pixels import ImagePixels
+from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.seeds import generator
-from llm2clip_search.training.tasks.caption_llm import autocast
 from llm2clip_search.training.tasks.vision_training import split_backbone
 
 

@@ -23,7 +23,7 @@ from llm2clip_search.training import stages
 from llm2clip_search.training.data.augmentation import Augmentation
 from llm2clip_search.training.data.caption_store import CaptionStore, read_store_info
 from llm2clip_search.training.data.caption_table import CaptionSource, caption_id
-from llm2clip_search.training.recipes.recipe import DataRecipe
+from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.loop import LoopRecipe
 from llm2clip_search.training.tasks.clip import ClipRecipe, ClipTask
