@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.progress import Progress
-from llm2clip_search.errors import StoreError
+from llm2clip_search.base.vectors import batches_by_length
+from llm2clip_search.errors import StoreError, first_line
 from llm2clip_search.store.lock import writer_lock
 
 SCHEMA_VERSION = 1
@@ -157,15 +158,15 @@ def fill_caption_store(
         if have:
             todo = todo[~np.isin(ids[todo], np.concatenate(have))]
         texts = captions["caption"].to_pylist()
-        # Similar lengths together: a shard is embedded with hardly any padding.
-        todo = todo[np.argsort([len(texts[row]) for row in todo], kind="stable")]
-        for start in range(0, len(todo), shard_rows):
-            rows = todo[start : start + shard_rows]
+        done = 0
+        for batch in batches_by_length([len(texts[row]) for row in todo], shard_rows):
+            rows = todo[batch]
             vectors = np.empty((len(rows), width), dtype=dtype)
-            for part in range(0, len(rows), EMBED_ROWS):
-                batch = [texts[row] for row in rows[part : part + EMBED_ROWS]]
-                vectors[part : part + len(batch)] = _embed(embed, batch, width, dtype)
-                progress("captions", start + part + len(batch), len(todo), {})
+            for start in range(0, len(rows), EMBED_ROWS):
+                part = [texts[row] for row in rows[start : start + EMBED_ROWS]]
+                vectors[start : start + len(part)] = _embed(embed, part, width, dtype)
+                done += len(part)
+                progress("captions", done, len(todo), {})
             name = f"{len(info.shards):06d}.arrow"
             _write_shard(out / name, ids[rows], vectors)
             info = replace(info, shards=(*info.shards, name), rows=info.rows + len(rows))
@@ -253,7 +254,7 @@ def _read_shard(path: Path, info: StoreInfo) -> tuple[np.ndarray, np.ndarray]:
         flat = table["embedding"].chunk(0).flatten().to_numpy(zero_copy_only=True)
         return table["caption_id"].to_numpy(), flat.reshape(-1, info.width)
     except (OSError, ValueError, pa.ArrowException) as error:
-        first = str(error).partition("\n")[0].rstrip(".")
         raise StoreError(
-            f"{path} is no readable shard of a caption store ({first}); run train embed into another folder."
+            f"{path} is no readable shard of a caption store ({first_line(error)});"
+            " run train embed into another folder."
         ) from error

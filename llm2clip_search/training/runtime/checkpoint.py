@@ -1,6 +1,5 @@
 """A run as it lies on disk: one file, which is always whole and always of one moment."""
 
-import os
 import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import Any
 
 import torch
 
-from llm2clip_search.base.files import fsync_path
-from llm2clip_search.errors import ModelError
+from llm2clip_search.base.files import replaced_file
+from llm2clip_search.errors import ModelError, first_line
 
 Tensors = dict[str, torch.Tensor]
 """By parameter."""
@@ -39,19 +38,13 @@ class TrainingCheckpoint:
         Raises:
             ModelError: no room, or no right, to write it.
         """
-        part = path.with_suffix(".part")
         try:
-            with part.open("wb") as file:
+            with replaced_file(path) as temporary, temporary.open("wb") as file:
                 torch.save(vars(self), file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            fsync_path(path.parent)
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            part.unlink(missing_ok=True)
             raise ModelError(
-                f"The checkpoint of step {self.step} cannot be written to {path} ({_first_line(error)});"
-                " the one before it is unharmed."
+                f"The checkpoint of step {self.step} cannot be written to {path} ({first_line(error)});"
+                " the previous one is intact."
             ) from error
 
     @classmethod
@@ -68,7 +61,7 @@ class TrainingCheckpoint:
             saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many types on what it did not write
             raise ModelError(
-                f"{path} is no readable checkpoint ({_first_line(error)}); delete it to start anew."
+                f"{path} is no readable checkpoint ({first_line(error)}); delete it to start anew."
             ) from error
         if not isinstance(saved, dict) or saved.keys() != {each.name for each in fields(cls)}:
             raise ModelError(f"{path} is no checkpoint of this version; delete it to start anew.")
@@ -78,7 +71,3 @@ class TrainingCheckpoint:
                 " name another folder with --out, or delete it."
             )
         return cls(**saved)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from llm2clip_search.base.files import remove_leftovers
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime.checkpoint import Tensors, TrainingCheckpoint
@@ -120,6 +121,9 @@ def run_loop(
     """
     state = _RunState(task, recipe, world)
     last = out / "last.pt"
+    if world.is_main:
+        for name in ("last.pt", "metrics.jsonl"):
+            remove_leftovers(out / name)
     if world.broadcast({"resumes": last.exists()})["resumes"]:
         state.resume(last, inputs)
     start, began = state.step, time.perf_counter()

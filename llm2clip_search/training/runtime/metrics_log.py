@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.files import replace_file
+
 
 class MetricsLog:
     """``metrics.jsonl``: one object a step, ``{"step": 12, "loss": 3.1, ...}``; evaluations as ``dev/...``.
@@ -22,9 +24,7 @@ class MetricsLog:
         out.mkdir(parents=True, exist_ok=True)
         path = out / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if 0 < line["step"] <= resume_at]
-        part = path.with_suffix(".part")  # a kill while writing leaves the old file whole
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        part.replace(path)
+        replace_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = path.open("a", encoding="utf-8")
         self._events = _tensorboard(out, resume_at)
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.progress import no_progress
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lock import writer_lock
@@ -120,17 +119,19 @@ def test_death_at_any_write_costs_one_shard(
 
     fill(tmp_path / "whole")
     done = 0
+    rename = Path.replace
 
-    def dying(path: Path, data: bytes) -> None:
+    def dying(self: Path, target: Path) -> Path:
         nonlocal done
         done += 1
         if done <= write or late:
-            replace_file(path, data)
+            rename(self, target)
         if done > write:
             raise PowerCutError
+        return target
 
     with monkeypatch.context() as patch:
-        patch.setattr(caption_store, "replace_file", dying)
+        patch.setattr(Path, "replace", dying)
         with pytest.raises(PowerCutError):
             fill(tmp_path / "killed")
     left = fill(tmp_path / "killed")

@@ -138,9 +138,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
         [("training", 8)],  # after an evaluation, between checkpoints
         [("evaluated", 1)],  # the evaluation is written down, what it kept is not
         [("evaluated", 3)],  # the last step is done, the checkpoint is not
-        [("checkpoint unnamed", 2)],
-        [("checkpoint in place", 2)],
-        [("training", 4), ("checkpoint unnamed", 1), ("training", 3), ("checkpoint in place", 2)],
+        [("last.pt unnamed", 2)],
+        [("last.pt in place", 2)],
+        [("training", 4), ("last.pt unnamed", 1), ("training", 3), ("last.pt in place", 2)],
     ],
 )
 def test_a_killed_run_ends_as_an_uninterrupted_one(
@@ -160,7 +160,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
         line.pop("samples_per_second", None)
         line.pop("seconds", None)
     assert metrics[0] == metrics[1]
-    assert [path.name for path in tmp_path.glob("*.part")] == []
+    assert [path.name for path in tmp_path.glob(".*")] == []
 
 
 def assert_same(left: Any, right: Any) -> None:
@@ -238,10 +238,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_at_6)
-    with pytest.raises(ModelError, match=r"step 6 cannot be written to .*No space left.*the one before it is unharmed"):
+    with pytest.raises(ModelError, match=r"step 6 cannot be written to .*No space left.*the previous one is intact"):
         train(ToyTask(World()), tmp_path)
     assert TrainingCheckpoint.read(tmp_path / "last.pt", "toy").step == 4
-    assert not (tmp_path / "last.part").exists()
+    assert [path.name for path in tmp_path.glob(".*")] == []
 
 
 @pytest.mark.parametrize(
