@@ -311,8 +311,9 @@ def test_a_store_of_another_llm_is_refused_naming_both(recipe: Recipe, root: Pat
             world=World(),
             progress=no_progress,
         )
-    with pytest.raises(StoreError, match="--out"):
+    with pytest.raises(StoreError, match="holds embeddings of LLM") as raised:
         embed(recipe, root, tmp_path / "llm", made / "store")
+    assert "--out" in raised.value.hint
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(

@@ -1,4 +1,4 @@
-"""What a recipe says about its data."""
+"""The data part of a recipe."""
 
 from dataclasses import dataclass
 
@@ -8,32 +8,32 @@ from llm2clip_search.training.data.long_captions import LongCaptions
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecipe:
-    """What is trained on and what is not; all paths are relative to the data folder."""
+    """What is trained on and what is held out; all paths are relative to the data folder."""
 
     captions: tuple[CaptionSource, ...]
-    """Stage 1 learns from all of them, stage 2 from those of its images."""
+    """Captions for stage 1."""
     images: tuple[str, ...]
-    """Webdataset shards or folders; braces and ``*`` allowed."""
+    """Images for stage 2: webdataset shards or folders; may contain braces and ``*``."""
     image_captions: tuple[CaptionSource, ...]
-    """Stage 2's captions."""
+    """Captions for stage 2."""
     long: LongCaptions | None = None
-    """Long captions that stage 2 makes of short ones, for data that has none."""
+    """Makes long captions for stage 2 from short ones; None for data that has long captions."""
     held_out: tuple[HeldOutSplit, ...] = ()
-    """Benchmark splits whose photographs are left out of everything that is trained on."""
+    """Benchmark splits whose photographs neither stage trains on."""
     dev: CaptionSource | None = None
-    """Captions that checkpoints are judged by; of its ``langs`` the first decides."""
+    """Captions that checkpoints are evaluated on; the first of its ``langs`` selects the best checkpoint."""
     dev_images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSize:
-    """What the data are known to hold: `dry_run` estimates by it before anything is read."""
+    """Size of the data, which `dry_run` needs because it reads nothing."""
 
     photographs: int
-    """That stage 1 draws pairs of captions from."""
+    """Photographs that stage 1 draws caption pairs from."""
     images: int
-    """Of stage 2."""
+    """Images of stage 2."""
     captions: int
-    """Different ones of stage 2 and of dev, each of which the caption store holds once."""
+    """Different captions of stage 2 and of dev, each stored once in the caption store."""
     tokens: int
-    """Of a caption, mean."""
+    """Mean number of tokens in a caption."""

@@ -129,7 +129,7 @@ class CaptionLLMTask:
     def _loss(self, batch: PairBatch, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         """InfoNCE both ways; what describes the query's photograph too is no negative."""
         scale, count = 1.0 / self.recipe.temperature, len(queries)
-        same = batch.same().to(queries.device)
+        same = batch.same_photograph().to(queries.device)
         forward = info_nce(queries, gallery, scale, same)
         backward = info_nce(gallery[:count], queries, scale, same[:, :count].T)
         return (forward + backward) / 2.0

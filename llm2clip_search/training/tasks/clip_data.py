@@ -50,7 +50,7 @@ def read_clip_data(
         StoreError: a store of another LLM, or without some of dev's captions.
     """
     opened = CaptionStore(store)
-    opened.demand(llm.fingerprint, llm.folder, clip=clip_identity(clip))
+    opened.require_models(llm.fingerprint, llm.folder, clip=clip_identity(clip))
     captions, counts = read_stage2_captions(data, root)
     files = ImageFiles.scan(root, data.images)
     dev = _dev(data, root, opened)
