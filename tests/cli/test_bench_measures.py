@@ -85,7 +85,7 @@ def test_failures(measured: list[str], run_cli: RunCli, tmp_path: Path) -> None:
     assert "<b>" not in page
     captions, images = done.stdout.splitlines()
     assert captions.split()[0] == "captions"
-    assert captions.endswith("of 12 do not find their own first, 2 of them in worst.html")
+    assert captions.endswith("of 12 are missed; the worst 2 are in worst.html")
     assert images.startswith("images ")
     lost = run_cli("bench", "failures", *measured, "--out", "nowhere/worst.html")
     assert lost.returncode == 1

@@ -65,8 +65,8 @@ def bench_failures(
     page = missed_queries_page(found, lang, model=model, captions=by_captions, images=by_images)
     replace_file(out, page.encode())
     with console.results():
-        for kind, failures in (("captions", by_captions), ("images", by_images)):
+        for kind, result in (("captions", by_captions), ("images", by_images)):
             console.out.print(
-                f"{kind:8}  {failures.missed:,} of {failures.asked:,} do not find their own first,"
-                f" {len(failures.worst):,} of them in {escape(str(out))}"
+                f"{kind:8}  {result.missed:,} of {result.queries:,} are missed; the worst {len(result.worst):,} are in"
+                f" {escape(str(out))}"
             )
