@@ -230,10 +230,10 @@ def test_templates_by_name_and_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"a {}\nno place\n", "line 2, has no {} for the class's name: 'no place'"),
-        (b"\n \n", "holds no template"),
-        (b"\xff\xfe", "takes plain or seven or a text file"),
-        (None, "takes plain or seven or a text file"),
+        (b"a {}\nno place\n", "line 2, has no {} for the name of the class: 'no place'"),
+        (b"\n \n", "contains no templates"),
+        (b"\xff\xfe", "is not one of plain, seven and cannot be read"),
+        (None, "is not one of plain, seven and cannot be read"),
     ],
 )
 def test_broken_templates_are_one_sentence(tmp_path: Path, data: bytes | None, reason: str) -> None:

@@ -128,7 +128,7 @@ def test_zero_shot(labelled: Path, run_cli: RunCli, tiny_model: Path) -> None:
         (["captions", "flickr9k", "--root", "."], "There is no data set 'flickr9k'; did you mean"),
         (["lengths", "flickr8k", "--root", "nowhere"], "nowhere is not a folder, so Flickr8k cannot be read."),
         (["zero-shot", "nowhere"], "There is no folder nowhere."),
-        (["zero-shot", ".", "--templates", "none.txt"], "--templates takes plain or seven or a text file"),
+        (["zero-shot", ".", "--templates", "none.txt"], "none.txt is not one of plain, seven and cannot be read"),
     ],
 )
 def test_bad_input_is_one_sentence(run_cli: RunCli, arguments: list[str], reason: str) -> None:
