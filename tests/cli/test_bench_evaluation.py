@@ -35,4 +35,7 @@ def test_too_few_captions_are_one_sentence(run_cli: RunCli) -> None:
     done = run_cli("bench", "evaluation", "--images", "9", "--captions", "8")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == "error: 8 captions are fewer than 9 images; give --captions 9 or more.\n"
+    assert done.stderr.splitlines() == [
+        "error: 8 captions are fewer than 9 images, so some images would have none.",
+        "hint: Give --captions 9 or more.",
+    ]
