@@ -13,7 +13,7 @@ def test_the_table_names_every_figure(run_cli: RunCli) -> None:
     about, head, *rows = done.stdout.splitlines()
     assert about.startswith("503 captions x 100 images of 16 dimensions: ")
     assert " GB" in about
-    assert head.split() == ["figure", "value", "95", "%", "interval", "chance"]
+    assert head.split() == ["measure", "value", "95", "%", "interval", "chance"]
     names = [row.split()[0] for row in rows]
     assert names[0] == "image_retrieval_recall@1"
     assert {"rsum", "text_retrieval_map_at_r", "image_retrieval_median_rank"} < set(names)

@@ -35,7 +35,7 @@ def test_captions_across_languages(measured: list[str], run_cli: RunCli, tiny_mo
         assert recalls == sorted(recalls)
         assert all((IMAGES * recall) == pytest.approx(round(IMAGES * recall)) for recall in recalls)
     table = run_cli("bench", "captions", *measured, "--langs", "en,de").stdout.splitlines()
-    assert table[1].split() == ["from", "/", "to", "en", "de"]
+    assert table[1].split() == ["query", "/", "gallery", "en", "de"]
     percent = " / ".join(f"{100 * rows[0][f'caption_retrieval_recall@{k}']:.1f}" for k in (1, 5, 10))
     assert table[2].split(maxsplit=1) == ["en", percent]
 
@@ -44,7 +44,7 @@ def test_captions_across_languages(measured: list[str], run_cli: RunCli, tiny_mo
 def test_one_language_is_no_pair(measured: list[str], run_cli: RunCli, languages: list[str]) -> None:
     done = run_cli("bench", "captions", *measured, *languages)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "error: --langs takes two languages or more; --lang, alone, takes one." in done.stderr
+    assert "error: --langs takes two or more languages; --lang takes one and cannot be combined with it." in done.stderr
 
 
 def test_captions_within_a_language(measured: list[str], run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_lengths(measured: list[str], run_cli: RunCli) -> None:
     assert rows[1]["image_retrieval_recall@1"] == pytest.approx(1 / IMAGES), "which is one image's first answer"
     assert rows[0]["image_retrieval_recall@1"] == rows[-1]["image_retrieval_recall@1"]
     table = run_cli("bench", "lengths", *measured, "--lang", "de").stdout.splitlines()
-    assert table[0].split()[:6] == ["series", "words", "queries", "different", "tokens", "cut"]
+    assert table[0].split()[:6] == ["series", "words", "queries", "distinct", "tokens", "truncated"]
     assert [line.split()[0] for line in table[1:4]] == ["captions", "shortened", "2"]
 
 

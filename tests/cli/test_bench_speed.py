@@ -42,14 +42,14 @@ def test_every_stage_has_a_line(run_cli: RunCli, tiny_model: Path, monkeypatch: 
     monkeypatch.setattr(speed, "measure_index_speed", lambda *arguments, **options: MEASURED)
     done = run_cli("bench", "speed", ".", "--model", f"dir:{tiny_model}")
     assert done.stdout.splitlines() == [
-        "walk, read, hash      1860.0 images/s, 25.00 of the tower",
-        "decode, resize         372.0 images/s, 5.00 of the tower",
-        "write                   37.2 images/s, 0.50 of the tower",
+        "walk, read, hash      1860.0 images/s (2500 % of vision-tower speed)",
+        "decode, resize         372.0 images/s (500 % of vision-tower speed)",
+        "write                   37.2 images/s (50 % of vision-tower speed)",
+        "complete index run      67.2 images/s (90 % of vision-tower speed)",
         "vision tower alone      74.4 images/s",
-        "whole index run         67.2 images/s, 0.90 of the tower",
         "slowest stage          write",
-        "second index run       0.030 s, 0.002 of the first",
+        "second index run       0.030 s (0.2 % of the first)",
         "text tower alone        25.0 captions/s",
-        "one caption             33.0 ms, in an open index",
-        "query command         1100.0 ms, a process of its own with its start-up",
+        "one query               33.0 ms with index and model loaded",
+        "query command         1100.0 ms in its own process, including start-up",
     ]
