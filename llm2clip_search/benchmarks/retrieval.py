@@ -1,4 +1,4 @@
-"""Recall@k of an encoder on a benchmark, language by language, with everything that a reviewer would ask for."""
+"""Recall@k of an encoder on a benchmark by language, with further measures, intervals and provenance."""
 
 import re
 import time
@@ -28,15 +28,19 @@ def measure_retrieval(
     cache: Path | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[RetrievalResult]:
-    """One result a language; images are embedded once for all of them.
+    """Measure an encoder; images are embedded once for all languages.
 
     Args:
-        captions_per_image: of what ``dataset`` holds; only written down, see `RetrievalSet.changed`.
-        trained_on: see `seen_in_training`.
-        cache: where embeddings are kept; None keeps none.
+        captions_per_image: how the captions of ``dataset`` were selected; only recorded in the result, see
+            `RetrievalSet.changed`.
+        trained_on: recorded in the result, see `seen_in_training`.
+        cache: folder of cached embeddings; None to cache nothing.
+
+    Yields:
+        One result per language.
 
     Raises:
-        CorpusError: an image that cannot be decoded.
+        CorpusError: an image cannot be decoded.
     """
     image_ids = list(dataset.images)
     pictures = images_digest(dataset.images)
@@ -54,7 +58,7 @@ def measure_retrieval(
         if dataset.judged:
             try:
                 further |= judged_measures(images, vectors, image_ids, captions.caption_ids)
-            except CorpusError as error:  # without the extra, or of fewer captions, recall is what it is
+            except CorpusError as error:  # not installed, or not the full caption set: recall is valid all the same
                 notes.append(f"ECCV Caption and CxC are left out: {error}")
         yield RetrievalResult(
             dataset=dataset.name,
@@ -73,15 +77,18 @@ def measure_retrieval(
             trained_on=trained_on,
             notes=notes,
             seconds=seconds,
-            ranks=_written(ranks, image_of) | {"caption_tokens": encoder.count_tokens(captions.texts)},
+            ranks=_ranks_for_json(ranks, image_of) | {"caption_tokens": encoder.count_tokens(captions.texts)},
         )
 
 
 def seen_in_training(dataset: DatasetInfo, split: str, training_data: Sequence[str]) -> str:
-    """The line of a model's card that says it saw this split, or its captions; empty where none does.
+    """Find the line of a model's card that says the model has seen this split in training; empty if there is none.
 
-    A line that names the data set and a split of it speaks of that split alone; one that names the data set only
-    is taken to speak of all of it. A line that says it goes without the split does not count.
+    A line that names splits of the data set refers only to these; a line that names just the data set is taken to refer
+    to all of it. What follows the word "without" in a line is ignored.
+
+    Args:
+        training_data: the lines about training data in the model's card.
     """
     names = [re.escape(name) for name in (dataset.title, *dataset.also_called)]
     named = re.compile(rf"(?<!\w)({'|'.join(names)})(?!\w)", re.IGNORECASE)
@@ -97,8 +104,8 @@ def seen_in_training(dataset: DatasetInfo, split: str, training_data: Sequence[s
     return ""
 
 
-def _written(ranks: RetrievalRanks, image_of: np.ndarray) -> dict[str, list[int]]:
-    """As a file holds them: -1 for never."""
+def _ranks_for_json(ranks: RetrievalRanks, image_of: np.ndarray) -> dict[str, list[int]]:
+    """Ranks as lists, with -1 for `NEVER`."""
     rows = {"image_retrieval": ranks.image_retrieval, "text_retrieval": ranks.text_retrieval}
     return {name: np.where(rank == NEVER, -1, rank).tolist() for name, rank in rows.items()} | {
         "image_of": image_of.tolist()

@@ -85,7 +85,7 @@ def test_a_result_without_its_ranks_is_refused(key: str) -> None:
         compare_runs([result_of("nano")], [without])
     short = replace(whole, ranks={**whole.ranks, key: whole.ranks[key][1:]})
     with pytest.raises(
-        CorpusError, match=rf"has {len(whole.ranks[key]) - 1} ranks of {key}, not {len(whole.ranks[key])};"
+        CorpusError, match=rf"has {len(whole.ranks[key]) - 1} ranks of {key}, not {len(whole.ranks[key])}\."
     ):
         compare_runs([result_of("nano")], [short])
 

@@ -66,11 +66,11 @@ def test_what_a_reader_must_know_is_told() -> None:
     assert "| `large` |" in text
     assert "- † `nano`: its card says 'Flickr8k train and dev splits'" in text
     assert "- half of the images\n- `large`: captions lower-cased\n" in text
-    assert "40 images, 120 captions (of an image: all)." in text
+    assert "40 images, 120 captions (per image: all)." in text
     assert "cannot be compared" not in text
     mixed = report_markdown({"nano": [seen], "large": [replace(other, data="another", captions=99)]})
-    assert "40 images, 120 captions (of an image: all); 40 images, 99 captions (of an image: all)." in mixed
-    assert "**These runs read different images or captions: their figures cannot be compared.**" in mixed
+    assert "40 images, 120 captions (per image: all); 40 images, 99 captions (per image: all)." in mixed
+    assert "**These runs used different images or captions, so their results cannot be compared.**" in mixed
 
 
 def test_measures_that_only_one_run_has_are_left_open() -> None:
@@ -132,7 +132,7 @@ def test_files_of_one_model_are_one_run_unless_they_measure_the_same(tmp_path: P
     a, b = tmp_path / "a.json", tmp_path / "b.json"
     assert name_runs({a: [en], b: [de]}) == {"nano": [en, de]}
     assert name_runs({a: [en, de], b: [en]}) == {f"nano ({a})": [en, de], f"nano ({b})": [en]}
-    with pytest.raises(CorpusError, match=r"a\.json holds flickr8k dev in en by nano twice"):
+    with pytest.raises(CorpusError, match=r"a\.json has flickr8k dev in en by nano twice"):
         name_runs({a: [en, en]})
 
 
@@ -169,7 +169,7 @@ def test_without_matplotlib_an_error_says_what_to_install(tmp_path: Path, monkey
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(CorpusError, match=r"taken cannot be made: File exists; name another folder\."):
+    with pytest.raises(CorpusError, match=r"taken cannot be created: File exists\."):
         write_report({"nano": [result_of("nano")]}, tmp_path / "taken")
 
 

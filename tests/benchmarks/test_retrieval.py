@@ -114,9 +114,9 @@ def test_results_are_read_as_they_were_written(dataset: RetrievalSet, seeing: Co
     ("content", "words"),
     [
         (None, "No such file"),
-        ("", "holds no result"),
-        ("{", "is no file that bench retrieval --out wrote"),
-        ("[]", "is no file that bench retrieval --out wrote"),
+        ("", "contains no results"),
+        ("{", "is not a file of retrieval results"),
+        ("[]", "is not a file of retrieval results"),
         ('{"schema_version": 99}', "schema version 99, but this version reads 1"),
         ('{"schema_version": 1, "colour": 2}', "unknown keys"),
         ('{"schema_version": 1}', "missing"),

@@ -50,8 +50,8 @@ def test_the_index_at_hand_is_measured(run_cli: RunCli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--synthetic", "50", "--index", "here"], "--synthetic 50 and --index here exclude each other"),
-        (["--synthetic", "50", "--kinds", "hnsw,lsh"], "There is no kind of index 'lsh'; there are: flat, hnsw, ivf."),
+        (["--synthetic", "50", "--index", "here"], "--synthetic 50 and --index here cannot be combined"),
+        (["--synthetic", "50", "--kinds", "hnsw,lsh"], "There is no kind of index 'lsh'; there are flat, hnsw, ivf."),
         (["--index", "."], "holds no index"),
     ],
 )

@@ -46,7 +46,7 @@ def test_a_run_prints_a_table_and_writes_one_object_a_language(
 def test_a_file_of_one_language_is_a_clip_benchmark_result(command: list[str], run_cli: RunCli, tmp_path: Path) -> None:
     done = run_cli(*command, "--captions-per-image", "1", "--against", "paper", "--out", "r.json", "--no-cache")
     assert done.returncode == 0, done.stderr
-    assert "at most 1 captions an image" in done.stdout
+    assert "at most 1 captions per image" in done.stdout
     found = json.loads((tmp_path / "r.json").read_text())
     assert {"dataset", "model", "pretrained", "task", "metrics", "language"} <= found.keys()
     assert (found["captions"], found["captions_per_image"]) == (6, "1")
@@ -59,8 +59,8 @@ def test_a_file_of_one_language_is_a_clip_benchmark_result(command: list[str], r
         (["--split", "night"], "has no captions of split 'night'"),
         (["--langs", "tlh"], "has no captions in 'tlh'"),
         (["--langs", "cs"], "has no captions of split 'dev' in language 'cs'"),
-        (["--captions-per-image", "0"], "--captions-per-image is all or a number from 1, not '0'"),
-        (["--captions-per-image", "five"], "--captions-per-image is all or a number from 1, not 'five'"),
+        (["--captions-per-image", "0"], "--captions-per-image must be all or a positive number, not '0'"),
+        (["--captions-per-image", "five"], "--captions-per-image must be all or a positive number, not 'five'"),
         (["--model", "dir:nowhere"], "does not exist"),
         (["--out", "nowhere/r.json"], "--out names the file to write, but there is no folder nowhere"),
         (["--out", "."], "--out names the file to write, but . is a folder"),

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from llm2clip_search.benchmarks.perf import ann
 from llm2clip_search.benchmarks.perf.ann import (
     AnnPoint,
     AnnResult,
-    Truth,
+    ExactNeighbours,
     benchmark_index,
     benchmark_synthetic,
     mark_front,
@@ -26,10 +27,11 @@ from llm2clip_search.benchmarks.perf.ann import (
 )
 from llm2clip_search.benchmarks.perf.ann_plot import write_ann
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
-from llm2clip_search.encoders import Encoder
+from llm2clip_search.encoders import TowerEncoder
 from llm2clip_search.errors import CorpusError, QueryError, StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
+from llm2clip_search.vectorindex.exact import exact_search
 
 MODEL = ModelIdentity(name="m", revision="r", weights_sha256="w", preprocess_sha256="p")
 DIM = 16
@@ -116,7 +118,7 @@ def test_vectors_are_searched_without_any_model(tmp_path: Path, monkeypatch: pyt
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("an encoder was made")
 
-    monkeypatch.setattr(Encoder, "__init__", refuse)
+    monkeypatch.setattr(TowerEncoder, "__init__", refuse)
     result = benchmark_index(store(tmp_path, drawn(300), kind="hnsw"), k=3, queries=5)
     assert result.points[-1].setting == "engine"
 
@@ -158,7 +160,7 @@ def test_recall_is_the_overlap_of_the_scores(tied: Snapshot, k: int, seed: int, 
         scores = np.round(vectors @ query, 5)
         best = Counter(np.sort(scores)[::-1][:k].tolist())
         shared += (best & Counter(scores[ids[ids >= 0]].tolist())).total()
-    assert recall_of(Truth.of(tied, queries, k), answer) == shared / (3 * k)
+    assert recall_of(ExactNeighbours.of(tied, queries, k), answer) == shared / (3 * k)
 
 
 def made(recall: float, rate: float) -> AnnPoint:
@@ -189,14 +191,17 @@ def test_the_front_is_what_nothing_beats(values: list[tuple[int, int]]) -> None:
     assert [one.on_front for one in marked] == [value in front for value in values]
 
 
-def test_percentiles_are_of_queries_asked_alone(monkeypatch: pytest.MonkeyPatch, tied: Snapshot) -> None:
+def test_percentiles_are_of_queries_run_alone(monkeypatch: pytest.MonkeyPatch, tied: Snapshot) -> None:
     """One takes 1 ms, the next 2 ms, ... the last 200 ms; between two of them a percentile is interpolated."""
     order = iter(np.random.default_rng(0).permutation(np.arange(1, 201)).tolist())
+    now = [0.0]
 
-    def seconds(search: ann.Search, queries: np.ndarray) -> float:
-        return 0.5 if len(queries) > 1 else next(order) / 1000
+    def slow_search(snapshot: Snapshot, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        now[0] += 0.5 if len(queries) > 1 else next(order) / 1000
+        return exact_search(snapshot, queries, k)
 
-    monkeypatch.setattr(ann, "_seconds", seconds)
+    monkeypatch.setattr(ann, "exact_search", slow_search)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     result = benchmark_index(tied, kinds=("flat",), queries=200)
     found = result.points[0]
     assert found.queries_per_second == 400.0
@@ -205,21 +210,22 @@ def test_percentiles_are_of_queries_asked_alone(monkeypatch: pytest.MonkeyPatch,
 
 def test_what_cannot_be_measured_is_told(tmp_path: Path) -> None:
     snapshot = store(tmp_path / "exact", drawn(30))
-    with pytest.raises(StoreError, match=r"exact has no approximate index, its 30 images are .* --kinds flat,hnsw,ivf"):
+    with pytest.raises(StoreError, match=r"exact has no approximate index; its 30 images are .* exactly\.$") as caught:
         benchmark_index(snapshot)
+    assert caught.value.hint.startswith("--kinds flat,hnsw,ivf builds")
     with Writer.open(tmp_path / "empty", model=MODEL, dim=DIM):
         pass
     for kinds in ((), ("flat",)):
         with pytest.raises(StoreError, match="empty has no images"):
             benchmark_index(Snapshot(tmp_path / "empty"), kinds=kinds)
-    with pytest.raises(QueryError, match="-k 31 is more than the 30 vectors"):
+    with pytest.raises(QueryError, match="31 neighbours cannot be found among 30 vectors"):
         benchmark_index(snapshot, kinds=("flat",), k=31)
-    with pytest.raises(QueryError, match="-k 11 is more than the 10 vectors"):
+    with pytest.raises(QueryError, match="11 neighbours cannot be found among 10 vectors"):
         benchmark_synthetic(10, dim=DIM, k=11)
-    with pytest.raises(QueryError, match="-k 501 is more than 500, beyond which every search is exact"):
+    with pytest.raises(QueryError, match="501 neighbours are always exact, as for all k over 500"):
         benchmark_synthetic(1000, dim=DIM, k=501)
     for bad in ("lsh", "auto", ""):
-        with pytest.raises(CorpusError, match=f"no kind of index '{bad}'; there are: flat, hnsw, ivf"):
+        with pytest.raises(CorpusError, match=f"no kind of index '{bad}'; there are flat, hnsw, ivf"):
             benchmark_index(snapshot, kinds=("flat", bad))
     assert benchmark_index(snapshot, kinds=("flat",), k=30, queries=1).points[0].recall == 1.0
 
@@ -237,7 +243,7 @@ def test_points_and_picture_are_written(tmp_path: Path, kinds: tuple[str, ...]) 
 def test_without_matplotlib_or_a_folder_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = benchmark_synthetic(100, dim=DIM, kinds=("flat",), queries=5)
     (tmp_path / "file").touch()
-    with pytest.raises(CorpusError, match=r"--out .*file cannot be made: File exists"):
+    with pytest.raises(CorpusError, match=r"The folder .*file cannot be created: File exists"):
         write_ann(result, tmp_path / "file")
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
