@@ -105,22 +105,22 @@ def plot_report(results: Mapping[str, Sequence[RetrievalResult]], out: Path) -> 
 def _recalls(named: list[tuple[str, RetrievalResult]], colours: Mapping[str, str]) -> "Figure":
     """One bar per run, its shades R@1, R@5 and R@10 from the inside out, followed by the numbers."""
     parts = _grouped(named)
-    places, ticks, at = [], {}, 0.0
+    positions, ticks, at = [], {}, 0.0
     for part, runs in parts.items():
         ticks[part] = at + (len(runs) - 1) / 2
-        places += [(at + n, name, result) for n, (name, result) in enumerate(runs)]
+        positions += [(at + n, name, result) for n, (name, result) in enumerate(runs)]
         at += len(runs) + 0.8
     figure, ((*row,),) = panels([max(1.2, 1.15 * LINE * at)], columns=2, share_y=True)
     for panel, (way, text) in zip(row, DIRECTIONS.items(), strict=True):
-        for place, name, result in places:
+        for position, name, result in positions:
             for k in reversed(KS):
                 value = 100 * result.metrics[f"{way}_recall@{k}"]
-                panel.barh(place, value, height=0.82, color=colours[name], alpha=SHADES[k], linewidth=0)
+                panel.barh(position, value, height=0.82, color=colours[name], alpha=SHADES[k], linewidth=0)
             low, high = (100 * bound for bound in result.intervals[f"{way}_recall@1"])
-            panel.plot((low, high), (place, place), color=INK, linewidth=1.2)
+            panel.plot((low, high), (position, position), color=INK, linewidth=1.2)
             figures = "  ".join(f"{100 * result.metrics[f'{way}_recall@{k}']:.1f}" for k in KS)
             end = panel.get_yaxis_transform()
-            panel.text(1.02, place, figures, color=colours[name], va="center", fontsize=8, transform=end)
+            panel.text(1.02, position, figures, color=colours[name], va="center", fontsize=8, transform=end)
         _percent(panel)
         title(panel, text, "R@1, R@5, R@10")
     row[0].set_yticks(list(ticks.values()), list(ticks))
@@ -179,21 +179,21 @@ def _languages(named: list[tuple[str, RetrievalResult]], colours: Mapping[str, s
         best: dict[str, float] = {}
         for _, result in runs:
             best.setdefault(result.language, result.metrics["image_retrieval_recall@1"])
-        places = {lang: place for place, lang in enumerate(sorted(best, key=best.__getitem__, reverse=True))}
+        positions = {lang: position for position, lang in enumerate(sorted(best, key=best.__getitem__, reverse=True))}
         names = list(dict.fromkeys(name for name, _ in runs))
         for panel, (way, text) in zip(row, DIRECTIONS.items(), strict=True):
             for name, result in runs:
                 apart = 0.5 * (
                     (names.index(name) + 0.5) / len(names) - 0.5
                 )  # so that runs with equal scores stay visible
-                place = places[result.language] + apart
+                position = positions[result.language] + apart
                 low, high = (100 * bound for bound in result.intervals[f"{way}_recall@1"])
-                panel.plot((low, high), (place, place), color=colours[name], linewidth=1.5, alpha=0.5)
-                panel.plot(100 * result.metrics[f"{way}_recall@1"], place, "o", color=colours[name], markersize=5)
+                panel.plot((low, high), (position, position), color=colours[name], linewidth=1.5, alpha=0.5)
+                panel.plot(100 * result.metrics[f"{way}_recall@1"], position, "o", color=colours[name], markersize=5)
             panel.xaxis.set_major_formatter("{x:.0f} %")
             title(panel, f"{text}, {key}")
-        row[0].set_yticks(list(places.values()), list(places))
-        row[0].set_ylim(len(places) - 0.4, -0.6)
+        row[0].set_yticks(list(positions.values()), list(positions))
+        row[0].set_ylim(len(positions) - 0.4, -0.6)
     for panel in grid[-1]:
         panel.set_xlabel("R@1, with its 95 % interval")
     _legend(figure, colours)

@@ -1,4 +1,4 @@
-"""The worst queries against a slow search for them, and the page that shows them to a stranger's captions."""
+"""The worst queries compared with a direct search for them, and the page that shows them, with untrusted captions."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ def unit(generator: np.random.Generator, rows: int, dim: int = 8) -> np.ndarray:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 25), st.integers(1, 25), st.integers(1, 30))
-def test_the_worst_are_those_whose_answer_stands_farthest_down(seed: int, asked: int, held: int, count: int) -> None:
+def test_the_worst_queries_have_the_lowest_ranked_expected_item(seed: int, asked: int, held: int, count: int) -> None:
     generator = np.random.default_rng(seed)
     queries, items = unit(generator, asked), unit(generator, held)
     query_of, item_of = generator.integers(0, 6, asked), generator.integers(0, 6, held)
@@ -60,7 +60,7 @@ def test_an_image_without_captions_expects_nothing() -> None:
 
 
 class Reader(HTMLParser):
-    """Elements with their attributes, and the text between."""
+    """Collects elements with their attributes, and the text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture
 def shown(tmp_path: Path) -> tuple[RetrievalSet, str]:
-    """Four images of which one has no caption, one is damaged, and all captions lie with the wrong one."""
+    """Four images, one without captions and one damaged; all captions have the vector of a wrong image."""
     pairs = [("0.png", HOSTILE), ("1.png", "كلب أسود"), ("2.png", "b"), ("0.png", "c")]
     found = gallery(tmp_path / "pictures", {"x-<b>": Captions.of(pairs)}, images=4)
     path = tmp_path / "pictures" / "2.png"
@@ -97,7 +97,7 @@ def shown(tmp_path: Path) -> tuple[RetrievalSet, str]:
     return found, missed_queries_page(found, "x-<b>", model="<i>m</i>", captions=by_captions, images=by_images)
 
 
-def test_strangers_text_stays_text(shown: tuple[RetrievalSet, str]) -> None:
+def test_untrusted_text_is_escaped(shown: tuple[RetrievalSet, str]) -> None:
     _, page = shown
     read = Reader(page)
     assert read.open == []
@@ -109,7 +109,7 @@ def test_strangers_text_stays_text(shown: tuple[RetrievalSet, str]) -> None:
     assert not [name for _, attributes in read.elements for name in attributes if name.startswith("on")]
 
 
-def test_the_page_needs_nothing_else(shown: tuple[RetrievalSet, str]) -> None:
+def test_the_page_is_self_contained(shown: tuple[RetrievalSet, str]) -> None:
     _, page = shown
     read = Reader(page)
     assert all(source and source.startswith("data:image/jpeg;base64,") for source in read.attributes("img", "src"))
@@ -123,7 +123,7 @@ def test_the_page_needs_nothing_else(shown: tuple[RetrievalSet, str]) -> None:
     assert {f"#{anchor}" for anchor in anchors} == set(read.attributes("a", "href"))
 
 
-def test_every_failure_tells_what_was_expected_and_found(shown: tuple[RetrievalSet, str]) -> None:
+def test_every_missed_query_shows_expected_and_retrieved_items(shown: tuple[RetrievalSet, str]) -> None:
     _, page = shown
     articles = re.findall(r'<article id="([^"]+)">(.*?)</article>', page, re.DOTALL)
     assert [anchor for anchor, _ in articles] == ["caption-1", "caption-2", "caption-3", "image-1", "image-2"]
@@ -142,7 +142,7 @@ def test_every_failure_tells_what_was_expected_and_found(shown: tuple[RetrievalS
     assert "Of 3 images, 2 do not have their own caption as the top result among 4 captions; all are shown." in page
 
 
-def test_no_failure_is_a_page_too(tmp_path: Path) -> None:
+def test_a_page_without_missed_queries(tmp_path: Path) -> None:
     found = gallery(tmp_path / "pictures", {"en": Captions.of([("0.png", "a"), ("1.png", "b")])}, images=2)
     eye = np.eye(2, dtype=np.float32)
     by_captions, by_images = worst_queries_both_ways(eye, eye, np.array([0, 1]), count=50)
@@ -160,6 +160,6 @@ def test_a_thumbnail_keeps_its_shape_and_never_grows(size: tuple[int, int], expe
         assert max(small.size) <= SIDE
 
 
-def test_no_thumbnail_of_what_is_no_image() -> None:
+def test_a_thumbnail_needs_an_image() -> None:
     with pytest.raises(ImageError):
         thumbnail(base64.b64decode("AAAA"))

@@ -1,4 +1,4 @@
-"""Zero-shot classification against CLIP_benchmark's definition, and the folder that it reads."""
+"""Zero-shot classification compared with CLIP_benchmark's definition, and labelled folders."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def clip_benchmark(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    """``accuracy`` of CLIP_benchmark 1.6.2 by torch's topk, and scikit-learn's ``balanced_accuracy_score``."""
+    """``accuracy`` of CLIP_benchmark 1.6.2, which uses torch's topk, and scikit-learn's ``balanced_accuracy_score``."""
     scores, target = torch.from_numpy(logits), torch.from_numpy(labels)
     few = scores.shape[1] < 5
     correct = scores.topk(1 if few else 5, 1, True, True)[1].t().eq(target.view(1, -1))
@@ -50,7 +50,7 @@ def clip_benchmark(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 60), st.integers(2, 12))
 def test_metrics_are_clip_benchmarks(seed: int, images: int, classes: int) -> None:
-    """Classes of any size, some without an image."""
+    """Classes of any size, some without images."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, images)
     vectors, prompts = unit(generator.normal(size=(images, 8))), unit(generator.normal(size=(classes, 8)))
@@ -77,7 +77,7 @@ def test_a_class_is_the_normalised_mean_of_its_unit_prompts(colours: ColourEncod
 
 
 class ByName(ColourEncoder):
-    """Knows what the classes' names look like, so that the right answers are known."""
+    """Maps the name of a class to its colour, so the expected predictions are known."""
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         rows = []
@@ -89,7 +89,7 @@ class ByName(ColourEncoder):
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
-    """Three classes of one-coloured images; one image of ``blue`` is red, one of ``green`` lies deeper."""
+    """Three classes of single-coloured images; one image of ``blue`` is red, one of ``green`` is in a subfolder."""
     root = tmp_path / "colours"
     for number, (name, colour) in enumerate(COLOURS.items()):
         (root / name).mkdir(parents=True)
@@ -194,13 +194,13 @@ def test_broken_names_are_one_sentence(
         read_labelled_folder(labelled, tmp_path / name)
 
 
-def test_names_of_one_word_are_no_pair_of_letters(tmp_path: Path) -> None:
-    """JSON's strings are sequences too."""
+def test_a_two_letter_name_is_not_a_pair(tmp_path: Path) -> None:
+    """A string is a sequence too."""
     (tmp_path / "a.json").write_text('{"ab": "cd"}')
     assert read_class_names(tmp_path / "a.json") == {"ab": "cd"}
 
 
-def test_two_classes_of_one_name_are_told(labelled: Path, tmp_path: Path) -> None:
+def test_two_classes_of_one_name_are_reported(labelled: Path, tmp_path: Path) -> None:
     (tmp_path / "n.csv").write_text("blue,crane\ngreen,crane\ndeep_red,x\n")
     (note,) = read_labelled_folder(labelled, tmp_path / "n.csv").notes
     assert note == "two classes are both called 'crane', so prompts cannot tell them apart"

@@ -1,4 +1,4 @@
-"""``bench evaluation`` as a user runs it, on a small shape."""
+"""``bench evaluation`` as a user runs it, with few vectors."""
 
 import json
 

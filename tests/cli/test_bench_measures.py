@@ -14,7 +14,7 @@ IMAGES = 6
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures in Flickr8k's multilingual layout, two captions each in two languages."""
+    """Six images in Flickr8k's multilingual layout, with two captions each in two languages."""
     return write_multilingual_flickr8k(tmp_path_factory.mktemp("flickr8k"), images=IMAGES, tail=" <b>")
 
 
@@ -41,14 +41,14 @@ def test_captions_across_languages(measured: list[str], run_cli: RunCli, tiny_mo
 
 
 @pytest.mark.parametrize("languages", [["--langs", "en"], ["--langs", "en,de", "--lang", "de"], ["--langs", "en,en"]])
-def test_one_language_is_no_pair(measured: list[str], run_cli: RunCli, languages: list[str]) -> None:
+def test_one_language_is_not_a_pair(measured: list[str], run_cli: RunCli, languages: list[str]) -> None:
     done = run_cli("bench", "captions", *measured, *languages)
     assert (done.returncode, done.stdout) == (1, "")
     assert "error: --langs takes two or more languages; --lang takes one and cannot be combined with it." in done.stderr
 
 
 def test_captions_within_a_language(measured: list[str], run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a package index too: what cannot be fetched is left out."""
+    """Without a package index: a baseline that cannot be fetched is left out."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     done = run_cli("bench", "captions", *measured, "--lang", "de", "--json")
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from tests.support.commands import RunCli
 
 
 def test_the_command_measures_a_cold_query_too(photographs: Path, run_cli: RunCli, tiny_model: Path) -> None:
-    """It runs in a process of its own, which finds the model and the scratch index."""
+    """It runs in its own process, which must find the model and the temporary index."""
     model = ("--model", f"dir:{tiny_model}", "--runtime", "torch", "--device", "cpu")
     done = run_cli("bench", "speed", photographs, *model, "--rounds", "1", "--json")
     assert (done.returncode, done.stderr) == (0, "")

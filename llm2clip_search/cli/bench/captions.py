@@ -155,6 +155,6 @@ def _pairs_table(name: str, langs: "Sequence[str]", pairs: "Sequence[LanguagePai
     }
     title = f"{name}: caption_retrieval_recall@{' / '.join(map(str, KS))}, %"
     table = console.table("query / gallery", *langs, left=("query / gallery", *langs), title=title)
-    for asking in langs:
-        table.add_row(asking, *(cells.get((asking, searched), "") for searched in langs))
+    for query_lang in langs:
+        table.add_row(query_lang, *(cells.get((query_lang, lang), "") for lang in langs))
     return table

@@ -1,4 +1,4 @@
-"""The speed measurement: what it runs and how often, which figures agree with each other, and what it refuses."""
+"""The speed measurement: what it runs and how often, consistency of its results, and errors."""
 
 import shutil
 import statistics
@@ -101,12 +101,12 @@ def test_images_that_cannot_be_read_are_left_out(
         measure_index_speed(colours, photographs, rounds=1)
 
 
-def test_a_query_that_fails_in_its_process_is_told(photographs: Path, colours: ColourEncoder) -> None:
+def test_a_query_that_fails_in_its_process_is_reported(photographs: Path, colours: ColourEncoder) -> None:
     with pytest.raises(CorpusError, match=r"in its own process failed with exit code 1: There is no model 'nowhere'"):
         measure_index_speed(colours, photographs, rounds=1, query_options=("--model", "nowhere"))
 
 
-def test_captions_differ_and_have_the_length_that_is_told() -> None:
+def test_captions_differ_and_have_the_documented_length() -> None:
     words = np.array([len(caption.split()) for caption in QUERY_CAPTIONS])
     assert len(set(QUERY_CAPTIONS)) == 64
     assert (words.min(), words.max()) == (23, 31)
