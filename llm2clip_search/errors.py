@@ -44,3 +44,8 @@ class CorpusError(Llm2ClipError):
 
 class QueryError(Llm2ClipError):
     """A query is empty, contradicts itself or names something that does not exist."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's error, to quote in a sentence; the type's name if it says nothing."""
+    return str(error).partition("\n")[0].rstrip(".:") or type(error).__name__

@@ -22,6 +22,8 @@ LAYERS = (
 `NEIGHBOURS` allows."""
 NEIGHBOURS = {"benchmarks": {"engine", "indexers"}}
 """Benchmarks measure the engine and the indexers as a user runs them."""
+TRAINING_LAYERS = ("runtime", "data", "tasks", "recipes")
+"""Rooms of training from the ground up; what lies beside them, such as `stages`, may import all of them."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -62,6 +64,20 @@ def test_a_room_imports_only_rooms_below_it() -> None:
                 upward = {name for name in imports(path) if name.partition(".")[0] not in allowed}
                 assert not upward, f"{path.relative_to(PACKAGE)} imports {upward}"
         below |= layer
+
+
+def test_a_room_of_training_imports_only_rooms_of_training_below_it() -> None:
+    below: set[str] = set()
+    for room in TRAINING_LAYERS:
+        below.add(room)
+        for path in (PACKAGE / "training" / room).rglob("*.py"):
+            upward = {
+                name
+                for name in imports(path)
+                if (parts := name.split("."))[0] == "training" and (len(parts) < 2 or parts[1] not in below)
+            }
+            assert not upward, f"{path.relative_to(PACKAGE)} imports {upward}"
+    assert below == {path.name for path in (PACKAGE / "training").iterdir() if (path / "__init__.py").exists()}
 
 
 def test_every_module_belongs_to_a_room() -> None:

@@ -16,6 +16,7 @@ ROOT = Path(os.environ.get("LLM2CLIP_DATA", Path(__file__).parents[2] / "shared"
 
 pytestmark = [
     pytest.mark.data,
+    pytest.mark.network,
     pytest.mark.skipif(not ROOT.is_dir(), reason="Flickr8k is not here; LLM2CLIP_DATA names its parent folder"),
 ]
 

@@ -11,6 +11,8 @@ from llm2clip_search.cli.demo import CAPTIONS
 from llm2clip_search.encoders.towers import Runtime
 from tests.support.commands import RunCli
 
+pytestmark = pytest.mark.network
+
 _RUNTIMES: tuple[Runtime, ...] = ("onnx", "torch")
 PICTURES = ("camera.png", "chelsea.png", "motorcycle_left.png")
 """What the demo's captions describe, in order."""

@@ -1,5 +1,6 @@
 """Files and folders that are either complete or absent, and their checksums."""
 
+import glob
 import hashlib
 import os
 import tempfile
@@ -48,6 +49,15 @@ def replaced_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     fsync_path(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete temporary files of `replaced_file` that a killed process left beside ``path``.
+
+    Call it only where no other process can be writing ``path``.
+    """
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        temporary.unlink()
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Benchmarks: datasets, retrieval metrics, and speed."""
+"""Benchmarks: data sets, retrieval and classification results, reports, and performance measurements."""

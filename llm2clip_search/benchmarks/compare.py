@@ -1,6 +1,6 @@
-"""Two retrieval runs on the same data: differences of recall, with intervals and a paired test."""
+"""Comparison of two retrieval runs on the same data: recall differences with intervals and a paired test."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ Subset = tuple[str, str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class RecallDifference:
-    """One recall of two encoders on one data set in one language."""
+    """One recall of two encoders on one data set, split and language."""
 
     dataset: str
     split: str
@@ -30,12 +30,12 @@ class RecallDifference:
     b: float
     """Recalls in [0, 1]."""
     difference: float
-    """``b - a``: positive where the second encoder is better."""
+    """``b - a``; positive if the second encoder is better."""
     low: float
     high: float
-    """Its 95 % interval."""
+    """95 % interval of the difference."""
     p: float
-    """Of the paired test that nothing differs; not corrected for the number of rows."""
+    """p-value of the paired test; not corrected for multiple comparisons."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -43,52 +43,54 @@ class RecallDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class RunComparison:
-    """What two runs have in common, and what they do not."""
+    """The recall differences of two runs, and what only one of them measured."""
 
     differences: Sequence[RecallDifference]
-    """By data set and language in the order of the first run, then by metric."""
+    """In the order of the first run's results, then by metric."""
     only_a: Sequence[Subset]
     only_b: Sequence[Subset]
 
 
 def compare_runs(a: Sequence[RetrievalResult], b: Sequence[RetrievalResult]) -> RunComparison:
-    """Compare two runs, each with one result of a data set, split and language.
+    """Compare two runs that have at most one result per data set, split and language.
 
     Raises:
-        CorpusError: results of different images or captions, one part twice in a run, a result without ranks,
-            or nothing in common.
+        CorpusError: two results are of different images or captions, a run has two results of the same subset, a
+            result has no ranks, or the runs have nothing in common.
     """
-    first, second = _by_part(a), _by_part(b)
-    common = [part for part in first if part in second]
+    first, second = _by_subset(a), _by_subset(b)
+    common = [subset for subset in first if subset in second]
     if not common:
         raise CorpusError(
             f"The two runs have no data set, split and language in common: {_named(first)} against {_named(second)}."
         )
     return RunComparison(
-        differences=[row for part in common for row in _differences(first[part], second[part])],
-        only_a=[part for part in first if part not in second],
-        only_b=[part for part in second if part not in first],
+        differences=[row for subset in common for row in _differences(first[subset], second[subset])],
+        only_a=[subset for subset in first if subset not in second],
+        only_b=[subset for subset in second if subset not in first],
     )
 
 
 def stored_ranks(result: RetrievalResult) -> RetrievalRanks:
-    """The ranks that a result holds, as they were measured: int64, `metrics.NEVER` where a file has -1.
+    """The ranks in a result as they were measured, with `metrics.NEVER` for -1.
 
     Raises:
-        CorpusError: a result without ranks, with another number of them than of captions and images, or with
-            captions of images that it does not have.
+        CorpusError: there are no ranks, their number does not match that of captions and images, or captions are of
+            images that the result does not have.
     """
     lengths = {"image_retrieval": result.captions, "text_retrieval": result.images, "image_of": result.captions}
     for key, expected in lengths.items():
         if (found := len(result.ranks.get(key, ()))) != expected:
             raise CorpusError(
                 f"The result of {result.model} on {subset_name(subset_of(result))} has {found:,} ranks of {key}, not "
-                f"{expected:,}; measure it again with bench retrieval --out."
+                f"{expected:,}.",
+                hint="Measure it again with bench retrieval --out.",
             )
     if not all(0 <= image < result.images for image in result.ranks["image_of"]):
         raise CorpusError(
             f"The result of {result.model} on {subset_name(subset_of(result))} has captions of images beyond its "
-            f"{result.images:,}: its file is damaged; measure it again with bench retrieval --out."
+            f"{result.images:,}: its file is damaged.",
+            hint="Measure it again with bench retrieval --out.",
         )
     ways = (np.array(result.ranks[key], dtype=np.int64) for key in ("image_retrieval", "text_retrieval"))
     image, text = (np.where(rank < 0, NEVER, rank) for rank in ways)
@@ -96,34 +98,36 @@ def stored_ranks(result: RetrievalResult) -> RetrievalRanks:
 
 
 def subset_of(result: RetrievalResult) -> Subset:
+    """What a result was measured on."""
     return result.dataset, result.split, result.language
 
 
-def subset_name(part: Subset) -> str:
-    """For people: ``flickr8k dev in en``."""
-    dataset, split, language = part
+def subset_name(subset: Subset) -> str:
+    """A readable name such as ``flickr8k dev in en``."""
+    dataset, split, language = subset
     return f"{dataset} {split} in {language}"
 
 
-def _by_part(results: Sequence[RetrievalResult]) -> dict[Subset, RetrievalResult]:
+def _by_subset(results: Sequence[RetrievalResult]) -> dict[Subset, RetrievalResult]:
     found: dict[Subset, RetrievalResult] = {}
     for result in results:
-        part = subset_of(result)
-        if part in found:
+        subset = subset_of(result)
+        if subset in found:
             raise CorpusError(
-                f"{subset_name(part)} is in one run twice, by {found[part].model} and {result.model}; compare takes two"
-                " files that hold it once each."
+                f"{subset_name(subset)} is in one run twice, by {found[subset].model} and {result.model}.",
+                hint="bench compare takes two files, each with one result per data set, split and language.",
             )
-        found[part] = result
+        found[subset] = result
     return found
 
 
 def _differences(a: RetrievalResult, b: RetrievalResult) -> list[RecallDifference]:
     if a.data != b.data:
         raise CorpusError(
-            f"{subset_name(subset_of(a))} was measured on other images or captions: {a.model} on {a.data}"
+            f"{subset_name(subset_of(a))} was measured on different images or captions: {a.model} on {a.data}"
             f" ({a.captions:,} captions, {a.images:,} images), {b.model} on {b.data} ({b.captions:,} captions,"
-            f" {b.images:,} images); measure both with the same --root and --captions-per-image."
+            f" {b.images:,} images).",
+            hint="Measure both with the same --root and --captions-per-image.",
         )
     ranks_a, ranks_b = stored_ranks(a), stored_ranks(b)
     recalls_a, recalls_b = ranks_a.recalls(), ranks_b.recalls()
@@ -146,5 +150,5 @@ def _differences(a: RetrievalResult, b: RetrievalResult) -> list[RecallDifferenc
     ]
 
 
-def _named(parts: dict[Subset, RetrievalResult]) -> str:
-    return ", ".join(subset_name(part) for part in parts) or "nothing"
+def _named(subsets: Iterable[Subset]) -> str:
+    return ", ".join(map(subset_name, subsets)) or "nothing"

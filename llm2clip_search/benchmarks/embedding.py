@@ -1,8 +1,8 @@
-"""Embeddings of a benchmark's images and captions: made once, kept, and gone on with after a kill.
+"""Cached embeddings of a benchmark's images and captions; an interrupted run continues where it stopped.
 
-Under the cache folder lie ``FINGERPRINT/KIND-DIGEST/NNNNNN.npy``: float32 ``[at most PART, dim]``, by the
-fingerprint of the encoder and a digest of what was embedded, bytes and order. Whatever changes either, a
-caption file of another version or a retrained head, finds nothing and embeds anew.
+The cache folder contains ``FINGERPRINT/KIND-DIGEST/NNNNNN.npy``, float32 ``[<= PART, dim]``: the fingerprint of the
+encoder, and a digest of the bytes and order of what was embedded. Any change to either, such as another version of a
+caption file or a retrained head, gives another folder, and everything is embedded again.
 """
 
 import io
@@ -23,26 +23,29 @@ from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers.embed import embed_ahead
 
 PART = 1024
-"""Images or captions that a kill costs at most."""
+"""Images or captions per file; at most this many are embedded again after an interruption."""
 THREADS = 4
-"""That decode ahead of the vision tower."""
+"""Threads that decode ahead of the vision tower."""
 
 
 def default_cache() -> Path:
-    """Where embeddings are kept unless told otherwise."""
+    """The default folder of cached embeddings."""
     return cache_dir() / "embeddings"
 
 
 def embed_images(
     encoder: Encoder, images: ImageFiles, *, cache: Path | None, batch_size: int = 32, progress: Progress = no_progress
 ) -> np.ndarray:
-    """Unit vectors float32 ``[n_images, dim]``, in the order of ``images``.
+    """Embed images.
 
     Args:
-        cache: the folder that embeddings are kept in; None keeps none.
+        cache: folder of cached embeddings; None to cache nothing.
+
+    Returns:
+        float32 ``[n_images, dim]``, L2-normalised, in the order of ``images``.
 
     Raises:
-        CorpusError: an image that cannot be decoded: a figure over fewer images would be another figure.
+        CorpusError: an image cannot be decoded; leaving it out would change the benchmark.
     """
     ids = list(images)
 
@@ -61,28 +64,23 @@ def embed_images(
     return _in_parts("images", np.arange(len(ids)), encoder.dim, embed, folder, progress)
 
 
-def lower_cases(encoder: Encoder) -> bool:
-    """Whether captions are lower-cased first: SigLIP 2 was trained so, and loses seven points of Flickr30k's recall
-    where they are not (big_vision's issue 166)."""
-    return "siglip2" in encoder.name.lower()
-
-
 def embed_captions(
     encoder: Encoder,
     texts: Sequence[str],
     *,
     cache: Path | None,
-    lower_case: bool | None = None,
     progress: Progress = no_progress,
 ) -> np.ndarray:
-    """Unit vectors float32 ``[n, dim]``, in the order of ``texts``; ``cache`` is as for `embed_images`.
+    """Embed captions.
 
-    ``lower_case`` None does what `lower_cases` says.
+    Args:
+        cache: folder of cached embeddings; None to cache nothing.
+
+    Returns:
+        float32 ``[n, dim]``, L2-normalised, in the order of ``texts``.
     """
-    if lower_case or (lower_case is None and lower_cases(encoder)):
-        texts = [text.lower() for text in texts]
     folder = cache / encoder.fingerprint / f"captions-{texts_digest(texts)}" if cache else None
-    # By length over all of them, so that little is spent on padding.
+    # Sorted by length over all captions, so that little is spent on padding.
     order = np.argsort(encoder.count_tokens(texts), kind="stable")
     return _in_parts(
         "captions",
@@ -102,23 +100,23 @@ def _in_parts(
     folder: Path | None,
     progress: Progress,
 ) -> np.ndarray:
-    """Vectors of all rows, a part of ``order`` at a time, each read where it is kept already."""
+    """Vectors of all rows, computed in parts of ``order``; parts that are cached are read instead."""
     out = np.empty((len(order), dim), dtype=np.float32)
     for start in range(0, len(order), PART):
         rows = order[start : start + PART]
         path = folder / f"{start // PART:06d}.npy" if folder else None
-        vectors = _kept(path, (len(rows), dim)) if path else None
+        vectors = _cached_part(path, (len(rows), dim)) if path else None
         if vectors is None:
             vectors = embed(rows)
             if path:
-                _keep(path, vectors)
+                _cache_part(path, vectors)
         out[rows] = vectors
         progress(what, start + len(rows), len(order), {})
     return out
 
 
-def _kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """A part that was kept, or None where there is none that is whole."""
+def _cached_part(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """A cached part; None if there is none or it is damaged."""
     try:
         vectors: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -126,7 +124,7 @@ def _kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     return vectors if vectors.shape == shape and vectors.dtype == np.float32 else None
 
 
-def _keep(path: Path, vectors: np.ndarray) -> None:
+def _cache_part(path: Path, vectors: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = io.BytesIO()
     np.save(data, vectors)

@@ -1,4 +1,4 @@
-"""The worst queries of a run: those whose expected answer stands farthest down, both ways."""
+"""The worst queries of a run: those whose expected result ranks lowest, for text and image queries."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from llm2clip_search.base.vectors import top_k
 from llm2clip_search.evaluation.metrics import NEVER, cosine_scores, ranks_of_best
 
 RETRIEVED = 5
-"""Items of the gallery that are shown of each failure, the best placed ones."""
+"""Number of top results that are kept for each query."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredItem:
-    """An item of the gallery."""
+    """A gallery item and its score for a query."""
 
     row: int
     score: float
@@ -22,29 +22,29 @@ class ScoredItem:
 
 @dataclass(frozen=True, kw_only=True)
 class MissedQuery:
-    """A query whose nearest item is a wrong one."""
+    """A query whose top result is not an expected one."""
 
     query: int
-    """Its row among the queries."""
+    """Row of the query."""
     rank: int
-    """Of the expected item, from 0: so many others stand before it. The best placed one, where several are right."""
+    """Rank of the expected item, counted from 0; of the highest-ranked one if several are expected."""
     expected: ScoredItem
-    found: tuple[ScoredItem, ...]
-    """What stands first in its place, best first."""
+    retrieved: tuple[ScoredItem, ...]
+    """The top results, best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MissedQueries:
-    """The worst queries, and what they were drawn from."""
+    """The worst queries, and how many queries were missed in total."""
 
     worst: tuple[MissedQuery, ...]
-    """Farthest down first; of equals the lower row."""
-    asked: int
-    """Queries that expect something."""
+    """Lowest-ranked expected item first; ties by row."""
+    queries: int
+    """Number of queries with an expected item."""
     missed: int
-    """Queries among them whose nearest item is a wrong one."""
+    """Number of queries among them whose top result is not an expected one."""
     gallery: int
-    """Items that were ranked."""
+    """Number of gallery items."""
 
 
 def worst_queries(
@@ -54,49 +54,49 @@ def worst_queries(
     gallery_of: np.ndarray,
     *,
     count: int,
-    found: int = RETRIEVED,
+    retrieved: int = RETRIEVED,
 ) -> MissedQueries:
-    """At most ``count`` queries whose expected item is not the nearest; those that expect nothing are left out.
+    """Find up to ``count`` missed queries; queries without an expected item are ignored.
 
     Args:
-        queries: float32 ``[q, dim]``, unit.
-        gallery: float32 ``[g, dim]``, unit.
-        query_of: int64 ``[q]``; a query expects what has its number in ``gallery_of``, int64 ``[g]``.
-        found: items that are told of each.
+        queries: float32 ``[q, dim]``, L2-normalised.
+        gallery: float32 ``[g, dim]``, L2-normalised.
+        query_of: int64 ``[q]``, group of each query.
+        gallery_of: int64 ``[g]``, group of each gallery item; a query expects the items of its own group.
+        retrieved: number of top results to keep for each query.
     """
     ranks = ranks_of_best(queries, gallery, query_of, gallery_of)
-    asked = ranks != NEVER
-    missed = np.flatnonzero(asked & (ranks > 0))
-    rows = missed[np.argsort(-ranks[missed], kind="stable")][:count]
+    expecting = ranks != NEVER
+    missed = np.flatnonzero(expecting & (ranks > 0))
     worst = []
-    for row in rows:
+    for row in missed[np.argsort(-ranks[missed], kind="stable")][:count]:
         scores = cosine_scores(queries[[row]], gallery)
-        (retrieved,) = top_k(scores, found)[1].tolist()
+        (top,) = top_k(scores, retrieved)[1].tolist()
         right = np.flatnonzero(gallery_of == query_of[row])
-        expected = right[scores[0, right].argmax()]
+        expected = int(right[scores[0, right].argmax()])
         worst.append(
             MissedQuery(
                 query=int(row),
                 rank=int(ranks[row]),
-                expected=ScoredItem(row=int(expected), score=float(scores[0, expected])),
-                found=tuple(ScoredItem(row=item, score=float(scores[0, item])) for item in retrieved),
+                expected=ScoredItem(row=expected, score=float(scores[0, expected])),
+                retrieved=tuple(ScoredItem(row=item, score=float(scores[0, item])) for item in top),
             )
         )
-    return MissedQueries(worst=tuple(worst), asked=int(asked.sum()), missed=len(missed), gallery=len(gallery))
+    return MissedQueries(worst=tuple(worst), queries=int(expecting.sum()), missed=len(missed), gallery=len(gallery))
 
 
 def worst_queries_both_ways(
-    images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, count: int, found: int = RETRIEVED
+    images: np.ndarray, captions: np.ndarray, image_of: np.ndarray, *, count: int, retrieved: int = RETRIEVED
 ) -> tuple[MissedQueries, MissedQueries]:
-    """Captions that miss their image, then images that miss all their captions; see `worst_queries`.
+    """Captions that miss their image, and images that miss all their captions; see `worst_queries`.
 
     Args:
-        images: float32 ``[n_images, dim]``, unit.
-        captions: float32 ``[n_captions, dim]``, unit.
+        images: float32 ``[n_images, dim]``, L2-normalised.
+        captions: float32 ``[n_captions, dim]``, L2-normalised.
         image_of: int64 ``[n_captions]``, the row in ``images`` that each caption describes.
     """
     rows = np.arange(len(images))
     return (
-        worst_queries(captions, images, image_of, rows, count=count, found=found),
-        worst_queries(images, captions, rows, image_of, count=count, found=found),
+        worst_queries(captions, images, image_of, rows, count=count, retrieved=retrieved),
+        worst_queries(images, captions, rows, image_of, count=count, retrieved=retrieved),
     )

@@ -1,7 +1,6 @@
-"""The worst queries as one HTML file that needs nothing else: thumbnails inside, no script, nothing fetched.
+"""The worst queries as a self-contained HTML file: embedded thumbnails, no scripts, no network access.
 
-Captions and ids come from strangers: every one is escaped, and a content security policy forbids what an
-escape that was forgotten could do.
+Captions and ids are untrusted. Each is escaped, and a content security policy limits the damage of a missing escape.
 """
 
 import base64
@@ -19,28 +18,28 @@ from llm2clip_search.encoders.images import decode_upright, open_image
 from llm2clip_search.errors import ImageError
 
 SIDE = 160
-"""Longer side of a thumbnail, pixels."""
+"""Longer side of a thumbnail in pixels."""
 QUALITY = 80
-"""Of a thumbnail's JPEG."""
+"""JPEG quality of a thumbnail."""
 
 
 def missed_queries_page(
     dataset: RetrievalSet, lang: str, *, model: str, captions: MissedQueries, images: MissedQueries
 ) -> str:
-    """The page, as HTML.
+    """Render the page.
 
     Args:
-        captions: captions asked, the set's images searched; rows as in ``dataset``.
-        images: images asked, captions in ``lang`` searched.
+        captions: missed text queries; rows are those of ``dataset``.
+        images: missed image queries, with the captions in ``lang`` as gallery.
     """
     return _Page(dataset, lang).whole(model, captions, images)
 
 
 def thumbnail(data: bytes) -> bytes:
-    """A JPEG of at most `SIDE` pixels a side.
+    """A JPEG of at most `SIDE` pixels per side.
 
     Raises:
-        ImageError: bytes that are no image, or a damaged one.
+        ImageError: ``data`` is not an image, or is damaged.
     """
     with open_image(io.BytesIO(data)) as image:
         small = decode_upright(image, shortest=SIDE)
@@ -51,7 +50,7 @@ def thumbnail(data: bytes) -> bytes:
 
 
 class _Page:
-    """One set in one language, with thumbnails made as they are asked for."""
+    """Renders one data set in one language; each thumbnail is made when it is first needed."""
 
     def __init__(self, dataset: RetrievalSet, lang: str) -> None:
         self._dataset = dataset
@@ -74,42 +73,42 @@ class _Page:
             images="".join(self._image(number, one, images) for number, one in enumerate(images.worst, 1)),
         )
 
-    def _caption(self, number: int, failure: MissedQuery, among: MissedQueries) -> str:
-        """A caption that missed its image."""
-        figures = [self._figure(found, right=found.row == failure.expected.row) for found in failure.found]
+    def _caption(self, number: int, missed: MissedQuery, result: MissedQueries) -> str:
+        """A text query that missed its image."""
+        figures = [self._figure(found, right=found.row == missed.expected.row) for found in missed.retrieved]
         return _CAPTION.substitute(
             anchor=f"caption-{number}",
             number=number,
-            text=self._text(failure.query),
-            facts=escape(_facts(failure, among, self._captions.caption_ids[failure.query])),
-            expected=self._figure(failure.expected, right=True),
+            text=self._text(missed.query),
+            facts=escape(_facts(missed, result, self._captions.caption_ids[missed.query])),
+            expected=self._figure(missed.expected, right=True),
             found="".join(figures),
         )
 
-    def _image(self, number: int, failure: MissedQuery, among: MissedQueries) -> str:
-        """An image that missed all its captions."""
-        own = self._rows_of[failure.query]
+    def _image(self, number: int, missed: MissedQuery, result: MissedQueries) -> str:
+        """An image query that missed all its captions."""
+        own = self._rows_of[missed.query]
         return _IMAGE.substitute(
             anchor=f"image-{number}",
             number=number,
-            facts=escape(_facts(failure, among, self._ids[failure.query])),
-            image=self._img(failure.query),
-            own="".join(self._own(int(row), right=row == failure.expected.row) for row in own),
+            facts=escape(_facts(missed, result, self._ids[missed.query])),
+            image=self._img(missed.query),
+            own="".join(self._own(int(row), right=row == missed.expected.row) for row in own),
             found="".join(
                 f'<li>{self._img(int(self._image_of[found.row]))}<p><span class="score">{found.score:.3f}</span> '
                 f"{self._text(found.row)}</p></li>"
-                for found in failure.found
+                for found in missed.retrieved
             ),
         )
 
     def _own(self, row: int, *, right: bool) -> str:
-        """One of an image's own captions; the best placed one is marked."""
+        """One of the image's captions; the highest-ranked one is marked."""
         mark = ' class="right"' if right else ""
-        told = " (stands highest)" if right else ""
-        return f"<li{mark}>{self._text(row)}{told}</li>"
+        rank = " (ranked highest)" if right else ""
+        return f"<li{mark}>{self._text(row)}{rank}</li>"
 
     def _figure(self, found: ScoredItem, *, right: bool) -> str:
-        """An image of the gallery with its score and its first caption."""
+        """A gallery image with its score and its first caption."""
         own = self._rows_of[found.row]
         caption = self._text(int(own[0])) if len(own) else ""
         return (
@@ -121,12 +120,12 @@ class _Page:
         return self._thumbnails.tag(self._ids[row])
 
     def _text(self, row: int) -> str:
-        """A caption, read in its own language and direction."""
+        """A caption, marked with its language and direction of writing."""
         return f'<span lang="{escape(self._lang)}" dir="auto">{escape(self._captions.texts[row])}</span>'
 
 
 class _Thumbnails:
-    """``img`` elements by image, each made once."""
+    """Caches an ``img`` element per image."""
 
     def __init__(self, images: ImageFiles) -> None:
         self._images = images
@@ -144,19 +143,19 @@ class _Thumbnails:
         return self._tags[image_id]
 
 
-def _facts(failure: MissedQuery, among: MissedQueries, name: str) -> str:
+def _facts(missed: MissedQuery, result: MissedQueries, name: str) -> str:
     return (
-        f"expected at rank {failure.rank + 1:,} of {among.gallery:,}, score {failure.expected.score:.3f}; "
-        f"first {failure.found[0].score:.3f} · {name}"
+        f"expected result at rank {missed.rank + 1:,} of {result.gallery:,}, score {missed.expected.score:.3f}; "
+        f"top result scores {missed.retrieved[0].score:.3f} · {name}"
     )
 
 
-def _summary(failures: MissedQueries, asked: str, expected: str, gallery: str) -> str:
-    worst = failures.worst
-    shown = f"the {len(worst):,} worst are shown" if len(worst) < failures.missed else "all are shown"
+def _summary(result: MissedQueries, queries: str, expected: str, gallery: str) -> str:
+    worst = result.worst
+    shown = f"the {len(worst):,} worst are shown" if len(worst) < result.missed else "all are shown"
     return (
-        f"Of {failures.asked:,} {asked}, {failures.missed:,} do not find their own {expected} first"
-        f" among {failures.gallery:,} {gallery}; {shown}."
+        f"Of {result.queries:,} {queries}, {result.missed:,} do not have their own {expected} as the top result"
+        f" among {result.gallery:,} {gallery}; {shown}."
     )
 
 
@@ -224,9 +223,10 @@ ol.captions img { width: 64px; height: 48px; object-fit: cover; }
 </head>
 <body>
 <h1>$heading</h1>
-<p class="summary">Ranks count from 1. The expected answer is green; beside or below it is what was retrieved, best
-first, with cosine scores. Tab moves from query to query.</p>
-<nav><a href="#captions">Captions that miss their image</a><a href="#images">Images that miss all captions</a></nav>
+<p class="summary">Ranks count from 1. The expected result is marked in green. Next to it or below it are the top
+results, best first, with their cosine similarity. Tab moves from query to query.</p>
+<nav><a href="#captions">Captions that miss their image</a>
+<a href="#images">Images that miss all their captions</a></nav>
 <main>
 <section id="captions">
 <h2>Captions that miss their image</h2>
@@ -234,7 +234,7 @@ first, with cosine scores. Tab moves from query to query.</p>
 $captions
 </section>
 <section id="images">
-<h2>Images that miss all captions</h2>
+<h2>Images that miss all their captions</h2>
 <p class="summary">$images_summary</p>
 $images
 </section>

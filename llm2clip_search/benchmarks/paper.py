@@ -1,7 +1,7 @@
-"""Published figures, each with its source, to put beside one's own.
+"""Figures published in papers, each with its source, for comparison with measured results.
 
-They are data, in ``paper.json``: recalls in percent as printed there, keys as CLIP_benchmark writes them.
-What papers print as an average over data sets, and what only aggregators list, is not in it.
+The data is in ``paper.json``: recalls in percent as printed in the source, under CLIP_benchmark's keys. Averages over
+data sets, and figures that appear only on aggregator sites, are not included.
 """
 
 import json
@@ -17,54 +17,54 @@ from llm2clip_search.evaluation.metrics import KS
 
 @dataclass(frozen=True, kw_only=True)
 class PaperSource:
-    """Where figures were printed."""
+    """A publication that reports figures."""
 
     title: str
     url: str
     note: str
-    """What holds for all figures of it: protocol, units; may be empty."""
+    """Remarks on all its figures, such as protocol and units; may be empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaperFigure:
-    """What one source prints of one model on one data set in one language."""
+    """What one source reports for one model on one data set in one language."""
 
     model: str
-    """As the source names it, with its resolution where that tells models apart."""
+    """Name used by the source, with the resolution if needed to tell models apart."""
     dataset: str
-    """As `datasets.registry` names it."""
+    """Name in `datasets.registry`."""
     split: str
     language: str
-    """``mean of N`` where only the mean over N languages was printed."""
+    """``mean of N`` if only the mean over N languages is reported."""
     resolution: int | None
-    """Of images in pixels, where it is told."""
+    """Image resolution in pixels, if stated."""
     recalls: Mapping[str, float]
-    """Percent, as printed; those of ``image_retrieval_recall@k`` and ``text_retrieval_recall@k`` that were."""
+    """Percent as printed; those of ``image_retrieval_recall@k`` and ``text_retrieval_recall@k`` that are reported."""
     source: str
     """A key of `paper_sources`."""
-    place: str
-    """Table, figure or file in the source; empty where it is not known."""
+    location: str
+    """Table, figure or file in the source; empty if unknown."""
     remark: str
-    """What sets this figure apart from others of the source; may be empty."""
+    """What distinguishes this figure from others of the source; may be empty."""
     headline: bool
-    """Whether it is shown where there is room for a few."""
+    """Whether the figure is shown if there is room for only a few."""
 
     def printed(self, way: str) -> str:
-        """Recall@1, 5 and 10 of ``image_retrieval`` or ``text_retrieval``; a dash for what was not printed."""
+        """Recall@1, 5 and 10 of ``image_retrieval`` or ``text_retrieval``; a dash for what is not reported."""
         found = [self.recalls.get(f"{way}_recall@{k}") for k in KS]
         return " / ".join("-" if value is None else f"{value:.1f}" for value in found)
 
 
 def figures_of(dataset: str, language: str) -> list[PaperFigure]:
-    """All figures of a data set in a language, in the order of the file; none is no error."""
+    """All figures of a data set in a language, in the order of the file; empty if there are none."""
     return [figure for figure in all_figures() if (figure.dataset, figure.language) == (dataset, language)]
 
 
 def comparable_figures(result: RetrievalResult) -> list[PaperFigure]:
-    """Figures of the data set, split and language of a result.
+    """Figures for the data set, split and language of a result.
 
-    They were measured with every caption by itself, or with the first five of an image: none is comparable with
-    captions joined, or with fewer of them.
+    Published figures use all captions of an image one by one, or its first five. They are not comparable with results
+    on joined captions or on fewer captions, for which nothing is returned.
     """
     if result.captions_per_image not in ("all", "5"):
         return []
@@ -72,27 +72,27 @@ def comparable_figures(result: RetrievalResult) -> list[PaperFigure]:
 
 
 def headline_figures(result: RetrievalResult) -> list[PaperFigure]:
-    """The headlines among the `comparable_figures` figures: some rows to print below one's own."""
+    """A selection of `comparable_figures` to print below a result."""
     return [figure for figure in comparable_figures(result) if figure.headline]
 
 
 @cache
 def all_figures() -> tuple[PaperFigure, ...]:
-    """Every figure of the file."""
+    """All figures in the file."""
     return tuple(_figure(raw) for raw in _read()["figures"])
 
 
 @cache
 def paper_sources() -> Mapping[str, PaperSource]:
-    """By the keys that figures name."""
+    """Sources by the keys that `PaperFigure.source` uses."""
     return {key: PaperSource(**raw) for key, raw in _read()["sources"].items()}
 
 
 def _figure(raw: dict[str, Any]) -> PaperFigure:
     recalls = {key: value for key, value in raw.items() if "_recall@" in key}
     defaults = {"resolution": None, "place": "", "remark": "", "headline": False}
-    rest = {key: value for key, value in raw.items() if key not in recalls}
-    return PaperFigure(**(defaults | rest), recalls=recalls)
+    rest = defaults | {key: value for key, value in raw.items() if key not in recalls}
+    return PaperFigure(location=rest.pop("place"), recalls=recalls, **rest)
 
 
 def _read() -> dict[str, Any]:

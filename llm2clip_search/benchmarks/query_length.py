@@ -1,19 +1,19 @@
-"""Recall by the length of the query, since encoders tuned on long captions may lose on short ones.
+"""Recall by query length, because encoders tuned on long captions may get worse on short ones.
 
-Two series, of text queries against the whole gallery, where only the query's own image is right:
+Two series of text queries against the whole gallery; only the query's own image counts as relevant:
 
-* ``captions``: the set's captions as they are, by their number of words. Buckets differ in images and in
-  what their captions tell, so they compare encoders at a length rather than lengths.
-* ``shortened``: every caption cut to its first n content words, so the same images at each length. Articles,
-  prepositions and auxiliaries are passed over in the languages of `FUNCTION_WORDS`; in others the first n
-  words are taken as they come. A caption of fewer words is kept at what it has.
+* ``captions``: the data set's captions unchanged, grouped by number of words. Groups differ in images and in content,
+  so they compare encoders at one length, not lengths with each other.
+* ``shortened``: every caption reduced to its first n content words, so that all lengths have the same images. For the
+  languages of `FUNCTION_WORDS`, articles, prepositions and auxiliaries are skipped; for other languages the first n
+  words are used. A caption with fewer words keeps all it has.
 
-A query of one word has many right images in any gallery, all but one of which count as wrong here. So no
-figure of a short query says how good an encoder is; the difference of two encoders does.
+A query of one word matches many images of any gallery, and all but one count as wrong here. So the recall of short
+queries does not say how good an encoder is in itself; the difference between two encoders does.
 
-A word is what stands between spaces. Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without;
-there two letters count as a word, about a Chinese word's length. That is the same for every encoder, as a
-tokenizer's count would not be; tokens are told beside.
+Words are separated by spaces. Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without spaces; there, two
+characters count as a word, about the length of a Chinese word. Unlike token counts, this is the same for all encoders;
+token counts are reported in addition.
 """
 
 import unicodedata
@@ -31,11 +31,11 @@ from llm2clip_search.encoders import Encoder
 from llm2clip_search.evaluation.metrics import KS, ranks_of_best
 
 BUCKETS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 63), (64, None))
-"""Fewest and most words of a caption in each bucket."""
+"""Minimum and maximum number of words per bucket."""
 CUTS = (1, 2, 4, 8, 16)
-"""Content words that captions are shortened to; the whole caption follows."""
+"""Numbers of content words to shorten captions to; the unchanged caption comes last."""
 UNSPACED = frozenset({"zh", "ja", "jp", "th", "lo", "km", "my"})
-"""Languages written without spaces; ``jp`` is XTD10's name of Japanese."""
+"""Languages written without spaces; ``jp`` is XTD10's code for Japanese."""
 
 FUNCTION_WORDS: Mapping[str, frozenset[str]] = {
     lang: frozenset(words.split())
@@ -59,37 +59,37 @@ FUNCTION_WORDS: Mapping[str, frozenset[str]] = {
         "zh": "的 了 着 在 和 与 是 有 一 个 只 位 名 条 群 正 把 被 从 向 上 中 里",
     }.items()
 }
-"""Words that alone tell nothing of an image, lower case; of Chinese single letters."""
+"""Words that say nothing about an image by themselves, in lower case; single characters for Chinese."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LengthBucket:
-    """Queries of one length."""
+    """Results for queries of one length."""
 
     series: Literal["captions", "shortened"]
     low: int
-    """Fewest words; of ``shortened`` 1."""
+    """Minimum number of words; 1 for ``shortened``."""
     high: int | None
-    """Most words; None for no bound."""
+    """Maximum number of words; None if unbounded."""
     queries: int
     different: int
-    """Different texts among them: where it is low, most queries cannot all be answered."""
+    """Number of distinct texts; if it is low, many queries have the same text and cannot all be hits."""
     tokens: float
-    """Mean number by the encoder's own tokenizer, special tokens included."""
+    """Mean number of tokens by the encoder's tokenizer, including special tokens."""
     cut: int
-    """Queries that are longer than the encoder reads."""
+    """Number of queries that are longer than the encoder's limit and are truncated."""
     metrics: Mapping[str, float]
-    """``image_retrieval_recall@k``."""
+    """``image_retrieval_recall@k`` in [0, 1]."""
 
     @property
     def words(self) -> str:
-        """``4-7``, ``64+``, ``whole``."""
+        """Label of the length: ``4-7``, ``64+``, ``whole``."""
         if self.high is None:
             return "whole" if self.series == "shortened" else f"{self.low}+"
         return str(self.high) if self.low == self.high or self.series == "shortened" else f"{self.low}-{self.high}"
 
     def to_dict(self) -> dict[str, Any]:
-        """One flat row."""
+        """One flat row for JSON."""
         row = asdict(self)
         metrics = row.pop("metrics")
         return {**row, "words": self.words, **metrics}
@@ -104,20 +104,20 @@ def recall_by_length(
     cache: Path | None = None,
     progress: Progress = no_progress,
 ) -> list[LengthBucket]:
-    """Both series, each from short to long; buckets without captions are left out.
+    """Measure both series, each from short to long; buckets without captions are left out.
 
     Args:
-        image_vectors: float32 ``[n_images, dim]``, unit: the set's images in their order.
-        cache: where embeddings are kept; None keeps none.
+        image_vectors: float32 ``[n_images, dim]``, L2-normalised: the images of the data set in their order.
+        cache: folder of cached embeddings; None to cache nothing.
     """
     captions = dataset.captions[lang]
     image_of = captions.rows_in(list(dataset.images))
 
     def ranked(texts: Sequence[str]) -> np.ndarray:
-        """Of every text the rank of its image; equal texts are embedded once."""
-        different, place = np.unique(np.array(texts, dtype=object), return_inverse=True)
+        """Rank of the image of each text; equal texts are embedded once."""
+        different, row_of = np.unique(np.array(texts, dtype=object), return_inverse=True)
         vectors = embed_captions(encoder, different.tolist(), cache=cache, progress=progress)
-        return ranks_of_best(vectors[place], image_vectors, image_of, np.arange(len(image_vectors)))
+        return ranks_of_best(vectors[row_of], image_vectors, image_of, np.arange(len(image_vectors)))
 
     def bucket(
         series: Literal["captions", "shortened"], low: int, high: int | None, texts: Sequence[str], ranks: np.ndarray
@@ -148,16 +148,16 @@ def recall_by_length(
 
 
 def words_of(text: str, lang: str) -> list[str]:
-    """The words of a text without punctuation around them; see above for languages without spaces."""
+    """The words of a text without surrounding punctuation; see above for languages without spaces."""
     if lang in UNSPACED:
         return _pairs(_letters(text))
     return [word for part in text.split() if (word := _trimmed(part))]
 
 
 def shortened(text: str, lang: str, count: int) -> str:
-    """The first ``count`` content words in their order, or of all words where none is one.
+    """The first ``count`` content words, or the first words if none is a content word.
 
-    A text of which nothing is a word stays as it is.
+    A text without words is returned unchanged.
     """
     function_words = FUNCTION_WORDS.get(lang, frozenset())
     if lang in UNSPACED:
@@ -170,13 +170,13 @@ def shortened(text: str, lang: str, count: int) -> str:
 
 
 def _trimmed(word: str) -> str:
-    """Without what is neither letter nor digit at either end."""
-    ends = [place for place, letter in enumerate(word) if _is_word(letter)]
+    """Remove characters other than letters and digits at both ends."""
+    ends = [index for index, letter in enumerate(word) if _is_word(letter)]
     return word[ends[0] : ends[-1] + 1] if ends else ""
 
 
 def _letters(text: str) -> list[str]:
-    """Letters and digits, each with the marks that stand on it."""
+    """Letters and digits, each with its combining marks."""
     out: list[str] = []
     for letter in text:
         if unicodedata.category(letter).startswith("M") and out:
@@ -191,5 +191,5 @@ def _pairs(letters: Sequence[str]) -> list[str]:
 
 
 def _is_word(letter: str) -> bool:
-    """Letters, marks and digits of any script."""
+    """Whether a character is a letter, a mark or a digit of any script."""
     return unicodedata.category(letter)[0] in "LMN"

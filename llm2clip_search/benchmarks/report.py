@@ -1,4 +1,4 @@
-"""A report of retrieval runs: ``report.md``, ``report.csv`` and pictures, published figures beside where asked."""
+"""A report on retrieval runs: ``report.md``, ``report.csv`` and pictures, optionally with published figures."""
 
 import csv
 import io
@@ -22,32 +22,42 @@ from llm2clip_search.errors import CorpusError
 from llm2clip_search.evaluation.metrics import KS
 
 Runs = Mapping[str, Sequence[RetrievalResult]]
-"""Results by the name of their run; a run has a data set, split and language once."""
+"""Results by name of the run; a run has at most one result per data set, split and language."""
 METRICS = tuple(f"{way}_recall@{k}" for way in ("image_retrieval", "text_retrieval") for k in KS)
 HEADER = ("model", *(f"{way} R@{k}" for way in ("image", "text") for k in KS))
 PICTURE_TITLES = {
-    "recalls.png": "Recalls of every run",
-    "lengths.png": "Recall against the length of captions",
+    "recalls.png": "Recalls of all runs",
+    "lengths.png": "Recall by caption length",
     "languages.png": "Recall by language",
 }
 COLUMNS = (
-    *("dataset", "model", "pretrained", "task", "language", "model_fullname"),  # as clip_benchmark build names them
+    *(
+        "dataset",
+        "model",
+        "pretrained",
+        "task",
+        "language",
+        "model_fullname",
+    ),  # the names that clip_benchmark build uses
     *("run", "split", "images", "captions", "captions_per_image", "metric", "value", "low", "high"),
     *("trained_on", "fingerprint", "data"),
 )
 EXPLANATION = (
-    "Recalls are percent, by CLIP_benchmark's definition, in brackets their 95 % bootstrap interval. Image retrieval: "
-    "captions ask, a hit is the caption's image among the k best. Text retrieval: images ask, a hit is any of the "
-    "image's captions among the k best. † marks a run whose model has seen the data in training. Further measures are "
-    "fractions of 1; rsum is in percent points, ranks count from 1."
+    "Recalls are in percent, as defined by CLIP_benchmark, with 95 % bootstrap intervals in parentheses. In image "
+    "retrieval the query is a caption, and a hit is its image among the k best. In text retrieval the query is an "
+    "image, and a hit is any of its captions among the k best. † marks models that have seen the data in training. "
+    "Further measures are fractions of 1, except rsum, which is in percentage points, and ranks, which count from 1."
 )
 
 
 def name_runs(files: Mapping[Path, Sequence[RetrievalResult]]) -> dict[str, list[RetrievalResult]]:
-    """A run a model, named by it; of two files that measured a model on the same, two runs named by the file too.
+    """Group results into runs, one per model and named after it.
+
+    If two files measured the same model on the same data set, split and language, each file is a run of its own, named
+    after the model and the file.
 
     Raises:
-        CorpusError: a file that holds a data set, split and language of one model twice.
+        CorpusError: a file has two results of one model on the same data set, split and language.
     """
     found: dict[str, dict[Path, list[RetrievalResult]]] = {}
     for path, results in files.items():
@@ -56,8 +66,8 @@ def name_runs(files: Mapping[Path, Sequence[RetrievalResult]]) -> dict[str, list
     runs: dict[str, list[RetrievalResult]] = {}
     for model, by_file in found.items():
         for path, results in by_file.items():
-            if twice := _repeated(results):
-                raise CorpusError(f"{path} holds {subset_name(twice[0])} by {model} twice; keep one of them.")
+            if repeated := _repeated(results):
+                raise CorpusError(f"{path} has {subset_name(repeated[0])} by {model} twice; keep one of them.")
         together = [result for results in by_file.values() for result in results]
         if _repeated(together):
             runs |= {f"{model} ({path})": results for path, results in by_file.items()}
@@ -67,17 +77,20 @@ def name_runs(files: Mapping[Path, Sequence[RetrievalResult]]) -> dict[str, list
 
 
 def _repeated(results: Sequence[RetrievalResult]) -> list[Subset]:
-    return [part for part, times in Counter(map(subset_of, results)).items() if times > 1]
+    return [subset for subset, times in Counter(map(subset_of, results)).items() if times > 1]
 
 
 def write_report(runs: Runs, out: Path, *, against: bool = False) -> list[Path]:
-    """Write the report into a folder, which is made; returns what was written.
+    """Write the report into a folder, which is created if needed.
 
     Args:
-        against: whether published figures stand beside.
+        against: whether to include published figures.
+
+    Returns:
+        The paths of the files that were written.
 
     Raises:
-        CorpusError: there is no matplotlib, or the folder cannot be made.
+        CorpusError: matplotlib is not installed, or the folder cannot be created.
     """
     pictures = plot_report(runs, out)
     texts = {
@@ -90,21 +103,21 @@ def write_report(runs: Runs, out: Path, *, against: bool = False) -> list[Path]:
 
 
 def report_markdown(runs: Runs, *, pictures: Sequence[str] = (), against: bool = False) -> str:
-    """Tables, a section a data set and language; sources of published figures are footnotes."""
-    parts: dict[Subset, dict[str, RetrievalResult]] = {}
+    """The report as Markdown: one section per data set and language, sources of published figures as footnotes."""
+    subsets: dict[Subset, dict[str, RetrievalResult]] = {}
     for name, results in runs.items():
         for result in results:
-            parts.setdefault(subset_of(result), {})[name] = result
+            subsets.setdefault(subset_of(result), {})[name] = result
     blocks = ["# Retrieval benchmarks", EXPLANATION]
     blocks += [f"![{PICTURE_TITLES[name]}]({name})" for name in pictures]
     cited: list[PaperFigure] = []
-    for dataset, split in dict.fromkeys((dataset, split) for dataset, split, _ in parts):
-        found = {language: of for (name, part, language), of in parts.items() if (name, part) == (dataset, split)}
+    for dataset, split in dict.fromkeys((dataset, split) for dataset, split, _ in subsets):
+        found = {language: of for (name, part, language), of in subsets.items() if (name, part) == (dataset, split)}
         blocks.append(f"## {dataset} {split}")
         if len(found) > 1:
-            beside_mean = figures_of(dataset, f"mean of {len(found)}") if against else []
-            cited += beside_mean
-            blocks += _languages(found, beside_mean)
+            means = figures_of(dataset, f"mean of {len(found)}") if against else []
+            cited += means
+            blocks += _languages(found, means)
         for language, of in found.items():
             first = next(iter(of.values()))
             figures = comparable_figures(first) if against else []
@@ -119,7 +132,7 @@ def report_markdown(runs: Runs, *, pictures: Sequence[str] = (), against: bool =
 
 
 def report_csv(runs: Runs) -> str:
-    """`COLUMNS`; a row a result and metric, recalls first, then the further measures, which have no interval."""
+    """The report as CSV with `COLUMNS`: one row per result and metric; only recalls have intervals."""
     out = io.StringIO()
     rows = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     rows.writeheader()
@@ -136,7 +149,7 @@ def report_csv(runs: Runs) -> str:
 def _section(
     of: Mapping[str, RetrievalResult], headlines: Sequence[PaperFigure], figures: Sequence[PaperFigure]
 ) -> list[str]:
-    """Of one data set, split and language."""
+    """The blocks of one data set, split and language; ``of`` has a result per run."""
     blocks = [_sizes(of), _table(HEADER, [*map(_row, of, of.values()), *map(_published_row, headlines)])]
     if len(figures) > len(headlines):
         best = sorted(figures, key=lambda figure: -figure.recalls.get(METRICS[0], 0.0))
@@ -154,7 +167,7 @@ def _section(
 
 
 def _languages(found: Mapping[str, Mapping[str, RetrievalResult]], figures: Sequence[PaperFigure]) -> list[str]:
-    """R@1 both ways by language, and the mean over those that a run has all of."""
+    """R@1 in both directions by language, and its mean for runs that have all languages."""
     names = list(dict.fromkeys(name for of in found.values() for name in of))
     header = ("R@1, image / text", *map(_code, names))
     rows = [(language, *(_both(of[name]) if name in of else "" for name in names)) for language, of in found.items()]
@@ -178,14 +191,14 @@ def _mean(results: Sequence[RetrievalResult]) -> str:
 
 
 def _sizes(of: Mapping[str, RetrievalResult]) -> str:
-    """What was measured; a warning where runs were measured on different things."""
-    told = dict.fromkeys(
-        f"{result.images:,} images, {result.captions:,} captions (of an image: {result.captions_per_image})"
+    """What was measured, with a warning if runs were measured on different images or captions."""
+    sizes = dict.fromkeys(
+        f"{result.images:,} images, {result.captions:,} captions (per image: {result.captions_per_image})"
         for result in of.values()
     )
-    text = "; ".join(told) + "."
+    text = "; ".join(sizes) + "."
     if len({result.data for result in of.values()}) > 1:
-        text += " **These runs read different images or captions: their figures cannot be compared.**"
+        text += " **These runs used different images or captions, so their results cannot be compared.**"
     return text
 
 
@@ -209,11 +222,11 @@ def _notes(of: Mapping[str, RetrievalResult]) -> list[str]:
     for name, result in of.items():
         for note in result.notes:
             notes.setdefault(note, []).append(name)
-    told = [
+    lines = [
         note if len(names) == len(of) else f"{', '.join(map(_code, names))}: {note}" for note, names in notes.items()
     ]
     seen = [f"† {_code(name)}: its card says {r.trained_on!r}" for name, r in of.items() if r.trained_on]
-    return told + seen
+    return lines + seen
 
 
 def _measure(value: float | None) -> str:
@@ -221,20 +234,20 @@ def _measure(value: float | None) -> str:
 
 
 def _footnotes(cited: Iterable[PaperFigure]) -> list[str]:
-    places: dict[str, dict[str, None]] = {}
+    locations: dict[str, dict[str, None]] = {}
     for figure in cited:
-        places.setdefault(figure.source, {})
-        if figure.place:
-            places[figure.source][figure.place] = None
-    return [_footnote(key, paper_sources()[key], found) for key, found in places.items()]
+        locations.setdefault(figure.source, {})
+        if figure.location:
+            locations[figure.source][figure.location] = None
+    return [_footnote(key, paper_sources()[key], found) for key, found in locations.items()]
 
 
-def _footnote(key: str, source: PaperSource, places: Iterable[str]) -> str:
-    return f"[^{key}]: {'; '.join((source.title, *places))}. <{source.url}>. {source.note}".rstrip()
+def _footnote(key: str, source: PaperSource, locations: Iterable[str]) -> str:
+    return f"[^{key}]: {'; '.join((source.title, *locations))}. <{source.url}>. {source.note}".rstrip()
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Names to the left, figures to the right."""
+    """A Markdown table with the first column left-aligned and all others right-aligned."""
     lines = [header, ("---", *("---:" for _ in header[1:])), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 

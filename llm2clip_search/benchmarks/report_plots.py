@@ -1,4 +1,4 @@
-"""Pictures of a report: recalls as bars, recall against caption length, recall by language."""
+"""Plots of a report: recalls as bars, recall by caption length, recall by language."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WAYS = {"image_retrieval": "Image retrieval", "text_retrieval": "Text retrieval"}
+DIRECTIONS = {"image_retrieval": "Image retrieval", "text_retrieval": "Text retrieval"}
 SHADES = {1: 1.0, 5: 0.45, 10: 0.2}
-"""Opacity of the bar of each k: the smaller k, the darker."""
-BINS = 8
-"""Of caption lengths, at most; each holds about as many captions."""
-MOST = 12
-"""Panels of ``lengths.png``, at most: a set in 36 languages would give a picture that nobody reads."""
-FEWEST = 30
-"""Captions in a bin, at least: of fewer, the interval is wider than what could be seen."""
+"""Opacity of the bar of each k; smaller k are darker."""
+MAX_BINS = 8
+"""Maximum number of bins of caption lengths; each has about the same number of captions."""
+MAX_PANELS = 12
+"""Maximum number of panels in ``lengths.png``; a data set in 36 languages would be unreadable."""
+MIN_CAPTIONS = 30
+"""Minimum number of captions per bin; with fewer, the interval would hide any effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LengthBin:
-    """Captions of about one length."""
+    """Captions of similar length."""
 
     tokens: float
-    """Their mean length."""
+    """Mean length of the captions."""
     recall: float
     low: float
     high: float
@@ -42,19 +42,19 @@ class LengthBin:
 
 
 def length_bins(ranks: np.ndarray, tokens: np.ndarray, *, k: int = 1) -> list[LengthBin]:
-    """Share of captions whose image is among the k best, from short captions to long ones.
+    """Image retrieval recall@k by caption length, from short to long.
 
-    Captions of one length are in one bin. Interval: E. B. Wilson, Probable inference, the law of succession, and
+    Captions of equal length are in the same bin. Interval: E. B. Wilson, Probable inference, the law of succession, and
     statistical inference, JASA 22 (1927).
 
     Args:
-        ranks: int64 ``[n_captions]``, from 0, `metrics.NEVER` included; see `metrics.RetrievalRanks`.
-        tokens: int64 ``[n_captions]``.
+        ranks: int64 ``[n_captions]``, counted from 0, `metrics.NEVER` included; see `metrics.RetrievalRanks`.
+        tokens: int64 ``[n_captions]``, length of each caption.
     """
-    count = max(1, min(BINS, len(ranks) // FEWEST))
+    count = max(1, min(MAX_BINS, len(ranks) // MIN_CAPTIONS))
     edges = np.unique(np.quantile(tokens, np.linspace(0, 1, count + 1)[1:-1], method="higher"))
-    place = np.searchsorted(edges, tokens, side="right")
-    return [_bin(ranks[place == n] < k, tokens[place == n]) for n in np.unique(place)]
+    bin_of = np.searchsorted(edges, tokens, side="right")
+    return [_bin(ranks[bin_of == n] < k, tokens[bin_of == n]) for n in np.unique(bin_of)]
 
 
 def _bin(hits: np.ndarray, tokens: np.ndarray) -> LengthBin:
@@ -67,14 +67,17 @@ def _bin(hits: np.ndarray, tokens: np.ndarray) -> LengthBin:
 
 
 def plot_report(results: Mapping[str, Sequence[RetrievalResult]], out: Path) -> list[Path]:
-    """Draw ``recalls.png``, ``lengths.png`` and ``languages.png``; returns those that there was something to draw for.
+    """Draw ``recalls.png``, ``lengths.png`` and ``languages.png``, as far as there is data for them.
 
     Args:
-        results: by the name of the run, none of which holds a data set, split and language twice.
-        out: a folder, which is made.
+        results: by name of the run; a run has at most one result per data set, split and language.
+        out: folder, created if needed.
+
+    Returns:
+        The paths of the pictures that were drawn.
 
     Raises:
-        CorpusError: there is no matplotlib, or the folder cannot be made.
+        CorpusError: matplotlib is not installed, or the folder cannot be created.
     """
     try:
         import matplotlib  # noqa: F401
@@ -91,31 +94,33 @@ def plot_report(results: Mapping[str, Sequence[RetrievalResult]], out: Path) -> 
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CorpusError(f"--out {out} cannot be made: {error.strerror}; name another folder.") from error
+        raise CorpusError(
+            f"The folder {out} cannot be created: {error.strerror}.", hint="--out names another folder."
+        ) from error
     for name, figure in drawn.items():
         figure.savefig(out / name)
     return [out / name for name in drawn]
 
 
 def _recalls(named: list[tuple[str, RetrievalResult]], colours: Mapping[str, str]) -> "Figure":
-    """A bar a run, its shades R@1, R@5 and R@10 from the inside out; figures stand behind it."""
+    """One bar per run, its shades R@1, R@5 and R@10 from the inside out, followed by the numbers."""
     parts = _grouped(named)
-    places, ticks, at = [], {}, 0.0
+    positions, ticks, at = [], {}, 0.0
     for part, runs in parts.items():
         ticks[part] = at + (len(runs) - 1) / 2
-        places += [(at + n, name, result) for n, (name, result) in enumerate(runs)]
+        positions += [(at + n, name, result) for n, (name, result) in enumerate(runs)]
         at += len(runs) + 0.8
     figure, ((*row,),) = panels([max(1.2, 1.15 * LINE * at)], columns=2, share_y=True)
-    for panel, (way, text) in zip(row, WAYS.items(), strict=True):
-        for place, name, result in places:
+    for panel, (way, text) in zip(row, DIRECTIONS.items(), strict=True):
+        for position, name, result in positions:
             for k in reversed(KS):
                 value = 100 * result.metrics[f"{way}_recall@{k}"]
-                panel.barh(place, value, height=0.82, color=colours[name], alpha=SHADES[k], linewidth=0)
+                panel.barh(position, value, height=0.82, color=colours[name], alpha=SHADES[k], linewidth=0)
             low, high = (100 * bound for bound in result.intervals[f"{way}_recall@1"])
-            panel.plot((low, high), (place, place), color=INK, linewidth=1.2)
+            panel.plot((low, high), (position, position), color=INK, linewidth=1.2)
             figures = "  ".join(f"{100 * result.metrics[f'{way}_recall@{k}']:.1f}" for k in KS)
             end = panel.get_yaxis_transform()
-            panel.text(1.02, place, figures, color=colours[name], va="center", fontsize=8, transform=end)
+            panel.text(1.02, position, figures, color=colours[name], va="center", fontsize=8, transform=end)
         _percent(panel)
         title(panel, text, "R@1, R@5, R@10")
     row[0].set_yticks(list(ticks.values()), list(ticks))
@@ -130,7 +135,7 @@ def _lengths(named: list[tuple[str, RetrievalResult]], colours: Mapping[str, str
     every = _grouped(named)
     if not every:
         return None
-    parts = dict(list(every.items())[:MOST])
+    parts = dict(list(every.items())[:MAX_PANELS])
     columns = min(2, len(parts))
     rows = -(-len(parts) // columns)
     figure, grid = panels([PANEL] * rows, columns=columns, share_x=False)
@@ -150,18 +155,18 @@ def _lengths(named: list[tuple[str, RetrievalResult]], colours: Mapping[str, str
         title(panel, part)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     for panel in flat[len(parts) - columns : len(parts)]:
-        panel.set_xlabel("tokens of a caption, as each model counts them")
+        panel.set_xlabel("tokens per caption, counted by each model's tokenizer")
     for panel in flat[len(parts) :]:
         panel.set_visible(False)
     left_out = f"; the first {len(parts)} of {len(every)}" if len(every) > len(parts) else ""
-    told = f"Image retrieval R@1, paler R@10, with 95 % intervals{left_out}"
-    figure.suptitle(told, x=0.01, ha="left", fontsize="medium", color=GREY)
+    about = f"Image retrieval R@1, and R@10 in a lighter shade, with 95 % intervals{left_out}"
+    figure.suptitle(about, x=0.01, ha="left", fontsize="medium", color=GREY)
     _legend(figure, colours)
     return figure
 
 
 def _languages(named: list[tuple[str, RetrievalResult]], colours: Mapping[str, str]) -> "Figure | None":
-    """A dot a run at its R@1, languages from the best of the first run to the worst."""
+    """One dot per run at its R@1; languages are sorted from best to worst for the first run."""
     by_set: dict[str, list[tuple[str, RetrievalResult]]] = {}
     for name, result in named:
         by_set.setdefault(f"{result.dataset} {result.split}", []).append((name, result))
@@ -174,19 +179,21 @@ def _languages(named: list[tuple[str, RetrievalResult]], colours: Mapping[str, s
         best: dict[str, float] = {}
         for _, result in runs:
             best.setdefault(result.language, result.metrics["image_retrieval_recall@1"])
-        places = {lang: place for place, lang in enumerate(sorted(best, key=best.__getitem__, reverse=True))}
+        positions = {lang: position for position, lang in enumerate(sorted(best, key=best.__getitem__, reverse=True))}
         names = list(dict.fromkeys(name for name, _ in runs))
-        for panel, (way, text) in zip(row, WAYS.items(), strict=True):
+        for panel, (way, text) in zip(row, DIRECTIONS.items(), strict=True):
             for name, result in runs:
-                apart = 0.5 * ((names.index(name) + 0.5) / len(names) - 0.5)  # so that runs of one score are all seen
-                place = places[result.language] + apart
+                apart = 0.5 * (
+                    (names.index(name) + 0.5) / len(names) - 0.5
+                )  # so that runs with equal scores stay visible
+                position = positions[result.language] + apart
                 low, high = (100 * bound for bound in result.intervals[f"{way}_recall@1"])
-                panel.plot((low, high), (place, place), color=colours[name], linewidth=1.5, alpha=0.5)
-                panel.plot(100 * result.metrics[f"{way}_recall@1"], place, "o", color=colours[name], markersize=5)
+                panel.plot((low, high), (position, position), color=colours[name], linewidth=1.5, alpha=0.5)
+                panel.plot(100 * result.metrics[f"{way}_recall@1"], position, "o", color=colours[name], markersize=5)
             panel.xaxis.set_major_formatter("{x:.0f} %")
             title(panel, f"{text}, {key}")
-        row[0].set_yticks(list(places.values()), list(places))
-        row[0].set_ylim(len(places) - 0.4, -0.6)
+        row[0].set_yticks(list(positions.values()), list(positions))
+        row[0].set_ylim(len(positions) - 0.4, -0.6)
     for panel in grid[-1]:
         panel.set_xlabel("R@1, with its 95 % interval")
     _legend(figure, colours)
@@ -208,7 +215,7 @@ def _percent(panel: "Axes") -> None:
 
 
 def _legend(figure: "Figure", colours: Mapping[str, str]) -> None:
-    """Names of runs in their colours below the panels."""
+    """A legend of runs and their colours below the panels."""
     from matplotlib.lines import Line2D
 
     marks = [Line2D([], [], color=colour, marker="s", linestyle="none") for colour in colours.values()]

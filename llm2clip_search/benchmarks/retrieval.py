@@ -1,4 +1,4 @@
-"""Recall@k of an encoder on a benchmark, language by language, with everything that a reviewer would ask for."""
+"""Recall@k of an encoder on a benchmark by language, with further measures, intervals and provenance."""
 
 import re
 import time
@@ -9,7 +9,7 @@ import numpy as np
 
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet, images_digest, texts_digest
-from llm2clip_search.benchmarks.embedding import embed_captions, embed_images, lower_cases
+from llm2clip_search.benchmarks.embedding import embed_captions, embed_images
 from llm2clip_search.benchmarks.results import RetrievalResult, pretrained_of
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
@@ -24,40 +24,41 @@ def measure_retrieval(
     dataset: RetrievalSet,
     *,
     captions_per_image: str = "all",
-    lower_case: bool | None = None,
     trained_on: str = "",
     cache: Path | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[RetrievalResult]:
-    """One result a language; images are embedded once for all of them.
+    """Measure an encoder; images are embedded once for all languages.
 
     Args:
-        captions_per_image: of what ``dataset`` holds; only written down, see `RetrievalSet.changed`.
-        lower_case: whether captions are lower-cased first; None does what `embedding.lower_cases` says.
-        trained_on: see `seen_in_training`.
-        cache: where embeddings are kept; None keeps none.
+        captions_per_image: how the captions of ``dataset`` were selected; only recorded in the result, see
+            `RetrievalSet.changed`.
+        trained_on: recorded in the result, see `seen_in_training`.
+        cache: folder of cached embeddings; None to cache nothing.
+
+    Yields:
+        One result per language.
 
     Raises:
-        CorpusError: an image that cannot be decoded.
+        CorpusError: an image cannot be decoded.
     """
-    lower_case = lower_cases(encoder) if lower_case is None else lower_case
     image_ids = list(dataset.images)
     pictures = images_digest(dataset.images)
     images = embed_images(encoder, dataset.images, cache=cache, progress=progress)
     for lang, captions in dataset.captions.items():
         started = time.perf_counter()
-        vectors = embed_captions(encoder, captions.texts, cache=cache, lower_case=lower_case, progress=progress)
+        vectors = embed_captions(encoder, captions.texts, cache=cache, progress=progress)
         seconds = time.perf_counter() - started
         image_of = captions.rows_in(image_ids)
         ranks = retrieval_ranks(images, vectors, image_of)
         further = ranking_measures(images, vectors, image_of, ranks)
-        notes = [*dataset.notes, *(["captions lower-cased"] if lower_case else [])]
+        notes = [*dataset.notes]
         if dataset.folds:
             further |= coco_1k_recalls(images, vectors, image_of, folds=dataset.folds)
         if dataset.judged:
             try:
                 further |= judged_measures(images, vectors, image_ids, captions.caption_ids)
-            except CorpusError as error:  # without the extra, or of fewer captions, recall is what it is
+            except CorpusError as error:  # not installed, or not the full caption set: recall is valid all the same
                 notes.append(f"ECCV Caption and CxC are left out: {error}")
         yield RetrievalResult(
             dataset=dataset.name,
@@ -76,15 +77,18 @@ def measure_retrieval(
             trained_on=trained_on,
             notes=notes,
             seconds=seconds,
-            ranks=_written(ranks, image_of) | {"caption_tokens": encoder.count_tokens(captions.texts)},
+            ranks=_ranks_for_json(ranks, image_of) | {"caption_tokens": encoder.count_tokens(captions.texts)},
         )
 
 
 def seen_in_training(dataset: DatasetInfo, split: str, training_data: Sequence[str]) -> str:
-    """The line of a model's card that says it saw this split, or its captions; empty where none does.
+    """Find the line of a model's card that says the model has seen this split in training; empty if there is none.
 
-    A line that names the data set and a split of it speaks of that split alone; one that names the data set only
-    is taken to speak of all of it. A line that says it goes without the split does not count.
+    A line that names splits of the data set refers only to these; a line that names just the data set is taken to refer
+    to all of it. What follows the word "without" in a line is ignored.
+
+    Args:
+        training_data: the lines about training data in the model's card.
     """
     names = [re.escape(name) for name in (dataset.title, *dataset.also_called)]
     named = re.compile(rf"(?<!\w)({'|'.join(names)})(?!\w)", re.IGNORECASE)
@@ -100,8 +104,8 @@ def seen_in_training(dataset: DatasetInfo, split: str, training_data: Sequence[s
     return ""
 
 
-def _written(ranks: RetrievalRanks, image_of: np.ndarray) -> dict[str, list[int]]:
-    """As a file holds them: -1 for never."""
+def _ranks_for_json(ranks: RetrievalRanks, image_of: np.ndarray) -> dict[str, list[int]]:
+    """Ranks as lists, with -1 for `NEVER`."""
     rows = {"image_retrieval": ranks.image_retrieval, "text_retrieval": ranks.text_retrieval}
     return {name: np.where(rank == NEVER, -1, rank).tolist() for name, rank in rows.items()} | {
         "image_of": image_of.tolist()

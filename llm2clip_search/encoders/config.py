@@ -96,6 +96,10 @@ class TextConfig:
     """Prefix that the LLM reads but that is not pooled."""
     suffix: str = ""
     """Text behind the caption that is read and pooled, such as ``<|eot_id|>``; a cut leaves it whole."""
+    lower_case: bool = False
+    """Whether captions are lower-cased before they are tokenised. SigLIP 2 was trained on lower-case text and loses
+    seven points of Flickr30k's recall without it (issue 166 of google-research/big_vision); False where the library's
+    tokenizer lower-cases by itself, as open_clip's do."""
     hidden_layers: tuple[int, ...] = (-1,)
     """Which hidden states are pooled and concatenated: -1 is the last, after the final norm; n is the
     n-th block's output. Blocks behind the highest are not run."""

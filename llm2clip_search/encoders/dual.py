@@ -11,6 +11,10 @@ from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 
+SIGLIP2_VOCABULARY = 256_000
+"""Size of Gemma's vocabulary, which distinguishes SigLIP 2 from SigLIP (32,000, or 250,000 if multilingual): both have
+model type ``siglip``. SigLIP's tokenizer lower-cases by itself; Gemma's, which SigLIP 2's folders name, does not."""
+
 
 def create_open_clip(architecture: str, weights: str) -> Any:
     """An open_clip model; ``weights`` is one of its pretrained tags or a checkpoint's path.
@@ -118,6 +122,7 @@ def transformers_model(folder: Path, *, source: str) -> ModelConfig:
             max_tokens=config.text_config.max_position_embeddings,
             attention="causal" if kind == "clip" else "bidirectional",
             pooling="last",
+            lower_case=kind == "siglip" and config.text_config.vocab_size == SIGLIP2_VOCABULARY,
         ),
         licence=str(raw.get("license", "unknown")),
     )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from llm2clip_search.encoders.checkpoints.layouts import check_keys, openai_pixels, shapes_of
-from llm2clip_search.encoders.checkpoints.write import publish
+from llm2clip_search.encoders.checkpoints.write import write_checkpoint
 from llm2clip_search.encoders.image_processor import image_processor
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import TowerName
@@ -58,7 +58,7 @@ def export_model(model: Model, destination: Path, *, to: Target, tower: TowerNam
         elif to == "onnx":
             embeds = _export_onnx(model, folder, tower)
         else:
-            embeds = publish(model, folder)
+            embeds = write_checkpoint(model, folder)
             pixels = model.config.vision.preprocess
             if pixels != openai_pixels(pixels.height):  # which readers of the layout take for granted
                 _write_json(folder / "preprocessor_config.json", image_processor(pixels))

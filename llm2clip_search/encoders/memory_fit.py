@@ -1,68 +1,68 @@
-"""What fits this machine: the memory of its GPU and of the machine itself, against a tower's weights."""
+"""Which models fit in this machine's memory: that of its GPU and of the machine, compared with each tower's weights."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llm2clip_search.encoders.catalogue import PublishedModel
-from llm2clip_search.encoders.placement import BYTES_A_WEIGHT, HEADROOM, pick_device
+from llm2clip_search.encoders.catalogue import CatalogueModel
+from llm2clip_search.encoders.placement import BYTES_PER_PARAMETER, HEADROOM, pick_device
 
 Fit = Literal["yes", "images", "no"]
-"""``images``: the vision tower alone fits, so images can be indexed here and asked for elsewhere."""
+"""``images``: only the vision tower fits, so that images can be indexed here and searched on another machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
-    """One place where a tower can lie."""
+class DeviceMemory:
+    """The memory of a device that a tower can be loaded on."""
 
     device: str
     """One of torch's device names."""
     bytes: int
-    """All there is, whether free or not."""
-    bytes_a_weight: float
-    """Of the precision that towers have there unless told otherwise: halves on a GPU, float32 on the CPU."""
+    """In total, whether free or not."""
+    bytes_per_parameter: float
+    """At the default precision of the device: 2 on a GPU, 4 (float32) on the CPU."""
 
-    def needed(self, weights: int) -> int:
-        """Bytes that a tower's weights take here."""
-        return round(self.bytes_a_weight * weights)
+    def required(self, parameters: int) -> int:
+        """Bytes that a tower's weights take on this device."""
+        return round(self.bytes_per_parameter * parameters)
 
-    def fits(self, weights: int) -> bool:
-        """Whether a tower fits, with the room that its activations need."""
-        return HEADROOM * self.needed(weights) <= self.bytes
+    def fits(self, parameters: int) -> bool:
+        """Whether a tower fits, activations included."""
+        return HEADROOM * self.required(parameters) <= self.bytes
 
 
-def machine_memory() -> tuple[Memory, ...]:
-    """The places of this machine, the one that ``--device auto`` tries first in front.
+def machine_memory() -> tuple[DeviceMemory, ...]:
+    """The devices of this machine, starting with the one that device ``auto`` tries first.
 
-    Either tower is placed by itself, so a model fits where each of its towers fits somewhere.
+    Towers are placed separately, so a model fits if each of its towers fits on some device.
     """
     device = pick_device("auto")
-    cpu = Memory(device="cpu", bytes=_ram(), bytes_a_weight=4.0)
+    cpu = DeviceMemory(device="cpu", bytes=_physical_memory(), bytes_per_parameter=4.0)
     if device == "cpu":
         return (cpu,)
-    if device == "mps":  # one memory for both
-        return (Memory(device=device, bytes=cpu.bytes, bytes_a_weight=BYTES_A_WEIGHT["none"]),)
+    if device == "mps":  # the GPU shares the machine's memory
+        return (DeviceMemory(device=device, bytes=cpu.bytes, bytes_per_parameter=BYTES_PER_PARAMETER["none"]),)
     import torch
 
     total = torch.cuda.get_device_properties(0).total_memory
-    return (Memory(device=device, bytes=total, bytes_a_weight=BYTES_A_WEIGHT["none"]), cpu)
+    return (DeviceMemory(device=device, bytes=total, bytes_per_parameter=BYTES_PER_PARAMETER["none"]), cpu)
 
 
-def place_of(weights: int, places: Sequence[Memory]) -> Memory | None:
-    """The first place where a tower fits; None where it fits nowhere."""
-    return next((place for place in places if place.fits(weights)), None)
+def first_fitting(parameters: int, devices: Sequence[DeviceMemory]) -> DeviceMemory | None:
+    """The first device on which a tower fits; None if it fits on none."""
+    return next((device for device in devices if device.fits(parameters)), None)
 
 
-def fit(model: PublishedModel, places: Sequence[Memory]) -> Fit:
-    """What of a model can be done here."""
-    if place_of(model.vision_parameters, places) is None:
+def model_fit(model: CatalogueModel, devices: Sequence[DeviceMemory]) -> Fit:
+    """Which of a model's towers fit."""
+    if first_fitting(model.vision_parameters, devices) is None:
         return "no"
-    return "images" if place_of(model.text_parameters, places) is None else "yes"
+    return "images" if first_fitting(model.text_parameters, devices) is None else "yes"
 
 
-def _ram() -> int:
-    """Bytes of physical memory; on a system that does not tell, none are counted on."""
+def _physical_memory() -> int:
+    """Bytes; 0 on a system that does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

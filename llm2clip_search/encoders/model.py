@@ -99,8 +99,7 @@ def _text_parts(text: TextConfig, folder: Path | None) -> tuple[dict[str, object
     before = {key: rest.pop(key) for key in ("max_tokens", "instruction", "pooling", "attention")}
     pin = _pin(rest.pop("weights"), folder)
     # Options younger than the first release count where they are set: older models keep their fingerprints.
-    if suffix := rest.pop("suffix"):
-        before["suffix"] = suffix
+    before |= {key: value for key in ("suffix", "lower_case") if (value := rest.pop(key))}
     for key in ("standardised", "clip"):
         if not rest[key]:
             del rest[key]

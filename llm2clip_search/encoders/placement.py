@@ -30,7 +30,7 @@ TowerName = Literal["vision", "text"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Quantize = Literal["none", "8bit", "4bit"]
 
-BYTES_A_WEIGHT = {"none": 2.0, "8bit": 1.0, "4bit": 0.5}
+BYTES_PER_PARAMETER = {"none": 2.0, "8bit": 1.0, "4bit": 0.5}
 """On a GPU, where weights are halves unless they are quantised."""
 HEADROOM = 1.2
 """A tower is placed where its weights fit this many times: activations and the libraries' own memory."""
@@ -75,7 +75,7 @@ def place_tower(model: "Model", name: TowerName, *, device: str = "auto", quanti
     if device == "auto" and picked == "cuda":
         import torch
 
-        weights, (free, _) = tower_weights(model, name), torch.cuda.mem_get_info()
+        weights, (free, _) = tower_parameters(model, name), torch.cuda.mem_get_info()
         picked = choose_device(weights=weights, free=free, quantize=quantize)
         if picked == "cpu" and weights is not None:
             logger.warning(
@@ -94,7 +94,7 @@ def choose_device(*, weights: int | None, free: int, quantize: Quantize = "none"
 
     A tower of unknown size counts as small: only published dual encoders of open_clip are.
     """
-    needed = 0.0 if weights is None else HEADROOM * BYTES_A_WEIGHT[quantize] * weights
+    needed = 0.0 if weights is None else HEADROOM * BYTES_PER_PARAMETER[quantize] * weights
     return "cuda" if needed <= free else "cpu"
 
 
@@ -144,7 +144,7 @@ def has_nvidia_driver() -> bool:
     return Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") is not None
 
 
-def tower_weights(model: "Model", name: TowerName) -> int | None:
+def tower_parameters(model: "Model", name: TowerName) -> int | None:
     """Numbers a tower holds, from the headers of its files; None where only its library knows.
 
     Base weights that are not on this disk are fetched, as the tower that needs them would.

@@ -6,7 +6,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-from llm2clip_search.encoders.catalogue import convertible, near_names, of_repo
+from llm2clip_search.encoders.catalogue import convertible_model, model_of_repository, similar_names
 from llm2clip_search.encoders.checkpoints.pull import converted_folder, is_pulled, pull
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.encoders.dual import open_clip_model, transformers_model
@@ -33,7 +33,7 @@ def resolve(name: str) -> Model:
     if not separator:
         if name in PACKAGED:
             return _from_folder(Path(str(files("llm2clip_search.encoders"))) / "models" / name, name)
-        if published := convertible(name):
+        if published := convertible_model(name):
             if not is_pulled(published):
                 raise _not_here(published.name, f"about {published.download_bytes / 1e9:.1f} GB")
             return _from_folder(converted_folder(published), published.name)
@@ -45,7 +45,7 @@ def resolve(name: str) -> Model:
         assert found is not None, "a folder is there, or find raises"
         return _from_folder(found.path.absolute(), f"dir:{found.path.absolute()}")
     if scheme == "hf":
-        if published := of_repo(rest.partition("@")[0]):
+        if published := model_of_repository(rest.partition("@")[0]):
             raise ModelError(f"{name} is in a layout of its own; name it {published.name}, and it is converted.")
         if (found := find(name)) is None:
             raise _not_here(name)
@@ -61,9 +61,9 @@ def fetch_model(name: str) -> Model:
     Raises:
         ModelError: as `resolve`; or the hub cannot be reached, the disk is full, or the checkpoint is damaged.
     """
-    if published := convertible(name):
+    if published := convertible_model(name):
         pull(published)
-    elif name.startswith("hf:") and not of_repo(name.removeprefix("hf:").partition("@")[0]):
+    elif name.startswith("hf:") and not model_of_repository(name.removeprefix("hf:").partition("@")[0]):
         fetch(name)
     model = resolve(name)
     for source in model.base_weights:
@@ -74,7 +74,7 @@ def fetch_model(name: str) -> Model:
 
 def is_at_hand(name: str) -> bool:
     """Whether `resolve` needs no `fetch_model` first."""
-    published = convertible(name)
+    published = convertible_model(name)
     return is_pulled(published) if published else is_here(name)
 
 
@@ -94,7 +94,7 @@ def _unknown_scheme(name: str, scheme: str) -> str:
 
 
 def _no_such_model(name: str) -> str:
-    near = near_names(name)
+    near = similar_names(name)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     if Path(name).is_dir():
         hint = f"; for the folder, say dir:{name}."

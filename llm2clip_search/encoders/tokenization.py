@@ -1,7 +1,9 @@
-"""Captions to token ids, the count of tokens a caption has, and the cut at what the tower reads."""
+"""Captions to token ids: tokenised once, counted, truncated and padded for a text tower."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,37 +14,62 @@ from llm2clip_search.errors import ModelError
 
 
 class TokenBatch(NamedTuple):
-    """Three int64 arrays ``[n, length]``; the fields are a text tower's inputs by name and order."""
+    """Three int64 arrays ``[n, length]``; names and order are those of a text tower's inputs."""
 
     ids: np.ndarray
     attention_mask: np.ndarray
-    """1 where a token is read, 0 on padding."""
+    """1 for a token, 0 for padding."""
     pooling_mask: np.ndarray
-    """1 where a state is pooled: the tokens of caption and suffix, without prefix and padding."""
+    """1 where the state is pooled: the tokens of caption and suffix, but neither instruction nor padding."""
 
 
 class FusedTokenBatch(NamedTuple):
-    """What a tower reads that fuses an LLM's state with CLIP's text embedding."""
+    """Inputs of a tower that fuses an LLM's state with CLIP's text embedding."""
 
     ids: np.ndarray
     attention_mask: np.ndarray
     pooling_mask: np.ndarray
     clip_ids: np.ndarray
-    """int64 ``[n, clip_length]``, cut and padded to what CLIP's tower reads."""
+    """int64 ``[n, clip_length]``, truncated and padded to the length that CLIP's tower reads."""
+
+
+class TokenizedCaption(NamedTuple):
+    """One caption's tokens."""
+
+    ids: Sequence[int]
+    """An LLM's caption is whole and without special tokens; a CLIP tower's is truncated and has them."""
+    length: int
+    """Number of tokens before truncation, special tokens included."""
+    clip: "TokenizedCaption | None" = None
+    """The same caption for the CLIP tower of a fused one."""
 
 
 class CaptionTokenizer(Protocol):
-    """What an encoder needs of a tokenizer."""
+    """Tokenizer of a text tower. Any number of threads may use it."""
 
-    def __call__(self, texts: Sequence[str]) -> TokenBatch | FusedTokenBatch:
-        """Token ids of a batch, cut at what the tower reads and padded to its longest caption."""
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> list[TokenizedCaption]:
+        """Tokenise each caption once, for `batch` to build batches from."""
+
+    @abstractmethod
+    def batch(self, captions: Sequence[TokenizedCaption]) -> TokenBatch | FusedTokenBatch:
+        """A batch of captions, truncated to what the tower reads and padded."""
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each whole caption, special tokens included, before any cut."""
+        """Number of tokens of each caption before truncation, special tokens included."""
+        return [caption.length for caption in self.tokenize(texts)]
+
+    def __call__(self, texts: Sequence[str]) -> TokenBatch | FusedTokenBatch:
+        """Tokenise captions and make one batch of them."""
+        return self.batch(self.tokenize(texts))
 
 
-class LLMTokenizer:
-    """A ``tokenizer.json`` read by the tokenizers library: no import of transformers, no torch."""
+def _cased(texts: Sequence[str], *, lower: bool) -> list[str]:
+    return [text.lower() for text in texts] if lower else list(texts)
+
+
+class LLMTokenizer(CaptionTokenizer):
+    """A ``tokenizer.json`` read by the tokenizers library; neither transformers nor torch is imported."""
 
     def __init__(self, folder: Path, config: TextConfig) -> None:
         from tokenizers import Tokenizer
@@ -53,18 +80,19 @@ class LLMTokenizer:
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._max_tokens = config.max_tokens
-        self._suffix = self._ids([config.suffix], special=False)[0]
+        self._max_tokens, self._lower_case = config.max_tokens, config.lower_case
+        self._suffix = self._encode([config.suffix], special=False)[0]
         self._prefix = self._prefix_of(config.instruction)
 
     def _prefix_of(self, instruction: str) -> list[int]:
-        prefix = self._ids([instruction], special=True)[0]
+        prefix = self._encode([instruction], special=True)[0]
         if len(prefix) + len(self._suffix) >= self._max_tokens:
-            around = "An instruction and a suffix have" if self._suffix else "An instruction has"
+            around = "Instruction and suffix have" if self._suffix else "The instruction has"
             raise ModelError(
-                f"{around} {len(prefix) + len(self._suffix)} tokens, but the tower reads {self._max_tokens} in all."
+                f"{around} {len(prefix) + len(self._suffix)} tokens, which leaves none of the {self._max_tokens} that"
+                " the tower reads for a caption."
             )
-        # A state that every other token may rest on; decoders without one put it on the first word.
+        # Attention needs a token that every other one may rest on: without it a decoder rests on the first word.
         return prefix or [self._begin_token()]
 
     def _begin_token(self) -> int:
@@ -73,27 +101,29 @@ class LLMTokenizer:
                 return int(found)
         return 0
 
-    def _ids(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+    def _encode(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         return [e.ids for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=special)]
 
-    def count(self, texts: Sequence[str]) -> list[int]:
+    def tokenize(self, texts: Sequence[str]) -> list[TokenizedCaption]:
         around = len(self._prefix) + len(self._suffix)
-        return [around + len(ids) for ids in self._caption_ids(texts)]
+        texts = _cased(texts, lower=self._lower_case)
+        # No tower with a suffix was trained with white space before it.
+        stripped = [text.rstrip() for text in texts] if self._suffix else texts
+        return [TokenizedCaption(ids, around + len(ids)) for ids in self._encode(stripped, special=False)]
 
-    def _caption_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        # Space in front of a suffix would be tokens that no tower with one was trained on.
-        return self._ids([text.rstrip() for text in texts] if self._suffix else texts, special=False)
+    def batch(self, captions: Sequence[TokenizedCaption], instructions: Sequence[str] | None = None) -> TokenBatch:
+        """See `CaptionTokenizer.batch`; the batch is padded to its longest caption.
 
-    def __call__(self, texts: Sequence[str], instructions: Sequence[str] | None = None) -> TokenBatch:
-        """Token ids of a batch; ``instructions``, one a text, stand in for the configuration's.
+        Args:
+            instructions: one per caption, used instead of the configuration's.
 
         Raises:
-            ModelError: an instruction that leaves the caption no token.
+            ModelError: an instruction that leaves no token for the caption.
         """
-        prefixes = [self._prefix_of(text) for text in instructions] if instructions else [self._prefix] * len(texts)
+        prefixes = [self._prefix_of(text) for text in instructions] if instructions else [self._prefix] * len(captions)
         rows = [
-            (prefix, ids[: self._max_tokens - len(prefix) - len(self._suffix)] + self._suffix)
-            for prefix, ids in zip(prefixes, self._caption_ids(texts), strict=True)
+            (prefix, [*caption.ids[: self._max_tokens - len(prefix) - len(self._suffix)], *self._suffix])
+            for prefix, caption in zip(prefixes, captions, strict=True)
         ]
         longest = max((len(prefix) + len(ids) for prefix, ids in rows), default=0)
         batch = TokenBatch(*(np.zeros((len(rows), longest), dtype=np.int64) for _ in range(3)))
@@ -102,13 +132,16 @@ class LLMTokenizer:
             batch.ids[row, :end] = prefix + ids
             batch.attention_mask[row, :end] = 1
             batch.pooling_mask[row, len(prefix) : end] = 1
-            if not ids:  # an empty caption still has a state to pool: the prefix's last
+            if not ids:  # an empty caption is pooled over the last token of its prefix
                 batch.pooling_mask[row, end - 1] = 1
         return batch
 
+    def __call__(self, texts: Sequence[str], instructions: Sequence[str] | None = None) -> TokenBatch:
+        return self.batch(self.tokenize(texts), instructions)
 
-class TransformersTokenizer:
-    """The tokenizer of a transformers CLIP or SigLIP folder, padded as its training was."""
+
+class TransformersTokenizer(CaptionTokenizer):
+    """The tokenizer of a transformers CLIP or SigLIP folder; batches are padded to the length of its training."""
 
     def __init__(self, folder: Path, config: TextConfig) -> None:
         from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
@@ -117,25 +150,34 @@ class TransformersTokenizer:
         from transformers import AutoTokenizer
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._max_tokens = config.max_tokens
+        self._max_tokens, self._lower_case = config.max_tokens, config.lower_case
+        self._lock = Lock()  # truncation is state of the library's tokenizer
 
-    def count(self, texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in self._tokenizer(list(texts), truncation=False)["input_ids"]]
+    def tokenize(self, texts: Sequence[str]) -> list[TokenizedCaption]:
+        texts = _cased(texts, lower=self._lower_case)
+        with self._lock:
+            whole: list[list[int]] = self._tokenizer(texts, truncation=False)["input_ids"] if texts else []
+            lengths = [len(ids) for ids in whole]
+            # The library knows which special tokens follow a truncated caption, so it truncates the long ones.
+            if long := [row for row, length in enumerate(lengths) if length > self._max_tokens]:
+                cut = self._tokenizer([texts[row] for row in long], truncation=True, max_length=self._max_tokens)
+                for row, ids in zip(long, cut["input_ids"], strict=True):
+                    whole[row] = ids
+        return [TokenizedCaption(ids, length) for ids, length in zip(whole, lengths, strict=True)]
 
-    def __call__(self, texts: Sequence[str]) -> TokenBatch:
-        out = self._tokenizer(
-            list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=self._max_tokens,
-            return_attention_mask=True,
-            return_tensors="np",
-        )
-        mask = out["attention_mask"].astype(np.int64)
-        return TokenBatch(out["input_ids"].astype(np.int64), mask, mask)
+    def batch(self, captions: Sequence[TokenizedCaption]) -> TokenBatch:
+        ids = np.full((len(captions), self._max_tokens), self._tokenizer.pad_token_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, caption in enumerate(captions):
+            used = slice(len(caption.ids))
+            if self._tokenizer.padding_side == "left":
+                used = slice(self._max_tokens - len(caption.ids), None)
+            ids[row, used] = caption.ids
+            mask[row, used] = 1
+        return TokenBatch(ids, mask, mask)
 
 
-class OpenClipTokenizer:
+class OpenClipTokenizer(CaptionTokenizer):
     """The tokenizer that open_clip pairs with an architecture."""
 
     def __init__(self, config: TextConfig) -> None:
@@ -145,40 +187,67 @@ class OpenClipTokenizer:
         import open_clip
 
         self._tokenizer: Any = open_clip.get_tokenizer(config.architecture)
+        self._is_simple = isinstance(self._tokenizer, open_clip.SimpleTokenizer) and not self._tokenizer.reduction_fn
+        self._lower_case = config.lower_case
+        self._lock = Lock()  # as in `TransformersTokenizer`, which open_clip wraps
 
-    def count(self, texts: Sequence[str]) -> list[int]:
+    def tokenize(self, texts: Sequence[str]) -> list[TokenizedCaption]:
+        texts = _cased(texts, lower=self._lower_case)
+        if not texts:
+            return []
+        if self._is_simple:
+            return [self._tokenize_simply(text) for text in texts]
+        # Wrapped tokenizers clean, truncate and pad in one call, which does not tell a caption's length.
+        with self._lock:
+            rows: list[list[int]] = self._tokenizer(texts).tolist()
+            return [TokenizedCaption(ids, length) for ids, length in zip(rows, self._lengths(texts), strict=True)]
+
+    def _tokenize_simply(self, text: str) -> TokenizedCaption:
+        """OpenAI's byte-pair encoding in Python, truncated as `open_clip.SimpleTokenizer` truncates it."""
+        size, end = self._tokenizer.context_length, self._tokenizer.eot_token_id
+        ids = [self._tokenizer.sot_token_id, *self._tokenizer.encode(text), end]
+        cut = ids if len(ids) <= size else [*ids[: size - 1], end]
+        return TokenizedCaption([*cut, *[0] * (size - len(cut))], len(ids))
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
         if hasattr(self._tokenizer, "encode"):
             return [len(self._tokenizer.encode(text)) + 2 for text in texts]
         return [len(ids) for ids in self._tokenizer.tokenizer(list(texts))["input_ids"]]
 
-    def __call__(self, texts: Sequence[str]) -> TokenBatch:
-        ids = self._tokenizer(list(texts)).numpy().astype(np.int64)
+    def batch(self, captions: Sequence[TokenizedCaption]) -> TokenBatch:
+        size = self._tokenizer.context_length
+        ids = np.array([caption.ids for caption in captions], dtype=np.int64).reshape(len(captions), size)
         ones = np.ones_like(ids)
         return TokenBatch(ids, ones, ones)
 
 
-class FusedTokenizer:
-    """A caption for both towers; its tokens are counted as the LLM's, which reads what CLIP's cuts off."""
+class FusedTokenizer(CaptionTokenizer):
+    """Tokenises for both towers of a fused one; a caption's length is the LLM's, which reads what CLIP cuts off."""
 
     def __init__(self, llm: CaptionTokenizer, clip: CaptionTokenizer) -> None:
         self._llm, self._clip = llm, clip
 
+    def tokenize(self, texts: Sequence[str]) -> list[TokenizedCaption]:
+        pairs = zip(self._llm.tokenize(texts), self._clip.tokenize(texts), strict=True)
+        return [llm._replace(clip=clip) for llm, clip in pairs]
+
+    def batch(self, captions: Sequence[TokenizedCaption]) -> FusedTokenBatch:
+        tokens = self._llm.batch(captions)
+        clip = self._clip.batch([caption.clip for caption in captions if caption.clip is not None])
+        return FusedTokenBatch(tokens.ids, tokens.attention_mask, tokens.pooling_mask, clip.ids)
+
     def count(self, texts: Sequence[str]) -> list[int]:
         return self._llm.count(texts)
 
-    def __call__(self, texts: Sequence[str]) -> FusedTokenBatch:
-        tokens = self._llm(texts)
-        return FusedTokenBatch(tokens.ids, tokens.attention_mask, tokens.pooling_mask, self._clip(texts).ids)
-
 
 def caption_tokenizer(text: TextConfig, folder: Path | None) -> CaptionTokenizer:
-    """The tokenizer of a text tower; an LLM's loads neither torch nor transformers.
+    """The tokenizer of a text tower; an LLM's imports neither torch nor transformers.
 
     Args:
-        folder: of the model, where an LLM's ``tokenizer.json`` lies.
+        folder: the model folder, which holds an LLM's ``tokenizer.json``.
 
     Raises:
-        ModelError: a tokenizer that is not there.
+        ModelError: the tokenizer is missing, or cannot be fetched.
     """
     if text.library == "open_clip":
         return OpenClipTokenizer(text)

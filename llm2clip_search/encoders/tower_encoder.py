@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from llm2clip_search.base.identity import ModelIdentity
-from llm2clip_search.base.vectors import unit
+from llm2clip_search.base.vectors import batches_by_length, unit
 from llm2clip_search.encoders.encoder import Encoder
 from llm2clip_search.encoders.lazy import Lazy
 from llm2clip_search.encoders.model import Model
@@ -52,10 +52,10 @@ class TowerEncoder(Encoder):
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         # Batched by token count: in batches by character count a quarter of what the tower reads is padding.
         out = np.empty((len(texts), self.dim), dtype=np.float32)
-        order = np.argsort(self.count_tokens(texts), kind="stable")
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            tokens = self._tokenizer.get()([texts[row] for row in rows])
+        tokenizer = self._tokenizer.get()
+        captions = tokenizer.tokenize(texts)
+        for rows in batches_by_length([caption.length for caption in captions], batch_size):
+            tokens = tokenizer.batch([captions[row] for row in rows])
             out[rows] = unit(self._text.get()(tokens._asdict()))
         return out
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from llm2clip_search.encoders.cache import cache_dir
 from llm2clip_search.encoders.model import Model
-from llm2clip_search.encoders.placement import Placement, Quantize, TowerName, place_tower, tower_weights
+from llm2clip_search.encoders.placement import Placement, Quantize, TowerName, place_tower, tower_parameters
 from llm2clip_search.errors import ModelError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
         return _torch_tower(build_module(model, name, placement), device)
     # Counting a GGUF's numbers takes seconds: only where the answer is wanted.
     is_open = runtime == "auto" and not _compiled(model, name).exists()
-    if is_open and (tower_weights(model, name) or 0) > COMPILED_LIMIT:
+    if is_open and (tower_parameters(model, name) or 0) > COMPILED_LIMIT:
         return _torch_tower(build_module(model, name, placement), device)
     try:
         return _onnx_tower(compiled_path(model, name))

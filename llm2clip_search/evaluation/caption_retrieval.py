@@ -55,9 +55,9 @@ def queries_and_gallery(image_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     order = np.argsort(image_of, kind="stable")
     _, first, count = np.unique(image_of[order], return_index=True, return_counts=True)
-    place = np.arange(len(order)) - np.repeat(first, count)
+    position = np.arange(len(order)) - np.repeat(first, count)
     paired = np.repeat(count >= 2, count)
-    return order[paired & (place == 0)], order[paired & (place >= 1) & (place <= GALLERY)]
+    return order[paired & (position == 0)], order[paired & (position >= 1) & (position <= GALLERY)]
 
 
 def cross_lingual_recalls(

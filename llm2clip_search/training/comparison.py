@@ -17,13 +17,14 @@ import torch
 from llm2clip_search.base.memory import peak_bytes
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import Llm2ClipError, ModelError
-from llm2clip_search.training import stages
 from llm2clip_search.training.data.caption_table import read_caption_table
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.allocator import keep_freed_memory
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.loop import run_loop
 from llm2clip_search.training.tasks.clip import ClipTask
+from llm2clip_search.training.tasks.clip_data import read_clip_data
+from llm2clip_search.training.tasks.distillation import stored_clip_tower
 from llm2clip_search.training.tasks.joint import JointTask, joint_recipe
 from llm2clip_search.training.tasks.llm_folder import read_llm
 
@@ -176,7 +177,14 @@ def _task(job: _Job, scratch: Path, progress: Progress) -> ClipTask:
     """Stage 2 as `stages.train_clip` sets it up, or the baseline with the same data."""
     folder = read_llm(job.llm)
     data = job.recipe.data
-    read, _ = stages.read_clip_data(job.recipe.stage2, data, root=job.root, llm=folder, store=job.store)
+    read, _ = read_clip_data(
+        data,
+        root=job.root,
+        llm=folder,
+        store=job.store,
+        clip=stored_clip_tower(job.recipe.stage2.model, job.recipe.stage2.keep),
+        max_missing=job.recipe.stage2.max_missing,
+    )
     world = World(device=job.device)
     if job.method == "stage 2":
         # Steps that only distil cost less than those that are compared.
@@ -187,7 +195,13 @@ def _task(job: _Job, scratch: Path, progress: Progress) -> ClipTask:
         for lang, text in zip(table["lang"].to_pylist(), table["caption"].to_pylist(), strict=True):
             texts.setdefault(lang, []).append(text)
     return JointTask(
-        joint_recipe(job.recipe), read, llm=folder, dev_texts=texts, world=world, scratch=scratch, progress=progress
+        joint_recipe(job.recipe.stage1, job.recipe.stage2),
+        read,
+        llm=folder,
+        dev_texts=texts,
+        world=world,
+        scratch=scratch,
+        progress=progress,
     )
 
 

@@ -87,7 +87,7 @@ def estimate_captions(recipe: Recipe, speed: DeviceSpeed | None = None) -> Stage
     blocks, tokens = len(llm.model.layers), min(recipe.size.tokens, stage.max_train_tokens)
     one, two = (_caption_cost(_tuned(stage, count), tokens, bf16=stage.bf16) for count in (1, 2))
     cost = _of_blocks(one, two, blocks)
-    held, again = cost.held, int(stage.gradient_cache)
+    held, again = cost.activation_bytes, int(stage.gradient_cache)
     if stage.gradient_checkpointing:
         # Kept are the states between blocks; within, one block at a time is run again.
         between = tokens * llm.model.config.hidden_size * (2 if stage.bf16 else WORD)
@@ -164,7 +164,7 @@ def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEsti
     at_once = min(stage.micro_batch, stage.batch_size) if stage.gradient_cache else stage.batch_size
     texts = stage.batch_size * stage.captions_per_image
     memory = _states(whole, trained, average=bool(stage.loop.ema_decay))
-    memory["activations"] = at_once * vision.held + texts * head.held
+    memory["activations"] = at_once * vision.activation_bytes + texts * head.activation_bytes
     remembers = stage.keep is not None and stage.keep.vision > 0
     if remembers:
         memory["original tower"] = WORD * count_parameters(backbone)[0]
@@ -209,7 +209,12 @@ def _of_blocks(one: Cost, two: Cost, blocks: int) -> Cost:
         first, both = getattr(one, name), getattr(two, name)
         return int(first + (blocks - 1) * (both - first))
 
-    return Cost(forward=whole("forward"), backward=whole("backward"), held=whole("held"), width=one.width)
+    return Cost(
+        forward=whole("forward"),
+        backward=whole("backward"),
+        activation_bytes=whole("activation_bytes"),
+        width=one.width,
+    )
 
 
 def _vision(stage: ClipRecipe) -> tuple[nn.Module, Cost, int]:

@@ -11,30 +11,24 @@ import pyarrow as pa
 
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
-from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.llm import save_tokenizer
-from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.data.caption_store import CaptionStore, StoredDtype, fill_caption_store
 from llm2clip_search.training.data.caption_table import (
-    CaptionSource,
-    captions_of_images,
-    held_out_photos,
     read_caption_table,
-    without_photos,
 )
-from llm2clip_search.training.data.image_captions import match_captions
-from llm2clip_search.training.data.long_captions import with_long_captions
 from llm2clip_search.training.data.pairs import CaptionPairSampler
+from llm2clip_search.training.data.recipe import DataRecipe
+from llm2clip_search.training.data.training_captions import read_stage2_captions, read_training_captions
 from llm2clip_search.training.model_card import write_card
-from llm2clip_search.training.recipes.recipe import DataRecipe
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.loop import run_loop
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.runtime.plots import plot_run
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe, CaptionLLMTask
-from llm2clip_search.training.tasks.clip import ClipData, ClipRecipe, ClipTask, Dev
+from llm2clip_search.training.tasks.clip import ClipRecipe, ClipTask
+from llm2clip_search.training.tasks.clip_data import read_clip_data
 from llm2clip_search.training.tasks.distillation import stored_clip_tower
-from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity, read_llm, write_llm
+from llm2clip_search.training.tasks.llm_folder import clip_identity, read_llm, write_llm
 
 
 def train_captions(
@@ -48,7 +42,7 @@ def train_captions(
     """
     assert recipe.text.weights is not None, "an LLM text tower names its weights"
     out.mkdir(parents=True, exist_ok=True)
-    captions, counts = _training_captions(data.captions, data, root)
+    captions, counts = read_training_captions(data.captions, data, root)
     pairs = CaptionPairSampler(
         captions,
         source_weights=[source.weight for source in data.captions],
@@ -101,7 +95,7 @@ def train_embed(
     """
     folder = read_llm(llm)
     clip = stored_clip_tower(recipe.model, recipe.keep)
-    captions, _ = stage2_captions(data, root)
+    captions, _ = read_stage2_captions(data, root)
     dev = [read_caption_table(root, [data.dev])[0]] if data.dev is not None else []
     embed = folder.embedder(device, clip)
     done = fill_caption_store(
@@ -141,7 +135,14 @@ def train_clip(
     folder = read_llm(llm)
     text = replace(folder.text, adaptor=recipe.model.text.adaptor, clip=recipe.model.text.clip)
     recipe = replace(recipe, model=replace(recipe.model, text=text))
-    read, counts = read_clip_data(recipe, data, root=root, llm=folder, store=store)
+    read, counts = read_clip_data(
+        data,
+        root=root,
+        llm=folder,
+        store=store,
+        clip=stored_clip_tower(recipe.model, recipe.keep),
+        max_missing=recipe.max_missing,
+    )
     progress("data", 0, 0, counts)
     task = ClipTask(recipe, read, world=world, scratch=out, progress=progress)
     content = [_content(read.captions), read.captioned.image_ids]
@@ -160,79 +161,6 @@ def train_clip(
         write_card(out, recipe, counts=counts, figures=figures)
         write_run(out, "clip", asdict(recipe), asdict(data), counts, figures)
     return figures
-
-
-def read_clip_data(
-    recipe: ClipRecipe, data: DataRecipe, *, root: Path, llm: LLMFolder, store: Path
-) -> tuple[ClipData, dict[str, int]]:
-    """Everything that stage 2 is given, checked, and what was counted.
-
-    Raises:
-        CorpusError: images or captions that are not there, or do not belong together.
-        StoreError: a store of another LLM, or without some of dev's captions.
-    """
-    opened = CaptionStore(store)
-    opened.demand(llm.fingerprint, llm.folder, clip=clip_identity(stored_clip_tower(recipe.model, recipe.keep)))
-    captions, counts = stage2_captions(data, root)
-    files = ImageFiles.scan(root, data.images)
-    dev = _dev(data, root, opened)
-    captioned = match_captions(
-        files,
-        captions,
-        max_missing=recipe.max_missing,
-        held_out_hashes=frozenset(dev.files.content_hashes.values()) if dev is not None else frozenset(),
-        held_out_photos=_held_out(data, root),
-    )
-    return ClipData(
-        files=files, captioned=captioned, captions=captions, store=opened, dev=dev
-    ), counts | captioned.counts
-
-
-def stage2_captions(data: DataRecipe, root: Path) -> tuple[pa.Table, dict[str, int]]:
-    """The captions of stage 2's images, made long ones included, and what was counted."""
-    captions, counts = _training_captions(data.image_captions, data, root)
-    captions = captions_of_images(captions)
-    if data.long is not None:
-        captions = with_long_captions(captions, data.long)
-        counts["long captions made"] = len(captions) - counts["captions"]
-    return captions, counts
-
-
-def _training_captions(
-    sources: Sequence[CaptionSource], data: DataRecipe, root: Path
-) -> tuple[pa.Table, dict[str, int]]:
-    captions, empty = read_caption_table(root, sources)
-    kept = without_photos(captions, _held_out(data, root))
-    left_out = len(captions) - len(kept)
-    if not len(kept):
-        raise CorpusError(f"All {left_out:,} captions are of held-out photographs: nothing is left to train on.")
-    return kept, {"captions": len(kept), "empty": empty, "held out": left_out}
-
-
-def _held_out(data: DataRecipe, root: Path) -> set[str]:
-    """Photographs that are not trained on: those of benchmark splits, and of dev even where no one says so."""
-    photos = held_out_photos(root, data.held_out)
-    if data.dev is not None:
-        photos |= set(read_caption_table(root, [replace(data.dev, langs=())])[0]["photo"].to_pylist())
-    return photos
-
-
-def _dev(data: DataRecipe, root: Path, store: CaptionStore) -> Dev | None:
-    if data.dev is None or not data.dev_images:
-        return None
-    files = ImageFiles.scan(root, data.dev_images)
-    ids = list(files)
-    place = {image: row for row, image in enumerate(ids)}
-    table, _ = read_caption_table(root, [data.dev])
-    found = [files.find(image) for image in table["image_id"].to_pylist()]
-    if None in found:
-        raise CorpusError(f"{found.count(None):,} dev captions are of images that {', '.join(data.dev_images)} lacks.")
-    image_of = np.array([place[str(image)] for image in found], dtype=np.int64)
-    embedded = store.embeddings(store.positions(table["caption_id"].to_numpy()))
-    langs = np.array(table["lang"].to_pylist())
-    order = data.dev.langs or tuple(dict.fromkeys(langs.tolist()))
-    captions = {lang: (embedded[langs == lang], image_of[langs == lang]) for lang in order}
-    return Dev(files=files, image_ids=ids, captions=captions)
 
 
 def _places(names: Sequence[str]) -> np.ndarray:

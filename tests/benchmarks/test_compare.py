@@ -1,4 +1,4 @@
-"""Two runs side by side."""
+"""Comparison of two runs."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def test_ranks_come_back_as_they_were_measured() -> None:
     assert ranks.recalls() == result.metrics, "a query that never hits is no hit at rank -1"
 
 
-def test_a_row_a_language_and_metric_with_the_second_run_minus_the_first() -> None:
+def test_one_row_per_language_and_metric_with_the_second_run_minus_the_first() -> None:
     a = [result_of("nano", language=lang) for lang in ("en", "de")]
     b = [result_of("large", language=lang, better=4) for lang in ("de", "en")]
     found = compare_runs(a, b).differences
@@ -52,7 +52,7 @@ def test_a_run_differs_from_itself_in_nothing() -> None:
         assert row.p == pytest.approx(1)
 
 
-def test_what_only_one_run_has_is_told() -> None:
+def test_what_only_one_run_has_is_reported() -> None:
     a = [result_of("nano", language=lang) for lang in ("en", "de")]
     b = [result_of("large"), result_of("large", language="zh"), result_of("large", dataset="urban1k")]
     found = compare_runs(a, b)
@@ -85,7 +85,7 @@ def test_a_result_without_its_ranks_is_refused(key: str) -> None:
         compare_runs([result_of("nano")], [without])
     short = replace(whole, ranks={**whole.ranks, key: whole.ranks[key][1:]})
     with pytest.raises(
-        CorpusError, match=rf"has {len(whole.ranks[key]) - 1} ranks of {key}, not {len(whole.ranks[key])};"
+        CorpusError, match=rf"has {len(whole.ranks[key]) - 1} ranks of {key}, not {len(whole.ranks[key])}\."
     ):
         compare_runs([result_of("nano")], [short])
 

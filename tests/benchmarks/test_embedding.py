@@ -1,4 +1,4 @@
-"""Embeddings of a benchmark: in order, kept, gone on with, and never taken from other data."""
+"""Embeddings of a benchmark: their order, caching, resuming, and that other data never hits the cache."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_captions_come_back_in_their_order(tiny_encoder: Encoder) -> None:
     )
 
 
-def test_what_was_embedded_is_kept(files: ImageFiles, colours: ColourEncoder, tmp_path: Path) -> None:
+def test_embeddings_are_cached(files: ImageFiles, colours: ColourEncoder, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     first = embed_images(colours, files, cache=tmp_path / "c", progress=lambda *done: seen.append(done[:3]))
     assert seen == [("images", 5, 12), ("images", 10, 12), ("images", 12, 12)]
@@ -49,7 +49,7 @@ def test_what_was_embedded_is_kept(files: ImageFiles, colours: ColourEncoder, tm
     np.testing.assert_array_equal(first, again)
 
 
-def test_a_run_that_was_killed_goes_on_behind_its_last_part(
+def test_an_interrupted_run_continues_after_its_last_part(
     files: ImageFiles, colours: ColourEncoder, tmp_path: Path
 ) -> None:
     def die(what: str, done: int, total: int, figures: object) -> None:
@@ -63,7 +63,7 @@ def test_a_run_that_was_killed_goes_on_behind_its_last_part(
 
 
 @pytest.mark.parametrize("damage", [b"", b"no array", None])
-def test_a_damaged_part_is_embedded_anew(
+def test_a_damaged_part_is_embedded_again(
     files: ImageFiles, colours: ColourEncoder, tmp_path: Path, damage: bytes | None
 ) -> None:
     expected = embed_images(colours, files, cache=tmp_path / "c")
@@ -73,7 +73,7 @@ def test_a_damaged_part_is_embedded_anew(
     assert colours.embedded == 12 + 5
 
 
-def test_other_bytes_other_order_and_another_encoder_find_nothing(
+def test_other_bytes_another_order_and_another_encoder_miss_the_cache(
     files: ImageFiles, colours: ColourEncoder, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed_images(colours, files, cache=tmp_path / "c")

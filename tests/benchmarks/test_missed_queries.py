@@ -1,4 +1,4 @@
-"""The worst queries against a slow search for them, and the page that shows them to a stranger's captions."""
+"""The worst queries compared with a direct search for them, and the page that shows them, with untrusted captions."""
 
 import base64
 import io
@@ -29,38 +29,38 @@ def unit(generator: np.random.Generator, rows: int, dim: int = 8) -> np.ndarray:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 25), st.integers(1, 25), st.integers(1, 30))
-def test_the_worst_are_those_whose_answer_stands_farthest_down(seed: int, asked: int, held: int, count: int) -> None:
+def test_the_worst_queries_have_the_lowest_ranked_expected_item(seed: int, asked: int, held: int, count: int) -> None:
     generator = np.random.default_rng(seed)
     queries, items = unit(generator, asked), unit(generator, held)
     query_of, item_of = generator.integers(0, 6, asked), generator.integers(0, 6, held)
-    failures = worst_queries(queries, items, query_of, item_of, count=count, found=3)
+    result = worst_queries(queries, items, query_of, item_of, count=count, retrieved=3)
     slow = []
     for row in range(asked):
         order = sorted(range(held), key=lambda item: -float(queries[row] @ items[item]))
         if right := [place for place, item in enumerate(order) if item_of[item] == query_of[row]]:
             slow.append((-right[0], row, order[right[0]], order[:3]))
-    missed = sorted(entry for entry in slow if entry[0])
-    assert (failures.asked, failures.missed, failures.gallery) == (len(slow), len(missed), held)
+    wrong = sorted(entry for entry in slow if entry[0])
+    assert (result.queries, result.missed, result.gallery) == (len(slow), len(wrong), held)
     told = [
-        (-failure.rank, failure.query, failure.expected.row, [found.row for found in failure.found])
-        for failure in failures.worst
+        (-missed.rank, missed.query, missed.expected.row, [found.row for found in missed.retrieved])
+        for missed in result.worst
     ]
-    assert told == missed[:count]
-    for failure in failures.worst:
-        for found in (failure.expected, *failure.found):
-            assert found.score == pytest.approx(float(queries[failure.query] @ items[found.row]), abs=1e-6)
+    assert told == wrong[:count]
+    for missed in result.worst:
+        for found in (missed.expected, *missed.retrieved):
+            assert found.score == pytest.approx(float(queries[missed.query] @ items[found.row]), abs=1e-6)
 
 
 def test_an_image_without_captions_expects_nothing() -> None:
     eye = np.eye(3, dtype=np.float32)
     by_captions, by_images = worst_queries_both_ways(eye, eye[[1, 0]], np.array([0, 1]), count=9)
-    assert (by_captions.asked, by_captions.missed, by_captions.gallery) == (2, 2, 3)
-    assert (by_images.asked, by_images.missed, by_images.gallery) == (2, 2, 2)
-    assert [failure.query for failure in by_images.worst] == [0, 1]
+    assert (by_captions.queries, by_captions.missed, by_captions.gallery) == (2, 2, 3)
+    assert (by_images.queries, by_images.missed, by_images.gallery) == (2, 2, 2)
+    assert [missed.query for missed in by_images.worst] == [0, 1]
 
 
 class Reader(HTMLParser):
-    """Elements with their attributes, and the text between."""
+    """Collects elements with their attributes, and the text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture
 def shown(tmp_path: Path) -> tuple[RetrievalSet, str]:
-    """Four images of which one has no caption, one is damaged, and all captions lie with the wrong one."""
+    """Four images, one without captions and one damaged; all captions have the vector of a wrong image."""
     pairs = [("0.png", HOSTILE), ("1.png", "كلب أسود"), ("2.png", "b"), ("0.png", "c")]
     found = gallery(tmp_path / "pictures", {"x-<b>": Captions.of(pairs)}, images=4)
     path = tmp_path / "pictures" / "2.png"
@@ -97,7 +97,7 @@ def shown(tmp_path: Path) -> tuple[RetrievalSet, str]:
     return found, missed_queries_page(found, "x-<b>", model="<i>m</i>", captions=by_captions, images=by_images)
 
 
-def test_strangers_text_stays_text(shown: tuple[RetrievalSet, str]) -> None:
+def test_untrusted_text_is_escaped(shown: tuple[RetrievalSet, str]) -> None:
     _, page = shown
     read = Reader(page)
     assert read.open == []
@@ -109,7 +109,7 @@ def test_strangers_text_stays_text(shown: tuple[RetrievalSet, str]) -> None:
     assert not [name for _, attributes in read.elements for name in attributes if name.startswith("on")]
 
 
-def test_the_page_needs_nothing_else(shown: tuple[RetrievalSet, str]) -> None:
+def test_the_page_is_self_contained(shown: tuple[RetrievalSet, str]) -> None:
     _, page = shown
     read = Reader(page)
     assert all(source and source.startswith("data:image/jpeg;base64,") for source in read.attributes("img", "src"))
@@ -123,30 +123,32 @@ def test_the_page_needs_nothing_else(shown: tuple[RetrievalSet, str]) -> None:
     assert {f"#{anchor}" for anchor in anchors} == set(read.attributes("a", "href"))
 
 
-def test_every_failure_tells_what_was_expected_and_found(shown: tuple[RetrievalSet, str]) -> None:
+def test_every_missed_query_shows_expected_and_retrieved_items(shown: tuple[RetrievalSet, str]) -> None:
     _, page = shown
     articles = re.findall(r'<article id="([^"]+)">(.*?)</article>', page, re.DOTALL)
     assert [anchor for anchor, _ in articles] == ["caption-1", "caption-2", "caption-3", "image-1", "image-2"]
     worst = Reader(articles[0][1])
-    assert "expected at rank 4 of 4, score 0.000; first 1.000 · 2.png#0" in worst.text
+    assert "expected result at rank 4 of 4, score 0.000; top result scores 1.000 · 2.png#0" in worst.text
     assert worst.attributes("img", "alt") == ["3.png", "0.png", "1.png"], "in the order of their scores"
     assert articles[0][1].count('<span class="missing">2.png: ') == 2, "a damaged image is told, expected and found"
-    assert "expected at rank 3 of 4, score 0.000; first 1.000 · 1.png#0" in articles[1][1]
+    assert "expected result at rank 3 of 4, score 0.000; top result scores 1.000 · 1.png#0" in articles[1][1]
     image = Reader(articles[4][1])
     assert image.attributes("img", "alt")[0] == "1.png"
-    assert "expected at rank 2 of 4, score 0.000; first 1.000 · 1.png" in image.text
-    assert image.text.count("كلب أسود (stands highest)") == 1
-    assert "Of 4 captions, 4 do not find their own image first among 4 images; the 3 worst are shown." in page
-    assert "Of 3 images, 2 do not find their own caption first among 4 captions; all are shown." in page
+    assert "expected result at rank 2 of 4, score 0.000; top result scores 1.000 · 1.png" in image.text
+    assert image.text.count("كلب أسود (ranked highest)") == 1
+    assert (
+        "Of 4 captions, 4 do not have their own image as the top result among 4 images; the 3 worst are shown." in page
+    )
+    assert "Of 3 images, 2 do not have their own caption as the top result among 4 captions; all are shown." in page
 
 
-def test_no_failure_is_a_page_too(tmp_path: Path) -> None:
+def test_a_page_without_missed_queries(tmp_path: Path) -> None:
     found = gallery(tmp_path / "pictures", {"en": Captions.of([("0.png", "a"), ("1.png", "b")])}, images=2)
     eye = np.eye(2, dtype=np.float32)
     by_captions, by_images = worst_queries_both_ways(eye, eye, np.array([0, 1]), count=50)
     page = missed_queries_page(found, "en", model="m", captions=by_captions, images=by_images)
     assert "<article" not in page
-    assert "Of 2 captions, 0 do not find their own image first among 2 images; all are shown." in page
+    assert "Of 2 captions, 0 do not have their own image as the top result among 2 images; all are shown." in page
 
 
 @pytest.mark.parametrize(("size", "expected"), [((640, 320), (160, 80)), ((90, 30), (90, 30)), ((30, 900), (5, 160))])
@@ -158,6 +160,6 @@ def test_a_thumbnail_keeps_its_shape_and_never_grows(size: tuple[int, int], expe
         assert max(small.size) <= SIDE
 
 
-def test_no_thumbnail_of_what_is_no_image() -> None:
+def test_a_thumbnail_needs_an_image() -> None:
     with pytest.raises(ImageError):
         thumbnail(base64.b64decode("AAAA"))

@@ -1,4 +1,4 @@
-"""The published figures: each with a source, each as its source prints it."""
+"""The published figures: their sources, and their values as printed there."""
 
 import json
 from collections import Counter
@@ -99,10 +99,10 @@ def test_no_source_prints_a_model_twice() -> None:
         ("CLIP L/14", "mscoco_captions", "eccv-caption", "en", 56.36, 36.58),
     ],
 )
-def test_values_stand_as_printed_and_the_right_way_round(
+def test_values_are_as_printed_and_in_the_right_direction(
     model: str, dataset: str, source: str, language: str, i2t: float | None, t2i: float | None
 ) -> None:
-    """I2T, as papers write it, is text retrieval: an image asks."""
+    """I2T in papers is text retrieval: the query is an image."""
     found = figure(model, dataset, source, language)
     assert found.recalls.get("text_retrieval_recall@1") == i2t
     assert found.recalls.get("image_retrieval_recall@1") == t2i
@@ -123,7 +123,7 @@ def test_recalls_at_five_and_ten_where_they_were_printed() -> None:
     )
 
 
-def test_beside_a_result_stand_a_few_figures_of_what_it_measured() -> None:
+def test_a_result_is_compared_with_a_selection_of_figures() -> None:
     result = replace(result_of("nano"), dataset="flickr30k", split="test")
     every, few = comparable_figures(result), headline_figures(result)
     assert {f.model for f in few} >= {"CLIP L/14-336", "EVA02 L/14-336", "SigLIP2 So400m/14-224", "jina-clip-v2"}
@@ -135,7 +135,7 @@ def test_beside_a_result_stand_a_few_figures_of_what_it_measured() -> None:
 @pytest.mark.parametrize(
     "other", [{"split": "val"}, {"language": "zh"}, {"captions_per_image": "joined 5"}, {"captions_per_image": "1"}]
 )
-def test_no_figure_stands_beside_what_it_is_not_comparable_with(other: dict[str, Any]) -> None:
+def test_results_without_comparable_figures_get_none(other: dict[str, Any]) -> None:
     result = replace(result_of("nano"), dataset="flickr30k", split="test")
     assert comparable_figures(replace(result, **other)) == []
     assert figures_of("a data set of one's own", "en") == []

@@ -1,4 +1,4 @@
-"""Recall by query length against a slow reading of its definition."""
+"""Recall by query length compared with a direct implementation of its definition."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -59,7 +59,7 @@ def test_a_mark_stays_with_its_letter() -> None:
 
 @given(st.text(max_size=60), st.sampled_from(["en", "de", "zh", "ja", "xx"]), st.integers(1, 8))
 def test_shortening_never_adds(text: str, lang: str, count: int) -> None:
-    """At most so many words, and none that was not there; shortening again changes nothing."""
+    """At most ``count`` words, only from the text; shortening again changes nothing."""
     short = shortened(text, lang, count)
     if words_of(text, lang):
         assert 1 <= len(words_of(short, lang)) <= count
@@ -81,7 +81,7 @@ def test_function_words_are_lower_case_and_buckets_meet() -> None:
 
 
 class Counting(ColourEncoder):
-    """Remembers which texts it embedded, and counts a token a letter."""
+    """Records the texts that it embeds, and counts one token per character."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Reports: Markdown, CSV and pictures of runs."""
+"""Reports on runs: Markdown, CSV and plots."""
 
 import builtins
 import csv
@@ -22,7 +22,7 @@ from tests.support.results import result_of
 
 
 def rows_of(text: str, heading: str) -> list[list[str]]:
-    """Cells of the first table below a heading, its header first and its rule left out."""
+    """Cells of the first table below a heading; the header comes first, the rule is left out."""
     below = text.split(f"{heading}\n", 1)[1].splitlines()
     start = next(number for number, line in enumerate(below) if line.startswith("|"))
     rows = []
@@ -34,7 +34,7 @@ def rows_of(text: str, heading: str) -> list[list[str]]:
     return [rows[0], *rows[2:]]
 
 
-def test_a_table_a_language_holds_recalls_and_intervals_of_every_run() -> None:
+def test_one_table_per_language_has_recalls_and_intervals_of_every_run() -> None:
     nano, large = result_of("nano"), result_of("large", better=3)
     header, first, second = rows_of(report_markdown({"nano": [nano], "large": [large]}), "### flickr8k dev, en")
     assert header == ["model", *(f"{way} R@{k}" for way in ("image", "text") for k in (1, 5, 10))]
@@ -45,7 +45,7 @@ def test_a_table_a_language_holds_recalls_and_intervals_of_every_run() -> None:
             assert cell == f"**{100 * value:.1f}** ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def test_languages_stand_together_with_their_mean() -> None:
+def test_languages_are_in_one_table_with_their_mean() -> None:
     results = [result_of("nano", language=lang) for lang in ("en", "de", "zh")]
     partly = [result_of("large", language="de")]
     header, *rows, mean = rows_of(report_markdown({"nano": results, "large": partly}), "## flickr8k dev")
@@ -58,7 +58,7 @@ def test_languages_stand_together_with_their_mean() -> None:
     assert mean == ["mean of 3", f"{expected[0]:.1f} / {expected[1]:.1f}", ""], "a mean over fewer is another figure"
 
 
-def test_what_a_reader_must_know_is_told() -> None:
+def test_what_a_reader_must_know_is_reported() -> None:
     seen = replace(result_of("nano"), trained_on="Flickr8k train and dev splits", notes=("half of the images",))
     other = replace(result_of("large"), notes=("half of the images", "captions lower-cased"))
     text = report_markdown({"nano": [seen], "large": [other]})
@@ -66,11 +66,11 @@ def test_what_a_reader_must_know_is_told() -> None:
     assert "| `large` |" in text
     assert "- † `nano`: its card says 'Flickr8k train and dev splits'" in text
     assert "- half of the images\n- `large`: captions lower-cased\n" in text
-    assert "40 images, 120 captions (of an image: all)." in text
+    assert "40 images, 120 captions (per image: all)." in text
     assert "cannot be compared" not in text
     mixed = report_markdown({"nano": [seen], "large": [replace(other, data="another", captions=99)]})
-    assert "40 images, 120 captions (of an image: all); 40 images, 99 captions (of an image: all)." in mixed
-    assert "**These runs read different images or captions: their figures cannot be compared.**" in mixed
+    assert "40 images, 120 captions (per image: all); 40 images, 99 captions (per image: all)." in mixed
+    assert "**These runs used different images or captions, so their results cannot be compared.**" in mixed
 
 
 def test_measures_that_only_one_run_has_are_left_open() -> None:
@@ -81,7 +81,7 @@ def test_measures_that_only_one_run_has_are_left_open() -> None:
     assert "| rsum |  | 312.3 |" in table
 
 
-def test_published_figures_stand_below_with_their_sources_as_footnotes() -> None:
+def test_published_figures_follow_with_their_sources_as_footnotes() -> None:
     ours = replace(result_of("nano"), dataset="flickr30k", split="test")
     text = report_markdown({"nano": [ours]}, against=True)
     _, own, *few = rows_of(text, "### flickr30k test, en")
@@ -98,7 +98,7 @@ def test_published_figures_stand_below_with_their_sources_as_footnotes() -> None
     assert "[^" not in report_markdown({"nano": [ours]})
 
 
-def test_published_means_stand_beside_ours_over_as_many_languages_only() -> None:
+def test_published_means_are_shown_only_for_as_many_languages() -> None:
     def report(count: int) -> str:
         results = [result_of("nano", dataset="crossmodal3600", language=f"l{n}") for n in range(count)]
         return report_markdown({"nano": [replace(result, split="test") for result in results]}, against=True)
@@ -112,7 +112,7 @@ def test_a_bar_in_a_name_does_not_break_the_table() -> None:
     assert "| `a\\|b` |" in text
 
 
-def test_csv_has_a_row_a_result_and_metric_under_clip_benchmarks_names() -> None:
+def test_csv_has_one_row_per_result_and_metric_with_clip_benchmarks_names() -> None:
     results = [
         replace(result_of("nano", language=lang), pretrained="tag", trained_on="it, all of it") for lang in ("en", "zh")
     ]
@@ -132,7 +132,7 @@ def test_files_of_one_model_are_one_run_unless_they_measure_the_same(tmp_path: P
     a, b = tmp_path / "a.json", tmp_path / "b.json"
     assert name_runs({a: [en], b: [de]}) == {"nano": [en, de]}
     assert name_runs({a: [en, de], b: [en]}) == {f"nano ({a})": [en, de], f"nano ({b})": [en]}
-    with pytest.raises(CorpusError, match=r"a\.json holds flickr8k dev in en by nano twice"):
+    with pytest.raises(CorpusError, match=r"a\.json has flickr8k dev in en by nano twice"):
         name_runs({a: [en, en]})
 
 
@@ -169,7 +169,7 @@ def test_without_matplotlib_an_error_says_what_to_install(tmp_path: Path, monkey
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(CorpusError, match=r"taken cannot be made: File exists; name another folder\."):
+    with pytest.raises(CorpusError, match=r"taken cannot be created: File exists\."):
         write_report({"nano": [result_of("nano")]}, tmp_path / "taken")
 
 
@@ -192,14 +192,14 @@ def test_bins_of_lengths_hold_every_caption_once(pairs: Sequence[tuple[int, int]
 
 
 def test_the_interval_is_wilsons() -> None:
-    """Ten of forty, by the formula written out: (p + z2/2n -+ z sqrt(p q / n + z2/4n2)) / (1 + z2/n)."""
+    """Ten of forty; the formula is (p + z2/2n -+ z sqrt(p q / n + z2/4n2)) / (1 + z2/n)."""
     ranks = np.array([0] * 10 + [5] * 30)
     (found,) = length_bins(ranks, np.full(40, 7))
     assert (found.recall, found.tokens, found.captions) == (0.25, 7, 40)
     assert [found.low, found.high] == pytest.approx([0.14187, 0.40194], abs=1e-4)
 
 
-def test_short_captions_that_are_found_less_show() -> None:
+def test_lower_recall_of_short_captions_is_visible() -> None:
     tokens = np.repeat([4, 8, 16, 32], 100)
     hits = np.concatenate([np.arange(100) < share for share in (10, 30, 50, 90)])
     bins = length_bins(np.where(hits, 0, 20), tokens)

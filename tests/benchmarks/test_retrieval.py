@@ -1,6 +1,5 @@
-"""Whole retrieval runs on a data set made here, what a run leaves, and what a model's card is taken to say."""
+"""Complete retrieval runs on a small data set, their result files, and what a model's card says about training data."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tests.support.images import photograph
 
 @pytest.fixture
 def dataset(photographs: Path) -> RetrievalSet:
-    """Twelve pictures, the last without a caption; captions in two languages, not in the pictures' order."""
+    """Twelve images, the last without captions; captions in two languages, in another order than the images."""
     files = ImageFiles.scan(photographs.parent, ["images"])
     names = list(files)
     pairs = [(names[n], f"{n} {c}") for n in (5, 2, 0, 1, 4, 3, 10, 8, 9, 7, 6) for c in "YZ"]
@@ -35,7 +34,7 @@ def dataset(photographs: Path) -> RetrievalSet:
 
 @pytest.fixture
 def seeing(colours: ColourEncoder, dataset: RetrievalSet, monkeypatch: pytest.MonkeyPatch) -> ColourEncoder:
-    """An encoder that gives a caption its picture's vector."""
+    """An encoder that maps a caption to the vector of its image."""
     from llm2clip_search.benchmarks.embedding import embed_images
 
     pictures = embed_images(colours, dataset.images, cache=None)
@@ -61,9 +60,7 @@ def test_captions_are_mapped_by_id(dataset: RetrievalSet, seeing: ColourEncoder)
     assert seeing.embedded == 12, "images are embedded once for all languages"
 
 
-def test_folds_are_measured_and_judgments_that_do_not_apply_are_told(
-    dataset: RetrievalSet, seeing: ColourEncoder
-) -> None:
+def test_folds_are_measured_and_inapplicable_judgments_are_noted(dataset: RetrievalSet, seeing: ColourEncoder) -> None:
     result = next(measure_retrieval(seeing, replace(dataset, folds=2, judged=True)))
     assert result.measures["image_retrieval_1k_recall@1"] == 1.0
     assert not [key for key in result.measures if "eccv" in key]
@@ -79,7 +76,7 @@ def test_a_second_run_embeds_nothing(dataset: RetrievalSet, seeing: ColourEncode
     assert [r.metrics for r in first] == [r.metrics for r in again]
 
 
-def test_a_picture_is_read_once_to_be_known_and_once_to_be_embedded(
+def test_an_image_is_read_once_to_be_hashed_and_once_to_be_embedded(
     dataset: RetrievalSet, colours: ColourEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     read: list[str] = []
@@ -102,22 +99,6 @@ def test_the_data_digest_tells_sets_apart(dataset: RetrievalSet, seeing: ColourE
     assert tuple(other.notes) == ("Two captions an image.", "one caption an image")
 
 
-def test_captions_are_lower_cased_where_asked(
-    dataset: RetrievalSet, colours: ColourEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
-
-    def encode_texts(texts: Sequence[str]) -> np.ndarray:
-        read.extend(texts)
-        return np.eye(len(texts), 16, dtype=np.float32)
-
-    monkeypatch.setattr(colours, "encode_texts", encode_texts)
-    result = next(measure_retrieval(colours, dataset, lower_case=True))
-    assert read
-    assert all(text == text.lower() for text in read)
-    assert result.notes[-1] == "captions lower-cased"
-
-
 def test_results_are_read_as_they_were_written(dataset: RetrievalSet, seeing: ColourEncoder, tmp_path: Path) -> None:
     results = list(measure_retrieval(seeing, dataset, trained_on="Toy: all of it"))
     write_results(tmp_path / "r.json", results)
@@ -131,15 +112,15 @@ def test_results_are_read_as_they_were_written(dataset: RetrievalSet, seeing: Co
     ("content", "words"),
     [
         (None, "No such file"),
-        ("", "holds no result"),
-        ("{", "is no file that bench retrieval --out wrote"),
-        ("[]", "is no file that bench retrieval --out wrote"),
+        ("", "contains no results"),
+        ("{", "is not a file of retrieval results"),
+        ("[]", "is not a file of retrieval results"),
         ('{"schema_version": 99}', "schema version 99, but this version reads 1"),
         ('{"schema_version": 1, "colour": 2}', "unknown keys"),
         ('{"schema_version": 1}', "missing"),
     ],
 )
-def test_a_file_of_another_kind_is_told(tmp_path: Path, content: str | None, words: str) -> None:
+def test_a_file_of_another_kind_is_reported(tmp_path: Path, content: str | None, words: str) -> None:
     if content is not None:
         (tmp_path / "r.json").write_text(content)
     with pytest.raises(CorpusError, match=words):

@@ -1,4 +1,4 @@
-"""The two rivals of caption retrieval: by hand, and on Flickr8k's dev captions."""
+"""The baselines for caption retrieval: computed by hand, and on Flickr8k's dev captions."""
 
 import os
 from math import log, sqrt
@@ -16,7 +16,7 @@ needs_flickr8k = pytest.mark.skipif(not ROOT.is_dir(), reason="Flickr8k is not h
 
 
 def test_tf_idf_by_hand() -> None:
-    """Words in order of the alphabet: black, dog, runs; a single letter is no word."""
+    """Words in alphabetical order: black, dog, runs; a single letter is not a word."""
     once, twice = log(3 / 2) + 1, log(3 / 3) + 1
     long, short = sqrt((2 * twice) ** 2 + once**2), sqrt(twice**2 + once**2)
     expected = [[0, 2 * twice / long, once / long], [once / short, twice / short, 0]]
@@ -42,7 +42,7 @@ def test_tf_idf_on_dev() -> None:
 @pytest.mark.data
 @needs_flickr8k
 def test_minilm_on_dev() -> None:
-    """The first numbers that its card's own example gives, and the first 200 images of dev."""
+    """The first values of the example in the model card, and accuracy on the first 200 images of dev."""
     captions = read_flickr8k_captions(ROOT, split="dev", lang="en")
     image_of = np.unique(captions.image_ids, return_inverse=True)[1]
     rows = np.flatnonzero(image_of < 200)

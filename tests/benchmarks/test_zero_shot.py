@@ -1,4 +1,4 @@
-"""Zero-shot classification against CLIP_benchmark's definition, and the folder that it reads."""
+"""Zero-shot classification compared with CLIP_benchmark's definition, and labelled folders."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def clip_benchmark(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    """``accuracy`` of CLIP_benchmark 1.6.2 by torch's topk, and scikit-learn's ``balanced_accuracy_score``."""
+    """``accuracy`` of CLIP_benchmark 1.6.2, which uses torch's topk, and scikit-learn's ``balanced_accuracy_score``."""
     scores, target = torch.from_numpy(logits), torch.from_numpy(labels)
     few = scores.shape[1] < 5
     correct = scores.topk(1 if few else 5, 1, True, True)[1].t().eq(target.view(1, -1))
@@ -50,7 +50,7 @@ def clip_benchmark(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 60), st.integers(2, 12))
 def test_metrics_are_clip_benchmarks(seed: int, images: int, classes: int) -> None:
-    """Classes of any size, some without an image."""
+    """Classes of any size, some without images."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, images)
     vectors, prompts = unit(generator.normal(size=(images, 8))), unit(generator.normal(size=(classes, 8)))
@@ -77,7 +77,7 @@ def test_a_class_is_the_normalised_mean_of_its_unit_prompts(colours: ColourEncod
 
 
 class ByName(ColourEncoder):
-    """Knows what the classes' names look like, so that the right answers are known."""
+    """Maps the name of a class to its colour, so the expected predictions are known."""
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         rows = []
@@ -89,7 +89,7 @@ class ByName(ColourEncoder):
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
-    """Three classes of one-coloured images; one image of ``blue`` is red, one of ``green`` lies deeper."""
+    """Three classes of single-coloured images; one image of ``blue`` is red, one of ``green`` is in a subfolder."""
     root = tmp_path / "colours"
     for number, (name, colour) in enumerate(COLOURS.items()):
         (root / name).mkdir(parents=True)
@@ -121,7 +121,7 @@ def test_a_folder_is_measured_and_damaged_images_are_counted(labelled: Path) -> 
         ("broken.jpg", "header"),
         ("empty.png", "header"),
     ]
-    assert result.notes == ("1 images lie in colours itself, so they have no class and are left out",)
+    assert result.notes == ("1 images are in colours itself, so they have no class and are left out",)
     assert seen[-1] == ("images", 11, 11)
     written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert written["task"] == "zeroshot_classification"
@@ -166,7 +166,7 @@ def test_classes_can_be_called_otherwise(labelled: Path, tmp_path: Path, name: s
     file.write_text(text, "utf-8")
     folder = read_labelled_folder(labelled, file)
     assert folder.names == ("the sky", "wine", "grass, fresh")
-    assert folder.notes == (f"{name} names 1 classes without images; they are no answers here",)
+    assert folder.notes == (f"{name} names 1 classes without images; they are not used",)
 
 
 @pytest.mark.parametrize(
@@ -175,11 +175,11 @@ def test_classes_can_be_called_otherwise(labelled: Path, tmp_path: Path, name: s
         ("a.csv", b"blue,sky\n", "names 1 classes, but 2 of the 3 subfolders"),
         ("a.csv", b"blue,sky\nblue,sea\n", "names the class 'blue' twice, 'sky' and 'sea'"),
         ("a.json", b'{"blue": "sky", "blue": "sea"}', "names the class 'blue' twice, 'sky' and 'sea'"),
-        ("a.csv", b"blue\n", "entry 1, is no subfolder and its name: blue"),
-        ("a.csv", b"blue,sky,sea\n", "entry 1, is no subfolder and its name: blue, sky, sea"),
-        ("a.csv", b"blue,\n", "entry 1, is no subfolder"),
-        ("a.json", b'{"blue": 3}', "entry 1, is no subfolder and its name: blue, 3"),
-        ("a.json", b'["blue"]', "holds no JSON object"),
+        ("a.csv", b"blue\n", "entry 1, is not a subfolder and its name: blue"),
+        ("a.csv", b"blue,sky,sea\n", "entry 1, is not a subfolder and its name: blue, sky, sea"),
+        ("a.csv", b"blue,\n", "entry 1, is not a subfolder"),
+        ("a.json", b'{"blue": 3}', "entry 1, is not a subfolder and its name: blue, 3"),
+        ("a.json", b'["blue"]', "is not a JSON object"),
         ("a.json", b'{"blue": ', "cannot be read as class names"),
         ("a.csv", b"bl\xff,sky\n", "cannot be read as class names"),
         ("missing.csv", None, "cannot be read as class names"),
@@ -194,16 +194,16 @@ def test_broken_names_are_one_sentence(
         read_labelled_folder(labelled, tmp_path / name)
 
 
-def test_names_of_one_word_are_no_pair_of_letters(tmp_path: Path) -> None:
-    """JSON's strings are sequences too."""
+def test_a_two_letter_name_is_not_a_pair(tmp_path: Path) -> None:
+    """A string is a sequence too."""
     (tmp_path / "a.json").write_text('{"ab": "cd"}')
     assert read_class_names(tmp_path / "a.json") == {"ab": "cd"}
 
 
-def test_two_classes_of_one_name_are_told(labelled: Path, tmp_path: Path) -> None:
+def test_two_classes_of_one_name_are_reported(labelled: Path, tmp_path: Path) -> None:
     (tmp_path / "n.csv").write_text("blue,crane\ngreen,crane\ndeep_red,x\n")
     (note,) = read_labelled_folder(labelled, tmp_path / "n.csv").notes
-    assert note == "two classes are called 'crane': no prompt tells them apart"
+    assert note == "two classes are both called 'crane', so prompts cannot tell them apart"
 
 
 def _one_class(root: Path) -> None:
@@ -214,7 +214,7 @@ def _one_class(root: Path) -> None:
 @pytest.mark.parametrize(("make", "count"), [(lambda root: None, 0), (_one_class, 1)])
 def test_fewer_than_two_classes_are_refused(tmp_path: Path, make: Callable[[Path], None], count: int) -> None:
     make(tmp_path)
-    with pytest.raises(CorpusError, match=f"has {count} subfolders with images, but classification needs 2"):
+    with pytest.raises(CorpusError, match=f"has {count} subfolders with images, but classification needs at least 2"):
         read_labelled_folder(tmp_path)
 
 
@@ -230,10 +230,10 @@ def test_templates_by_name_and_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"a {}\nno place\n", "line 2, has no {} for the class's name: 'no place'"),
-        (b"\n \n", "holds no template"),
-        (b"\xff\xfe", "takes plain or seven or a text file"),
-        (None, "takes plain or seven or a text file"),
+        (b"a {}\nno place\n", "line 2, has no {} for the name of the class: 'no place'"),
+        (b"\n \n", "contains no templates"),
+        (b"\xff\xfe", "is not one of plain, seven and cannot be read"),
+        (None, "is not one of plain, seven and cannot be read"),
     ],
 )
 def test_broken_templates_are_one_sentence(tmp_path: Path, data: bytes | None, reason: str) -> None:

@@ -33,7 +33,7 @@ def test_drawn_vectors_give_a_table_and_a_picture(run_cli: RunCli, tmp_path: Pat
 
 
 def test_the_index_at_hand_is_measured(run_cli: RunCli, tmp_path: Path) -> None:
-    """The nearest one from the current folder upward; the model that made it need not be there."""
+    """The nearest index from the current folder upward; the model that made it need not exist."""
     model = ModelIdentity(name="dir:nowhere", revision="r", weights_sha256="w", preprocess_sha256="p")
     with Writer.open(tmp_path / ".llm2clip", model=model, dim=16) as writer:
         rows = [Row(id=i, path=str(i), content_hash=str(i), size=1, mtime_ns=0, width=1, height=1) for i in range(12)]
@@ -50,8 +50,8 @@ def test_the_index_at_hand_is_measured(run_cli: RunCli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--synthetic", "50", "--index", "here"], "--synthetic 50 and --index here exclude each other"),
-        (["--synthetic", "50", "--kinds", "hnsw,lsh"], "There is no kind of index 'lsh'; there are: flat, hnsw, ivf."),
+        (["--synthetic", "50", "--index", "here"], "--synthetic 50 and --index here cannot be combined"),
+        (["--synthetic", "50", "--kinds", "hnsw,lsh"], "There is no kind of index 'lsh'; there are flat, hnsw, ivf."),
         (["--index", "."], "holds no index"),
     ],
 )

@@ -1,4 +1,4 @@
-"""``bench evaluation`` as a user runs it, on a small shape."""
+"""``bench evaluation`` as a user runs it, with few vectors."""
 
 import json
 
@@ -13,7 +13,7 @@ def test_the_table_names_every_figure(run_cli: RunCli) -> None:
     about, head, *rows = done.stdout.splitlines()
     assert about.startswith("503 captions x 100 images of 16 dimensions: ")
     assert " GB" in about
-    assert head.split() == ["figure", "value", "95", "%", "interval", "chance"]
+    assert head.split() == ["measure", "value", "95", "%", "interval", "chance"]
     names = [row.split()[0] for row in rows]
     assert names[0] == "image_retrieval_recall@1"
     assert {"rsum", "text_retrieval_map_at_r", "image_retrieval_median_rank"} < set(names)
@@ -35,4 +35,7 @@ def test_too_few_captions_are_one_sentence(run_cli: RunCli) -> None:
     done = run_cli("bench", "evaluation", "--images", "9", "--captions", "8")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == "error: 8 captions are fewer than 9 images; give --captions 9 or more.\n"
+    assert done.stderr.splitlines() == [
+        "error: 8 captions are fewer than 9 images, so some images would have none.",
+        "hint: Give --captions 9 or more.",
+    ]

@@ -14,7 +14,7 @@ IMAGES = 6
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures in Flickr8k's multilingual layout, two captions each in two languages."""
+    """Six images in Flickr8k's multilingual layout, with two captions each in two languages."""
     return write_multilingual_flickr8k(tmp_path_factory.mktemp("flickr8k"), images=IMAGES, tail=" <b>")
 
 
@@ -35,20 +35,20 @@ def test_captions_across_languages(measured: list[str], run_cli: RunCli, tiny_mo
         assert recalls == sorted(recalls)
         assert all((IMAGES * recall) == pytest.approx(round(IMAGES * recall)) for recall in recalls)
     table = run_cli("bench", "captions", *measured, "--langs", "en,de").stdout.splitlines()
-    assert table[1].split() == ["from", "/", "to", "en", "de"]
+    assert table[1].split() == ["query", "/", "gallery", "en", "de"]
     percent = " / ".join(f"{100 * rows[0][f'caption_retrieval_recall@{k}']:.1f}" for k in (1, 5, 10))
     assert table[2].split(maxsplit=1) == ["en", percent]
 
 
 @pytest.mark.parametrize("languages", [["--langs", "en"], ["--langs", "en,de", "--lang", "de"], ["--langs", "en,en"]])
-def test_one_language_is_no_pair(measured: list[str], run_cli: RunCli, languages: list[str]) -> None:
+def test_one_language_is_not_a_pair(measured: list[str], run_cli: RunCli, languages: list[str]) -> None:
     done = run_cli("bench", "captions", *measured, *languages)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "error: --langs takes two languages or more; --lang, alone, takes one." in done.stderr
+    assert "error: --langs takes two or more languages; --lang takes one and cannot be combined with it." in done.stderr
 
 
 def test_captions_within_a_language(measured: list[str], run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a package index too: what cannot be fetched is left out."""
+    """Without a package index: a baseline that cannot be fetched is left out."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     done = run_cli("bench", "captions", *measured, "--lang", "de", "--json")
     assert done.returncode == 0, done.stderr
@@ -72,7 +72,7 @@ def test_lengths(measured: list[str], run_cli: RunCli) -> None:
     assert rows[1]["image_retrieval_recall@1"] == pytest.approx(1 / IMAGES), "which is one image's first answer"
     assert rows[0]["image_retrieval_recall@1"] == rows[-1]["image_retrieval_recall@1"]
     table = run_cli("bench", "lengths", *measured, "--lang", "de").stdout.splitlines()
-    assert table[0].split()[:6] == ["series", "words", "queries", "different", "tokens", "cut"]
+    assert table[0].split()[:6] == ["series", "words", "queries", "distinct", "tokens", "truncated"]
     assert [line.split()[0] for line in table[1:4]] == ["captions", "shortened", "2"]
 
 
@@ -85,7 +85,7 @@ def test_failures(measured: list[str], run_cli: RunCli, tmp_path: Path) -> None:
     assert "<b>" not in page
     captions, images = done.stdout.splitlines()
     assert captions.split()[0] == "captions"
-    assert captions.endswith("of 12 do not find their own first, 2 of them in worst.html")
+    assert captions.endswith("of 12 are missed; the worst 2 are in worst.html")
     assert images.startswith("images ")
     lost = run_cli("bench", "failures", *measured, "--out", "nowhere/worst.html")
     assert lost.returncode == 1
@@ -128,7 +128,7 @@ def test_zero_shot(labelled: Path, run_cli: RunCli, tiny_model: Path) -> None:
         (["captions", "flickr9k", "--root", "."], "There is no data set 'flickr9k'; did you mean"),
         (["lengths", "flickr8k", "--root", "nowhere"], "nowhere is not a folder, so Flickr8k cannot be read."),
         (["zero-shot", "nowhere"], "There is no folder nowhere."),
-        (["zero-shot", ".", "--templates", "none.txt"], "--templates takes plain or seven or a text file"),
+        (["zero-shot", ".", "--templates", "none.txt"], "none.txt is not one of plain, seven and cannot be read"),
     ],
 )
 def test_bad_input_is_one_sentence(run_cli: RunCli, arguments: list[str], reason: str) -> None:

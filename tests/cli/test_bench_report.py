@@ -26,6 +26,7 @@ def test_a_file_of_another_kind_is_refused_and_nothing_written(run_cli: RunCli, 
     (tmp_path / "other.json").write_text('{"accuracy": 1}')
     done = run_cli("bench", "report", "other.json", "--out", "report")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: other.json is no file that bench retrieval --out wrote")
+    assert done.stderr.startswith("error: other.json is not a file of retrieval results: ")
+    assert "hint: bench retrieval --out writes such files." in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "report").exists()

@@ -11,7 +11,7 @@ from tests.support.layouts import write_multilingual_flickr8k
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures in Flickr8k's multilingual layout, in a folder of the data set's name."""
+    """Six images in Flickr8k's multilingual layout, in a folder named after the data set."""
     return write_multilingual_flickr8k(tmp_path_factory.mktemp("data") / "flickr8k", images=6).parent
 
 
@@ -21,7 +21,7 @@ def command(root: Path, tiny_model: Path, tmp_path: Path) -> list[str]:
     return [*named, "--runtime", "torch", "--cache", str(tmp_path / "cache")]
 
 
-def test_a_run_prints_a_table_and_writes_one_object_a_language(
+def test_a_run_prints_a_table_and_writes_one_object_per_language(
     command: list[str], run_cli: RunCli, tmp_path: Path
 ) -> None:
     done = run_cli(*command, "--langs", "en,de", "--out", "r.json")
@@ -46,7 +46,7 @@ def test_a_run_prints_a_table_and_writes_one_object_a_language(
 def test_a_file_of_one_language_is_a_clip_benchmark_result(command: list[str], run_cli: RunCli, tmp_path: Path) -> None:
     done = run_cli(*command, "--captions-per-image", "1", "--against", "paper", "--out", "r.json", "--no-cache")
     assert done.returncode == 0, done.stderr
-    assert "at most 1 captions an image" in done.stdout
+    assert "at most 1 captions per image" in done.stdout
     found = json.loads((tmp_path / "r.json").read_text())
     assert {"dataset", "model", "pretrained", "task", "metrics", "language"} <= found.keys()
     assert (found["captions"], found["captions_per_image"]) == (6, "1")
@@ -59,14 +59,14 @@ def test_a_file_of_one_language_is_a_clip_benchmark_result(command: list[str], r
         (["--split", "night"], "has no captions of split 'night'"),
         (["--langs", "tlh"], "has no captions in 'tlh'"),
         (["--langs", "cs"], "has no captions of split 'dev' in language 'cs'"),
-        (["--captions-per-image", "0"], "--captions-per-image is all or a number from 1, not '0'"),
-        (["--captions-per-image", "five"], "--captions-per-image is all or a number from 1, not 'five'"),
+        (["--captions-per-image", "0"], "--captions-per-image must be all or a positive number, not '0'"),
+        (["--captions-per-image", "five"], "--captions-per-image must be all or a positive number, not 'five'"),
         (["--model", "dir:nowhere"], "does not exist"),
         (["--out", "nowhere/r.json"], "--out names the file to write, but there is no folder nowhere"),
         (["--out", "."], "--out names the file to write, but . is a folder"),
     ],
 )
-def test_what_cannot_be_measured_is_told_in_a_sentence(
+def test_what_cannot_be_measured_is_one_sentence(
     command: list[str], run_cli: RunCli, arguments: list[str], message: str
 ) -> None:
     done = run_cli(*command, *arguments)

@@ -9,15 +9,15 @@ from typer.testing import CliRunner
 
 from llm2clip_search.cli.app import app
 from llm2clip_search.encoders import memory_fit as memory
-from llm2clip_search.encoders.catalogue import published_models
+from llm2clip_search.encoders.catalogue import catalogue_models
 from llm2clip_search.encoders.checkpoints.pull import converted_folder
-from llm2clip_search.encoders.memory_fit import Memory
+from llm2clip_search.encoders.memory_fit import DeviceMemory
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.towers import build_module
 from tests.support.commands import RunCli
 from tests.support.models import save_model
 
-SIXTEEN = (Memory(device="cpu", bytes=16 * 10**9, bytes_a_weight=4.0),)
+SIXTEEN = (DeviceMemory(device="cpu", bytes=16 * 10**9, bytes_per_parameter=4.0),)
 NAME = "llm2clip-openai-l-14-336"
 
 
@@ -42,7 +42,7 @@ def test_list_tells_what_fits(run_cli: RunCli) -> None:
     assert last.startswith(("Memory here: cpu ", "Memory here: cuda ", "Memory here: mps "))
     assert header.split("  ")[0] == "name"
     listed = [row.split(" ")[0] for row in rows]
-    assert [*published_models(), "open_clip:ARCH/TAG", "hf:OWNER/REPO", "dir:PATH"] == listed
+    assert [*catalogue_models(), "open_clip:ARCH/TAG", "hf:OWNER/REPO", "dir:PATH"] == listed
 
 
 def test_a_row_tells_both_towers_apart(machine: None) -> None:
@@ -67,13 +67,12 @@ def test_a_card_is_shown_without_fetching(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path))
     lines = [" ".join(line.split()) for line in answer("show", NAME.upper()).splitlines()]
     for line in (
-        f"model {NAME} (not fetched; models pull {NAME} takes about 17.32 GB)",
+        f"model {NAME} (not on this machine; models pull {NAME} fetches about 17.32 GB)",
         "weights hf:microsoft/LLM2CLIP-Openai-L-14-336@92512331f393a003c3d98404677f991c188162c9",
         "space 1280 dimensions",
         "pixels 336x336",
-        "parameters 305M to index images, 7.78B to ask",
-        "LLM microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned, states of 4096 dimensions;"
-        " no LLM of another width fits",
+        "parameters 305M to index images, 7.78B to query",
+        "LLM microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned, hidden width 4096; the adaptor fits no other width",
         "licence apache-2.0",
         "training data unknown",
         "LLM2CLIP-60M on CLIP L/14-336 93.9 / 84.3 68.5 / 54.8 98.9 / 99.1 96.6 / 97.9 89.6 / 91.6",
@@ -85,11 +84,11 @@ def test_a_card_is_shown_without_fetching(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_card_of_a_model_that_was_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path))
-    save_model(converted_folder(published_models()[NAME]))
+    save_model(converted_folder(catalogue_models()[NAME]))
     shown = answer("show", NAME)
     assert f"folder  {tmp_path / 'models' / NAME}" in shown
     assert "timm test_vit, 160x160 pixels" in shown
-    assert "not fetched" not in shown
+    assert "not on this machine" not in shown
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,7 @@ def test_the_card_of_a_model_that_was_pulled(tmp_path: Path, monkeypatch: pytest
             [
                 "nano (216dbc37008fbab2)",
                 "timm tf_efficientnet_lite2, 320x320 pixels",
-                "6M to index images, 207M to ask",
+                "6M to index images, 207M to query",
                 "licence  research and educational use (training data); Gemma Terms of Use",
                 "training data  Flickr8k train split",
                 "Measured on dev",
@@ -128,7 +127,7 @@ def test_the_card_of_a_folder(tiny_model: Path) -> None:
     modules = [build_module(resolve(f"dir:{tiny_model}"), tower) for tower in towers]
     vision, text = (sum(parameter.numel() for parameter in module.parameters()) for module in modules)
     for part in (
-        f"parameters  {vision / 1e3:.0f}k to index images, {text / 1e3:.0f}k to ask",
+        f"parameters  {vision / 1e3:.0f}k to index images, {text / 1e3:.0f}k to query",
         "16 dimensions",
         "timm test_vit",
         "weights in the model folder",

@@ -1,4 +1,4 @@
-"""Images at random from shards and folders, and shards that are damaged."""
+"""Random access to images in shards and folders, and damaged shards."""
 
 import hashlib
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_a_damaged_shard_is_refused_rather_than_read_in_part(tmp_path: Path, dam
         ImageFiles.scan(tmp_path, ["s.tar"])
 
 
-def test_a_shard_that_shrinks_afterwards_is_told(tmp_path: Path) -> None:
+def test_a_shard_that_shrinks_afterwards_is_reported(tmp_path: Path) -> None:
     path = shard(tmp_path / "s.tar")
     files = ImageFiles.scan(tmp_path, ["s.tar"])
     data = path.read_bytes()

@@ -1,6 +1,7 @@
 """CLIP, SigLIP and open_clip models as they are: equal to their own libraries, pixels included."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from safetensors.torch import save_file
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.config import AdaptorConfig, PreprocessConfig
+from llm2clip_search.encoders.dual import SIGLIP2_VOCABULARY
 from llm2clip_search.encoders.images import to_pixels
+from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 from tests.support.dual import save_dual
@@ -54,6 +57,25 @@ def test_transformers_dual_encoders(tmp_path: Path, kind: str, dim: int) -> None
     onnx = load_encoder(f"dir:{tmp_path / 'model'}", runtime="onnx", device="cpu")
     assert (onnx.encode_images(PICTURES) * expected).sum(axis=1).min() > 0.9999
     assert (onnx.encode_texts(TEXTS) * encoder.encode_texts(TEXTS)).sum(axis=1).min() > 0.9999
+
+
+@torch.inference_mode()
+def test_siglip_2_reads_lower_case(tmp_path: Path) -> None:
+    """It is told by its vocabulary, whatever the folder is called, and its fingerprint says so."""
+    folders = {"siglip2-by-name-only": 320, "model": SIGLIP2_VOCABULARY}
+    for name, vocabulary in folders.items():
+        save_dual(tmp_path / name, "siglip", vocabulary=vocabulary)
+    one, two = (load_encoder(f"dir:{tmp_path / name}", runtime="torch", device="cpu") for name in folders)
+    texts = ["A Black DOG", "a black dog"]
+    assert (one.encode_texts(texts)[0] != one.encode_texts(texts)[1]).any()
+    np.testing.assert_array_equal(two.encode_texts(texts)[0], two.encode_texts(texts)[1])
+    np.testing.assert_array_equal(two.encode_texts(texts[:1]), two.encode_texts(texts[1:]))
+    assert two.count_tokens(texts[:1]) == two.count_tokens(texts[1:])
+    model = resolve(f"dir:{tmp_path / 'model'}")
+    assert model.config.text.lower_case
+    as_written = replace(model, config=replace(model.config, text=replace(model.config.text, lower_case=False)))
+    assert as_written.identity.fingerprint != model.identity.fingerprint
+    assert as_written.identity.weights_sha256 == model.identity.weights_sha256
 
 
 @torch.inference_mode()

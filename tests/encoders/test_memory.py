@@ -27,7 +27,7 @@ from llm2clip_search.encoders.placement import (
     choose_device,
     default_precision,
     place_tower,
-    tower_weights,
+    tower_parameters,
 )
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
@@ -122,8 +122,8 @@ def test_half_precision_is_close_and_leaves_sums_alone(tiny_model: Path, precisi
 @pytest.mark.parametrize("tower", ["vision", "text"])
 def test_the_size_of_a_tower_is_told_from_headers(tiny_model: Path, tower: TowerName) -> None:
     module = build_module(resolve(f"dir:{tiny_model}"), tower)
-    assert tower_weights(resolve(f"dir:{tiny_model}"), tower) == sum(p.numel() for p in module.parameters())
-    assert tower_weights(resolve("nano"), "vision") > 5e6  # type: ignore[operator]  # EfficientNet-Lite2: 6.1 million
+    assert tower_parameters(resolve(f"dir:{tiny_model}"), tower) == sum(p.numel() for p in module.parameters())
+    assert tower_parameters(resolve("nano"), "vision") > 5e6  # type: ignore[operator]  # EfficientNet-Lite2: 6.1 million
 
 
 B = 10**9
@@ -160,7 +160,7 @@ def test_the_llm_stays_on_the_cpu_where_only_the_vision_tower_fits(
     tiny_model: Path, card: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sizes = {"vision": 300_000_000, "text": 8 * B}
-    monkeypatch.setattr(placement, "tower_weights", lambda model, name: sizes[name])
+    monkeypatch.setattr(placement, "tower_parameters", lambda model, name: sizes[name])
     model, card["free"] = resolve(f"dir:{tiny_model}"), 12 * B
     assert place_tower(model, "vision") == Placement(device="cuda", precision="bfloat16")
     assert caplog.messages == []
@@ -182,7 +182,7 @@ def test_a_large_tower_is_not_compiled_unless_asked(
 ) -> None:
     """An export of 8 billion weights for one query would fill memory and disk."""
     model = resolve(f"dir:{save_model(tmp_path / 'model', seed=7)}")
-    monkeypatch.setattr(towers, "COMPILED_LIMIT", tower_weights(model, "text"))
+    monkeypatch.setattr(towers, "COMPILED_LIMIT", tower_parameters(model, "text"))
     caplog.set_level(logging.INFO, logger="llm2clip_search")
     load_tower(model, "vision", runtime="auto", device="cpu")
     assert "Compiling" not in caplog.text
@@ -292,7 +292,7 @@ def test_an_llm_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
     own = folder / "model.safetensors"
     own.write_bytes(own.read_bytes()[:100])
     with pytest.raises(ModelError, match=r"model\.safetensors is not a readable safetensors file: its header claims"):
-        tower_weights(resolve(f"dir:{folder}"), "vision")
+        tower_parameters(resolve(f"dir:{folder}"), "vision")
 
 
 def test_several_files_are_one_llm(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Caption retrieval against its definition, read slowly."""
+"""Caption retrieval compared with a direct implementation of its definition."""
 
 import numpy as np
 import pytest
@@ -28,14 +28,14 @@ def by_definition(vectors: np.ndarray, image_of: np.ndarray) -> float:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_its_definition(seed: int) -> None:
-    """Images of one to seven captions, in a muddle; vectors whose products are whole numbers, so many ties."""
+    """Images with one to seven captions in random order; integer vectors, so there are many ties."""
     generator = np.random.default_rng(seed)
     image_of = generator.permutation(np.repeat(np.arange(20), generator.integers(1, 8, 20)))
     vectors = generator.integers(-1, 2, (len(image_of), 6)).astype(np.float32)
     assert caption_retrieval_accuracy(vectors, image_of) == by_definition(vectors, image_of)
 
 
-def test_the_first_caption_asks_and_four_are_searched() -> None:
+def test_the_first_caption_is_the_query_and_four_are_searched() -> None:
     queries, gallery = queries_and_gallery(np.array([3, 1, 3, 2, 3, 3, 3, 3, 1]))
     assert queries.tolist() == [1, 0]
     assert gallery.tolist() == [8, 2, 4, 5, 6]
@@ -75,7 +75,7 @@ def across_by_definition(
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**32), st.integers(1, 30), st.integers(1, 30))
 def test_across_languages_equals_its_definition(seed: int, asking: int, searched: int) -> None:
-    """Captions in a muddle, images of one language only, and whole numbers, so many ties."""
+    """Captions in random order, images with captions in only one language, and integer vectors with many ties."""
     generator = np.random.default_rng(seed)
     query_of, gallery_of = generator.integers(0, 12, asking), generator.integers(0, 12, searched)
     gallery_of[0] = query_of[0]
@@ -88,8 +88,8 @@ def test_across_languages_equals_its_definition(seed: int, asking: int, searched
     }
 
 
-def test_across_languages_only_first_captions_ask_and_all_are_searched() -> None:
-    """Image 0 asks with its first caption, whose translation is the second of image 0 in the other language."""
+def test_across_languages_first_captions_are_queries_and_all_are_searched() -> None:
+    """The first caption of image 0 is the query; its translation is the second caption of image 0."""
     eye = np.eye(4, dtype=np.float32)
     measured = cross_lingual_recalls(
         eye[[0, 3, 2]], eye[[1, 0, 2, 3]], np.array([0, 0, 5]), np.array([0, 0, 1, 2]), ks=(1, 2)
@@ -98,7 +98,7 @@ def test_across_languages_only_first_captions_ask_and_all_are_searched() -> None
     assert first_captions(np.array([0, 0, 5]), np.array([0, 0, 1, 2])).tolist() == [0]
 
 
-def test_every_pair_goes_both_ways_and_says_its_sizes() -> None:
+def test_language_pairs_go_both_ways_and_have_sizes() -> None:
     eye = np.eye(3, dtype=np.float32)
     pairs = language_pair_recalls(
         {"en": eye[[0, 0, 1]], "de": eye[[0, 1, 2]], "zh": eye[[2, 1]]},

@@ -1,4 +1,4 @@
-"""Figures by ECCV Caption's and CxC's judgments against package ``eccv-caption`` itself."""
+"""Measures by the judgments of ECCV Caption and CxC compared with the package ``eccv-caption``."""
 
 import sys
 import warnings
@@ -18,7 +18,7 @@ with warnings.catch_warnings():
 
 Ids = np.ndarray
 DEEPEST = 48
-"""The most positives that a query has."""
+"""The largest number of positives of a query."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def oracle() -> Metrics:
 
 @pytest.fixture(scope="module")
 def drawn(oracle: Metrics) -> tuple[np.ndarray, np.ndarray, Ids, Ids]:
-    """Images, captions near theirs, and ids of both: shuffled, with ten captions beyond the 25,000."""
+    """Images, captions near their image, and the ids of both, shuffled, with ten captions beyond the 25,000."""
     generator = np.random.default_rng(0)
     image_ids = generator.permutation(list(oracle.coco_gts["i2t"]))
     caption_ids = generator.permutation([*oracle.coco_gts["t2i"], *range(10_000_000, 10_000_010)])
@@ -45,7 +45,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def lists(queries: np.ndarray, gallery: np.ndarray, query_ids: Ids, gallery_ids: Ids, k: int) -> dict[int, list[int]]:
-    """The k nearest of each query, by torch."""
+    """Ids of the k nearest items of each query, computed with torch."""
     found: dict[int, list[int]] = {}
     for start in range(0, len(queries), 1000):
         scores = torch.from_numpy(queries[start : start + 1000]) @ torch.from_numpy(gallery).T
@@ -93,7 +93,7 @@ def test_every_figure_is_the_packages(oracle: Metrics, drawn: tuple[np.ndarray, 
 
 
 def test_positives_outside_the_gallery_stay_missed() -> None:
-    """Two captions of ECCV Caption's ground truth are none of the 25,000."""
+    """Two captions in ECCV Caption's ground truth are not among the 25,000."""
     truth = ground_truth()
     named = set().union(*truth.eccv.text_retrieval.values())
     assert len(named - set(truth.coco.image_retrieval)) == 2
@@ -131,14 +131,14 @@ def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("fresh_truth")
-def test_a_damaged_package_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_damaged_package_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.resources.files", lambda _: tmp_path)
     with pytest.raises(CorpusError, match=r"original_caption_to_image\.json.*install it again"):
         ground_truth()
 
 
 def test_coco_1k_is_the_mean_over_parts_in_the_sets_order() -> None:
-    """Two folds of three images: what confuses across folds does no harm within one."""
+    """Two folds of three images: images in another fold cannot be confused with those of this fold."""
     images = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]
     image_of = np.array([5, 4, 3, 2, 1, 0, 0])
     captions = images[image_of].copy()

@@ -1,4 +1,4 @@
-"""Measures beside recall against definitions written out query by query."""
+"""Measures other than recall, compared with definitions applied query by query."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from llm2clip_search.evaluation.metrics import NEVER, retrieval_ranks
 
 
 def by_definition(scores: np.ndarray, positives: list[set[int]]) -> tuple[float, float]:
-    """mAP@R and R-precision as ECCV Caption words them, one query after another."""
+    """mAP@R and R-precision as ECCV Caption defines them, one query at a time."""
     maps, precisions = [], []
     for row, wanted in zip(scores, positives, strict=True):
         nearest = sorted(range(len(row)), key=lambda item: (-row[item], item))[: len(wanted)]
@@ -34,7 +34,7 @@ def by_definition(scores: np.ndarray, positives: list[set[int]]) -> tuple[float,
     chunk=st.sampled_from([1, 7, 1000]),
 )
 def test_precision_is_the_definitions(seed: int, images: int, captions: int, chunk: int) -> None:
-    """Images of none to many captions, scores with ties."""
+    """Images with any number of captions, including none, and scores with ties."""
     generator = np.random.default_rng(seed)
     image_of = generator.integers(0, images, captions)
     scores = generator.integers(0, 5, (captions, images)).astype(np.float32)
@@ -48,7 +48,7 @@ def test_precision_is_the_definitions(seed: int, images: int, captions: int, chu
 
 
 def test_sums_of_recalls() -> None:
-    """Two of three captions find their image at once, the third at rank 4; images 3 to 5 have no caption."""
+    """Two of three captions have their image at rank 1, the third at rank 4; images 3 to 5 have no captions."""
     eye = np.eye(6, dtype=np.float32)
     captions = np.array([[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [5, 4, 2, 3, 1, 0]], dtype=np.float32)
     ranks = retrieval_ranks(eye, captions, np.array([0, 1, 2]))

@@ -1,4 +1,4 @@
-"""Recall@k against CLIP_benchmark itself, its golden example and a stable sort."""
+"""Recall@k compared with CLIP_benchmark, a golden example and a stable sort."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from llm2clip_search.evaluation.metrics import NEVER, nearest_rows, ranks_of_bes
 
 
 def clip_benchmark(scores: np.ndarray, image_of: np.ndarray, k: int) -> dict[str, float]:
-    """Its own functions on a matrix ``[captions, images]``, as its `evaluate` calls them."""
+    """CLIP_benchmark's functions on a matrix ``[captions, images]``, called as in its `evaluate`."""
     similarity = torch.from_numpy(scores)
     positive = torch.zeros_like(similarity, dtype=torch.bool)
     positive[torch.arange(len(scores)), torch.from_numpy(image_of)] = True
@@ -42,7 +42,7 @@ def test_the_golden_example() -> None:
 @pytest.mark.parametrize(("images", "per_image", "orphans"), [(7, 1, 0), (9, 5, 0), (8, 3, 2), (1, 4, 0)])
 @pytest.mark.parametrize("chunk", [1, 7, 45, 1000])
 def test_equals_clip_benchmark_to_the_bit(images: int, per_image: int, orphans: int, chunk: int) -> None:
-    """On scores without ties, whatever the chunk; ``orphans`` images have no caption."""
+    """For scores without ties and any chunk size; ``orphans`` images have no caption."""
     generator = np.random.default_rng(images)
     image_of = generator.permutation(np.repeat(np.arange(images - orphans), per_image))
     gallery, captions = np.eye(images, dtype=np.float32), generator.random((len(image_of), images), dtype=np.float32)
@@ -69,7 +69,7 @@ def test_captions_without_an_image_are_refused() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 24, 1000])
 def test_ties_in_bulk_rank_as_a_stable_sort_does(chunk: int) -> None:
-    """Scores of three values only, so that nearly every rank is decided by a tie."""
+    """Scores with only three values, so nearly every rank is decided by a tie."""
     generator = np.random.default_rng(0)
     image_of = generator.integers(0, 8, 24)
     scores = generator.integers(0, 3, (24, 8)).astype(np.float32)
@@ -90,7 +90,7 @@ def test_k_beyond_the_gallery_finds_all_but_orphans() -> None:
 
 
 class StubModel:
-    """Looks vectors up: an image is its vector, a caption's token is its row."""
+    """Looks vectors up: images are vectors already, and a caption's token is its row."""
 
     def __init__(self, captions: np.ndarray) -> None:
         self._captions = torch.from_numpy(captions)
@@ -104,7 +104,7 @@ class StubModel:
 
 @pytest.mark.parametrize(("images", "per_image", "orphans"), [(40, 1, 0), (30, 5, 0), (25, 3, 4)])
 def test_equals_the_whole_evaluation_of_clip_benchmark(images: int, per_image: int, orphans: int) -> None:
-    """From vectors through its own data loader loop, not from a matrix."""
+    """From vectors, through CLIP_benchmark's loop over batches, not from a matrix."""
     generator = np.random.default_rng(images)
     gallery = unit(generator.standard_normal((images, 24)))
     image_of = np.repeat(np.arange(images - orphans), per_image)
@@ -151,7 +151,7 @@ def test_order_of_gallery_and_captions_changes_nothing_without_ties(seed: int, i
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), gallery=st.integers(1, 20), groups=st.integers(1, 6), chunk=st.integers(1, 9))
 def test_ranks_and_nearest_are_a_stable_sorts(seed: int, gallery: int, groups: int, chunk: int) -> None:
-    """Groups of any size, also empty ones, and scores with ties."""
+    """Groups of any size, including empty ones, and scores with ties."""
     generator = np.random.default_rng(seed)
     scores = generator.integers(0, 4, (8, gallery)).astype(np.float32)
     query_of, gallery_of = generator.integers(0, groups, 8), generator.integers(0, groups, gallery)
@@ -165,14 +165,14 @@ def test_ranks_and_nearest_are_a_stable_sorts(seed: int, gallery: int, groups: i
 
 
 def test_of_duplicates_the_lower_row_is_found() -> None:
-    """Three images of one vector: captions of the first are found first, those of the last come third."""
+    """Three images with the same vector: the first ranks first, the last ranks third."""
     same = np.repeat(unit(np.ones((1, 8))), 3, axis=0)
     for image, rank in ((0, 0), (1, 1), (2, 2)):
         assert ranks_of_best(same[:1], same, np.array([image]), np.arange(3)).tolist() == [rank]
 
 
 def test_what_is_not_a_number_is_found_last() -> None:
-    """A diverged model must not look perfect: no comparison with NaN is true."""
+    """A diverged model must not look perfect, although no comparison with NaN is true."""
     eye = np.eye(4, dtype=np.float32)
     broken = eye.copy()
     broken[3] = np.nan

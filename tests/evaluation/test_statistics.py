@@ -1,4 +1,4 @@
-"""Intervals and the paired test against naive loops and full enumeration."""
+"""Intervals and the paired test compared with naive loops and full enumeration."""
 
 from itertools import product
 
@@ -12,7 +12,7 @@ from llm2clip_search.evaluation.statistics import paired_differences, recall_int
 
 
 def drawn(seed: int, images: int, per_image: int = 5, scale: float = 4.0) -> tuple[RetrievalRanks, np.ndarray]:
-    """Ranks whose captions agree within an image, as those of real images do."""
+    """Ranks that are correlated within an image, like those of real captions."""
     generator = np.random.default_rng(seed)
     image_of = np.repeat(np.arange(images), per_image)
     hardness = generator.exponential(scale, images)
@@ -26,7 +26,7 @@ def drawn(seed: int, images: int, per_image: int = 5, scale: float = 4.0) -> tup
 
 
 def naive(ranks: RetrievalRanks, image_of: np.ndarray, k: int, resamples: int) -> np.ndarray:
-    """``image_retrieval_recall@k`` of each draw, captions gathered image by image."""
+    """95 % interval of ``image_retrieval_recall@k``; each resample gathers the captions image by image."""
     generator = np.random.default_rng(99)
     images = len(ranks.text_retrieval)
     captions = [np.flatnonzero(image_of == image) for image in range(images)]
@@ -48,7 +48,7 @@ def test_intervals_are_those_of_a_naive_bootstrap_over_images() -> None:
 
 
 def test_captions_of_an_image_do_not_count_as_independent() -> None:
-    """Five equal captions an image tell no more than one."""
+    """Five identical captions per image carry no more information than one."""
     once, one_each = drawn(2, 100, per_image=1)
     five = RetrievalRanks(image_retrieval=np.repeat(once.image_retrieval, 5), text_retrieval=once.text_retrieval)
     found, expected = recall_intervals(five, np.repeat(one_each, 5)), recall_intervals(once, one_each)
@@ -90,7 +90,7 @@ def test_certain_recalls_have_no_width() -> None:
 
 
 def test_images_without_captions_are_drawn_too() -> None:
-    """One of ten images has a caption: a draw without it has none to find."""
+    """One of ten images has a caption; a resample without that image has no caption to find."""
     ranks = RetrievalRanks(image_retrieval=np.array([0]), text_retrieval=np.array([0] + [NEVER] * 9))
     found = recall_intervals(ranks, np.array([0]))
     assert found["image_retrieval_recall@1"] == (0.0, 1.0)
@@ -117,7 +117,7 @@ def test_exchanged_runs_differ_the_other_way(seed: int, images: int) -> None:
 
 
 def test_p_is_that_of_all_signs() -> None:
-    """Nine images: all 512 choices of signs, counted."""
+    """Nine images; the reference enumerates all 512 choices of signs."""
     (a, image_of), (b, _) = drawn(5, 9), drawn(6, 9, scale=1.0)
     found = paired_differences(a, b, image_of, sign_flips=20_000)
     hits = (b.image_retrieval < 5).astype(int) - (a.image_retrieval < 5)
@@ -128,8 +128,8 @@ def test_p_is_that_of_all_signs() -> None:
 
 
 def test_runs_of_one_quality_seldom_differ() -> None:
-    """Of 200 pairs drawn alike about one in twenty falls below 0.05; a test that took captions for independent
-    would find several times as many."""
+    """Of 200 pairs from the same distribution about one in twenty has p < 0.05; a test that treats captions as
+    independent would give several times as many."""
     below = 0
     for seed in range(200):
         generator = np.random.default_rng(seed)

@@ -10,8 +10,11 @@ from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from tests.support.models import save_tokenizer
 
 
-def save_dual(folder: Path, kind: str) -> Any:
-    """A tiny random CLIP or SigLIP folder in transformers' layout; returns the model."""
+def save_dual(folder: Path, kind: str, *, vocabulary: int = 320) -> Any:
+    """A tiny random CLIP or SigLIP folder in transformers' layout; returns the model.
+
+    Its tokenizer knows 320 tokens; with ``vocabulary`` the table of embeddings is larger.
+    """
     ensure_torchvision()
     import transformers
 
@@ -26,7 +29,7 @@ def save_dual(folder: Path, kind: str) -> Any:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
     }
-    text = {**layers, "vocab_size": 320, "max_position_embeddings": 16, "eos_token_id": 0, "pad_token_id": 0}
+    text = {**layers, "vocab_size": vocabulary, "max_position_embeddings": 16, "eos_token_id": 0, "pad_token_id": 0}
     vision = {**layers, "image_size": 32, "patch_size": 8}
     torch.manual_seed(0)
     name = {"clip": "CLIP", "siglip": "Siglip"}[kind]

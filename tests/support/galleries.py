@@ -1,4 +1,4 @@
-"""Small galleries of smooth pictures with captions, on disk as a reader leaves them."""
+"""Builders of small galleries of images with captions, as a reader returns them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.support.images import photograph
 
 
 def gallery(folder: Path, captions: Mapping[str, Captions], *, images: int) -> RetrievalSet:
-    """``images`` pictures ``0.png``, ``1.png``... in ``folder``, in that order, and their captions by language."""
+    """A set with the images ``0.png``, ``1.png``, ... written to ``folder``, and the given captions by language."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{number}.png" for number in range(images)]
     for number, name in enumerate(names):

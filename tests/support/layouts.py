@@ -1,4 +1,4 @@
-"""Makes data sets in their authors' layouts: a few real JPEGs in folders and shards."""
+"""Builders of data sets in their authors' layouts: a few real JPEGs in folders and shards."""
 
 import csv
 import gzip
@@ -13,14 +13,14 @@ from tests.support.images import photograph
 
 @cache
 def jpeg(seed: int) -> bytes:
-    """A JPEG's bytes; no two seeds give the same."""
+    """A JPEG file; different seeds give different files."""
     out = io.BytesIO()
     photograph(seed, size=(32, 24)).save(out, "JPEG")
     return out.getvalue()
 
 
 def write_images(folder: Path, names: Iterable[str]) -> Path:
-    """A JPEG of its own under every name, subfolders included; returns the folder."""
+    """Write a different JPEG under each name, creating subfolders; returns the folder."""
     for seed, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def write_images(folder: Path, names: Iterable[str]) -> Path:
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
-    """An uncompressed shard of those members, in their order; returns its path."""
+    """Write an uncompressed shard with these members in order; returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members.items():
@@ -40,7 +40,7 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
 
 
 def write_multilingual_flickr8k(folder: Path, *, images: int, tail: str = "") -> Path:
-    """Flickr8k's dev split in two languages: so many pictures, two captions each in en and de, ``tail`` behind each."""
+    """Flickr8k's dev split with two captions per image in en and de, each followed by ``tail``."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tar(folder / "flickr8k-dev-000.tar", {f"{number}.jpg": jpeg(number) for number in range(images)})
     rows = [

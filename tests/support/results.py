@@ -1,4 +1,4 @@
-"""Retrieval results of models that never ran."""
+"""Builders of retrieval results with random ranks."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def result_of(
     dataset: str = "flickr8k",
     never: Sequence[int] = (),
 ) -> RetrievalResult:
-    """A result whose ranks are drawn; of two with one seed, the one that is ``better`` has the lower ranks."""
+    """A result with random ranks; with the same seed, a larger ``better`` gives lower ranks."""
     generator = np.random.default_rng([seed, *language.encode()])
     drawn = {
         "image_retrieval": (generator.exponential(6, IMAGES * PER_IMAGE) / better).astype(np.int64),

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from torch.nn import functional as F
 
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.runtime import checkpoint
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
 from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup, Task, run_loop
@@ -151,9 +149,16 @@ def train_and_die(out: Path, point: str, count: int) -> None:
         if seen == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    rename = Path.replace
+
+    def rename_and_report(self: Path, target: Path) -> Path:
+        reached(f"{target.name} unnamed")
+        renamed = rename(self, target)
+        reached(f"{target.name} in place")
+        return renamed
+
     torch.set_num_threads(1)
-    unnamed, in_place = partial(reached, "checkpoint unnamed"), partial(reached, "checkpoint in place")
-    with mock.patch("os.fsync", unnamed), mock.patch.object(checkpoint, "fsync_path", in_place):
+    with mock.patch.object(Path, "replace", rename_and_report):
         train(ToyTask(World(), dropout=0.2), out, progress=reached)
 
 

@@ -130,7 +130,7 @@ def test_operations_of_a_depthwise_convolution_are_counted_by_group() -> None:
 def test_what_a_forward_holds_is_counted_once() -> None:
     layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     pixels = torch.zeros(5, 4)
-    assert cost_of(layers, lambda: layers(pixels)).held == 4 * 5 * (4 + 8)
+    assert cost_of(layers, lambda: layers(pixels)).activation_bytes == 4 * 5 * (4 + 8)
 
 
 def test_kept_views_spare_the_frozen_blocks() -> None:

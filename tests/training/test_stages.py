@@ -19,6 +19,7 @@ from llm2clip_search.encoders import load_encoder
 from llm2clip_search.errors import CorpusError, Llm2ClipError, ModelError, StoreError
 from llm2clip_search.training import Recipe, find_recipe, stages
 from llm2clip_search.training.data.caption_store import CaptionStore
+from llm2clip_search.training.data.training_captions import read_stage2_captions
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.tasks.vision_training import VisionTraining
@@ -207,7 +208,7 @@ def test_a_killed_embedding_goes_on_behind_the_last_shard(
     assert 0 < done < rows
     whole, again = CaptionStore(made / "store"), CaptionStore(tmp_path)
     assert len(whole) == len(again) == rows
-    ids = stages.stage2_captions(recipe.data, root)[0]["caption_id"].to_numpy()
+    ids = read_stage2_captions(recipe.data, root)[0]["caption_id"].to_numpy()
     a, b = (store.embeddings(store.positions(ids)).astype(np.float32) for store in (whole, again))
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)  # batches of other lengths
 
@@ -310,8 +311,9 @@ def test_a_store_of_another_llm_is_refused_naming_both(recipe: Recipe, root: Pat
             world=World(),
             progress=no_progress,
         )
-    with pytest.raises(StoreError, match="--out"):
+    with pytest.raises(StoreError, match="holds embeddings of LLM") as raised:
         embed(recipe, root, tmp_path / "llm", made / "store")
+    assert "--out" in raised.value.hint
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
@@ -388,6 +390,6 @@ def test_dev_is_kept_out_of_training_without_being_asked(recipe: Recipe, root: P
     """A data recipe that trains on its dev split's photographs loses them, whatever it holds out."""
     assert recipe.data.dev is not None
     greedy = replace(recipe.data, image_captions=(replace(recipe.data.image_captions[0], split=""),), held_out=())
-    captions, counts = stages.stage2_captions(greedy, root)
+    captions, counts = read_stage2_captions(greedy, root)
     assert not [name for name in captions["image_id"].to_pylist() if name.startswith("dev")]
     assert counts["held out"] > 0

@@ -24,7 +24,7 @@ def images_in(folder: Path, files: Mapping[str, str], *, what: str) -> ImageFile
     Raises:
         CorpusError: images are missing; the message has both counts and the first missing path.
     """
-    places: dict[str, ByteRange] = {}
+    ranges: dict[str, ByteRange] = {}
     missing: list[str] = []
     for image_id, name in files.items():
         try:
@@ -33,14 +33,14 @@ def images_in(folder: Path, files: Mapping[str, str], *, what: str) -> ImageFile
             missing.append(name)
             continue
         if stat.S_ISREG(status.st_mode):
-            places[image_id] = ByteRange(folder / name, 0, status.st_size)
+            ranges[image_id] = ByteRange(folder / name, 0, status.st_size)
         else:
             missing.append(name)
     if missing:
         raise CorpusError(
             f"{len(missing):,} of {len(files):,} images of {what} are missing from {folder}, such as {missing[0]}."
         )
-    return ImageFiles(places)
+    return ImageFiles(ranges)
 
 
 def retrieval_set(

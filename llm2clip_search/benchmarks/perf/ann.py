@@ -1,16 +1,16 @@
-"""What approximate search costs in recall and gains in speed, over its search effort, against exact search.
+"""Recall and speed of approximate search compared with exact search, at several search efforts.
 
-Whatever is measured is an index on disk that `build_ann` built, asked as the engine asks it: the user's own, or
-a scratch one, filled with the user's vectors or with synthetic ones.
+Every measurement is made on an index on disk that `build_ann` built, searched as the engine does: the user's own index,
+or a temporary one filled with the user's vectors or with synthetic vectors.
 """
 
 import logging
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
+from llm2clip_search.benchmarks.perf.timing import seconds_of
 from llm2clip_search.engine import SearchIndex
 from llm2clip_search.engine.plan import APPROXIMATE_MAX_K
 from llm2clip_search.errors import CorpusError, QueryError, StoreError
@@ -33,47 +34,47 @@ logger = logging.getLogger(__name__)
 Kind = Literal["flat", "hnsw", "ivf"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EFFORTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
-"""Multiples of the efSearch or nprobe that the engine takes for a first page of results."""
+"""Multiples of the efSearch or nprobe that the engine uses for the first page of results."""
 ROUNDS, ROUND_SECONDS = 3, 0.2
-"""All queries are asked at once so often at least, and for so long; the median is kept. A batch may take a few
-milliseconds, and one that waits for a core would decide its rate."""
+"""Minimum number of batches with all queries, and minimum total time in seconds; the median of the batches is reported.
+A batch may take only a few milliseconds, so a single one that waits for a core would distort the rate."""
 SAME_SCORE = 1e-6
-"""Cosines that differ by less are equal: float32 sums of another order of additions."""
+"""Cosines that differ by less are considered equal; float32 sums depend on the order of additions."""
 BLOCK = 65_536
-"""Vectors that are drawn, or committed to a scratch index, at a time."""
+"""Vectors that are drawn, or committed to a temporary index, at a time."""
 
 Search = Callable[[np.ndarray], np.ndarray]
-"""float32 ``[n, dim]`` to int64 ``[n, k]``, best first, -1 where nothing more was found."""
+"""Maps queries float32 ``[n, dim]`` to ids int64 ``[n, k]``, best first, -1 if fewer are found."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnnPoint:
-    """One index at one search effort."""
+    """The measurements of one index at one search effort."""
 
     kind: Kind
     factory: str | None
     """FAISS factory string; None for exact search."""
     setting: str
-    """``exact``; ``efSearch=N`` or ``nprobe=N`` for FAISS's index alone; ``engine`` for a query's whole search: the
-    engine asks the index for more than k and ranks what it finds again by the stored vectors, since inverted lists
-    hold residuals rounded to float16, by which neighbours may change places."""
+    """``exact``; ``efSearch=N`` or ``nprobe=N`` for the FAISS index alone; ``engine`` for the complete search of a
+    query. The engine retrieves more than k candidates and ranks them again by the stored vectors, because inverted
+    lists store residuals rounded to float16, which may change the order of neighbours."""
     recall: float
-    """Mean over queries of the share of the k exact nearest neighbours found, see `recall_of`."""
+    """Share of the k exact nearest neighbours that are found, averaged over queries; see `recall_of`."""
     queries_per_second: float
-    """All queries in one call, median over calls."""
+    """With all queries in one call; median over calls."""
     p50_ms: float
-    """Milliseconds of a query asked alone: median, 95th and 99th percentile over all queries. FAISS's index alone is
-    then asked by one thread; exact search and the engine take as many as they always do."""
+    """Latency of single queries in milliseconds: median, 95th and 99th percentile over all queries. The FAISS index
+    alone is then searched with one thread; exact search and the engine use their normal number of threads."""
     p95_ms: float
     p99_ms: float
     memory_bytes: int
-    """Of FAISS's file, which a search reads into memory whole; for exact search, of the stored vectors, float16,
-    which it maps."""
+    """Size of the FAISS file, which is read into memory completely; for exact search, size of the stored float16
+    vectors, which are memory-mapped."""
     build_seconds: float | None
-    """To build it, measure its recall and write it, as ``index`` does; None for one that was there already, and for
+    """Time to build the index, measure its recall and write it, as ``index`` does; None for an existing index and for
     exact search."""
     on_front: bool = False
-    """No other point has higher recall at its speed, or is faster at its recall."""
+    """Whether the point is on the Pareto front of recall and queries per second."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -81,19 +82,19 @@ class AnnPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnResult:
-    """The points of all kinds, and what they were measured on."""
+    """The points of all kinds of index, and the data that they were measured on."""
 
     vectors: str
-    """Whose they are: the index's folder, or how they were drawn."""
+    """Source of the vectors: the folder of the index, or how they were drawn."""
     rows: int
-    """Live vectors."""
+    """Number of live vectors."""
     dim: int
     k: int
     queries: int
     points: tuple[AnnPoint, ...]
 
     def to_dicts(self) -> Iterator[dict[str, Any]]:
-        """One a point."""
+        """One flat dictionary per point, for JSON."""
         common = {name: getattr(self, name) for name in ("vectors", "rows", "dim", "k", "queries")}
         return ({**common, **point.to_dict()} for point in self.points)
 
@@ -106,34 +107,37 @@ def benchmark_index(
     queries: int = 200,
     seed: int = 0,
 ) -> AnnResult:
-    """Measure an index, asked in midpoints of random pairs of its vectors; it is only read.
+    """Measure an index with midpoints of random pairs of its vectors as queries; the index is only read.
 
     Args:
-        kinds: those to build from its vectors, in a scratch folder; without any, exact search and the
-            approximate index that it has are measured as they are.
+        kinds: kinds of index to build from its vectors in a temporary folder; if empty, exact search and the existing
+            approximate index are measured.
+        k: number of neighbours to search for.
+        queries: number of queries.
 
     Raises:
-        StoreError: no approximate index and no kinds, no rows, or FAISS is not installed.
-        CorpusError: an unknown kind.
-        QueryError: ``k`` beyond the rows, or beyond what is ever searched approximately.
+        StoreError: the index has no rows, there is neither an approximate index nor ``kinds``, or FAISS is not
+            installed.
+        CorpusError: a kind is unknown.
+        QueryError: ``k`` is larger than the number of rows, or so large that every search is exact.
     """
     wanted, ann, rows = _checked(kinds), snapshot.manifest.ann, snapshot.manifest.live
     if rows == 0:
-        raise StoreError(f"{snapshot.folder} has no images; 'llm2clip-search index FOLDER' adds some.")
+        raise StoreError(f"{snapshot.folder} has no images.", hint="llm2clip-search index FOLDER adds images.")
     _check_k(k, rows)
     if not wanted and ann is None:
         raise StoreError(
-            f"{snapshot.folder} has no approximate index, its {rows:,} images are searched exactly;"
-            " --kinds flat,hnsw,ivf measures what each kind would be, built from its vectors."
+            f"{snapshot.folder} has no approximate index; its {rows:,} images are searched exactly.",
+            hint="--kinds flat,hnsw,ivf builds and measures each kind of index with its vectors.",
         )
-    asked = midpoint_queries(snapshot, seed=seed, count=queries)
+    drawn = midpoint_queries(snapshot, seed=seed, count=queries)
     if wanted:
         vectors = (block for _, block in snapshot.blocks())
-        with _scratch(vectors, snapshot.manifest.model, snapshot.manifest.dim) as writer:
-            points = list(_built(writer, wanted, asked, k, seed))
+        with _temporary_index(vectors, snapshot.manifest.model, snapshot.manifest.dim) as writer:
+            points = list(_built(writer, wanted, drawn, k, seed))
     else:
         logger.info("measuring %s", snapshot.folder)
-        truth = Truth.of(snapshot, asked, k)
+        truth = ExactNeighbours.of(snapshot, drawn, k)
         points = [_exact_point(truth), *_approximate_points(snapshot, truth)]
     return AnnResult(
         vectors=str(snapshot.folder),
@@ -154,37 +158,37 @@ def benchmark_synthetic(
     queries: int = 200,
     seed: int = 0,
 ) -> AnnResult:
-    """Measure indices over vectors of a `SphereMixture`, asked in vectors of the same mixture that they do not hold.
+    """Measure indices of vectors drawn from a `SphereMixture`, with further vectors from the same mixture as queries.
 
-    Raises as `benchmark_index`.
+    Arguments and errors as for `benchmark_index`.
     """
     wanted = _checked(kinds)
     _check_k(k, rows)
     mixture = SphereMixture.of(rows, dim, seed=seed)
-    asked = mixture.draw(queries, stream=0)
+    drawn = mixture.draw(queries, stream=0)
     vectors = (
         mixture.draw(min(BLOCK, rows - start), stream=stream)
         for stream, start in enumerate(range(0, rows, BLOCK), start=1)
     )
     name = f"synthetic, {mixture.clusters} clusters, seed {seed}"
-    with _scratch(vectors, ModelIdentity(name, "", "", ""), dim) as writer:
-        points = mark_front(list(_built(writer, wanted, asked, k, seed)))
+    with _temporary_index(vectors, ModelIdentity(name, "", "", ""), dim) as writer:
+        points = mark_front(list(_built(writer, wanted, drawn, k, seed)))
     return AnnResult(vectors=name, rows=rows, dim=dim, k=k, queries=queries, points=points)
 
 
-class Truth(NamedTuple):
-    """Queries with the answers of exact search, which an index is compared with."""
+class ExactNeighbours(NamedTuple):
+    """Queries and their exact nearest neighbours, the reference for recall."""
 
     snapshot: Snapshot
     queries: np.ndarray
-    """float32 ``[n, dim]``, unit."""
+    """float32 ``[n, dim]``, L2-normalised."""
     scores: np.ndarray
     """float32 ``[n, k]``, best first."""
     ids: np.ndarray
     """int64 ``[n, k]``."""
 
     @classmethod
-    def of(cls, snapshot: Snapshot, queries: np.ndarray, k: int) -> "Truth":
+    def of(cls, snapshot: Snapshot, queries: np.ndarray, k: int) -> "ExactNeighbours":
         return cls(snapshot, queries, *exact_search(snapshot, queries, k))
 
     @property
@@ -192,18 +196,22 @@ class Truth(NamedTuple):
         return int(self.ids.shape[1])
 
 
-def recall_of(truth: Truth, found: np.ndarray) -> float:
-    """Mean share of the k exact neighbours in ``found``, int64 ``[n, k]``.
+def recall_of(truth: ExactNeighbours, found: np.ndarray) -> float:
+    """Share of the k exact neighbours that are in ``found``, averaged over queries.
 
-    Exact search breaks ties by lower id, an index as it happens to; so any row counts for another of the same
-    score, as far as exact search had rows of that score. Copies of a photograph thus cost no recall.
+    Exact search breaks ties by id, approximate search arbitrarily. So a row counts as found if another row with the
+    same score is found, up to the number of rows with that score among the exact neighbours. Copies of a photograph
+    therefore do not lower recall.
+
+    Args:
+        found: int64 ``[n, k]``, ids; -1 for nothing.
     """
     hits = 0
     for query, scores, expected, answer in zip(truth.queries, truth.scores, truth.ids, found, strict=True):
         own = np.unique(answer[answer >= 0])
         known = np.isin(expected, own)
         hits += int(known.sum())
-        # A row that exact search left out stands for one that is missing when both have its last score.
+        # A row outside the exact neighbours replaces a missing one if both have the lowest score among these.
         last = float(scores[-1])
         missing = int(((scores <= last + SAME_SCORE) & ~known).sum())
         others = own[~np.isin(own, expected)].tolist()
@@ -213,7 +221,7 @@ def recall_of(truth: Truth, found: np.ndarray) -> float:
 
 
 def mark_front(points: Sequence[AnnPoint]) -> tuple[AnnPoint, ...]:
-    """The same points, with those on the Pareto front of recall against queries a second marked."""
+    """The points, with those on the Pareto front of recall and queries per second marked."""
     return tuple(replace(point, on_front=not any(_dominates(other, point) for other in points)) for point in points)
 
 
@@ -226,25 +234,28 @@ def _dominates(better: AnnPoint, worse: AnnPoint) -> bool:
 def _checked(kinds: Sequence[str]) -> tuple[Kind, ...]:
     for kind in kinds:
         if kind not in KINDS:
-            raise CorpusError(f"There is no kind of index {kind!r}; there are: {', '.join(KINDS)}.")
+            raise CorpusError(f"There is no kind of index {kind!r}; there are {', '.join(KINDS)}.")
     return cast("tuple[Kind, ...]", tuple(dict.fromkeys(kinds)))
 
 
 def _check_k(k: int, rows: int) -> None:
     if k > rows:
-        raise QueryError(f"-k {k} is more than the {rows:,} vectors there are; ask for fewer.")
+        raise QueryError(f"{k} neighbours cannot be found among {rows:,} vectors.", hint="Choose a smaller -k.")
     if k > APPROXIMATE_MAX_K:
-        raise QueryError(f"-k {k} is more than {APPROXIMATE_MAX_K}, beyond which every search is exact; ask for fewer.")
+        raise QueryError(
+            f"Searches for {k} neighbours are always exact, as for all k over {APPROXIMATE_MAX_K}.",
+            hint="Choose a smaller -k.",
+        )
 
 
 @contextmanager
-def _scratch(blocks: Iterable[np.ndarray], model: ModelIdentity, dim: int) -> Iterator[Writer]:
-    """A new index of these vectors, float32 ``[m, dim]`` a block; it is deleted at the end."""
+def _temporary_index(blocks: Iterable[np.ndarray], model: ModelIdentity, dim: int) -> Iterator[Writer]:
+    """A new index of the given vectors, float32 ``[m, dim]`` per block; it is deleted on exit."""
     with (
         tempfile.TemporaryDirectory(prefix="llm2clip-ann-") as scratch,
         Writer.open(Path(scratch) / "index", model=model, dim=dim) as writer,
     ):
-        logger.info("writing the vectors to a scratch index")
+        logger.info("writing the vectors to a temporary index")
         for block in blocks:
             ids = writer.allocate(len(block))
             rows = [Row(id=i, path=str(i), content_hash="", size=0, mtime_ns=0, width=1, height=1) for i in ids]
@@ -253,8 +264,8 @@ def _scratch(blocks: Iterable[np.ndarray], model: ModelIdentity, dim: int) -> It
 
 
 def _built(writer: Writer, kinds: Sequence[Kind], queries: np.ndarray, k: int, seed: int) -> Iterator[AnnPoint]:
-    """Build each kind as the indexer does, and measure it."""
-    truth = Truth.of(writer.snapshot, queries, k)
+    """Build each kind of index as the indexer does, and measure it."""
+    truth = ExactNeighbours.of(writer.snapshot, queries, k)
     for kind in kinds:
         if kind == "flat":
             logger.info("measuring exact search")
@@ -264,14 +275,12 @@ def _built(writer: Writer, kinds: Sequence[Kind], queries: np.ndarray, k: int, s
         wanted = config.kind_for(writer.manifest.live)
         assert wanted is not None, "flat is measured above, and there are rows"
         logger.info("building %s over %s vectors", wanted.factory, f"{writer.manifest.live:,}")
-        started = time.perf_counter()
-        build_ann(writer, config)
-        seconds = time.perf_counter() - started
+        seconds = seconds_of(partial(build_ann, writer, config))
         logger.info("measuring %s", kind)
         yield from _approximate_points(writer.snapshot, truth, build_seconds=seconds)
 
 
-def _exact_point(truth: Truth) -> AnnPoint:
+def _exact_point(truth: ExactNeighbours) -> AnnPoint:
     manifest = truth.snapshot.manifest
     return _point(
         lambda queries: exact_search(truth.snapshot, queries, truth.k)[1],
@@ -284,10 +293,12 @@ def _exact_point(truth: Truth) -> AnnPoint:
     )
 
 
-def _approximate_points(snapshot: Snapshot, truth: Truth, *, build_seconds: float | None = None) -> Iterator[AnnPoint]:
-    """The approximate index of a snapshot, alone at each effort, then within the engine."""
+def _approximate_points(
+    snapshot: Snapshot, truth: ExactNeighbours, *, build_seconds: float | None = None
+) -> Iterator[AnnPoint]:
+    """Measure the approximate index of a snapshot: alone at each effort, then within the engine."""
     ann, path = snapshot.manifest.ann, snapshot.ann_path
-    assert ann is not None, "the caller has looked"
+    assert ann is not None, "checked by the caller"
     assert path is not None, "the manifest names it"
     kind = kind_of(ann.factory)
     index = FaissIndex.load(kind, path)
@@ -310,15 +321,19 @@ def _approximate_points(snapshot: Snapshot, truth: Truth, *, build_seconds: floa
 
 
 def _point(
-    search: Search, truth: Truth, *, alone_in: Callable[[], AbstractContextManager[None]] = nullcontext, **about: Any
+    search: Search,
+    truth: ExactNeighbours,
+    *,
+    alone_in: Callable[[], AbstractContextManager[None]] = nullcontext,
+    **about: Any,
 ) -> AnnPoint:
-    """Ask all queries at once and each alone; the first call, which may load or map, is not timed."""
+    """Run all queries at once and one by one; the first call, which may load or map files, is not timed."""
     found = search(truth.queries)
     rounds: list[float] = []
     while len(rounds) < ROUNDS or sum(rounds) < ROUND_SECONDS:
-        rounds.append(_seconds(search, truth.queries))
+        rounds.append(seconds_of(lambda: search(truth.queries)))
     with alone_in():
-        alone = [1000 * _seconds(search, query[None, :]) for query in truth.queries]
+        alone = [1000 * seconds_of(partial(search, query[None, :])) for query in truth.queries]
     p50, p95, p99 = np.percentile(alone, (50, 95, 99)).tolist()
     return AnnPoint(
         recall=recall_of(truth, found),
@@ -328,9 +343,3 @@ def _point(
         p99_ms=p99,
         **about,
     )
-
-
-def _seconds(search: Search, queries: np.ndarray) -> float:
-    started = time.perf_counter()
-    search(queries)
-    return time.perf_counter() - started

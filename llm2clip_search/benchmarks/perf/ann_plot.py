@@ -1,4 +1,4 @@
-"""``ann.jsonl``, the points of an `AnnResult`, and ``ann.png``: speed and latency over recall."""
+"""Writes an `AnnResult` as ``ann.jsonl`` and ``ann.png``, a plot of speed and latency over recall."""
 
 import json
 from collections.abc import Sequence
@@ -23,27 +23,30 @@ TAIL: dict[str, Any] = {"linewidth": 4, "alpha": 0.3, "solid_capstyle": "butt"}
 
 
 def write_ann(result: AnnResult, out: Path) -> list[Path]:
-    """Write both files to the folder ``out``, which is made if need be; returns their paths.
+    """Write both files to the folder ``out``, which is created if needed; returns their paths.
 
     Raises:
-        CorpusError: there is no matplotlib (the points are written nevertheless), or the folder cannot be made.
+        CorpusError: matplotlib is not installed (``ann.jsonl`` is written all the same), or the folder cannot be
+            created.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CorpusError(f"--out {out} cannot be made: {error.strerror}; name another folder.") from error
+        raise CorpusError(
+            f"The folder {out} cannot be created: {error.strerror}.", hint="--out names another folder."
+        ) from error
     points, picture = out / "ann.jsonl", out / "ann.png"
     replace_file(points, "".join(f"{json.dumps(line)}\n" for line in result.to_dicts()).encode())
     try:
         figure = _figure(result)
     except ImportError as error:
-        raise CorpusError(f"{NO_MATPLOTLIB}; {points} is written.") from error
+        raise CorpusError(f"{NO_MATPLOTLIB}; {points} was written.") from error
     figure.savefig(picture)
     return [points, picture]
 
 
 def _figure(result: AnnResult) -> "Figure":
-    """Above, queries a second over recall with the front; below, latencies over recall."""
+    """Top: queries per second over recall, with the Pareto front. Bottom: latency over recall."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, ((speed,), (latency,)) = panels([1.5 * PANEL, PANEL])
@@ -67,14 +70,14 @@ def _figure(result: AnnResult) -> "Figure":
         zorder=1,
         label="Pareto front",
     )
-    speed.plot([], [], "D", color=GREY, **ENGINE, label="the engine's whole search")
+    speed.plot([], [], "D", color=GREY, **ENGINE, label="complete search of the engine")
     speed.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1.0))
     latency.plot([], [], "o-", color=GREY, markersize=4, label="median")
     latency.plot([], [], color=GREY, **TAIL, label="to 99th percentile")
     latency.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1.0))
     about = f"{result.rows:,} vectors of {result.dim} dimensions, {result.queries:,} queries"
-    title(speed, "Queries a second, asked at once", about)
-    title(latency, "Milliseconds, asked one by one")
+    title(speed, "Queries per second, all at once", about)
+    title(latency, "Latency in milliseconds, one by one")
     for panel in (speed, latency):
         panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
@@ -89,8 +92,8 @@ def _speeds(panel: "Axes", points: Sequence[AnnPoint], colour: str, *, label: st
     rates = [point.queries_per_second for point in points]
     size = 4 if len(points) > 1 else 7
     panel.plot(recalls, rates, "o-", color=colour, linewidth=1.5, markersize=size, label=label)
-    for place, point in enumerate(points):
-        if point.on_front or place in (0, len(points) - 1):
+    for number, point in enumerate(points):
+        if point.on_front or number in (0, len(points) - 1):
             right = point.recall < 0.99
             panel.annotate(
                 point.setting,
@@ -104,7 +107,7 @@ def _speeds(panel: "Axes", points: Sequence[AnnPoint], colour: str, *, label: st
 
 
 def _latencies(panel: "Axes", points: Sequence[AnnPoint], colour: str) -> None:
-    """Only efforts that find more than every lesser one: the others would stand above each other."""
+    """Plot only efforts with higher recall than all lower efforts; the others would overlap."""
     best = np.maximum.accumulate([-1.0, *(point.recall for point in points)])
     kept = [point for point, before in zip(points, best, strict=False) if point.recall > before]
     recalls, middle = [point.recall for point in kept], [point.p50_ms for point in kept]
@@ -114,9 +117,9 @@ def _latencies(panel: "Axes", points: Sequence[AnnPoint], colour: str) -> None:
 
 
 def _recall_axis(panel: "Axes", result: AnnResult) -> None:
-    """Stretched towards 1, where indices differ: equal steps divide what is missed by equal factors.
+    """A scale that is stretched towards 1, where indices differ: equal steps divide the missed share by equal factors.
 
-    The least that can be missed, half a neighbour of one query, stands for nothing at 1.
+    A recall of 1 is drawn as if half a neighbour of one query were missed.
     """
     least = 0.5 / (result.queries * result.k)
     scale = np.log1p(1 / least)
@@ -125,14 +128,14 @@ def _recall_axis(panel: "Axes", result: AnnResult) -> None:
         stretched: np.ndarray = scale - np.log(np.maximum(1 - recall + least, 0.1 * least))
         return stretched
 
-    def back(place: np.ndarray) -> np.ndarray:
-        recall: np.ndarray = 1 + least - np.exp(scale - place)
+    def unstretch(stretched: np.ndarray) -> np.ndarray:
+        recall: np.ndarray = 1 + least - np.exp(scale - stretched)
         return recall
 
-    panel.set_xscale("function", functions=(stretch, back))
+    panel.set_xscale("function", functions=(stretch, unstretch))
     lowest = min(point.recall for point in result.points)
     ticks = [tick for tick in TICKS if (tick > lowest and 1 - tick > 2 * least) or tick == 1.0]
     panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    # A margin beyond 1, so that markers there are whole.
+    # A margin beyond 1, so that markers at 1 are not clipped.
     panel.set_xlim(max(0.0, lowest - 0.1 * (1 - lowest + least)), 1.0 + 0.2 * least)
     panel.set_xlabel(f"recall@{result.k}")

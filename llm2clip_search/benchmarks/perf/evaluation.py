@@ -1,6 +1,7 @@
-"""What an evaluation costs: every figure of a set of COCO 5K's shape, of vectors drawn at random.
+"""Time and memory of an evaluation: all measures of a data set of COCO 5K's shape, with random vectors.
 
-Random vectors find their partner by chance alone, and chance is known: the recalls are checked against it.
+Random vectors find their counterpart only by chance. The expected recalls are known, and the results are checked
+against them.
 """
 
 import time
@@ -18,34 +19,34 @@ from llm2clip_search.evaluation.statistics import recall_intervals
 
 COCO_IMAGES = 5000
 COCO_CAPTIONS = 25010
-"""All captions of Karpathy's test split, as CLIP_benchmark reads them."""
+"""All captions of Karpathy's test split, as read by CLIP_benchmark."""
 FAR = 6.0
-"""Standard errors from chance beyond which a recall is not chance's: where one hit is expected, as of COCO 5K's
-``text_retrieval_recall@1``, chance goes so far once in 100,000 draws, and more rarely elsewhere."""
+"""Number of standard errors beyond which a recall is not explained by chance. If one hit is expected, as for the
+``text_retrieval_recall@1`` of COCO 5K, chance deviates this far once in 100,000 draws; otherwise more rarely."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSpeed:
-    """One evaluation of random vectors."""
+    """Time, memory and results of one evaluation of random vectors."""
 
     images: int
     captions: int
     dim: int
     ranks_seconds: float
-    """Of both ways' recalls."""
+    """Time for the recalls in both directions."""
     measures_seconds: float
     intervals_seconds: float
     peak_gb: float
-    """The process's high-water mark of resident memory in GB (1e9 bytes), vectors included."""
+    """Peak resident memory of the process in GB (1e9 bytes), including the vectors."""
     metrics: Mapping[str, float]
     chance: Mapping[str, float]
-    """Expected recalls, by the keys of ``metrics``."""
+    """Expected recalls by the keys of ``metrics``."""
     measures: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
 
     @property
     def seconds(self) -> float:
-        """Of all figures; drawing the vectors is not counted."""
+        """Total time without drawing the vectors."""
         return self.ranks_seconds + self.measures_seconds + self.intervals_seconds
 
     @property
@@ -58,24 +59,28 @@ class EvaluationSpeed:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Fields, ``seconds`` and ``at_chance``."""
+        """All fields, ``seconds`` and ``at_chance``."""
         return asdict(self) | {"seconds": self.seconds, "at_chance": self.at_chance}
 
 
 def evaluate_random(
     *, images: int = COCO_IMAGES, captions: int = COCO_CAPTIONS, dim: int = 1280, seed: int = 0
 ) -> EvaluationSpeed:
-    """Draw unit vectors, evaluate them as a data set is, and time it.
+    """Draw unit vectors, evaluate them like a data set, and measure time and memory.
 
-    Captions are dealt to the images in turn, so that 25,010 give 10 of 5,000 images a sixth.
+    Captions are assigned to images in turn, so with 25,010 captions 10 of 5,000 images have a sixth caption.
 
     Raises:
-        CorpusError: fewer captions than images: some would have none, and chance is not of them.
+        CorpusError: there are fewer captions than images; the expected recalls are not defined for images without
+            captions.
     """
     if captions < images:
-        raise CorpusError(f"{captions:,} captions are fewer than {images:,} images; give --captions {images} or more.")
+        raise CorpusError(
+            f"{captions:,} captions are fewer than {images:,} images, so some images would have none.",
+            hint=f"Give --captions {images} or more.",
+        )
     generator = np.random.default_rng(seed)
-    image_vectors, caption_vectors = _unit(generator, images, dim), _unit(generator, captions, dim)
+    image_vectors, caption_vectors = _draw(generator, images, dim), _draw(generator, captions, dim)
     image_of = np.sort(np.arange(captions) % images)
     marks = [time.perf_counter()]
     ranks = retrieval_ranks(image_vectors, caption_vectors, image_of)
@@ -101,13 +106,13 @@ def evaluate_random(
 
 
 def chance_recalls(images: int, captions_of: np.ndarray) -> dict[str, float]:
-    """Expected recalls of a random order, keys as of `metrics.RetrievalRanks.recalls`.
+    """Expected recalls of a random order, by the keys of `metrics.RetrievalRanks.recalls`.
 
-    A caption's image is among k of n with probability k / n. Of an image's m captions none is among k of n with
-    ``prod over i < k of (n - m - i) / (n - i)``.
+    The image of a caption is among k of n images with probability ``k / n``. None of the m captions of an image is
+    among k of n captions with probability ``prod over i < k of (n - m - i) / (n - i)``.
 
     Args:
-        captions_of: int64 ``[images]``, captions of each image.
+        captions_of: int64 ``[images]``, number of captions of each image.
     """
     found = {f"image_retrieval_recall@{k}": min(k / images, 1.0) for k in KS}
     total = int(captions_of.sum())
@@ -118,7 +123,8 @@ def chance_recalls(images: int, captions_of: np.ndarray) -> dict[str, float]:
     return found
 
 
-def _unit(generator: np.random.Generator, rows: int, dim: int) -> np.ndarray:
+def _draw(generator: np.random.Generator, rows: int, dim: int) -> np.ndarray:
+    """Random unit vectors, normalised in place: a copy would count towards the peak of memory."""
     vectors = generator.standard_normal((rows, dim), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors

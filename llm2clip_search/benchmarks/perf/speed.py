@@ -1,4 +1,4 @@
-"""How much of the vision tower's own speed the indexer keeps, which stage holds it up, and how long a query takes."""
+"""Speed of the indexer compared with the vision tower alone, its slowest stage, and the time of queries."""
 
 import shutil
 import statistics
@@ -6,13 +6,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from llm2clip_search.benchmarks.perf.timing import seconds_of
 from llm2clip_search.corpora import FolderCorpus
 from llm2clip_search.corpora.decode import decode_ahead
 from llm2clip_search.encoders import Encoder
@@ -28,37 +29,37 @@ QUERY_CAPTIONS = tuple(
     for where in ("near a wooden bridge", "on a crowded beach")
     for other in ("a woman with a camera watches", "several cyclists look on")
 )
-"""Sixty-four captions of 23 to 31 words, of the length of a careful description's sentence."""
+"""Sixty-four captions of 23 to 31 words, the length of a sentence in a detailed description."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSpeed:
-    """Medians over rounds, all from one run on one machine, with the files in the page cache."""
+    """Medians over rounds, from one run on one machine with the files in the page cache; rates are per second."""
 
     images: int
     rounds: int
     tower: float
-    """Images a second of the vision tower on pixels that lie in memory."""
+    """Images per second of the vision tower on pixels in memory."""
     read: float
-    """Images a second of the walk, reading and hashing, with the indexer's threads and nothing beside them."""
+    """Images per second of walking the folder, reading and hashing, with the indexer's threads and nothing else."""
     decode: float
-    """Images a second of decoding and resizing, likewise."""
+    """Images per second of decoding and resizing, likewise."""
     write: float
-    """Images a second of the commits of a whole index run, flushed to disk, and of its approximate index."""
+    """Images per second of the commits in a complete index run, flushed to disk, including its approximate index."""
     slowest: str
-    """Which of tower, read, decode and write has the lowest rate."""
+    """The one of ``tower``, ``read``, ``decode`` and ``write`` with the lowest rate."""
     index: float
-    """Images a second of a whole index run: walk, read, hash, decode, embed, write."""
+    """Images per second of a complete index run: walk, read, hash, decode, embed, write."""
     first: float
-    """Seconds of that run."""
+    """Time of that run in seconds."""
     again: float
-    """Seconds of a second run that finds nothing changed."""
+    """Time in seconds of a second run in which nothing has changed."""
     caption: float
-    """Seconds from a caption to hits, index and towers loaded."""
+    """Time in seconds from a caption to its hits, with the index and the towers loaded."""
     cold: float
-    """Seconds of a ``query`` command in a process of its own: start-up, opening the index, loading the text tower."""
+    """Time in seconds of a ``query`` command in its own process: start, opening the index, loading the text tower."""
     text_tower: float
-    """Captions a second of the text tower, of `QUERY_CAPTIONS`, tokenised."""
+    """Captions per second of the text tower on `QUERY_CAPTIONS`, including tokenization."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,18 +73,18 @@ def measure_index_speed(
     batch_size: int = 32,
     query_options: Sequence[str] = (),
 ) -> IndexSpeed:
-    """Measure each stage alone, then the indexer and queries, ``rounds`` times in turn.
+    """Measure each stage alone, then the indexer and queries; repeat this ``rounds`` times.
 
     Args:
-        query_options: options of the ``query`` command by which its process loads the towers as ``encoder`` does.
+        query_options: options for the ``query`` command, so that its process loads the towers as ``encoder`` does.
 
     Raises:
-        CorpusError: no image in ``folder`` that can be read, or the ``query`` command failed.
+        CorpusError: no image in ``folder`` can be read, or the ``query`` command fails.
     """
     config = IndexConfig(batch_size=batch_size)
     stages = _Stages.measure(encoder, folder, config)
     pixels = stages.pixels
-    encoder.encode_pixels(pixels[:batch_size])  # loads and warms the tower
+    encoder.encode_pixels(pixels[:batch_size])  # loads the tower and warms it up
     encoder.encode_texts(QUERY_CAPTIONS[:1])
     taken: dict[str, list[float]] = {}
     for round_ in range(rounds):
@@ -91,9 +92,9 @@ def measure_index_speed(
         measured = {
             "read": stages.images / stages.read,
             "decode": stages.decoded / stages.decode,
-            "tower": len(pixels) / _seconds(lambda: _embed(encoder, pixels, batch_size)),
-            "text_tower": len(QUERY_CAPTIONS) / _seconds(lambda: encoder.encode_texts(QUERY_CAPTIONS)),
-            **_indexed_and_asked(encoder, folder, config, query_options, round_),
+            "tower": len(pixels) / seconds_of(lambda: _embed(encoder, pixels, batch_size)),
+            "text_tower": len(QUERY_CAPTIONS) / seconds_of(lambda: encoder.encode_texts(QUERY_CAPTIONS)),
+            **_index_and_query(encoder, folder, config, query_options, round_),
         }
         for name, value in measured.items():
             taken.setdefault(name, []).append(value)
@@ -107,17 +108,17 @@ def measure_index_speed(
 
 
 class _Stages(NamedTuple):
-    """A pass over a folder that stops at pixels."""
+    """A pass over a folder up to the decoded pixels."""
 
     images: int
     decoded: int
-    """Of these, the ones that gave pixels."""
+    """Number of images that could be decoded."""
     read: float
-    """Seconds of walk, reading and hashing. Threads work side by side: their time is divided by their number."""
+    """Seconds of walking, reading and hashing; the time of parallel threads is divided by their number."""
     decode: float
     """Seconds of decoding and resizing, likewise."""
     pixels: np.ndarray
-    """uint8 ``[n, height, width, 3]``, of the first sixteen batches."""
+    """Pixels of the first sixteen batches, uint8 ``[n, height, width, 3]``."""
 
     @classmethod
     def measure(cls, encoder: Encoder, folder: Path, config: IndexConfig) -> "_Stages":
@@ -156,39 +157,34 @@ def _embed(encoder: Encoder, pixels: np.ndarray, batch_size: int) -> None:
         encoder.encode_pixels(pixels[first : first + batch_size])
 
 
-def _indexed_and_asked(
+def _index_and_query(
     encoder: Encoder, folder: Path, config: IndexConfig, query_options: Sequence[str], round_: int
 ) -> dict[str, float]:
-    """Two index runs into a scratch folder, and a query of it in this process and in one of its own."""
+    """Index into a temporary folder twice, and query it in this process and in a new one."""
     scratch = Path(tempfile.mkdtemp(prefix="llm2clip-speed-"))
     try:
         done = index_folder(folder, encoder=encoder, index=scratch / "index", config=config)
         again = index_folder(folder, encoder=encoder, index=scratch / "index", config=config)
         opened = SearchIndex(Snapshot(scratch / "index"), encoder)
-        # Another caption each round, so that nothing of it can be remembered.
-        warm = _seconds(lambda: opened.query(f"{QUERY_CAPTIONS[0]}, picture {round_}"))
+        # A different caption in each round, so that nothing can be cached.
+        warm = seconds_of(lambda: opened.query(f"{QUERY_CAPTIONS[0]}, picture {round_}"))
         return {
             "write": done.indexed / done.seconds["write"],
             "index": done.indexed / done.elapsed,
             "first": done.elapsed,
             "again": again.elapsed,
             "caption": warm,
-            "cold": _seconds(lambda: _query_in_a_process(scratch / "index", query_options)),
+            "cold": seconds_of(lambda: _query_in_new_process(scratch / "index", query_options)),
         }
     finally:
         shutil.rmtree(scratch)
 
 
-def _query_in_a_process(index: Path, options: Sequence[str]) -> None:
-    """Raises CorpusError with the last line that the command wrote when it fails."""
+def _query_in_new_process(index: Path, options: Sequence[str]) -> None:
+    """Run the ``query`` command; raises `CorpusError` with the error that it printed."""
     command = [sys.executable, "-m", "llm2clip_search", "query", QUERY_CAPTIONS[0], "--index", str(index), "--paths"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix("error: ")
-        raise CorpusError(f"'llm2clip-search query' in a process of its own ended with {done.returncode}: {last}")
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
+        lines = done.stderr.strip().splitlines() or ["it printed no error"]
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
+        raise CorpusError(f"The query command in its own process failed with exit code {done.returncode}: {errors[-1]}")

@@ -1,4 +1,4 @@
-"""Unit vectors that lie as embeddings do: in clusters on the sphere, for measuring an index without a corpus."""
+"""Unit vectors in clusters, like embeddings, for measuring an index without a corpus."""
 
 import math
 from dataclasses import dataclass
@@ -11,37 +11,41 @@ from llm2clip_search.base.vectors import unit
 
 @dataclass(frozen=True, kw_only=True)
 class SphereMixture:
-    """A mixture of Gaussians, drawn from and laid on the unit sphere.
+    """A mixture of Gaussians, projected onto the unit sphere.
 
-    Vectors drawn evenly on the sphere would be unfair to inverted lists: in hundreds of dimensions all of them
-    are nearly at right angles to each other (cosines of 0 +- 1/sqrt(dim)), so that a query's neighbours are
-    hardly nearer than the rest and are strewn over all lists. Embeddings of photographs are not like that, as
-    photographs have subjects; queries drawn from the same mixture, but not among the vectors, stand for captions.
+    Uniformly distributed vectors would be unfair to inverted lists: in hundreds of dimensions nearly all are orthogonal
+    to each other (cosines of 0 +- 1/sqrt(dim)), so the neighbours of a query are hardly nearer than other vectors and
+    are spread over all lists. Embeddings of photographs are different, because photographs have subjects. Vectors from
+    the same mixture that are not in the index stand for captions.
     """
 
     dim: int
     clusters: int
     spread: float = 0.7
-    """Length of a point's offset from its centre, whose own length is 1: two points of one cluster have a cosine
-    of about 1 / (1 + spread^2), which is 0.67 for 0.7."""
+    """Length of a point's offset from its cluster centre, which has length 1. Two points of a cluster have a cosine of
+    about 1 / (1 + spread^2), which is 0.67 for 0.7."""
     directions: int = 24
-    """In which a cluster extends, of ``dim`` at most. A few, as embeddings of one subject vary in a few ways; with
-    all of them, a cluster's points would be equally far from each other, which is the even sphere again."""
+    """Number of dimensions that a cluster extends in, at most ``dim``. It is small because embeddings of one subject
+    vary in a few ways; with all dimensions, the points of a cluster would be equally far from each other, as on the
+    whole sphere."""
     seed: int = 0
 
     @classmethod
     def of(cls, rows: int, dim: int, *, seed: int = 0) -> "SphereMixture":
-        """The mixture for so many vectors: with the square root of their number as clusters, and as rows in each."""
+        """A mixture for ``rows`` vectors, with ``sqrt(rows)`` clusters of about as many vectors each."""
         return cls(dim=dim, clusters=max(1, round(math.sqrt(rows))), seed=seed)
 
     @cached_property
     def centres(self) -> np.ndarray:
-        """float32 ``[clusters, dim]``, unit, drawn evenly on the sphere."""
+        """Cluster centres, uniformly distributed on the sphere: float32 ``[clusters, dim]``."""
         drawn = np.random.default_rng([self.seed, 0]).standard_normal((self.clusters, self.dim), dtype=np.float32)
         return unit(drawn)
 
     def draw(self, count: int, *, stream: int) -> np.ndarray:
-        """float32 ``[count, dim]``, unit: equal for equal seed, ``stream`` and ``count``, unlike for other streams."""
+        """Draw unit vectors, float32 ``[count, dim]``.
+
+        Equal ``seed``, ``stream`` and ``count`` give equal vectors; different streams give different vectors.
+        """
         generator = np.random.default_rng([self.seed, 1, stream])
         cluster = generator.integers(0, self.clusters, count)
         points = self.centres[cluster]
@@ -54,6 +58,6 @@ class SphereMixture:
         return unit(points)
 
     def _basis(self, cluster: int, directions: int) -> np.ndarray:
-        """float32 ``[directions, dim]``, orthonormal: a cluster's own directions."""
+        """Orthonormal directions of a cluster, float32 ``[directions, dim]``."""
         drawn = np.random.default_rng([self.seed, 2, cluster]).standard_normal((self.dim, directions))
         return np.linalg.qr(drawn)[0].T.astype(np.float32)

@@ -1,4 +1,4 @@
-"""``llm2clip-search bench``: how well an encoder retrieves, how fast the indexer is, what training costs."""
+"""``llm2clip-search bench``: retrieval quality of encoders, speed of the indexer, cost of training."""
 
 import typer
 

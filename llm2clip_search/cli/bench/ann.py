@@ -1,4 +1,4 @@
-"""``llm2clip-search bench ann``: what approximate search costs in recall and gains in speed."""
+"""``llm2clip-search bench ann``: recall and speed of approximate search."""
 
 import json
 from collections.abc import Iterator
@@ -19,29 +19,29 @@ def bench_ann(
     index: IndexFolder = None,
     synthetic: Annotated[
         int | None,
-        typer.Option(min=1, help="Measure so many drawn vectors instead of an index.", show_default=False),
+        typer.Option(min=1, help="Measure this many random vectors instead of an index.", show_default=False),
     ] = None,
-    dim: Annotated[int, typer.Option(min=2, help="Width of the drawn vectors.")] = 512,
+    dim: Annotated[int, typer.Option(min=2, help="Dimensions of the random vectors.")] = 512,
     kinds: Annotated[
         str | None,
         typer.Option(
-            help="flat, hnsw, ivf, with commas: those to build and measure. Default: what the index has; all three"
-            " with --synthetic.",
+            help="Kinds of index to build and measure: flat, hnsw, ivf, separated by commas. Default: the existing"
+            " index, or all three with --synthetic.",
             show_default=False,
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", "--limit", min=1, help="Neighbours that are looked for.")] = 10,
-    queries: Annotated[int, typer.Option(min=1, help="Queries that are asked.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Of the queries and the drawn vectors.")] = 0,
+    k: Annotated[int, typer.Option("-k", "--limit", min=1, help="Number of neighbours to search for.")] = 10,
+    queries: Annotated[int, typer.Option(min=1, help="Number of queries.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the queries and the random vectors.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for ann.jsonl and the plot ann.png.", show_default=False)
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a point.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per point.")] = False,
 ) -> None:
-    """Recall of approximate against exact search, queries a second, latency, memory and build time.
+    """Measure approximate search: recall compared with exact search, queries per second, latency, memory, build time.
 
-    Each index is asked at several efforts (efSearch, nprobe), and once as the engine does. Points that no other
-    beats in both recall and queries a second are marked with a star. The index is only read.
+    Each index is searched at several efforts (efSearch, nprobe), and once as the engine does.
+    A star marks points on the Pareto front of recall and queries per second. The index is only read.
 
     [dim]llm2clip-search bench ann --kinds flat,hnsw,ivf --out ./ann[/dim]
     [dim]llm2clip-search bench ann --synthetic 200000 --dim 512[/dim]
@@ -53,7 +53,7 @@ def bench_ann(
     chosen = [kind.strip() for kind in kinds.split(",")] if kinds else []
     if synthetic is not None:
         if index is not None:
-            raise CorpusError(f"--synthetic {synthetic} and --index {index} exclude each other; give one of them.")
+            raise CorpusError(f"--synthetic {synthetic} and --index {index} cannot be combined.")
         result = benchmark_synthetic(synthetic, dim=dim, kinds=chosen or KINDS, k=k, queries=queries, seed=seed)
     else:
         snapshot = Snapshot(index or find_index())
@@ -73,7 +73,7 @@ def bench_ann(
 
 def _print(result: "AnnResult") -> None:
     about = f"{result.rows:,} vectors of {result.dim} dimensions, {result.queries:,} queries ({result.vectors})"
-    measured = (f"recall@{result.k}", "queries/s", "p50 ms", "p95 ms", "p99 ms", "memory", "build")
+    measured = (f"recall@{result.k}", "queries/s", "p50 ms", "p95 ms", "p99 ms", "memory", "build time")
     table = console.table("index", "setting", *measured, left=("index", "setting"))
     for cells in _rows(result):
         table.add_row(*cells)
@@ -82,7 +82,7 @@ def _print(result: "AnnResult") -> None:
 
 
 def _rows(result: "AnnResult") -> Iterator[list[str]]:
-    """Cells of the table; what all points of an index share stands in its first row."""
+    """Rows of the table; values shared by all points of an index are only in its first row."""
     for (kind, factory), points in groupby(result.points, key=lambda point: (point.kind, point.factory)):
         for number, point in enumerate(points):
             first = number == 0

@@ -1,4 +1,4 @@
-"""``llm2clip-search bench captions``: do captions of one image find each other?"""
+"""``llm2clip-search bench captions``: how often captions of the same image find each other."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,26 +34,31 @@ if TYPE_CHECKING:
 def bench_captions(
     dataset: DatasetName,
     root: DatasetRoot,
-    model: Annotated[str, typer.Option(help="Whose text tower is measured, as for query.")] = "nano",
+    model: Annotated[str, typer.Option(help="Model whose text tower is measured, as for query.")] = "nano",
     llm: Annotated[
-        Path | None, typer.Option(help="Folder that train captions wrote: the LLM alone.", show_default=False)
+        Path | None, typer.Option(help="Folder written by train captions; its LLM is measured too.", show_default=False)
     ] = None,
     split: SplitName = "",
     lang: LangName = "",
     langs: Annotated[
         str,
-        typer.Option(help="From each of these languages, with commas, to each other one.", show_default=False),
+        typer.Option(
+            help="Languages, separated by commas; measures retrieval between every two of them.", show_default=False
+        ),
     ] = "",
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a row, or a pair of languages.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per encoder or pair of languages.")
+    ] = False,
 ) -> None:
-    """Caption retrieval: within a language beside word counts (TF-IDF) and all-MiniLM-L6-v2, or across languages.
+    """Measure caption retrieval within a language, with TF-IDF and all-MiniLM-L6-v2 as baselines, or across languages.
 
-    Within one, an image's first caption asks, the second to fifth of all images answer; a hit is a nearest answer
-    of the same image. Across two, the first caption in one asks, all captions in the other answer.
+    Within a language, an image's first caption is the query; the second to fifth captions of all images are searched.
+    Across languages, an image's first caption in one language is the query; all captions in the other are searched.
+    A query is a hit if the nearest caption is of the same image.
 
     [dim]llm2clip-search bench captions flickr8k --root ./flickr8k --langs en,de,zh[/dim]
     """
@@ -61,7 +66,7 @@ def bench_captions(
 
     wanted = tuple(dict.fromkeys(name for name in langs.split(",") if name))
     if langs and (lang or len(wanted) < 2):
-        raise CorpusError("--langs takes two languages or more; --lang, alone, takes one.")
+        raise CorpusError("--langs takes two or more languages; --lang takes one and cannot be combined with it.")
     (measured,) = open_measured(
         [dataset],
         root,
@@ -139,7 +144,7 @@ def _across(found: "RetrievalSet", embedders: "dict[str, Embed]", json_output: b
 
 
 def _pairs_table(name: str, langs: "Sequence[str]", pairs: "Sequence[LanguagePair]") -> "Table":
-    """Recalls from the language of a row to that of a column."""
+    """Recalls of queries in the language of the row with a gallery in that of the column."""
     from llm2clip_search.evaluation.metrics import KS
 
     cells = {
@@ -149,7 +154,7 @@ def _pairs_table(name: str, langs: "Sequence[str]", pairs: "Sequence[LanguagePai
         for pair in pairs
     }
     title = f"{name}: caption_retrieval_recall@{' / '.join(map(str, KS))}, %"
-    table = console.table("from / to", *langs, left=("from / to", *langs), title=title)
-    for asking in langs:
-        table.add_row(asking, *(cells.get((asking, searched), "") for searched in langs))
+    table = console.table("query / gallery", *langs, left=("query / gallery", *langs), title=title)
+    for query_lang in langs:
+        table.add_row(query_lang, *(cells.get((query_lang, lang), "") for lang in langs))
     return table

@@ -1,4 +1,4 @@
-"""``llm2clip-search bench compare``: is one encoder better than another, or is it chance?"""
+"""``llm2clip-search bench compare``: whether the difference between two encoders is more than chance."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 
 def bench_compare(
-    a: Annotated[Path, typer.Argument(metavar="A.json", help="What bench retrieval --out wrote.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B.json", help="Likewise, of another encoder.", show_default=False)],
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+    a: Annotated[
+        Path, typer.Argument(metavar="A.json", help="Results written by bench retrieval --out.", show_default=False)
+    ],
+    b: Annotated[Path, typer.Argument(metavar="B.json", help="Results of another encoder.", show_default=False)],
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per row.")] = False,
 ) -> None:
-    """Recalls of two runs on the same data: B - A, its 95 % interval and the p of a paired test.
+    """Compare recalls of two runs on the same data: B - A, its 95 % interval and the p-value of a paired test.
 
-    p is that of each row by itself: of twenty rows that differ by chance alone, one has p < 0.05.
+    p is not corrected for multiple comparisons: of twenty rows that differ only by chance, one has p < 0.05.
 
     [dim]llm2clip-search bench compare nano.json clip.json[/dim]
     """
@@ -43,19 +45,19 @@ def bench_compare(
 
 
 def _table(rows: "Sequence[RecallDifference]", files: tuple[Path, Path], *, named: bool) -> "Table":
-    """Columns are headed by the models, or by the files where these do not tell them apart."""
+    """Columns are named after the models, or after the files if the models have the same name."""
     first, second = (rows[0].model_a, rows[0].model_b) if named else map(str, files)
     left = ("data set", "language", "metric")
-    table = console.table(*left, first, second, "difference", "95 %", "p", left=left)
+    table = console.table(*left, first, second, "difference", "95 % interval", "p", left=left)
     before = None
     for row in rows:
         part = (f"{row.dataset} {row.split}", row.language)
         bounds = f"{100 * row.low:+.1f} to {100 * row.high:+.1f}"
-        figures = (f"{100 * row.a:.1f}", f"{100 * row.b:.1f}", f"{100 * row.difference:+.1f}", bounds, _chance(row.p))
+        figures = (f"{100 * row.a:.1f}", f"{100 * row.b:.1f}", f"{100 * row.difference:+.1f}", bounds, _p_value(row.p))
         table.add_row(*(part if part != before else ("", "")), row.metric, *figures)
         before = part
     return table
 
 
-def _chance(p: float) -> str:
+def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,4 +1,4 @@
-"""``llm2clip-search bench datasets``: what can be measured, and where to get it."""
+"""``llm2clip-search bench datasets``: the data sets that can be measured, and how to get them."""
 
 from typing import Annotated
 
@@ -9,10 +9,11 @@ from llm2clip_search.cli import console
 
 def bench_datasets(
     name: Annotated[
-        str | None, typer.Argument(help="Tell what to download and how to lay it out.", show_default=False)
+        str | None,
+        typer.Argument(help="Show what to download for this data set and where to put it.", show_default=False),
     ] = None,
 ) -> None:
-    """List the data sets that can be measured, or tell where to get one.
+    """List the data sets that can be measured, or show how to get one.
 
     [dim]llm2clip-search bench datasets flickr30k[/dim]
     """
@@ -22,8 +23,8 @@ def bench_datasets(
         if name is not None:
             info = find_dataset(name)
             console.out.print(f"[bold]{info.title}[/bold] ({info.name})")
-            console.out.print(f"languages: {', '.join(info.langs) or 'as in its files'}")
-            console.out.print(f"splits: {', '.join(info.splits) or 'as in its files'}")
+            console.out.print(f"languages: {', '.join(info.langs) or 'decided by its files'}")
+            console.out.print(f"splits: {', '.join(info.splits) or 'decided by its files'}")
             console.out.print("how to get it (ROOT is the folder that --root names):")
             console.out.print(info.fetch, markup=False)
             return

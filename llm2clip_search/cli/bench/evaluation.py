@@ -1,4 +1,4 @@
-"""``llm2clip-search bench evaluation``: what the figures themselves cost in time and memory."""
+"""``llm2clip-search bench evaluation``: time and memory of an evaluation."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -12,15 +12,17 @@ if TYPE_CHECKING:
 
 
 def bench_evaluation(
-    images: Annotated[int, typer.Option(min=1, help="Vectors of images that are drawn.")] = 5000,
-    captions: Annotated[int, typer.Option(min=1, help="Vectors of captions, dealt to the images in turn.")] = 25010,
-    dim: Annotated[int, typer.Option(min=1, help="Width of the vectors.")] = 1280,
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawn vectors.")] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object with all figures.")] = False,
+    images: Annotated[int, typer.Option(min=1, help="Number of random image vectors.")] = 5000,
+    captions: Annotated[
+        int, typer.Option(min=1, help="Number of random caption vectors, assigned to the images in turn.")
+    ] = 25010,
+    dim: Annotated[int, typer.Option(min=1, help="Dimensions of the vectors.")] = 1280,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random vectors.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object with all results.")] = False,
 ) -> None:
-    """Seconds and memory to evaluate random vectors of COCO 5K's shape: recalls, measures and intervals.
+    """Measure time and memory to evaluate random vectors of COCO 5K's shape: recalls, measures and intervals.
 
-    Random vectors can only find their partner by chance; recalls that are not chance's end with exit code 1.
+    Random vectors find their counterpart only by chance; the exit code is 1 if the recalls differ from chance.
 
     [dim]llm2clip-search bench evaluation[/dim]
     """
@@ -33,7 +35,9 @@ def bench_evaluation(
         else:
             _print(done)
     if not done.at_chance:
-        console.warn("the recalls of random vectors are not those of chance: the figures are wrong here.")
+        console.warn(
+            "the recalls of random vectors differ from chance: evaluation gives wrong results on this machine."
+        )
         raise typer.Exit(1)
 
 
@@ -43,7 +47,7 @@ def _print(done: "EvaluationSpeed") -> None:
         f"(recalls {done.ranks_seconds:.1f}, measures {done.measures_seconds:.1f}, intervals "
         f"{done.intervals_seconds:.1f}), peak memory {done.peak_gb:.2f} GB"
     )
-    table = console.table("figure", "value", "95 % interval", "chance", left=("figure",))
+    table = console.table("measure", "value", "95 % interval", "chance", left=("measure",))
     for key, value in done.metrics.items():
         low, high = done.intervals[key]
         table.add_row(

@@ -1,4 +1,4 @@
-"""``llm2clip-search bench failures``: a page of the worst queries."""
+"""``llm2clip-search bench failures``: the worst queries as an HTML page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,17 +24,17 @@ from llm2clip_search.cli.progress import ProgressBar
 def bench_failures(
     dataset: DatasetName,
     root: DatasetRoot,
-    out: Annotated[Path, typer.Option(help="The page: one HTML file, thumbnails inside.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write; thumbnails are embedded.")],
     model: EncoderName = "nano",
     split: SplitName = "",
     lang: LangName = "",
-    count: Annotated[int, typer.Option(min=1, help="Queries shown of each kind: captions, and images.")] = 50,
+    count: Annotated[int, typer.Option(min=1, help="Number of text queries and of image queries to show.")] = 50,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
 ) -> None:
-    """The queries whose expected answer stands farthest down, with expected and retrieved images, as one HTML file.
+    """Write the queries whose expected result ranks lowest to an HTML file, with expected and retrieved images.
 
     [dim]llm2clip-search bench failures flickr8k --root ./flickr8k --out failures.html[/dim]
     """
@@ -65,8 +65,8 @@ def bench_failures(
     page = missed_queries_page(found, lang, model=model, captions=by_captions, images=by_images)
     replace_file(out, page.encode())
     with console.results():
-        for kind, failures in (("captions", by_captions), ("images", by_images)):
+        for kind, result in (("captions", by_captions), ("images", by_images)):
             console.out.print(
-                f"{kind:8}  {failures.missed:,} of {failures.asked:,} do not find their own first,"
-                f" {len(failures.worst):,} of them in {escape(str(out))}"
+                f"{kind:8}  {result.missed:,} of {result.queries:,} are missed; the worst {len(result.worst):,} are in"
+                f" {escape(str(out))}"
             )

@@ -1,4 +1,4 @@
-"""``llm2clip-search bench lengths``: does an encoder lose on short queries?"""
+"""``llm2clip-search bench lengths``: recall by query length."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,11 +37,11 @@ def bench_lengths(
     no_cache: NoCache = False,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a length.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per length.")] = False,
 ) -> None:
-    """Recall of the query's own image by the query's length: captions as they are, and cut to their first words.
+    """Measure image retrieval by query length, for captions unchanged and shortened to their first content words.
 
-    Compare two encoders by it, not two lengths: a query of one word has many right images, and one counts.
+    Use it to compare two encoders, not two lengths: a query of one word matches many images, but only one is a hit.
 
     [dim]llm2clip-search bench lengths flickr8k --root ./flickr8k --lang de[/dim]
     """
@@ -71,8 +71,8 @@ def bench_lengths(
 def _table(buckets: "Sequence[LengthBucket]") -> "Table":
     from llm2clip_search.evaluation.metrics import KS
 
-    recalls = f"image_retrieval R@{' / '.join(map(str, KS))}"
-    columns = ("series", "words", "queries", "different", "tokens", "cut", recalls)
+    recalls = f"image retrieval R@{' / '.join(map(str, KS))}"
+    columns = ("series", "words", "queries", "distinct", "tokens", "truncated", recalls)
     table = console.table(*columns, left=("series", recalls))
     for before, bucket in zip([None, *buckets], buckets, strict=False):
         table.add_row(

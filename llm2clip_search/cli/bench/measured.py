@@ -19,27 +19,35 @@ if TYPE_CHECKING:
     from llm2clip_search.encoders import Encoder
     from llm2clip_search.encoders.towers import Runtime
 
-DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="A data set; bench datasets lists them.")]
+DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a data set; bench datasets lists them.")]
 DatasetRoot = Annotated[
-    Path, typer.Option("--root", help="Folder of the data set, or one that holds a folder NAME for it.")
+    Path, typer.Option("--root", help="Folder of the data set, or a folder that contains it as NAME.")
 ]
-EncoderName = Annotated[str, typer.Option("--model", help="As for query.")]
+EncoderName = Annotated[str, typer.Option("--model", help="Model to measure, as for query.")]
 SplitName = Annotated[
-    str, typer.Option("--split", help="Default: the data set's first, as papers print it.", show_default=False)
+    str,
+    typer.Option(
+        "--split",
+        help="Split to measure. Default: the first one of the data set, which papers report.",
+        show_default=False,
+    ),
 ]
 LangName = Annotated[
-    str, typer.Option("--lang", help="Language of the captions. Default: the data set's first.", show_default=False)
+    str,
+    typer.Option(
+        "--lang", help="Language of the captions. Default: the first one of the data set.", show_default=False
+    ),
 ]
 CacheFolder = Annotated[
     Path | None,
-    typer.Option("--cache", help="Where embeddings are kept. Default: the user's cache.", show_default=False),
+    typer.Option("--cache", help="Folder of cached embeddings. Default: in the user's cache.", show_default=False),
 ]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Embed anew, and keep nothing.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute all embeddings again and cache nothing.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A data set and the encoder that is measured on it."""
+    """A data set, and the encoder to measure on it."""
 
     dataset: "RetrievalSet"
     encoder: "Encoder"
@@ -73,7 +81,7 @@ def open_measured(
     cache: Path | None,
     no_cache: bool,
 ) -> list[Measured]:
-    """Open data sets and load the encoder to measure; a note says where its card says that it has seen the data.
+    """Open data sets and load the encoder to measure; a note is printed if its card says that it has seen the data.
 
     Args:
         datasets: names; each is read from ``ROOT/NAME``, or from ``root`` itself if there is no such folder.
@@ -102,7 +110,11 @@ def open_measured(
 
 
 def check_output_file(out: Path) -> None:
-    """Refuse a file to write whose folder does not exist, before anything long begins."""
+    """Check early that a result can be written to this file.
+
+    Raises:
+        CorpusError: it is a folder, or its folder does not exist.
+    """
     from llm2clip_search.errors import CorpusError
 
     if not out.parent.is_dir() or out.is_dir():
@@ -111,7 +123,7 @@ def check_output_file(out: Path) -> None:
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]], table: "Callable[[], RenderableType]", *, json_output: bool) -> None:
-    """Print results on stdout: one JSON object per row, or what ``table`` makes for people."""
+    """Print results on stdout: one JSON object per row, or the table that ``table`` creates."""
     with console.results():
         if not json_output:
             console.out.print(table())

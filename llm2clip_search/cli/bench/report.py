@@ -1,4 +1,4 @@
-"""``llm2clip-search bench report``: retrieval runs as Markdown, CSV and pictures."""
+"""``llm2clip-search bench report``: a report on retrieval runs as Markdown, CSV and plots."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,14 +10,15 @@ from llm2clip_search.cli import console
 
 def bench_report(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="What bench retrieval --out wrote.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Results written by bench retrieval --out.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write to; it is made.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write to; created if needed.", show_default=False)],
     against: Annotated[
-        Literal["paper"] | None, typer.Option(help="Put published figures beside ours.", show_default=False)
+        Literal["paper"] | None, typer.Option(help="Include figures published in papers.", show_default=False)
     ] = None,
 ) -> None:
-    """Write report.md, report.csv and pictures of retrieval runs; print the paths of what was written.
+    """Write report.md, report.csv and plots of retrieval runs, and print the paths of these files.
 
     [dim]llm2clip-search bench report nano.json clip.json --out report --against paper[/dim]
     """

@@ -1,4 +1,4 @@
-"""``llm2clip-search bench retrieval``: recall on benchmarks, beside what papers print."""
+"""``llm2clip-search bench retrieval``: recall on benchmarks, optionally with figures from papers."""
 
 import json
 from pathlib import Path
@@ -30,47 +30,53 @@ if TYPE_CHECKING:
 
 def bench_retrieval(
     datasets: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="Data sets; bench datasets lists them.", show_default=False)
+        list[str],
+        typer.Argument(metavar="NAME...", help="Names of data sets; bench datasets lists them.", show_default=False),
     ],
     root: DatasetRoot,
     model: EncoderName = "nano",
     split: SplitName = "",
     langs: Annotated[
-        str, typer.Option(help="Languages, with commas, or all. Default: the data set's first.", show_default=False)
+        str,
+        typer.Option(
+            help="Languages, separated by commas, or all. Default: the first one of the data set.", show_default=False
+        ),
     ] = "",
     captions_per_image: Annotated[
-        str, typer.Option(help="all, or at most this many of each image, the first ones.")
+        str,
+        typer.Option(
+            help="Use all captions, or at most this many of each image: the first ones. Papers mostly use 5 on COCO;"
+            " CLIP_benchmark uses 1 on Crossmodal-3600."
+        ),
     ] = "all",
     joined: Annotated[
-        int, typer.Option(min=0, help="Ask one long caption an image, made of this many of its own; 0: each by itself.")
+        int, typer.Option(min=0, help="Join this many captions of an image into one long query; 0 uses each by itself.")
     ] = 0,
-    lower_case: Annotated[
-        bool | None,
+    out: Annotated[
+        Path | None,
         typer.Option(
-            "--lower-case/--as-written",
-            help="Lower-case captions. Default: for SigLIP 2, which was trained so.",
+            help="File for the results, one JSON object per language; bench compare and bench report read it.",
             show_default=False,
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Write one JSON object a language here; compare and report read it.", show_default=False),
-    ] = None,
     against: Annotated[
-        Literal["paper"] | None, typer.Option(help="Put published figures below ours.", show_default=False)
+        Literal["paper"] | None,
+        typer.Option(help="Show figures published in papers below the results.", show_default=False),
     ] = None,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a language.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per language.")] = False,
 ) -> None:
-    """Recall@1, 5, 10 both ways, by CLIP_benchmark's definition, with 95 % intervals.
+    """Measure recall@1, 5 and 10 of image and text retrieval as defined by CLIP_benchmark, with 95 % intervals.
 
-    A run that was stopped goes on where it was: embeddings are kept by encoder and data.
+    Embeddings are cached by encoder and data, so an interrupted run continues where it stopped.
 
     [dim]llm2clip-search bench retrieval flickr8k --root ./flickr8k --langs en,de --out nano.json[/dim]
     """
+    from rich.markup import escape
+
     from llm2clip_search.benchmarks.results import write_results
     from llm2clip_search.benchmarks.retrieval import measure_retrieval
 
@@ -95,7 +101,6 @@ def bench_retrieval(
                 measured.encoder,
                 select(measured.dataset),
                 captions_per_image=f"joined {joined}" if joined else captions_per_image,
-                lower_case=lower_case,
                 trained_on=measured.trained_on,
                 cache=measured.cache,
                 progress=progress,
@@ -105,27 +110,27 @@ def bench_retrieval(
                     with console.results():
                         print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
                 if out is not None:
-                    write_results(out, results)  # after each, so that a run that is stopped leaves what it had
+                    write_results(out, results)  # after each, so that an interrupted run leaves its results
     if not json_output:
         with console.results():
             console.out.print(_table(results, against=against is not None))
             for note in dict.fromkeys(f"{r.dataset}: {note}" for r in results for note in r.notes):
-                console.out.print(f"[dim]{note}[/dim]")
+                console.out.print(f"[dim]{escape(note)}[/dim]")
 
 
 def _selection(captions_per_image: str, joined: int) -> "Callable[[RetrievalSet], RetrievalSet]":
-    """What makes the captions that were asked for of a data set's own."""
+    """A function that selects the requested captions of a data set."""
     from llm2clip_search.errors import CorpusError
 
     if joined:
-        note = f"{joined} captions of an image joined into one"
+        note = f"up to {joined} captions of an image joined into one"
         return lambda found: found.changed(lambda captions: captions.joined(joined), note)
     if captions_per_image == "all":
         return lambda found: found
     if not captions_per_image.isdecimal() or captions_per_image == "0":
-        raise CorpusError(f"--captions-per-image is all or a number from 1, not {captions_per_image!r}.")
+        raise CorpusError(f"--captions-per-image must be all or a positive number, not {captions_per_image!r}.")
     count = int(captions_per_image)
-    note = f"at most {count} captions an image, the first ones"
+    note = f"at most {count} captions per image, the first ones"
     return lambda found: found.changed(lambda captions: captions.first(count), note)
 
 
@@ -133,8 +138,8 @@ def _table(results: "list[RetrievalResult]", *, against: bool) -> "Table":
     from llm2clip_search.benchmarks.paper import headline_figures
     from llm2clip_search.evaluation.metrics import KS
 
-    recalls = [f"{way} R@{' / '.join(map(str, KS))}" for way in ("image_retrieval", "text_retrieval")]
-    columns = ("data set", "language", "captions", "images", *recalls, "95 % of R@1")
+    recalls = [f"{way} retrieval R@{' / '.join(map(str, KS))}" for way in ("image", "text")]
+    columns = ("data set", "language", "captions", "images", *recalls, "95 % intervals of R@1")
     table = console.table(*columns, left=[column for column in columns if column not in ("captions", "images")])
     for result in results:
         cells = [

@@ -1,4 +1,4 @@
-"""``llm2clip-search bench speed``: how fast the indexer and a query are, and which stage holds them up."""
+"""``llm2clip-search bench speed``: speed of the indexer and its stages, and time of a query."""
 
 import json
 from pathlib import Path
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def bench_speed(
-    folder: Annotated[Path, typer.Argument(help="Folder of images to index, into a scratch folder.")],
-    model: Annotated[str, typer.Option(help="As for query.")] = "nano",
-    rounds: Annotated[int, typer.Option(min=1, help="Times each is measured; medians are shown.")] = 3,
+    folder: Annotated[Path, typer.Argument(help="Folder of images; the index is written to a temporary folder.")],
+    model: Annotated[str, typer.Option(help="Model to measure with, as for query.")] = "nano",
+    rounds: Annotated[int, typer.Option(min=1, help="Number of measurements; medians are shown.")] = 3,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Images a second by stage and of the indexer, against the vision tower alone on preloaded pixels; query times.
+    """Measure images per second of the indexer and its stages, compared with the vision tower alone, and query times.
 
     [dim]llm2clip-search bench speed ./images[/dim]
     """
@@ -40,17 +40,22 @@ def bench_speed(
 
 
 def _print(result: "IndexSpeed") -> None:
-    for name, rate in (("walk, read, hash", result.read), ("decode, resize", result.decode), ("write", result.write)):
-        console.out.print(f"{name:18}  {rate:8.1f} images/s, {rate / result.tower:.2f} of the tower")
-    console.out.print(f"vision tower alone  {result.tower:8.1f} images/s")
-    console.out.print(
-        f"whole index run     {result.index:8.1f} images/s, {result.index / result.tower:.2f} of the tower"
+    stages = (
+        ("walk, read, hash", result.read),
+        ("decode, resize", result.decode),
+        ("write", result.write),
+        ("complete index run", result.index),
     )
+    for name, rate in stages:
+        share = f"{100 * rate / result.tower:.0f} % of vision-tower speed"
+        console.out.print(f"{name:18}  {rate:8.1f} images/s ({share})")
+    console.out.print(f"vision tower alone  {result.tower:8.1f} images/s")
     console.out.print(f"slowest stage       {_STAGES[result.slowest]:>8}")
-    console.out.print(f"second index run    {result.again:8.3f} s, {result.again / result.first:.3f} of the first")
+    share = f"{100 * result.again / result.first:.1f} % of the first"
+    console.out.print(f"second index run    {result.again:8.3f} s ({share})")
     console.out.print(f"text tower alone    {result.text_tower:8.1f} captions/s")
-    console.out.print(f"one caption         {1000 * result.caption:8.1f} ms, in an open index")
-    console.out.print(f"query command       {1000 * result.cold:8.1f} ms, a process of its own with its start-up")
+    console.out.print(f"one query           {1000 * result.caption:8.1f} ms with index and model loaded")
+    console.out.print(f"query command       {1000 * result.cold:8.1f} ms in its own process, including start-up")
 
 
 _STAGES = {"tower": "vision tower", "read": "walk, read, hash", "decode": "decode, resize", "write": "write"}

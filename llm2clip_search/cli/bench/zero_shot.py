@@ -1,4 +1,4 @@
-"""``llm2clip-search bench zero-shot``: does an encoder tell classes apart that it knows by name only?"""
+"""``llm2clip-search bench zero-shot``: classification with classes that are given only by name."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,35 +16,40 @@ if TYPE_CHECKING:
     from llm2clip_search.benchmarks.zero_shot import ZeroShotResult
 
 SHOWN = 5
-"""Damaged images, and worst classes, that are named."""
+"""Maximum number of damaged images, and of worst classes, to list."""
 
 
 def bench_zero_shot(
-    folder: Annotated[Path, typer.Argument(help="One subfolder a class, its images below.")],
+    folder: Annotated[Path, typer.Argument(help="Folder with one subfolder of images per class.")],
     model: EncoderName = "nano",
     templates: Annotated[
-        str, typer.Option(help="seven of CLIP's, plain ('a photo of a {}.'), or a file with one a line.")
+        str,
+        typer.Option(help="seven (of CLIP's), plain ('a photo of a {}.'), or a text file with one template per line."),
     ] = "seven",
     class_names: Annotated[
         Path | None,
         typer.Option(
-            help="CSV rows of subfolder and name, or a JSON object. Default: the subfolder's own name,"
-            " underscores as spaces.",
+            help="File with the names of the classes: CSV rows of subfolder and name, or a JSON object. Default: the"
+            " name of the subfolder with underscores as spaces.",
             show_default=False,
         ),
     ] = None,
-    lang: Annotated[str, typer.Option(help="Language of templates and names, as the JSON tells it.")] = "en",
+    lang: Annotated[str, typer.Option(help="Language of templates and names; only recorded in the JSON.")] = "en",
     max_failures: Annotated[
         int | None,
-        typer.Option(min=0, help="Exit with 1 when more images than this fail. Default: no limit.", show_default=False),
+        typer.Option(
+            min=0, help="Exit with code 1 if more images than this fail. Default: no limit.", show_default=False
+        ),
     ] = None,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object, as CLIP_benchmark writes it.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object in CLIP_benchmark's format.")
+    ] = False,
 ) -> None:
-    """Zero-shot classification: acc1, acc5 and mean_per_class_recall, by CLIP_benchmark's definition.
+    """Measure zero-shot classification: acc1, acc5 and mean_per_class_recall as defined by CLIP_benchmark.
 
-    A class is the mean of its prompts' embeddings. A damaged image is counted, named and left out.
+    A class is represented by the mean embedding of its prompts. Damaged images are listed and left out.
 
     [dim]llm2clip-search bench zero-shot ./pets --templates plain[/dim]
     """
@@ -62,7 +67,7 @@ def bench_zero_shot(
     for failure in result.failures[:SHOWN]:
         console.warn(f"{failure.path} is left out: {failure.reason}.")
     if len(result.failures) > SHOWN:
-        console.warn(f"{len(result.failures) - SHOWN:,} more images are left out; --json names them all.")
+        console.warn(f"{len(result.failures) - SHOWN:,} more images are left out; --json lists them all.")
     print_rows([result.to_dict()], lambda: _table(result), json_output=json_output)
     if max_failures is not None and len(result.failures) > max_failures:
         console.say(f"{len(result.failures)} images failed, more than --max-failures {max_failures}.")
@@ -70,7 +75,7 @@ def bench_zero_shot(
 
 
 def _table(result: "ZeroShotResult") -> "Group":
-    """The metrics, and below them the classes with the lowest recall."""
+    """A table of the metrics, followed by the classes with the lowest recall."""
     from rich.console import Group
     from rich.markup import escape
 

@@ -1,4 +1,4 @@
-"""``llm2clip-search models``: the encoders there are, what they are made of, fetching, converting and exporting."""
+"""``llm2clip-search models``: list, show, fetch, convert and export encoders."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""``llm2clip-search models convert``: a published LLM2CLIP checkpoint into a model folder."""
+"""``llm2clip-search models convert``: a published LLM2CLIP checkpoint to a model folder."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +11,9 @@ from llm2clip_search.cli import console
 def convert_model(
     source: Annotated[
         Path,
-        typer.Argument(metavar="SRC", help="A published folder, or its .safetensors, .pt or .bin.", show_default=False),
+        typer.Argument(
+            metavar="SRC", help="A checkpoint's folder, or its .safetensors, .pt or .bin file.", show_default=False
+        ),
     ],
     destination: Annotated[
         Path, typer.Argument(metavar="DST", help="The model folder to write; it must not exist.", show_default=False)
@@ -19,27 +21,28 @@ def convert_model(
     llm: Annotated[
         str | None,
         typer.Option(
-            help="The LLM, hf:OWNER/REPO or dir:PATH. Default: the one that the adaptor was trained on.",
+            help="The LLM, as hf:OWNER/REPO or dir:PATH. Default: the one that the adaptor was trained on.",
             show_default=False,
         ),
     ] = None,
     lora: Annotated[
         Path | None,
-        typer.Option(help="Folder of PEFT updates of the LLM. Default: one found in SRC.", show_default=False),
+        typer.Option(help="Folder with PEFT updates of the LLM. Default: the one in SRC, if any.", show_default=False),
     ] = None,
     pixels: Annotated[
         Literal["auto", "openai", "siglip"],
         typer.Option(
-            help="openai crops and has CLIP's mean and deviation, siglip squashes and has 0.5; auto is SRC's"
-            " preprocessor_config.json, else openai, which the published towers were all trained with."
+            help="Image preprocessing. openai: centre crop, CLIP's mean and standard deviation; siglip: resize without"
+            " keeping the aspect ratio, both 0.5; auto: SRC's preprocessor_config.json, else openai, with which all"
+            " published vision towers were trained."
         ),
     ] = "auto",
-    licence: Annotated[str, typer.Option(help="To state in the model card.")] = "unknown",
+    licence: Annotated[str, typer.Option(help="Licence to state in the model card.")] = "unknown",
 ) -> None:
     """Convert a published LLM2CLIP checkpoint, in the Hugging Face layout or the training repository's.
 
-    No code of the checkpoint runs, every key is accounted for, and tensors keep their precision. Afterwards
-    --model dir:DST takes it.
+    No code of the checkpoint is run, every key is accounted for, and tensors keep their precision. Other commands
+    take the result as --model dir:DST.
 
     [dim]llm2clip-search models convert ./LLM2CLIP-EVA02-L-14-336.pt ./eva02 --llm dir:./llama-8b-cc[/dim]
     """

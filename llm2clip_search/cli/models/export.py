@@ -1,4 +1,4 @@
-"""``llm2clip-search models export``: a model in the form that another program reads."""
+"""``llm2clip-search models export``: a model in a format that other programs read."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +9,9 @@ from llm2clip_search.cli import console
 
 
 def export_model(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, as for --model.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Name of the model, as for --model.", show_default=False)
+    ],
     destination: Annotated[
         Path, typer.Argument(metavar="DST", help="The folder to write; it must not exist.", show_default=False)
     ],
@@ -17,11 +19,11 @@ def export_model(
         Literal["transformers", "onnx", "llm2clip"],
         typer.Option(
             "--to",
-            help="transformers: the vision tower as CLIPVisionModelWithProjection; onnx: one tower and what it takes;"
-            " llm2clip: the published layout, without the LLM.",
+            help="transformers: the vision tower as a CLIPVisionModelWithProjection; onnx: one tower, with a"
+            " description of its inputs; llm2clip: the layout of published LLM2CLIP checkpoints, without the LLM.",
         ),
     ] = "transformers",
-    tower: Annotated[Literal["vision", "text"], typer.Option("--tower", help="Which one, for --to onnx.")] = "vision",
+    tower: Annotated[Literal["vision", "text"], typer.Option("--tower", help="The tower for --to onnx.")] = "vision",
 ) -> None:
     """Export a trained or converted model, or one of its towers.
 

@@ -10,7 +10,7 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.sizes import gigabytes, parameters
 
 if TYPE_CHECKING:
-    from llm2clip_search.encoders.catalogue import PublishedModel
+    from llm2clip_search.encoders.catalogue import CatalogueModel
     from llm2clip_search.encoders.config import TextConfig, VisionConfig
     from llm2clip_search.encoders.model import Model
 
@@ -19,18 +19,18 @@ _UNKNOWN = "unknown"
 
 
 def show_model(
-    name: Annotated[str, typer.Argument(help="A model's name, as for --model.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of the model, as for --model.", show_default=False)],
 ) -> None:
-    """Show a model's card: towers, parameters, licence, training data, published recalls with their source.
+    """Show a model's card: towers, parameters, licence, training data, and published recalls with their source.
 
-    Nothing is fetched for a model that has a name in models list.
+    Nothing is fetched.
 
     [dim]llm2clip-search models show llm2clip-openai-l-14-336[/dim]
     """
-    from llm2clip_search.encoders.catalogue import published_models
+    from llm2clip_search.encoders.catalogue import catalogue_models
     from llm2clip_search.encoders.registry import is_at_hand, resolve
 
-    entry = published_models().get(name) or published_models().get(name.lower())
+    entry = catalogue_models().get(name) or catalogue_models().get(name.lower())
     model = resolve(name) if entry is None or is_at_hand(name) else None
     with console.results():
         for label, value in _lines(entry, model):
@@ -45,7 +45,7 @@ def show_model(
             console.out.print(Markdown(card.read_text(encoding="utf-8")))
 
 
-def _lines(entry: "PublishedModel | None", model: "Model | None") -> Iterator[Line]:
+def _lines(entry: "CatalogueModel | None", model: "Model | None") -> Iterator[Line]:
     yield from _header(entry, model)
     if model is not None:
         yield from _towers(model)
@@ -54,13 +54,13 @@ def _lines(entry: "PublishedModel | None", model: "Model | None") -> Iterator[Li
         yield "tokens", f"{entry.max_tokens}, bidirectional LLM, mean over the caption"
     if entry is not None:
         vision, text = parameters(entry.vision_parameters), parameters(entry.text_parameters)
-        yield "parameters", f"{vision} to index images, {text} to ask"
+        yield "parameters", f"{vision} to index images, {text} to query"
         if entry.llm is not None:
-            yield "LLM", f"{entry.llm.repo}, states of {entry.llm.hidden} dimensions; no LLM of another width fits"
-            yield "LLM's licence", (entry.llm.licence or _UNKNOWN) + (", behind a gate" if entry.llm.gated else "")
+            yield "LLM", f"{entry.llm.repo}, hidden width {entry.llm.hidden}; the adaptor fits no other width"
+            yield "LLM's licence", (entry.llm.licence or _UNKNOWN) + (", gated" if entry.llm.gated else "")
         yield "languages", entry.languages or _UNKNOWN
     elif model is not None:
-        yield "parameters", f"{_weights(model, 'vision')} to index images, {_weights(model, 'text')} to ask"
+        yield "parameters", f"{_tower_size(model, 'vision')} to index images, {_tower_size(model, 'text')} to query"
     config = model.config if model else None
     stated = config.licence if config and config.licence != _UNKNOWN else None
     yield "licence", stated or (entry.licence if entry else None) or _UNKNOWN
@@ -71,24 +71,24 @@ def _lines(entry: "PublishedModel | None", model: "Model | None") -> Iterator[Li
         yield "note", note
 
 
-def _header(entry: "PublishedModel | None", model: "Model | None") -> Iterator[Line]:
-    from llm2clip_search.encoders.catalogue import sources
+def _header(entry: "CatalogueModel | None", model: "Model | None") -> Iterator[Line]:
+    from llm2clip_search.encoders.catalogue import citations
     from llm2clip_search.encoders.checkpoints.pull import converted_folder
 
     if model is not None:
         yield "model", f"{model.config.name} ({_fingerprint(model)})"
     elif entry is not None:
         size = gigabytes(entry.download_bytes)
-        yield "model", f"{entry.name} (not fetched; models pull {entry.name} takes about {size})"
+        yield "model", f"{entry.name} (not on this machine; models pull {entry.name} fetches about {size})"
     if entry is not None:
-        yield "what", entry.what
+        yield "description", entry.what
         if entry.repo is not None:
             pinned = f"@{entry.revision}" if entry.revision else ", its newest commit" if entry.layout else ""
             yield "weights", f"hf:{entry.repo}{pinned}"
         if entry.layout is not None and model is not None:
             yield "folder", str(converted_folder(entry))
-        source = sources()[entry.source]
-        yield "known from", f"{source.title}, {source.url}"
+        citation = citations()[entry.source]
+        yield "source", f"{citation.title}, {citation.url}"
     yield "space", f"{model.config.dim if model else entry.dim if entry else 0} dimensions"
 
 
@@ -97,16 +97,16 @@ def _fingerprint(model: "Model") -> str:
 
     if all(map(pin_is_known, model.base_weights)):
         return model.identity.fingerprint
-    return "its fingerprint is known once its weights are fetched"
+    return "its fingerprint is unknown until its weights are fetched"
 
 
-def _weights(model: "Model", tower: Literal["vision", "text"]) -> str:
-    """Of a tower whose base weights are here; pickles and GGUF files are told by their size alone."""
-    from llm2clip_search.encoders.placement import tower_weights
+def _tower_size(model: "Model", tower: Literal["vision", "text"]) -> str:
+    """Parameter count of a tower whose base weights are here; that of a pickle or GGUF file is an upper bound."""
+    from llm2clip_search.encoders.placement import tower_parameters
     from llm2clip_search.encoders.sources import is_here
 
     source = (model.config.vision if tower == "vision" else model.config.text).weights
-    count = tower_weights(model, tower) if source is None or is_here(source) else None
+    count = tower_parameters(model, tower) if source is None or is_here(source) else None
     if count is None:
         return _UNKNOWN
     return ("at most " if source is not None and source.startswith("pypi:") else "") + parameters(count)
@@ -125,22 +125,22 @@ def _tower(config: "VisionConfig | TextConfig") -> str:
     return f"{config.library} {config.architecture}".strip()
 
 
-def _print_recalls(entry: "PublishedModel") -> None:
-    from rich.table import Table
+def _print_recalls(entry: "CatalogueModel") -> None:
+    from llm2clip_search.encoders.catalogue import citations
 
-    from llm2clip_search.encoders.catalogue import sources
-
+    names = list(dict.fromkeys(name for reported in entry.recalls for name in reported.recalls))
+    table = console.table(
+        "as published",
+        *names,
+        left=("as published",),
+        title="Published R@1, image to text / text to image, percent",
+    )
+    for reported in entry.recalls:
+        cells = (reported.recalls.get(name) for name in names)
+        table.add_row(reported.row, *(f"{cell[0]:.1f} / {cell[1]:.1f}" if cell else "-" for cell in cells))
     console.out.print()
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
-    table.title = "Published R@1, image to text / text to image, percent"
-    names = list(dict.fromkeys(name for printed in entry.recalls for name in printed.recalls))
-    for column in ("as printed", *names):
-        table.add_column(column, no_wrap=True)
-    for printed in entry.recalls:
-        cells = (printed.recalls.get(name) for name in names)
-        table.add_row(printed.row, *(f"{cell[0]:.1f} / {cell[1]:.1f}" if cell else "-" for cell in cells))
     console.out.print(table)
-    for key in dict.fromkeys(printed.source for printed in entry.recalls):
-        source = sources()[key]
-        note = f" {source.note}" if source.note and entry.layout in ("openai", "eva02") else ""
-        console.out.print(f"{source.title}, {source.url}.{note}", markup=False)
+    for key in dict.fromkeys(reported.source for reported in entry.recalls):
+        citation = citations()[key]
+        note = f" {citation.note}" if citation.note and entry.layout in ("openai", "eva02") else ""
+        console.out.print(f"{citation.title}, {citation.url}.{note}", markup=False)

@@ -83,7 +83,7 @@ def convert_adaptor(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> 
     )
 
 
-def publish_adaptor(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> dict[str, torch.Tensor]:
+def adaptor_to_checkpoint(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> dict[str, torch.Tensor]:
     """An adaptor's tensors under the names of a published layout: the way back of `convert_adaptor`."""
     theirs = {ours: name for name, ours in _OURS.items()}
     blocks = 1 + max((int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")), default=-1)

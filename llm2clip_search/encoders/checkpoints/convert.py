@@ -19,8 +19,8 @@ from llm2clip_search.base.files import file_sha256
 from llm2clip_search.encoders.checkpoints.adaptor_keys import AdaptorPart, convert_adaptor
 from llm2clip_search.encoders.checkpoints.eva02 import convert_eva02
 from llm2clip_search.encoders.checkpoints.layouts import (
-    Checkpoint,
     LayoutName,
+    PublishedCheckpoint,
     VisionPart,
     detect_layout,
     listed,
@@ -143,7 +143,7 @@ def convert(
     return config
 
 
-def convert_tensors(checkpoint: Checkpoint) -> Converted:
+def convert_tensors(checkpoint: PublishedCheckpoint) -> Converted:
     """Rename a checkpoint's tensors, with every key accounted for.
 
     Raises:
@@ -173,7 +173,7 @@ def convert_tensors(checkpoint: Checkpoint) -> Converted:
     )
 
 
-def _vision(layout: LayoutName, checkpoint: Checkpoint) -> VisionPart:
+def _vision(layout: LayoutName, checkpoint: PublishedCheckpoint) -> VisionPart:
     if layout == "openai":
         return convert_openai(checkpoint.tensors, checkpoint.config)
     return (convert_eva02 if layout == "eva02" else convert_siglip2)(checkpoint.tensors)

@@ -78,7 +78,7 @@ def convert_eva02(tensors: Mapping[str, torch.Tensor]) -> VisionPart:
     )
 
 
-def publish_eva02(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def eva02_to_checkpoint(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A vision tower's ``backbone.*`` and ``projection.*`` under published names: the way back of `convert_eva02`.
 
     Rotary angles are not among them: the repository's own model computes them.

@@ -29,7 +29,7 @@ _PREFIXES = ("module.", "_orig_mod.", "_forward_module.", "model.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class PublishedCheckpoint:
     """A published checkpoint as it was read: nothing is renamed but wrappers' prefixes."""
 
     tensors: Mapping[str, torch.Tensor]
@@ -66,7 +66,7 @@ def openai_pixels(size: int) -> PreprocessConfig:
     )
 
 
-def read_checkpoint(source: Path) -> Checkpoint:
+def read_checkpoint(source: Path) -> PublishedCheckpoint:
     """Read a checkpoint: a ``.safetensors`` file, a ``.pt`` or ``.bin`` state dict, or a folder that holds one.
 
     A state dict is read with ``weights_only``: no code of its own runs.
@@ -81,7 +81,7 @@ def read_checkpoint(source: Path) -> Checkpoint:
     tensors: dict[str, torch.Tensor] = {}
     for path in paths:
         tensors |= _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return Checkpoint(
+    return PublishedCheckpoint(
         tensors=_without_prefixes(tensors),
         # A lone file is read for what it is: a configuration beside it may be another model's.
         config=_read_config(source / "config.json") if source.is_dir() else {},

@@ -78,7 +78,7 @@ def convert_openai(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any
     )
 
 
-def publish_openai(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def openai_to_checkpoint(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A vision tower's ``backbone.*`` and ``projection.*`` under published names: the way back of `convert_openai`."""
     names = {"backbone.model.": PREFIX, "projection.": PROJECTION}
     return {

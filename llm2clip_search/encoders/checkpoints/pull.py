@@ -6,24 +6,24 @@ from pathlib import Path
 
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.encoders.cache import cache_dir
-from llm2clip_search.encoders.catalogue import PublishedModel
+from llm2clip_search.encoders.catalogue import CatalogueModel
 from llm2clip_search.encoders.hub import HubUnreachableError, fetch_repository, hub_cache
 from llm2clip_search.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
 
-def converted_folder(model: PublishedModel) -> Path:
+def converted_folder(model: CatalogueModel) -> Path:
     """Where the model folder of a checkpoint lies once it was pulled."""
     return cache_dir() / "models" / model.name
 
 
-def is_pulled(model: PublishedModel) -> bool:
+def is_pulled(model: CatalogueModel) -> bool:
     """Whether the model folder is there; a conversion gives it its name only when it is complete."""
     return (converted_folder(model) / "config.json").exists()
 
 
-def pull(model: PublishedModel) -> Path:
+def pull(model: CatalogueModel) -> Path:
     """The model folder of a checkpoint, fetched with its LLM and converted when it is not in the cache yet.
 
     Raises:
@@ -58,7 +58,7 @@ def pull(model: PublishedModel) -> Path:
     return folder
 
 
-def verify(model: PublishedModel) -> None:
+def verify(model: CatalogueModel) -> None:
     """Hold a pulled model folder to the hashes that its conversion wrote down.
 
     Raises:
@@ -78,7 +78,7 @@ def verify(model: PublishedModel) -> None:
             )
 
 
-def _fetch_files(model: PublishedModel) -> Path:
+def _fetch_files(model: CatalogueModel) -> Path:
     """The folder of the published files, or the one state dict among them that is named."""
     assert model.repo is not None, "only models of the hub are fetched"
     wanted = [alternative for pattern in model.files for alternative in pattern.split("|")]

@@ -75,6 +75,6 @@ def convert_siglip2(tensors: Mapping[str, torch.Tensor]) -> VisionPart:
     )
 
 
-def publish_siglip2(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def siglip2_to_checkpoint(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A vision tower's ``backbone.*`` under published names: the way back of `convert_siglip2`."""
     return {PREFIX + name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import torch
 
-from llm2clip_search.encoders.checkpoints.adaptor_keys import publish_adaptor
+from llm2clip_search.encoders.checkpoints.adaptor_keys import adaptor_to_checkpoint
 from llm2clip_search.encoders.checkpoints.convert import END_OF_TURN, HEADER, KEPT_SCALARS, MAX_TOKENS
-from llm2clip_search.encoders.checkpoints.eva02 import PREFIX, publish_eva02
+from llm2clip_search.encoders.checkpoints.eva02 import PREFIX, eva02_to_checkpoint
 from llm2clip_search.encoders.checkpoints.layouts import LayoutName
-from llm2clip_search.encoders.checkpoints.openai_clip import publish_openai
-from llm2clip_search.encoders.checkpoints.siglip2 import publish_siglip2
+from llm2clip_search.encoders.checkpoints.openai_clip import openai_to_checkpoint
+from llm2clip_search.encoders.checkpoints.siglip2 import siglip2_to_checkpoint
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.weights import mapped_tensors
 from llm2clip_search.errors import ModelError
 
-_PUBLISHERS = {"openai": publish_openai, "eva02": publish_eva02, "siglip2": publish_siglip2}
+_WRITERS = {"openai": openai_to_checkpoint, "eva02": eva02_to_checkpoint, "siglip2": siglip2_to_checkpoint}
 _LOGIT_SCALE = 4.6052
 """ln 100, where training caps it: of a model that was trained here and holds none."""
 _HEAD_WIDTH = 64
@@ -31,7 +31,7 @@ _ROPE_GRID = 16
 """Patches a side that EVA02's rotary positions are stretched to (Fang et al., arXiv 2303.11331)."""
 
 
-def publish(model: Model, folder: Path) -> str:
+def write_checkpoint(model: Model, folder: Path) -> str:
     """Write the published layout of a model into an empty folder; returns a line on what it is.
 
     Raises:
@@ -40,7 +40,7 @@ def publish(model: Model, folder: Path) -> str:
     layout = _layout(model)
     vision, text = model.tensors("vision"), model.tensors("text")
     adaptor = {name.removeprefix("adaptor."): t for name, t in text.items() if name.startswith("adaptor.")}
-    tensors = _PUBLISHERS[layout](vision) | publish_adaptor(adaptor, layout)
+    tensors = _WRITERS[layout](vision) | adaptor_to_checkpoint(adaptor, layout)
     if layout == "eva02":
         options = model.config.vision.options
         tensors |= _rotary_angles(vision, options["embed_dim"] // options["num_heads"] if options else _HEAD_WIDTH)

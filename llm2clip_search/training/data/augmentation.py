@@ -1,4 +1,4 @@
-"""Augmentation that leaves a caption true."""
+"""Image augmentation that keeps captions true."""
 
 import re
 from dataclasses import dataclass
@@ -15,22 +15,23 @@ _SIDES = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What may happen to a training image before it is resized to the tower's input."""
+    """Random changes to a training image before it is resized to the tower's input."""
 
     crop: float = 0.9
-    """Smallest share of the image's area that is kept; 0.9 is LLM2CLIP's. Small crops cut off what captions name."""
+    """Smallest fraction of the image's area that a crop keeps (LLM2CLIP: 0.9). Small crops cut off things that
+    captions mention."""
     aspect: float = 1.0
-    """Largest ratio by which a crop's sides are stretched against the image's."""
+    """Largest factor by which a crop's aspect ratio differs from the image's."""
     flip: bool = False
-    """Mirror half of the images whose caption names no side."""
+    """Mirror half of the images whose captions do not mention left or right."""
     colour: float = 0.0
-    """Largest relative change of brightness, contrast and saturation; captions name colours, so hue stays."""
+    """Largest relative change of brightness, contrast and saturation; hue is kept, because captions name colours."""
 
     def __call__(self, image: Image.Image, captions: list[str], generator: np.random.Generator) -> Image.Image:
-        """An augmented RGB image."""
+        """Return an augmented RGB image."""
         width, height = image.size
         area, stretch = generator.uniform(self.crop, 1.0), self.aspect ** generator.uniform(-0.5, 0.5)
-        # A side cannot outgrow the image's: the area would be lost.
+        # Limit the stretch so that no side exceeds the image, which would reduce the crop's area.
         stretch = min(max(stretch, area**0.5), area**-0.5)
         crop_width = min(width, max(1, round(width * (area**0.5) * stretch)))
         crop_height = min(height, max(1, round(height * (area**0.5) / stretch)))
@@ -47,5 +48,5 @@ class Augmentation:
 
 
 def names_a_side(caption: str) -> bool:
-    """Whether a caption says left or right, in English, German, French, Czech or Chinese."""
+    """Whether a caption mentions left or right, in English, German, French, Czech or Chinese."""
     return _SIDES.search(caption) is not None

@@ -1,11 +1,11 @@
-"""Every caption through the LLM once: a folder of Arrow files that stage 2 reads instead of running it.
+"""The caption store: a folder of caption embeddings that stage 2 reads instead of running the LLM.
 
-* ``store.json``: schema version, the LLM's fingerprint and where it lay, width, type, and the shards' names.
-* ``NNNNNN.arrow``: columns ``caption_id`` (int64, see `caption_table.caption_id`) and ``embedding`` (fixed-size
-  list of float16 or float32), uncompressed, so that reading maps it into memory. Where a recipe needs them,
-  unit vectors of a CLIP text tower stand behind the LLM's in every row.
+* ``store.json``: schema version, fingerprint and folder of the LLM, width, dtype, and the shards' names.
+* ``NNNNNN.arrow``: columns ``caption_id`` (int64, see `caption_table.caption_id`) and ``embedding`` (fixed-size list
+  of float16 or float32), uncompressed, so that it can be memory-mapped. If a recipe needs them, the L2-normalised
+  embeddings of a CLIP text tower are the last columns.
 
-Half precision halves what the original keeps; over 60 million captions of an 8B LLM it is 0.5 TB, not 1.
+float16 takes half the space of the original's float32: for 60 million captions of an 8B LLM, 0.5 TB instead of 1.
 """
 
 import json
@@ -19,51 +19,54 @@ import pyarrow as pa
 
 from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.progress import Progress
-from llm2clip_search.errors import StoreError
+from llm2clip_search.base.vectors import batches_by_length
+from llm2clip_search.errors import StoreError, first_line
 from llm2clip_search.store.lock import writer_lock
 
 SCHEMA_VERSION = 1
 SHARD_ROWS = 65_536
 EMBED_ROWS = 2048
-"""Captions between two reports."""
+"""Captions embedded between two progress reports."""
 
 StoredDtype = Literal["float16", "float32"]
+ANOTHER_FOLDER = "Name another folder with --out."
 Embed = Callable[[Sequence[str]], np.ndarray]
-"""Captions to float32 ``[n, width]``."""
+"""Embeds captions: float32 ``[n, width]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreInfo:
-    """What ``store.json`` says."""
+    """Contents of ``store.json``."""
 
     schema_version: int = SCHEMA_VERSION
     llm: str
     """Fingerprint of the LLM that made the embeddings."""
     llm_folder: str
+    """Folder of that LLM, for messages."""
     width: int
     clip: str = ""
-    """Name and fingerprint of the CLIP text tower whose unit vectors are the last columns."""
+    """Name and fingerprint of the CLIP text tower whose embeddings are the last columns; empty for none."""
     clip_width: int = 0
-    """How many of the ``width`` columns those are."""
+    """Number of those columns, which ``width`` includes."""
     dtype: StoredDtype = "float16"
     shards: tuple[str, ...] = ()
     rows: int = 0
 
 
 class CaptionStore:
-    """Embeddings by caption id, open for reading."""
+    """A caption store opened for reading."""
 
     def __init__(self, folder: Path) -> None:
-        """Map every shard.
+        """Memory-map all shards.
 
         Raises:
-            StoreError: no store, a newer schema, or a shard that is missing or damaged.
+            StoreError: there is no store or it is empty, its schema is newer, or a shard is missing or damaged.
         """
         self.folder = folder
         self.info = read_store_info(folder)
         parts = [_read_shard(folder / name, self.info) for name in self.info.shards]
         if not parts:
-            raise StoreError(f"{folder} holds no caption embeddings yet; run train embed to the end.")
+            raise StoreError(f"{folder} holds no caption embeddings yet.", hint="Run train embed to its end.")
         self._parts = [vectors for _, vectors in parts]
         ids = np.concatenate([shard_ids for shard_ids, _ in parts])
         self._order = np.argsort(ids, kind="stable")
@@ -73,41 +76,47 @@ class CaptionStore:
     def __len__(self) -> int:
         return len(self._sorted)
 
-    def demand(self, fingerprint: str, folder: Path, *, clip: str = "") -> None:
-        """Refuse to serve another LLM than the one that made the store, or another CLIP where one is needed.
+    def require_models(self, llm: str, folder: Path, *, clip: str = "") -> None:
+        """Check that the given models made the embeddings.
+
+        Args:
+            llm: fingerprint of the LLM in ``folder``.
+            clip: name and fingerprint of the CLIP text tower; empty if none is needed.
 
         Raises:
-            StoreError: naming both.
+            StoreError: another model made them; the message names both.
         """
-        if self.info.llm != fingerprint:
+        if self.info.llm != llm:
             raise StoreError(
                 f"{self.folder} was embedded by LLM {self.info.llm} ({self.info.llm_folder}), but {folder} is"
-                f" LLM {fingerprint}; run train embed with it into another folder."
+                f" LLM {llm}.",
+                hint=f"Run train embed with {folder} into another folder.",
             )
         if clip and self.info.clip != clip:
             raise StoreError(
                 f"{self.folder} holds text embeddings of {self.info.clip or 'no CLIP'}, but the recipe needs those of"
-                f" {clip}; run train embed with the recipe into another folder."
+                f" {clip}.",
+                hint="Run train embed with this recipe into another folder.",
             )
 
     def positions(self, caption_ids: np.ndarray) -> np.ndarray:
-        """Where captions lie, int64 ``[n]``, for `rows`.
+        """Positions of captions in the store, int64 ``[n]``, to pass to `embeddings`.
 
         Raises:
-            StoreError: captions that are not in the store, with their count.
+            StoreError: some captions are not in the store; the message has their number.
         """
         found = np.minimum(np.searchsorted(self._sorted, caption_ids), len(self._sorted) - 1)
         missing = self._sorted[found] != caption_ids
         if missing.any():
             raise StoreError(
-                f"{self.folder} lacks {int(missing.sum()):,} of {len(caption_ids):,} captions; run train embed again"
-                " with the data of this run."
+                f"{self.folder} lacks {int(missing.sum()):,} of {len(caption_ids):,} captions.",
+                hint="Run train embed again with the same recipe and --data.",
             )
         positions: np.ndarray = self._order[found]
         return positions
 
     def embeddings(self, positions: np.ndarray) -> np.ndarray:
-        """Embeddings ``[n, width]`` in the store's precision."""
+        """Embeddings ``[n, width]`` at the given positions, in the store's dtype."""
         out = np.empty((len(positions), self.info.width), dtype=self.info.dtype)
         shards = np.searchsorted(self._starts, positions, side="right") - 1
         for shard in np.unique(shards):
@@ -130,16 +139,17 @@ def fill_caption_store(
     shard_rows: int = SHARD_ROWS,
     dtype: StoredDtype = "float16",
 ) -> int:
-    """Embed the captions that the store lacks, a shard at a time; returns how many there were.
+    """Embed the captions that the store does not hold yet, shard by shard; returns their number.
 
-    A kill loses the shard in flight; the next call goes on behind the last whole one.
+    If the process is killed, only the unfinished shard is lost, and the next call continues after the last complete
+    one.
 
     Args:
-        width: of what ``embed`` gives, the ``clip_width`` columns of ``clip`` among them; see `StoreInfo`.
+        width: width of the embeddings, including the ``clip_width`` columns of ``clip``; see `StoreInfo`.
 
     Raises:
-        StoreError: a store of another LLM, CLIP, width or precision in the folder, another process that writes
-            it, a damaged shard, or an embedding that its numbers cannot hold.
+        StoreError: the folder holds a store of another LLM, CLIP, width or dtype, another process is writing it, a
+            shard is damaged, or an embedding exceeds the range of the dtype.
     """
     out.mkdir(parents=True, exist_ok=True)
     with writer_lock(out):
@@ -157,15 +167,15 @@ def fill_caption_store(
         if have:
             todo = todo[~np.isin(ids[todo], np.concatenate(have))]
         texts = captions["caption"].to_pylist()
-        # Similar lengths together: a shard is embedded with hardly any padding.
-        todo = todo[np.argsort([len(texts[row]) for row in todo], kind="stable")]
-        for start in range(0, len(todo), shard_rows):
-            rows = todo[start : start + shard_rows]
+        done = 0
+        for batch in batches_by_length([len(texts[row]) for row in todo], shard_rows):
+            rows = todo[batch]
             vectors = np.empty((len(rows), width), dtype=dtype)
-            for part in range(0, len(rows), EMBED_ROWS):
-                batch = [texts[row] for row in rows[part : part + EMBED_ROWS]]
-                vectors[part : part + len(batch)] = _embed(embed, batch, width, dtype)
-                progress("captions", start + part + len(batch), len(todo), {})
+            for start in range(0, len(rows), EMBED_ROWS):
+                part = [texts[row] for row in rows[start : start + EMBED_ROWS]]
+                vectors[start : start + len(part)] = _embed(embed, part, width, dtype)
+                done += len(part)
+                progress("captions", done, len(todo), {})
             name = f"{len(info.shards):06d}.arrow"
             _write_shard(out / name, ids[rows], vectors)
             info = replace(info, shards=(*info.shards, name), rows=info.rows + len(rows))
@@ -177,7 +187,7 @@ def read_store_info(folder: Path) -> StoreInfo:
     """Read ``store.json``.
 
     Raises:
-        StoreError: none, or not one of this version.
+        StoreError: it is missing, invalid, or of another schema version.
     """
     path = folder / "store.json"
     try:
@@ -188,44 +198,46 @@ def read_store_info(folder: Path) -> StoreInfo:
         return StoreInfo(**{**raw, "shards": tuple(raw["shards"])})
     except OSError as error:
         raise StoreError(
-            f"{folder} is no caption store: it has no readable store.json; train embed makes one."
+            f"{folder} is not a caption store: it has no readable store.json.", hint="Create one with train embed."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} does not describe a caption store: {error!r}.") from error
 
 
 def _existing_info(folder: Path, wanted: StoreInfo) -> StoreInfo:
-    """What a store holds, if more of the wanted embeddings may go into it."""
+    """The info of an existing store, which has to hold embeddings of the wanted kind."""
     info = read_store_info(folder)
     if info.clip != wanted.clip:
         raise StoreError(
-            f"{folder} holds text embeddings of {info.clip or 'no CLIP'}, but the recipe asks for"
-            f" {f'those of {wanted.clip}' if wanted.clip else 'none'}; name another folder with --out."
+            f"{folder} holds text embeddings of {info.clip or 'no CLIP'}, but the recipe needs"
+            f" {f'those of {wanted.clip}' if wanted.clip else 'none'}.",
+            hint=ANOTHER_FOLDER,
         )
     if (info.llm, info.width) != (wanted.llm, wanted.width):
         raise StoreError(
             f"{folder} holds embeddings of LLM {info.llm} ({info.llm_folder}, {info.width} wide), but"
-            f" {wanted.llm_folder} is LLM {wanted.llm} ({wanted.width} wide); name another folder with --out."
+            f" {wanted.llm_folder} is LLM {wanted.llm} ({wanted.width} wide).",
+            hint=ANOTHER_FOLDER,
         )
     if info.dtype != wanted.dtype:
         raise StoreError(
-            f"{folder} holds {info.dtype}, not {wanted.dtype}; go on with dtype {info.dtype}, or name another"
-            " folder with --out."
+            f"{folder} holds {info.dtype} embeddings, not {wanted.dtype}.",
+            hint=f"Continue with --dtype {info.dtype}, or name another folder with --out.",
         )
     return info
 
 
 def _embed(embed: Embed, texts: list[str], width: int, dtype: StoredDtype) -> np.ndarray:
     exact = embed(texts)
-    assert exact.shape == (len(texts), width), f"an LLM {width} wide gave {exact.shape} for {len(texts)} captions"
-    with np.errstate(over="ignore"):  # told below, with the caption
+    assert exact.shape == (len(texts), width), f"{len(texts)} captions and width {width}, but shape {exact.shape}"
+    with np.errstate(over="ignore"):  # reported below, with the caption
         vectors: np.ndarray = exact.astype(dtype)
     if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
         largest = float(np.abs(exact[bad[0]]).max())
-        advice = " (dtype float32 holds it)" if np.isfinite(largest) and dtype == "float16" else ""
         raise StoreError(
-            f"The LLM's state of caption {texts[bad[0]]!r} reaches {largest:,.0f}, but {dtype} ends at"
-            f" {np.finfo(dtype).max:,.0f}{advice}."
+            f"The embedding of caption {texts[bad[0]]!r} has a value of {largest:,.0f}, but the largest {dtype} is"
+            f" {np.finfo(dtype).max:,.0f}.",
+            hint="Use --dtype float32." if np.isfinite(largest) and dtype == "float16" else "",
         )
     return vectors
 
@@ -245,15 +257,15 @@ def _write_shard(path: Path, ids: np.ndarray, vectors: np.ndarray) -> None:
 
 
 def _read_shard(path: Path, info: StoreInfo) -> tuple[np.ndarray, np.ndarray]:
-    """Caption ids int64 ``[n]`` and a view of embeddings ``[n, width]`` in the mapped file."""
+    """Caption ids int64 ``[n]``, and embeddings ``[n, width]`` as a view of the memory-mapped file."""
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         if table.schema != _schema(info):
-            raise ValueError(f"it holds {', '.join(map(str, table.schema.types))}")
+            raise ValueError(f"its columns are {', '.join(map(str, table.schema.types))}")
         flat = table["embedding"].chunk(0).flatten().to_numpy(zero_copy_only=True)
         return table["caption_id"].to_numpy(), flat.reshape(-1, info.width)
     except (OSError, ValueError, pa.ArrowException) as error:
-        first = str(error).partition("\n")[0].rstrip(".")
         raise StoreError(
-            f"{path} is no readable shard of a caption store ({first}); run train embed into another folder."
+            f"{path} is not a readable shard of a caption store ({first_line(error)}).",
+            hint="Run train embed into another folder.",
         ) from error

@@ -1,7 +1,7 @@
-"""Captions for training: tables of any common format as one Arrow table, keyed by photograph.
+"""Training captions read from files of any common format into one Arrow table.
 
-Formats: CSV and TSV, JSON lines, Parquet, and webdataset shards whose ``.json`` members carry captions;
-all but Parquet also gzipped. A path may hold braces: ``cc3m-{00000..00331}.tar``.
+Formats: CSV, TSV, JSON lines, Parquet, and webdataset shards whose ``.json`` members contain captions; all except
+Parquet may be gzipped. Paths may contain braces: ``cc3m-{00000..00331}.tar``.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ CAPTION_SCHEMA = pa.schema(
         ("negative", pa.bool_()),
     ]
 )
-"""Of `read_caption_table`; ``image_id`` is null where text has no image, ``source`` is the place of the row's
-source in the recipe, and a ``negative`` describes something else than its photograph."""
+"""Columns of a caption table. ``image_id`` is null for text without an image, ``source`` is the index of the row's
+source in the recipe, and a ``negative`` describes something other than its photograph."""
 
 _FLICKR = re.compile(
     r"(?:.*/)?([1-9]\d{7,}|[1-9]\d{4,}(?=_[0-9a-f]{10}))(?:_[0-9a-f]{10})?(?:_\w)?(?:\.jpe?g)?"
@@ -45,73 +45,76 @@ _FLICKR = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionColumn:
-    """One column that holds captions, or lists of them."""
+    """A column of captions or lists of captions."""
 
     name: str = "caption"
     lang: str = ""
-    """Language of every row; empty where a ``lang`` column says it, English where that is missing too."""
+    """Language of all rows; if empty, a ``lang`` column gives it, and English is assumed without one."""
     length: LengthClass = "short"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionSource:
-    """Where captions come from."""
+    """Files that captions are read from, and which rows and columns to use."""
 
     path: str
-    """Relative to the data folder; braces and ``*`` allowed."""
+    """Relative to the data folder; may contain braces and ``*``."""
     image: str = "image_id"
-    """Column of the image's id; ``__key__`` is the name of a webdataset sample. Empty for plain pairs of
-    texts: every row is then an item of its own, for stage 1 only."""
+    """Column with the image id; ``__key__`` is the name of a webdataset sample. Empty for pairs of texts without
+    images: each row then counts as a photograph of its own, and only stage 1 uses it."""
     columns: tuple[CaptionColumn, ...] = (CaptionColumn(),)
     negatives: str = ""
-    """Column of captions, or lists of them, that describe something else than the row's image: hard
-    negatives, in the language of the first of ``columns``. Empty for none."""
+    """Column of hard negatives: captions, or lists of them, that do not describe the row's image, in the language
+    of the first of ``columns``. Empty for none."""
     split: str = ""
-    """Only rows whose ``split`` column says this; empty takes all."""
+    """Use only rows with this value in their ``split`` column; empty uses all."""
     langs: tuple[str, ...] = ()
-    """Only these languages; empty takes all."""
+    """Use only these languages; empty uses all."""
     per_image: int = 0
-    """At most this many captions of an image in each language, the first ones; 0 takes all."""
+    """Use at most this many captions per image and language, the first ones; 0 uses all."""
     weight: float = 1.0
-    """How often stage 1 draws a batch from this source, relative to the others."""
+    """Sampling weight: how often stage 1 draws a batch from this source, relative to the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutSplit:
-    """A benchmark split that training may not touch."""
+    """A benchmark split whose photographs must not be trained on."""
 
     path: str
-    """Its caption file, in any of the formats above."""
+    """Caption file of the benchmark, in any of the formats above."""
     split: str
     image: str = "image_id"
 
 
 def photo_key(image_id: str) -> str:
-    """What two data sets call the same photograph.
+    """A key that is the same for one photograph in different data sets.
 
-    Flickr8k says ``1000268201_693b08cb0e.jpg`` where Flickr30k says ``1000268201.jpg``: the number is
-    Flickr's own id of the photograph. Every other id stands for itself, numbers that are padded, or
-    short and in a folder, among them: such names repeat from folder to folder.
+    Flickr8k has ``1000268201_693b08cb0e.jpg`` where Flickr30k has ``1000268201.jpg``: the number is Flickr's id of
+    the photograph. All other ids are their own key. That includes zero-padded numbers, and short numbers in a folder,
+    because such names occur in many folders.
     """
     match = _FLICKR.fullmatch(image_id)
     return f"flickr:{match[1] or match[2]}" if match else image_id
 
 
 def caption_id(text: str) -> int:
-    """Key of a caption wherever embeddings are stored: 64 bits of BLAKE2b over its UTF-8 bytes.
+    """Key of a caption in caption stores: 64 bits of BLAKE2b over its UTF-8 bytes.
 
-    An LLM's embedding depends on nothing else, so that equal captions are embedded once. Among 60
-    million captions two different ones share a key with a probability of one in ten thousand.
+    The LLM's embedding depends on nothing else, so equal captions are embedded once. The probability that any two
+    of 60 million different captions share a key is one in ten thousand.
     """
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def read_caption_table(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa.Table, int]:
-    """All captions of all sources, and how many empty ones were left out.
+    """Read all captions of all sources.
+
+    Returns:
+        A table with `CAPTION_SCHEMA`, and the number of empty captions that were skipped.
 
     Raises:
-        CorpusError: a file that is missing or damaged, a column it lacks, a row without an image's id
-            or with something else than captions, or a source without captions.
+        CorpusError: a file is missing or damaged, a column is missing, a row has no image id or no text as its
+            caption, or a source has no captions.
     """
     parts: list[pa.Table] = []
     empty = 0
@@ -139,21 +142,22 @@ def read_caption_table(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa
 
 
 def captions_of_images(captions: pa.Table) -> pa.Table:
-    """The captions that stage 2 sees: those of images, and no negatives."""
+    """The captions that stage 2 uses: those with an image, without negatives."""
     return captions.filter(pc.and_(pc.is_valid(captions["image_id"]), pc.invert(captions["negative"])))
 
 
 def without_photos(captions: pa.Table, photos: Iterable[str]) -> pa.Table:
-    """The captions of all other photographs; see `photo_key`."""
+    """The captions of all photographs except these; see `photo_key`."""
     return captions.filter(pc.invert(pc.is_in(captions["photo"], value_set=pa.array(sorted(photos), pa.string()))))
 
 
 def held_out_photos(root: Path, held_out: Sequence[HeldOutSplit]) -> set[str]:
-    """Photographs of benchmark splits, by `photo_key`: 934 of Flickr8k's 1,000 dev images lie in Multi30k
-    under other names.
+    """Keys of the photographs in benchmark splits (see `photo_key`).
+
+    Comparing keys is needed because 934 of Flickr8k's 1,000 dev images are in Multi30k under other names.
 
     Raises:
-        CorpusError: a split that is not there: a check against nothing would pass everything.
+        CorpusError: a split is missing, so that nothing would be held out.
     """
     keys: set[str] = set()
     for split in held_out:
@@ -164,7 +168,7 @@ def held_out_photos(root: Path, held_out: Sequence[HeldOutSplit]) -> set[str]:
             if row["split"] == split.split
         }
         if not found:
-            raise CorpusError(f"{root / split.path} has no split {split.split!r} to keep out of training.")
+            raise CorpusError(f"{root / split.path} has no split {split.split!r} to hold out of training.")
         keys |= found
     return keys
 
@@ -172,7 +176,7 @@ def held_out_photos(root: Path, held_out: Sequence[HeldOutSplit]) -> set[str]:
 def _captions_of(
     root: Path, source: CaptionSource, number: int
 ) -> Iterator[tuple[str | None, str, str, str, LengthClass, bool]]:
-    """Image id, photograph, caption, language, length class, whether negative; an empty caption is ``""``."""
+    """Yield image id, photograph key, caption, language, length class, and whether it is a negative."""
     columns = [(column, False) for column in source.columns]
     if source.negatives:
         columns.append((replace(source.columns[0], name=source.negatives), True))
@@ -196,15 +200,15 @@ def _captions_of(
 def _image_id(row: Mapping[str, Any], column: str, where: str) -> str:
     value = row[column]
     if not isinstance(value, str | int) or value == "":
-        raise CorpusError(f"{where} has {value!r} for an image's id in column {column!r}.")
+        raise CorpusError(f"{where} has {value!r} in column {column!r}, which is not an image id.")
     return str(value)
 
 
 def _caption(value: Any, column: str, where: str) -> str:
-    """Text without the white space around it; empty for null."""
+    """A caption without surrounding white space; empty for null."""
     text = "" if value is None else value
     try:
         text.encode()  # a lone surrogate, which JSON can write, has no UTF-8 form
     except (AttributeError, UnicodeEncodeError) as error:
-        raise CorpusError(f"{where} has {value!r:.60} in column {column!r}, which is no caption.") from error
+        raise CorpusError(f"{where} has {value!r:.60} in column {column!r}, which is not a caption.") from error
     return str(text).strip()

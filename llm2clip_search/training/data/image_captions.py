@@ -1,4 +1,4 @@
-"""Images joined with their captions for stage 2, and which of them a step shows."""
+"""Images matched with their captions for stage 2, and the sampling of batches from them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
@@ -19,13 +19,13 @@ class CaptionedImages:
 
     image_ids: list[str]
     caption_rows: list[np.ndarray]
-    """Of each image, its rows in the caption table."""
+    """For each image, the rows of its captions in the caption table, int64 ``[n]``."""
     skipped: dict[str, list[str]]
-    """Ids of what was left out, by why."""
+    """Ids of skipped images by reason."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was found and left out."""
+        """Number of images used, and of images skipped by reason."""
         return {"images": len(self.image_ids), **{why: len(ids) for why, ids in self.skipped.items()}}
 
 
@@ -37,14 +37,17 @@ def match_captions(
     held_out_hashes: Set[str] = frozenset(),
     held_out_photos: Set[str] = frozenset(),
 ) -> CaptionedImages:
-    """Captions to the images they describe, by id; hard negatives and text without an image join nothing.
+    """Match captions with the images they describe, by id; hard negatives and text without an image are ignored.
 
-    Images that a benchmark split shows fall away: those that it names (see `caption_table.held_out_photos`)
-    and those whose bytes it has, whatever their names.
+    Images of benchmark splits are left out: those with a held-out photograph's name (see
+    `caption_table.held_out_photos`), and those with the same bytes as a held-out image, whatever their names.
+
+    Args:
+        max_missing: largest accepted fraction of images without captions, and of captioned images that are missing.
 
     Raises:
-        CorpusError: nothing joins, or more than ``max_missing`` of the images lack captions or of the
-            captioned images are missing; both counts and an example are named.
+        CorpusError: nothing matches, or more than ``max_missing`` is missing; the message has both counts and an
+            example.
     """
     rows: dict[str, list[int]] = {}
     missing: dict[str, None] = {}
@@ -61,27 +64,29 @@ def match_captions(
         example = f", such as {next(iter(missing))!r}," if missing else ""
         raise CorpusError(
             f"None of the {len(missing):,} captioned images{example} is among the {len(files):,} images,"
-            f" such as {next(iter(files))!r}; ids are names in a shard or paths below the folder."
+            f" such as {next(iter(files))!r}; an image id is a name in a shard or a path below the folder."
         )
     named = {image_id for image_id in files if photo_key(image_id) in held_out_photos}
-    silent = [image_id for image_id in files if image_id not in rows and image_id not in named]
+    uncaptioned = [image_id for image_id in files if image_id not in rows and image_id not in named]
     for what, ids, total in (
-        ("images have no caption", silent, len(files)),
+        ("images have no caption", uncaptioned, len(files)),
         ("captioned images are missing", list(missing), len(missing) + len(rows)),
     ):
         if len(ids) > max_missing * total:
             raise CorpusError(
-                f"{len(ids):,} of {total:,} {what}, such as {ids[0]!r}; at most {max_missing:.1%} may be"
-                " (the recipe's max_missing)."
+                f"{len(ids):,} of {total:,} {what}, such as {ids[0]!r}; the recipe's max_missing allows"
+                f" {max_missing:.1%}."
             )
     digests = files.content_hashes if held_out_hashes else {}
     alike = {image_id for image_id, digest in digests.items() if digest in held_out_hashes} - named
     out = named | alike
     kept = [image_id for image_id in files if image_id in rows and image_id not in out]
     if len(kept) < 2:
-        raise CorpusError(f"{len(kept)} images have captions and are not held out; a contrastive batch needs two.")
+        raise CorpusError(
+            f"{len(kept)} images have captions and are not held out; a contrastive batch needs at least two."
+        )
     skipped = {
-        "images without captions": silent,
+        "images without captions": uncaptioned,
         "captioned images missing": list(missing),
         "held out by name": sorted(named),
         "held out by content": sorted(alike),
@@ -92,35 +97,35 @@ def match_captions(
 
 
 def held_out_hashes(files: ImageFiles, photos: Set[str]) -> frozenset[str]:
-    """Content hashes of the images that benchmark splits name.
+    """Content hashes of the images with the names of held-out photographs.
 
     Raises:
-        CorpusError: none of them is among the files: a check against nothing would pass everything.
+        CorpusError: none of them is among the files, so that nothing would be held out.
     """
     hashes = frozenset(h for image_id, h in files.content_hashes.items() if photo_key(image_id) in photos)
     if photos and not hashes:
         raise CorpusError(
             f"None of the {len(photos):,} held-out photographs, such as {min(photos)!r}, is among the"
-            f" {len(files):,} images whose content is to be kept out of training."
+            f" {len(files):,} images whose content is to be held out of training."
         )
     return hashes
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBatch:
-    """What a step shows: images, and captions of each."""
+    """The images of a step, and captions of each."""
 
     images: np.ndarray
-    """int64 ``[n]``, places in `CaptionedImages.image_ids`."""
+    """int64 ``[n]``, indices into `CaptionedImages.image_ids`."""
     captions: np.ndarray
-    """int64 ``[n, k]``, rows of the caption table."""
+    """int64 ``[n, k]``, rows of the caption table: ``k`` captions per image."""
 
 
 class ImageCaptionSampler:
-    """Draws a step's images and captions of each; an epoch shows an image once, or leaves it over as remainder.
+    """Samples the images of a step and captions of each.
 
-    Length classes are drawn by ``long_ratio`` where an image has both, then languages by weight, then a
-    caption.
+    An epoch shows each image at most once; images that do not fill a batch at its end are dropped. For each caption,
+    the length class is drawn by ``long_ratio`` if the image has both classes, then the language by weight.
     """
 
     def __init__(
@@ -142,9 +147,9 @@ class ImageCaptionSampler:
             _chances([langs[r] for r in rows], [lengths[r] for r in rows], long_ratio, lang_weights)
             for rows in captioned.caption_rows
         ]
-        if silent := [captioned.image_ids[i] for i, chance in enumerate(self.chances) if chance.sum() == 0]:
+        if unusable := [captioned.image_ids[i] for i, chance in enumerate(self.chances) if chance.sum() == 0]:
             raise CorpusError(
-                f"{len(silent):,} images, such as {silent[0]!r}, have captions only in languages of weight 0."
+                f"{len(unusable):,} images, such as {unusable[0]!r}, have captions only in languages of weight 0."
             )
 
     @property
@@ -152,18 +157,18 @@ class ImageCaptionSampler:
         return len(self.caption_rows) // self.batch_size
 
     def draw(self, step: int) -> ImageBatch:
-        """The images and captions of a step, a function of seed and step alone."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        """Draw the batch of a step; it depends only on the seed and the step."""
+        epoch, index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = generator(self.seed, epoch, "order of an epoch").permutation(len(self.caption_rows))
-        images = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        images = self._order[index * self.batch_size : (index + 1) * self.batch_size]
         draws = generator(self.seed, step, "captions")
         captions = [self._captions(draws, int(image)) for image in images]
         return ImageBatch(images=images, captions=np.array(captions))
 
     def _captions(self, draws: np.random.Generator, image: int) -> np.ndarray:
-        """Rows of an image's captions; one comes twice only where there are too few."""
+        """Rows of an image's captions, without repetition if the image has enough."""
         count, chances = self.captions_per_image, self.chances[image]
         scarce = bool((chances > 0).sum() < count)
         rows: np.ndarray = draws.choice(self.caption_rows[image], size=count, replace=scarce, p=chances)
@@ -171,11 +176,11 @@ class ImageCaptionSampler:
 
 
 def _chances(
-    langs: Sequence[str], lengths: Sequence[str], long_ratio: float, weights: Mapping[str, float]
+    langs: Sequence[str], lengths: Sequence[str], long_ratio: float, lang_weights: Mapping[str, float]
 ) -> np.ndarray:
-    """Of each caption of an image to be drawn."""
+    """Probabilities of drawing each caption of an image."""
     classes = Counter(zip(langs, lengths, strict=True))
-    raw = np.array([weights.get(pair[0], 1.0) / classes[pair] for pair in zip(langs, lengths, strict=True)])
+    raw = np.array([lang_weights.get(pair[0], 1.0) / classes[pair] for pair in zip(langs, lengths, strict=True)])
     is_long = np.array([length == "long" for length in lengths])
     if is_long.any() and not is_long.all():
         for mask, share in ((is_long, long_ratio), (~is_long, 1.0 - long_ratio)):

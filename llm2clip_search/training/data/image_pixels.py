@@ -1,4 +1,4 @@
-"""Training images as the vision tower's pixels, decoded ahead in threads."""
+"""Training images as pixels for the vision tower, decoded in threads."""
 
 import io
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from PIL import Image
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.images import decode_upright, open_image, to_pixels
-from llm2clip_search.errors import CorpusError, ImageError
+from llm2clip_search.errors import CorpusError, ImageError, first_line
 from llm2clip_search.training.data.augmentation import Augmentation
 from llm2clip_search.training.runtime.seeds import generator
 
 
 class ImagePixels:
-    """Reads, augments and resizes images; a view is a function of seed, step and row alone."""
+    """Reads, augments and resizes images. A view depends only on the seed, the step and the row."""
 
     def __init__(
         self,
@@ -26,23 +26,28 @@ class ImagePixels:
         captions: Sequence[str],
         seed: int,
     ) -> None:
-        """``captions`` are those of the whole caption table: an augmentation must leave what they say true."""
+        """Start the decoding threads.
+
+        Args:
+            captions: the texts of the whole caption table; augmentation has to keep them true.
+        """
         self.files, self.preprocess, self.augmentation = files, preprocess, augmentation
         self.captions, self.seed = captions, seed
         self._threads = ThreadPoolExecutor(thread_name_prefix="decode")
 
     def plain(self, image_ids: Sequence[str], files: ImageFiles | None = None) -> np.ndarray:
-        """uint8 ``[n, H, W, 3]`` of images as they are."""
+        """Pixels uint8 ``[n, H, W, 3]`` without augmentation."""
         return np.stack(list(self._threads.map(lambda i: to_pixels(self._open(i, files), self.preprocess), image_ids)))
 
     def augmented(
         self, image_ids: Sequence[str], captions: Sequence[np.ndarray], step: int, rows: Sequence[int]
     ) -> np.ndarray:
-        """uint8 ``[n, H, W, 3]`` of one view of each image.
+        """Pixels uint8 ``[n, H, W, 3]`` of one augmented view of each image.
 
         Args:
-            captions: of each image the rows of the caption table that it is shown with.
-            step: with ``rows``, one number an image, what the view is drawn from.
+            captions: for each image, the rows of its captions in the caption table.
+            step: seeds the augmentation, together with ``rows``.
+            rows: one number per image.
         """
 
         def view(image_id: str, shown: np.ndarray, row: int) -> np.ndarray:
@@ -56,4 +61,4 @@ class ImagePixels:
         try:
             return decode_upright(open_image(io.BytesIO((files or self.files).read(image_id))))
         except ImageError as error:
-            raise CorpusError(f"Training image {image_id!r} cannot be read: {error}.") from error
+            raise CorpusError(f"Training image {image_id!r} cannot be read: {first_line(error)}.") from error

@@ -1,4 +1,4 @@
-"""Long captions for data that has only short ones: several people's captions of one image, joined."""
+"""Long captions for data with only short ones, made by joining several captions of an image."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ from llm2clip_search.training.runtime.seeds import generator
 
 @dataclass(frozen=True, kw_only=True)
 class LongCaptions:
-    """How many are made, and of what."""
+    """How many long captions to make, and from which short ones."""
 
     parts: tuple[int, ...] = (5,)
-    """One long caption of each image and language for every number here, of that many captions; where there
-    are fewer, of all, and of fewer than two none."""
+    """For each number, one long caption per image and language, joined from that many short captions or from all if
+    there are fewer. Images with a single caption get none."""
     langs: tuple[str, ...] = ("en",)
     seed: int = 0
 
 
 def with_long_captions(captions: pa.Table, config: LongCaptions) -> pa.Table:
-    """The table with rows of length class ``long`` behind its own; each joins captions in an order of chance."""
+    """Append rows of length class ``long`` to a caption table; each joins short captions in random order."""
     groups: dict[tuple[str, str], list[int]] = {}
     langs, lengths = captions["lang"].to_pylist(), captions["length"].to_pylist()
     for row, (image, lang) in enumerate(zip(captions["image_id"].to_pylist(), langs, strict=True)):

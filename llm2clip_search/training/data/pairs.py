@@ -1,4 +1,4 @@
-"""Batches of caption pairs for stage 1: two captions of one photograph, many photographs a batch."""
+"""Batches of caption pairs for stage 1: two captions each of many photographs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.runtime.seeds import generator
 
 NO_PHOTOGRAPH = -1
-"""Stands for a hard negative's photograph."""
+"""Photograph number of hard negatives."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instructions:
-    """What a query says before its caption, by the kind of its pair; the positive carries none."""
+    """Instructions that precede the query's caption, by the kind of pair; positives have none."""
 
     short_to_long: str = ""
     long_to_short: str = ""
@@ -26,44 +26,44 @@ class Instructions:
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatch:
-    """``n`` queries, and ``n`` positives in the same order with hard negatives behind them."""
+    """``n`` queries, and a gallery of their ``n`` positives in the same order, followed by hard negatives."""
 
     queries: list[str]
     gallery: list[str]
     instructions: list[str]
-    """One a query; empty strings for none."""
+    """One per query; empty for none."""
     query_photos: torch.Tensor
-    """int64 ``[n]``: equal where two rows describe one photograph."""
+    """int64 ``[n]``: the number of each query's photograph."""
     gallery_photos: torch.Tensor
-    """int64 ``[m]``, ``m >= n``; `NO_PHOTOGRAPH` for hard negatives."""
+    """int64 ``[m]``, ``m >= n``, likewise; `NO_PHOTOGRAPH` for hard negatives."""
     shared_photos: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    """All the photographs of a text that describes others than its row's own."""
+    """By text, all photographs that it describes, for texts that describe more than their row's own."""
 
-    def same(self) -> torch.Tensor:
-        """bool ``[n, m]``: where some photograph is described by query and item, which are no negatives then.
+    def same_photograph(self) -> torch.Tensor:
+        """bool ``[n, m]``: where query and gallery item describe a common photograph, so they are not negatives.
 
-        A caption that several photographs share describes each of them: it is no negative of their other
-        captions, while those remain negatives of each other.
+        A caption shared by several photographs describes each of them, so it is not a negative of their other
+        captions; those remain negatives of each other.
         """
         shared = self.shared_photos
-        same = self.query_photos[:, None] == self.gallery_photos[None, :]
+        same_photograph = self.query_photos[:, None] == self.gallery_photos[None, :]
         queries = {row: shared[text] for row, text in enumerate(self.queries) if text in shared}
-        items = {place: self.shared_photos[text] for place, text in enumerate(self.gallery) if text in shared}
+        items = {item: self.shared_photos[text] for item, text in enumerate(self.gallery) if text in shared}
         for row, photos in queries.items():
-            same[row] |= torch.isin(self.gallery_photos, torch.tensor(list(photos)))
-            for place, others in items.items():
+            same_photograph[row] |= torch.isin(self.gallery_photos, torch.tensor(list(photos)))
+            for item, others in items.items():
                 if not photos.isdisjoint(others):
-                    same[row, place] = True
-        for place, photos in items.items():
-            same[:, place] |= torch.isin(self.query_photos, torch.tensor(list(photos)))
-        return same
+                    same_photograph[row, item] = True
+        for item, photos in items.items():
+            same_photograph[:, item] |= torch.isin(self.query_photos, torch.tensor(list(photos)))
+        return same_photograph
 
 
 class CaptionPairSampler:
-    """Draws pairs from captions of photographs.
+    """Samples pairs of captions that describe the same photograph.
 
-    A batch comes from one source, its queries are in one language and its positives in one, each drawn by
-    weight: in a batch of mixed languages most negatives would be told apart by their language alone.
+    A batch has one source, one language for its queries and one for its positives, all drawn by weight. In a batch of
+    mixed languages, most negatives could be recognised by their language alone.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class CaptionPairSampler:
         """Group the captions (see `caption_table.CAPTION_SCHEMA`) by source and photograph.
 
         Raises:
-            CorpusError: a source to draw from, or every source, without two photographs that have a pair.
+            CorpusError: a source with a weight has fewer than two photographs with a pair, or all weights are 0.
         """
         self.seed = seed
         self.instructions = instructions
@@ -92,47 +92,48 @@ class CaptionPairSampler:
         negative = captions["negative"].to_numpy()
         self.photos_of_caption = self._shared(~negative)
         self.sources: list[list[dict[str, np.ndarray]]] = []
-        self.places: list[dict[tuple[str, str], np.ndarray]] = []
+        self.candidates: list[dict[tuple[str, str], np.ndarray]] = []
         self.negatives: list[dict[int, np.ndarray]] = []
         source_of = captions["source"].to_numpy()
         for source in range(len(source_weights)):
             rows = np.flatnonzero((source_of == source) & ~negative)
-            groups = [self._by_lang(members, lang_weights) for members in self._photographs(rows)]
-            self.sources.append([group for group in groups if sum(map(len, group.values())) >= 2])
-            self.places.append(_places(self.sources[-1]))
+            photographs = [self._by_lang(members, lang_weights) for members in self._photographs(rows)]
+            self.sources.append([photograph for photograph in photographs if sum(map(len, photograph.values())) >= 2])
+            self.candidates.append(_photographs_by_langs(self.sources[-1]))
             others = self._photographs(np.flatnonzero((source_of == source) & negative))
             self.negatives.append({int(self.photo_of[rows[0]]): rows for rows in others})
-        for number, (weight, groups, places) in enumerate(
-            zip(source_weights, self.sources, self.places, strict=True), 1
+        for number, (weight, photographs, candidates) in enumerate(
+            zip(source_weights, self.sources, self.candidates, strict=True), 1
         ):
-            if weight > 0.0 and not places:
+            if weight > 0.0 and not candidates:
                 raise CorpusError(
-                    f"Caption source {number} of {len(source_weights)} has no pairs: of its {len(groups)} photographs"
-                    " with two different captions in languages of some weight, 2 must have them in the same languages;"
-                    " give the source weight 0 if stage 1 is not to use it."
+                    f"Caption source {number} of {len(source_weights)} has no pairs: of its {len(photographs)}"
+                    " photographs with two different captions in languages of non-zero weight, at least 2 must have"
+                    " them in the same languages. A source that stage 1 does not use needs weight 0."
                 )
         weights = np.array(source_weights, dtype=np.float64)
         if not weights.sum() > 0.0:
-            raise CorpusError(f"All {len(weights)} caption sources have weight 0, so that there is no pair to learn.")
+            raise CorpusError(f"All {len(weights)} caption sources have weight 0, so there are no pairs to learn.")
         self.source_chances = weights / weights.sum()
         self.lang_weights = lang_weights
 
     def __len__(self) -> int:
-        """Photographs that pairs come from."""
+        """Number of photographs that have a pair."""
         return sum(map(len, self.sources))
 
     def draw(self, step: int, count: int) -> PairBatch:
-        """The pairs of a step: ``count`` photographs of one source that have the languages, or all where fewer do.
+        """Draw the pairs of a step; they depend only on the seed and the step.
 
-        A photograph that has hard negatives adds one of them to the gallery. A function of seed and step
-        alone.
+        Args:
+            count: photographs to draw from one source; all that have the drawn languages, if there are fewer. For a
+                photograph with hard negatives, one of them is added to the gallery.
         """
         draws = generator(self.seed, step, "pairs")
         source = int(draws.choice(len(self.sources), p=self.source_chances))
         query, positive = self._langs(source, draws)
-        places = self.places[source][query, positive]
-        chosen = draws.choice(places, size=min(count, len(places)), replace=False)
-        pairs = np.array([_pair(self.sources[source][place], query, positive, draws) for place in chosen])
+        candidates = self.candidates[source][query, positive]
+        chosen = draws.choice(candidates, size=min(count, len(candidates)), replace=False)
+        pairs = np.array([_pair(self.sources[source][item], query, positive, draws) for item in chosen])
         photos = torch.from_numpy(self.photo_of[pairs[:, 0]])
         pools = [self.negatives[source][p] for p in photos.tolist() if p in self.negatives[source]]
         negatives = np.array([draws.choice(pool) for pool in pools], dtype=np.int64)
@@ -149,7 +150,7 @@ class CaptionPairSampler:
         )
 
     def _photographs(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Rows by photograph, each caption once."""
+        """Group rows by photograph, without repeated captions."""
         key = np.stack([self.photo_of[rows], self.caption_ids[rows]], axis=1)
         _, first = np.unique(key, axis=0, return_index=True)
         rows = rows[np.sort(first)]
@@ -158,47 +159,54 @@ class CaptionPairSampler:
         return [rows[part] for part in np.split(order, starts)] if len(rows) else []
 
     def _shared(self, positive: np.ndarray) -> dict[int, frozenset[int]]:
-        """The photographs of each caption that describes several, or that is some photograph's negative."""
+        """By caption id, the photographs of captions that describe several, or that are some photograph's negative."""
         key = np.unique(np.stack([self.caption_ids[positive], self.photo_of[positive]], axis=1), axis=0)
         ids, starts, counts = np.unique(key[:, 0], return_index=True, return_counts=True)
-        told = np.flatnonzero((counts > 1) | np.isin(ids, self.caption_ids[~positive]))
-        return {int(ids[i]): frozenset(key[starts[i] : starts[i] + counts[i], 1].tolist()) for i in told}
+        listed = np.flatnonzero((counts > 1) | np.isin(ids, self.caption_ids[~positive]))
+        return {int(ids[i]): frozenset(key[starts[i] : starts[i] + counts[i], 1].tolist()) for i in listed}
 
     def _by_lang(self, rows: np.ndarray, weights: Mapping[str, float]) -> dict[str, np.ndarray]:
-        """A photograph's rows by language; languages of weight 0 are left out."""
+        """Group a photograph's rows by language, without languages of weight 0."""
         langs = np.array([self.langs[row] for row in rows])
         return {lang: rows[langs == lang] for lang in np.unique(langs).tolist() if weights.get(lang, 1.0) > 0.0}
 
     def _langs(self, source: int, draws: np.random.Generator) -> tuple[str, str]:
-        """Of a batch's queries and of its positives; a pair of languages weighs the product of both."""
-        pairs = list(self.places[source])
+        """Draw the languages of queries and positives; the weight of a pair is the product of both weights."""
+        pairs = list(self.candidates[source])
         weights = np.array([self.lang_weights.get(q, 1.0) * self.lang_weights.get(p, 1.0) for q, p in pairs])
         return pairs[draws.choice(len(pairs), p=weights / weights.sum())]
 
     def _instruction(self, query: int, positive: int) -> str:
-        say = self.instructions
+        templates = self.instructions
         if self.langs[query] != self.langs[positive]:
-            return say.across_languages
+            return templates.across_languages
         lengths = (self.lengths[query], self.lengths[positive])
-        return {("short", "long"): say.short_to_long, ("long", "short"): say.long_to_short}.get(lengths, say.otherwise)
+        return {("short", "long"): templates.short_to_long, ("long", "short"): templates.long_to_short}.get(
+            lengths, templates.otherwise
+        )
 
 
-def _places(groups: Sequence[Mapping[str, np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
-    """Places of the photographs that have a caption in one language and another in a second, or the same,
-    by both languages; those of two photographs at least."""
-    langs = sorted({lang for group in groups for lang in group})
+def _photographs_by_langs(photographs: Sequence[Mapping[str, np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
+    """Indices of the photographs that have a pair of captions in two given languages, which may be the same.
+
+    Pairs of languages that fewer than two photographs have are left out.
+    """
+    langs = sorted({lang for photograph in photographs for lang in photograph})
     found = {
         (query, positive): np.flatnonzero(
-            [len(group.get(query, ())) > (query == positive) and positive in group for group in groups]
+            [
+                len(photograph.get(query, ())) > (query == positive) and positive in photograph
+                for photograph in photographs
+            ]
         )
         for query in langs
         for positive in langs
     }
-    return {pair: places for pair, places in found.items() if len(places) >= 2}
+    return {pair: candidates for pair, candidates in found.items() if len(candidates) >= 2}
 
 
-def _pair(group: Mapping[str, np.ndarray], query: str, positive: str, draws: np.random.Generator) -> np.ndarray:
-    """Two different rows of a photograph, int64 ``[2]``."""
+def _pair(photograph: Mapping[str, np.ndarray], query: str, positive: str, draws: np.random.Generator) -> np.ndarray:
+    """Draw two different rows of a photograph, int64 ``[2]``."""
     if query == positive:
-        return draws.choice(group[query], size=2, replace=False)
-    return np.array([draws.choice(group[query]), draws.choice(group[positive])])
+        return draws.choice(photograph[query], size=2, replace=False)
+    return np.array([draws.choice(photograph[query]), draws.choice(photograph[positive])])

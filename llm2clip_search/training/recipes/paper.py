@@ -24,7 +24,8 @@ from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, Preproce
 from llm2clip_search.training.data.augmentation import Augmentation
 from llm2clip_search.training.data.caption_table import CaptionColumn, CaptionSource
 from llm2clip_search.training.data.pairs import Instructions
-from llm2clip_search.training.recipes.recipe import DataRecipe, DataSize, Recipe
+from llm2clip_search.training.data.recipe import DataRecipe, DataSize
+from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.loop import LoopRecipe
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
 from llm2clip_search.training.tasks.clip import ClipRecipe

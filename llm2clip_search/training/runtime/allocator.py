@@ -1,18 +1,18 @@
-"""Memory that a step frees stays with the process, so that the next step need not ask the kernel for it again."""
+"""Keep memory that a training step frees, so that the next step does not have to request it from the kernel again."""
 
 import ctypes
 import platform
 
-# Of glibc's <malloc.h>.
+# From glibc's <malloc.h>.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 
 
 def keep_freed_memory() -> None:
-    """Have glibc serve large tensors from memory that it keeps, for the rest of the process.
+    """Make glibc keep freed memory and reuse it for large tensors, for the rest of the process.
 
-    Without it every tensor of more than 32 MB is mapped anew, zeroed page by page, and unmapped when freed: on
-    a CPU the kernel then takes more time than the convolutions of a step. Does nothing under another C library.
+    By default, glibc maps every tensor over 32 MB afresh, the kernel zeroes its pages, and freeing it unmaps them:
+    on a CPU this takes longer than the convolutions of a step. Does nothing with other C libraries.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -1,6 +1,5 @@
-"""A run as it lies on disk: one file, which is always whole and always of one moment."""
+"""The checkpoint of a training run: one file, replaced atomically."""
 
-import os
 import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -8,77 +7,66 @@ from typing import Any
 
 import torch
 
-from llm2clip_search.base.files import fsync_path
-from llm2clip_search.errors import ModelError
+from llm2clip_search.base.files import replaced_file
+from llm2clip_search.errors import ModelError, first_line
 
 Tensors = dict[str, torch.Tensor]
-"""By parameter."""
+"""Tensors by parameter name."""
+START_OVER = "Name another folder with --out, or delete the file to start over."
 
 
 @dataclass(kw_only=True)
 class TrainingCheckpoint:
-    """All that decides how a run goes on, but what ``(seed, step)`` says; tensors are whole, whatever the ranks."""
+    """The state of a run, except what is derived from ``(seed, step)``. Tensors are full, never shards."""
 
     inputs: str
-    """Digest of recipe and data."""
+    """Digest of the recipe and the data."""
     step: int
-    """Steps done."""
+    """Number of completed steps."""
     weights: Tensors
     moments: dict[str, Tensors]
-    """The optimiser's state by parameter: ``step``, ``exp_avg``, ``exp_avg_sq``; none for one never touched."""
+    """AdamW's state by parameter: ``step``, ``exp_avg``, ``exp_avg_sq``; parameters without gradients have none."""
     average: Tensors = field(default_factory=dict)
-    """The moving average; empty where none is kept."""
+    """Moving average of the weights; empty if the recipe keeps none."""
     best: dict[str, float] = field(default_factory=dict)
-    """Figures of the best evaluation so far; empty before the first."""
+    """Metrics of the best evaluation so far; empty before the first."""
     best_weights: Tensors = field(default_factory=dict)
-    """What it evaluated."""
+    """The weights of that evaluation."""
 
     def write(self, path: Path) -> None:
-        """Whole or not at all, whenever the process dies.
+        """Write the checkpoint atomically: if the process dies, the previous file is intact.
 
         Raises:
-            ModelError: no room, or no right, to write it.
+            ModelError: the disk is full or not writable.
         """
-        part = path.with_suffix(".part")
         try:
-            with part.open("wb") as file:
+            with replaced_file(path) as temporary, temporary.open("wb") as file:
                 torch.save(vars(self), file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            fsync_path(path.parent)
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            part.unlink(missing_ok=True)
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
             raise ModelError(
-                f"The checkpoint of step {self.step} cannot be written to {path} ({_first_line(error)});"
-                " the one before it is unharmed."
+                f"The checkpoint of step {self.step} cannot be written to {path} ({first_line(error)});"
+                " the previous one is intact."
             ) from error
 
     @classmethod
     def read(cls, path: Path, inputs: str) -> "TrainingCheckpoint":
-        """Tensors are on the CPU.
+        """Read a checkpoint; its tensors are on the CPU.
 
         Raises:
-            ModelError: a file that is damaged, or of other inputs.
+            ModelError: the file is damaged, or its inputs differ from ``inputs``.
         """
         try:
-            with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it writes
+            with zipfile.ZipFile(path) as archive:  # torch writes checksums but does not verify them
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(f"{damaged} is damaged")
             saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many types on what it did not write
-            raise ModelError(
-                f"{path} is no readable checkpoint ({_first_line(error)}); delete it to start anew."
-            ) from error
+        except Exception as error:  # torch raises many types for foreign files
+            raise ModelError(f"{path} is not a readable checkpoint ({first_line(error)}).", hint=START_OVER) from error
         if not isinstance(saved, dict) or saved.keys() != {each.name for each in fields(cls)}:
-            raise ModelError(f"{path} is no checkpoint of this version; delete it to start anew.")
+            raise ModelError(f"{path} is not a checkpoint of this version.", hint=START_OVER)
         if saved["inputs"] != inputs:
             raise ModelError(
-                f"{path} was written with another recipe or other data ({saved['inputs']}, now {inputs});"
-                " name another folder with --out, or delete it."
+                f"{path} was written with another recipe or other data (digest {saved['inputs']}, now {inputs}).",
+                hint=START_OVER,
             )
         return cls(**saved)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

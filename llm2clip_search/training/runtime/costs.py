@@ -1,4 +1,4 @@
-"""What a module costs: its parameters, the operations and the memory of a forward and a backward pass."""
+"""The cost of a module: its parameters, and the operations and memory of a forward and a backward pass."""
 
 import time
 from collections.abc import Callable
@@ -11,19 +11,20 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 MEASURE_S = 0.5
+"""Seconds that a measurement of speed takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSpeed:
-    """What a device computes."""
+    """How fast a device multiplies matrices."""
 
     device: str
     flops: float
-    """Floating-point operations a second of a plain matrix product."""
+    """Floating-point operations per second of a plain matrix product."""
 
 
 def measure_flops(device: str, *, bf16: bool) -> DeviceSpeed:
-    """Multiply square matrices for half a second."""
+    """Measure a device by multiplying square matrices for half a second."""
     side = 1024 if device == "cpu" else 8192
     left = torch.randn(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
 
@@ -40,32 +41,32 @@ def measure_flops(device: str, *, bf16: bool) -> DeviceSpeed:
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """All numbers that are parameters, and those that are trained."""
+    """Number of parameters, and how many of them are trained."""
     sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one forward and what may follow it."""
+    """Cost of one forward pass and, if anything is trained, of its backward pass."""
 
     forward: int
-    """Floating-point operations; a multiplication and its addition are two."""
+    """Floating-point operations; a multiply-add counts as two."""
     backward: int
-    """Likewise; 0 where nothing is trained."""
-    held: int
-    """Bytes that a forward keeps for its backward, parameters excepted."""
+    """Likewise; 0 if nothing is trained."""
+    activation_bytes: int
+    """Bytes that the forward pass keeps for the backward pass, without parameters."""
     width: int
-    """Of a row of its result."""
+    """Width of the output rows."""
 
 
 def cost_of(module: nn.Module, run: Callable[[], torch.Tensor]) -> Cost:
-    """Counted while ``run`` calls the module and its result is differentiated, kernel by kernel.
+    """Count operations and activations, kernel by kernel, while ``run`` calls the module and backward follows.
 
-    Attention is counted as plain products are, with its scores held: fused kernels hold less.
+    Attention is counted as plain matrix products that keep their scores; fused kernels keep less.
     """
     own = {_storage(p) for p in (*module.parameters(), *module.buffers())}
-    held: dict[int, torch.Tensor] = {}  # tensors, so that no storage is freed and its address used again
+    held: dict[int, torch.Tensor] = {}  # holds the tensors, so that no storage is freed and its address reused
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if _storage(tensor) not in own:
@@ -86,13 +87,13 @@ def cost_of(module: nn.Module, run: Callable[[], torch.Tensor]) -> Cost:
     return Cost(
         forward=forward,
         backward=total - forward,
-        held=sum(tensor.untyped_storage().nbytes() for tensor in held.values()),
+        activation_bytes=sum(tensor.untyped_storage().nbytes() for tensor in held.values()),
         width=out.shape[-1],
     )
 
 
 def _convolution_backward(gradient: torch.Size, inputs: torch.Size, weight: torch.Size, *rest: Any, **out: Any) -> int:
-    """Each of the two gradients costs what the forward did; torch's own count forgets the groups of a convolution."""
+    """Each of the two gradients costs as much as the forward pass; torch's own count ignores ``groups``."""
     wanted = rest[-1]
     return (bool(wanted[0]) + bool(wanted[1])) * 2 * gradient.numel() * weight[1:].numel()
 

@@ -1,23 +1,26 @@
-"""A contrastive batch in micro-batches: memory of one, loss of all (Gao et al., arXiv 2101.06983)."""
+"""Gradient caching: the contrastive loss of a large batch with the memory of one micro-batch.
+
+Gao et al., arXiv 2101.06983.
+"""
 
 from collections.abc import Callable, Sequence
 
 import torch
 
 Encode = Callable[[int], torch.Tensor]
-"""Embeds the micro-batch of that number: unit vectors float ``[n, dim]``. Deterministic: calling it
-twice gives the same, dropout included."""
+"""Embeds the micro-batch with this index: unit vectors, float ``[n, dim]``. It has to be deterministic: two calls
+return the same vectors, dropout included."""
 
 
 def backward_in_parts(
     encode: Encode, parts: int, loss_of: Callable[[torch.Tensor], torch.Tensor], *, cache: bool
 ) -> torch.Tensor:
-    """Gradients of ``loss_of(all embeddings)``; returns the loss, detached.
+    """Backpropagate ``loss_of(all embeddings)``; returns the detached loss.
 
-    With ``cache`` every part is embedded twice: first without a graph, for the loss and its gradient
-    by each embedding; then with one, a part at a time, to carry that gradient on. The graph of one
-    part is all that is ever held, and the gradients are the same. Without ``cache`` the graphs of all
-    parts are held and each part is embedded once.
+    With ``cache``, every part is embedded twice: first without a graph, to compute the loss and its gradient with
+    respect to each embedding; then with a graph, one part at a time, to propagate that gradient. Only one part's
+    graph is in memory at a time, and the gradients are the same. Without ``cache``, each part is embedded once and
+    the graphs of all parts are in memory.
     """
     if not cache:
         loss = loss_of(torch.cat([encode(part) for part in range(parts)]))
@@ -35,7 +38,15 @@ def backward_in_parts(
 
 
 def micro_batches_by_length(lengths: Sequence[int], parts: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Rows in that many micro-batches of similar length, and the order that restores the rows from their union."""
+    """Split rows into ``parts`` micro-batches of similar length and nearly equal size.
+
+    Equal sizes, unlike the full batches and remainder of `base.vectors.batches_by_length`: every rank needs the
+    same number of micro-batches, and none may be empty. The sizes also decide how sums are rounded, so changing
+    them would change the bits of trained models.
+
+    Returns:
+        The row indices of each micro-batch, and the index that restores the order of rows in their concatenation.
+    """
     order = torch.argsort(torch.tensor(lengths), stable=True)
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(len(order))
@@ -43,7 +54,7 @@ def micro_batches_by_length(lengths: Sequence[int], parts: int) -> tuple[list[to
 
 
 def embed_by_length(lengths: Sequence[int], size: int, embed: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
-    """What ``embed`` gives of all rows, in their order; it is handed at most ``size`` of them, of similar length."""
+    """Embed all rows and return them in their order; ``embed`` gets at most ``size`` rows of similar length at once."""
     parts, inverse = micro_batches_by_length(lengths, -(-len(lengths) // size))
     embedded = torch.cat([embed(part.tolist()) for part in parts])
     return embedded[inverse.to(embedded.device)]

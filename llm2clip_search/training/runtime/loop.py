@@ -1,7 +1,7 @@
-"""The loop that every stage runs: schedule, resume, moving average, evaluation, what is written down.
+"""The training loop of every stage: schedule, moving average, evaluation, checkpoints, logs.
 
-Everything random about a step is drawn from ``(seed, step)``, so that a checkpoint needs no
-generator's state and a run that was killed goes on to the same weights.
+All randomness of a step is derived from ``(seed, step)``, so checkpoints need no generator state and a resumed run
+ends with the same weights.
 """
 
 import math
@@ -15,9 +15,10 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from llm2clip_search.base.files import remove_leftovers
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.runtime.checkpoint import Tensors, TrainingCheckpoint
+from llm2clip_search.training.runtime.checkpoint import START_OVER, Tensors, TrainingCheckpoint
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.metrics_log import MetricsLog
 from llm2clip_search.training.runtime.seeds import seed_torch
@@ -26,23 +27,23 @@ from llm2clip_search.training.runtime.sharding import full_tensor, gather_shards
 
 @dataclass(frozen=True, kw_only=True)
 class LoopRecipe:
-    """What decides how any stage is optimised: AdamW, linear warm-up, cosine to zero."""
+    """Optimisation of a stage: AdamW, with linear warm-up and cosine decay to zero."""
 
     steps: int
     learning_rate: float
-    """Peak; a parameter group may scale it."""
+    """Peak learning rate; a parameter group may scale it."""
     warmup_steps: int = 0
     weight_decay: float = 0.0
-    """Of matrices; vectors (norms, biases, temperatures) are never decayed."""
+    """Applies to matrices only, not to vectors (norms, biases, temperatures)."""
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
-    """Gradients are scaled down to this global norm; 0 leaves them."""
+    """Maximum global gradient norm; 0 disables clipping."""
     ema_decay: float = 0.0
-    """Of the moving average of the weights that is evaluated and kept; 0 keeps the weights themselves."""
+    """Decay of the moving average of the weights that is evaluated and kept; 0 uses the weights themselves."""
     checkpoint_every: int = 50
-    """Steps."""
+    """In steps."""
     evaluate_every: int = 0
-    """Steps; 0 evaluates at the end only."""
+    """In steps; 0 evaluates only at the end."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ class LoopRecipe:
                 raise ModelError(f"A run of {self.steps} steps cannot have {name} {getattr(self, name)}.")
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0; open_clip's ``cosine_lr``."""
+        """Learning rate of a step, counted from 0; the same as open_clip's ``cosine_lr``."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
@@ -71,55 +72,58 @@ class LoopRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterGroup:
-    """Parameters that share a learning rate."""
+    """Parameters with a common learning rate."""
 
     parameters: Mapping[str, nn.Parameter]
     scale: float = 1.0
-    """Of the recipe's learning rate."""
+    """Factor on the recipe's learning rate."""
     complete: bool = False
-    """Whether every rank computes the whole gradient, as it does for a temperature of the gathered loss."""
+    """Whether every rank computes the complete gradient, as for the temperature of the gathered loss."""
 
 
 class Task(Protocol):
-    """A stage: what one step computes, and how good the weights are.
+    """A stage of training: what a step computes, and how the weights are evaluated.
 
-    On many ranks every rank is called alike. Nothing but the parameters of `groups` may change from step
-    to step, or a resumed run would differ: batch statistics, for one, are those of evaluation mode.
+    All ranks make the same calls. Only the parameters in `groups` may change between steps, or a resumed run would
+    differ: batch normalisation, for example, has to use its stored statistics.
     """
 
     samples_per_step: int
 
     def groups(self) -> list[ParameterGroup]:
-        """Everything that is trained."""
+        """All trained parameters."""
 
     def backward(self, step: int) -> dict[str, float]:
-        """Accumulate the gradients of a step's whole batch; returns its figures, ``loss`` among them."""
+        """Accumulate the gradients of a step's whole batch; returns its metrics, including ``loss``."""
 
     def evaluate(self) -> dict[str, float]:
-        """Figures of the weights as they are; the first decides which checkpoint is the best, larger is better."""
+        """Metrics of the current weights. The first one selects the best checkpoint; larger is better."""
 
 
 def run_loop(
     task: Task, recipe: LoopRecipe, *, out: Path, inputs: str, world: World, progress: Progress
 ) -> dict[str, float]:
-    """Train, resuming from ``out/last.pt`` where there is one; the kept weights are in the task afterwards.
+    """Train, resuming from ``out/last.pt`` if it exists; afterwards the task holds the selected weights.
 
-    Kept are those of the best evaluation, or the last where none is made. Writes ``last.pt``, which holds
-    them too, ``metrics.jsonl`` and TensorBoard events under ``out``. A run that is complete is not run
-    again. All ranks read ``last.pt``; the leading one writes it.
+    The weights of the best evaluation are selected, or the last ones if there is no evaluation. Writes
+    ``metrics.jsonl``, TensorBoard events and ``last.pt``, which includes the best weights, to ``out``. A completed
+    run is not repeated. All ranks read ``last.pt``; rank 0 writes it.
 
     Args:
-        inputs: digest of recipe and data; a checkpoint of other inputs is not resumed.
+        inputs: digest of the recipe and the data; a checkpoint of other inputs is refused.
 
     Returns:
-        Figures of the evaluation that was kept.
+        Metrics of the selected evaluation.
 
     Raises:
-        ModelError: a loss or gradient that is no number, naming the step and the last good checkpoint; a
-            checkpoint that is damaged or of other inputs.
+        ModelError: the loss or the gradient is not finite (the message names the step and the last good
+            checkpoint), or the checkpoint is damaged or of other inputs.
     """
     state = _RunState(task, recipe, world)
     last = out / "last.pt"
+    if world.is_main:
+        for name in ("last.pt", "metrics.jsonl"):
+            remove_leftovers(out / name)
     if world.broadcast({"resumes": last.exists()})["resumes"]:
         state.resume(last, inputs)
     start, began = state.step, time.perf_counter()
@@ -147,7 +151,7 @@ def run_loop(
             if log and scores:
                 log.write(done, {f"dev/{name}": value for name, value in scores.items()})
                 progress("evaluated", done, recipe.steps, scores)
-        # What was kept is safe at once: a later loss that is no number must not cost it.
+        # Save an improvement at once, so that a non-finite loss in a later step cannot lose it.
         if complete or improved or done % recipe.checkpoint_every == 0:
             state.save(last, inputs)
     if log:
@@ -160,15 +164,17 @@ def run_loop(
 def _require_finite(figures: Mapping[str, float], state: "_RunState", last: Path) -> None:
     for name in ("loss", "gradient_norm"):
         if not math.isfinite(figures[name]):
-            kept = f"the last good checkpoint is step {state.saved_at} in {last}" if state.saved_at else "none was kept"
+            saved = "no checkpoint was saved before"
+            if state.saved_at:
+                saved = f"the last good checkpoint is step {state.saved_at} in {last}"
             raise ModelError(
                 f"The {name.replace('_', ' ')} is {figures[name]} at step {state.step + 1} of {state.recipe.steps},"
-                f" learning rate {state.recipe.rate(state.step):.3g}; {kept}."
+                f" learning rate {state.recipe.rate(state.step):.3g}; {saved}."
             )
 
 
 class _RunState:
-    """Weights, optimiser, moving average and best weights of a run; of a sharded parameter, this rank's piece."""
+    """Weights, optimiser, moving average and best weights of a run; of sharded parameters, this rank's shard."""
 
     def __init__(self, task: Task, recipe: LoopRecipe, world: World) -> None:
         self.recipe, self.world = recipe, world
@@ -181,29 +187,29 @@ class _RunState:
             betas=recipe.betas,
         )
         self.step = 0
-        """Steps done."""
+        """Number of completed steps."""
         self.saved_at = 0
-        self.average = self.pieces() if recipe.ema_decay else {}
+        self.average = self.shards() if recipe.ema_decay else {}
         self.best: dict[str, float] = {}
         self.best_weights: Tensors = {}
 
     def reduce_gradients(self) -> float:
-        """Sum gradients over the ranks; returns their norm."""
+        """Sum the gradients over the ranks; returns their global norm."""
         self.world.sum_gradients([p for p in self.parameters.values() if not is_sharded(p)])
         for group in self.groups:
             for parameter in group.parameters.values() if group.complete else ():
                 if parameter.grad is not None:
                     parameter.grad /= self.world.size
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        kinds = [[g for g in gradients if is_sharded(g) == sharded] for sharded in (True, False)]
-        return math.hypot(*(float(full_tensor(nn.utils.get_total_norm(kind))) for kind in kinds if kind))
+        parts = [[g for g in gradients if is_sharded(g) == sharded] for sharded in (True, False)]
+        return math.hypot(*(float(full_tensor(nn.utils.get_total_norm(part))) for part in parts if part))
 
     @torch.no_grad()
     def update(self, norm: float) -> None:
-        """Take a step with gradients of this norm, and move the average.
+        """Update the weights with gradients of the given norm, and update the moving average.
 
-        A young average moves faster, ``decay = min(ema_decay, (1 + step) / (10 + step))``, so that it
-        forgets the start (TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``).
+        The average decays faster at the start, ``decay = min(ema_decay, (1 + step) / (10 + step))``, so that it
+        forgets the initial weights (TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``).
         """
         if self.recipe.clip_norm and norm > self.recipe.clip_norm:
             for parameter in self.parameters.values():
@@ -219,26 +225,26 @@ class _RunState:
             kept.lerp_(local_shard(self.parameters[name]), 1.0 - decay)
 
     def keep_if_best(self, scores: dict[str, float]) -> bool:
-        """Keep the weights as they are if the first score is the largest so far; a NaN never is."""
+        """Keep a copy of the weights if the first score is the highest so far (NaN never is)."""
         if not scores or not next(iter(scores.values())) > next(iter(self.best.values()), -math.inf):
             return False
-        self.best, self.best_weights = scores, self.pieces("cpu")
+        self.best, self.best_weights = scores, self.shards("cpu")
         return True
 
-    def pieces(self, device: str | None = None) -> Tensors:
-        """A copy of the weights."""
+    def shards(self, device: str | None = None) -> Tensors:
+        """A copy of the weights that this rank holds."""
         return {name: local_shard(p).to(device, copy=True) for name, p in self.parameters.items()}
 
     @torch.no_grad()
-    def restore(self, pieces: Tensors) -> None:
-        """Weights from what `pieces` gave; parameters that are not among them stay."""
-        for name, piece in pieces.items():
-            local_shard(self.parameters[name]).copy_(piece)
+    def restore(self, shards: Tensors) -> None:
+        """Set the weights to what `shards` returned; other parameters keep their values."""
+        for name, shard in shards.items():
+            local_shard(self.parameters[name]).copy_(shard)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The weights are the moving average within, where one is kept."""
-        own = self.pieces() if self.average else {}
+        """A context in which the weights are the moving average, if the recipe keeps one."""
+        own = self.shards() if self.average else {}
         self.restore(self.average)
         try:
             yield
@@ -246,62 +252,62 @@ class _RunState:
             self.restore(own)
 
     def save(self, path: Path, inputs: str) -> None:
-        """Write a checkpoint; every rank must, though only the leading one holds and writes it."""
+        """Gather a checkpoint from all ranks, which all have to call this; rank 0 writes it."""
         moments = {n: self.optimizer.state[p] for n, p in self.parameters.items() if p in self.optimizer.state}
         checkpoint = TrainingCheckpoint(
             inputs=inputs,
             step=self.step,
-            weights=self._whole({name: local_shard(p) for name, p in self.parameters.items()}),
+            weights=self._full({name: local_shard(p) for name, p in self.parameters.items()}),
             moments={
                 name: {key: value if key == "step" else full_tensor(value).cpu() for key, value in moment.items()}
                 for name, moment in moments.items()
             },
-            average=self._whole(self.average),
+            average=self._full(self.average),
             best=self.best,
-            best_weights=self._whole(self.best_weights),
+            best_weights=self._full(self.best_weights),
         )
         if self.world.is_main:
             checkpoint.write(path)
         self.saved_at = self.step
 
-    def _whole(self, pieces: Tensors) -> Tensors:
-        """On the CPU."""
-        return {name: gather_shards(piece, self.parameters[name]).cpu() for name, piece in pieces.items()}
+    def _full(self, shards: Tensors) -> Tensors:
+        """Full tensors on the CPU."""
+        return {name: gather_shards(shard, self.parameters[name]).cpu() for name, shard in shards.items()}
 
     @torch.no_grad()
     def resume(self, path: Path, inputs: str) -> None:
-        """Go on from a checkpoint, whatever number of ranks wrote it.
+        """Continue from a checkpoint, which any number of ranks may have written.
 
         Raises:
-            ModelError: a checkpoint that is damaged, of other inputs, or of other parameters.
+            ModelError: the checkpoint is damaged, or its inputs or parameters are others.
         """
         saved = TrainingCheckpoint.read(path, inputs)
         shapes = {name: p.shape for name, p in self.parameters.items()}
         if shapes != {name: tensor.shape for name, tensor in saved.weights.items()}:
             raise ModelError(
-                f"{path} holds {len(saved.weights)} parameters that do not match the {len(shapes)} that are trained;"
-                " name another folder with --out, or delete it."
+                f"{path} holds {len(saved.weights)} parameters that do not match the {len(shapes)} to be trained.",
+                hint=START_OVER,
             )
-        self.restore(self._shard(saved.weights))
+        self.restore(self._shard_tensors(saved.weights))
         for name, moment in saved.moments.items():
             like = self.parameters[name]
             self.optimizer.state[like] = {k: v if k == "step" else shard_like(v, like) for k, v in moment.items()}
-        self.average, self.best = self._shard(saved.average), saved.best
-        self.best_weights = {name: piece.cpu() for name, piece in self._shard(saved.best_weights).items()}
+        self.average, self.best = self._shard_tensors(saved.average), saved.best
+        self.best_weights = {name: shard.cpu() for name, shard in self._shard_tensors(saved.best_weights).items()}
         self.step = self.saved_at = saved.step
 
-    def _shard(self, tensors: Tensors) -> Tensors:
+    def _shard_tensors(self, tensors: Tensors) -> Tensors:
         return {name: local_shard(shard_like(tensor, self.parameters[name])) for name, tensor in tensors.items()}
 
 
 def _split_by_kind(groups: list[ParameterGroup]) -> list[ParameterGroup]:
-    """Each group in parts of one kind, so that decay is one number a group and sharded tensors are apart."""
+    """Split groups so that each has one weight decay and does not mix sharded with full tensors."""
     out = []
     for group in groups:
-        kinds: dict[tuple[bool, bool], dict[str, nn.Parameter]] = {}
+        parts: dict[tuple[bool, bool], dict[str, nn.Parameter]] = {}
         for name, parameter in group.parameters.items():
-            kinds.setdefault((parameter.ndim > 1, is_sharded(parameter)), {})[name] = parameter
-        out += [replace(group, parameters=part) for part in kinds.values()]
+            parts.setdefault((parameter.ndim > 1, is_sharded(parameter)), {})[name] = parameter
+        out += [replace(group, parameters=part) for part in parts.values()]
     return out
 
 

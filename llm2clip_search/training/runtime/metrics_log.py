@@ -1,4 +1,4 @@
-"""Figures of a run as JSON lines and, where TensorBoard is installed, as its events."""
+"""Metrics of a run as JSON lines and, if TensorBoard is installed, as its events."""
 
 import json
 import math
@@ -6,36 +6,36 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.files import replace_file
+
 
 class MetricsLog:
-    """``metrics.jsonl``: one object a step, ``{"step": 12, "loss": 3.1, ...}``; evaluations as ``dev/...``.
+    """``metrics.jsonl``: one object per step, ``{"step": 12, "loss": 3.1, ...}``; evaluations as ``dev/...``.
 
-    Values have six digits; one that is no finite number is ``null``, since JSON has no other word for it.
+    Values have six significant digits; non-finite values are ``null``, because JSON has no notation for them.
     """
 
     def __init__(self, out: Path, *, resume_at: int) -> None:
-        """Write to ``out/metrics.jsonl``; what was written behind ``resume_at`` is dropped.
+        """Append to ``out/metrics.jsonl`` after dropping lines of steps later than ``resume_at``.
 
-        ``resume_at`` is the step of the checkpoint that a run goes on from, and steps behind it are written
-        again. At 0 the run is new, and so is the file.
+        Args:
+            resume_at: step of the checkpoint that the run resumes from; 0 starts a new file.
         """
         out.mkdir(parents=True, exist_ok=True)
         path = out / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if 0 < line["step"] <= resume_at]
-        part = path.with_suffix(".part")  # a kill while writing leaves the old file whole
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        part.replace(path)
+        replace_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = path.open("a", encoding="utf-8")
         self._events = _tensorboard(out, resume_at)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add a line that survives the death of the process; ``step`` counts from 1."""
+        """Add a line and flush it, so that it survives the process; ``step`` counts from 1."""
         self._file.write(json.dumps({"step": step, **{name: _short(value) for name, value in figures.items()}}) + "\n")
         self._file.flush()
         if self._events is not None:
             for name, value in figures.items():
                 self._events.add_scalar(name, value, step)
-            # Steps before a checkpoint are not written again: what a kill takes from the buffer is lost.
+            # A resumed run does not repeat the steps before its checkpoint, so buffered events would be lost.
             self._events.flush()
 
     def close(self) -> None:
@@ -45,7 +45,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``, up to one that a kill cut short; none where there is no file."""
+    """Lines of a ``metrics.jsonl`` up to the first incomplete one; empty if the file does not exist."""
     if not path.exists():
         return []
     lines = []
@@ -58,12 +58,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _short(value: float) -> float | None:
-    """Six significant digits: a learning rate at the end of its cosine has none behind the point."""
+    """Six significant digits, not six decimals: learning rates get very small at the end of the schedule."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _tensorboard(out: Path, resume_at: int) -> Any:
-    """A writer whose first event tells TensorBoard to forget steps behind ``resume_at``; None without TensorBoard."""
+    """A writer that makes TensorBoard discard steps after ``resume_at``; None if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -72,11 +72,11 @@ def _tensorboard(out: Path, resume_at: int) -> Any:
 
 
 def headlines(names: Iterable[str]) -> list[str]:
-    """Of figures named ``group/kind``, such as a language's recall: the first group's, and its first kind in all.
+    """The most important of names like ``group/metric``: all of the first group, and its first metric in all groups.
 
     >>> headlines(["en/mean", "en/recall@1", "de/mean", "de/recall@1"])
     ['en/mean', 'en/recall@1', 'de/mean']
     """
     named = list(names)
-    group, slash, kind = named[0].rpartition("/") if named else ("", "", "")
-    return [name for name in named if not slash or name.startswith(f"{group}/") or name.endswith(f"/{kind}")]
+    group, slash, metric = named[0].rpartition("/") if named else ("", "", "")
+    return [name for name in named if not slash or name.startswith(f"{group}/") or name.endswith(f"/{metric}")]

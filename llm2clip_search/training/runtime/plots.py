@@ -1,6 +1,6 @@
-"""Pictures of a run: ``training.png``, its curves, and ``similarity.png``, how well dev pairs stand apart."""
+"""Plots of a run: ``training.png`` with its curves, ``similarity.png`` with the similarities of dev pairs."""
 
-import sys
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+logger = logging.getLogger(__name__)
+
 
 class Similarities(NamedTuple):
     """Cosine similarities of dev pairs, float32 ``[n]`` each."""
@@ -35,28 +37,27 @@ class Similarities(NamedTuple):
     def between(
         cls, queries: np.ndarray, gallery: np.ndarray, query_of: np.ndarray, gallery_of: np.ndarray
     ) -> "Similarities":
-        """Every query with every gallery item; those of one image match.
+        """Compare every query with every gallery item; a pair matches if both belong to the same image.
 
         Args:
-            queries: float32 ``[q, dim]``, unit.
-            gallery: float32 ``[g, dim]``, unit.
-            query_of: int64 ``[q]``, the image of each.
-            gallery_of: int64 ``[g]``, likewise.
+            queries: float32 ``[q, dim]``, L2-normalised.
+            gallery: float32 ``[g, dim]``, L2-normalised.
+            query_of: int64 ``[q]``, the image of each query.
+            gallery_of: int64 ``[g]``, the image of each gallery item.
         """
         scores, match = queries @ gallery.T, query_of[:, None] == gallery_of[None, :]
         return cls(scores[match], scores[~match])
 
 
 def plot_run(out: Path, similarities: Similarities | None = None) -> list[Path]:
-    """Draw ``out/training.png`` from ``out/metrics.jsonl``, and ``out/similarity.png``; returns what was written.
+    """Draw ``out/training.png`` from ``out/metrics.jsonl``, and ``out/similarity.png``; returns the files written.
 
-    Nothing to draw, such as no similarities or a log without a step, is no picture. Without matplotlib a note
-    on stderr says how to get it, and there are none.
+    A plot without data is not drawn. Without matplotlib, a warning is logged and nothing is drawn.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print("No plots without matplotlib: pip install 'llm2clip-search[train]'", file=sys.stderr)
+        logger.warning("No plots are drawn, because matplotlib is missing: pip install 'llm2clip-search[train]'")
         return []
     lines = read_metrics(out / "metrics.jsonl")
     pictures: dict[str, Figure] = {}
@@ -100,14 +101,11 @@ def _loss(panel: "Axes", steps: np.ndarray, losses: np.ndarray) -> None:
         panel.set_yscale("log")
     end = panel.get_yaxis_transform()
     panel.text(1.015, smooth[-1], f"smoothed  {smooth[-1]:#.3g}", color=COLOURS[0], va="center", transform=end)
-    title(panel, "Loss", "each step, and smoothed")
+    title(panel, "Loss", "per step and smoothed")
 
 
 def _dev(panel: "Axes", dev: dict[str, tuple[np.ndarray, np.ndarray]], height: float) -> None:
-    """A line a figure, its name and last value at its end instead of a legend.
-
-    The first figure decides which weights are kept.
-    """
+    """One line per metric, labelled at its end with name and last value; the first metric selects the weights."""
     colours = colours_of(list(dev))
     for name, (steps, values) in dev.items():
         panel.plot(steps, values, color=colours[name], linewidth=1.5, marker="o", markersize=3.5)
@@ -133,7 +131,7 @@ def _histogram(similarities: Similarities) -> "Figure":
     densities = {name: np.histogram(part, edges, density=True)[0] for name, part in named.items()}
     top = max(float(density.max()) for density in densities.values())
     medians = {name: float(np.median(part)) for name, part in named.items()}
-    # The lower median is labelled to its left, the higher one to its right: labels never meet.
+    # Labels go to the left of the lower median and to the right of the higher one, so they cannot overlap.
     for name, side in zip(sorted(named, key=medians.__getitem__), ("right", "left"), strict=True):
         colour, median = colours[name], medians[name]
         panel.stairs(densities[name], edges, fill=True, color=colour, alpha=0.35)
@@ -152,7 +150,7 @@ def _histogram(similarities: Similarities) -> "Figure":
     panel.set_yticks([])
     panel.spines["left"].set_visible(False)
     panel.set_xlabel("cosine similarity")
-    title(panel, "Similarity of dev pairs", "each kind scaled to the same area")
+    title(panel, "Similarity of dev pairs", "both histograms scaled to the same area")
     return figure
 
 
@@ -161,14 +159,14 @@ def _readable(name: str) -> str:
 
 
 def _series(lines: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values, float64 each, of a figure where it was written as a number."""
+    """Steps and values of a metric, float64 each; lines without a value are skipped."""
     found = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
     steps, values = np.array(found, dtype=np.float64).reshape(-1, 2).T
     return steps, values
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """Centred mean under a bell a fifteenth of the run wide; at the ends over what there is, so it does not lag."""
+    """Centred moving average with a Hann window of a fifteenth of the run, cut off at the ends; it does not lag."""
     width = max(1, len(values) // 15)
     bell = np.hanning(width + 2)[1:-1]
     smooth: np.ndarray = np.convolve(values, bell, "same") / np.convolve(np.ones(len(values)), bell, "same")
@@ -176,7 +174,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def spread_labels(positions: dict[str, float], gap: float) -> dict[str, float]:
-    """Places in [0, 1] moved up until neighbours are ``gap`` apart, and down again where the top is passed."""
+    """Move positions in [0, 1] up until neighbours are ``gap`` apart, then down again where they pass 1."""
     names = sorted(positions, key=positions.__getitem__)
     found = np.array([positions[name] for name in names])
     for row in range(1, len(found)):

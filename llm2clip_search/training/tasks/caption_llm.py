@@ -5,10 +5,8 @@ one photograph, every other photograph of the batch a negative.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from llm2clip_search.training.data.pairs import CaptionPairSampler, Instructions
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
 from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
+from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
@@ -130,7 +129,7 @@ class CaptionLLMTask:
     def _loss(self, batch: PairBatch, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         """InfoNCE both ways; what describes the query's photograph too is no negative."""
         scale, count = 1.0 / self.recipe.temperature, len(queries)
-        same = batch.same().to(queries.device)
+        same = batch.same_photograph().to(queries.device)
         forward = info_nce(queries, gallery, scale, same)
         backward = info_nce(gallery[:count], queries, scale, same[:, :count].T)
         return (forward + backward) / 2.0
@@ -179,9 +178,3 @@ class CaptionLLMTask:
         if self.recipe.text.standardised:
             tensors |= {"text.states.mean": self.llm.mean.cpu(), "text.states.std": self.llm.std.cpu()}
         return tensors
-
-
-def autocast(device: str, bf16: bool) -> AbstractContextManager[Any]:
-    """bfloat16 products where asked for; weights and optimiser stay in float32."""
-    kind = device.partition(":")[0]
-    return torch.autocast(kind, dtype=torch.bfloat16) if bf16 else nullcontext()

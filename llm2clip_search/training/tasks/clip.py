@@ -11,21 +11,18 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch.nn import functional as F
 
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
-from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.encoders.querybank import QuerybankNorm
 from llm2clip_search.encoders.vision import build_vision_tower
 from llm2clip_search.evaluation.metrics import retrieval_recalls
 from llm2clip_search.training.data.augmentation import Augmentation
-from llm2clip_search.training.data.caption_store import CaptionStore
-from llm2clip_search.training.data.image_captions import CaptionedImages, ImageBatch, ImageCaptionSampler
+from llm2clip_search.training.data.image_captions import ImageBatch, ImageCaptionSampler
 from llm2clip_search.training.data.image_pixels import ImagePixels
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
@@ -33,6 +30,7 @@ from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
+from llm2clip_search.training.tasks.clip_data import ClipData
 from llm2clip_search.training.tasks.distillation import Distillation, distillation_loss, require_clip_space
 from llm2clip_search.training.tasks.losses import clip_loss, require_negatives, shared_positives, siglip_loss
 from llm2clip_search.training.tasks.projection_heads import ProjectionHeads
@@ -97,29 +95,6 @@ class ClipRecipe:
             raise ValueError(f"querybank_size is {self.querybank_size}, but the model's querybank needs at least 1")
         if self.keep is not None:
             require_clip_space(self.model, self.keep, self.loop.steps)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dev:
-    """What checkpoints are judged by."""
-
-    files: ImageFiles
-    image_ids: list[str]
-    captions: dict[str, tuple[np.ndarray, np.ndarray]]
-    """By language: float16 embeddings ``[n, width]``, and int64 ``[n]`` places in ``image_ids``. The first
-    language decides."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipData:
-    """What is trained on, and what by."""
-
-    files: ImageFiles
-    captioned: CaptionedImages
-    captions: pa.Table
-    """See `caption_table.CAPTION_SCHEMA`; the table that ``captioned`` counts the rows of."""
-    store: CaptionStore
-    dev: Dev | None
 
 
 class ClipTask:

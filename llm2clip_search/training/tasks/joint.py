@@ -13,13 +13,14 @@ import torch
 
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.encoders.llm import CaptionLLM
-from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
 from llm2clip_search.training.runtime.loop import ParameterGroup
+from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.seeds import seed_torch
-from llm2clip_search.training.tasks.caption_llm import autocast
-from llm2clip_search.training.tasks.clip import ClipData, ClipRecipe, ClipTask
+from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
+from llm2clip_search.training.tasks.clip import ClipRecipe, ClipTask
+from llm2clip_search.training.tasks.clip_data import ClipData
 from llm2clip_search.training.tasks.llm_folder import LLMFolder
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora
 from llm2clip_search.training.tasks.losses import require_negatives
@@ -39,22 +40,22 @@ class JointRecipe:
     max_train_tokens: int
 
 
-def joint_recipe(recipe: Recipe) -> JointRecipe:
+def joint_recipe(stage1: CaptionLLMRecipe, stage2: ClipRecipe) -> JointRecipe:
     """The baseline of a recipe: its stage 2, with the updates and the learning rate that its stage 1 gives the LLM.
 
     Gradients are cached, as the LLM's graph over a whole batch fits no machine. What stage 2 takes from CLIP's
     own text tower is left out: the LLM alone is compared.
     """
-    model = recipe.stage2.model
+    model = stage2.model
     return JointRecipe(
         stage2=replace(
-            recipe.stage2, gradient_cache=True, keep=None, model=replace(model, text=replace(model.text, clip=None))
+            stage2, gradient_cache=True, keep=None, model=replace(model, text=replace(model.text, clip=None))
         ),
-        lora=recipe.stage1.lora,
-        llm_scale=recipe.stage1.loop.learning_rate / recipe.stage2.loop.learning_rate,
-        micro_batch=recipe.stage1.micro_batch,
-        gradient_checkpointing=recipe.stage1.gradient_checkpointing,
-        max_train_tokens=recipe.stage1.max_train_tokens,
+        lora=stage1.lora,
+        llm_scale=stage1.loop.learning_rate / stage2.loop.learning_rate,
+        micro_batch=stage1.micro_batch,
+        gradient_checkpointing=stage1.gradient_checkpointing,
+        max_train_tokens=stage1.max_train_tokens,
     )
 
 

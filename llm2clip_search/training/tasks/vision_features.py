@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from llm2clip_search.base.files import remove_leftovers, replaced_file
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.vision import VisionTower
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.data.image_captions import CaptionedImages, ImageBatch
 from llm2clip_search.training.data.image_pixels import ImagePixels
+from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.seeds import generator
-from llm2clip_search.training.tasks.caption_llm import autocast
 from llm2clip_search.training.tasks.vision_training import split_backbone
 
 
@@ -63,9 +64,9 @@ class VisionFeatures:
                 "This vision tower cannot be cut behind its frozen blocks; the recipe's kept_views must be 0."
             )
         if not path.exists():
-            part = path.with_suffix(".part")
-            self._write_views(views, part, progress)
-            part.rename(path)
+            remove_leftovers(path)
+            with replaced_file(path) as temporary:
+                self._write_views(views, temporary, progress)
         self._views = np.load(path, mmap_mode="r")
 
     def _write_views(self, views: int, path: Path, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""Captions, their images, and what is demanded of a data set whoever reads it."""
+"""Captions, their mapping to images, and what is checked for every data set."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -64,7 +64,9 @@ def test_the_first_split_and_language_are_the_default(tmp_path: Path) -> None:
     ("split", "langs", "words"),
     [("train", (), "no split 'train'; it has test, val"), ("", ("fr",), "no captions in 'fr'; it has en, de")],
 )
-def test_what_a_data_set_does_not_have_is_told(tmp_path: Path, split: str, langs: tuple[str, ...], words: str) -> None:
+def test_what_a_data_set_does_not_have_is_reported(
+    tmp_path: Path, split: str, langs: tuple[str, ...], words: str
+) -> None:
     with pytest.raises(CorpusError, match=words):
         info(Captions.of(PAIRS), images("a", "b", "c")).open(tmp_path, split=split, langs=langs)
 

@@ -1,4 +1,4 @@
-"""COCO by Karpathy's file, by COCO's own and by CLIP_benchmark's, and COCO-CN."""
+"""COCO in Karpathy's, COCO's own and CLIP_benchmark's layout, and COCO-CN."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ def karpathy(root: Path) -> Path:
 
 
 def coco_json(path: Path, chosen: Sequence[int], name: Callable[[int, str], str] = file_name) -> Path:
-    """COCO's own format; annotations run by their id and not by the image."""
+    """COCO's own format; annotations are ordered by their id, not by image."""
     picked = [IMAGES[row] for row in chosen]
     rows = sorted((caption_id, image, text) for image, _, _, captions in picked for caption_id, text in captions)
     data = {

@@ -1,4 +1,4 @@
-"""A user's own shards and tables: every format, languages and splits that the files decide, and broken ones."""
+"""Custom shards and tables: all formats, languages and splits decided by the files, and broken files."""
 
 import csv
 import gzip
@@ -47,7 +47,7 @@ def as_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def test_a_shards_text_holds_one_caption_a_line(tmp_path: Path) -> None:
+def test_text_in_shards_has_one_caption_per_line(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", {"./a.jpg": jpeg(0), "./a.txt": "Eins\u2028eins. \n\n Zwei.\r\n".encode()})
     write_tar(tmp_path / "1.tar", {"x/b.txt": b"Three.", "x/b.webp": jpeg(1), "c.png": jpeg(2), "c.cls": b"7"})
     found = open_set("webdataset", tmp_path)
@@ -69,7 +69,7 @@ def test_a_shards_text_holds_one_caption_a_line(tmp_path: Path) -> None:
         ({"captions": {"de": ["Eins.", "Zwei."], "zh": "一"}}, {"de": ["Eins.", "Zwei."], "zh": ["一"]}),
     ],
 )
-def test_a_shards_json_holds_captions(tmp_path: Path, value: object, expected: dict[str, list[str]]) -> None:
+def test_json_in_shards_has_captions(tmp_path: Path, value: object, expected: dict[str, list[str]]) -> None:
     write_tar(tmp_path / "0.tar", {"a.jpg": jpeg(0), "a.json": as_json(value)})
     found = open_set("webdataset", tmp_path)
     assert {lang: captions.texts for lang, captions in found.captions.items()} == expected
@@ -120,7 +120,7 @@ def test_a_split_is_a_folder_of_shards_or_a_word_in_their_names(tmp_path: Path) 
         ({"a.txt": b"One."}, "There are no images in"),
     ],
 )
-def test_broken_shards_are_told(tmp_path: Path, members: Mapping[str, bytes], words: str) -> None:
+def test_broken_shards_are_reported(tmp_path: Path, members: Mapping[str, bytes], words: str) -> None:
     write_tar(tmp_path / "0.tar", members)
     with pytest.raises(CorpusError, match=words):
         open_set("webdataset", tmp_path)
@@ -136,7 +136,7 @@ def test_an_image_or_a_caption_file_in_two_shards_is_refused(tmp_path: Path) -> 
         open_set("webdataset", tmp_path)
 
 
-def test_a_cut_shard_is_told(tmp_path: Path) -> None:
+def test_a_cut_shard_is_reported(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", {"a.jpg": jpeg(0), "a.txt": b"One.", "b.jpg": jpeg(1)})
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"b.jpg")])
@@ -144,7 +144,7 @@ def test_a_cut_shard_is_told(tmp_path: Path) -> None:
         open_set("webdataset", tmp_path)
 
 
-def test_a_language_that_shards_lack_is_told(tmp_path: Path) -> None:
+def test_a_language_that_shards_lack_is_reported(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", {"a.jpg": jpeg(0), "a.json": as_json({"captions": {"de": "Eins.", "zh": "一"}})})
     assert list(open_set("webdataset", tmp_path, langs=["zh", "de"]).captions) == ["zh", "de"]
     with pytest.raises(CorpusError, match="has no captions in 'fr'; it has de, zh"):
@@ -157,7 +157,7 @@ FORMATS = ("csv", "csv.gz", "tsv", "tsv.gz", "jsonl", "jsonl.gz", "parquet")
 
 
 def write_table(root: Path, suffix: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """``captions.SUFFIX``, by each format's own writer."""
+    """Write ``captions.SUFFIX`` with the standard writer of each format."""
     root.mkdir(parents=True, exist_ok=True)
     path = root / f"captions.{suffix}"
     if suffix == "parquet":
@@ -266,7 +266,7 @@ def test_a_cell_of_several_captions_is_several_captions(tmp_path: Path) -> None:
         open_set("table", tmp_path)
 
 
-def test_images_lie_in_the_root_or_in_one_of_its_folders(tmp_path: Path) -> None:
+def test_images_are_in_the_root_or_in_one_of_its_folders(tmp_path: Path) -> None:
     write_images(tmp_path, ["a.jpg", "photos/a.jpg", "photos/deep/b.jpg", "photos/c.jpg", "other/c.jpg", "c.gif"])
     write_table(tmp_path, "csv", [{"image": n, "caption": n} for n in ("a.jpg", "deep/b", "photos/deep/b.jpg")])
     found = open_set("table", tmp_path)
@@ -277,7 +277,7 @@ def test_images_lie_in_the_root_or_in_one_of_its_folders(tmp_path: Path) -> None
         open_set("table", tmp_path)
 
 
-def test_broken_tables_are_told(tmp_path: Path) -> None:
+def test_broken_tables_are_reported(tmp_path: Path) -> None:
     write_images(tmp_path, ["a.jpg"])
     for rows, words in (
         ([{"image": "a.jpg", "text": "One."}], "row 1, has no column 'caption'; it has image, text"),

@@ -1,4 +1,4 @@
-"""Flickr30k, Flickr8k and their Chinese captions, each in its authors' own files."""
+"""Flickr30k, Flickr8k and their Chinese captions, in their authors' layouts."""
 
 import csv
 import gzip
@@ -21,7 +21,7 @@ from tests.support.layouts import jpeg, write_images, write_tar
 INFOS = {info.name: info for info in DATASETS}
 TEST, VAL, TRAIN = ["1007129816.jpg", "36979.jpg"], ["65567.jpg"], ["1000092795.jpg"]
 NAMES = [*TEST, *VAL, *TRAIN]
-"""Images of a tiny Flickr; each has two captions, of which one holds what separates its neighbours elsewhere."""
+"""Images of a tiny Flickr, with two captions each; one caption contains the separators of other layouts."""
 TEXTS = {
     name: [f"Caption one, of {name[:3]}", f"A dog | a cat #{number}, two\u2028lines"]
     for number, name in enumerate(NAMES)
@@ -84,7 +84,7 @@ def split_list(path: Path, names: list[str], *, suffix: str = ".jpg") -> None:
 
 
 def shards(root: Path, split: str = "test") -> None:
-    """Two shards as CLIP_benchmark's converter writes them: lossless files under keys of its own."""
+    """Two shards as written by CLIP_benchmark's converter: unchanged image files under its own keys."""
     (root / "dataset_type.txt").parent.mkdir(parents=True, exist_ok=True)
     (root / "dataset_type.txt").write_text("retrieval")
     for shard, image in enumerate(TEST):
@@ -120,7 +120,7 @@ def lay_flickr8k_cn(root: Path) -> None:
 
 
 def lay_flickr30k_cn(root: Path) -> None:
-    """A file a split, and images named without their suffix."""
+    """One file per split, with image names without suffix."""
     path = root / "test/flickr30k_cn_test.txt"
     tokens(path, suffix="")
     lines = path.read_text().split("\n")
@@ -240,7 +240,7 @@ def test_the_row_without_its_second_bar_is_read(tmp_path: Path) -> None:
     assert opened(tmp_path, split="all").captions["en"].texts == ["A dog .", "A dog runs across the grass .", "3 men"]
 
 
-def test_the_image_that_was_never_released_is_left_out(tmp_path: Path) -> None:
+def test_the_unreleased_image_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "Flickr8k.token.txt").write_text(
         "a.jpg#0\tOne\n2258277193_586949ec62.jpg.1#0\tTwo\n2258277193_586949ec62.jpg#1\tThree\n"
     )
@@ -405,7 +405,7 @@ def test_splits_and_languages_that_a_copy_lacks_are_named(tmp_path: Path) -> Non
         opened(tmp_path, "flickr8k", "test", "de")
 
 
-def test_an_image_twice_in_a_list_is_told(tmp_path: Path) -> None:
+def test_an_image_twice_in_a_list_is_reported(tmp_path: Path) -> None:
     tokens(tmp_path / "Flickr8k.token.txt")
     split_list(tmp_path / "Flickr_8k.testImages.txt", [TEST[0], TEST[0]])
     write_images(tmp_path / "Images", NAMES)

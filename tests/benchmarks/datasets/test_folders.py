@@ -1,4 +1,4 @@
-"""Images and text of loose files: what is missing, unequal, damaged or not UTF-8."""
+"""Data sets of separate files: missing, unequal, damaged or non-UTF-8 files."""
 
 import gzip
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_captions_are_stripped_and_empty_ones_left_out(tmp_path: Path) -> None:
 def test_a_line_is_what_a_line_feed_ends(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], compressed: bool, marked: bool, ended: bool
 ) -> None:
-    """Line separators of Unicode, and carriage returns, are in real captions: they move no line to a neighbour."""
+    """Real captions contain Unicode line separators and carriage returns; these must not start a new line."""
     path = tmp_path_factory.mktemp("lines") / ("t.gz" if compressed else "t")
     ended = ended or texts[-1:] == [""]  # or the last line could not be told from none
     data = ("\n".join(texts) + "\n" * (ended and bool(texts))).encode("utf-8-sig" if marked else "utf-8")
@@ -84,7 +84,7 @@ def test_ids_are_distinct(tmp_path: Path, text: str, words: str) -> None:
         read_ids(tmp_path / "ids.txt")
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"gone\.txt does not exist"):
         read_lines(tmp_path / "gone.txt")
     with pytest.raises(CorpusError, match=r"cannot be read: .*directory"):

@@ -1,4 +1,4 @@
-"""The long-caption sets in their authors' layouts, whole and broken."""
+"""The data sets of long captions in their authors' layouts, complete and broken."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_the_sets_are_named_as_papers_name_them_and_tell_what_to_fetch(tmp_path:
 
 
 def entry(number: int, answer: str | None = None) -> dict[str, Any]:
-    """As the authors' file has them; the second turn is the caption."""
+    """An entry as in the authors' file; the second turn is the caption."""
     return {
         "id": f"sa_{number}",
         "image": f"sam/images/sa_{number}.jpg",
@@ -107,7 +107,7 @@ def test_entries_that_chunks_cut_are_read_whole(tmp_path: Path, indent: int | No
     assert first_entries(path, 3) == rows[:3]
 
 
-def test_what_lies_behind_the_entries_is_never_read(tmp_path: Path) -> None:
+def test_the_rest_of_the_file_is_never_read(tmp_path: Path) -> None:
     path = tmp_path / "list.json"
     whole = json.dumps([entry(n) for n in range(3)])
     path.write_bytes(whole[:-1].encode() + b", " + b" " * (3 << 20) + b"\xff\xfe no UTF-8, no JSON")
@@ -128,7 +128,7 @@ def test_what_lies_behind_the_entries_is_never_read(tmp_path: Path) -> None:
         (b"\xff\xfe[\x00", "cannot be read as UTF-8"),
     ],
 )
-def test_a_broken_list_is_told(tmp_path: Path, data: bytes, words: str) -> None:
+def test_a_broken_list_is_reported(tmp_path: Path, data: bytes, words: str) -> None:
     path = tmp_path / "list.json"
     path.write_bytes(data)
     with pytest.raises(CorpusError, match=words):
@@ -148,9 +148,7 @@ def urban1k(root: Path, *, images: str = "image", captions: str = "caption", cou
 
 
 @pytest.mark.parametrize(("images", "captions"), [("image", "caption"), ("images", "captions")])
-def test_urban1k_is_read_in_the_order_of_numbers_and_its_first_lines_alone(
-    tmp_path: Path, images: str, captions: str
-) -> None:
+def test_urban1k_is_read_in_numeric_order_and_only_first_lines(tmp_path: Path, images: str, captions: str) -> None:
     found = open_set("urban1k", urban1k(tmp_path, images=images, captions=captions))
     assert pairs(found) == [(str(n), f"The image shows street {n}.") for n in range(1, 13)]
     assert list(found.images) == [str(n) for n in range(1, 13)]
@@ -159,7 +157,7 @@ def test_urban1k_is_read_in_the_order_of_numbers_and_its_first_lines_alone(
     assert any("12 images; published results use 1,000" in note for note in found.notes)
 
 
-def test_urban1k_demands_that_captions_and_images_pair(tmp_path: Path) -> None:
+def test_urban1k_requires_a_caption_for_every_image_and_an_image_for_every_caption(tmp_path: Path) -> None:
     root = urban1k(tmp_path)
     (root / "image" / "5.jpg").unlink()
     with pytest.raises(CorpusError, match=r"1 of 12 images of Urban1k are missing from .*image, such as 5\.jpg"):
@@ -170,7 +168,7 @@ def test_urban1k_demands_that_captions_and_images_pair(tmp_path: Path) -> None:
         open_set("urban1k", root)
 
 
-def test_urban1k_in_another_encoding_is_told(tmp_path: Path) -> None:
+def test_urban1k_in_another_encoding_is_reported(tmp_path: Path) -> None:
     root = urban1k(tmp_path)
     (root / "caption" / "7.txt").write_bytes("Ein Café.".encode("latin-1"))
     with pytest.raises(CorpusError, match=r"7\.txt is not UTF-8: byte 7 is 0xe9"):
@@ -218,7 +216,7 @@ def test_docci_takes_every_row_of_its_split(tmp_path: Path) -> None:
     assert open_set("docci", root, "qual_dev").notes == ()
 
 
-def test_broken_docci_is_told(tmp_path: Path) -> None:
+def test_broken_docci_is_reported(tmp_path: Path) -> None:
     root = docci(tmp_path, docci_rows())
     with pytest.raises(CorpusError, match="has no split 'test-1500'; it has test, train"):
         open_set("docci", root, "test-1500")
@@ -276,7 +274,7 @@ def test_iiw_is_the_human_descriptions_of_three_parts(tmp_path: Path, folders: t
     assert pairs(open_set("iiw", root, "IIW-400")) == aar
 
 
-def test_broken_iiw_is_told(tmp_path: Path) -> None:
+def test_broken_iiw_is_reported(tmp_path: Path) -> None:
     root = iiw(tmp_path)
     (root / "docci_aar" / "aar_test_04601.jpg").unlink()
     with pytest.raises(CorpusError, match=r"1 of 5 images of ImageInWords are missing from .*aar_test_04601\.jpg"):
@@ -323,7 +321,7 @@ def test_dci_without_an_extra_caption_has_the_short_one(tmp_path: Path) -> None:
     assert pairs(open_set("dci", tmp_path, "test")) == [("sa_10.jpg", "Short.")]
 
 
-def test_broken_dci_is_told(tmp_path: Path) -> None:
+def test_broken_dci_is_reported(tmp_path: Path) -> None:
     base = dci(tmp_path)
     (base / "photos" / "sa_2.jpg").unlink()
     with pytest.raises(CorpusError, match=r"1 of 4 images of Densely Captioned Images are missing from .*sa_2\.jpg"):

@@ -1,4 +1,4 @@
-"""The multilingual sets in their authors' layouts, whole and broken."""
+"""The multilingual data sets in their authors' layouts, complete and broken."""
 
 import gzip
 import json
@@ -63,7 +63,7 @@ def multi30k(root: Path, *, suffix: str = ".gz", folder: str = "flickr30k-images
 
 
 @pytest.mark.parametrize(("suffix", "folder"), [(".gz", "flickr30k-images"), ("", "flickr30k_images")])
-def test_multi30k_has_one_caption_an_image_and_its_translations(tmp_path: Path, suffix: str, folder: str) -> None:
+def test_multi30k_has_one_caption_per_image_and_its_translations(tmp_path: Path, suffix: str, folder: str) -> None:
     found = open_set("multi30k", multi30k(tmp_path, suffix=suffix, folder=folder), langs=["de", "cs"])
     assert (found.split, list(found.captions), list(found.images)) == ("test_2016_flickr", ["de", "cs"], FLICKR)
     for lang in ("de", "cs"):
@@ -74,7 +74,7 @@ def test_multi30k_has_one_caption_an_image_and_its_translations(tmp_path: Path, 
     assert list(open_set("multi30k", tmp_path, "train").images) == FLICKR[:1]
 
 
-def test_multi30k_of_task_2_has_five_captions_an_image(tmp_path: Path) -> None:
+def test_multi30k_of_task_2_has_five_captions_per_image(tmp_path: Path) -> None:
     root = multi30k(tmp_path)
     found = open_set("multi30k", root, "test_2016", ["en", "de"])
     expected = sorted((name, f"de {number} of {name}.") for name in FLICKR for number in range(1, 6))
@@ -84,7 +84,7 @@ def test_multi30k_of_task_2_has_five_captions_an_image(tmp_path: Path) -> None:
         open_set("multi30k", root, "test_2016", ["fr"])
 
 
-def test_broken_multi30k_is_told(tmp_path: Path) -> None:
+def test_broken_multi30k_is_reported(tmp_path: Path) -> None:
     root = multi30k(tmp_path)
     raw = root / "data" / "task1" / "raw"
     (root / "flickr30k-images" / FLICKR[1]).unlink()
@@ -144,7 +144,7 @@ def xtd10(root: Path) -> Path:
     return root
 
 
-def test_xtd10_has_one_caption_an_image_in_every_language(tmp_path: Path) -> None:
+def test_xtd10_has_one_caption_per_image_in_every_language(tmp_path: Path) -> None:
     found = open_set("xtd10", xtd10(tmp_path), langs=XTD10_LANGS)
     assert list(found.captions) == list(INFO["xtd10"].langs)
     assert len(found.captions) == 11
@@ -168,7 +168,7 @@ def test_xtd10_finds_its_images_in_cocos_own_folders(tmp_path: Path) -> None:
         open_set("xtd10", root)
 
 
-def test_broken_xtd10_is_told(tmp_path: Path) -> None:
+def test_broken_xtd10_is_reported(tmp_path: Path) -> None:
     root = xtd10(tmp_path)
     write(root / "XTD10" / "test_1kcaptions_ko.txt", "one\ntwo\nthree\n")
     with pytest.raises(CorpusError, match=r"test_1kcaptions_ko\.txt has 3 lines for 4 images"):
@@ -210,7 +210,7 @@ KEYS = ["000411001ff7dd4f", "000a0b0c0d0e0f00", "00ffee"]
 
 
 def crossmodal_rows() -> list[dict[str, Any]]:
-    """As the authors' file has them: captions, and the same in tokens."""
+    """Rows as in the authors' file: captions, and the same tokenized."""
     return [
         {"image/key": key, "image/locale": lang}
         | {
@@ -248,7 +248,7 @@ def test_crossmodals_first_captions_are_those_of_clip_benchmark(tmp_path: Path) 
     assert found.captions["sw"].first(1).texts == theirs
 
 
-def test_broken_crossmodal_is_told(tmp_path: Path) -> None:
+def test_broken_crossmodal_is_reported(tmp_path: Path) -> None:
     root = crossmodal(tmp_path, crossmodal_rows())
     (root / "images" / f"{KEYS[2]}.jpg").unlink()
     with pytest.raises(CorpusError, match=rf"1 of 3 images of Crossmodal-3600 are missing from .*{KEYS[2]}\.jpg"):

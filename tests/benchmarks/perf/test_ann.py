@@ -1,8 +1,9 @@
-"""Recall, front and percentiles against independent references, and whole runs on small indices."""
+"""Recall, Pareto front and percentiles compared with independent references, and complete runs on small indices."""
 
 import json
 import logging
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from llm2clip_search.benchmarks.perf import ann
 from llm2clip_search.benchmarks.perf.ann import (
     AnnPoint,
     AnnResult,
-    Truth,
+    ExactNeighbours,
     benchmark_index,
     benchmark_synthetic,
     mark_front,
@@ -26,10 +27,11 @@ from llm2clip_search.benchmarks.perf.ann import (
 )
 from llm2clip_search.benchmarks.perf.ann_plot import write_ann
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
-from llm2clip_search.encoders import Encoder
+from llm2clip_search.encoders import TowerEncoder
 from llm2clip_search.errors import CorpusError, QueryError, StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
+from llm2clip_search.vectorindex.exact import exact_search
 
 MODEL = ModelIdentity(name="m", revision="r", weights_sha256="w", preprocess_sha256="p")
 DIM = 16
@@ -41,7 +43,7 @@ def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def store(folder: Path, vectors: np.ndarray, *, kind: str | None = None, removed: Sequence[int] = ()) -> Snapshot:
-    """An index with these vectors under the ids 0, 1, ..., its approximate part built before rows are removed."""
+    """An index of these vectors with ids 0, 1, ...; the approximate index is built before rows are removed."""
     with Writer.open(folder, model=MODEL, dim=vectors.shape[1]) as writer:
         ids = writer.allocate(len(vectors))
         rows = [Row(id=i, path=f"{i}.jpg", content_hash=str(i), size=1, mtime_ns=0, width=1, height=1) for i in ids]
@@ -62,7 +64,7 @@ def by_setting(result: AnnResult) -> dict[str, AnnPoint]:
 
 
 def test_every_kind_on_drawn_vectors(caplog: pytest.LogCaptureFixture) -> None:
-    """Exact search, and inverted lists that are all looked into, find everything."""
+    """Exact search, and inverted lists that are all probed, find everything."""
     with caplog.at_level(logging.INFO, logger="llm2clip_search"):
         result = benchmark_synthetic(600, dim=DIM, queries=40)
     lines = [record.getMessage() for record in caplog.records]
@@ -96,7 +98,7 @@ def test_every_kind_on_drawn_vectors(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
 def test_an_index_is_measured_as_it_is_and_only_read(tmp_path: Path, kind: str) -> None:
-    """A third of its rows is deleted, but still in FAISS's file: they are neither found nor missed."""
+    """A third of the rows is deleted but still in the FAISS file; they are neither found nor counted as missed."""
     snapshot = store(tmp_path, drawn(900), kind=kind, removed=range(0, 900, 3))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     result = benchmark_index(snapshot, k=5, queries=30)
@@ -116,12 +118,12 @@ def test_vectors_are_searched_without_any_model(tmp_path: Path, monkeypatch: pyt
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("an encoder was made")
 
-    monkeypatch.setattr(Encoder, "__init__", refuse)
+    monkeypatch.setattr(TowerEncoder, "__init__", refuse)
     result = benchmark_index(store(tmp_path, drawn(300), kind="hnsw"), k=3, queries=5)
     assert result.points[-1].setting == "engine"
 
 
-def test_other_kinds_are_built_beside_an_index(tmp_path: Path) -> None:
+def test_other_kinds_are_built_without_changing_the_index(tmp_path: Path) -> None:
     snapshot = store(tmp_path, drawn(600), kind="hnsw")
     before = sorted(tmp_path.rglob("*"))
     result = benchmark_index(snapshot, kinds=("ivf", "flat", "ivf"), queries=30)
@@ -132,7 +134,7 @@ def test_other_kinds_are_built_beside_an_index(tmp_path: Path) -> None:
 
 
 def test_copies_cost_no_recall(tmp_path: Path) -> None:
-    """Thirty copies of each of twenty vectors: which ten of the thirty are found is all the same."""
+    """Thirty copies of each of twenty vectors: it does not matter which ten of the thirty are found."""
     copies = np.repeat(drawn(20), 30, axis=0)
     points = by_setting(benchmark_index(store(tmp_path, copies), kinds=("flat", "hnsw"), queries=30))
     assert points["flat exact"].recall == points["hnsw efSearch=1024"].recall == 1.0
@@ -140,7 +142,7 @@ def test_copies_cost_no_recall(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tied(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    """Forty rows, but four vectors only."""
+    """Forty rows with only four different vectors."""
     choice = np.random.default_rng(0).integers(0, 4, 40)
     return store(tmp_path_factory.mktemp("tied"), drawn(4)[choice])
 
@@ -149,7 +151,7 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("k", [1, 15, 25, 40])
 def test_recall_is_the_overlap_of_the_scores(tied: Snapshot, k: int, seed: int, found: list[list[int]]) -> None:
-    """Against bags of scores: what two bags share, equal scores included, over k."""
+    """The reference is the size of the intersection of two multisets of scores, divided by k."""
     queries = drawn(3, stream=seed + 2)
     answer = np.array([[max(-1, row) for row in one[:k]] for one in found], dtype=np.int64)
     vectors = np.asarray(tied.shards[0].vectors, dtype=np.float64)
@@ -158,7 +160,7 @@ def test_recall_is_the_overlap_of_the_scores(tied: Snapshot, k: int, seed: int, 
         scores = np.round(vectors @ query, 5)
         best = Counter(np.sort(scores)[::-1][:k].tolist())
         shared += (best & Counter(scores[ids[ids >= 0]].tolist())).total()
-    assert recall_of(Truth.of(tied, queries, k), answer) == shared / (3 * k)
+    assert recall_of(ExactNeighbours.of(tied, queries, k), answer) == shared / (3 * k)
 
 
 def made(recall: float, rate: float) -> AnnPoint:
@@ -177,8 +179,8 @@ def made(recall: float, rate: float) -> AnnPoint:
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), max_size=12))
-def test_the_front_is_what_nothing_beats(values: list[tuple[int, int]]) -> None:
-    """By a sweep from high recall to low: on the front is the fastest of its recall that is faster than all before."""
+def test_the_pareto_front_is_not_dominated(values: list[tuple[int, int]]) -> None:
+    """The reference sweeps from high to low recall: a point is on the front if it is faster than all before it."""
     marked = mark_front([made(recall / 6, float(rate)) for recall, rate in values])
     front, fastest = set(), 0
     for recall in sorted({recall for recall, _ in values}, reverse=True):
@@ -189,37 +191,41 @@ def test_the_front_is_what_nothing_beats(values: list[tuple[int, int]]) -> None:
     assert [one.on_front for one in marked] == [value in front for value in values]
 
 
-def test_percentiles_are_of_queries_asked_alone(monkeypatch: pytest.MonkeyPatch, tied: Snapshot) -> None:
-    """One takes 1 ms, the next 2 ms, ... the last 200 ms; between two of them a percentile is interpolated."""
+def test_percentiles_are_of_queries_run_alone(monkeypatch: pytest.MonkeyPatch, tied: Snapshot) -> None:
+    """Queries take 1 ms, 2 ms, ... 200 ms in random order; percentiles between two of them are interpolated."""
     order = iter(np.random.default_rng(0).permutation(np.arange(1, 201)).tolist())
+    now = [0.0]
 
-    def seconds(search: ann.Search, queries: np.ndarray) -> float:
-        return 0.5 if len(queries) > 1 else next(order) / 1000
+    def slow_search(snapshot: Snapshot, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        now[0] += 0.5 if len(queries) > 1 else next(order) / 1000
+        return exact_search(snapshot, queries, k)
 
-    monkeypatch.setattr(ann, "_seconds", seconds)
+    monkeypatch.setattr(ann, "exact_search", slow_search)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     result = benchmark_index(tied, kinds=("flat",), queries=200)
     found = result.points[0]
     assert found.queries_per_second == 400.0
     assert (found.p50_ms, found.p95_ms, found.p99_ms) == pytest.approx((100.5, 190.05, 198.01))
 
 
-def test_what_cannot_be_measured_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_reported(tmp_path: Path) -> None:
     snapshot = store(tmp_path / "exact", drawn(30))
-    with pytest.raises(StoreError, match=r"exact has no approximate index, its 30 images are .* --kinds flat,hnsw,ivf"):
+    with pytest.raises(StoreError, match=r"exact has no approximate index; its 30 images are .* exactly\.$") as caught:
         benchmark_index(snapshot)
+    assert caught.value.hint.startswith("--kinds flat,hnsw,ivf builds")
     with Writer.open(tmp_path / "empty", model=MODEL, dim=DIM):
         pass
     for kinds in ((), ("flat",)):
         with pytest.raises(StoreError, match="empty has no images"):
             benchmark_index(Snapshot(tmp_path / "empty"), kinds=kinds)
-    with pytest.raises(QueryError, match="-k 31 is more than the 30 vectors"):
+    with pytest.raises(QueryError, match="31 neighbours cannot be found among 30 vectors"):
         benchmark_index(snapshot, kinds=("flat",), k=31)
-    with pytest.raises(QueryError, match="-k 11 is more than the 10 vectors"):
+    with pytest.raises(QueryError, match="11 neighbours cannot be found among 10 vectors"):
         benchmark_synthetic(10, dim=DIM, k=11)
-    with pytest.raises(QueryError, match="-k 501 is more than 500, beyond which every search is exact"):
+    with pytest.raises(QueryError, match="501 neighbours are always exact, as for all k over 500"):
         benchmark_synthetic(1000, dim=DIM, k=501)
     for bad in ("lsh", "auto", ""):
-        with pytest.raises(CorpusError, match=f"no kind of index '{bad}'; there are: flat, hnsw, ivf"):
+        with pytest.raises(CorpusError, match=f"no kind of index '{bad}'; there are flat, hnsw, ivf"):
             benchmark_index(snapshot, kinds=("flat", bad))
     assert benchmark_index(snapshot, kinds=("flat",), k=30, queries=1).points[0].recall == 1.0
 
@@ -234,10 +240,10 @@ def test_points_and_picture_are_written(tmp_path: Path, kinds: tuple[str, ...]) 
         assert len(np.unique(np.asarray(image.convert("L")))) > 50  # something is drawn
 
 
-def test_without_matplotlib_or_a_folder_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_or_a_folder_it_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = benchmark_synthetic(100, dim=DIM, kinds=("flat",), queries=5)
     (tmp_path / "file").touch()
-    with pytest.raises(CorpusError, match=r"--out .*file cannot be made: File exists"):
+    with pytest.raises(CorpusError, match=r"The folder .*file cannot be created: File exists"):
         write_ann(result, tmp_path / "file")
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)

@@ -1,4 +1,4 @@
-"""The evaluation benchmark: what it expects of chance, and that it would see another result."""
+"""The evaluation benchmark: recalls expected by chance, and that deviations are detected."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -11,7 +11,7 @@ from llm2clip_search.errors import CorpusError
 
 
 def test_chance_is_counted() -> None:
-    """Seven captions of three images: every choice of five of them, counted."""
+    """Seven captions of three images; the reference enumerates all choices of k captions."""
     image_of = np.array([0, 0, 0, 0, 1, 1, 2])
     found = chance_recalls(3, np.bincount(image_of))
     for k in (1, 5):

@@ -1,4 +1,4 @@
-"""Memory of opening a model: sizes as the towers have them, and a peak that is at least what is held."""
+"""Memory needed to open a model: sizes of the towers, and the peak."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from tests.support.models import save_model
 
 
 def test_each_tower_is_opened_in_a_process_of_its_own(tmp_path: Path) -> None:
-    """Halves on disk are twice as much in memory; no library is counted as part of a model."""
+    """float16 on disk takes twice as much memory; libraries do not count as part of the model."""
     folder = save_model(tmp_path / "model")
     path = folder / "model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
@@ -31,7 +31,7 @@ def test_each_tower_is_opened_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 def test_memory_that_the_parent_holds_is_not_counted(tiny_model: Path) -> None:
-    """The parent holds torch as its child does, and 500 MB more."""
+    """The parent has imported torch, as its child does, and holds 500 MB in addition."""
     code = """
 import sys
 from llm2clip_search.base.memory import peak_bytes

@@ -1,4 +1,4 @@
-"""Drawn vectors: unit, in clusters, and the same for the same seed."""
+"""Synthetic vectors: unit length, clusters, and reproducibility."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_vectors_are_unit_and_a_function_of_the_seed(dim: int) -> None:
 
 
 def test_vectors_and_held_out_queries_share_clusters() -> None:
-    """A neighbour is near, the rest is at right angles; drawn evenly on the sphere, neighbours are hardly nearer."""
+    """Neighbours are near and others orthogonal; for uniformly distributed vectors, neighbours are hardly nearer."""
     mixture = SphereMixture.of(2500, 256)
     gallery, queries = mixture.draw(2500, stream=1), mixture.draw(200, stream=0)
     even = np.random.default_rng(0).standard_normal((2700, 256), dtype=np.float32)

@@ -8,29 +8,29 @@ import torch
 from llm2clip_search.benchmarks.paper import all_figures
 from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.catalogue import (
-    PublishedModel,
-    convertible,
-    near_names,
-    of_repo,
-    published_models,
-    sources,
+    CatalogueModel,
+    catalogue_models,
+    citations,
+    convertible_model,
+    model_of_repository,
+    similar_names,
 )
 from llm2clip_search.encoders.checkpoints.llm_source import LLMS
 from llm2clip_search.encoders.checkpoints.pull import converted_folder, is_pulled
 from llm2clip_search.encoders.config import AdaptorConfig
-from llm2clip_search.encoders.memory_fit import Memory, fit, machine_memory, place_of
+from llm2clip_search.encoders.memory_fit import DeviceMemory, first_fitting, machine_memory, model_fit
 from llm2clip_search.encoders.registry import is_at_hand, resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.towers import build_module
 from llm2clip_search.errors import ModelError
 from tests.support.models import save_model
 
-MODELS = published_models()
+MODELS = catalogue_models()
 CONVERTED = [model for model in MODELS.values() if model.layout]
 OPEN_CLIP = [model for model in MODELS.values() if model.name.startswith("open_clip:")]
 
 
-def names(model: PublishedModel) -> str:
+def names(model: CatalogueModel) -> str:
     return model.name
 
 
@@ -59,14 +59,14 @@ def test_names_are_those_of_the_hub_in_lower_case() -> None:
     for model in CONVERTED:
         assert model.repo is not None
         assert model.name == model.repo.removeprefix("microsoft/").lower()
-        assert of_repo(model.repo.lower()) is model
-        assert convertible(model.name.upper()) is model
-    assert convertible("nano") is None
-    assert of_repo("openai/clip-vit-large-patch14") is None
+        assert model_of_repository(model.repo.lower()) is model
+        assert convertible_model(model.name.upper()) is model
+    assert convertible_model("nano") is None
+    assert model_of_repository("openai/clip-vit-large-patch14") is None
 
 
 @pytest.mark.parametrize("model", OPEN_CLIP, ids=names)
-def test_open_clips_facts_are_open_clips_own(model: PublishedModel) -> None:
+def test_open_clips_facts_are_open_clips_own(model: CatalogueModel) -> None:
     ensure_torchvision()
     import open_clip
 
@@ -147,7 +147,7 @@ def test_other_towers_have_the_parameters_of_timms(name: str, architecture: str)
 
 
 @pytest.mark.parametrize("model", CONVERTED, ids=names)
-def test_a_checkpoint_is_paired_with_the_llm_of_its_adaptor(model: PublishedModel) -> None:
+def test_a_checkpoint_is_paired_with_the_llm_of_its_adaptor(model: CatalogueModel) -> None:
     """The 8B and the 1B differ in width: an adaptor of one is of no use to the other."""
     assert model.llm is not None
     assert model.layout is not None
@@ -178,7 +178,7 @@ def test_recalls_are_those_of_the_papers_table() -> None:
     seen = 0
     for model in MODELS.values():
         for row in model.recalls:
-            assert row.source in sources()
+            assert row.source in citations()
             for dataset, (to_text, to_image) in row.recalls.items():
                 found = printed[row.source, row.row, dataset]
                 assert found["text_retrieval_recall@1"] == to_text
@@ -188,11 +188,11 @@ def test_recalls_are_those_of_the_papers_table() -> None:
 
 
 def test_every_entry_names_its_source() -> None:
-    assert {model.source for model in MODELS.values()} <= sources().keys()
+    assert {model.source for model in MODELS.values()} <= citations().keys()
 
 
 def test_near_names_are_offered() -> None:
-    assert near_names("LLM2CLIP-OpenAI-L14-336")[0] == "llm2clip-openai-l-14-336"
+    assert similar_names("LLM2CLIP-OpenAI-L14-336")[0] == "llm2clip-openai-l-14-336"
     with pytest.raises(ModelError, match=r"no model 'llm2clip-eva02-l-336'.*did you mean llm2clip-eva02-l-14-336"):
         resolve("llm2clip-eva02-l-336")
     with pytest.raises(ModelError, match=r"no model 'qqqq'; .*dir:PATH\.$"):
@@ -219,14 +219,14 @@ def test_a_pulled_model_is_found_in_the_cache_under_its_name(tmp_path: Path, mon
 def test_a_text_tower_that_fits_nowhere_does_not_keep_images_from_being_indexed() -> None:
     """Each tower is judged by itself, with half as many bytes a weight on a GPU."""
     model = MODELS["llm2clip-openai-l-14-336"]
-    small, card = Memory(device="cpu", bytes=16 * 10**9, bytes_a_weight=4.0), 24 * 10**9
-    gpu = Memory(device="cuda", bytes=card, bytes_a_weight=2.0)
-    assert fit(model, (small,)) == "images"
-    assert fit(model, (gpu, small)) == "yes"
-    assert place_of(model.text_parameters, (gpu, small)) is gpu
-    assert fit(model, (Memory(device="cpu", bytes=10**9, bytes_a_weight=4.0),)) == "no"
-    assert gpu.needed(model.text_parameters) == 2 * model.text_parameters
-    assert not Memory(device="cuda", bytes=gpu.needed(10**9), bytes_a_weight=2.0).fits(10**9)
+    small, card = DeviceMemory(device="cpu", bytes=16 * 10**9, bytes_per_parameter=4.0), 24 * 10**9
+    gpu = DeviceMemory(device="cuda", bytes=card, bytes_per_parameter=2.0)
+    assert model_fit(model, (small,)) == "images"
+    assert model_fit(model, (gpu, small)) == "yes"
+    assert first_fitting(model.text_parameters, (gpu, small)) is gpu
+    assert model_fit(model, (DeviceMemory(device="cpu", bytes=10**9, bytes_per_parameter=4.0),)) == "no"
+    assert gpu.required(model.text_parameters) == 2 * model.text_parameters
+    assert not DeviceMemory(device="cuda", bytes=gpu.required(10**9), bytes_per_parameter=2.0).fits(10**9)
 
 
 def test_this_machine_has_memory() -> None:

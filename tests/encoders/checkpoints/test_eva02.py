@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.checkpoints.convert import convert
-from llm2clip_search.encoders.checkpoints.eva02 import convert_eva02, publish_eva02, to_timm
+from llm2clip_search.encoders.checkpoints.eva02 import convert_eva02, eva02_to_checkpoint, to_timm
 from llm2clip_search.encoders.config import VisionConfig
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
@@ -124,7 +124,7 @@ def test_published_sizes_are_timms_architectures(architecture: str, width: int, 
         model: Any = timm.create_model(architecture, pretrained=False, num_classes=1280)
     state = {f"backbone.{name}": t for name, t in model.state_dict().items() if not name.startswith("head.")}
     state |= {f"projection.{name}": t for name, t in model.head.state_dict().items()}
-    published = publish_eva02(state)
+    published = eva02_to_checkpoint(state)
     assert "visual.blocks.0.mlp.ffn_ln.weight" in published
     found = convert_eva02(published)
     assert found.config == VisionConfig(
@@ -143,7 +143,7 @@ def test_published_sizes_are_timms_architectures(architecture: str, width: int, 
 def test_names_go_both_ways() -> None:
     tensors = eva02_tensors()
     vision = {name: t for name, t in tensors.items() if name.startswith("visual.") and ".freqs_" not in name}
-    back = publish_eva02(convert_eva02(tensors).tensors)
+    back = eva02_to_checkpoint(convert_eva02(tensors).tensors)
     assert back.keys() - {"logit_scale"} == vision.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in vision.items())
     assert to_timm("blocks.3.mlp.w3.bias") == "blocks.3.mlp.fc2.bias"

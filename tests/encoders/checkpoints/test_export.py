@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from llm2clip_search.encoders import export, load_encoder
-from llm2clip_search.encoders.checkpoints import write as publish
 from llm2clip_search.encoders.checkpoints.convert import convert
 from llm2clip_search.encoders.checkpoints.layouts import read_checkpoint
 from llm2clip_search.encoders.checkpoints.peft_lora import read_peft
+from llm2clip_search.encoders.checkpoints.write import write_checkpoint
 from llm2clip_search.encoders.export import Target, export_model
 from llm2clip_search.encoders.images import to_pixels
 from llm2clip_search.encoders.model import Model
@@ -311,5 +311,5 @@ def test_a_model_without_a_scale_gets_the_cap_of_training(tmp_path: Path, llama:
     model = converted(tmp_path, "openai", llama)
     path = tmp_path / "model" / "model.safetensors"
     save_file({name: t for name, t in load_file(path).items() if name != "logit_scale"}, path)
-    publish.publish(model, tmp_path)
+    write_checkpoint(model, tmp_path)
     assert float(load_file(tmp_path / "model.safetensors")["logit_scale"].exp()) == pytest.approx(100.0, rel=1e-4)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from llm2clip_search.encoders.checkpoints.adaptor_keys import convert_adaptor, publish_adaptor
+from llm2clip_search.encoders.checkpoints.adaptor_keys import adaptor_to_checkpoint, convert_adaptor
 from llm2clip_search.encoders.checkpoints.convert import convert_tensors
-from llm2clip_search.encoders.checkpoints.layouts import Checkpoint, LayoutName, read_checkpoint
+from llm2clip_search.encoders.checkpoints.layouts import LayoutName, PublishedCheckpoint, read_checkpoint
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 from tests.support.checkpoints import (
@@ -27,8 +27,8 @@ from tests.support.checkpoints import (
 OPENAI_CONFIG = {"model_type": "clip", "vision_config": {"num_attention_heads": 2}}
 
 
-def checkpoint(tensors: Tensors, config: dict[str, Any] | None = None) -> Checkpoint:
-    return Checkpoint(tensors=tensors, config=config or {})
+def checkpoint(tensors: Tensors, config: dict[str, Any] | None = None) -> PublishedCheckpoint:
+    return PublishedCheckpoint(tensors=tensors, config=config or {})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_keys_and_shapes_that_do_not_fit_are_listed(change: Callable[[Tensors], 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_adaptors_published_names_come_back(layout: LayoutName) -> None:
     tensors = {name: t for name, t in LAYOUTS[layout]().items() if "adaptor" in name}
-    back = publish_adaptor(convert_adaptor(tensors, layout).tensors, layout)
+    back = adaptor_to_checkpoint(convert_adaptor(tensors, layout).tensors, layout)
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
 

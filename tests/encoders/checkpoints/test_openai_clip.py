@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.checkpoints.convert import convert
-from llm2clip_search.encoders.checkpoints.openai_clip import publish_openai
+from llm2clip_search.encoders.checkpoints.openai_clip import openai_to_checkpoint
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 from tests.support.checkpoints import MEAN, OPENAI_CONFIG, STD, Tensors, noise, openai_tensors, save_openai
@@ -83,7 +83,7 @@ def test_the_published_names_come_back(tmp_path: Path, llama: Path) -> None:
 
     tensors = save_openai(tmp_path / "published")
     convert(tmp_path / "published", tmp_path / "model", llm=f"dir:{llama}")
-    back = publish_openai(resolve(f"dir:{tmp_path / 'model'}").tensors("vision"))
+    back = openai_to_checkpoint(resolve(f"dir:{tmp_path / 'model'}").tensors("vision"))
     wanted = {name for name in tensors if name.startswith("vis")}
     assert back.keys() == wanted
     assert all(torch.equal(back[name], tensors[name]) for name in wanted)

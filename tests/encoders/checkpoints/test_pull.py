@@ -12,16 +12,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from llm2clip_search.encoders.catalogue import PublishedModel, published_models
+from llm2clip_search.encoders.catalogue import CatalogueModel, catalogue_models
 from llm2clip_search.encoders.checkpoints.pull import converted_folder, is_pulled, pull, verify
 from llm2clip_search.encoders.registry import fetch_model, is_at_hand, resolve
 from llm2clip_search.errors import ModelError
 from tests.support.checkpoints import HIDDEN, eva02_tensors, save_llama, save_openai, siglip2_tensors
 from tests.support.models import save_model
 
-OPENAI = published_models()["llm2clip-openai-l-14-336"]
-EVA02 = published_models()["llm2clip-eva02-l-14-336"]
-SIGLIP2 = published_models()["llm2clip-llama3.1-8b-siglip2-so400m-patch14-224"]
+OPENAI = catalogue_models()["llm2clip-openai-l-14-336"]
+EVA02 = catalogue_models()["llm2clip-eva02-l-14-336"]
+SIGLIP2 = catalogue_models()["llm2clip-llama3.1-8b-siglip2-so400m-patch14-224"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -63,7 +63,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return made
 
 
-def publish(hub: Hub, model: PublishedModel, write: Callable[[Path], object], *, hidden: int = 32) -> None:
+def publish(hub: Hub, model: CatalogueModel, write: Callable[[Path], object], *, hidden: int = 32) -> None:
     """A tiny checkpoint and a tiny LLM under a model's repositories."""
     assert model.repo is not None
     assert model.llm is not None

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.checkpoints.convert import PIXELS, convert
-from llm2clip_search.encoders.checkpoints.siglip2 import convert_siglip2, publish_siglip2
+from llm2clip_search.encoders.checkpoints.siglip2 import convert_siglip2, siglip2_to_checkpoint
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
@@ -121,7 +121,7 @@ def test_the_published_size_is_timms_so400m() -> None:
     with torch.device("meta"):
         model = timm.create_model("vit_so400m_patch14_siglip_224", pretrained=False, num_classes=0)
     state = {f"backbone.{name}": t for name, t in model.state_dict().items()}
-    found = convert_siglip2(publish_siglip2(state))
+    found = convert_siglip2(siglip2_to_checkpoint(state))
     assert (found.config.architecture, found.config.options, found.dim) == ("vit_so400m_patch14_siglip_224", {}, 1152)
     assert found.tensors.keys() == state.keys()
 

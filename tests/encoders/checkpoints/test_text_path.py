@@ -128,9 +128,11 @@ def test_a_caption_of_600_tokens_is_cut_before_its_end_of_turn(converted: Path, 
 
 
 def test_masks_of_template_caption_and_end_of_turn(llama: Path) -> None:
+    from tokenizers import Tokenizer
+
     config = TextConfig(library="llm", weights=None, max_tokens=512, instruction=HEADER, suffix="<|eot_id|>")
     tokenizer = LLMTokenizer(llama, config)
-    raw = tokenizer._tokenizer
+    raw = Tokenizer.from_file(str(llama / "tokenizer.json"))
     ids = [t.ids for t in raw.encode_batch([HEADER, "A dog", "<|eot_id|>"], add_special_tokens=False)]
     begin = raw.token_to_id("<|begin_of_text|>")
     batch = tokenizer(["A dog", "A dog  \n", ""])
@@ -142,7 +144,9 @@ def test_masks_of_template_caption_and_end_of_turn(llama: Path) -> None:
     assert batch.pooling_mask[2].sum() == 1
     assert batch.ids[2, before] == ids[2][0]
     assert tokenizer.count(["A dog", ""]) == [before + len(ids[1]) + 1, before + 1]
-    with pytest.raises(ModelError, match=rf"An instruction and a suffix have {before + 1} tokens, but .* reads 4"):
+    with pytest.raises(
+        ModelError, match=rf"Instruction and suffix have {before + 1} tokens, which leaves none of the 4"
+    ):
         LLMTokenizer(llama, TextConfig(**{**vars(config), "max_tokens": 4}))
 
 

@@ -1,4 +1,4 @@
-"""Caption embeddings on disk: what comes back, what a kill costs, what is refused."""
+"""Caption embeddings on disk: what is read back, what a killed process loses, what is refused."""
 
 import json
 import os
@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.progress import no_progress
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lock import writer_lock
@@ -74,8 +73,9 @@ def test_full_precision_is_kept_where_asked_for(tmp_path: Path) -> None:
     fill(tmp_path, dtype="float32")
     store = CaptionStore(tmp_path)
     assert np.array_equal(store.embeddings(store.positions(keys(TEXTS))), embed(TEXTS))
-    with pytest.raises(StoreError, match="holds float32, not float16; go on with dtype float32"):
+    with pytest.raises(StoreError, match="holds float32 embeddings, not float16") as raised:
         fill(tmp_path)
+    assert raised.value.hint.startswith("Continue with --dtype float32")
 
 
 def test_only_new_captions_are_embedded(tmp_path: Path) -> None:
@@ -120,17 +120,19 @@ def test_death_at_any_write_costs_one_shard(
 
     fill(tmp_path / "whole")
     done = 0
+    rename = Path.replace
 
-    def dying(path: Path, data: bytes) -> None:
+    def dying(self: Path, target: Path) -> Path:
         nonlocal done
         done += 1
         if done <= write or late:
-            replace_file(path, data)
+            rename(self, target)
         if done > write:
             raise PowerCutError
+        return target
 
     with monkeypatch.context() as patch:
-        patch.setattr(caption_store, "replace_file", dying)
+        patch.setattr(Path, "replace", dying)
         with pytest.raises(PowerCutError):
             fill(tmp_path / "killed")
     left = fill(tmp_path / "killed")
@@ -164,39 +166,43 @@ def test_a_store_of_another_llm_is_refused_naming_both(tmp_path: Path) -> None:
         StoreError, match=r"holds embeddings of LLM abc \(llm-one, 6 wide\), but llm-two is LLM xyz \(6"
     ):
         fill(tmp_path, llm="xyz", llm_folder=Path("llm-two"))
-    with pytest.raises(StoreError, match=r"LLM abc \(llm-one, 6 wide\), but .* \(8 wide\); .* --out"):
+    with pytest.raises(StoreError, match=r"LLM abc \(llm-one, 6 wide\), but .* \(8 wide\)") as raised:
         fill(tmp_path, width=8)
+    assert "--out" in raised.value.hint
     store = CaptionStore(tmp_path)
-    store.demand("abc", Path("moved"))
-    with pytest.raises(
-        StoreError, match=r"was embedded by LLM abc \(llm-one\), but llm-two is LLM xyz; run train embed"
-    ):
-        store.demand("xyz", Path("llm-two"))
+    store.require_models("abc", Path("moved"))
+    with pytest.raises(StoreError, match=r"was embedded by LLM abc \(llm-one\), but llm-two is LLM xyz") as raised:
+        store.require_models("xyz", Path("llm-two"))
+    assert raised.value.hint.startswith("Run train embed with llm-two")
 
 
 def test_captions_that_the_store_lacks_are_counted(tmp_path: Path) -> None:
     fill(tmp_path)
-    with pytest.raises(StoreError, match=r"lacks 2 of 4 captions; run train embed again"):
+    with pytest.raises(StoreError, match=r"lacks 2 of 4 captions") as raised:
         CaptionStore(tmp_path).positions(keys([TEXTS[0], "none", TEXTS[5], "nor this"]))
+    assert raised.value.hint.startswith("Run train embed again")
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("value", "message", "hint"),
     [
-        (70_000.0, r"of caption 'word 6' reaches 70,000, but float16 ends at 65,504 \(dtype float32 holds it\)\."),
-        (np.inf, r"of caption 'word 6' reaches inf, but float16 ends at 65,504\."),
-        (np.nan, r"of caption 'word 6' reaches nan, but float16 ends at 65,504\."),
+        (70_000.0, "'word 6' has a value of 70,000, but the largest float16 is 65,504", "Use --dtype float32."),
+        (np.inf, "'word 6' has a value of inf, but the largest float16 is 65,504", ""),
+        (np.nan, "'word 6' has a value of nan, but the largest float16 is 65,504", ""),
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_a_state_that_float16_cannot_hold_is_told_with_its_caption(tmp_path: Path, value: float, message: str) -> None:
+def test_an_embedding_beyond_float16_is_refused_with_its_caption(
+    tmp_path: Path, value: float, message: str, hint: str
+) -> None:
     def wild(texts: Sequence[str]) -> np.ndarray:
         vectors = embed(texts)
         vectors[[text == "word 6" for text in texts], 3] = value
         return vectors
 
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(StoreError, match=message) as raised:
         fill(tmp_path, embed=wild)
+    assert raised.value.hint == hint
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
@@ -231,16 +237,15 @@ def test_a_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
     if data is not None:
         shard.write_bytes(data)
     for act in (CaptionStore, fill):
-        with pytest.raises(
-            StoreError, match=r"000001\.arrow is no readable shard of a caption store \(.*run train embed"
-        ):
+        with pytest.raises(StoreError, match=r"000001\.arrow is not a readable shard of a caption store \(") as raised:
             act(tmp_path)
+        assert raised.value.hint.startswith("Run train embed")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "is no caption store: it has no readable store.json; train embed makes one"),
+        (None, "is not a caption store: it has no readable store.json"),
         ("{", "store.json does not describe a caption store"),
         ("[]", "store.json does not describe a caption store"),
         ('{"schema_version": 1, "shards": [], "surprise": 1}', "does not describe a caption store: .*surprise"),
@@ -250,13 +255,15 @@ def test_a_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
 def test_what_is_no_store_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "store.json").write_text(text)
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(StoreError, match=message) as raised:
         CaptionStore(tmp_path)
+    assert raised.value.hint == ("Create one with train embed." if text is None else "")
 
 
 def test_a_store_without_a_shard_is_not_opened(tmp_path: Path) -> None:
     fill(tmp_path)
     info = json.loads((tmp_path / "store.json").read_text()) | {"shards": [], "rows": 0}
     (tmp_path / "store.json").write_text(json.dumps(info))
-    with pytest.raises(StoreError, match="holds no caption embeddings yet; run train embed to the end"):
+    with pytest.raises(StoreError, match="holds no caption embeddings yet") as raised:
         CaptionStore(tmp_path)
+    assert raised.value.hint == "Run train embed to its end."

@@ -191,15 +191,21 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: damaged_tar(p, lambda data: data[:1024] + b"x" + data[1025:]),
         r"header\.tar cannot be read as captions: it is damaged or cut off after '0\.json'",
     ),
-    "id.csv": (lambda p: p.write_text("image_id,caption\n,A dog.\n"), r"row 1, has '' for an image's id in column"),
-    "none.jsonl": (lambda p: p.write_text('{"image_id": null, "caption": "x"}'), r"row 1, has None for an image's id"),
+    "id.csv": (
+        lambda p: p.write_text("image_id,caption\n,A dog.\n"),
+        r"row 1, has '' in column 'image_id', which is not an image id\.",
+    ),
+    "none.jsonl": (
+        lambda p: p.write_text('{"image_id": null, "caption": "x"}'),
+        r"row 1, has None in column 'image_id', which is not an image id\.",
+    ),
     "number.jsonl": (
         lambda p: p.write_text('{"image_id": "a", "caption": 640}'),
-        r"row 1, has 640 in column 'caption', which is no caption\.",
+        r"row 1, has 640 in column 'caption', which is not a caption\.",
     ),
     "surrogate.jsonl": (
         lambda p: p.write_text('{"image_id": "a", "caption": "\\ud83d"}'),
-        r"row 1, has '\\ud83d' in column 'caption', which is no caption\.",
+        r"row 1, has '\\ud83d' in column 'caption', which is not a caption\.",
     ),
     "nothing.csv": (lambda p: p.write_text("image_id,caption\na,\n"), r"has no captions; 1 are empty\."),
 }
@@ -267,7 +273,7 @@ def test_held_out_photographs_fall_away_under_any_name(tmp_path: Path) -> None:
 
 def test_a_leak_check_against_nothing_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "c.csv")
-    with pytest.raises(CorpusError, match=r"c\.csv has no split 'test' to keep out of training"):
+    with pytest.raises(CorpusError, match=r"c\.csv has no split 'test' to hold out of training"):
         held_out_photos(tmp_path, [HeldOutSplit(path="c.csv", split="test")])
     with pytest.raises(CorpusError, match="has no column 'file'"):
         held_out_photos(tmp_path, [HeldOutSplit(path="c.csv", split="dev", image="file")])

@@ -56,7 +56,7 @@ def test_a_batch_is_two_different_captions_of_each_photograph() -> None:
     for query, positive in zip(batch.queries, batch.gallery, strict=True):
         assert query != positive
         assert query.split()[-1] == positive.split()[-1]
-    assert torch.equal(batch.same(), torch.eye(4, dtype=torch.bool))
+    assert torch.equal(batch.same_photograph(), torch.eye(4, dtype=torch.bool))
 
 
 def test_draws_are_a_function_of_seed_and_step() -> None:
@@ -146,7 +146,7 @@ def test_captions_that_share_a_photograph_are_no_negatives() -> None:
     seen = set()
     for step in range(60):
         batch = pairs.draw(step, 3)
-        same = batch.same()
+        same = batch.same_photograph()
         for row, query in enumerate(batch.queries):
             for place, item in enumerate(batch.gallery):
                 shared = "A dog." in (query, item) and "dog" in query and "dog" in item
@@ -164,7 +164,7 @@ def test_false_negatives_are_found_as_defined(rows: list[tuple[str, str, bool]],
     captions = caption_table([row[:2] for row in rows], negative=[row[2] for row in rows])
     pairs = pairs_of(captions)
     batch = pairs.draw(data.draw(st.integers(0, 1000)), 5)
-    assert np.array_equal(batch.same().numpy(), same_by_definition(pairs, captions, batch))
+    assert np.array_equal(batch.same_photograph().numpy(), same_by_definition(pairs, captions, batch))
 
 
 def test_one_hard_negative_of_a_photograph_stands_behind_the_positives() -> None:
@@ -177,7 +177,7 @@ def test_one_hard_negative_of_a_photograph_stands_behind_the_positives() -> None
         behind = batch.gallery[3:]
         assert len(behind) == sum(photo in (0, 2) for photo in batch.query_photos.tolist())
         assert batch.gallery_photos[3:].tolist() == [NO_PHOTOGRAPH] * len(behind)
-        assert not batch.same()[:, 3:].any()
+        assert not batch.same_photograph()[:, 3:].any()
         assert not any(text.startswith("Not") for text in (*batch.queries, *batch.gallery[:3]))
         assert all(("Not a" in text) <= (0 in batch.query_photos.tolist()) for text in behind)
         drawn |= set(behind)
@@ -188,7 +188,7 @@ def test_a_hard_negative_that_describes_another_photograph_is_no_negative_of_it(
     table = caption_table([*DOGS, ("a.png", DOGS[3][1])], negative=[False] * len(DOGS) + [True])
     batch = pairs_of(table).draw(0, 6)
     assert batch.gallery[6:] == [DOGS[3][1]]
-    assert batch.same()[:, 6].tolist() == [photo == 1 for photo in batch.query_photos.tolist()]
+    assert batch.same_photograph()[:, 6].tolist() == [photo == 1 for photo in batch.query_photos.tolist()]
 
 
 def test_texts_without_images_make_pairs_of_their_own_row() -> None:
@@ -201,7 +201,7 @@ def test_texts_without_images_make_pairs_of_their_own_row() -> None:
 @pytest.mark.parametrize(
     ("weights", "langs", "message"),
     [
-        ((1.0, 1.0), {}, "Caption source 2 of 2 has no pairs: of its 1 photographs with two .*, 2 must .* weight 0"),
+        ((1.0, 1.0), {}, "Caption source 2 of 2 has no pairs: of its 1 photographs with two .* 2 must .* weight 0"),
         ((1.0,), {"en": 0.0}, "Caption source 1 of 1 has no pairs: of its 0 photographs"),
         ((0.0, 0.0), {}, "All 2 caption sources have weight 0"),
     ],

@@ -113,7 +113,7 @@ def test_the_joint_recipe_is_stage_2_of_the_llm_alone() -> None:
     vision, text = replace(model.vision, projection=False), replace(model.text, clip=fused)
     model = replace(model, vision=vision, text=text)
     recipe = replace(recipe, stage2=replace(recipe.stage2, model=model, keep=Distillation(text_steps=1)))
-    joint = joint_recipe(recipe)
+    joint = joint_recipe(recipe.stage1, recipe.stage2)
     assert joint.llm_scale * joint.stage2.loop.learning_rate == pytest.approx(2e-4)
     assert joint.lora == recipe.stage1.lora
     assert joint.stage2.keep is None

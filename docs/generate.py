@@ -1,0 +1,224 @@
+"""Write the generated parts of the documentation from the code that they describe.
+
+    python docs/generate.py            # rewrite what has changed
+    python docs/generate.py --check    # change nothing; exit with 1 if a file is stale
+
+``docs/cli.md`` is generated as a whole. In every other page, the text between ``<!-- generated: NAME -->`` and
+``<!-- end of NAME -->`` is replaced by the block of that name.
+"""
+
+import argparse
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import typer
+
+from llm2clip_search.cli.app import app
+from llm2clip_search.engine.filter import COLUMNS as FILTER_COLUMNS
+from llm2clip_search.engine.results import Hit
+from llm2clip_search.store import METADATA_SCHEMA
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PROGRAM = "llm2clip-search"
+WIDTH = 100
+"""Columns of help texts."""
+BLOCK = re.compile(r"(?P<start><!-- generated: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end of (?P=name) -->)", re.DOTALL)
+
+MEANINGS = {
+    "id": "Identifies one vector and is never reused.",
+    "path": "Path of the image file, relative to the parent of the index folder if it lies below it; or a URI.",
+    "content_hash": "BLAKE2b-128 hash of the file, in hexadecimal.",
+    "size": "File size in bytes.",
+    "mtime_ns": "Modification time in nanoseconds since 1970.",
+    "width": "Width in pixels, after the EXIF rotation.",
+    "height": "Height in pixels, after the EXIF rotation.",
+    "format": "Pillow's name of the file format: `JPEG`, `PNG`, ...",
+    "taken": "EXIF capture time, in the camera's local time.",
+    "camera": "Camera make and model from EXIF.",
+    "latitude": "EXIF latitude in degrees, north positive.",
+    "longitude": "EXIF longitude in degrees, east positive.",
+}
+"""Every metadata column in one sentence. A column without an entry fails with a `KeyError`."""
+ABSOLUTE = "Absolute path of the image file, or the URI of an item that is not a file of this machine."
+"""What ``path`` means in filters and results."""
+TYPES: dict[Any, tuple[str, str]] = {
+    pa.int64(): ("BIGINT", "integer"),
+    pa.int32(): ("INTEGER", "integer"),
+    pa.float64(): ("DOUBLE", "number"),
+    pa.string(): ("VARCHAR", "string"),
+    pa.timestamp("s"): ("TIMESTAMP", "string, ISO 8601"),
+}
+"""Names of an Arrow type in SQL and in JSON."""
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Every command's full name and its ``--help`` text, parents first."""
+    yield from _walk(typer.main.get_command(app), PROGRAM, None)
+
+
+def _walk(command: Any, name: str, parent: Any) -> Iterator[tuple[str, str]]:
+    command.rich_markup_mode = None  # the plain formatter has no boxes, colours or terminal width
+    command.help = plain_help(command.help or "")
+    context = command.context_class(
+        command,
+        info_name=name,
+        parent=parent,
+        terminal_width=WIDTH,
+        max_content_width=WIDTH,
+        **command.context_settings,
+    )
+    children = getattr(command, "commands", {})
+    for child in children.values():
+        child.short_help = " ".join(plain_help(child.help or "").split("\n\n")[0].split())  # whole, not cut at "..."
+    yield context.command_path, command.get_help(context)
+    for child_name, child in children.items():
+        yield from _walk(child, child_name, context)
+
+
+def plain_help(text: str) -> str:
+    """A docstring without terminal markup; paragraphs of example commands keep their line breaks."""
+    paragraphs = [
+        "\b\n" + paragraph.replace("[dim]", "").replace("[/dim]", "") if "[dim]" in paragraph else paragraph
+        for paragraph in text.split("\n\n")
+    ]
+    return "\n\n".join(paragraphs)
+
+
+def cli_page() -> str:
+    """The page with the help text of every command."""
+    lines = [
+        "# Command line",
+        "",
+        "This page is generated from the `--help` text of every command. Results are written to stdout and everything",
+        "else to stderr. The exit code is 0 on success, 1 on an error and 2 for wrong arguments.",
+    ]
+    for path, text in commands():
+        title = path if path == PROGRAM else path.removeprefix(f"{PROGRAM} ")
+        lines += ["", f"## {title}", "", "```text", *(line.rstrip() for line in text.splitlines()), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def metadata_columns() -> str:
+    """Columns of a shard's ``metadata.parquet``."""
+    rows = [
+        (f"`{field.name}`", f"{field.type}" + ("" if field.nullable else ", required"), MEANINGS[field.name])
+        for field in METADATA_SCHEMA
+    ]
+    return table(("column", "Arrow type", "meaning"), rows)
+
+
+def filter_columns() -> str:
+    """Columns that ``--where`` accepts."""
+    rows = []
+    for name in FILTER_COLUMNS:
+        meaning = ABSOLUTE if name == "path" else MEANINGS[name]
+        rows.append((f"`{name}`", TYPES[METADATA_SCHEMA.field(name).type][0], meaning))
+    return table(("column", "SQL type", "meaning"), [*rows, ("`mtime`", "TIMESTAMP", "Modification time, UTC.")])
+
+
+def hit_keys() -> str:
+    """Keys of the JSON object of a hit, in their order."""
+    own = {
+        "rank": ("integer", "Position in the whole ranking, from 1; pages continue the count."),
+        "score": ("number", "Cosine similarity, -1 to 1."),
+        "path": ("string", ABSOLUTE),
+    }
+    metadata = {name: None for name in METADATA_SCHEMA.names if name not in ("id", "path")}
+    rows = []
+    for key in Hit(rank=1, id=0, score=1.0, uri="/", metadata=metadata).to_dict():
+        if key in own:
+            rows.append((f"`{key}`", *own[key]))
+        else:
+            field = METADATA_SCHEMA.field(key)
+            rows.append((f"`{key}`", TYPES[field.type][1] + (" or null" if field.nullable else ""), MEANINGS[key]))
+    return table(("key", "type", "meaning"), rows)
+
+
+def model_names() -> str:
+    """The named models with their sizes, from ``models list --json``."""
+    rows = []
+    for line in printed("models", "list", "--json").splitlines():
+        model = json.loads(line)
+        parameters = " + ".join(f"{model[f'{tower}_parameters'] / 1e6:,.0f}" for tower in ("vision", "text"))
+        limits = (str(model[key]) for key in ("image_size", "max_tokens", "dim"))
+        words = (model[key] or "unknown" for key in ("languages", "licence"))
+        rows.append((f"`{model['name']}`", parameters, *limits, *words))
+    return table(("name", "million parameters", "pixels", "tokens", "dim", "languages", "licence"), rows)
+
+
+def printed_block(*arguments: str) -> Callable[[], str]:
+    """What a command prints, as a block of text."""
+    return lambda: "```text\n" + "\n".join(line.rstrip() for line in printed(*arguments).splitlines()) + "\n```\n"
+
+
+def printed(*arguments: str) -> str:
+    """The stdout of a command that runs in this process."""
+    from llm2clip_search.cli import console
+
+    command = typer.main.get_command(app)
+    out, width = io.StringIO(), console.out.width
+    console.out.width = 1000
+    try:
+        with redirect_stdout(out):
+            command.main(list(arguments), prog_name=PROGRAM, standalone_mode=False)
+    finally:
+        console.out.width = width
+    return out.getvalue()
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "metadata-columns": metadata_columns,
+    "filter-columns": filter_columns,
+    "hit-keys": hit_keys,
+    "model-names": model_names,
+    "data-sets": printed_block("bench", "datasets"),
+    "recipes": printed_block("train", "recipes"),
+}
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def pages() -> dict[Path, str]:
+    """What every page should hold, by its path."""
+    expected = {DOCS / "cli.md": cli_page()}
+    for path in sorted(DOCS.rglob("*.md")):
+        if path not in expected:
+            text = path.read_text(encoding="utf-8")
+            expected[path] = BLOCK.sub(lambda match: match["start"] + BLOCKS[match["name"]]() + match["end"], text)
+    return expected
+
+
+def stale() -> dict[Path, str]:
+    """The pages that differ from what the code says, with what they should hold."""
+    return {
+        path: text for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
+
+
+def main() -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Write the generated parts of the documentation.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a file is stale")
+    check = parser.parse_args().check
+    changed = stale()
+    for path, text in changed.items():
+        print(f"{path.relative_to(ROOT)} {'is stale; run python docs/generate.py' if check else 'is written'}")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    return int(check and bool(changed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

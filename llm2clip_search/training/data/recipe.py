@@ -1,0 +1,39 @@
+"""The data part of a recipe."""
+
+from dataclasses import dataclass
+
+from llm2clip_search.training.data.caption_table import CaptionSource, HeldOutSplit
+from llm2clip_search.training.data.long_captions import LongCaptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """What is trained on and what is held out; all paths are relative to the data folder."""
+
+    captions: tuple[CaptionSource, ...]
+    """Captions for stage 1."""
+    images: tuple[str, ...]
+    """Images for stage 2: webdataset shards or folders; may contain braces and ``*``."""
+    image_captions: tuple[CaptionSource, ...]
+    """Captions for stage 2."""
+    long: LongCaptions | None = None
+    """Makes long captions for stage 2 from short ones; None for data that has long captions."""
+    held_out: tuple[HeldOutSplit, ...] = ()
+    """Benchmark splits whose photographs neither stage trains on."""
+    dev: CaptionSource | None = None
+    """Captions that checkpoints are evaluated on; the first of its ``langs`` selects the best checkpoint."""
+    dev_images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSize:
+    """Size of the data, which `dry_run` needs because it reads nothing."""
+
+    photographs: int
+    """Photographs that stage 1 draws caption pairs from."""
+    images: int
+    """Images of stage 2."""
+    captions: int
+    """Different captions of stage 2 and of dev, each stored once in the caption store."""
+    tokens: int
+    """Mean number of tokens in a caption."""
