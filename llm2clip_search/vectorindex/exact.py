@@ -1,23 +1,39 @@
 """Exact search over stored vectors, and the final ranking of candidates that another index found."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from llm2clip_search.base.lazy import Lazy
 from llm2clip_search.base.vectors import top_k
-from llm2clip_search.vectorindex.index import Capabilities, Vectors
+from llm2clip_search.vectorindex.float16_scan import ROUNDING, Float16Scan, is_available
+from llm2clip_search.vectorindex.index import Capabilities, MappedVectors, ShardedVectors, Vectors
 
 _QUERIES_PER_PRODUCT = 256
 """Bounds the memory of one matrix product: this many rows of scores per block."""
 
 
+FEW_QUERIES = 8
+"""Up to this many queries FAISS's scan of float16 vectors is faster; more share one conversion to float32."""
+MANY_ROWS = 20_000
+"""From this many rows on, importing FAISS costs less than the conversion that it saves."""
+SLACK = 32
+"""Candidates that a scan gives beyond ``k``: if even the last of them may belong to the best, all rows are compared."""
+
+
 class ExactIndex:
-    """A `VectorIndex` that compares queries with every stored vector: a view that adds nothing to the store."""
+    """A `VectorIndex` that compares queries with every stored vector: a view that adds nothing to the store.
+
+    Few queries are answered by FAISS's scan of the float16 vectors in their mapped files; its candidates are ranked
+    again in float32. The result is that of `exact_search` to the last bit of the ranking, ties included.
+    """
 
     capabilities = Capabilities(exact=True, filters=True, writable=False)
 
-    def __init__(self, vectors: Vectors, rows: int) -> None:
+    def __init__(self, vectors: ShardedVectors, rows: int) -> None:
         self._vectors, self._rows = vectors, rows
+        self._scans = [Lazy(partial(_scan_of, shard)) for shard in vectors.shards]
 
     def __len__(self) -> int:
         return self._rows
@@ -29,10 +45,43 @@ class ExactIndex:
         self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None, effort: float = 1.0
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `VectorIndex.search`; returns ``min(k, rows)`` columns, and equal scores by lower id."""
-        return exact_search(self._vectors, queries, k, ids=allowed)
+        compared = self._rows if allowed is None else len(allowed)
+        if not 0 < len(queries) <= FEW_QUERIES or compared < max(MANY_ROWS, 4 * k) or not self._can_scan():
+            return exact_search(self._vectors, queries, k, ids=allowed)
+        scores, ids = self._scan(queries, k + SLACK, allowed)
+        found = rank_again(self._vectors, queries, ids, k)
+        # A candidate that was left out has at most the last score; it may belong to the best if that is so near.
+        doubtful = scores[:, -1] >= scores[:, k - 1] - 2 * ROUNDING
+        for row in np.flatnonzero(doubtful):
+            exact = exact_search(self._vectors, queries[row : row + 1], k, ids=allowed)
+            found[0][row], found[1][row] = exact[0][0], exact[1][0]
+        return found
 
     def save(self, path: Path) -> None:
         raise TypeError("exact search reads the store; there is nothing to save")
+
+    def _can_scan(self) -> bool:
+        return is_available() and all(shard.vectors.dtype == np.float16 for shard in self._vectors.shards)
+
+    def _scan(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` best candidates over all shards, float32 and int64 ``[n, k]``."""
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        ids = np.full((len(queries), k), -1, dtype=np.int64)
+        for shard, scan in zip(self._vectors.shards, self._scans, strict=True):
+            rows = shard.find(allowed)[1] if allowed is not None else shard.live_rows if len(shard.dead) else None
+            if rows is not None and not len(rows):
+                continue
+            top, found = scan().search(queries, k, rows)
+            top = np.where(found < 0, -np.inf, top)
+            both = np.concatenate([scores, top], axis=1)
+            either = np.concatenate([ids, np.where(found < 0, -1, shard.ids[found])], axis=1)
+            order = np.argsort(-both, axis=1, kind="stable")[:, :k]
+            scores, ids = np.take_along_axis(both, order, 1), np.take_along_axis(either, order, 1)
+        return scores, ids
+
+
+def _scan_of(shard: MappedVectors) -> Float16Scan:
+    return Float16Scan(shard.vectors)
 
 
 def exact_search(

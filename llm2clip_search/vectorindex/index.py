@@ -1,6 +1,6 @@
 """What a vector index is: the seam behind which exact search, FAISS and remote engines look alike."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -70,8 +70,39 @@ class VectorIndex(Protocol):
         """
 
 
+class MappedVectors(Protocol):
+    """Some of the stored vectors as they lie in one file; a `store.Shard` is one."""
+
+    @property
+    def ids(self) -> np.ndarray:
+        """int64 ``[rows]``, dead rows included."""
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """float16 or float32 ``[rows, dim]``, C-contiguous."""
+
+    @property
+    def dead(self) -> np.ndarray:
+        """Ids that do not count."""
+
+    @property
+    def live_rows(self) -> np.ndarray:
+        """int64 ascending."""
+
+    def find(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of live rows in ``ids``, int64 ascending, and the row of each."""
+
+
 class Vectors(Protocol):
     """Stored vectors that are read block by block; a `store.Snapshot` is one."""
 
     def blocks(self, ids: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Live rows, or those of them in ``ids``: int64 ``[m]`` ascending and float32 ``[m, dim]`` per block."""
+
+
+class ShardedVectors(Vectors, Protocol):
+    """Stored vectors that can also be read where they lie; a `store.Snapshot` is one."""
+
+    @property
+    def shards(self) -> Sequence[MappedVectors]:
+        """All of them, file by file."""

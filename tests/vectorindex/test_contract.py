@@ -19,6 +19,20 @@ from llm2clip_search.vectorindex.recall import measure_recall, midpoint_queries
 from tests.support.vectors import DIM, clustered
 
 
+class Part:
+    """Some of the vectors, as one shard holds them."""
+
+    def __init__(self, vectors: np.ndarray, start: int) -> None:
+        self.vectors = np.ascontiguousarray(vectors, dtype=np.float16)
+        self.ids = 2 * (start + np.arange(len(vectors)))
+        self.dead = np.empty(0, dtype=np.int64)
+        self.live_rows = np.arange(len(vectors))
+
+    def find(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        positions = np.flatnonzero(np.isin(ids, self.ids))
+        return positions, np.searchsorted(self.ids, ids[positions])
+
+
 class Stored:
     """Vectors in memory, in blocks as a store gives them; ids are even numbers."""
 
@@ -33,6 +47,10 @@ class Stored:
                 rows = rows[np.isin(2 * rows, ids)]
             if len(rows):
                 yield 2 * rows, self.all[rows]
+
+    @property
+    def shards(self) -> list["Part"]:
+        return [Part(self.all[start : start + self.block], start) for start in range(0, len(self.all), self.block)]
 
     def vectors(self, ids: Sequence[int]) -> np.ndarray:
         found: np.ndarray = self.all[np.array(ids) // 2]
