@@ -98,7 +98,9 @@ def _live_rows(snapshot: Snapshot) -> str:
 def _images(snapshot: Snapshot) -> str:
     """The view that conditions are evaluated on: the columns as users know them."""
     base = snapshot.base.as_posix().replace("'", "''")
-    path = rf"CASE WHEN regexp_matches(path, '^(/|[A-Za-z]:/)|://') THEN path ELSE '{base}/' || path END"
+    # Patterns that DuckDB turns into prefix and substring searches; a regular expression takes three times as long.
+    is_whole = "starts_with(path, '/') OR contains(path, '://') OR path LIKE '_:/%'"
+    path = f"CASE WHEN {is_whole} THEN path ELSE '{base}/' || path END"
     return (
         f"CREATE VIEW images AS SELECT * EXCLUDE (path, mtime_ns, version), {path} AS path,"
         " make_timestamp(mtime_ns // 1000) AS mtime FROM live"

@@ -28,7 +28,9 @@ class Shard:
         if len(dead) == len(self.dead):
             return self
         other = Shard(self.folder, self.entry, dead, self._dim)
-        other.__dict__ |= {name: self.__dict__[name] for name in ("ids", "_order", "vectors") if name in self.__dict__}
+        other.__dict__ |= {
+            name: self.__dict__[name] for name in ("ids", "_order", "vectors", "_footer") if name in self.__dict__
+        }
         return other
 
     @property
@@ -128,7 +130,7 @@ class Shard:
             StoreError: the file is missing or damaged.
         """
         try:
-            with pq.ParquetFile(self.metadata_path) as file:
+            with pq.ParquetFile(self.metadata_path, metadata=self._footer) as file:
                 sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
                 ends = np.cumsum(sizes)
                 groups = np.searchsorted(ends, rows, side="right")
@@ -140,6 +142,11 @@ class Shard:
         before = np.concatenate([[0], np.cumsum([sizes[group] for group in wanted])])
         offsets = rows - (ends - np.array(sizes))[groups] + before[np.searchsorted(wanted, groups)]
         return _completed(table.take(pa.array(offsets)), schema)
+
+    @cached_property
+    def _footer(self) -> pq.FileMetaData:
+        """Parsed once: the footer of a large shard takes longer to read than the rows of a few hits."""
+        return pq.read_metadata(self.metadata_path)
 
     def read(self, columns: list[str]) -> pa.Table:
         """Those of some columns that the shard has, dead rows included.

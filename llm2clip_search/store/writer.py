@@ -28,7 +28,7 @@ from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, Snapshot, plain_path
 from llm2clip_search.store.tombstones import Tombstones
 
 FAILURES = "failures.parquet"
-ROW_GROUP = 4096
+ROW_GROUP = 2048
 """Rows per Parquet row group: a query reads those of its hits, a filter skips those that its statistics rule out."""
 
 
