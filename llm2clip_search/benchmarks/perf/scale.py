@@ -76,8 +76,8 @@ def benchmark_scale(sizes: Sequence[int], *, dim: int = 512, seed: int = 0) -> I
     if list(sizes) != sorted(set(sizes)) or not sizes or sizes[0] < 1:
         raise CorpusError(f"Sizes must ascend from 1, but are {', '.join(map(str, sizes))}.")
     mixture = SphereMixture.of(sizes[-1], dim, seed=seed)
-    # Drawing vectors costs more than storing them, and the store does not care which they are.
-    pool = mixture.draw(BLOCK, stream=1)
+    # Drawing vectors would take longer than storing them: one block is drawn, and others are mirror images of it.
+    block = mixture.draw(BLOCK, stream=1)
     queries = mixture.draw(ROUNDS + 1, stream=0)
     with tempfile.TemporaryDirectory(prefix="llm2clip-scale-") as scratch:
         folder = Path(scratch) / "index"
@@ -89,7 +89,8 @@ def benchmark_scale(sizes: Sequence[int], *, dim: int = 512, seed: int = 0) -> I
                 started = time.perf_counter()
                 while (count := min(BLOCK, size - writer.manifest.live)) > 0:
                     rows = [synthetic_row(number, seed) for number in writer.allocate(count)]
-                    commits.append(seconds_of(partial(writer.commit, rows, pool[:count])))
+                    mirror = np.random.default_rng([seed, rows[0].id]).choice(np.float32([-1, 1]), dim)
+                    commits.append(seconds_of(partial(writer.commit, rows, block[:count] * mirror)))
                     compact(writer)
                 took = time.perf_counter() - started
                 yield _measured(folder, queries, commits, grown / took)
