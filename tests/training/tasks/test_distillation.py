@@ -339,12 +339,15 @@ def test_a_store_without_clips_embeddings_is_refused(corner: Corner, store: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: {"model": {"vision": replace(c.clip, projection=True)}}, r"tiny is to keep .* vision\.projection"),
+        (
+            lambda c: {"model": {"vision": replace(c.clip, projection=True)}},
+            r"tiny distils CLIP, .* vision\.projection",
+        ),
         (
             lambda _: {"keep": Distillation(text_steps=4)},
-            "Of 4 steps 4 learn CLIP's text embeddings: none is contrastive",
+            "Of 4 steps, 4 learn CLIP's text embeddings, so none is contrastive",
         ),
-        (lambda _: {"keep": Distillation(vision=-1.0)}, r"cannot have vision -1\.0: it is below 0"),
+        (lambda _: {"keep": Distillation(vision=-1.0)}, r"cannot have vision -1\.0: it has to be at least 0"),
         (lambda _: {"keep": Distillation(structure=float("nan"))}, "cannot have structure nan"),
         (
             lambda c: {"model": {"vision": replace(c.clip, library="timm", architecture="test_vit")}},
@@ -352,9 +355,12 @@ def test_a_store_without_clips_embeddings_is_refused(corner: Corner, store: Path
         ),
         (
             lambda c: {"model": {**c.fused, "dim": 24, "vision": replace(c.clip, weights=f"{c.clip.weights}-two")}},
-            r"is fused, but the embeddings of transformers/dir:.*-two, the vision tower's own, are to be learnt",
+            r"fuses the text tower .*, but distils transformers/dir:.*-two, the vision tower's own",
         ),
-        (lambda _: {"model": {"dim": 20}}, r"gives 24 dimensions .* but the model has 20; set the recipe's dim to 24"),
+        (
+            lambda _: {"model": {"dim": 20}},
+            r"has 24 dimensions and no .* but the model has 20; set the recipe's dim to 24",
+        ),
     ],
 )
 def test_recipes_that_cannot_keep_are_refused(
