@@ -3,12 +3,9 @@
 What is written gets its name when it is complete: a full disk or a stopped process leaves nothing behind.
 """
 
-import contextlib
-import errno
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +14,7 @@ import torch
 
 from llm2clip_search.encoders.checkpoints.layouts import check_keys, openai_pixels, shapes_of
 from llm2clip_search.encoders.checkpoints.write import write_checkpoint
+from llm2clip_search.encoders.folders import output_folder
 from llm2clip_search.encoders.image_processor import image_processor
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import TowerName
@@ -52,7 +50,7 @@ def export_model(model: Model, destination: Path, *, to: Target, tower: TowerNam
         ModelError: a model that has no such form, a destination that exists or cannot be written, weights that cannot
             be read.
     """
-    with _new_folder(destination) as folder:
+    with output_folder(destination) as folder:
         if to == "transformers":
             embeds = _export_transformers(model, folder)
         elif to == "onnx":
@@ -177,23 +175,3 @@ def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _new_folder(destination: Path) -> Iterator[Path]:
-    """A folder that takes on the destination's name when all went well, and is gone otherwise."""
-    from safetensors import SafetensorError
-
-    if destination.exists():
-        raise ModelError(f"{destination} exists; name a folder that does not.")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as scratch:
-            folder = Path(scratch) / "export"
-            folder.mkdir()
-            yield folder
-            folder.rename(destination)
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        reason = "the disk is full" if full else str(error)
-        raise ModelError(f"{destination} could not be written: {reason}; nothing is left of it.") from error

@@ -8,7 +8,6 @@ import contextlib
 import importlib.util
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from llm2clip_search.base.files import new_folder
 from llm2clip_search.encoders.cache import cache_dir
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Placement, Quantize, TowerName, place_tower, tower_parameters
@@ -156,16 +156,14 @@ def compiled_path(model: Model, name: TowerName) -> Path:
     path = _compiled(model, name)
     if path.exists():
         return path
-    target = path.parent
     logger.info("Compiling the %s tower of %s for this CPU (once) ...", name, model.reference)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
-        folder = Path(scratch) / name
-        folder.mkdir()
-        cosine = _export(model, name, folder / "tower.onnx")
-        (folder / "export.json").write_text(json.dumps({"model": model.reference, "min_cosine": cosine}))
-        with contextlib.suppress(OSError):  # another process finished first: its file is as good
-            folder.rename(target)
+    try:
+        with new_folder(path.parent) as folder:
+            cosine = _export(model, name, folder / path.name)
+            (folder / "export.json").write_text(json.dumps({"model": model.reference, "min_cosine": cosine}))
+    except OSError:
+        if not path.exists():  # otherwise another process finished first, and its file is as good
+            raise
     return path
 
 

@@ -1,6 +1,6 @@
-"""Stage 2 and the joint baseline side by side: the comparison that LLM2CLIP rests on.
+"""Comparison of stage 2 with the joint baseline: the central claim of LLM2CLIP.
 
-Both see the same images and captions in the same order, in a process of its own each, one after the other.
+Both train on the same images and captions in the same order, one after the other, each in its own process.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from llm2clip_search.base.memory import peak_bytes
-from llm2clip_search.base.progress import Progress
+from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import Llm2ClipError, ModelError
 from llm2clip_search.training.data.caption_table import read_caption_table
 from llm2clip_search.training.recipes.recipe import Recipe
@@ -33,19 +33,19 @@ Method = Literal["stage 2", "joint"]
 
 @dataclass(frozen=True, kw_only=True)
 class MethodMeasurement:
-    """What one of the two took, and what it reached."""
+    """Cost and result of training with one method."""
 
     method: Method
     samples: int
-    """Images that were trained on."""
+    """Number of images trained on."""
     setup_seconds: float
-    """From the start of the process to the first step: towers, what is kept of images."""
+    """Time before the first step: loading towers, caching views."""
     seconds_per_sample: float
-    """Of the steps behind the first, which is slower than the others."""
+    """Mean over all steps but the first, which is slower."""
     peak_bytes: int
-    """Up to the last step: of the GPU's memory, or of the process where there is none."""
+    """Peak memory until the last step: of the GPU, or of the process without one."""
     recall: Mapping[str, float]
-    """On dev, as `ClipTask.evaluate` gives it; empty where the recipe names no dev split."""
+    """Recalls on dev, see `ClipTask.evaluate`; empty without a dev split."""
 
     @property
     def samples_per_second(self) -> float:
@@ -54,7 +54,7 @@ class MethodMeasurement:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingComparison:
-    """Both, in one run on one machine."""
+    """Measurements of both methods in one run on one machine."""
 
     recipe: str
     device: str
@@ -63,7 +63,7 @@ class TrainingComparison:
 
     @property
     def ratio(self) -> float:
-        """Samples a second of stage 2, in those of the joint baseline."""
+        """Throughput of stage 2 relative to the joint baseline."""
         return self.joint.seconds_per_sample / self.stage2.seconds_per_sample
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class TrainingComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What a process is told; all of it can be pickled."""
+    """The arguments of a process; all of them can be pickled."""
 
     method: Method
     recipe: Recipe
@@ -86,15 +86,16 @@ class _Job:
 def compare_training(
     recipe: Recipe, *, root: Path, llm: Path, store: Path, samples: int, device: str, progress: Progress
 ) -> TrainingComparison:
-    """Train both on the same ``samples`` images, rounded up to whole batches, two at least.
+    """Train with both methods on the same ``samples`` images, rounded up to whole batches, at least two.
 
     Args:
-        llm: folder that stage 1 wrote; ``store`` holds its embeddings of stage 2's captions and of dev's.
+        llm: folder that stage 1 wrote.
+        store: caption store with that LLM's embeddings of the captions of stage 2 and of dev.
 
     Raises:
-        CorpusError: images or captions that are not there, or do not belong together.
-        ModelError: weights that cannot be fetched, a loss that is no number, or a process that was killed.
-        StoreError: a store of another LLM, or without some of the captions.
+        CorpusError: images or captions are missing or do not match.
+        ModelError: weights cannot be fetched, the loss is not finite, or a process was killed.
+        StoreError: the store was made by another LLM, or lacks some of the captions.
     """
 
     def run(method: Method) -> MethodMeasurement:
@@ -105,7 +106,7 @@ def compare_training(
 
 
 def _in_a_process(job: _Job, progress: Progress) -> MethodMeasurement:
-    """Run a job in a fresh interpreter, so that its peak of memory is its own."""
+    """Run a job in a new interpreter, so that its peak memory is its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(job, theirs))
@@ -113,17 +114,17 @@ def _in_a_process(job: _Job, progress: Progress) -> MethodMeasurement:
     theirs.close()
     try:
         while True:
-            said = ours.recv()
-            if isinstance(said, Llm2ClipError):
-                raise said
-            if isinstance(said, MethodMeasurement):
-                return said
-            progress(*said)
+            message = ours.recv()
+            if isinstance(message, Llm2ClipError):
+                raise message
+            if isinstance(message, MethodMeasurement):
+                return message
+            progress(*message)
     except EOFError as error:
         process.join()
         raise ModelError(
-            f"The process of {job.method} ended with exit code {process.exitcode} before it was measured;"
-            " -9 is mostly a lack of memory."
+            f"The process that trained {job.method} ended early with exit code {process.exitcode};"
+            " -9 usually means that memory ran out."
         ) from error
     except BaseException:
         process.kill()
@@ -143,7 +144,16 @@ def _work(job: _Job, connection: Connection) -> None:
 
 def _measure(job: _Job, scratch: Path, progress: Progress) -> MethodMeasurement:
     began = time.perf_counter()
-    task = _task(job, scratch, progress)
+    task = method_task(
+        job.method,
+        job.recipe,
+        root=job.root,
+        llm=job.llm,
+        store=job.store,
+        device=job.device,
+        scratch=scratch,
+        progress=progress,
+    )
     ready = time.perf_counter()
     steps = max(2, -(-job.samples // task.samples_per_step))
     recipe = replace(
@@ -173,29 +183,46 @@ def _measure(job: _Job, scratch: Path, progress: Progress) -> MethodMeasurement:
     )
 
 
-def _task(job: _Job, scratch: Path, progress: Progress) -> ClipTask:
-    """Stage 2 as `stages.train_clip` sets it up, or the baseline with the same data."""
-    folder = read_llm(job.llm)
-    data = job.recipe.data
+def method_task(
+    method: Method,
+    recipe: Recipe,
+    *,
+    root: Path,
+    llm: Path,
+    store: Path,
+    device: str,
+    scratch: Path,
+    progress: Progress = no_progress,
+) -> ClipTask:
+    """The task of one method: stage 2 as `stages.train_clip` sets it up, or the joint baseline on the same data.
+
+    Args:
+        scratch: folder for cached views.
+
+    Raises:
+        CorpusError, ModelError, StoreError: as `compare_training`.
+    """
+    folder = read_llm(llm)
+    stage2 = recipe.stage2
     read, _ = read_clip_data(
-        data,
-        root=job.root,
+        recipe.data,
+        root=root,
         llm=folder,
-        store=job.store,
-        clip=stored_clip_tower(job.recipe.stage2.model, job.recipe.stage2.keep),
-        max_missing=job.recipe.stage2.max_missing,
+        store=store,
+        clip=stored_clip_tower(stage2.model, stage2.keep),
+        max_missing=stage2.max_missing,
     )
-    world = World(device=job.device)
-    if job.method == "stage 2":
-        # Steps that only distil cost less than those that are compared.
-        return ClipTask(replace(job.recipe.stage2, keep=None), read, world=world, scratch=scratch, progress=progress)
+    world = World(device=device)
+    if method == "stage 2":
+        # Without distillation: its warm-up steps cost less than the steps to be compared.
+        return ClipTask(replace(stage2, keep=None), read, world=world, scratch=scratch, progress=progress)
     texts: dict[str, list[str]] = {}
-    if data.dev is not None:
-        table, _ = read_caption_table(job.root, [data.dev])
+    if recipe.data.dev is not None:
+        table, _ = read_caption_table(root, [recipe.data.dev])
         for lang, text in zip(table["lang"].to_pylist(), table["caption"].to_pylist(), strict=True):
             texts.setdefault(lang, []).append(text)
     return JointTask(
-        joint_recipe(job.recipe.stage1, job.recipe.stage2),
+        joint_recipe(recipe.stage1, stage2),
         read,
         llm=folder,
         dev_texts=texts,
@@ -206,7 +233,7 @@ def _task(job: _Job, scratch: Path, progress: Progress) -> ClipTask:
 
 
 def _peak_bytes(device: str) -> int:
-    """Of this process until now."""
+    """Peak memory so far, on the GPU or of this process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
     return peak_bytes()

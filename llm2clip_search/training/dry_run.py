@@ -1,8 +1,8 @@
-"""What a stage holds and costs, from shapes alone: nothing is fetched, read or trained.
+"""Dry runs: memory and time of a stage, estimated from shapes alone; nothing is fetched, read or trained.
 
-Operations and activations are counted by running one sample through towers on torch's meta device. Times
-are what the operations take at the speed of a plain matrix product on this machine, in one process: a
-real step also moves data, so that it takes longer.
+Operations and activations are counted by running one sample through towers on torch's meta device. Times assume that
+all operations run at the speed of a plain matrix product on this machine, in one process. They are lower bounds: real
+steps also move data.
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ from llm2clip_search.training.tasks.llm_folder import EMBED_BATCH
 from llm2clip_search.training.tasks.lora import add_lora
 from llm2clip_search.training.tasks.vision_training import mark_trained, split_backbone
 
-WORD = 4
-"""Bytes of a float32: weights, gradients and moments are kept in it, whatever products are computed in."""
+FLOAT32_BYTES = 4
+"""Weights, gradients and optimiser moments are float32, even if products are computed in bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPart:
-    """Of a model."""
+    """Parameters of a part of the model."""
 
     name: str
     parameters: int
@@ -40,31 +40,32 @@ class ModelPart:
 
 @dataclass(frozen=True, kw_only=True)
 class StageEstimate:
-    """A stage before it runs, on one process that takes the whole batch."""
+    """Estimated cost of a stage in one process."""
 
     recipe: str
     stage: str
     parts: tuple[ModelPart, ...]
     memory: Mapping[str, int]
-    """Bytes, by what holds them."""
+    """Bytes by use."""
     disk: int
     """Bytes of the caption store that the stage writes or reads; 0 for stage 1."""
     samples: str
-    """What a sample is."""
+    """What the samples are: ``pairs``, ``captions`` or ``images``."""
     samples_per_step: int
     samples_per_epoch: int
     steps: int
     step_flops: int
+    """Floating-point operations per step."""
     speed: DeviceSpeed
 
     @property
     def step_seconds(self) -> float:
-        """At least."""
+        """Lower bound of the time per step."""
         return self.step_flops / self.speed.flops
 
     @property
     def run_seconds(self) -> float:
-        """At least."""
+        """Lower bound of the time of the whole run."""
         return self.steps * self.step_seconds
 
     @property
@@ -76,11 +77,26 @@ class StageEstimate:
         return asdict(self) | derived
 
 
+@dataclass(frozen=True, kw_only=True)
+class VisionCost:
+    """What a vision tower costs in stage 2."""
+
+    parameters: int
+    trained: int
+    image: Cost
+    """Cost of one image, without the frozen prefix if its outputs are cached."""
+    view_size: int
+    """Number of values in a cached view."""
+
+
 def estimate_captions(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEstimate:
-    """Stage 1; the speed is measured on this machine's CPU unless it is given.
+    """Estimate stage 1.
+
+    Args:
+        speed: of the device; by default, this machine's CPU is measured.
 
     Raises:
-        ModelError: an LLM of unknown shape.
+        ModelError: the shape of the LLM is not known.
     """
     stage = recipe.stage1
     llm = _tuned(stage)
@@ -89,8 +105,8 @@ def estimate_captions(recipe: Recipe, speed: DeviceSpeed | None = None) -> Stage
     cost = _of_blocks(one, two, blocks)
     held, again = cost.activation_bytes, int(stage.gradient_cache)
     if stage.gradient_checkpointing:
-        # Kept are the states between blocks; within, one block at a time is run again.
-        between = tokens * llm.model.config.hidden_size * (2 if stage.bf16 else WORD)
+        # The states between blocks are kept; the forward pass of one block at a time is repeated.
+        between = tokens * llm.model.config.hidden_size * (2 if stage.bf16 else FLOAT32_BYTES)
         held, again = blocks * between + held // blocks, again + 1
     captions = 2 * stage.batch_size
     at_once = min(stage.micro_batch, captions) if stage.gradient_cache else captions
@@ -114,10 +130,13 @@ def estimate_captions(recipe: Recipe, speed: DeviceSpeed | None = None) -> Stage
 
 
 def estimate_embed(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEstimate:
-    """Between the stages: every caption through the LLM once, in float32.
+    """Estimate the embedding of all captions between the stages, in float32.
+
+    Args:
+        speed: of the device; by default, this machine's CPU is measured.
 
     Raises:
-        ModelError: an LLM of unknown shape.
+        ModelError: the shape of the LLM is not known.
     """
     llm = empty_llm(recipe.stage1.text)
     one, two = (_caption_cost(empty_llm(recipe.stage1.text, count), recipe.size.tokens) for count in (1, 2))
@@ -138,14 +157,18 @@ def estimate_embed(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEst
 
 
 def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEstimate:
-    """Stage 2; the speed is measured on this machine's CPU unless it is given.
+    """Estimate stage 2.
+
+    Args:
+        speed: of the device; by default, this machine's CPU is measured.
 
     Raises:
-        ModelError: towers of unknown shape, or more blocks to be trained than there are.
+        ModelError: the shapes of towers are not known, or see `vision_cost`.
     """
     stage = recipe.stage2
     assert stage.model.text.adaptor is not None, "a recipe's model has an adaptor"
-    backbone, vision, kept = _vision(stage)
+    tower = vision_cost(stage)
+    vision = tower.image
     caption_width = _llm_width(recipe) + clip_width(stage.model.text.clip)
     with torch.device("meta"):
         projection = nn.Linear(vision.width, stage.model.tower_dim) if stage.model.vision.projection else nn.Identity()
@@ -155,7 +178,7 @@ def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEsti
     parts = tuple(
         ModelPart(name=name, parameters=size, trained=trained)
         for name, (size, trained) in (
-            ("vision tower", count_parameters(backbone)),
+            ("vision tower", (tower.parameters, tower.trained)),
             ("projection", count_parameters(projection)),
             ("adaptor", count_parameters(adaptor)),
         )
@@ -165,13 +188,13 @@ def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEsti
     texts = stage.batch_size * stage.captions_per_image
     memory = _states(whole, trained, average=bool(stage.loop.ema_decay))
     memory["activations"] = at_once * vision.activation_bytes + texts * head.activation_bytes
-    remembers = stage.keep is not None and stage.keep.vision > 0
-    if remembers:
-        memory["original tower"] = WORD * count_parameters(backbone)[0]
+    distils = stage.keep is not None and stage.keep.vision > 0
+    if distils:
+        memory["original tower"] = FLOAT32_BYTES * tower.parameters
     if stage.kept_views:
-        memory["kept views"] = recipe.size.images * stage.kept_views * kept * 2
+        memory["kept views"] = recipe.size.images * stage.kept_views * tower.view_size * 2
         if stage.model.querybank:
-            memory["querybank images"] = min(stage.querybank_size, recipe.size.images) * kept * WORD
+            memory["querybank images"] = min(stage.querybank_size, recipe.size.images) * tower.view_size * FLOAT32_BYTES
     return StageEstimate(
         recipe=recipe.name,
         stage="clip",
@@ -182,7 +205,7 @@ def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEsti
         samples_per_step=stage.batch_size,
         samples_per_epoch=recipe.size.images,
         steps=stage.loop.steps,
-        step_flops=stage.batch_size * _flops(vision, int(stage.gradient_cache) + remembers) + texts * _flops(head, 0),
+        step_flops=stage.batch_size * _flops(vision, int(stage.gradient_cache) + distils) + texts * _flops(head, 0),
         speed=speed or measure_flops("cpu", bf16=stage.bf16),
     )
 
@@ -195,7 +218,7 @@ def _tuned(stage: CaptionLLMRecipe, blocks: int = 0) -> CaptionLLM:
 
 
 def _caption_cost(llm: CaptionLLM, tokens: int, *, bf16: bool = False) -> Cost:
-    """Of one caption."""
+    """Cost of one caption."""
     with torch.device("meta"):
         ones = torch.ones(1, tokens, dtype=torch.int64)
     cast = llm.to(torch.bfloat16) if bf16 else llm
@@ -203,7 +226,7 @@ def _caption_cost(llm: CaptionLLM, tokens: int, *, bf16: bool = False) -> Cost:
 
 
 def _of_blocks(one: Cost, two: Cost, blocks: int) -> Cost:
-    """Of an LLM whose blocks are alike, by what one and two of them cost."""
+    """Cost of an LLM with ``blocks`` equal blocks, extrapolated from those with one and two."""
 
     def whole(name: str) -> int:
         first, both = getattr(one, name), getattr(two, name)
@@ -217,37 +240,44 @@ def _of_blocks(one: Cost, two: Cost, blocks: int) -> Cost:
     )
 
 
-def _vision(stage: ClipRecipe) -> tuple[nn.Module, Cost, int]:
-    """The backbone, the cost of one image, and the numbers of a kept view.
+def vision_cost(stage: ClipRecipe) -> VisionCost:
+    """Count what the vision tower of a recipe costs for one image.
 
-    Where views are kept, the tower is cut, which needs one with numbers in it: such towers are small.
+    With cached views the tower has to be split, which is checked by running it, so it needs weights; such towers are
+    small.
+
+    Raises:
+        ModelError: a tower of unknown shape, with fewer blocks than are to be trained, or that cannot be split.
     """
     config = stage.model.vision
     device = "cpu" if stage.kept_views else "meta"
     backbone = empty_backbone(config, device)
     mark_trained(backbone, stage.vision, stage.loop.seed)
+    parameters, trained = count_parameters(backbone)
     run, x = backbone, torch.zeros(1, 3, config.preprocess.height, config.preprocess.width, device=device)
     if stage.kept_views and stage.vision.mode == "frozen":
         run, x = nn.Identity(), backbone(x).detach()
     elif stage.kept_views:
         parts = split_backbone(backbone, x)
         if parts is None:
-            raise ModelError("This vision tower cannot be cut behind its frozen blocks; set kept_views to 0.")
+            raise ModelError(
+                "This vision tower cannot be split after its frozen blocks, so the recipe's kept_views has to be 0."
+            )
         run, x = parts[1], parts[0](x).detach()
     if stage.bf16:
         run, x = run.to(torch.bfloat16), x.to(torch.bfloat16)
-    return backbone, cost_of(run, lambda: run(x)), x.numel()
+    return VisionCost(parameters=parameters, trained=trained, image=cost_of(run, lambda: run(x)), view_size=x.numel())
 
 
 def _flops(cost: Cost, again: int) -> int:
-    """Of a step's sample whose forward runs ``again`` times more than once."""
+    """Operations of a sample whose forward pass is repeated ``again`` times."""
     return cost.forward * (1 + again) + cost.backward
 
 
 def _states(whole: int, trained: int, *, average: bool) -> dict[str, int]:
-    """Bytes of what lives as long as a run: AdamW keeps two moments of each trained number."""
+    """Bytes of the state that lasts for the whole run; AdamW keeps two moments per trained parameter."""
     states = {"weights": whole, "gradients": trained, "optimiser": 2 * trained, "moving average": average * trained}
-    return {name: WORD * count for name, count in states.items() if count}
+    return {name: FLOAT32_BYTES * count for name, count in states.items() if count}
 
 
 def _llm_width(recipe: Recipe) -> int:
@@ -257,6 +287,6 @@ def _llm_width(recipe: Recipe) -> int:
 
 
 def _store_bytes(recipe: Recipe) -> int:
-    """Half precision, and eight bytes for the caption's id."""
+    """Bytes of the caption store: float16 embeddings, and eight bytes per caption id."""
     width = _llm_width(recipe) + clip_width(stored_clip_tower(recipe.stage2.model, recipe.stage2.keep))
     return recipe.size.captions * (2 * width + 8)

@@ -1,4 +1,4 @@
-"""The model card that stage 2 leaves in its folder: ``README.md`` beside ``config.json``."""
+"""The model card that stage 2 writes: ``README.md`` in the model folder."""
 
 import platform
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ from llm2clip_search.encoders.config import ModelConfig, TextConfig, VisionConfi
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.tasks.clip import ClipRecipe
 
-RECALLS = tuple(f"{way}_recall@{k}" for way in ("image_retrieval", "text_retrieval") for k in (1, 5, 10))
+RECALLS = tuple(f"{task}_recall@{k}" for task in ("image_retrieval", "text_retrieval") for k in (1, 5, 10))
 
 
 def write_card(out: Path, recipe: ClipRecipe, *, counts: Mapping[str, int], figures: Mapping[str, float]) -> None:
-    """Say what the model is, what made it and how good it is, as far as the run knows.
+    """Describe a model: its parts, its training and its metrics on dev.
 
     Args:
-        out: the model folder, which holds the run's ``metrics.jsonl``.
-        counts: what was found in the data.
-        figures: of the kept checkpoint, as `ClipTask.evaluate` gives them; empty without a dev split.
+        out: the model folder, with the run's ``metrics.jsonl``.
+        counts: counts of the data by name.
+        figures: metrics of the selected checkpoint, see `ClipTask.evaluate`; empty without a dev split.
     """
     model, loop = recipe.model, recipe.loop
     seconds = sum(line.get("seconds", 0.0) for line in read_metrics(out / "metrics.jsonl"))
@@ -26,11 +26,11 @@ def write_card(out: Path, recipe: ClipRecipe, *, counts: Mapping[str, int], figu
     lines = [
         f"# {model.name}",
         "",
-        "| part | what | weights |",
+        "| part | description | weights |",
         "|---|---|---|",
-        f"| vision tower | {_vision(model.vision)} | `{_source(model.vision.weights)}`, {_moved(recipe)} |",
-        f"| LLM | {_llm(model.text)} | `{_source(model.text.weights)}`, low-rank updates here |",
-        f"| adaptor | {_adaptor(model)} | here |",
+        f"| vision tower | {_vision(model.vision)} | `{_source(model.vision.weights)}`, {_trained(recipe)} |",
+        f"| LLM | {_llm(model.text)} | `{_source(model.text.weights)}`, low-rank updates in this folder |",
+        f"| adaptor | {_adaptor(model)} | in this folder |",
         *_querybank(recipe),
         "",
         f"Licence: {model.licence}.",
@@ -38,9 +38,9 @@ def write_card(out: Path, recipe: ClipRecipe, *, counts: Mapping[str, int], figu
         "## Training",
         "",
         f"{loop.steps:,} steps of {recipe.batch_size:,} images ({epochs:.1f} epochs),"
-        f" captions an image: {recipe.captions_per_image}, {recipe.loss} loss, AdamW,"
-        f" learning rate {loop.learning_rate:g}, seed {loop.seed};"
-        f" {seconds / 60:.0f} minutes of steps on {_machine()}.",
+        f" captions per image: {recipe.captions_per_image}, {recipe.loss} loss, AdamW,"
+        f" learning rate {loop.learning_rate:g}, seed {loop.seed}."
+        f" The steps took {seconds / 60:.0f} minutes on {_machine()}.",
         "",
         f"Data: {data}.",
         "",
@@ -49,9 +49,9 @@ def write_card(out: Path, recipe: ClipRecipe, *, counts: Mapping[str, int], figu
     if figures:
         lines += [
             "",
-            "## Measured on dev",
+            "## Metrics on the dev split",
             "",
-            "| captions | image_retrieval R@1 / 5 / 10 | text_retrieval R@1 / 5 / 10 |",
+            "| language | image_retrieval R@1 / 5 / 10 (%) | text_retrieval R@1 / 5 / 10 (%) |",
         ]
         lines += ["|---|---|---|", *_table(figures)]
     (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -63,28 +63,29 @@ def _vision(vision: VisionConfig) -> str:
 
 
 def _llm(text: TextConfig) -> str:
-    blocks = "last block" if text.hidden_layers == (-1,) else f"block {', '.join(map(str, text.hidden_layers))}"
-    return f"{text.attention}, {text.pooling} of states after {blocks}, {text.max_tokens} tokens"
+    numbers = ", ".join(map(str, text.hidden_layers))
+    after = "the last block" if text.hidden_layers == (-1,) else f"block {numbers}"
+    return f"{text.attention} attention, {text.pooling} of the states after {after}, {text.max_tokens} tokens"
 
 
 def _adaptor(model: ModelConfig) -> str:
     adaptor = model.text.adaptor
-    assert adaptor is not None, "stage 2 trains one"
+    assert adaptor is not None, "stage 2 trains an adaptor"
     blocks = f"{adaptor.blocks} residual blocks, " if adaptor.blocks else ""
     return f"{blocks}linear to {model.tower_dim}"
 
 
 def _querybank(recipe: ClipRecipe) -> list[str]:
     strength, size = recipe.model.querybank, recipe.querybank_size
-    what = f"strength {strength:g}, {size:,} training images and a caption of each; 2 more dimensions"
-    return [f"| querybank | {what} | here |"] if strength else []
+    bank = f"strength {strength:g}, {size:,} training images with one caption each; adds 2 dimensions"
+    return [f"| querybank normalisation | {bank} | in this folder |"] if strength else []
 
 
 def _source(weights: str | None) -> str:
-    return (weights or "here").partition("#")[0]
+    return (weights or "this folder").partition("#")[0]
 
 
-def _moved(recipe: ClipRecipe) -> str:
+def _trained(recipe: ClipRecipe) -> str:
     mode, blocks = recipe.vision.mode, recipe.vision.blocks
     last = "last block trained" if blocks == 1 else f"last {blocks} blocks trained"
     return {"frozen": "frozen", "last": last}.get(mode, f"trained ({mode})")
@@ -95,11 +96,11 @@ def _machine() -> str:
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} {torch.cuda.get_device_name()}"
-    return f"{torch.get_num_threads()} CPU thread(s), {platform.machine()}"
+    return f"{torch.get_num_threads()} CPU threads ({platform.machine()})"
 
 
 def _table(figures: Mapping[str, float]) -> list[str]:
-    """A row a language, percent."""
+    """One row per language, in percent."""
     rows = []
     for lang in dict.fromkeys(name.partition("/")[0] for name in figures):
         cells = [f"{100 * figures[f'{lang}/{name}']:.1f}" for name in RECALLS]

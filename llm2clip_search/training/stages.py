@@ -1,4 +1,4 @@
-"""The stages as one call each: read the data, run the loop, write the folder."""
+"""The stages of training, one function each: read the data, run the loop, write the result."""
 
 import json
 import shutil
@@ -12,10 +12,8 @@ import pyarrow as pa
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.encoders.llm import save_tokenizer
-from llm2clip_search.training.data.caption_store import CaptionStore, StoredDtype, fill_caption_store
-from llm2clip_search.training.data.caption_table import (
-    read_caption_table,
-)
+from llm2clip_search.training.data.caption_store import SHARD_ROWS, CaptionStore, StoredDtype, fill_caption_store
+from llm2clip_search.training.data.caption_table import read_caption_table
 from llm2clip_search.training.data.pairs import CaptionPairSampler
 from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.data.training_captions import read_stage2_captions, read_training_captions
@@ -34,11 +32,18 @@ from llm2clip_search.training.tasks.llm_folder import clip_identity, read_llm, w
 def train_captions(
     recipe: CaptionLLMRecipe, data: DataRecipe, *, root: Path, out: Path, world: World, progress: Progress
 ) -> dict[str, float]:
-    """Stage 1: write a caption-tuned LLM to ``out``; returns its figures on dev.
+    """Stage 1: fine-tune an LLM on captions and write it to ``out``.
+
+    Args:
+        root: the folder that paths in ``data`` are relative to.
+        out: an interrupted run in this folder is resumed.
+
+    Returns:
+        Metrics on dev; empty without a dev split.
 
     Raises:
-        CorpusError: captions that are not there, or hold no pair.
-        ModelError: weights that cannot be fetched, or a loss that is no number.
+        CorpusError: captions are missing, or contain no pairs.
+        ModelError: weights cannot be fetched, or the loss is not finite.
     """
     assert recipe.text.weights is not None, "an LLM text tower names its weights"
     out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +61,7 @@ def train_captions(
     if data.dev is not None:
         first = replace(data.dev, langs=data.dev.langs[:1])
         table, _ = read_caption_table(root, [first])
-        dev = (table["caption"].to_pylist(), _places(table["photo"].to_pylist()))
+        dev = (table["caption"].to_pylist(), _enumerated(table["photo"].to_pylist()))
     if world.is_main:
         save_tokenizer(recipe.text.weights, out)
     world.barrier()
@@ -80,18 +85,26 @@ def train_embed(
     out: Path,
     device: str,
     dtype: StoredDtype = "float16",
+    shard_rows: int = SHARD_ROWS,
     progress: Progress,
 ) -> tuple[int, int]:
-    """Between the stages: every caption of stage 2 and of dev through the LLM once, and through the CLIP text
-    tower that the recipe fuses with it or learns from.
+    """Between the stages: embed every caption of stage 2 and of dev once, with the LLM.
+
+    If the recipe fuses a CLIP text tower with the LLM or distils from it, that tower embeds the captions too.
+
+    Args:
+        root: the folder that paths in ``data`` are relative to.
+        llm: folder that stage 1 wrote.
+        out: folder of the caption store; captions that it already holds are not embedded again.
+        shard_rows: captions per shard, which is what an interrupted call loses at most.
 
     Returns:
-        Captions embedded now, and captions in the store.
+        Number of captions embedded by this call, and number of captions in the store.
 
     Raises:
-        CorpusError: captions that are not there.
-        ModelError: a folder that holds no caption-tuned LLM, or weights that cannot be fetched.
-        StoreError: ``out`` is another LLM's.
+        CorpusError: captions are missing.
+        ModelError: ``llm`` is not a caption-tuned LLM, or weights cannot be fetched.
+        StoreError: ``out`` holds embeddings of other models or of another dtype.
     """
     folder = read_llm(llm)
     clip = stored_clip_tower(recipe.model, recipe.keep)
@@ -108,6 +121,7 @@ def train_embed(
         clip=clip_identity(clip),
         clip_width=embed.clip_width,
         dtype=dtype,
+        shard_rows=shard_rows,
         progress=progress,
     )
     return done, len(CaptionStore(out))
@@ -124,12 +138,21 @@ def train_clip(
     world: World,
     progress: Progress,
 ) -> dict[str, float]:
-    """Stage 2: write a model folder to ``out``; returns its figures on dev.
+    """Stage 2: train a vision tower and an adaptor, and write a model folder to ``out``.
+
+    Args:
+        root: the folder that paths in ``data`` are relative to.
+        llm: folder that stage 1 wrote.
+        store: folder of the caption store that `train_embed` wrote.
+        out: an interrupted run in this folder is resumed.
+
+    Returns:
+        Metrics on dev; empty without a dev split.
 
     Raises:
-        CorpusError: images or captions that are not there, or do not belong together.
-        ModelError: weights that cannot be fetched, or a loss that is no number.
-        StoreError: a store of another LLM, or without some of the captions.
+        CorpusError: images or captions are missing or do not match.
+        ModelError: weights cannot be fetched, or the loss is not finite.
+        StoreError: the store was made by another LLM, or lacks some of the captions.
     """
     out.mkdir(parents=True, exist_ok=True)
     folder = read_llm(llm)
@@ -163,14 +186,14 @@ def train_clip(
     return figures
 
 
-def _places(names: Sequence[str]) -> np.ndarray:
-    """Names as int64 numbers, in order of first appearance."""
+def _enumerated(names: Sequence[str]) -> np.ndarray:
+    """Names as int64 numbers in order of first occurrence."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
 def _content(captions: pa.Table) -> list[int]:
-    """A digest of a caption table that does not depend on where it lies."""
+    """Identifies the content of a caption table, for the digest of a run's inputs."""
     return [len(captions), int(np.bitwise_xor.reduce(captions["caption_id"].to_numpy()))]
 
 
@@ -182,7 +205,7 @@ def write_run(
     counts: Mapping[str, int],
     figures: Mapping[str, float],
 ) -> None:
-    """``run.json``: all that decided a stage, what came out, and the seconds that its steps took."""
+    """Write ``run.json``: the recipe and data of a stage, its counts and metrics, and the seconds its steps took."""
     run = {
         "stage": stage,
         "recipe": recipe,

@@ -149,5 +149,5 @@ def test_an_offline_machine_cannot_pull(run_command: RunCli, tmp_path: Path, mon
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     done = run_command("models", "pull", NAME)
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"run 'llm2clip-search models pull {NAME}' on a machine that reaches the hub" in done.stderr
+    assert f"Run 'llm2clip-search models pull {NAME}' on a machine that reaches the hub" in done.stderr
     assert str(tmp_path / "hub") in done.stderr

@@ -17,8 +17,11 @@ from tests.support.tiny_training import write_flickr8k
     [
         (["captions", "mega"], "There is no recipe 'mega'; 'llm2clip-search train recipes' lists"),
         (["captions", "nano"], "captions.csv.gz does not exist. hint: --data names the folder"),
-        (["embed", "nano"], "llm is no caption-tuned LLM: it has no llm.json; train captions makes one"),
-        (["clip", "nano"], "llm is no caption-tuned LLM"),
+        (
+            ["embed", "nano"],
+            "llm is not a caption-tuned LLM: it has no llm.json. hint: Create one with train captions.",
+        ),
+        (["clip", "nano"], "llm is not a caption-tuned LLM"),
         (["captions", "nano", "--sharding", "scatter"], "'scatter' is not one of 'replicate', 'shard'"),
         (["embed", "nano", "--dtype", "float8"], "'float8' is not one of 'float16', 'float32'"),
     ],

@@ -13,11 +13,13 @@ from llm2clip_search.errors import ModelError
 from llm2clip_search.training import RECIPES, dry_run, find_recipe
 from llm2clip_search.training.dry_run import (
     StageEstimate,
+    VisionCost,
     estimate_captions,
     estimate_clip,
     estimate_embed,
+    vision_cost,
 )
-from llm2clip_search.training.runtime.costs import Cost, DeviceSpeed, cost_of, measure_flops
+from llm2clip_search.training.runtime.costs import DeviceSpeed, cost_of, measure_flops
 from llm2clip_search.training.tasks.clip import ClipRecipe
 from llm2clip_search.training.tasks.distillation import Distillation
 from llm2clip_search.training.tasks.empty_towers import empty_llm, llm_shape
@@ -34,16 +36,15 @@ def sizes(estimate: StageEstimate) -> dict[str, tuple[int, int]]:
 @pytest.fixture(scope="module", autouse=True)
 def every_tower_is_counted_once() -> Iterator[None]:
     """A count takes a second, and many recipes share a tower."""
-    counts: dict[str, tuple[nn.Module, Cost, int]] = {}
-    count = dry_run._vision
+    counts: dict[str, VisionCost] = {}
 
-    def counted(stage: ClipRecipe) -> tuple[nn.Module, Cost, int]:
+    def counted(stage: ClipRecipe) -> VisionCost:
         key = repr((stage.model.vision, stage.vision, stage.kept_views, stage.bf16))
         if key not in counts:
-            counts[key] = count(stage)
+            counts[key] = vision_cost(stage)
         return counts[key]
 
-    with mock.patch.object(dry_run, "_vision", counted):
+    with mock.patch.object(dry_run, "vision_cost", counted):
         yield
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -214,16 +213,20 @@ def test_a_killed_embedding_goes_on_behind_the_last_shard(
 
 
 def embed_and_die(recipe: Recipe, root: Path, made: Path, out: Path) -> None:
-    from llm2clip_search.training.data import caption_store
-
-    original = caption_store.fill_caption_store
-
     def report(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         if done > 16:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    stages.fill_caption_store = partial(original, shard_rows=16)  # type: ignore[attr-defined]
-    stages.train_embed(recipe.stage2, recipe.data, root=root, llm=made / "llm", out=out, device="cpu", progress=report)
+    stages.train_embed(
+        recipe.stage2,
+        recipe.data,
+        root=root,
+        llm=made / "llm",
+        out=out,
+        device="cpu",
+        shard_rows=16,
+        progress=report,
+    )
 
 
 def without_dropout(recipe: Recipe) -> Recipe:

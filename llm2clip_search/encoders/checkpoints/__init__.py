@@ -1,1 +1,1 @@
-"""Published LLM2CLIP checkpoints: what there is, and their way into and out of this project's model folder."""
+"""Published LLM2CLIP checkpoints: fetched, converted to model folders of this project, and written back."""

@@ -1,8 +1,8 @@
-"""The adaptor's tensors: published names to this project's and back.
+"""Names of the adaptor's tensors: from the published ones to this project's and back.
 
-Published are ``<container>.N.fn.0`` and ``.fn.3`` (the two linear layers, GELU and dropout between them), ``.N.ln``,
-and behind the blocks a LayerNorm and a linear layer by number. The container is ``text_adapter.adaptor``,
-``text.text_adaptor`` or ``text.text_proj.text_adaptor``.
+The published names of block N are ``<container>.N.fn.0`` and ``.fn.3`` (its two linear layers, with GELU and dropout
+between them) and ``.N.ln``; the LayerNorm and linear layer after the blocks are numbered like blocks. The container is
+``text_adapter.adaptor``, ``text.text_adaptor`` or ``text.text_proj.text_adaptor``.
 """
 
 import re
@@ -21,7 +21,7 @@ CONTAINERS: dict[LayoutName, str] = {
     "eva02": "text.text_adaptor",
     "siglip2": "text.text_proj.text_adaptor",
 }
-"""Where each layout keeps its adaptor."""
+"""Prefix of the adaptor's keys in each layout."""
 
 _KEY = re.compile(r"(?P<container>(?:(?:text|text_proj|text_projection|(?:text_)?adapt[eo]r)\.)+)(?P<rest>\d+\..+)")
 _BLOCK_KEY = re.compile(
@@ -38,21 +38,21 @@ class AdaptorPart:
 
     config: AdaptorConfig
     hidden: int
-    """Width of the LLM's states that it takes."""
+    """Width of its input, the LLM's state."""
     dim: int
     """Width of its embeddings."""
     tensors: Mapping[str, torch.Tensor]
-    """As `adaptor.Adaptor` names them."""
+    """By the names of `adaptor.Adaptor`."""
     used: frozenset[str]
-    """Published keys accounted for."""
+    """Published keys that are accounted for."""
     notes: tuple[str, ...] = ()
 
 
 def convert_adaptor(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> AdaptorPart:
-    """Find the adaptor among a checkpoint's tensors, in any plausible spelling, and rename it.
+    """Find the adaptor among a checkpoint's tensors, under any plausible spelling of its keys, and rename it.
 
     Raises:
-        ModelError: no adaptor, missing or unexpected keys, or shapes that make none.
+        ModelError: there is no adaptor, keys are missing or unexpected, or shapes do not fit.
     """
     matches = {name: match for name in tensors if (match := _KEY.fullmatch(name))}
     if not matches:
@@ -67,8 +67,8 @@ def convert_adaptor(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> 
     norm, weight, expand = (need(found, f"{n}.weight") for n in ("norm", "projection", "blocks.0.expand"))
     hidden, dim = norm.shape[0], weight.shape[0]
     if expand.shape[0] % hidden:
-        raise ModelError(f"The adaptor's inner width {expand.shape[0]} is no multiple of its width {hidden}.")
-    # The L2 norm leaves no trace in the weights: every variant has it but SigLIP 2's.
+        raise ModelError(f"The adaptor's inner width {expand.shape[0]} is not a multiple of its width {hidden}.")
+    # Weights do not show whether the input is L2-normalised: it is in every variant but SigLIP 2's.
     config = AdaptorConfig(blocks=last - 1, expansion=expand.shape[0] // hidden, normalises=layout != "siglip2")
     with torch.device("meta"):
         wanted = shapes_of(Adaptor(hidden, dim, config))
@@ -84,7 +84,7 @@ def convert_adaptor(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> 
 
 
 def adaptor_to_checkpoint(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> dict[str, torch.Tensor]:
-    """An adaptor's tensors under the names of a published layout: the way back of `convert_adaptor`."""
+    """Rename an adaptor's tensors to those of a published layout; the inverse of `convert_adaptor`."""
     theirs = {ours: name for name, ours in _OURS.items()}
     blocks = 1 + max((int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")), default=-1)
     ends = {"norm": str(blocks), "projection": str(blocks + 1)}
@@ -101,25 +101,25 @@ def adaptor_to_checkpoint(tensors: Mapping[str, torch.Tensor], layout: LayoutNam
 
 
 def _spelled(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Keys inside the container in the repository's own spelling; what is unknown stays as it is.
+    """Keys inside the container in the training repository's spelling; unknown keys are kept as they are.
 
-    Of ``fn.0`` and a higher number the latter is the second linear layer: it is 3, or 2 where the dropout without
-    effect was left out.
+    The second linear layer is number 3, or 2 in a checkpoint written without the dropout layer, which has no weights.
     """
     spelled = {}
     for name, tensor in published.items():
         if match := _BLOCK_KEY.fullmatch(name):
             layer, number = match["layer"], match["number"]
             layer = {None: "ln", "0": _FIRST, "2": _SECOND, "3": _SECOND}.get(number, layer)
-            name = f"{match['block']}.{layer}.{match['part']}"  # noqa: PLW2901 - the same key, as published
+            name = f"{match['block']}.{layer}.{match['part']}"  # noqa: PLW2901 - the same key, respelled
         if name in spelled:
-            raise ModelError(f"Two keys of the adaptor are its {name}: {listed(published)}.")
+            raise ModelError(f"Two keys of the adaptor both mean {name}: {listed(published)}.")
         spelled[name] = tensor
     return spelled
 
 
 def _our_name(name: str, norm: int) -> str:
-    """``norm`` is the number of the LayerNorm behind the blocks; unknown names stay, for the check to list."""
+    """This project's name; ``norm`` is the number of the LayerNorm after the blocks. Unknown names are kept, so that
+    `check_keys` lists them."""
     if match := _END_KEY.fullmatch(name):
         layer = {norm: "norm", norm + 1: "projection"}.get(int(match["index"]))
         return f"{layer}.{match['part']}" if layer else name
@@ -132,7 +132,7 @@ def _our_name(name: str, norm: int) -> str:
 def _notes(layout: LayoutName, container: str, renamed: set[str]) -> tuple[str, ...]:
     notes = []
     if container != CONTAINERS[layout]:
-        notes.append(f"The adaptor's keys start with {container}, where {CONTAINERS[layout]} was expected.")
+        notes.append(f"The adaptor's keys start with {container}; {CONTAINERS[layout]} was expected.")
     if renamed:
-        notes.append(f"Keys of the adaptor are spelled otherwise than fn.0, fn.3 and ln: {listed(renamed)}.")
+        notes.append(f"The adaptor has keys other than fn.0, fn.3 and ln: {listed(renamed)}.")
     return tuple(notes)

@@ -1,19 +1,17 @@
-"""A published LLM2CLIP checkpoint into a model folder of this project, once.
+"""Convert a published LLM2CLIP checkpoint to a model folder.
 
-Nothing is cast: tensors keep the published dtype. The LLM stays where it is and is named by source; its low-rank
-updates, where they are published beside it (PEFT), go into the folder and are merged when the tower loads.
+Tensors keep their published dtype. The LLM is not copied but named by its source; its low-rank updates (PEFT), where
+they are published with the checkpoint, are copied to the model folder and merged when the tower is loaded.
 """
 
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.encoders.checkpoints.adaptor_keys import AdaptorPart, convert_adaptor
@@ -32,6 +30,7 @@ from llm2clip_search.encoders.checkpoints.openai_clip import convert_openai
 from llm2clip_search.encoders.checkpoints.peft_lora import read_peft
 from llm2clip_search.encoders.checkpoints.siglip2 import convert_siglip2, siglip_pixels
 from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from llm2clip_search.encoders.folders import output_folder, refuse_existing
 from llm2clip_search.encoders.image_processor import read_image_processor
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.errors import ModelError
@@ -39,23 +38,23 @@ from llm2clip_search.errors import ModelError
 logger = logging.getLogger(__name__)
 
 HEADER = "<|start_header_id|>user<|end_header_id|>\n\n"
-"""Llama 3's user turn, in front of a caption; the tokenizer puts ``<|begin_of_text|>`` before it."""
+"""Start of Llama 3's user turn, which precedes a caption; the tokenizer adds ``<|begin_of_text|>`` before it."""
 END_OF_TURN = "<|eot_id|>"
 MAX_TOKENS = 512
-"""What every published LLM was tuned to read."""
+"""Number of tokens that every published LLM was tuned on."""
 
 PIXELS: dict[str, Callable[[int], PreprocessConfig]] = {"openai": openai_pixels, "siglip": siglip_pixels}
-"""Ways to prepare pixels for a tower whose input has a side of so many."""
+"""Preprocessing by name: each takes the tower's image size, in pixels per side."""
 
 KEPT_SCALARS = ("logit_scale", "logit_bias")
-"""Kept as they are, outside both towers: search needs neither, a round trip does."""
+"""Kept outside both towers: search does not need them, but writing the checkpoint back does."""
 LLM_PREFIX = "text.text."
-"""Below it a whole training state holds the frozen LLM, which is named by source instead."""
+"""Prefix of the frozen LLM in a complete training state; the LLM is named by its source instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """A checkpoint in this project's terms, nothing written yet."""
+    """A checkpoint with this project's configuration and tensor names."""
 
     layout: LayoutName
     vision: VisionPart
@@ -64,7 +63,7 @@ class Converted:
     notes: tuple[str, ...]
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What ``model.safetensors`` holds of it."""
+        """Its tensors as ``model.safetensors`` names them."""
         named = {f"vision.{name}": tensor for name, tensor in self.vision.tensors.items()}
         named |= {f"text.adaptor.{name}": tensor for name, tensor in self.adaptor.tensors.items()}
         return named | dict(self.scalars)
@@ -81,25 +80,23 @@ def convert(
     training_data: tuple[str, ...] = (),
     pixels: Callable[[int], PreprocessConfig] | None = None,
 ) -> ModelConfig:
-    """Write the model folder of a published checkpoint; everything that is not spelled as published is logged.
-
-    The folder gets its name when it is complete; one that exists is left alone.
+    """Convert a published checkpoint to a model folder; a warning is logged for every unusual spelling.
 
     Args:
-        source: a folder as published, or its ``.safetensors``, ``.pt`` or ``.bin``.
-        llm: source of the LLM, ``hf:OWNER/REPO[@REVISION]`` or ``dir:PATH``; None is the one that fits the adaptor.
-        lora: folder of PEFT updates of the LLM; None looks for one in ``source``.
-        name: of the model; None is the destination's.
-        pixels: one of `PIXELS`; None is a ``preprocessor_config.json`` in ``source``, or what its layout was
-            trained with.
+        source: the checkpoint's folder, or its ``.safetensors``, ``.pt`` or ``.bin`` file.
+        destination: the model folder to write.
+        llm: source of the LLM, ``hf:OWNER/REPO[@REVISION]`` or ``dir:PATH``; None takes the one that the adaptor was
+            trained on.
+        lora: folder with PEFT updates of the LLM; None looks for one in ``source``.
+        name: of the model; empty takes the destination's.
+        pixels: one of `PIXELS`; None takes ``preprocessor_config.json`` in ``source``, or else the preprocessing that
+            the layout's models were trained with.
 
     Raises:
-        ModelError: a destination that exists or cannot be written, a checkpoint that is damaged or of no published
-            layout, keys that are missing or unexpected, or an LLM whose width is not the adaptor's or whose published
-            updates are not there.
+        ModelError: the destination exists or cannot be written; the checkpoint is damaged or has no published layout;
+            keys are missing or unexpected; the LLM's width is not the adaptor's, or its published updates are missing.
     """
-    if destination.exists():
-        raise ModelError(f"{destination} exists; name a folder that does not.")
+    refuse_existing(destination)
     checkpoint = read_checkpoint(source)
     converted = convert_tensors(checkpoint)
     for note in converted.notes:
@@ -108,8 +105,9 @@ def convert(
     updates, lora_files = _find_updates(lora, source)
     if not updates and base.reference.partition("@")[0] == UNTUNED:
         raise ModelError(
-            f"{base.reference} is tuned by low-rank updates, but {source} holds none; name their folder"
-            " (LLM2CLIP-Llama-3.1-8B in the published repository) with --lora."
+            f"{base.reference} must be tuned by the low-rank updates published with the checkpoint, but {source} holds"
+            " none.",
+            hint="Name their folder, LLM2CLIP-Llama-3.1-8B in the published repository, with --lora.",
         )
     config = ModelConfig(
         name=name or destination.name,
@@ -130,24 +128,17 @@ def convert(
     )
     tensors = converted.tensors() | {f"text.lora.{key}": tensor for key, tensor in updates.items()}
     made_of = {**checkpoint.files, **lora_files}
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as scratch:
-            folder = Path(scratch) / "model"
-            folder.mkdir()
-            _write(folder, config, tensors, base=base)
-            _write_origin(folder, config, converted, made_of)
-            folder.rename(destination)
-    except (OSError, SafetensorError) as error:  # a full disk is safetensors' own error in its writer
-        raise ModelError(f"{destination} could not be written ({error}); nothing of it is left.") from error
+    with output_folder(destination) as folder:
+        _write(folder, config, tensors, base=base)
+        _write_origin(folder, config, converted, made_of)
     return config
 
 
 def convert_tensors(checkpoint: PublishedCheckpoint) -> Converted:
-    """Rename a checkpoint's tensors, with every key accounted for.
+    """Rename a checkpoint's tensors and account for every key.
 
     Raises:
-        ModelError: no published layout, or keys and shapes that do not fit it.
+        ModelError: the checkpoint has no published layout, or keys and shapes do not fit it.
     """
     tensors = checkpoint.tensors
     layout = detect_layout(tensors)
@@ -156,20 +147,23 @@ def convert_tensors(checkpoint: PublishedCheckpoint) -> Converted:
     frozen = {name for name in tensors if name.startswith(LLM_PREFIX)} - adaptor.used
     scalars = {name: tensors[name] for name in KEPT_SCALARS if name in tensors}
     if extra := tensors.keys() - vision.used - adaptor.used - frozen - scalars.keys():
-        raise ModelError(f"Keys of the checkpoint do not belong to layout {layout}: unexpected {listed(extra)}.")
+        raise ModelError(f"The checkpoint does not have layout {layout}: unexpected keys, {listed(extra)}.")
     if "logit_scale" not in tensors:
-        raise ModelError(f"Keys of the checkpoint do not make layout {layout}: missing 1 (logit_scale).")
+        raise ModelError(f"The checkpoint does not have layout {layout}: missing 1 key (logit_scale).")
     if vision.dim != adaptor.dim:
         raise ModelError(
-            f"The vision tower gives {vision.dim} dimensions, but the adaptor {adaptor.dim}: they are of two models."
+            f"The vision tower has {vision.dim} output dimensions, but the adaptor has {adaptor.dim}: they belong to"
+            " different models."
         )
-    left_out = (f"The LLM's own tensors are left out; its source holds them: {listed(frozen)}.",) if frozen else ()
+    notes = [*vision.notes, *adaptor.notes]
+    if frozen:
+        notes.append(f"The LLM's own tensors are not copied, because its source holds them: {listed(frozen)}.")
     return Converted(
         layout=layout,
         vision=vision,
         adaptor=adaptor,
         scalars=scalars,
-        notes=(*vision.notes, *adaptor.notes, *left_out),
+        notes=tuple(notes),
     )
 
 
@@ -182,7 +176,7 @@ def _vision(layout: LayoutName, checkpoint: PublishedCheckpoint) -> VisionPart:
 def _preprocess(
     source: Path, vision: VisionConfig, pixels: Callable[[int], PreprocessConfig] | None
 ) -> PreprocessConfig:
-    """Raises ModelError where a ``preprocessor_config.json`` makes images of another size than the tower takes."""
+    """Raises ModelError if ``preprocessor_config.json`` makes images of another size than the tower takes."""
     side = vision.preprocess.height
     if pixels is not None:
         return pixels(side)
@@ -198,11 +192,14 @@ def _preprocess(
 
 
 def _find_updates(lora: Path | None, source: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Low-rank updates by layer, and the hash of the file that held them."""
+    """Low-rank updates by layer, and the hash of the file that holds them."""
     if lora is None:
         found = sorted({path.parent for path in _adapter_configs(source)})
         if len(found) > 1:
-            raise ModelError(f"{source} has {len(found)} folders of low-rank updates; name one with --lora.")
+            names = ", ".join(folder.name for folder in found[:5])
+            raise ModelError(
+                f"{source} has {len(found)} folders with low-rank updates: {names}.", hint="Name one with --lora."
+            )
         if not found:
             return {}, {}
         lora = found[0]
@@ -212,7 +209,7 @@ def _find_updates(lora: Path | None, source: Path) -> tuple[dict[str, torch.Tens
 
 
 def _adapter_configs(folder: Path) -> list[Path]:
-    """None beside a lone file, whose folder may be anything."""
+    """Empty if ``folder`` is a single checkpoint file: what its folder holds may not belong to it."""
     return [*folder.glob("adapter_config.json"), *folder.glob("*/adapter_config.json")]
 
 
@@ -224,15 +221,15 @@ def _write(folder: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor
         shutil.copyfile(base.folder / "tokenizer.json", folder / "tokenizer.json")
     else:
         save_tokenizer(base.reference, folder)
-    # Without this token the template would be read as letters, and every embedding be another one.
+    # Without this token the template would be tokenised as text, which changes every embedding.
     if Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(END_OF_TURN) is None:
-        raise ModelError(f"The tokenizer of {base.reference} has no {END_OF_TURN}; captions need one of Llama 3.")
+        raise ModelError(f"The tokenizer of {base.reference} has no {END_OF_TURN}; captions need Llama 3's tokenizer.")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def _write_origin(folder: Path, config: ModelConfig, converted: Converted, made_of: Mapping[str, str]) -> None:
-    """The card and ``conversion.json``: what went in and what came out, by hash."""
+    """Write the model card and ``conversion.json``, which lists the files read and written with their hashes."""
     written = {name: file_sha256(folder / name) for name in ("model.safetensors", "config.json", "tokenizer.json")}
     record = {"layout": converted.layout, "from": dict(made_of), "to": written, "notes": list(converted.notes)}
     (folder / "conversion.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -241,14 +238,14 @@ def _write_origin(folder: Path, config: ModelConfig, converted: Converted, made_
     notes = "\n".join(f"- {note}" for note in converted.notes)
     (folder / "README.md").write_text(
         f"# {config.name}\n\n"
-        "An LLM2CLIP model (Huang et al., arXiv 2411.04997), converted from its published checkpoint; tensors are"
-        " unchanged.\n\n"
+        "An LLM2CLIP model (Huang et al., arXiv 2411.04997), converted from its published checkpoint with unchanged"
+        " tensors.\n\n"
         f"- vision: {config.vision.library} {config.vision.architecture or 'CLIPVisionModel'},"
         f" {pixels.height}x{pixels.width} pixels, {pixels.resize} resize, mean {pixels.mean}, std {pixels.std}\n"
-        f"- LLM: {config.text.weights}, bidirectional, mean over caption and `{END_OF_TURN}`,"
+        f"- LLM: {config.text.weights}, bidirectional attention, mean over caption and `{END_OF_TURN}`,"
         f" {config.text.max_tokens} tokens\n"
         f"- adaptor: {adaptor.config.blocks} blocks, {adaptor.hidden} to {config.dim} dimensions,"
-        f" input {'L2-normalised' if adaptor.config.normalises else 'as it is'}\n"
+        f" input {'L2-normalised' if adaptor.config.normalises else 'not normalised'}\n"
         f"- licence: {config.licence}\n\n"
         f"| converted from | SHA-256 |\n|---|---|\n{rows}\n{f'{chr(10)}{notes}{chr(10)}' if notes else ''}",
         encoding="utf-8",

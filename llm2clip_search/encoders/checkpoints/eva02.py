@@ -1,4 +1,4 @@
-"""EVA02 vision towers (RoPE, SwiGLU, sub-LayerNorm) of the training repository, to timm's names and back."""
+"""EVA02 vision towers (RoPE, SwiGLU, sub-LayerNorm): from the training repository's names to timm's and back."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from llm2clip_search.errors import ModelError
 
 PREFIX = "visual."
 ROPE_BUFFER = re.compile(r"(?:blocks\.\d+\.attn\.)?rope\.freqs_(?P<part>cos|sin)")
-"""Rotary angles, which are computed again; they are compared with what timm computes, then left out."""
+"""Rotary angles; they are compared with those that timm computes, and not copied."""
 
 _PUBLISHED_TO_TIMM = (
     (".attn.inner_attn_ln.", ".attn.norm."),
@@ -31,7 +31,7 @@ _PUBLISHED_TO_TIMM = (
     (".mlp.w3.", ".mlp.fc2."),
 )
 _LONE_BIASES = ((".attn.q_bias", ".attn.q_proj.bias"), (".attn.v_bias", ".attn.v_proj.bias"))
-"""How EVA-CLIP itself, but not the LLM2CLIP repository, spells the biases of its projections."""
+"""Spelling of the projections' biases in EVA-CLIP, which the LLM2CLIP repository does not use."""
 _ARCHITECTURES = {
     # (width, blocks, patch side, image side): timm's name
     (768, 12, 16, 224): "eva02_base_patch16_clip_224",
@@ -42,10 +42,10 @@ _HEAD_WIDTH = 64
 
 
 def convert_eva02(tensors: Mapping[str, torch.Tensor]) -> VisionPart:
-    """The vision tower of a checkpoint of layout ``eva02``; its head becomes the projection.
+    """Convert the vision tower of a checkpoint of layout ``eva02``; its head becomes the projection.
 
     Raises:
-        ModelError: missing or unexpected keys, another kind of EVA, or rotary angles that timm's are not.
+        ModelError: keys are missing or unexpected, it is another kind of EVA, or its rotary angles are not timm's.
     """
     tower = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
     buffers = {name: tower.pop(name) for name in list(tower) if ROPE_BUFFER.fullmatch(name)}
@@ -60,7 +60,8 @@ def convert_eva02(tensors: Mapping[str, torch.Tensor]) -> VisionPart:
     width = model.embed_dim
     if head["projection.weight"].shape[-1] != width:
         raise ModelError(
-            f"{PREFIX}head.weight takes {head['projection.weight'].shape[-1]} dimensions, but the tower gives {width}."
+            f"{PREFIX}head.weight has {head['projection.weight'].shape[-1]} input dimensions, but the tower has"
+            f" {width}."
         )
     return VisionPart(
         config=VisionConfig(
@@ -74,14 +75,14 @@ def convert_eva02(tensors: Mapping[str, torch.Tensor]) -> VisionPart:
         dim=head["projection.weight"].shape[0],
         tensors={f"backbone.{name}": t for name, t in found.items()} | head,
         used=frozenset(name for name in tensors if name.startswith(PREFIX)),
-        notes=(f"{len(lone)} biases are spelled q_bias and v_bias, where q_proj.bias was expected.",) if lone else (),
+        notes=(f"{len(lone)} biases are named q_bias and v_bias; q_proj.bias was expected.",) if lone else (),
     )
 
 
 def eva02_to_checkpoint(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A vision tower's ``backbone.*`` and ``projection.*`` under published names: the way back of `convert_eva02`.
+    """Rename a vision tower's ``backbone.*`` and ``projection.*`` to published names; the inverse of `convert_eva02`.
 
-    Rotary angles are not among them: the repository's own model computes them.
+    Rotary angles are left out, because the training repository's model computes them.
     """
     published = {}
     for name, tensor in tensors.items():
@@ -96,7 +97,7 @@ def eva02_to_checkpoint(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.
 
 
 def to_timm(name: str) -> str:
-    """A key below ``visual.`` in timm's spelling."""
+    """timm's name of a key after ``visual.``."""
     for theirs, timms in _PUBLISHED_TO_TIMM:
         name = name.replace(theirs, timms)
     for theirs, timms in _LONE_BIASES:
@@ -106,10 +107,10 @@ def to_timm(name: str) -> str:
 
 
 def _architecture(found: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
-    """timm's name of the tower and what of it is not as that name says."""
+    """timm's architecture, and the options in which the tower differs from it."""
     if "blocks.0.mlp.fc1_g.weight" not in found or "blocks.0.attn.q_proj.weight" not in found:
         raise ModelError(
-            f"The tower under {PREFIX} is no EVA02 with SwiGLU and separate projections: it lacks"
+            f"The vision tower {PREFIX}* is not an EVA02 with SwiGLU and separate projections: it lacks"
             f" {PREFIX}blocks.0.mlp.w1.weight or {PREFIX}blocks.0.attn.q_proj.weight."
         )
     patch = need(found, "patch_embed.proj.weight")
@@ -138,7 +139,7 @@ def _skeleton(architecture: str, options: Mapping[str, Any], device: str = "meta
 
 
 def _check_angles(model: Any, buffers: Mapping[str, torch.Tensor]) -> None:
-    """The published angles against timm's, to the precision of half floats."""
+    """Compare the published angles with timm's, to the precision of float16."""
     from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
 
     grid = list(model.patch_embed.grid_size)
@@ -149,6 +150,6 @@ def _check_angles(model: Any, buffers: Mapping[str, torch.Tensor]) -> None:
         match = ROPE_BUFFER.fullmatch(name)
         expected = cos if match and match["part"] == "cos" else sin
         if tensor.shape != expected.shape:
-            raise ModelError(f"{PREFIX}{name} is {list(tensor.shape)}, but {list(expected.shape)} fits its tower.")
+            raise ModelError(f"{PREFIX}{name} is {list(tensor.shape)}, but its tower needs {list(expected.shape)}.")
         if (off := float((tensor.float() - expected).abs().max())) > 0.01:
             raise ModelError(f"{PREFIX}{name} differs from the rotary angles of timm's EVA02 by up to {off:.3f}.")

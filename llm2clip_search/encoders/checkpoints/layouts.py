@@ -1,9 +1,9 @@
-"""The files and key names in which LLM2CLIP checkpoints are published.
+"""The layouts, files and key names, in which LLM2CLIP checkpoints are published.
 
-Three layouts are told apart by their keys: ``openai``, the Hugging Face one of the OpenAI towers
-(``vision_model.*``, ``visual_projection.weight``, ``text_adapter.adaptor.*``); ``eva02``, a state dict of the
-training repository (``visual.*`` in EVA's names, ``text.text_adaptor.*``); and ``siglip2``, of the same repository
-with a timm tower (``visual.trunk.*``, ``text.text_proj.text_adaptor.*``). All hold ``logit_scale``.
+Keys distinguish three layouts: ``openai``, the Hugging Face layout of the OpenAI towers (``vision_model.*``,
+``visual_projection.weight``, ``text_adapter.adaptor.*``); ``eva02``, a state dict of the training repository
+(``visual.*`` in EVA's names, ``text.text_adaptor.*``); and ``siglip2``, a state dict of the same repository with a
+timm tower (``visual.trunk.*``, ``text.text_proj.text_adaptor.*``). All of them contain ``logit_scale``.
 """
 
 import json
@@ -23,25 +23,25 @@ from llm2clip_search.errors import ModelError
 LayoutName = Literal["openai", "eva02", "siglip2"]
 
 _WRAPPERS = ("state_dict", "module", "model")
-"""Keys under which training loops keep a state dict beside optimiser and step."""
+"""Keys under which training loops store a state dict, next to optimiser and step."""
 _PREFIXES = ("module.", "_orig_mod.", "_forward_module.", "model.")
-"""What DistributedDataParallel, torch.compile, Fabric and wrapping classes put in front of every key."""
+"""Prefixes that DistributedDataParallel, torch.compile, Fabric and wrapping classes add to every key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedCheckpoint:
-    """A published checkpoint as it was read: nothing is renamed but wrappers' prefixes."""
+    """A checkpoint as published; only the prefixes of wrappers are removed from its keys."""
 
     tensors: Mapping[str, torch.Tensor]
     config: Mapping[str, Any]
-    """``config.json`` beside the tensors; empty where there is none."""
+    """``config.json`` of the checkpoint's folder; empty if there is none."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of every file that tensors came from, by name."""
+    """SHA-256 of every file that tensors were read from, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionPart:
-    """A converted vision tower: its configuration, its tensors, and which published keys they were."""
+    """A converted vision tower: its configuration, its tensors, and the published keys they come from."""
 
     config: VisionConfig
     dim: int
@@ -49,14 +49,15 @@ class VisionPart:
     tensors: Mapping[str, torch.Tensor]
     """``backbone.*`` and ``projection.*``, as `vision.build_vision_tower` takes them."""
     used: frozenset[str]
-    """Published keys accounted for, those knowingly left out included."""
+    """Published keys that are accounted for, including those left out on purpose."""
     notes: tuple[str, ...] = ()
-    """One sentence on everything that is not as published."""
+    """One sentence for each deviation from the published layout."""
 
 
 def openai_pixels(size: int) -> PreprocessConfig:
-    """Shortest side to ``size`` pixels, centre crop, OpenAI's mean and deviation: the processor of every OpenAI CLIP,
-    and what the training repository does before every tower of its own.
+    """Shorter side to ``size`` pixels, centre crop, OpenAI's mean and standard deviation.
+
+    This is the preprocessing of every OpenAI CLIP, and that of the training repository for all of its towers.
     """
     return PreprocessConfig(
         height=size,
@@ -67,13 +68,13 @@ def openai_pixels(size: int) -> PreprocessConfig:
 
 
 def read_checkpoint(source: Path) -> PublishedCheckpoint:
-    """Read a checkpoint: a ``.safetensors`` file, a ``.pt`` or ``.bin`` state dict, or a folder that holds one.
+    """Read a checkpoint: a ``.safetensors`` file, a ``.pt`` or ``.bin`` state dict, or a folder with one of these.
 
-    A state dict is read with ``weights_only``: no code of its own runs.
+    State dicts are read with ``weights_only``, which runs none of their code.
 
     Raises:
-        ModelError: no checkpoint there, more than one, one that is damaged, or a pickle that is more than tensors or
-            is named ``.safetensors``.
+        ModelError: there is no checkpoint, or more than one; it is damaged; or it is a pickle that holds more than
+            tensors or is named ``.safetensors``.
     """
     if not source.exists():
         raise ModelError(f"There is no checkpoint at {source}.")
@@ -83,17 +84,17 @@ def read_checkpoint(source: Path) -> PublishedCheckpoint:
         tensors |= _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     return PublishedCheckpoint(
         tensors=_without_prefixes(tensors),
-        # A lone file is read for what it is: a configuration beside it may be another model's.
+        # A configuration next to a single file may belong to another model.
         config=_read_config(source / "config.json") if source.is_dir() else {},
         files={path.name: file_sha256(path) for path in paths},
     )
 
 
 def detect_layout(names: Iterable[str]) -> LayoutName:
-    """Which layout key names are of.
+    """The layout that key names belong to.
 
     Raises:
-        ModelError: none; some names are listed.
+        ModelError: they belong to none; the message lists how they start.
     """
     names = list(names)
     if any(name.startswith(("vision_model.encoder.", "vision_model.embeddings.")) for name in names):
@@ -104,79 +105,79 @@ def detect_layout(names: Iterable[str]) -> LayoutName:
         return "eva02"
     starts = {".".join(name.split(".")[:2]) for name in names}
     raise ModelError(
-        "The checkpoint has no published LLM2CLIP layout: keys start with vision_model, visual.trunk or"
-        f" visual.blocks, but here the starts are {listed(starts)}."
+        "The checkpoint does not have an LLM2CLIP layout: keys should start with vision_model, visual.trunk or"
+        f" visual.blocks, but they start with {listed(starts)}."
     )
 
 
 def check_keys(what: str, wanted: Mapping[str, torch.Size], found: Mapping[str, torch.Tensor]) -> None:
-    """Hold tensors to the names and shapes of a tower.
+    """Compare tensors with the names and shapes of a tower.
 
     Raises:
-        ModelError: missing or unexpected keys, with their number and the first five, or another shape.
+        ModelError: keys are missing or unexpected, with their number and the first five; or a shape differs.
     """
     missing, extra = wanted.keys() - found.keys(), found.keys() - wanted.keys()
     if missing or extra:
         parts = [f"{word} {listed(keys)}" for word, keys in (("missing", missing), ("unexpected", extra)) if keys]
-        raise ModelError(f"Keys of the {what} do not fit: {'; '.join(parts)}.")
+        raise ModelError(f"The keys of the {what} do not fit: {'; '.join(parts)}.")
     for name, shape in wanted.items():
         if found[name].shape != shape:
             raise ModelError(f"{name} of the {what} is {list(found[name].shape)}, but {list(shape)} is needed.")
 
 
 def listed(names: Iterable[str]) -> str:
-    """How many names there are, and the first five."""
+    """The number of names and the first five of them."""
     names = sorted(names)
     return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})" if names else "none"
 
 
 def shapes_of(module: torch.nn.Module) -> dict[str, torch.Size]:
-    """Names and shapes of what a module loads."""
+    """Names and shapes of a module's parameters and buffers."""
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def side_of(name: str, positions: int) -> int:
-    """Rows of the square grid of patches that so many positions make.
+    """Side length, in patches, of the square grid that a number of positions makes.
 
     Raises:
-        ModelError: a number that is no square.
+        ModelError: the number is not a square.
     """
     side = math.isqrt(positions)
     if side * side != positions:
-        raise ModelError(f"{name} has {positions} patch positions, which make no square grid.")
+        raise ModelError(f"{name} has {positions} patch positions, which do not make a square grid.")
     return side
 
 
 def need(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
-    """A tensor that a tower's size is read from.
+    """A tensor from which a tower's size is read.
 
     Raises:
-        ModelError: it is not there.
+        ModelError: it is missing.
     """
     if name not in tensors:
-        raise ModelError(f"The checkpoint lacks {name}, which every one of its layout has.")
+        raise ModelError(f"The checkpoint lacks {name}, which its layout requires.")
     return tensors[name]
 
 
 def count_blocks(tensors: Mapping[str, torch.Tensor], prefix: str) -> int:
-    """Blocks whose keys start with ``prefix`` and a number."""
+    """Number of blocks, whose keys start with ``prefix`` and the block's number."""
     numbers = {name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)}
     return len(numbers)
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """What a folder's tensors lie in: safetensors before the state dicts of older publications."""
-    # Low-rank updates of PEFT may lie beside a checkpoint; they are the LLM's, not its.
+    """The checkpoint files of a folder; safetensors are preferred to state dicts."""
+    # PEFT updates in the same folder belong to the LLM, not to the checkpoint.
     if found := sorted(path for path in folder.glob("*.safetensors") if path.name != "adapter_model.safetensors"):
         whole = [path for path in found if path.name == "model.safetensors"]
         return whole or found
-    # The EVA02 repositories hold both; their authors measured the .pt, and the .bin is an image tower alone.
+    # The EVA02 repositories hold both: the authors measured with the .pt, and the .bin holds only an image tower.
     for pattern in ("*.pt", "*.bin"):
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
             raise ModelError(
-                f"{folder} holds {len(found)} checkpoints ({', '.join(path.name for path in found[:5])});"
-                " name one file instead of the folder."
+                f"{folder} holds {len(found)} checkpoints ({', '.join(path.name for path in found[:5])}).",
+                hint="Name one file instead of the folder.",
             )
         if found:
             return found
@@ -197,18 +198,18 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     try:
         try:
             raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # written before torch 1.6: no archive that could be mapped
+        except RuntimeError:  # written before torch 1.6, as a pickle that cannot be mapped
             raw = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on bytes that are no pickle an unpickler raises whatever they lead it to
+    except Exception as error:  # an unpickler may raise anything on bytes that are not a pickle
         raise ModelError(
-            f"{path} cannot be read as a state dict of tensors alone ({type(error).__name__}); if it is undamaged, save"
-            " its state dict with safetensors.torch.save_file where it was made."
+            f"{path} cannot be read as a state dict that holds only tensors ({type(error).__name__}); if it is not"
+            " damaged, save its tensors with safetensors.torch.save_file on a machine that trusts it."
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(raw, Mapping) and isinstance(raw.get(wrapper), Mapping):
             raw = raw[wrapper]
     if not isinstance(raw, Mapping) or not raw or not all(isinstance(value, torch.Tensor) for value in raw.values()):
-        raise ModelError(f"{path} holds no state dict: a mapping of names to tensors, alone or as 'state_dict'.")
+        raise ModelError(f"{path} holds no state dict, which maps names to tensors, at its top or as 'state_dict'.")
     return dict(raw)
 
 
@@ -227,5 +228,5 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(raw, dict):
-        raise ModelError(f"{path} is no model configuration: it holds a {type(raw).__name__}.")
+        raise ModelError(f"{path} is not a model configuration: it holds a {type(raw).__name__}.")
     return raw

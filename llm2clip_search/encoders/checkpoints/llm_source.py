@@ -1,4 +1,4 @@
-"""The LLM that a published checkpoint goes with: found by source, held to the adaptor's width, every key counted."""
+"""Find the LLM of a published checkpoint, and check its width and its keys."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from llm2clip_search.errors import ModelError
 LLAMA_3_8B = "hf:microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned"
 LLAMA_3_2_1B = "hf:microsoft/LLM2CLIP-Llama-3.2-1B-Instruct-CC-Finetuned"
 UNTUNED = "hf:meta-llama/Llama-3.1-8B-Instruct"
-"""Published without its tuning on captions, which lies beside the SigLIP 2 checkpoint as low-rank updates."""
+"""Not tuned on captions; its tuning is published with the SigLIP 2 checkpoint, as low-rank updates."""
 LLMS: dict[tuple[LayoutName, int], str] = {
     ("openai", 4096): LLAMA_3_8B,
     ("openai", 2048): LLAMA_3_2_1B,
@@ -24,56 +24,60 @@ LLMS: dict[tuple[LayoutName, int], str] = {
     ("eva02", 2048): LLAMA_3_2_1B,
     ("siglip2", 4096): UNTUNED,
 }
-"""The LLM that a layout's adaptor of a width was trained on."""
+"""The LLM that an adaptor was trained on, by layout and hidden width."""
 
 _MODEL_PREFIX = "model."
-"""In front of the decoder's keys where it was saved with its language-model head."""
+"""Prefix of the decoder's keys if it was saved with its language-model head."""
 _LEFT_OUT = ("lm_head.", "rotary_emb.inv_freq")
-"""Parts of keys that a caption tower has no use for: the head, and angles that are computed."""
+"""Parts of keys that a text tower does not use: the head, and angles that are computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LLMSource:
-    """An LLM on this disk."""
+    """An LLM on this machine."""
 
     reference: str
-    """Its source, pinned or absolute, as a model folder names it."""
+    """Its source as a model folder names it: pinned by commit, or an absolute path."""
     folder: Path
 
 
 def find_llm(source: str | None, *, layout: LayoutName, hidden: int) -> LLMSource:
-    """The LLM of an adaptor that takes ``hidden`` dimensions; without ``source`` the one it was trained on.
+    """The LLM for an adaptor whose input has ``hidden`` dimensions, fetched if it is not on this machine.
+
+    Args:
+        source: None takes the LLM that the adaptor was trained on.
 
     Raises:
-        ModelError: none fits or can be fetched, another architecture or width, or weights that are no safetensors or
-            lack keys.
+        ModelError: no published LLM fits, it cannot be fetched, its architecture or width is wrong, or its weights are
+            not safetensors or lack keys.
     """
     fits = LLMS.get((layout, hidden))
     wanted = source or fits
     if wanted is None:
-        raise ModelError(f"No published LLM fits an adaptor of {hidden} dimensions; name one with --llm.")
+        raise ModelError(f"No published LLM fits an adaptor of {hidden} dimensions.", hint="Name one with --llm.")
     fetched = fetch(wanted)
     try:
         raw: Any = json.loads((fetched.path / "config.json").read_text(encoding="utf-8"))
         kind, width = raw["model_type"], raw["hidden_size"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{wanted} is no folder of an LLM: its config.json cannot be read ({error!r}).") from error
+        raise ModelError(f"{wanted} is not an LLM's folder: its config.json cannot be read ({error!r}).") from error
     if kind not in FAMILIES:
-        raise ModelError(f"{wanted} is a {kind!r} model; LLM towers are: {', '.join(FAMILIES)}.")
+        raise ModelError(f"{wanted} is a {kind!r} model; supported LLMs are {', '.join(FAMILIES)}.")
     if width != hidden:
         raise ModelError(
-            f"The adaptor takes states of {hidden} dimensions, but {wanted} gives {width}: 4096 are the 8B's, 2048 the"
-            f" 1B's{f'; {fits} fits' if fits else ''}."
+            f"The adaptor takes states of {hidden} dimensions, but {wanted} has {width} (the 8B models have 4096, the"
+            f" 1B model 2048){f'; {fits} fits' if fits else ''}."
         )
     _check_weights(wanted, fetched.path)
-    if wanted.startswith("dir:"):  # from here on the path is the model folder's, not this process's
+    if wanted.startswith("dir:"):  # the model folder may be used from another working directory
         return LLMSource(reference=f"dir:{fetched.path.absolute()}", folder=fetched.path)
     pinned = f"{wanted.partition('@')[0]}@{fetched.revision}" if fetched.revision else wanted
     return LLMSource(reference=pinned, folder=fetched.path)
 
 
 def _check_weights(name: str, folder: Path) -> None:
-    """Hold the keys of an LLM's files to its architecture; transformers would fill what is missing with noise."""
+    """Compare the keys of an LLM's files with its architecture: transformers would fill missing ones with random
+    values."""
     from safetensors import SafetensorError, safe_open
 
     ensure_torchvision()
@@ -83,8 +87,8 @@ def _check_weights(name: str, folder: Path) -> None:
     if not paths:
         found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))[:3])
         raise ModelError(
-            f"{name} holds no *.safetensors{f' but pickles ({found})' if found else ''}; load it with transformers"
-            " where it is trusted, and save_pretrained writes them."
+            f"{name} holds no *.safetensors{f', but pickles ({found})' if found else ''}; transformers' save_pretrained"
+            " writes safetensors on a machine that trusts it."
         )
     keys: set[str] = set()
     for path in paths:
@@ -101,4 +105,4 @@ def _check_weights(name: str, folder: Path) -> None:
     missing, extra = wanted - found_keys, found_keys - wanted
     if missing or extra:
         parts = [f"{word} {listed(names)}" for word, names in (("missing", missing), ("unexpected", extra)) if names]
-        raise ModelError(f"Keys of {name} are not those of a {config.model_type}: {'; '.join(parts)}.")
+        raise ModelError(f"The keys of {name} are not those of a {config.model_type} model: {'; '.join(parts)}.")

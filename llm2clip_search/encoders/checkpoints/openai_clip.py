@@ -1,4 +1,4 @@
-"""OpenAI's vision towers as transformers names them, with the projection of 1280 that LLM2CLIP trained."""
+"""OpenAI's vision towers under transformers' names, with the projection to 1280 dimensions that LLM2CLIP trained."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,23 +22,23 @@ from llm2clip_search.errors import ModelError
 PREFIX = "vision_model."
 PROJECTION = "visual_projection."
 DROPPED = ("embeddings.position_ids",)
-"""Numbers from 0 on, which transformers stored with every model until its version 4.31."""
+"""Position indices, which transformers stored with every model before version 4.31."""
 
 _HEAD_WIDTH = 64
-"""Of every ViT that OpenAI published."""
+"""Width of an attention head in every ViT that OpenAI published."""
 
 
 def convert_openai(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> VisionPart:
-    """The vision tower of a checkpoint of layout ``openai``.
+    """Convert the vision tower of a checkpoint of layout ``openai``.
 
-    Sizes are read from the tensors; ``config`` (the folder's ``config.json``, possibly empty) says what these
-    cannot: the number of heads and the activation.
+    Sizes are read from the tensors; ``config``, the folder's ``config.json`` or empty, states what they do not show:
+    the number of heads and the activation.
 
     Raises:
-        ModelError: a configuration of another architecture or size, missing or unexpected keys.
+        ModelError: the configuration is that of another architecture or size, or keys are missing or unexpected.
     """
     if config and config.get("model_type") != "clip":
-        raise ModelError(f"config.json is of a {config.get('model_type')!r} model, but the tensors are of a CLIP.")
+        raise ModelError(f"config.json describes a {config.get('model_type')!r} model, but the tensors are a CLIP's.")
     tower = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
     stated = config.get("vision_config") or {}
     options = _options(tower, stated)
@@ -54,13 +54,13 @@ def convert_openai(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any
     weight = need(tensors, f"{PROJECTION}weight")
     if weight.shape[-1] != options["hidden_size"]:
         raise ModelError(
-            f"{PROJECTION}weight takes {weight.shape[-1]} dimensions, but the vision tower gives"
+            f"{PROJECTION}weight has {weight.shape[-1]} input dimensions, but the vision tower has"
             f" {options['hidden_size']}."
         )
     if config.get("projection_dim", weight.shape[0]) != weight.shape[0]:
         raise ModelError(
-            f"config.json says projection_dim {config['projection_dim']}, but {PROJECTION}weight gives"
-            f" {weight.shape[0]}."
+            f"config.json has projection_dim {config['projection_dim']}, but {PROJECTION}weight has"
+            f" {weight.shape[0]} output dimensions."
         )
     return VisionPart(
         config=VisionConfig(
@@ -69,7 +69,7 @@ def convert_openai(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any
             weights=None,
             projection=True,
             options=options,
-            # The published processor is transformers' own of OpenAI's CLIP, which begins a crop at the lower pixel.
+            # The published processor is transformers' for OpenAI's CLIP, which rounds a crop's start down.
             preprocess=replace(openai_pixels(options["image_size"]), crop_rounding="down"),
         ),
         dim=weight.shape[0],
@@ -79,7 +79,7 @@ def convert_openai(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any
 
 
 def openai_to_checkpoint(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A vision tower's ``backbone.*`` and ``projection.*`` under published names: the way back of `convert_openai`."""
+    """Rename a vision tower's ``backbone.*`` and ``projection.*`` to published names; inverse of `convert_openai`."""
     names = {"backbone.model.": PREFIX, "projection.": PROJECTION}
     return {
         theirs + name.removeprefix(ours): tensor
@@ -102,7 +102,7 @@ def _options(tower: Mapping[str, torch.Tensor], stated: Mapping[str, Any]) -> di
     }
     for key, value in measured.items():
         if stated.get(key, value) != value:
-            raise ModelError(f"config.json says vision_config.{key} {stated[key]}, but the tensors have {value}.")
+            raise ModelError(f"config.json has vision_config.{key} {stated[key]}, but the tensors have {value}.")
     heads = stated.get("num_attention_heads", width // _HEAD_WIDTH)
     if not heads or width % heads:
         raise ModelError(f"A vision tower of width {width} cannot have {heads} attention heads.")

@@ -1,4 +1,4 @@
-"""Low-rank updates as PEFT stores them, to those of a model folder (see `lora`)."""
+"""Low-rank updates: from PEFT's format to that of a model folder (see `lora`)."""
 
 import json
 import re
@@ -13,15 +13,17 @@ from llm2clip_search.errors import ModelError
 
 _KEY = re.compile(r"(?:base_model\.)?(?:model\.)*(?P<layer>layers\.\d+\..+)\.lora_(?P<half>[AB])(?:\.\w+)?\.weight")
 _UNREADABLE = {"use_dora": False, "bias": "none", "modules_to_save": None, "fan_in_fan_out": False}
-"""Options of PEFT that change more than a product of two matrices, and the value without effect."""
+"""PEFT options under which an update is more than a product of two matrices, with the value that disables them."""
 
 
 def read_peft(folder: Path) -> dict[str, torch.Tensor]:
-    """The updates of a PEFT folder as ``<layer>.down`` and ``<layer>.up``, the scale folded into ``up`` in float32.
+    """Read the updates of a PEFT folder as ``<layer>.down`` and ``<layer>.up``, with the scale folded into ``up``.
+
+    ``up`` becomes float32.
 
     Raises:
-        ModelError: no readable folder of PEFT, another method than LoRA, an option that is more than LoRA, or keys
-            that are none of its.
+        ModelError: the folder cannot be read, its method is not LoRA, it uses an option beyond plain LoRA, or it has
+            other keys.
     """
     settings_path, path = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     try:
@@ -29,14 +31,14 @@ def read_peft(folder: Path) -> dict[str, torch.Tensor]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{settings_path} is not readable: {error}.") from error
     if settings.get("peft_type") != "LORA":
-        raise ModelError(f"{settings_path} is of method {settings.get('peft_type')!r}; LORA is what can be merged.")
+        raise ModelError(f"{settings_path} has method {settings.get('peft_type')!r}; only LORA can be merged.")
     for key, harmless in _UNREADABLE.items():
         if settings.get(key) not in (harmless, None, [], False):
-            raise ModelError(f"{settings_path} sets {key} to {settings[key]!r}, which is no plain low-rank update.")
+            raise ModelError(f"{settings_path} sets {key} to {settings[key]!r}, which is not a plain low-rank update.")
     tensors = _read(path)
     matches = {name: match for name in tensors if (match := _KEY.fullmatch(name))}
     if extra := tensors.keys() - matches.keys():
-        raise ModelError(f"{path} has keys that are no low-rank updates: {listed(extra)}.")
+        raise ModelError(f"{path} has keys that are not low-rank updates: {listed(extra)}.")
     halves = {
         f"{match['layer']}.{'down' if match['half'] == 'A' else 'up'}": tensors[name] for name, match in matches.items()
     }
@@ -58,12 +60,12 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _scale(settings: Mapping[str, Any], layer: str) -> float:
-    """alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA (Kalajdzievski, arXiv 2312.03732)."""
+    """``alpha / r``, or ``alpha / sqrt(r)`` with rank-stabilised LoRA (Kalajdzievski, arXiv 2312.03732)."""
     rank = _of_layer(settings.get("rank_pattern") or {}, layer, settings["r"])
     alpha = _of_layer(settings.get("alpha_pattern") or {}, layer, settings["lora_alpha"])
     return float(alpha / (rank**0.5 if settings.get("use_rslora") else rank))
 
 
 def _of_layer(pattern: Mapping[str, float], layer: str, default: float) -> float:
-    """PEFT's own rule: the first pattern that the end of the layer's name matches."""
+    """PEFT's rule: the first pattern that matches the end of the layer's name."""
     return next((value for key, value in pattern.items() if re.fullmatch(rf"(?:.*\.)?{key}", layer)), default)

@@ -1,4 +1,4 @@
-"""SigLIP 2 vision towers of the training repository: timm's own names, attention pooling, no projection."""
+"""SigLIP 2 vision towers of the training repository: timm's names, attention pooling, no projection."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,22 +23,23 @@ ARCHITECTURE = "vit_so400m_patch14_siglip_224"
 _SO400M = (1152, 27, 14, 224)
 """Width, blocks, patch side and image side of the published tower."""
 _HEAD_WIDTHS = {1152: 72, 1536: 96}
-"""Of So400m and Giant; 64 elsewhere (Zhai et al., arXiv 2303.15343; Tschannen et al., arXiv 2502.14786)."""
+"""Width of an attention head by tower width: So400m and Giant. It is 64 in the others (Zhai et al., arXiv 2303.15343;
+Tschannen et al., arXiv 2502.14786)."""
 
 
 def siglip_pixels(size: int) -> PreprocessConfig:
-    """Both sides to ``size`` pixels, mean and deviation 0.5: Google's own processor of SigLIP 2."""
+    """Both sides to ``size`` pixels, mean and standard deviation 0.5: Google's preprocessing of SigLIP 2."""
     return PreprocessConfig(height=size, width=size, resize="squash")
 
 
 def convert_siglip2(tensors: Mapping[str, torch.Tensor]) -> VisionPart:
-    """The vision tower of a checkpoint of layout ``siglip2``.
+    """Convert the vision tower of a checkpoint of layout ``siglip2``.
 
-    Pixels are prepared as the training repository does it before this tower too (crop, OpenAI's mean and
-    deviation): its tuned weights saw those, although Google's SigLIP 2 takes `siglip_pixels`.
+    Its preprocessing is the training repository's (crop, OpenAI's mean and standard deviation), because its weights
+    were tuned with that, although Google's SigLIP 2 uses `siglip_pixels`.
 
     Raises:
-        ModelError: missing or unexpected keys.
+        ModelError: keys are missing or unexpected.
     """
     found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
     patch = need(found, "patch_embed.proj.weight")
@@ -76,5 +77,5 @@ def convert_siglip2(tensors: Mapping[str, torch.Tensor]) -> VisionPart:
 
 
 def siglip2_to_checkpoint(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A vision tower's ``backbone.*`` under published names: the way back of `convert_siglip2`."""
+    """Rename a vision tower's ``backbone.*`` to published names; the inverse of `convert_siglip2`."""
     return {PREFIX + name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}

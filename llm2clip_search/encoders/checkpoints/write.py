@@ -1,8 +1,8 @@
-"""The way back of `convert`: a model folder under the names in which LLM2CLIP checkpoints are published.
+"""Write a model folder as an LLM2CLIP checkpoint in its published layout; the inverse of `convert`.
 
-A tower of OpenAI's gives the Hugging Face layout (``config.json``, ``model.safetensors``), EVA02 and SigLIP 2 the
-training repository's state dict (``model.pt``, as its own code reads it). Tensors keep name and bits of the checkpoint
-that was converted; rotary angles, which are no weights, are computed as the repository computes them.
+A model with an OpenAI tower is written in the Hugging Face layout (``config.json``, ``model.safetensors``), one with
+EVA02 or SigLIP 2 as the training repository's state dict (``model.pt``). Tensors have the names and bits of the
+checkpoint that was converted; rotary angles, which are not weights, are computed as the repository computes them.
 """
 
 import json
@@ -24,18 +24,19 @@ from llm2clip_search.errors import ModelError
 
 _WRITERS = {"openai": openai_to_checkpoint, "eva02": eva02_to_checkpoint, "siglip2": siglip2_to_checkpoint}
 _LOGIT_SCALE = 4.6052
-"""ln 100, where training caps it: of a model that was trained here and holds none."""
+"""ln 100, the limit during training; written for models that were trained here, which do not store it."""
 _HEAD_WIDTH = 64
-"""Of the published EVA02 towers."""
+"""Width of an attention head in the published EVA02 towers."""
 _ROPE_GRID = 16
-"""Patches a side that EVA02's rotary positions are stretched to (Fang et al., arXiv 2303.11331)."""
+"""Side, in patches, of the grid that EVA02's rotary positions are scaled to (Fang et al., arXiv 2303.11331)."""
+_ONNX = "--to onnx exports any model."
 
 
 def write_checkpoint(model: Model, folder: Path) -> str:
-    """Write the published layout of a model into an empty folder; returns a line on what it is.
+    """Write a model in its published layout to an empty folder; returns a line that describes it.
 
     Raises:
-        ModelError: a model that no published layout can hold, or tensors that cannot be read.
+        ModelError: no published layout can hold the model, or its tensors cannot be read.
     """
     layout = _layout(model)
     vision, text = model.tensors("vision"), model.tensors("text")
@@ -53,14 +54,14 @@ def write_checkpoint(model: Model, folder: Path) -> str:
         save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
         _write_openai_config(model, folder / "config.json", tensors)
     else:
-        # Clones, because torch.save writes whole storages, and a mapped file's tensors share one.
+        # torch.save writes whole storages, and the tensors of a mapped file share one, so they are cloned.
         with (folder / "model.pt").open("wb") as file:
             torch.save({name: tensor.clone() for name, tensor in tensors.items()}, file)
-    return f"layout {layout}, {len(tensors)} tensors, to be read with the LLM {model.config.text.weights}"
+    return f"layout {layout}, {len(tensors)} tensors, for the LLM {model.config.text.weights}"
 
 
 def write_peft(updates: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """An LLM's low-rank updates as PEFT stores them, the scale left in ``up``: the way back of `read_peft`."""
+    """Write an LLM's low-rank updates in PEFT's format; the inverse of `read_peft`, with the scale left in ``up``."""
     from safetensors.torch import save_file
 
     ranks = {name.removesuffix(".down"): t.shape[0] for name, t in updates.items() if name.endswith(".down")}
@@ -79,25 +80,27 @@ def write_peft(updates: Mapping[str, torch.Tensor], folder: Path) -> None:
     }
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    halves = {
-        f"base_model.model.{layer}.{half}.weight": updates[f"{layer}.{ours}"].contiguous()
+    matrices = {
+        f"base_model.model.{layer}.{letter}.weight": updates[f"{layer}.{ours}"].contiguous()
         for layer in ranks
-        for half, ours in (("lora_A", "down"), ("lora_B", "up"))
+        for letter, ours in (("lora_A", "down"), ("lora_B", "up"))
     }
-    save_file(halves, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(matrices, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _layout(model: Model) -> LayoutName:
-    """Raises ModelError where captions or pixels would not be what a reader of the layout makes of it."""
+    """Raises ModelError if a reader of the layout would compute other embeddings than this model."""
     vision, name = model.config.vision, model.reference
     architecture = vision.architecture
     layout: LayoutName
     if model.config.querybank:
-        raise ModelError(f"The towers of {name} end in a querybank, which no LLM2CLIP layout holds; --to onnx does.")
+        raise ModelError(
+            f"The towers of {name} end in querybank normalisation, which no LLM2CLIP layout can hold.", hint=_ONNX
+        )
     if vision.weights is not None or vision.library == "open_clip":
         raise ModelError(
             f"The vision tower of {name} is published elsewhere ({vision.weights}); the LLM2CLIP layout is for models"
-            " that hold theirs, as converted ones do."
+            " whose folder holds its vision tower, as converted ones do."
         )
     if vision.library == "transformers" and vision.projection:
         layout = "openai"
@@ -108,8 +111,9 @@ def _layout(model: Model) -> LayoutName:
     else:
         raise ModelError(
             f"The vision tower of {name} is {architecture or 'a CLIP ViT'} of {vision.library}"
-            f"{'' if vision.projection else ' without a projection'}, but the LLM2CLIP layout holds OpenAI's ViT,"
-            " EVA02 or SigLIP 2; --to onnx takes any."
+            f"{'' if vision.projection else ' without a projection'}, but the LLM2CLIP layouts hold OpenAI's ViT,"
+            " EVA02 or SigLIP 2.",
+            hint=_ONNX,
         )
     _check_captions(model.config.text, layout, name)
     return layout
@@ -143,13 +147,14 @@ def _check_captions(text: TextConfig, layout: LayoutName, name: str) -> None:
     for key, value in implied.items():
         if found[key] != value:
             raise ModelError(
-                f"The text tower of {name} has {key} {found[key]!r}, but readers of the LLM2CLIP layout {layout} take"
-                f" {value!r} for granted; --to onnx --tower text takes any."
+                f"The text tower of {name} has {key} {found[key]!r}, but readers of the LLM2CLIP layout {layout} assume"
+                f" {value!r}.",
+                hint="--to onnx --tower text exports any text tower.",
             )
 
 
 def _scalars(model: Model) -> dict[str, torch.Tensor]:
-    assert model.folder is not None, "models whose tensors are their own lie in a folder"
+    assert model.folder is not None, "a model that holds its own tensors has a folder"
     found = mapped_tensors(model.folder / "model.safetensors", keep=lambda name: name in KEPT_SCALARS)
     return {"logit_scale": torch.tensor(_LOGIT_SCALE)} | found
 
@@ -170,7 +175,7 @@ def _write_openai_config(model: Model, path: Path, tensors: Mapping[str, torch.T
 
 
 def _rotary_angles(vision: Mapping[str, torch.Tensor], head_width: int) -> dict[str, torch.Tensor]:
-    """``freqs_cos`` and ``freqs_sin`` of the tower and, as the repository registers them again, of every block."""
+    """``freqs_cos`` and ``freqs_sin`` of the tower and of every block, where the repository registers them again."""
     positions = vision["backbone.pos_embed"]
     side = round((positions.shape[1] - 1) ** 0.5)
     half = head_width // 2

@@ -1,7 +1,7 @@
-"""Stage 1: an LLM learns that captions of one photograph mean the same (Huang et al., section 3.1).
+"""Stage 1: fine-tune an LLM on captions, so that captions of one photograph are close (Huang et al., section 3.1).
 
-LoRA updates of a decoder with bidirectional attention, supervised InfoNCE over pairs of captions of
-one photograph, every other photograph of the batch a negative.
+LoRA on a decoder with bidirectional attention, with supervised InfoNCE over pairs of captions of one photograph; the
+other photographs of the batch are the negatives.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,37 +27,37 @@ from llm2clip_search.training.runtime.sharding import distribute_module
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, lora_tensors
 from llm2clip_search.training.tasks.losses import info_nce, require_negatives
 
-STATISTICS = 4096
-"""Captions that the statistics of pooled states are taken from."""
+STATISTICS_CAPTIONS = 4096
+"""Number of captions that the statistics of pooled states are computed from."""
 EVALUATION_BATCH = 128
-"""Captions that go through the LLM at a time where no gradient is kept."""
+"""Captions in one forward pass of the LLM without gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionLLMRecipe:
-    """Stage 1, all of it but the data."""
+    """Stage 1, except for the data."""
 
     text: TextConfig
     lora: LoraRecipe
     loop: LoopRecipe
     batch_size: int
-    """Pairs a step, over all ranks."""
+    """Pairs per step, over all ranks."""
     micro_batch: int
-    """Captions that go through the LLM at a time, of similar length."""
+    """Captions in one forward pass of the LLM, of similar length."""
     gradient_cache: bool = False
-    """Embed twice and hold the graph of one micro-batch only; see `gradcache`."""
+    """Embed twice and keep the graph of only one micro-batch in memory; see `gradcache`."""
     gradient_checkpointing: bool = False
     temperature: float = 0.05
     lang_weights: Mapping[str, float]
-    """Of drawing a batch's language, for queries and for positives; unnamed languages have weight 1."""
+    """Sampling weights of a batch's languages, for queries and for positives; languages not listed have weight 1."""
     instructions: Instructions = field(default_factory=Instructions)
     bf16: bool = True
     max_train_tokens: int = 128
-    """A training caption is cut here."""
+    """Longer training captions are truncated."""
 
 
 class CaptionLLMTask:
-    """What one step of stage 1 computes; see `loop.Task`."""
+    """The task of stage 1; see `loop.Task`."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class CaptionLLMTask:
         self.llm = CaptionLLM(load_llm(recipe.text.weights), recipe.text)
         add_lora(self.llm.model, recipe.lora, recipe.loop.seed)
         if world.device == "cpu":
-            # torch's fused CPU kernel takes twice as long as plain products on captions of twenty tokens.
+            # For captions of twenty tokens, torch's fused CPU kernel takes twice as long as plain products.
             self.llm.model.set_attn_implementation("eager")
         if recipe.gradient_checkpointing:
             self.llm.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -86,9 +86,9 @@ class CaptionLLMTask:
 
     @torch.no_grad()
     def _standardise(self) -> None:
-        """Take the statistics of the untuned LLM's states; they stay as they are."""
+        """Set the mean and deviation of the untuned LLM's pooled states; training does not change them."""
         draws = generator(self.recipe.loop.seed, 0, "statistics")
-        rows = draws.choice(len(self.pairs.texts), size=min(STATISTICS, len(self.pairs.texts)), replace=False)
+        rows = draws.choice(len(self.pairs.texts), size=min(STATISTICS_CAPTIONS, len(self.pairs.texts)), replace=False)
         texts = [self.pairs.texts[row] for row in rows]
         parts, _ = micro_batches_by_length(self.tokenize.count(texts), -(-len(texts) // EVALUATION_BATCH))
         states = torch.cat([self._pooled([texts[row] for row in part.tolist()]) for part in parts])
@@ -105,7 +105,7 @@ class CaptionLLMTask:
         own, negatives = self.world.slice(count), self.world.slice(total - count)
         positives = batch.gallery[:count]
         local = [*batch.queries[own], *positives[own], *batch.gallery[count:][negatives]]
-        said = [*batch.instructions[own], *[""] * (len(local) - len(batch.queries[own]))]
+        instructions = [*batch.instructions[own], *[""] * (len(local) - len(batch.queries[own]))]
         number = self.world.num_micro_batches(count, count, total - count, size=self.recipe.micro_batch)
         parts, inverse = micro_batches_by_length(self.tokenize.count(local), number)
         queries = len(batch.queries[own])
@@ -113,7 +113,7 @@ class CaptionLLMTask:
         def encode(part: int) -> torch.Tensor:
             seed_torch(self.recipe.loop.seed, step, "dropout", self.world.rank, part)
             rows = parts[part].tolist()
-            return self.embed([local[row] for row in rows], [said[row] for row in rows])
+            return self.embed([local[row] for row in rows], [instructions[row] for row in rows])
 
         def loss_of(embedded: torch.Tensor) -> torch.Tensor:
             embedded = embedded[inverse.to(embedded.device)]
@@ -127,7 +127,7 @@ class CaptionLLMTask:
         return {"loss": float(loss)}
 
     def _loss(self, batch: PairBatch, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-        """InfoNCE both ways; what describes the query's photograph too is no negative."""
+        """Symmetric InfoNCE; captions that also describe the query's photograph are not negatives."""
         scale, count = 1.0 / self.recipe.temperature, len(queries)
         same = batch.same_photograph().to(queries.device)
         forward = info_nce(queries, gallery, scale, same)
@@ -135,7 +135,7 @@ class CaptionLLMTask:
         return (forward + backward) / 2.0
 
     def embed(self, texts: Sequence[str], instructions: Sequence[str] | None = None) -> torch.Tensor:
-        """Unit vectors float32 ``[n, width]``."""
+        """Embed captions: float32 ``[n, width]``, L2-normalised."""
         return F.normalize(self._pooled(texts, instructions), dim=-1)
 
     def _pooled(self, texts: Sequence[str], instructions: Sequence[str] | None = None) -> torch.Tensor:
@@ -153,17 +153,17 @@ class CaptionLLMTask:
         return {"caption_retrieval": caption_retrieval_accuracy(self.embed_dev(), self.dev[1])}
 
     def similarities(self) -> Similarities | None:
-        """Of dev's captions that ask and that answer in `evaluate`; None without a dev split."""
+        """Similarities between the queries and the gallery of `evaluate`; None without a dev split."""
         if self.dev is None:
             return None
         vectors, image_of = self.embed_dev(), self.dev[1]
-        asks, answers = queries_and_gallery(image_of)
-        return Similarities.between(vectors[asks], vectors[answers], image_of[asks], image_of[answers])
+        queries, gallery = queries_and_gallery(image_of)
+        return Similarities.between(vectors[queries], vectors[gallery], image_of[queries], image_of[gallery])
 
     @torch.no_grad()
     def embed_dev(self) -> np.ndarray:
-        """Unit vectors float32 ``[n, width]`` of dev's captions."""
-        assert self.dev is not None, "asked for only where there is a dev split"
+        """Embed dev's captions: float32 ``[n, width]``, L2-normalised."""
+        assert self.dev is not None, "the recipe has a dev split"
         texts, _ = self.dev
         self.llm.eval()
         lengths = self.tokenize.count(texts)
@@ -173,7 +173,7 @@ class CaptionLLMTask:
         return out
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What was trained, as a model folder names it; every rank must ask."""
+        """The trained tensors, by their names in a model folder; collective."""
         tensors = {f"text.lora.{name}": tensor for name, tensor in lora_tensors(self.llm.model).items()}
         if self.recipe.text.standardised:
             tensors |= {"text.states.mean": self.llm.mean.cpu(), "text.states.std": self.llm.std.cpu()}

@@ -1,7 +1,7 @@
-"""Stage 2: a vision tower and an adaptor learn from stored caption embeddings with the CLIP loss.
+"""Stage 2: train a vision tower and an adaptor on images and stored caption embeddings with the CLIP loss.
 
-The LLM never runs here (Huang et al., section 3.2): captions come from a caption store, so that a step
-costs what its images cost, however large the LLM is.
+The LLM does not run in this stage (Huang et al., section 3.2). Caption embeddings come from a caption store, so the
+cost of a step is that of its images, however large the LLM is.
 """
 
 import copy
@@ -43,52 +43,53 @@ from llm2clip_search.training.tasks.vision_training import (
     trained_tensors,
 )
 
-STATISTICS = 1024
-"""Images that the statistics of vision features are taken from."""
+STATISTICS_IMAGES = 1024
+"""Number of images that the statistics of vision features are computed from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecipe:
-    """Stage 2, all of it but the data and the LLM."""
+    """Stage 2, except for the data and the LLM."""
 
     model: ModelConfig
-    """What is made; its text tower's LLM is replaced by the caption store's."""
+    """The model to train; the LLM of its text tower is replaced by that of the caption store."""
     loop: LoopRecipe
     batch_size: int
-    """Images a step, over all ranks."""
+    """Images per step, over all ranks."""
     micro_batch: int
-    """Images that go through the vision tower at a time."""
+    """Images in one forward pass of the vision tower."""
     gradient_cache: bool = False
-    """Embed twice and hold the graph of one micro-batch only; see `gradcache`."""
+    """Embed twice and keep the graph of only one micro-batch in memory; see `gradcache`."""
     loss: Literal["clip", "siglip"] = "clip"
     temperature: float = 0.07
-    """At the start; learnt, and never below 0.01."""
+    """Initial temperature; it is learned, with a minimum of 0.01."""
     captions_per_image: int = 1
-    """Captions of an image that a step compares it with, each within a batch of its own: the images are
-    embedded once for all of them."""
+    """Captions per image and step. Each is compared in a contrastive batch of its own; the images are embedded once
+    for all of them."""
     long_ratio: float = 0.5
-    """Share of long captions where an image has both classes."""
+    """Probability of a long caption for images with captions of both length classes."""
     lang_weights: Mapping[str, float] = field(default_factory=dict)
-    """Of drawing a caption of a language; unnamed languages have weight 1."""
+    """Sampling weights of captions by language; languages not listed have weight 1."""
     vision: VisionTraining = field(default_factory=VisionTraining)
     keep: Distillation | None = None
-    """How what CLIP knew is kept; None lets it go."""
+    """Distillation that preserves CLIP's knowledge; None for none."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     kept_views: int = 0
-    """Views of an image that pass the frozen start of the vision tower once, before training; a step shows
-    one of them. 0 draws a new view, and runs the whole tower, every time."""
+    """Cached views per image: augmented views that pass through the frozen prefix of the vision tower once, before
+    training. Each step uses one of them. 0 draws a new view every time and runs the whole tower."""
     vision_dropout: float = 0.0
-    """On the vision tower's features."""
+    """Dropout on the vision tower's features."""
     text_dropout: float = 0.0
-    """In the adaptor's blocks and before its projection."""
+    """Dropout in the adaptor's blocks and before its projection."""
     querybank_size: int = 2000
-    """Training images that the model's `querybank` is made of, where it has one, and a caption of each: a long one
-    if there is any. Long captions gain most from it; banks of short ones, or of all, help them less."""
+    """Size of the querybank, if the model has one: training images, with one caption each, a long one if there is
+    any. Long captions gain most from the querybank; banks of short or mixed captions help them less."""
     caption_noise: float = 0.0
-    """Deviation of Gaussian noise added to caption embeddings, in units of their own deviation."""
+    """Standard deviation of Gaussian noise on caption embeddings, relative to their own standard deviation."""
     bf16: bool = False
     max_missing: float = 0.01
-    """Share of images without captions, and of captions without images, that is skipped."""
+    """Largest accepted fraction of images without captions, and of captioned images that are missing; both are
+    skipped."""
 
     def __post_init__(self) -> None:
         if self.model.querybank and self.querybank_size < 1:
@@ -98,7 +99,7 @@ class ClipRecipe:
 
 
 class ClipTask:
-    """What one step of stage 2 computes; see `loop.Task`."""
+    """The task of stage 2; see `loop.Task`."""
 
     def __init__(
         self,
@@ -109,7 +110,11 @@ class ClipTask:
         scratch: Path,
         progress: Progress,
     ) -> None:
-        """``scratch`` is a folder for what may be computed once and is of no use afterwards."""
+        """Load the vision tower and set up the heads.
+
+        Args:
+            scratch: folder for cached views, which are of no use after training.
+        """
         captioned, captions, store = data.captioned, data.captions, data.store
         self.recipe, self.store, self.dev, self.world = recipe, store, data.dev, world
         self.data = ImageCaptionSampler(
@@ -129,8 +134,8 @@ class ClipTask:
         without_projection = replace(model.vision, projection=False)
         tower = build_vision_tower(without_projection, dim=model.tower_dim, folder=None, tensors={}).to(world.device)
         mark_trained(tower.backbone, recipe.vision, recipe.loop.seed)
-        remembers = recipe.keep is not None and recipe.keep.vision > 0.0
-        original = copy.deepcopy(tower.backbone) if remembers else None  # a sharded tower cannot be copied
+        distils = recipe.keep is not None and recipe.keep.vision > 0.0
+        original = copy.deepcopy(tower.backbone) if distils else None  # before sharding, which prevents copies
         distribute_module(tower.backbone, blocks_of(tower.backbone), world)
         self.vision_groups = trained_groups(tower.backbone, recipe.vision)
         pixels = ImagePixels(
@@ -138,8 +143,8 @@ class ClipTask:
         )
         self.vision = VisionFeatures(tower, captioned, pixels, micro_batch=recipe.micro_batch, bf16=recipe.bf16)
         if original is not None:
-            self.vision.remember(original)
-        sample = self.vision.of(captioned.image_ids[:STATISTICS])
+            self.vision.keep_original(original)
+        sample = self.vision.features_of(captioned.image_ids[:STATISTICS_IMAGES])
         self.caption_width = store.info.width - (0 if model.text.clip else store.info.clip_width)
         assert model.text.adaptor is not None, "a recipe's model has an adaptor"
         torch.manual_seed(recipe.loop.seed)
@@ -154,21 +159,21 @@ class ClipTask:
             text_dropout=recipe.text_dropout,
         ).to(world.device)
         if recipe.kept_views:
-            self._keep_views(scratch, progress)
+            self._cache_views(scratch, progress)
 
-    def _keep_views(self, scratch: Path, progress: Progress) -> None:
+    def _cache_views(self, scratch: Path, progress: Progress) -> None:
         recipe = self.recipe
-        made_of = [recipe.kept_views, recipe.loop.seed, asdict(recipe.augmentation), asdict(recipe.vision)]
-        name = json_sha256([*made_of, asdict(recipe.model.vision), self.vision.captioned.image_ids])[:16]
+        inputs = [recipe.kept_views, recipe.loop.seed, asdict(recipe.augmentation), asdict(recipe.vision)]
+        name = json_sha256([*inputs, asdict(recipe.model.vision), self.vision.captioned.image_ids])[:16]
         path = scratch / f"views-{name}.npy"
         if self.world.is_main:
-            self.vision.keep(recipe.kept_views, path, progress)
+            self.vision.cache_views(recipe.kept_views, path, progress)
         self.world.barrier()
-        self.vision.keep(recipe.kept_views, path, progress)
+        self.vision.cache_views(recipe.kept_views, path, progress)
 
     def groups(self) -> list[ParameterGroup]:
         heads = dict(self.heads.named_parameters(prefix="heads"))
-        # Every rank sees the whole gradient of what only the gathered loss uses.
+        # Only the gathered loss uses these, so every rank computes their complete gradient.
         complete = {name: heads.pop(name) for name in ("heads.log_scale", "heads.bias")}
         return [
             *self.vision_groups,
@@ -182,64 +187,63 @@ class ClipTask:
         require_negatives(torch.from_numpy(batch.images))
         number = self.world.num_micro_batches(count, size=self.recipe.micro_batch)
         parts = np.array_split(np.arange(own.start, own.stop), number)
-        captions = self._captions(batch, own, step)
+        captions = self._stored_embeddings(batch, own, step)
         self.heads.train()
         keep = self.recipe.keep
         if keep is not None and step < keep.text_steps:
-            return self._learn_clip_texts(keep, captions, batch, own, step)
+            return self._distill_clip_texts(keep, captions, batch, own, step)
         originals: dict[int, torch.Tensor] = {}
 
         def encode(part: int) -> torch.Tensor:
             seed_torch(self.recipe.loop.seed, step, "image dropout", int(parts[part][0]))
-            started = self.vision.started(batch, parts[part], step)
+            outputs = self.vision.prefix_outputs(batch, parts[part], step)
             if keep is not None and keep.vision and part not in originals:
-                originals[part] = F.normalize(self.vision.original(started), dim=-1)
-            return self.heads.images(self.vision.features(started))
+                originals[part] = F.normalize(self.vision.original_features(outputs), dim=-1)
+            return self.heads.image_vectors(self.vision.features(outputs))
 
         def loss_of(images: torch.Tensor) -> torch.Tensor:
-            # The adaptor runs within the loss: its own graph is small, and the images' is held or cached.
+            # The adaptor runs as part of the loss, because its graph is small; gradient caching is for the images.
             seed_torch(self.recipe.loop.seed, step, "caption dropout", own.start)
             everyone = self.world.gather(images, count)
             losses = [
-                self._loss(everyone, self.world.gather(self.heads.captions(embedded), count), rows)
+                self._loss(everyone, self.world.gather(self.heads.caption_vectors(embedded), count), rows)
                 for embedded, rows in zip(captions, batch.captions.T, strict=True)
             ]
             loss = torch.stack(losses).mean()
             if keep is not None and keep.vision:
                 before = torch.cat([originals[part] for part in range(len(parts))])
-                loss = loss + keep.vision * distillation_loss(
-                    everyone, self.world.gather(before, count), keep.structure
-                )
+                original = self.world.gather(before, count)
+                loss = loss + keep.vision * distillation_loss(everyone, original, keep.structure)
             return loss
 
         loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
         return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
 
-    def _learn_clip_texts(
+    def _distill_clip_texts(
         self, keep: Distillation, captions: list[torch.Tensor], batch: ImageBatch, own: slice, step: int
     ) -> dict[str, float]:
-        """A step of the warm-up: the adaptor alone, towards what CLIP's text tower gives the same captions."""
+        """A warm-up step: train only the adaptor, towards the embeddings of CLIP's text tower."""
         count = len(batch.images)
         seed_torch(self.recipe.loop.seed, step, "caption dropout", own.start)
         losses = []
         for embedded, rows in zip(captions, batch.captions[own].T, strict=True):
             stored = torch.from_numpy(self.store.embeddings(self.positions[rows])[:, -self.store.info.clip_width :])
             clip = F.normalize(stored.float().to(self.world.device), dim=-1)
-            learnt = self.world.gather(self.heads.captions(embedded), count)
+            learnt = self.world.gather(self.heads.caption_vectors(embedded), count)
             losses.append(distillation_loss(learnt, self.world.gather(clip, count), keep.structure))
         loss = torch.stack(losses).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": float(loss.detach()), "temperature": float(1.0 / self.heads.scale.detach())}
 
     def _loss(self, images: torch.Tensor, captions: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        """Equal captions of two images are no negatives of each other."""
+        """The contrastive loss, in which equal captions of two images are not negatives of each other."""
         same = shared_positives(torch.from_numpy(self.caption_ids[rows])).to(images.device)
         if self.recipe.loss == "siglip":
             return siglip_loss(images, captions, self.heads.scale, self.heads.bias, same)
         return clip_loss(images, captions, self.heads.scale, same)
 
-    def _captions(self, batch: ImageBatch, own: slice, step: int) -> list[torch.Tensor]:
-        """Stored embeddings of this rank's captions, one tensor ``[n, width]`` for each of an image's captions."""
+    def _stored_embeddings(self, batch: ImageBatch, own: slice, step: int) -> list[torch.Tensor]:
+        """Stored embeddings of this rank's captions: a tensor ``[n, width]`` for each of the captions per image."""
         out = []
         for number, rows in enumerate(batch.captions[own].T):
             vectors = torch.from_numpy(self.store.embeddings(self.positions[rows])[:, : self.caption_width]).float()
@@ -251,7 +255,7 @@ class ClipTask:
         return out
 
     def evaluate(self) -> dict[str, float]:
-        """Recalls on dev, language by language; the mean of the first one's comes first and decides."""
+        """Recalls on dev by language; the mean recall of the first language comes first and selects checkpoints."""
         if self.dev is None:
             return {}
         images, captions = self._dev_vectors(self.dev.captions)
@@ -264,33 +268,37 @@ class ClipTask:
 
     @torch.no_grad()
     def embed_dev_images(self) -> np.ndarray:
-        """Unit vectors float32 ``[n, tower_dim]`` of dev's images, before any querybank."""
-        assert self.dev is not None, "asked for only where there is a dev split"
+        """Embed dev's images, without querybank normalisation: float32 ``[n, tower_dim]``, L2-normalised."""
+        assert self.dev is not None, "the recipe has a dev split"
         self.heads.eval()
-        features = self.vision.of(self.dev.image_ids, self.dev.files, keep=True)
-        vectors: np.ndarray = self.heads.images(features).cpu().numpy()
+        features = self.vision.features_of(self.dev.image_ids, self.dev.files, keep=True)
+        vectors: np.ndarray = self.heads.image_vectors(features).cpu().numpy()
         return vectors
 
     def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
-        """Unit vectors float32 ``[n, tower_dim]`` of dev's captions in a language, before any querybank, and their
-        images' places."""
-        assert self.dev is not None, "asked for only where there is a dev split"
+        """Embed dev's captions in a language, without querybank normalisation.
+
+        Returns:
+            float32 ``[n, tower_dim]``, L2-normalised, and int64 ``[n]``, the index of each caption's image.
+        """
+        assert self.dev is not None, "the recipe has a dev split"
         embedded, image_of = self.dev.captions[lang]
         return self._embed_stored(embedded).cpu().numpy(), image_of
 
     def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
-        """Unit vectors float32 ``[n, tower_dim]`` of training captions, by their rows in the caption table."""
+        """Embed training captions, given by their rows in the caption table: float32 ``[n, tower_dim]``."""
         return self._embed_stored(self.store.embeddings(self.positions[rows]))
 
     @torch.no_grad()
     def _embed_stored(self, embedded: np.ndarray) -> torch.Tensor:
-        """Rows of a caption store ``[n, store width]`` to unit vectors float32 ``[n, tower_dim]``."""
+        """Map stored embeddings ``[n, store width]`` to float32 ``[n, tower_dim]``, L2-normalised."""
         self.heads.eval()
-        return self.heads.captions(torch.from_numpy(embedded[:, : self.caption_width]).float().to(self.world.device))
+        own = torch.from_numpy(embedded[:, : self.caption_width]).float()
+        return self.heads.caption_vectors(own.to(self.world.device))
 
     @torch.no_grad()
     def _querybank(self) -> dict[TowerName, QuerybankNorm]:
-        """What both towers' vectors are normalised by, as the heads are now; empty where the model has none."""
+        """Querybank normalisation of both towers for the current weights; empty if the model has none."""
         strength, captioned = self.recipe.model.querybank, self.vision.captioned
         if not strength:
             return {}
@@ -298,7 +306,8 @@ class ClipTask:
         draws, size = generator(self.recipe.loop.seed, 0, "querybank"), self.recipe.querybank_size
         chosen = draws.permutation(len(captioned.image_ids))[:size]
         captions = self._embed_rows(np.array([self._bank_caption(draws, int(image)) for image in chosen]))
-        images = self.heads.images(self.vision.of([captioned.image_ids[image] for image in chosen], keep=True))
+        features = self.vision.features_of([captioned.image_ids[image] for image in chosen], keep=True)
+        images = self.heads.image_vectors(features)
         scale = float(self.heads.scale)
         return {
             "vision": QuerybankNorm.fit("vision", strength, own=images, bank=captions, scale=scale),
@@ -306,13 +315,17 @@ class ClipTask:
         }
 
     def _bank_caption(self, draws: np.random.Generator, image: int) -> int:
-        """Row of a caption of an image, one of its long ones if there are any."""
+        """Draw the row of one of an image's captions, a long one if there is any."""
         rows = self.vision.captioned.caption_rows[image]
         long = rows[self.is_long[rows]]
         return int(draws.choice(long if len(long) else rows))
 
     def _dev_vectors(self, langs: Iterable[str]) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
-        """Of dev's images and, by language, of its captions with their images' places: what an encoder will give."""
+        """Vectors of dev as the finished encoder returns them, with querybank normalisation.
+
+        Returns:
+            The images' vectors, and by language the captions' vectors with the index of each caption's image.
+        """
         norms = self._querybank()
 
         def normalised(tower: TowerName, vectors: np.ndarray) -> np.ndarray:
@@ -327,7 +340,7 @@ class ClipTask:
         }
 
     def similarities(self) -> Similarities | None:
-        """Of dev's images with the captions of the first language; None without a dev split."""
+        """Similarities of dev's images with the captions of the first language; None without a dev split."""
         if self.dev is None:
             return None
         images, by_lang = self._dev_vectors(list(self.dev.captions)[:1])
@@ -335,10 +348,10 @@ class ClipTask:
         return Similarities.between(captions, images, image_of, np.arange(len(images)))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Of the model folder: heads and changed parts of the backbone, matrices halved; every rank must ask."""
+        """Tensors for the model folder: heads and trained parts of the backbone, matrices in float16; collective."""
         changed = trained_tensors(self.vision.tower.backbone)
-        halves = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in changed.items()}
-        kept = {f"vision.backbone.{name}": tensor.cpu().contiguous() for name, tensor in halves.items()}
+        float16 = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in changed.items()}
+        kept = {f"vision.backbone.{name}": tensor.cpu().contiguous() for name, tensor in float16.items()}
         tensors = self.heads.tensors() | kept
         for norm in self._querybank().values():
             tensors |= norm.tensors()

@@ -1,4 +1,4 @@
-"""What stage 2 is trained on and evaluated on: read, matched and checked."""
+"""Reads, matches and checks the data that stage 2 is trained and evaluated on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,23 +19,23 @@ from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity
 
 @dataclass(frozen=True, kw_only=True)
 class Dev:
-    """What checkpoints are judged by."""
+    """The dev split, which checkpoints are evaluated on."""
 
     files: ImageFiles
     image_ids: list[str]
     captions: dict[str, tuple[np.ndarray, np.ndarray]]
-    """By language: float16 embeddings ``[n, width]``, and int64 ``[n]`` places in ``image_ids``. The first
-    language decides."""
+    """By language: stored embeddings ``[n, width]``, and the index of each caption's image in ``image_ids``, int64
+    ``[n]``. The first language selects the best checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipData:
-    """What is trained on, and what by."""
+    """Images, captions, caption embeddings and dev split of stage 2."""
 
     files: ImageFiles
     captioned: CaptionedImages
     captions: pa.Table
-    """See `caption_table.CAPTION_SCHEMA`; the table that ``captioned`` counts the rows of."""
+    """The table with `caption_table.CAPTION_SCHEMA` whose rows ``captioned`` refers to."""
     store: CaptionStore
     dev: Dev | None
 
@@ -43,11 +43,20 @@ class ClipData:
 def read_clip_data(
     data: DataRecipe, *, root: Path, llm: LLMFolder, store: Path, clip: TextConfig | None, max_missing: float
 ) -> tuple[ClipData, dict[str, int]]:
-    """Everything that stage 2 is given, checked, and what was counted.
+    """Read the data of stage 2.
+
+    Args:
+        root: the folder that paths in ``data`` are relative to.
+        store: folder of the caption store.
+        clip: the CLIP text tower whose embeddings the store has to hold; None if none is needed.
+        max_missing: see `image_captions.match_captions`.
+
+    Returns:
+        The data, and its counts by name.
 
     Raises:
-        CorpusError: images or captions that are not there, or do not belong together.
-        StoreError: a store of another LLM, or without some of dev's captions.
+        CorpusError: images or captions are missing or do not match.
+        StoreError: the store was made by another LLM or CLIP, or lacks some of dev's captions.
     """
     opened = CaptionStore(store)
     opened.require_models(llm.fingerprint, llm.folder, clip=clip_identity(clip))
@@ -61,9 +70,8 @@ def read_clip_data(
         held_out_hashes=frozenset(dev.files.content_hashes.values()) if dev is not None else frozenset(),
         held_out_photos=held_out_by(data, root),
     )
-    return ClipData(
-        files=files, captioned=captioned, captions=captions, store=opened, dev=dev
-    ), counts | captioned.counts
+    read = ClipData(files=files, captioned=captioned, captions=captions, store=opened, dev=dev)
+    return read, counts | captioned.counts
 
 
 def _dev(data: DataRecipe, root: Path, store: CaptionStore) -> Dev | None:
@@ -71,12 +79,12 @@ def _dev(data: DataRecipe, root: Path, store: CaptionStore) -> Dev | None:
         return None
     files = ImageFiles.scan(root, data.dev_images)
     ids = list(files)
-    place = {image: row for row, image in enumerate(ids)}
+    index_of = {image: index for index, image in enumerate(ids)}
     table, _ = read_caption_table(root, [data.dev])
     found = [files.find(image) for image in table["image_id"].to_pylist()]
     if None in found:
-        raise CorpusError(f"{found.count(None):,} dev captions are of images that {', '.join(data.dev_images)} lacks.")
-    image_of = np.array([place[str(image)] for image in found], dtype=np.int64)
+        raise CorpusError(f"The images of {found.count(None):,} dev captions are not in {', '.join(data.dev_images)}.")
+    image_of = np.array([index_of[str(image)] for image in found], dtype=np.int64)
     embedded = store.embeddings(store.positions(table["caption_id"].to_numpy()))
     langs = np.array(table["lang"].to_pylist())
     order = data.dev.langs or tuple(dict.fromkeys(langs.tolist()))

@@ -1,4 +1,4 @@
-"""Towers as shapes without numbers, on torch's meta device: what they hold and cost, before anything is fetched."""
+"""Towers without weights, on torch's meta device, so that dry runs can count their parameters and operations."""
 
 import json
 import logging
@@ -13,12 +13,12 @@ from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.vision import with_pooled_modules
-from llm2clip_search.errors import ModelError
+from llm2clip_search.errors import ModelError, first_line
 
 
 @dataclass(frozen=True, kw_only=True)
 class LLMShape:
-    """A decoder's configuration, as far as it decides size and cost; names are transformers' own."""
+    """The part of a decoder's configuration that determines size and cost, with the names of transformers."""
 
     model_type: str = "llama"
     vocab_size: int
@@ -28,7 +28,7 @@ class LLMShape:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int | None = None
-    """None where it is the hidden size over the heads."""
+    """None if it is the hidden size divided by the number of heads."""
 
 
 _LLAMA3_8B = LLMShape(
@@ -72,34 +72,38 @@ LLM_SHAPES = {
     "SmolLM2-135M": _SMOLLM2_135M,
     "gemma-3-270m": _GEMMA3_270M,
 }
-"""By a part of the source's name, from the ``config.json`` each is published with; the Llamas' are behind a gate."""
+"""Shapes by a part of the source's name, from the published ``config.json`` files; those of Llama are gated."""
 
 
 def llm_shape(source: str) -> LLMShape:
-    """The shape of an LLM that need not be here; nothing is fetched.
+    """The shape of an LLM; nothing is fetched.
 
     Raises:
-        ModelError: neither in the table above nor a folder with a decoder's configuration.
+        ModelError: the LLM is neither in `LLM_SHAPES` nor a folder with a decoder's configuration.
     """
     if shape := next((shape for name, shape in LLM_SHAPES.items() if name in source), None):
         return shape
     fields = LLMShape.__dataclass_fields__
     try:
         if not source.startswith("dir:"):
-            raise KeyError("it is not on this disk")
+            raise KeyError("not on this disk")
         raw = json.loads((fetch(source).path / "config.json").read_text(encoding="utf-8"))
         return LLMShape(**{name: raw[name] for name in fields if name in raw})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"The shape of {source} is not known ({error}); a dry run knows {', '.join(LLM_SHAPES)} and dir:PATH."
+            f"The shape of {source} is not known ({first_line(error)}); dry runs know {', '.join(LLM_SHAPES)} and"
+            " dir:PATH."
         ) from error
 
 
 def empty_llm(config: TextConfig, blocks: int = 0) -> CaptionLLM:
-    """A text tower's LLM on the meta device; with ``blocks`` one of so many, whose last state is pooled.
+    """The LLM of a text tower on the meta device.
+
+    Args:
+        blocks: number of blocks, if not the LLM's own; the state after the last one is then pooled.
 
     Raises:
-        ModelError: an LLM of unknown shape.
+        ModelError: the shape of the LLM is not known.
     """
     assert config.weights is not None, "an LLM text tower names its weights"
     shape = llm_shape(config.weights)
@@ -115,20 +119,21 @@ def empty_llm(config: TextConfig, blocks: int = 0) -> CaptionLLM:
 
 
 def empty_backbone(config: VisionConfig, device: str = "meta") -> nn.Module:
-    """A vision tower's backbone with the numbers it is initialised with, or none on the meta device.
+    """The backbone of a vision tower, with random weights, or without weights on the meta device.
 
     Raises:
-        ModelError: an architecture that its library does not know, or one of transformers, whose folder says it.
+        ModelError: its library does not know the architecture, or the library is transformers, where only the
+            model's folder defines it.
     """
     ensure_torchvision()
     build = {"timm": _empty_timm, "open_clip": _empty_open_clip}.get(config.library)
     if build is None:
-        raise ModelError(f"A dry run knows the shapes of timm's and open_clip's towers, not of {config.library}'s.")
+        raise ModelError(f"Dry runs know the shapes of towers of timm and open_clip, not of {config.library}.")
     with torch.device(device):
         try:
             return with_pooled_modules(build(config.architecture, device), config).eval()
         except RuntimeError as error:
-            raise ModelError(f"{config.library} knows no architecture {config.architecture!r}.") from error
+            raise ModelError(f"{config.library} has no architecture {config.architecture!r}.") from error
 
 
 def _empty_timm(architecture: str, device: str) -> nn.Module:
@@ -141,7 +146,7 @@ def _empty_timm(architecture: str, device: str) -> nn.Module:
 def _empty_open_clip(architecture: str, device: str) -> nn.Module:
     import open_clip
 
-    # It warns that no weights are loaded, which is the point.
+    # open_clip warns that no weights are loaded, which is intended.
     logging.disable(logging.WARNING)
     try:
         visual: nn.Module = open_clip.create_model(architecture, pretrained=None, device=device).visual
@@ -151,13 +156,13 @@ def _empty_open_clip(architecture: str, device: str) -> nn.Module:
 
 
 def clip_width(config: TextConfig | None) -> int:
-    """Of a CLIP text tower's embeddings, which stand behind an LLM's states; 0 for none.
+    """Width of a CLIP text tower's embeddings, which follow the LLM's states in a caption store; 0 for no tower.
 
     Raises:
-        ModelError: a tower of transformers, whose folder says its width.
+        ModelError: the tower is one of transformers, where only the model's folder defines the width.
     """
     if config is None:
         return 0
     if config.library != "open_clip":
-        raise ModelError(f"A dry run knows the text towers of open_clip, not of {config.library}: {config.weights}.")
+        raise ModelError(f"Dry runs know the text towers of open_clip, not of {config.library}: {config.weights}.")
     return open_clip_model(f"{config.architecture}/{config.weights}").dim

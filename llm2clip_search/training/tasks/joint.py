@@ -1,7 +1,7 @@
-"""The baseline that stage 2 is measured against: the same, but the LLM learns too, by LoRA, within every step.
+"""The joint baseline of stage 2: the same training, but with the LLM trained in every step, by LoRA.
 
-No caption store can serve it: each step embeds its captions anew and carries gradients through the LLM
-(Huang et al., table A4, "LoRA LLM").
+It cannot use a caption store: each step embeds its captions and backpropagates through the LLM (Huang et al., table
+A4, "LoRA LLM").
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,23 +28,23 @@ from llm2clip_search.training.tasks.losses import require_negatives
 
 @dataclass(frozen=True, kw_only=True)
 class JointRecipe:
-    """Stage 2, and how the LLM learns beside it."""
+    """Stage 2, and how the LLM is trained along with it."""
 
     stage2: ClipRecipe
     lora: LoraRecipe
     llm_scale: float
-    """Of stage 2's learning rate, for the LLM's updates."""
+    """Factor on stage 2's learning rate for the LLM's low-rank updates."""
     micro_batch: int
-    """Captions that go through the LLM at a time, of similar length."""
+    """Captions in one forward pass of the LLM, of similar length."""
     gradient_checkpointing: bool
     max_train_tokens: int
 
 
 def joint_recipe(stage1: CaptionLLMRecipe, stage2: ClipRecipe) -> JointRecipe:
-    """The baseline of a recipe: its stage 2, with the updates and the learning rate that its stage 1 gives the LLM.
+    """The joint baseline of a recipe: its stage 2, with LoRA and the LLM's learning rate as in its stage 1.
 
-    Gradients are cached, as the LLM's graph over a whole batch fits no machine. What stage 2 takes from CLIP's
-    own text tower is left out: the LLM alone is compared.
+    Gradients are cached, because the LLM's graph of a whole batch does not fit in memory. CLIP's own text tower is
+    not used: the comparison is about the LLM alone.
     """
     model = stage2.model
     return JointRecipe(
@@ -60,7 +60,7 @@ def joint_recipe(stage1: CaptionLLMRecipe, stage2: ClipRecipe) -> JointRecipe:
 
 
 class JointTask(ClipTask):
-    """What one step of the baseline computes; see `loop.Task`."""
+    """The task of the joint baseline; see `loop.Task`."""
 
     def __init__(
         self,
@@ -73,12 +73,16 @@ class JointTask(ClipTask):
         scratch: Path,
         progress: Progress,
     ) -> None:
-        """``dev_texts`` are dev's captions by language, in the order of ``data.dev``."""
+        """Set up stage 2 and load the LLM.
+
+        Args:
+            dev_texts: dev's captions by language, in the order of ``data.dev``.
+        """
         super().__init__(recipe.stage2, data, world=world, scratch=scratch, progress=progress)
         self.joint, self.dev_texts = recipe, dev_texts
         self.texts: list[str] = data.captions["caption"].to_pylist()
         embedder = llm.embedder(world.device)
-        assert isinstance(embedder.states, CaptionLLM), "only the LLM is asked for"
+        assert isinstance(embedder.states, CaptionLLM), "no CLIP text tower was requested"
         self.llm, self.tokenize = embedder.states, embedder.tokenize
         add_lora(self.llm.model, recipe.lora, recipe.stage2.loop.seed)
         if recipe.gradient_checkpointing:
@@ -94,25 +98,28 @@ class JointTask(ClipTask):
         require_negatives(torch.from_numpy(batch.images))
         size = own.stop - own.start
         images = np.array_split(np.arange(own.start, own.stop), -(-size // self.recipe.micro_batch))
-        # The first caption of every image, then the second of every image.
-        said = [self.texts[row] for row in batch.captions[own].T.reshape(-1)]
-        captions, inverse = micro_batches_by_length(self.tokenize.count(said), -(-len(said) // self.joint.micro_batch))
+        # The first caption of every image, then the second of every image, and so on.
+        texts = [self.texts[row] for row in batch.captions[own].T.reshape(-1)]
+        captions, inverse = micro_batches_by_length(
+            self.tokenize.count(texts), -(-len(texts) // self.joint.micro_batch)
+        )
         self.heads.train()
         self.llm.train()
 
         def encode(part: int) -> torch.Tensor:
             seed_torch(self.recipe.loop.seed, step, "joint dropout", own.start, part)
             if part < len(images):
-                return self.heads.images(self.vision.features(self.vision.started(batch, images[part], step)))
+                outputs = self.vision.prefix_outputs(batch, images[part], step)
+                return self.heads.image_vectors(self.vision.features(outputs))
             rows = captions[part - len(images)].tolist()
-            return self.heads.captions(self._pooled([said[row] for row in rows]))
+            return self.heads.caption_vectors(self._pooled([texts[row] for row in rows]))
 
         def loss_of(embedded: torch.Tensor) -> torch.Tensor:
             everyone = self.world.gather(embedded[:size], count)
-            told = embedded[size:][inverse.to(embedded.device)].split(size)  # type: ignore[no-untyped-call]
+            ordered = embedded[size:][inverse.to(embedded.device)].split(size)  # type: ignore[no-untyped-call]
             losses = [
                 self._loss(everyone, self.world.gather(part, count), rows)
-                for part, rows in zip(told, batch.captions.T, strict=True)
+                for part, rows in zip(ordered, batch.captions.T, strict=True)
             ]
             return torch.stack(losses).mean()
 
@@ -120,23 +127,24 @@ class JointTask(ClipTask):
         return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
 
     def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
-        """As `ClipTask` does, by the LLM as it is now."""
-        assert self.dev is not None, "asked for only where there is a dev split"
-        return self._embed(self.dev_texts[lang]).cpu().numpy(), self.dev.captions[lang][1]
+        """As in `ClipTask`, but with the LLM's current weights instead of stored embeddings."""
+        assert self.dev is not None, "the recipe has a dev split"
+        return self._embed_texts(self.dev_texts[lang]).cpu().numpy(), self.dev.captions[lang][1]
 
     def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
-        return self._embed([self.texts[row] for row in rows])
+        return self._embed_texts([self.texts[row] for row in rows])
 
     @torch.no_grad()
-    def _embed(self, texts: Sequence[str]) -> torch.Tensor:
-        """Unit vectors float32 ``[n, tower_dim]``."""
+    def _embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embed captions: float32 ``[n, tower_dim]``, L2-normalised."""
         self.heads.eval()
         self.llm.eval()
         lengths, size = self.tokenize.count(texts), self.joint.micro_batch
-        return self.heads.captions(embed_by_length(lengths, size, lambda r: self._pooled([texts[row] for row in r])))
+        pooled = embed_by_length(lengths, size, lambda rows: self._pooled([texts[row] for row in rows]))
+        return self.heads.caption_vectors(pooled)
 
     def _pooled(self, texts: Sequence[str]) -> torch.Tensor:
-        """float32 ``[n, width]``."""
+        """Pooled states of captions, float32 ``[n, width]``."""
         tokens = (torch.from_numpy(array[:, : self.joint.max_train_tokens]) for array in self.tokenize(texts))
         with autocast(self.world.device, self.recipe.bf16):
             pooled: torch.Tensor = self.llm(*(array.to(self.world.device) for array in tokens))

@@ -1,4 +1,4 @@
-"""A caption-tuned LLM on disk: ``llm.json``, ``model.safetensors`` (its updates), ``tokenizer.json``."""
+"""The folder of a caption-tuned LLM: ``llm.json``, ``model.safetensors`` (low-rank updates), ``tokenizer.json``."""
 
 import json
 from collections.abc import Sequence
@@ -26,25 +26,28 @@ EMBED_BATCH = 128
 
 @dataclass(frozen=True)
 class LLMFolder:
-    """What stage 1 wrote."""
+    """A caption-tuned LLM that stage 1 wrote."""
 
     folder: Path
     text: TextConfig
-    """Without adaptor and CLIP text tower: stage 2 adds them."""
+    """Without adaptor and CLIP text tower, which stage 2 adds."""
     fingerprint: str
-    """16 hex digits, equal if and only if two LLMs give the same embeddings."""
+    """16 hex digits; equal if and only if two LLMs give the same embeddings."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Of ``model.safetensors``, names as in a model folder."""
+        """Tensors of ``model.safetensors``, named as in a model folder."""
         from safetensors.torch import load_file
 
         return load_file(self.folder / "model.safetensors")
 
     def embedder(self, device: str, clip: TextConfig | None = None) -> "CaptionEmbedder":
-        """The LLM, loaded with its updates merged; with ``clip`` that text tower's embedding behind its state.
+        """Load the LLM and merge its low-rank updates.
+
+        Args:
+            clip: a CLIP text tower whose embeddings follow the LLM's states.
 
         Raises:
-            ModelError: weights that cannot be fetched or do not fit.
+            ModelError: weights cannot be fetched or do not fit.
         """
         text = replace(self.text, clip=clip)
         own = {name.removeprefix("text."): tensor for name, tensor in self.tensors().items()}
@@ -54,7 +57,7 @@ class LLMFolder:
 
 @dataclass(frozen=True)
 class CaptionEmbedder:
-    """Captions to what an adaptor reads: the LLM's pooled states, not normalised where they stand alone."""
+    """Embeds captions as input for an adaptor: the LLM's pooled states, normalised only if CLIP's follow them."""
 
     states: CaptionLLM | FusedStates
     tokenize: CaptionTokenizer
@@ -66,19 +69,19 @@ class CaptionEmbedder:
 
     @property
     def clip_width(self) -> int:
-        """Of the last columns, which are CLIP's."""
+        """Number of columns at the end that are CLIP's."""
         return self.states.clip.width if isinstance(self.states, FusedStates) else 0
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 ``[n, width]``."""
+        """Embed captions: float32 ``[n, width]``."""
         lengths = self.tokenize.count(texts)
         pooled = embed_by_length(lengths, EMBED_BATCH, lambda rows: self._pooled([texts[row] for row in rows]))
         vectors: np.ndarray = pooled.float().cpu().numpy()
         return vectors
 
     def unit(self, texts: Sequence[str]) -> np.ndarray:
-        """The same, each L2-normalised, as captions are compared with each other."""
+        """Embed captions to compare them with each other: float32 ``[n, width]``, L2-normalised."""
         vectors = self(texts)
         unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
@@ -90,7 +93,7 @@ class CaptionEmbedder:
 
 
 def clip_identity(clip: TextConfig | None) -> str:
-    """A CLIP text tower as a caption store names it, source and fingerprint; empty for none."""
+    """Source and fingerprint of a CLIP text tower, as caption stores name it; empty for none."""
     if clip is None:
         return ""
     source = f"open_clip:{clip.architecture}/{clip.weights}" if clip.library == "open_clip" else clip.weights
@@ -100,7 +103,7 @@ def clip_identity(clip: TextConfig | None) -> str:
 
 
 def write_llm(folder: Path, text: TextConfig, tensors: dict[str, torch.Tensor]) -> None:
-    """Write all but the tokenizer; ``tensors`` are named as in a model folder."""
+    """Write the folder except for the tokenizer; ``tensors`` are named as in a model folder."""
     from safetensors.torch import save_file
 
     save_file(tensors, folder / "model.safetensors")
@@ -109,10 +112,10 @@ def write_llm(folder: Path, text: TextConfig, tensors: dict[str, torch.Tensor]) 
 
 
 def read_llm(folder: Path) -> LLMFolder:
-    """Read ``llm.json``; weights stay on the disk.
+    """Read ``llm.json``; no weights are loaded.
 
     Raises:
-        ModelError: a folder that stage 1 did not write, or not to its end.
+        ModelError: stage 1 did not write the folder, or did not finish.
     """
     path = folder / "llm.json"
     try:
@@ -123,7 +126,9 @@ def read_llm(folder: Path) -> LLMFolder:
         decisive = [raw["text"], file_sha256(folder / "model.safetensors"), file_sha256(folder / "tokenizer.json")]
     except OSError as error:
         missing = Path(error.filename).name if error.filename else "llm.json"
-        raise ModelError(f"{folder} is no caption-tuned LLM: it has no {missing}; train captions makes one.") from error
+        raise ModelError(
+            f"{folder} is not a caption-tuned LLM: it has no {missing}.", hint="Create one with train captions."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} does not describe a caption-tuned LLM: {error!r}.") from error
     return LLMFolder(folder, text, json_sha256(decisive)[:16])

@@ -1,6 +1,6 @@
-"""Low-rank updates (Hu et al., arXiv 2106.09685) while they are trained; peft holds them.
+"""Training of low-rank updates (LoRA; Hu et al., arXiv 2106.09685) with peft.
 
-Afterwards they are tensors of a model folder, see `encoders.lora`.
+The trained updates become tensors of a model folder, see `encoders.lora`.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.training.runtime.sharding import full_tensor
 
 LLM_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The linear layers of a decoder block, as transformers names them."""
+"""Linear layers of a decoder block, by their names in transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraRecipe:
-    """Which linear layers are updated, and how much."""
+    """Which linear layers get low-rank updates, and of which rank."""
 
     rank: int = 16
     alpha: int = 32
@@ -29,7 +29,7 @@ class LoraRecipe:
 
 
 def add_lora(module: nn.Module, recipe: LoraRecipe, seed: int) -> None:
-    """Freeze the module and add trainable updates in place; they start at no change."""
+    """Freeze a module and add trainable low-rank updates in place; initially they change nothing."""
     ensure_torchvision()
     import peft
 
@@ -42,7 +42,7 @@ def add_lora(module: nn.Module, recipe: LoraRecipe, seed: int) -> None:
 
 
 def lora_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """``<layer>.down`` and ``<layer>.up`` of every update, float16, the scale folded in; every rank must ask."""
+    """``<layer>.down`` and ``<layer>.up`` of every update, float16, with the scale folded in; collective."""
     tensors = {}
     for name, layer in _updated(module):
         down, up = _factors(layer)
@@ -52,7 +52,7 @@ def lora_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def merged_lora(module: nn.Module) -> dict[str, torch.Tensor]:
-    """``<layer>.weight`` of every updated layer, the update added; every rank must ask."""
+    """``<layer>.weight`` of every updated layer, with the update merged; collective."""
     tensors = {}
     for name, layer in _updated(module):
         down, up = _factors(layer)
@@ -67,6 +67,6 @@ def _updated(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _factors(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """``[rank, in]`` and ``[out, rank]``, the scale folded into the second."""
+    """Factors ``[rank, in]`` and ``[out, rank]`` of an update, with the scale folded into the second."""
     down, up = full_tensor(layer.lora_A["default"].weight), full_tensor(layer.lora_B["default"].weight)
     return down, up * layer.scaling["default"]

@@ -1,7 +1,7 @@
-"""Features of images, in training and on dev; what the frozen start of the tower makes of them is kept.
+"""Features of images, in training and on dev, with cached outputs of the tower's frozen prefix.
 
-A kept view costs only the trained blocks. `nano` trains the last two of seven stages, so that a step is spared
-the first five, which work on the largest maps.
+A cached view only has to pass through the trained blocks. `nano` trains the last two of seven stages, so its steps
+skip the first five, which work on the largest feature maps.
 """
 
 import copy
@@ -25,43 +25,41 @@ from llm2clip_search.training.tasks.vision_training import split_backbone
 
 
 class VisionFeatures:
-    """A vision tower over images by id."""
+    """Runs a vision tower on images given by id."""
 
     def __init__(
         self, tower: VisionTower, captioned: CaptionedImages, pixels: ImagePixels, *, micro_batch: int, bf16: bool
     ) -> None:
-        self.tower, self.captioned, self.pixels, self.micro_batch, self.bf16 = (
-            tower,
-            captioned,
-            pixels,
-            micro_batch,
-            bf16,
-        )
+        self.tower, self.captioned, self.pixels = tower, captioned, pixels
+        self.micro_batch, self.bf16 = micro_batch, bf16
         self.device = tower.mean.device
-        self._start: nn.Module = nn.Identity()
+        self._prefix: nn.Module = nn.Identity()
         self._rest: nn.Module = tower.backbone
         self._original: nn.Module | None = None
         self._views: np.ndarray | None = None
-        self._plain: dict[tuple[bool, str], torch.Tensor] = {}  # training images and dev's may be named alike
+        self._cached: dict[
+            tuple[bool, str], torch.Tensor
+        ] = {}  # keyed by set too: dev images may have the ids of training images
         if not any(parameter.requires_grad for parameter in tower.backbone.parameters()):
-            self._start, self._rest = tower.backbone, nn.Identity()
-        elif parts := split_backbone(
-            tower.backbone, tower.normalise(self._tensor(pixels.plain(captioned.image_ids[:2])))
-        ):
-            self._start, self._rest = parts
+            self._prefix, self._rest = tower.backbone, nn.Identity()
+            return
+        sample = tower.normalise(self._tensor(pixels.plain(captioned.image_ids[:2])))
+        if parts := split_backbone(tower.backbone, sample):
+            self._prefix, self._rest = parts
 
     @torch.no_grad()
-    def keep(self, views: int, path: Path, progress: Progress) -> None:
-        """Put ``views`` views of every training image through the frozen start, float16, into ``path``.
+    def cache_views(self, views: int, path: Path, progress: Progress) -> None:
+        """Use cached prefix outputs of ``views`` views of every training image, float16, stored in ``path``.
 
-        A file that is there is whole, and taken as it is: its name must say what it was made of.
+        The file is written if it does not exist; an existing one is used without checks, so its name has to identify
+        the images, the tower and the augmentation.
 
         Raises:
-            ModelError: a tower whose frozen start cannot be told from the rest.
+            ModelError: the tower cannot be split into a frozen prefix and the rest.
         """
         if self._rest is self.tower.backbone:
             raise ModelError(
-                "This vision tower cannot be cut behind its frozen blocks; the recipe's kept_views must be 0."
+                "This vision tower cannot be split after its frozen blocks, so the recipe's kept_views has to be 0."
             )
         if not path.exists():
             remove_leftovers(path)
@@ -78,67 +76,73 @@ class VisionFeatures:
             pixels = self.pixels.augmented(
                 [ids[image] for image in images], [caption_rows[image] for image in images], 0, flat.tolist()
             )
-            started = self._run(self._start, self.tower.normalise(self._tensor(pixels)))
+            outputs = self._run(self._prefix, self.tower.normalise(self._tensor(pixels)))
             if out is None:
-                shape = (len(ids), views, *started.shape[1:])
+                shape = (len(ids), views, *outputs.shape[1:])
                 out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-            out[images, numbers] = started.half().cpu().numpy()
+            out[images, numbers] = outputs.half().cpu().numpy()
             progress("views", int(flat[-1]) + 1, len(ids) * views, {})
         assert out is not None, "there are images"
         out.flush()
 
     @torch.no_grad()
-    def of(self, image_ids: Sequence[str], files: ImageFiles | None = None, *, keep: bool = False) -> torch.Tensor:
-        """Features float32 ``[n, width]`` of images as they are; ``keep`` remembers them for the next time."""
+    def features_of(
+        self, image_ids: Sequence[str], files: ImageFiles | None = None, *, keep: bool = False
+    ) -> torch.Tensor:
+        """Features float32 ``[n, width]`` of images without augmentation; ``keep`` caches the prefix outputs."""
         parts = [image_ids[start : start + self.micro_batch] for start in range(0, len(image_ids), self.micro_batch)]
         out = []
         for part in parts:
             keys = [(files is None, image) for image in part]
-            started = [self._plain[key] for key in keys if key in self._plain]
-            if len(started) == len(part):
-                x = torch.stack(started).to(self.device)
+            cached = [self._cached[key] for key in keys if key in self._cached]
+            if len(cached) == len(part):
+                x = torch.stack(cached).to(self.device)
             else:
-                plain = self.tower.normalise(self._tensor(self.pixels.plain(part, files)))
-                x = self._run(self._start, plain)
+                x = self._run(self._prefix, self.tower.normalise(self._tensor(self.pixels.plain(part, files))))
             if keep and self._rest is not self.tower.backbone:
-                self._plain |= dict(zip(keys, x.cpu(), strict=True))
+                self._cached |= dict(zip(keys, x.cpu(), strict=True))
             out.append(self._finish(self._rest, x))
         return torch.cat(out)
 
-    def remember(self, backbone: nn.Module) -> None:
-        """Hold frozen what is trained as it is now, for `original`; ``backbone`` is a copy, whole on this rank."""
+    def keep_original(self, backbone: nn.Module) -> None:
+        """Keep the tower as it is now, frozen, for `original_features`.
+
+        Args:
+            backbone: a copy of the tower, complete on this rank.
+        """
         kept = backbone if self._rest is self.tower.backbone else copy.deepcopy(self._rest)
         self._original = kept.requires_grad_(False)
 
-    def started(self, batch: ImageBatch, rows: np.ndarray, step: int) -> torch.Tensor:
-        """What the frozen start makes of some of a step's images, one view of each: ``[len(rows), ...]``."""
+    def prefix_outputs(self, batch: ImageBatch, rows: np.ndarray, step: int) -> torch.Tensor:
+        """Outputs of the frozen prefix for one view of each of the batch's images in ``rows``: ``[len(rows), ...]``."""
         images = batch.images[rows]
         if self._views is not None:
-            numbers = generator(self.pixels.seed, step, "view").integers(self._views.shape[1], size=len(batch.images))
-            return self._tensor(self._views[images, numbers[rows]]).float()
+            views = generator(self.pixels.seed, step, "view").integers(self._views.shape[1], size=len(batch.images))
+            return self._tensor(self._views[images, views[rows]]).float()
         ids = [self.captioned.image_ids[image] for image in images]
         captions = [batch.captions[row] for row in rows]
         pixels = self.tower.normalise(self._tensor(self.pixels.augmented(ids, captions, step, rows.tolist())))
         with torch.no_grad():
-            return self._run(self._start, pixels)
+            return self._run(self._prefix, pixels)
 
-    def features(self, started: torch.Tensor) -> torch.Tensor:
-        """Features float32 ``[n, width]`` of what `started` gave, with their graph."""
-        return self._finish(self._rest, started)
+    def features(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Features float32 ``[n, width]`` from `prefix_outputs`, with their autograd graph."""
+        return self._finish(self._rest, outputs)
 
     @torch.no_grad()
-    def original(self, started: torch.Tensor) -> torch.Tensor:
-        """Features float32 ``[n, width]`` that the tower gave when it was told to `remember`."""
-        assert self._original is not None, "asked for only where it is remembered"
-        return self._finish(self._original, started)
+    def original_features(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Features float32 ``[n, width]`` of the tower as it was at `keep_original`."""
+        assert self._original is not None, "keep_original was called"
+        return self._finish(self._original, outputs)
 
-    def _finish(self, part: nn.Module, started: torch.Tensor) -> torch.Tensor:
-        """Maps go through channels last, in which a CPU's convolutions learn a third faster.
+    def _finish(self, part: nn.Module, outputs: torch.Tensor) -> torch.Tensor:
+        """Run ``part`` on the outputs of the prefix; feature maps are converted to channels-last memory.
 
-        Fresh maps and remembered ones alike: a convolution of another order rounds otherwise.
+        CPUs train convolutions a third faster in that format. Cached and fresh maps are converted alike, because the
+        memory format affects rounding.
         """
-        is_map = started.ndim == 4
-        return self._run(part, started.contiguous(memory_format=torch.channels_last) if is_map else started)
+        is_map = outputs.ndim == 4
+        return self._run(part, outputs.contiguous(memory_format=torch.channels_last) if is_map else outputs)
 
     def _run(self, part: nn.Module, x: torch.Tensor) -> torch.Tensor:
         with autocast(self.device.type, self.bf16):

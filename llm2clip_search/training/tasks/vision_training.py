@@ -1,7 +1,7 @@
-"""How much of a vision tower is trained, at which rates, and what need not be computed again.
+"""Which parameters of a vision tower are trained, at which rates, and which blocks stay frozen.
 
-Towers of timm, open_clip and transformers name their parts alike: numbered blocks, with what comes
-before and behind them. Depth is read from those names, so that no family needs code of its own.
+Towers of timm, open_clip and transformers name their modules alike: numbered blocks, and modules before and after
+them. Depth is read from these names, so no family of towers needs its own code.
 """
 
 import copy
@@ -18,46 +18,46 @@ from llm2clip_search.training.runtime.sharding import full_tensor, is_sharded
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, merged_lora
 
 _BLOCK = re.compile(r"(?:^|\.)(?:(?:blocks|resblocks|layers|stages)\.|layer)(\d+)\.")
-_BEHIND = re.compile(
+_AFTER_BLOCKS = re.compile(
     r"(^|\.)(conv_head|bn2|norm|fc_norm|ln_post|post_layernorm|attn_pool|head|proj|visual_projection)\b"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionTraining:
-    """Which parameters of the vision tower move."""
+    """Which parameters of the vision tower are trained."""
 
     mode: Literal["frozen", "last", "full", "lora"] = "frozen"
     blocks: int = 0
-    """With ``last``: this many blocks at the end, and what lies behind them."""
+    """For ``last``: number of blocks at the end that are trained, with the modules after them."""
     scale: float = 1.0
-    """Of the recipe's learning rate, for the last block."""
+    """Factor on the recipe's learning rate for the last block."""
     layer_decay: float = 1.0
-    """A block's rate, relative to that of the block behind it (LLM2CLIP: 0.85)."""
+    """Learning rate of a block relative to that of the next block (LLM2CLIP: 0.85)."""
     lora: LoraRecipe | None = None
-    """With ``lora``: the updates of linear layers."""
+    """For ``lora``: the low-rank updates of linear layers."""
 
     def __post_init__(self) -> None:
         if (self.mode == "last") != (self.blocks > 0) or (self.mode == "lora") != (self.lora is not None):
-            raise ValueError(f"mode {self.mode!r} does not go with {self.blocks} blocks and lora {self.lora}")
+            raise ValueError(f"mode {self.mode!r} cannot have {self.blocks} blocks and lora {self.lora}")
 
 
 def depth_of(name: str) -> float:
-    """Of a parameter: -1 before the blocks, its block's number, infinity behind them.
+    """Depth of a parameter: the number of its block, -1 before the blocks, infinity after them.
 
     >>> depth_of("trunk.blocks.11.attn.qkv.weight"), depth_of("conv_stem.weight"), depth_of("conv_head.weight")
     (11.0, -1.0, inf)
     """
     if match := _BLOCK.search(name):
         return float(match[1])
-    return float("inf") if _BEHIND.search(name) and "embed" not in name else -1.0
+    return float("inf") if _AFTER_BLOCKS.search(name) and "embed" not in name else -1.0
 
 
 def mark_trained(backbone: nn.Module, training: VisionTraining, seed: int) -> None:
-    """Freeze what stays, and add low-rank updates where asked for.
+    """Set which parameters are trained and freeze the others; add low-rank updates for mode ``lora``.
 
     Raises:
-        ModelError: more blocks asked for than there are.
+        ModelError: the tower has fewer blocks than are to be trained.
     """
     backbone.requires_grad_(False)
     if training.lora is not None:
@@ -74,7 +74,7 @@ def mark_trained(backbone: nn.Module, training: VisionTraining, seed: int) -> No
 
 
 def trained_groups(backbone: nn.Module, training: VisionTraining) -> list[ParameterGroup]:
-    """What is trained, by depth; what lies behind the last block learns at its rate."""
+    """Parameter groups by depth; modules after the last block have its learning rate."""
     last = _last_block(backbone)
     groups: dict[float, dict[str, nn.Parameter]] = {}
     for name, parameter in backbone.named_parameters():
@@ -87,16 +87,15 @@ def trained_groups(backbone: nn.Module, training: VisionTraining) -> list[Parame
 
 
 def blocks_of(backbone: nn.Module) -> list[nn.Module]:
-    """The numbered blocks, which sharding gathers one at a time."""
+    """The numbered blocks of a tower, which sharding gathers one at a time."""
     names = {name[: match.end() - 1] for name, _ in backbone.named_parameters() if (match := _BLOCK.search(name))}
     return [backbone.get_submodule(name) for name in sorted(names)]
 
 
 def trained_tensors(backbone: nn.Module) -> dict[str, torch.Tensor]:
-    """What training changed, by the names of the untouched tower; low-rank updates are merged.
+    """Trained tensors by the original tower's names, low-rank updates merged; collective.
 
-    Every rank must ask. Convolutions' batch statistics stay those of the base weights: towers train in
-    evaluation mode.
+    Batch normalisation keeps the statistics of the base weights, because towers train in evaluation mode.
     """
     return merged_lora(backbone) or {n: full_tensor(p) for n, p in backbone.named_parameters() if p.requires_grad}
 
@@ -107,10 +106,10 @@ def _last_block(backbone: nn.Module) -> float:
 
 
 class FrozenPrefix(nn.Module):
-    """The blocks before the first trained one, and the tower without them.
+    """The modules before the first trained block of a tower.
 
-    What they make of an image never changes, so it can be computed once and kept. That holds for
-    towers that are a chain of modules, as convolutional ones are: `split_backbone` checks it on real input.
+    Their outputs for an image never change, so they can be cached. This needs a tower that is a chain of modules, as
+    convolutional towers are; `split_backbone` checks it on real input.
     """
 
     def __init__(self, backbone: nn.Module, cut: str) -> None:
@@ -118,7 +117,7 @@ class FrozenPrefix(nn.Module):
         self.backbone, self.cut = backbone, cut
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the first trained block is given."""
+        """The input of the first trained block."""
         found: list[torch.Tensor] = []
 
         def stop(_: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -132,38 +131,41 @@ class FrozenPrefix(nn.Module):
             return found[0]
         finally:
             handle.remove()
-        raise AssertionError(f"{self.cut} is no part of the tower's forward")
+        raise AssertionError(f"the tower's forward does not call {self.cut}")
 
 
 class _ReachedError(Exception):
-    """The forward got to the cut; what lies behind is not wanted."""
+    """Ends a forward pass at the cut."""
 
 
 def split_backbone(backbone: nn.Module, sample: torch.Tensor) -> tuple[FrozenPrefix, nn.Module] | None:
-    """The tower cut before its first trained block, or None where it is no chain, or lies in pieces.
+    """Split a tower before its first trained block; None if it is not a chain of modules, or is sharded.
 
     Args:
-        backbone: with its trained parameters marked, see `mark_trained`.
-        sample: what the tower takes, ``[n, 3, H, W]``; both ways must agree on it.
+        backbone: a tower whose trained parameters are marked, see `mark_trained`.
+        sample: input ``[n, 3, H, W]``, for which the split tower must return the same features.
+
+    Returns:
+        The frozen prefix, and the rest of the tower, which shares its parameters with ``backbone``.
     """
     trained = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
     match = _BLOCK.search(trained[0]) if trained and depth_of(trained[0]) > 0 else None
     if match is None or any(map(is_sharded, backbone.parameters())):
         return None
     start = FrozenPrefix(backbone, trained[0][: match.end() - 1])
-    rest = copy.deepcopy(backbone, {id(p): p for p in backbone.parameters()})  # parameters are shared
+    rest = copy.deepcopy(backbone, {id(p): p for p in backbone.parameters()})  # shares the parameters
     _bypass(rest, start.cut)
     try:
         with torch.no_grad():
             if torch.allclose(rest(start(sample)), backbone(sample), rtol=1e-4, atol=1e-4):
                 return start, rest
     except (RuntimeError, AttributeError, TypeError, ValueError, IndexError):
-        pass  # position embeddings or class tokens lie between the modules
+        pass  # something, such as position embeddings, is added between the modules
     return None
 
 
 def _bypass(module: nn.Module, cut: str) -> None:
-    """Replace every module that is defined before ``cut`` by the identity."""
+    """Replace all modules defined before ``cut`` by the identity."""
     head, _, below = cut.partition(".")
     for name, child in list(module.named_children()):
         if name == head:

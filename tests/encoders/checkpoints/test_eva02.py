@@ -99,7 +99,7 @@ def test_half_precision_and_lone_biases_are_read(tmp_path: Path, llama: Path, ca
     }
     torch.save({"epoch": 4, "state_dict": {f"module.{n}": t for n, t in spelled.items()}}, tmp_path / "published.pt")
     convert(tmp_path / "published.pt", tmp_path / "model", llm=f"dir:{llama}")
-    assert caplog.messages == ["4 biases are spelled q_bias and v_bias, where q_proj.bias was expected."]
+    assert caplog.messages == ["4 biases are named q_bias and v_bias; q_proj.bias was expected."]
     model = resolve(f"dir:{tmp_path / 'model'}")
     assert {tensor.dtype for tensor in model.tensors("vision").values()} == {torch.float16}
     found = load_encoder(model.reference, runtime="torch", device="cpu").encode_pixels(noise(2, 48))
@@ -153,13 +153,13 @@ def test_names_go_both_ways() -> None:
     ("change", "message"),
     [
         ({"visual.rope.freqs_cos": torch.zeros(9, 16)}, "differs from the rotary angles of timm's EVA02 by up to 1.0"),
-        ({"visual.rope.freqs_sin": torch.zeros(16, 16)}, r"is \[16, 16\], but \[9, 16\] fits"),
+        ({"visual.rope.freqs_sin": torch.zeros(16, 16)}, r"is \[16, 16\], but its tower needs \[9, 16\]"),
         ({"visual.blocks.1.mlp.w1.weight": None}, r"missing 1 \(blocks\.1\.mlp\.fc1_g\.weight\)"),
         ({"visual.blocks.1.attn.gate": torch.ones(1)}, r"unexpected 1 \(blocks\.1\.attn\.gate\)"),
-        ({"visual.blocks.0.mlp.w1.weight": None}, "no EVA02 with SwiGLU"),
+        ({"visual.blocks.0.mlp.w1.weight": None}, "not an EVA02 with SwiGLU"),
         ({"visual.head.bias": None}, r"lacks head\.bias"),
-        ({"visual.head.weight": torch.zeros(24, 31)}, "takes 31 dimensions, but the tower gives 32"),
-        ({"visual.pos_embed": torch.zeros(1, 9, 32)}, "8 patch positions, which make no square grid"),
+        ({"visual.head.weight": torch.zeros(24, 31)}, "has 31 input dimensions, but the tower has 32"),
+        ({"visual.pos_embed": torch.zeros(1, 9, 32)}, "8 patch positions, which do not make a square grid"),
         ({"visual.norm.weight": torch.zeros(31)}, r"norm\.weight of the .* is \[31\], but \[32\] is needed"),
     ],
 )

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from llm2clip_search.encoders import export, load_encoder
+from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.checkpoints.convert import convert
 from llm2clip_search.encoders.checkpoints.layouts import read_checkpoint
 from llm2clip_search.encoders.checkpoints.peft_lora import read_peft
@@ -72,7 +73,7 @@ def test_a_round_trip_keeps_every_bit(tmp_path: Path, llama: Path, layout: str, 
     source = tmp_path / ("published" if layout == "openai" else "published.pt")
     before, after = (dict(read_checkpoint(path).tensors) for path in (source, tmp_path / "back"))
     assert differing(before, after) == []
-    assert f"layout {layout}, {len(before)} tensors" in done.embeds
+    assert f"layout {layout}, {len(before)} tensors, for the LLM dir:" in done.embeds
     convert(tmp_path / "back", tmp_path / "again", llm=f"dir:{llama}")
     assert resolve(f"dir:{tmp_path / 'again'}").config.vision == model.config.vision
     assert resolve(f"dir:{tmp_path / 'again'}").identity.fingerprint == model.identity.fingerprint
@@ -219,15 +220,15 @@ def test_what_a_published_layout_cannot_hold_is_refused(tmp_path: Path, llama: P
     text, vision = model.config.text, model.config.vision
     for config, message in (
         (replace(model.config, text=replace(text, instruction="")), "has instruction '', but"),
-        (replace(model.config, text=replace(text, max_tokens=77)), "has max_tokens 77, but .* take 512"),
+        (replace(model.config, text=replace(text, max_tokens=77)), "has max_tokens 77, but .* assume 512"),
         (replace(model.config, text=replace(text, attention="causal")), "has attention 'causal'"),
         (replace(model.config, vision=replace(vision, weights="hf:a/b")), r"published elsewhere \(hf:a/b\)"),
         (replace(model.config, vision=replace(vision, projection=False)), "a CLIP ViT of transformers without a proj"),
-        (replace(model.config, querybank=0.5), "end in a querybank, which no LLM2CLIP layout holds"),
+        (replace(model.config, querybank=0.5), "end in querybank normalisation, which no LLM2CLIP layout can hold"),
     ):
         with pytest.raises(ModelError, match=message):
             export_model(replace(model, config=config), out, to="llm2clip")
-    with pytest.raises(ModelError, match="test_vit of timm, but the LLM2CLIP layout holds"):
+    with pytest.raises(ModelError, match="test_vit of timm, but the LLM2CLIP layouts hold"):
         export_model(resolve(f"dir:{tiny_model}"), out, to="llm2clip")
     with pytest.raises(ModelError, match="test_vit of timm, no ViT in OpenAI's layout"):
         export_model(resolve(f"dir:{tiny_model}"), out, to="transformers")
@@ -261,7 +262,7 @@ def test_a_destination_that_exists_is_left_alone(tmp_path: Path, llama: Path) ->
     model = converted(tmp_path, "openai", llama)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
-    with pytest.raises(ModelError, match=r"out exists; name a folder that does not"):
+    with pytest.raises(ModelError, match="out exists already"):
         export_model(model, tmp_path / "out", to="llm2clip")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
@@ -291,17 +292,18 @@ def test_no_room_for_a_file_leaves_nothing(tmp_path: Path, llama: Path, layout: 
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("llm2clip_search.errors.ModelError:"), done.stderr
     assert "out could not be written" in last
-    assert "nothing is left of it" in last
+    assert "nothing of it is left" in last
     assert not list(tmp_path.glob("*out*"))
 
 
 def test_a_full_disk_is_called_that(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: Any, **options: Any) -> None:
+    def full(tensors: object, path: Path, **options: Any) -> None:
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     model = converted(tmp_path, "openai", llama)
-    monkeypatch.setattr(export, "_write_json", full)
-    with pytest.raises(ModelError, match="out could not be written: the disk is full; nothing is left of it"):
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(ModelError, match="out could not be written: the disk is full; nothing of it is left"):
         export_model(model, tmp_path / "out", to="transformers")
     assert not list(tmp_path.glob("*out*"))
 

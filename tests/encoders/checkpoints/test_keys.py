@@ -34,15 +34,15 @@ def checkpoint(tensors: Tensors, config: dict[str, Any] | None = None) -> Publis
 @pytest.mark.parametrize(
     ("layout", "changes", "note"),
     [
-        ("openai", [(".fn.3.", ".fn.2.")], r"spelled otherwise than fn\.0, fn\.3 and ln: 8 \(0\.fn\.2\.bias"),
-        ("openai", [("text_adapter.adaptor", "text_adaptor.adaptor")], r"start with text_adaptor\.adaptor, where"),
-        ("openai", [("text_adapter.adaptor", "text_adapter")], "start with text_adapter, where"),
-        ("openai", [("text_adapter.adaptor", "text_adapter.text_adaptor")], r"start with text_adapter\.text_adaptor,"),
-        ("eva02", [("text.text_adaptor", "text.text_adapter")], r"start with text\.text_adapter, where"),
-        ("eva02", [("text.text_adaptor", "text_adaptor")], "start with text_adaptor, where"),
-        ("eva02", [(".ln.", ".norm.")], r"spelled otherwise .*: 8 \(0\.norm\.bias"),
-        ("siglip2", [("text.text_proj.text_adaptor", "text.text_adaptor")], r"start with text\.text_adaptor, where"),
-        ("siglip2", [(".fn.3.", ".mlp.2."), (".fn.0.", ".mlp.0.")], r"spelled otherwise .*: 16 \(0\.mlp\.0\.bias"),
+        ("openai", [(".fn.3.", ".fn.2.")], r"has keys other than fn\.0, fn\.3 and ln: 8 \(0\.fn\.2\.bias"),
+        ("openai", [("text_adapter.adaptor", "text_adaptor.adaptor")], r"start with text_adaptor\.adaptor;"),
+        ("openai", [("text_adapter.adaptor", "text_adapter")], "start with text_adapter;"),
+        ("openai", [("text_adapter.adaptor", "text_adapter.text_adaptor")], r"start with text_adapter\.text_adaptor;"),
+        ("eva02", [("text.text_adaptor", "text.text_adapter")], r"start with text\.text_adapter;"),
+        ("eva02", [("text.text_adaptor", "text_adaptor")], "start with text_adaptor;"),
+        ("eva02", [(".ln.", ".norm.")], r"has keys other than .*: 8 \(0\.norm\.bias"),
+        ("siglip2", [("text.text_proj.text_adaptor", "text.text_adaptor")], r"start with text\.text_adaptor;"),
+        ("siglip2", [(".fn.3.", ".mlp.2."), (".fn.0.", ".mlp.0.")], r"has keys other than .*: 16 \(0\.mlp\.0\.bias"),
     ],
 )
 def test_other_spellings_are_read_and_reported(layout: LayoutName, changes: list[tuple[str, str]], note: str) -> None:
@@ -69,7 +69,9 @@ def test_a_frozen_llm_in_a_training_state_is_left_out_and_said(tmp_path: Path) -
     found = convert_tensors(checkpoint(tensors))
     assert found.tensors().keys() == convert_tensors(checkpoint(siglip2_tensors())).tensors().keys()
     (note,) = found.notes
-    assert note.startswith("The LLM's own tensors are left out; its source holds them: 1 (text.text.model.layers.0.")
+    assert note.startswith(
+        "The LLM's own tensors are not copied, because its source holds them: 1 (text.text.model.layers.0."
+    )
 
 
 ADAPTOR = "text_adapter.adaptor"
@@ -78,8 +80,11 @@ ADAPTOR = "text_adapter.adaptor"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t | {f"surprise.{n}": torch.ones(1) for n in range(7)}, r"unexpected 7 \(surprise\.0, .*, \.\.\.\)"),
-        (lambda t: without(t, "logit_scale"), r"missing 1 \(logit_scale\)"),
+        (
+            lambda t: t | {f"surprise.{n}": torch.ones(1) for n in range(7)},
+            r"unexpected keys, 7 \(surprise\.0, .*\.\.\.\)",
+        ),
+        (lambda t: without(t, "logit_scale"), r"missing 1 key \(logit_scale\)"),
         (lambda t: without(t, "visual_projection.weight"), r"lacks visual_projection\.weight"),
         (
             lambda t: without(t, "vision_model.post_layernorm.bias") | {"vision_model.post_layernorm.b": torch.ones(1)},
@@ -89,25 +94,28 @@ ADAPTOR = "text_adapter.adaptor"
             lambda t: {n: x for n, x in t.items() if ".layers.1." not in n or "mlp" in n},
             r"missing 12 \(encoder\.layers\.1\.layer_norm1\.bias, .*, \.\.\.\)",
         ),
-        (lambda t: t | {"visual_projection.weight": torch.ones(24, 15)}, "takes 15 dimensions, but .* gives 16"),
-        (lambda t: t | {"visual_projection.weight": torch.ones(23, 16)}, "gives 23 dimensions, but the adaptor 24"),
+        (lambda t: t | {"visual_projection.weight": torch.ones(24, 15)}, "has 15 input dimensions, but .* has 16"),
+        (
+            lambda t: t | {"visual_projection.weight": torch.ones(23, 16)},
+            "has 23 output dimensions, but .* has 24",
+        ),
         (lambda t: {n: x for n, x in t.items() if "adaptor" not in n}, "has no adaptor: no key starts with text_adap"),
         (lambda t: t | {f"{ADAPTOR}.4.gain": torch.ones(1)}, r"unexpected 1 \(4\.gain\)"),
         (lambda t: without(t, f"{ADAPTOR}.2.fn.3.bias"), r"missing 1 \(blocks\.2\.contract\.bias\)"),
         (lambda t: without(t, f"{ADAPTOR}.5.weight", f"{ADAPTOR}.5.bias"), r"lacks norm\.weight"),
         (
             lambda t: t | {f"{ADAPTOR}.0.fn.2.weight": torch.ones(1)},
-            r"Two keys of the adaptor are its 0\.fn\.3\.weight",
+            r"Two keys of the adaptor both mean 0\.fn\.3\.weight",
         ),
         (lambda t: t | adaptor_tensors("text.text_adaptor", 32, 24), "has 2 adaptors: text.text_adaptor, text_adap"),
-        (lambda t: t | {f"{ADAPTOR}.0.fn.0.weight": torch.ones(63, 32)}, "width 63 is no multiple of its width 32"),
+        (lambda t: t | {f"{ADAPTOR}.0.fn.0.weight": torch.ones(63, 32)}, "width 63 is not a multiple of its width 32"),
         (
             lambda t: t | {f"{ADAPTOR}.1.ln.weight": torch.ones(31)},
             r"blocks\.1\.norm\.weight of .* is \[31\], but \[32\]",
         ),
         (
             lambda t: renamed(t, ("vision_model.", "a_tower.")),
-            r"no published LLM2CLIP layout: .*7 \(a_tower\.embeddings,",
+            r"does not have an LLM2CLIP layout: .*7 \(a_tower\.embeddings,",
         ),
     ],
 )

@@ -59,11 +59,11 @@ def test_a_lone_file_and_old_position_ids_are_read_alike(tmp_path: Path, llama: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "siglip"}, "config.json is of a 'siglip' model"),
+        ({"model_type": "siglip"}, "config.json describes a 'siglip' model"),
         ({"vision_config": {"hidden_size": 20}}, "vision_config.hidden_size 20, but the tensors have 16"),
         ({"vision_config": {"image_size": 16}}, "vision_config.image_size 16, but the tensors have 12"),
         ({"vision_config": {"num_attention_heads": 3}}, "width 16 cannot have 3 attention heads"),
-        ({"projection_dim": 1280}, r"says projection_dim 1280, but visual_projection\.weight gives 24"),
+        ({"projection_dim": 1280}, r"has projection_dim 1280, but visual_projection\.weight has 24"),
     ],
 )
 def test_a_configuration_of_another_model_is_refused(

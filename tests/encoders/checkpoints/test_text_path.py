@@ -201,8 +201,9 @@ def test_of_two_folders_of_updates_one_is_named(tmp_path: Path, llama: Path) -> 
     torch.save(siglip2_tensors(), tmp_path / "x.pt")
     for name in ("one", "two"):
         save_peft(tmp_path / name, llama)
-    with pytest.raises(ModelError, match="has 2 folders of low-rank updates; name one with --lora"):
+    with pytest.raises(ModelError, match="has 2 folders with low-rank updates: one, two") as caught:
         convert(tmp_path, tmp_path / "model", llm=f"dir:{llama}")
+    assert "--lora" in caught.value.hint
     convert(tmp_path, tmp_path / "model", llm=f"dir:{llama}", lora=tmp_path / "two")
     record = json.loads((tmp_path / "model" / "conversion.json").read_text())
     assert sorted(record["from"]) == ["two/adapter_model.safetensors", "x.pt"]
@@ -218,9 +219,10 @@ def test_the_untuned_llm_is_not_used_without_its_updates(
     monkeypatch.setattr("llm2clip_search.encoders.checkpoints.convert.find_llm", lambda *_, **__: stand_in)
     torch.save(siglip2_tensors(), tmp_path / "x.pt")
     with pytest.raises(
-        ModelError, match=r"Instruct@0123abc is tuned by low-rank updates, but .*x\.pt holds none; .*--lora"
-    ):
+        ModelError, match=r"Instruct@0123abc must be tuned by the low-rank updates .*x\.pt holds none"
+    ) as caught:
         convert(tmp_path / "x.pt", tmp_path / "model")
+    assert "--lora" in caught.value.hint
     save_peft(tmp_path, llama)  # beside the checkpoint, under the name that PEFT gives it
     config = convert(tmp_path, tmp_path / "model")
     assert config.text.weights == stand_in.reference
@@ -229,10 +231,10 @@ def test_the_untuned_llm_is_not_used_without_its_updates(
 @pytest.mark.parametrize(
     ("settings", "tensors", "message"),
     [
-        ({"peft_type": "IA3"}, {}, "of method 'IA3'"),
+        ({"peft_type": "IA3"}, {}, "has method 'IA3'"),
         ({"use_dora": True}, {}, "sets use_dora to True"),
         ({"bias": "all"}, {}, "sets bias to 'all'"),
-        ({}, {"base_model.model.embed_tokens.weight": torch.ones(1)}, r"no low-rank updates: 1 \(base_model"),
+        ({}, {"base_model.model.embed_tokens.weight": torch.ones(1)}, r"not low-rank updates: 1 \(base_model"),
         ({}, None, "safe_serialization=True"),
     ],
 )

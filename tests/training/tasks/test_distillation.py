@@ -26,8 +26,9 @@ from llm2clip_search.training.data.caption_store import CaptionStore, read_store
 from llm2clip_search.training.data.caption_table import CaptionSource, caption_id
 from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
-from llm2clip_search.training.runtime.loop import LoopRecipe
+from llm2clip_search.training.runtime.loop import LoopRecipe, run_loop
 from llm2clip_search.training.tasks.clip import ClipRecipe, ClipTask
+from llm2clip_search.training.tasks.clip_data import read_clip_data
 from llm2clip_search.training.tasks.distillation import (
     Distillation,
     distillation_loss,
@@ -35,7 +36,7 @@ from llm2clip_search.training.tasks.distillation import (
     stored_clip_tower,
     structure_alignment,
 )
-from llm2clip_search.training.tasks.llm_folder import write_llm
+from llm2clip_search.training.tasks.llm_folder import read_llm, write_llm
 from llm2clip_search.training.tasks.vision_training import VisionTraining
 from tests.support.corpus import write_csv
 from tests.support.dual import save_dual
@@ -108,6 +109,14 @@ class Corner:
         )
         return out
 
+    def trained_task(self, recipe: ClipRecipe, scratch: Path, store: Path) -> ClipTask:
+        """A task trained as `train` does, which is deterministic."""
+        llm, clip = read_llm(self.root / "llm"), stored_clip_tower(recipe.model, recipe.keep)
+        data, _ = read_clip_data(DATA, root=self.root, llm=llm, store=store, clip=clip, max_missing=0.0)
+        task = ClipTask(recipe, data, world=World(), scratch=scratch, progress=no_progress)
+        run_loop(task, recipe.loop, out=scratch, inputs="", world=World(), progress=no_progress)
+        return task
+
     def dev_images(self) -> list[Path]:
         return sorted((self.root / "dev").iterdir())
 
@@ -139,20 +148,6 @@ def corner(tmp_path_factory: pytest.TempPathFactory) -> Corner:
 def store(corner: Corner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both embeddings of every caption."""
     return corner.embed(corner.recipe(model=corner.fused), tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture
-def tasks(monkeypatch: pytest.MonkeyPatch) -> list[ClipTask]:
-    """Every task that a stage makes."""
-    made: list[ClipTask] = []
-
-    class Seen(ClipTask):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            made.append(self)
-
-    monkeypatch.setattr(stages, "ClipTask", Seen)
-    return made
 
 
 def unit(count: int, dim: int, seed: int) -> np.ndarray:
@@ -188,17 +183,19 @@ def test_equal_captions_have_a_gradient(count: int) -> None:
     assert torch.isfinite(student.grad).all()
 
 
-def test_a_fused_model_comes_back(corner: Corner, store: Path, tmp_path: Path, tasks: list[ClipTask]) -> None:
+def test_a_fused_model_comes_back(corner: Corner, store: Path, tmp_path: Path) -> None:
     """Store, training, folder: the encoder gives what the task gave, to half precision of its matrices."""
     info = read_store_info(store)
     assert (info.width, info.clip_width) == (56, 24)
     assert f"dir:{corner.root / 'clip'} (" in info.clip
-    out = corner.train(corner.recipe(model=corner.fused), tmp_path, store)
+    recipe = corner.recipe(model=corner.fused)
+    out = corner.train(recipe, tmp_path / "model", store)
+    task = corner.trained_task(recipe, tmp_path / "task", store)
     encoder = load_encoder(f"dir:{out}", runtime="torch", device="cpu")
     assert resolve(f"dir:{out}").config.text.clip == corner.clip_text
-    learnt, _ = tasks[0].embed_dev_captions("en")
+    learnt, _ = task.embed_dev_captions("en")
     np.testing.assert_allclose(encoder.encode_texts(CAPTIONS), learnt, atol=3e-3)
-    np.testing.assert_allclose(encoder.encode_images(corner.dev_images()), tasks[0].embed_dev_images(), atol=3e-3)
+    np.testing.assert_allclose(encoder.encode_images(corner.dev_images()), task.embed_dev_images(), atol=3e-3)
     plain = load_encoder(corner.clip.weights or "", runtime="torch", device="cpu").encode_texts(CAPTIONS)
     opened = CaptionStore(store)
     rows = opened.embeddings(opened.positions(np.array([caption_id(text) for text in CAPTIONS])))
@@ -340,12 +337,15 @@ def test_a_store_without_clips_embeddings_is_refused(corner: Corner, store: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: {"model": {"vision": replace(c.clip, projection=True)}}, r"tiny is to keep .* vision\.projection"),
+        (
+            lambda c: {"model": {"vision": replace(c.clip, projection=True)}},
+            r"tiny distils CLIP, .* vision\.projection",
+        ),
         (
             lambda _: {"keep": Distillation(text_steps=4)},
-            "Of 4 steps 4 learn CLIP's text embeddings: none is contrastive",
+            "Of 4 steps, 4 learn CLIP's text embeddings, so none is contrastive",
         ),
-        (lambda _: {"keep": Distillation(vision=-1.0)}, r"cannot have vision -1\.0: it is below 0"),
+        (lambda _: {"keep": Distillation(vision=-1.0)}, r"cannot have vision -1\.0: it has to be at least 0"),
         (lambda _: {"keep": Distillation(structure=float("nan"))}, "cannot have structure nan"),
         (
             lambda c: {"model": {"vision": replace(c.clip, library="timm", architecture="test_vit")}},
@@ -353,9 +353,12 @@ def test_a_store_without_clips_embeddings_is_refused(corner: Corner, store: Path
         ),
         (
             lambda c: {"model": {**c.fused, "dim": 24, "vision": replace(c.clip, weights=f"{c.clip.weights}-two")}},
-            r"is fused, but the embeddings of transformers/dir:.*-two, the vision tower's own, are to be learnt",
+            r"fuses the text tower .*, but distils transformers/dir:.*-two, the vision tower's own",
         ),
-        (lambda _: {"model": {"dim": 20}}, r"gives 24 dimensions .* but the model has 20; set the recipe's dim to 24"),
+        (
+            lambda _: {"model": {"dim": 20}},
+            r"has 24 dimensions and no .* but the model has 20; set the recipe's dim to 24",
+        ),
     ],
 )
 def test_recipes_that_cannot_keep_are_refused(

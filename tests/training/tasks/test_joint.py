@@ -16,7 +16,13 @@ from llm2clip_search.cli.app import app
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.errors import CorpusError, ModelError
 from llm2clip_search.training import Recipe, comparison, find_recipe, stages
-from llm2clip_search.training.comparison import MethodMeasurement, TrainingComparison, compare_training
+from llm2clip_search.training.comparison import (
+    Method,
+    MethodMeasurement,
+    TrainingComparison,
+    compare_training,
+    method_task,
+)
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.distillation import Distillation
@@ -48,11 +54,8 @@ def work(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def task(method: comparison.Method, recipe: Recipe, work: Path, scratch: Path) -> ClipTask:
-    job = comparison._Job(
-        method=method, recipe=recipe, root=work, llm=work / "llm", store=work / "store", samples=8, device="cpu"
-    )
-    return comparison._task(job, scratch, no_progress)
+def task(method: Method, recipe: Recipe, work: Path, scratch: Path) -> ClipTask:
+    return method_task(method, recipe, root=work, llm=work / "llm", store=work / "store", device="cpu", scratch=scratch)
 
 
 def test_the_baseline_starts_with_stage_2s_loss(recipe: Recipe, work: Path, tmp_path: Path) -> None:
@@ -155,7 +158,7 @@ def test_a_process_that_is_killed_is_told(recipe: Recipe, work: Path) -> None:
         for child in multiprocessing.active_children():
             child.kill()
 
-    with pytest.raises(ModelError, match="The process of stage 2 ended with exit code -9"):
+    with pytest.raises(ModelError, match="The process that trained stage 2 ended early with exit code -9"):
         compare_training(
             recipe,
             root=work,

@@ -92,7 +92,7 @@ def test_equal_captions_are_no_negatives() -> None:
 
 @pytest.mark.parametrize("groups", [[3], [5, 5, 5]])
 def test_a_batch_without_negatives_is_refused(groups: list[int]) -> None:
-    with pytest.raises(ModelError, match=rf"batch of {len(groups)} shows a single photograph.*two photographs"):
+    with pytest.raises(ModelError, match=rf"batch of {len(groups)} has a single photograph.*two photographs"):
         require_negatives(torch.tensor(groups))
     require_negatives(torch.tensor([*groups, 9]))
 

@@ -116,7 +116,7 @@ def test_a_transformer_is_not_cut() -> None:
 def test_impossible_choices_are_refused() -> None:
     with pytest.raises(ModelError, match="has 6 blocks, but the last 7"):
         mark_trained(tower("test_vit"), VisionTraining(mode="last", blocks=7), 0)
-    with pytest.raises(ValueError, match="'last' does not go with 0 blocks"):
+    with pytest.raises(ValueError, match="'last' cannot have 0 blocks"):
         VisionTraining(mode="last")
     with pytest.raises(ValueError, match="'lora'"):
         VisionTraining(mode="lora")

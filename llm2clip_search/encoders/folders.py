@@ -1,0 +1,34 @@
+"""Model folders and exports that are either complete or absent."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llm2clip_search.base.files import new_folder
+from llm2clip_search.errors import ModelError
+
+
+def refuse_existing(destination: Path) -> None:
+    """Raises ModelError if a folder that is to be written exists."""
+    if destination.exists():
+        raise ModelError(f"{destination} exists already.", hint="Name a folder that does not exist.")
+
+
+@contextmanager
+def output_folder(destination: Path) -> Iterator[Path]:
+    """A temporary folder that the caller fills; it takes the name ``destination`` on success.
+
+    Raises:
+        ModelError: the destination exists, which leaves it untouched, or cannot be written, which leaves nothing of it.
+    """
+    from safetensors import SafetensorError
+
+    refuse_existing(destination)
+    try:
+        with new_folder(destination) as folder:
+            yield folder
+    except (OSError, SafetensorError) as error:  # on a full disk safetensors raises an error of its own
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        reason = "the disk is full" if full else str(error)
+        raise ModelError(f"{destination} could not be written: {reason}; nothing of it is left.") from error
