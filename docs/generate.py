@@ -23,6 +23,7 @@ import typer
 from llm2clip_search.cli.app import app
 from llm2clip_search.engine.filter import COLUMNS as FILTER_COLUMNS
 from llm2clip_search.engine.results import Hit
+from llm2clip_search.engine.search import INTERNAL
 from llm2clip_search.store import METADATA_SCHEMA
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +46,8 @@ MEANINGS = {
     "camera": "Camera make and model from EXIF.",
     "latitude": "EXIF latitude in degrees, north positive.",
     "longitude": "EXIF longitude in degrees, east positive.",
+    "corpus": "Corpus that the image came from, as in `roots`; null in rows of schema 1.",
+    "version": "Mark by which the corpus recognises an unchanged item; null if it has none.",
 }
 """Every metadata column in one sentence. A column without an entry fails with a `KeyError`."""
 ABSOLUTE = "Absolute path of the image file, or the URI of an item that is not a file of this machine."
@@ -131,7 +134,7 @@ def hit_keys() -> str:
         "score": ("number", "Cosine similarity, -1 to 1."),
         "path": ("string", ABSOLUTE),
     }
-    metadata = {name: None for name in METADATA_SCHEMA.names if name not in ("id", "path")}
+    metadata = {name: None for name in METADATA_SCHEMA.names if name not in ("id", "path", *INTERNAL)}
     rows = []
     for key in Hit(rank=1, id=0, score=1.0, uri="/", metadata=metadata).to_dict():
         if key in own:

@@ -121,7 +121,7 @@ def _check(node: dict[str, Any]) -> None:
         if (name := str(node.get("type_name", "")).upper()) not in _TYPES:
             raise QueryError(f"A filter cannot cast to {name or 'this type'}.")
     elif kind not in _CLASSES:
-        raise QueryError(f"A filter cannot use {_plain(kind)}: it compares columns with constants.")
+        raise QueryError(f"A filter cannot contain a {_plain(kind)}: it compares columns with constants.")
 
 
 def _plain(name: str) -> str:

@@ -54,7 +54,7 @@ class Filter:
         with self._connection.cursor() as cursor:
             try:
                 check_condition(cursor, where)
-                with _limited(cursor):
+                with time_limit(cursor, TIME_LIMIT_S):
                     found = cursor.execute(f"SELECT id FROM images WHERE (\n{where}\n)").fetchnumpy()["id"]
             except duckdb.InterruptException as error:
                 raise QueryError(f"The condition took longer than {TIME_LIMIT_S:.0f} s.") from error
@@ -73,8 +73,9 @@ class Filter:
 
 
 @contextmanager
-def _limited(cursor: Any) -> Iterator[None]:
-    timer = Timer(TIME_LIMIT_S, cursor.interrupt)
+def time_limit(cursor: Any, seconds: float) -> Iterator[None]:
+    """Interrupt what a DuckDB cursor runs within, once it has taken this long: an ``InterruptException``."""
+    timer = Timer(seconds, cursor.interrupt)
     timer.daemon = True
     timer.start()
     try:

@@ -94,7 +94,7 @@ def test_the_condition_can_name_no_variable_of_ours(snapshot: Snapshot) -> None:
     """DuckDB would read a table from any Python variable; here it must not."""
     secrets = pa.table({"id": [0, 1]})
     assert secrets.num_rows == 2
-    with pytest.raises(QueryError, match="cannot use subquery"):
+    with pytest.raises(QueryError, match="cannot contain a subquery"):
         Filter(snapshot).ids("id IN (SELECT id FROM secrets)")
 
 

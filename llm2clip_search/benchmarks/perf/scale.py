@@ -89,7 +89,7 @@ def benchmark_scale(sizes: Sequence[int], *, dim: int = 512, seed: int = 0) -> I
                 started = time.perf_counter()
                 while (count := min(BLOCK, size - writer.manifest.live)) > 0:
                     rows = [synthetic_row(number, seed) for number in writer.allocate(count)]
-                    mirror = np.random.default_rng([seed, rows[0].id]).choice(np.float32([-1, 1]), dim)
+                    mirror = np.random.default_rng([seed, rows[0].id]).choice(np.array([-1, 1], dtype=np.float32), dim)
                     commits.append(seconds_of(partial(writer.commit, rows, block[:count] * mirror)))
                     compact(writer)
                 took = time.perf_counter() - started
