@@ -7,6 +7,7 @@ from threading import Timer
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from llm2clip_search.engine.condition import check_condition
 from llm2clip_search.errors import QueryError
@@ -16,6 +17,8 @@ from llm2clip_search.store.shard import Shard
 COLUMNS = tuple(name for name in METADATA_SCHEMA.names if name not in ("mtime_ns", "version"))
 """Fixed columns that a condition may use besides ``mtime``, a timestamp; ``path`` is an absolute path or a URI. Columns
 that corpora brought along come in addition."""
+FILE = "__file"
+"""Column of a scan that names the file of a row."""
 TIME_LIMIT_S = 60.0
 """A filter that takes longer is stopped: backstop to `check_condition`."""
 
@@ -39,6 +42,8 @@ class Filter:
         files = [str(shard.metadata_path) for shard in snapshot.shards]
         execute(f"SET allowed_paths = {_list(files)}")
         execute("SET enable_external_access = false; SET lock_configuration = true")
+        self._connection.register("dead_rows", _dead_rows(snapshot))
+        execute("CREATE TABLE dead AS SELECT * FROM dead_rows")
         execute(_live_rows(snapshot))
         execute(_images(snapshot))
 
@@ -88,12 +93,21 @@ def _live_rows(snapshot: Snapshot) -> str:
     """The view of live rows: whole shards as they are, and shards with dead rows without those."""
     whole = [shard for shard in snapshot.shards if not len(shard.dead)]
     partly = [shard for shard in snapshot.shards if len(shard.dead)]
-    parts = [_scan(whole)] if whole else []
-    for shard in partly:
-        dead = ", ".join(map(str, shard.dead.tolist()))
-        parts.append(f"SELECT * FROM ({_scan([shard])}) WHERE id NOT IN ({dead})")
+    parts = [f"SELECT * FROM {_scan(whole)}"] if whole else []
+    if partly:
+        same = f"shard.{FILE} = dead.file AND shard.id = dead.id"
+        rows = f"SELECT * FROM {_scan(partly, FILE)} AS shard ANTI JOIN dead ON {same}"
+        parts.append(f"SELECT * EXCLUDE ({FILE}) FROM ({rows})")
     nothing = ", ".join(f'NULL AS "{name}"' for name in METADATA_SCHEMA.names)
     return "CREATE VIEW live AS " + (" UNION ALL BY NAME ".join(parts) or f"SELECT {nothing} WHERE false")
+
+
+def _dead_rows(snapshot: Snapshot) -> pa.Table:
+    """Rows that do not count: the file of their shard, and their id."""
+    partly = [shard for shard in snapshot.shards if len(shard.dead)]
+    files = [pa.array([str(shard.metadata_path)] * len(shard.dead)) for shard in partly]
+    ids = [pa.array(shard.dead) for shard in partly]
+    return pa.table({"file": pa.chunked_array(files, pa.string()), "id": pa.chunked_array(ids, pa.int64())})
 
 
 def _images(snapshot: Snapshot) -> str:
@@ -108,9 +122,11 @@ def _images(snapshot: Snapshot) -> str:
     )
 
 
-def _scan(shards: list[Shard]) -> str:
-    """Shards of an earlier schema lack columns, which are null then."""
-    return f"SELECT * FROM read_parquet({_list([str(shard.metadata_path) for shard in shards])}, union_by_name = true)"
+def _scan(shards: list[Shard], file_column: str = "") -> str:
+    """Rows of some shards, with the file of each if asked; what a shard of an earlier schema lacks is null."""
+    files = _list([str(shard.metadata_path) for shard in shards])
+    file = f", filename = '{file_column}'" if file_column else ""
+    return f"read_parquet({files}, union_by_name = true{file})"
 
 
 def _list(texts: list[str]) -> str:

@@ -108,7 +108,8 @@ class Committer:
         own = int(known.ids[before]) if before >= 0 else None
         keeps: int | None = None
         if before >= 0 and int(known.contents[before]) == content:
-            if (known.sizes[before], known.mtimes[before]) == (decoded.size, decoded.item.mtime_ns):
+            same_time = known.mtimes[before] == decoded.item.mtime_ns
+            if same_time and known.has_version(before, decoded.item):
                 self.unchanged += 1
                 return
             keeps = own

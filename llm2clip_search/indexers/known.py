@@ -49,11 +49,17 @@ class KnownRows:
         return row if row >= 0 and self.contents[row] == key else -1
 
     def is_unchanged(self, row: int, item: Item) -> bool:
-        """True if an item need not be read: its version is that of its row, or its size and time are."""
+        """True if an item need not be read: its size, as far as it is known, and its version are those of its row."""
+        if item.size and item.size != self.sizes[row]:
+            return False
         if item.version and self._versions[row]:
-            return bool(self._versions[row] == hash(item.version)) and self.sizes[row] in (item.size, self.sizes[row])
-        # Rows of schema 1 have no version; an item without a time cannot be known to be unchanged.
-        return bool(item.mtime_ns) and (self.sizes[row], self.mtimes[row]) == (item.size, item.mtime_ns)
+            return self.has_version(row, item)
+        # Rows of schema 1 have no version, but a time; without either, an item may have changed.
+        return bool(item.mtime_ns) and bool(self.mtimes[row] == item.mtime_ns)
+
+    def has_version(self, row: int, item: Item) -> bool:
+        """True if a row was written with the version that an item has now."""
+        return bool(self._versions[row] == (hash(item.version) if item.version else 0))
 
 
 def content_key(content_hash: str) -> np.uint64:

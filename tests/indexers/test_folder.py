@@ -218,3 +218,15 @@ def test_corpora_that_cannot_be(tmp_path: Path, photographs: Path, colours: Colo
     photograph(1).save(photographs / "x.png")
     with pytest.raises(StoreError, match="cannot be created"):
         index_folder(photographs, encoder=colours, index=tmp_path / "file" / "index")
+
+
+def test_a_file_of_another_size_is_read_though_its_time_is_the_same(photographs: Path, colours: ColourEncoder) -> None:
+    """As tools leave it that put back the time of a file."""
+    update(photographs, colours)
+    path = photographs / "2024" / "photo-01.png"
+    before = path.stat()
+    photograph(77, (200, 100)).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size != before.st_size
+    assert update(photographs, colours).indexed == 1
+    check(photographs, colours)

@@ -1,5 +1,7 @@
 """Photographs that a test makes itself."""
 
+import io
+
 import numpy as np
 from PIL import Image
 
@@ -14,3 +16,10 @@ def photograph(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
 
 
 PREPROCESS = PreprocessConfig(height=32, width=32, resize="squash")
+
+
+def png(seed: int) -> bytes:
+    """A photograph as the bytes of a PNG file."""
+    data = io.BytesIO()
+    photograph(seed).save(data, "PNG")
+    return data.getvalue()

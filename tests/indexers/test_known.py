@@ -1,0 +1,77 @@
+"""What makes an item unchanged, by what its corpus knows of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llm2clip_search import Corpus, Item, index_corpus
+from llm2clip_search.indexers import plan as plan_module
+from llm2clip_search.store import Snapshot
+from tests.support.encoders import ColourEncoder
+from tests.support.images import png
+
+
+class Bucket(Corpus):
+    """Images by name with a version each, as an object store has them; counts what is read."""
+
+    uri = "bucket://photos"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, tuple[bytes, str]] = {}
+        self.read: list[str] = []
+        self.listed = 0
+
+    def items(self) -> Iterator[Item]:
+        self.listed += 1
+        for name, (_, version) in sorted(self.objects.items()):
+            yield Item(uri=f"{self.uri}/{name}", version=version)
+
+    def open(self, uri: str) -> bytes:
+        self.read.append(uri.rpartition("/")[2])
+        return self.objects[self.read[-1]][0]
+
+
+@pytest.fixture
+def bucket() -> Bucket:
+    made = Bucket()
+    made.objects = {f"{number}.png": (png(number), f"v{number}") for number in range(6)}
+    return made
+
+
+def update(bucket: Bucket, colours: ColourEncoder, index: Path) -> tuple[int, int, int, int]:
+    """Indexed, reused, unchanged and removed items of a run."""
+    bucket.read.clear()
+    done = index_corpus(bucket, encoder=colours, index=index)
+    return done.indexed, done.reused, done.unchanged, done.removed
+
+
+def test_a_version_decides_without_reading(bucket: Bucket, colours: ColourEncoder, tmp_path: Path) -> None:
+    assert update(bucket, colours, tmp_path / "i") == (6, 0, 0, 0)
+    assert update(bucket, colours, tmp_path / "i") == (0, 0, 6, 0)
+    assert bucket.read == []
+    bucket.objects["2.png"] = (png(99), "v2b")  # changed
+    bucket.objects["3.png"] = (bucket.objects["3.png"][0], "v3b")  # written again, the same bytes
+    bucket.objects["moved.png"] = bucket.objects.pop("4.png")
+    del bucket.objects["5.png"]
+    assert update(bucket, colours, tmp_path / "i") == (1, 2, 2, 1)
+    assert sorted(bucket.read) == ["2.png", "3.png", "moved.png"]
+    assert update(bucket, colours, tmp_path / "i") == (0, 0, 5, 0)
+    assert bucket.read == []  # the new version of 3.png was stored with its row
+    rows = Snapshot(tmp_path / "i").metadata().to_pylist()
+    assert {(row["path"].rpartition("/")[2], row["version"], row["corpus"]) for row in rows} == {
+        (name, version, bucket.uri) for name, (_, version) in bucket.objects.items()
+    }
+
+
+def test_a_large_corpus_is_listed_again_and_not_held(
+    bucket: Bucket, colours: ColourEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "HELD_ITEMS", 4)
+    assert update(bucket, colours, tmp_path / "i") == (6, 0, 0, 0)
+    assert bucket.read == [f"{number}.png" for number in range(6)]
+    listed = bucket.listed
+    bucket.objects = {name: (content, version + "x") for name, (content, version) in bucket.objects.items()}
+    assert update(bucket, colours, tmp_path / "i") == (0, 6, 0, 0)
+    assert bucket.listed - listed == 3  # is it empty, what has changed, and the items themselves
+    assert update(bucket, colours, tmp_path / "i") == (0, 0, 6, 0)
