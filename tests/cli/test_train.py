@@ -15,7 +15,7 @@ from tests.support.tiny_training import write_flickr8k
             ["captions", "mega"],
             "There is no recipe 'mega' among the 25 known ones. hint: llm2clip-search train recipes lists them.",
         ),
-        (["captions", "nano"], "captions.csv.gz does not exist; --data names the folder"),
+        (["captions", "nano"], "captions.csv.gz does not exist. hint: --data names the folder"),
         (
             ["embed", "nano"],
             "llm is not a caption-tuned LLM: it has no llm.json. hint: Create one with train captions.",
