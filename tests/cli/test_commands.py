@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import COMMAND, RunCli
+from tests.support.commands import COMMAND, RunCli, is_one_error
 from tests.support.images import photograph
 from tests.support.models import save_model
 
@@ -121,7 +121,7 @@ def test_bad_input_is_one_sentence(
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert is_one_error(done.stderr)
 
 
 def test_debug_shows_where(indexed: Path, run_cli: RunCli) -> None:

@@ -60,3 +60,9 @@ def run_in_subprocess(*arguments: str | Path, cwd: Path) -> subprocess.Completed
         check=False,
         env={**os.environ, "COLUMNS": WIDTH},
     )
+
+
+def is_one_error(stderr: str) -> bool:
+    """True for one ``error:`` line, followed by at most one ``hint:`` line."""
+    lines = stderr.splitlines()
+    return lines[0].startswith("error: ") and (len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("hint: ")))
