@@ -5,6 +5,8 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads of their own would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,16 @@ def offline_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Compiled towers of tiny models go to a scratch cache; the hub is never asked."""
     os.environ["LLM2CLIP_CACHE"] = os.environ.get("LLM2CLIP_TEST_CACHE") or str(tmp_path_factory.mktemp("cache"))
     os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def log_of_its_own() -> Iterator[None]:
+    """A command that ran in this process has configured the log; the next test is to find it as a library has it."""
+    logger = logging.getLogger("llm2clip_search")
+    handlers, level = logger.handlers[:], logger.level
+    yield
+    logger.handlers = handlers
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The adaptor: LLM2CLIP's ``TextProj``, from the LLM's pooled state to the shared space."""
+"""The adaptor, LLM2CLIP's ``TextProj``: maps the LLM's pooled state to the shared space."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from llm2clip_search.encoders.config import AdaptorConfig
 
 
 class ResidualBlock(nn.Module):
-    """``x + Linear(GELU(Linear(LayerNorm(x))))``; dropout, in training only, on the branch."""
+    """``x + Linear(GELU(Linear(LayerNorm(x))))``, with dropout on the branch during training."""
 
     def __init__(self, width: int, inner: int, dropout: float) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Adaptor(nn.Module):
         self.projection = nn.Linear(hidden, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pooled states float ``[n, hidden]`` to float ``[n, dim]``, not yet normalised."""
+        """Pooled states float ``[n, hidden]`` to float ``[n, dim]``, not L2-normalised."""
         if self.normalises:
             x = F.normalize(x, dim=-1)
         for block in self.blocks:

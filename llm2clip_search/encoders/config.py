@@ -1,8 +1,8 @@
-"""What ``config.json`` of a model folder says, as frozen dataclasses.
+"""The schema of a model folder's ``config.json``, as frozen dataclasses.
 
-A model is a folder: ``config.json`` (this schema), ``model.safetensors`` with the tensors this
-project trained (prefixes ``vision.`` and ``text.``), tokenizer files, and a model card. Base
-weights that others publish are named by source (see `sources`) and stay where they are.
+A model is a folder: ``config.json``, ``model.safetensors`` with the tensors that were trained here or converted
+(prefixes ``vision.`` and ``text.``), tokenizer files, and a model card. Base weights that others publish are not
+copied but named by their source (see `sources`).
 """
 
 import json
@@ -19,65 +19,63 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    """How an upright RGB image becomes the tower's uint8 pixels, and how those are normalised."""
+    """How an upright RGB image is resized to the tower's uint8 pixels, and how these are normalised."""
 
     height: int
     """Rows of the tower's input."""
     width: int
     """Columns of the tower's input."""
     resize: Literal["shortest", "squash"] = "shortest"
-    """``shortest`` scales the shorter side to ``resize_to`` and crops the centre; ``squash`` scales
-    both sides to the input size."""
+    """``shortest`` scales the shorter side to ``resize_to`` and crops the centre; ``squash`` scales both sides to the
+    input size, whatever the aspect ratio."""
     resize_to: int = 0
-    """Length of the shorter side before the crop, pixels; 0 means the input's own shorter side."""
+    """Length of the shorter side before the crop, in pixels; 0 means the shorter side of the input."""
     crop_rounding: Literal["nearest", "down"] = "nearest"
-    """Where the crop begins if an odd number of pixels is left over: at the nearest even one, as torchvision does
-    (open_clip, timm, OpenAI's own code), or at the lower one, as the processors of transformers do."""
+    """How the crop's start is rounded if an odd number of pixels is left over: to the nearest even number, as
+    torchvision does (open_clip, timm, OpenAI's code), or down, as the processors of transformers do."""
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    """Per channel, on a scale where white is 1."""
+    """Per channel, where white is 1."""
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     @property
     def shortest(self) -> int:
-        """Pixels of an image's shorter side that the tower can make use of."""
+        """Length of an image's shorter side, in pixels, beyond which the tower gains no detail."""
         return self.resize_to or min(self.height, self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """A vision tower: a published backbone and, for towers of ours, a projection."""
+    """A vision tower: a published backbone and, if it was trained here or converted, a projection."""
 
     library: Literal["timm", "open_clip", "transformers"]
     architecture: str
-    """The library's own model name; empty for transformers, whose folder says it."""
+    """The library's model name; empty for transformers, whose folder states it."""
     weights: str | None
-    """Source of the backbone's weights; None when they are in this folder's ``model.safetensors``."""
+    """Source of the backbone's weights; None if they are in this folder's ``model.safetensors``."""
     weights_by_order: bool = False
-    """Match tensors to parameters by order and shape: for ports of one architecture that named
-    their tensors differently."""
+    """Match tensors to parameters by order and shape, for ports of an architecture with other tensor names."""
     pooled_modules: tuple[str, ...] = ()
-    """Of a timm backbone: modules, such as ``blocks.5``, whose outputs averaged over the image stand behind its
-    pooled features. The last layers of a classifier keep what tells its classes apart; those before it also hold
-    what captions speak of."""
+    """Modules of a timm backbone, such as ``blocks.5``, whose outputs are averaged over the image and appended to its
+    pooled features. A classifier's last layers discard detail that captions mention and earlier ones still have."""
     projection: bool = False
     """Whether ``vision.projection`` (linear) follows the backbone."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """The library's own configuration of a tower whose weights lie in this folder (transformers: that of
-    ``CLIPVisionConfig``; timm: keywords of ``create_model``); empty where the library knows it by name."""
+    """The library's configuration of a tower whose weights are in this folder (transformers: ``CLIPVisionConfig``;
+    timm: keyword arguments of ``create_model``); empty if ``architecture`` says it all."""
     preprocess: PreprocessConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptorConfig:
-    """The head between the LLM's pooled state and the shared space (LLM2CLIP's ``TextProj``)."""
+    """The network between the LLM's pooled state and the shared space (LLM2CLIP's ``TextProj``)."""
 
     blocks: int = 4
-    """Residual blocks of LayerNorm - Linear - GELU - Linear."""
+    """Number of residual blocks of LayerNorm - Linear - GELU - Linear."""
     expansion: int = 2
     """Width of a block's inner layer, in multiples of the LLM's hidden size."""
     normalises: bool = True
-    """Whether the input is L2-normalised first, as in every published variant but SigLIP 2's."""
+    """Whether the input is L2-normalised first, as in every published variant except SigLIP 2's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,31 +85,31 @@ class TextConfig:
     library: Literal["llm", "open_clip", "transformers"]
     architecture: str = ""
     weights: str | None
-    """Source of the weights; None when they are in this folder's ``model.safetensors``."""
+    """Source of the weights; None if they are in this folder's ``model.safetensors``."""
     max_tokens: int
-    """Tokens that the tower reads, special tokens included."""
+    """Number of tokens that the tower reads, special tokens included."""
     attention: Literal["bidirectional", "causal"] = "bidirectional"
     pooling: Literal["mean", "last"] = "mean"
     instruction: str = ""
-    """Prefix that the LLM reads but that is not pooled."""
+    """Text before the caption, which the LLM reads but which is not pooled."""
     suffix: str = ""
-    """Text behind the caption that is read and pooled, such as ``<|eot_id|>``; a cut leaves it whole."""
+    """Text after the caption, such as ``<|eot_id|>``, which is read and pooled; truncation keeps it whole."""
     lower_case: bool = False
     """Whether captions are lower-cased before they are tokenised. SigLIP 2 was trained on lower-case text and loses
     seven points of Flickr30k's recall without it (issue 166 of google-research/big_vision); False where the library's
     tokenizer lower-cases by itself, as open_clip's do."""
     hidden_layers: tuple[int, ...] = (-1,)
-    """Which hidden states are pooled and concatenated: -1 is the last, after the final norm; n is the
-    n-th block's output. Blocks behind the highest are not run."""
+    """The hidden states that are pooled and concatenated: -1 is the last one, after the final norm; n is the output of
+    the n-th block. Blocks after the highest one are not run."""
     standardised: bool = False
-    """Whether pooled states are brought to mean 0 and deviation 1, dimension by dimension, by statistics
-    that the model folder holds: a few dimensions of an LLM's states are hundreds of times larger than
-    the others, and a cosine sees little else."""
+    """Whether each dimension of the pooled states is scaled to mean 0 and standard deviation 1, with statistics stored
+    in the model folder: a few dimensions of an LLM's states are hundreds of times larger than the others and would
+    dominate cosines."""
     adaptor: AdaptorConfig | None = None
     clip: "TextConfig | None" = None
-    """Of an LLM tower: a classic CLIP text tower whose embedding stands beside the LLM's pooled state before
-    the adaptor, both L2-normalised (Huang et al., arXiv 2411.04997, ablation of stage 2, row d: better by 0.8
-    and 0.7 points). What a caption has beyond that tower's tokens, only the LLM reads."""
+    """A classic CLIP text tower whose embedding is concatenated with the LLM's pooled state before the adaptor, both
+    L2-normalised (Huang et al., arXiv 2411.04997, ablation of stage 2, row d: better by 0.8 and 0.7 points). The part
+    of a caption beyond that tower's tokens is read only by the LLM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +121,14 @@ class ModelConfig:
     dim: int
     """Width of the shared space."""
     querybank: float = 0.0
-    """Strength of the querybank normalisation behind both towers, see `querybank`; 0 has none. At 1/2 scores rank as
-    the mean of two log probabilities does: of the caption given the image, and of the image given the caption."""
+    """Strength of the querybank normalisation after both towers, see `querybank`; 0 disables it. At 1/2, scores rank
+    like the mean of two log probabilities: that of the caption given the image and that of the image given the
+    caption."""
     vision: VisionConfig
     text: TextConfig
     licence: str = "unknown"
     training_data: tuple[str, ...] = ()
-    """One line a data set: name, split, source and terms."""
+    """One line per data set: name, split, source and terms."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.querybank < math.inf or self.tower_dim < 1:
@@ -137,7 +136,7 @@ class ModelConfig:
 
     @property
     def tower_dim(self) -> int:
-        """Width of what the towers themselves give; the querybank's two coordinates stand behind it."""
+        """Output width of the towers, without the two dimensions that querybank normalisation adds."""
         return self.dim - 2 if self.querybank else self.dim
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,7 +147,7 @@ class ModelConfig:
         """Read ``config.json``.
 
         Raises:
-            ModelError: not JSON, a newer schema, or a key that this version does not know.
+            ModelError: the file is not JSON, has another schema version, or has a key that this version does not know.
         """
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
@@ -185,10 +184,10 @@ def _from_mapping(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def text_from_mapping(raw: Mapping[str, Any]) -> TextConfig:
-    """A text tower's part of the configuration.
+    """The text tower's part of a configuration.
 
     Raises:
-        TypeError: a key that this version does not know, or one that is missing.
+        TypeError: a key is missing, or this version does not know it.
     """
     text = dict(raw)
     if "hidden_layers" in text:

@@ -1,4 +1,4 @@
-"""Published dual encoders as they are: any of open_clip's, and transformers' CLIP and SigLIP."""
+"""Published dual encoders: any model of open_clip, and CLIP and SigLIP models of transformers."""
 
 import json
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ model type ``siglip``. SigLIP's tokenizer lower-cases by itself; Gemma's, which 
 
 
 def create_open_clip(architecture: str, weights: str) -> Any:
-    """An open_clip model; ``weights`` is one of its pretrained tags or a checkpoint's path.
+    """An open_clip model; ``weights`` is a pretrained tag or the path of a checkpoint.
 
     Raises:
-        ModelError: an unknown tag, or weights that cannot be fetched.
+        ModelError: the tag is unknown, or weights cannot be fetched.
     """
     ensure_torchvision()
     import open_clip
 
     try:
-        # A checkpoint is read with weights_only: open_clip's own default, stated because it matters.
+        # weights_only is open_clip's default, and stated because a checkpoint's code must never run.
         model = open_clip.create_model(architecture, pretrained=weights, weights_only=True)
-    except Exception as error:  # open_clip raises RuntimeError, OSError and the hub's own errors alike
+    except Exception as error:  # open_clip raises RuntimeError, OSError and errors of the hub's client
         raise ModelError(
             f"open_clip:{architecture}/{weights} could not be loaded ({type(error).__name__}:"
             f" {str(error).splitlines()[0][:160] if str(error) else 'no reason given'})."
@@ -37,10 +37,10 @@ def create_open_clip(architecture: str, weights: str) -> Any:
 
 
 def open_clip_model(reference: str) -> ModelConfig:
-    """The configuration of ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``; no weights are read.
+    """The configuration of ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``; weights are not read.
 
     Raises:
-        ModelError: open_clip does not know the architecture, or no weights are named.
+        ModelError: open_clip does not have the architecture, or the reference names no weights.
     """
     ensure_torchvision()
     import open_clip
@@ -50,14 +50,14 @@ def open_clip_model(reference: str) -> ModelConfig:
     raw = open_clip.get_model_config(architecture)
     if raw is None:
         raise ModelError(
-            f"open_clip knows no architecture {architecture!r}; 'python -c \"import open_clip;"
-            " print(open_clip.list_models())\"' lists those it does."
+            f"open_clip has no architecture {architecture!r}; open_clip.list_models() lists those it has.",
+            hint="'llm2clip-search models list' names the best-known ones.",
         )
     if not weights:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)[:5])
         raise ModelError(
-            f"open_clip:{architecture} names no weights; add a tag, as in open_clip:{architecture}/TAG"
-            f"{f' (some are: {known})' if known else ''}, or a checkpoint's path."
+            f"open_clip:{architecture} names no weights; the form is open_clip:{architecture}/TAG"
+            f"{f' (some tags are {known})' if known else ''}, or a checkpoint's path in place of the tag."
         )
     pretrained = get_pretrained_cfg(architecture, weights) or {}
     size = raw["vision_cfg"].get("image_size", 224)
@@ -90,17 +90,20 @@ def open_clip_model(reference: str) -> ModelConfig:
 
 
 def transformers_model(folder: Path, *, source: str) -> ModelConfig:
-    """The configuration of a transformers CLIP or SigLIP folder, named again by ``source``.
+    """The configuration of a transformers CLIP or SigLIP folder; weights are not read.
+
+    Args:
+        source: the folder's source, which the configuration names for both towers.
 
     Raises:
-        ModelError: another kind of model, or a folder without its preprocessing.
+        ModelError: the folder holds another kind of model, or does not state its preprocessing.
     """
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = raw.get("model_type")
     if kind not in ("clip", "siglip"):
         raise ModelError(
-            f"{source} is a {kind!r} model; dual encoders of transformers are: clip, siglip"
-            " (SigLIP 2 with a fixed image size counts as siglip)."
+            f"{source} is a {kind!r} model; supported dual encoders of transformers are clip and siglip (which includes"
+            " SigLIP 2 with a fixed image size)."
         )
     ensure_torchvision()
     import transformers
@@ -129,21 +132,21 @@ def transformers_model(folder: Path, *, source: str) -> ModelConfig:
 
 
 def clip_projection(kind: str, raw: Mapping[str, Any]) -> dict[str, int]:
-    """The width of CLIP's projections: stated for both towers together, but loaded with each."""
+    """The width of CLIP's projections, which is stated for both towers together but needed to load each."""
     return {"projection_dim": raw["projection_dim"]} if kind == "clip" and "projection_dim" in raw else {}
 
 
 def text_tower_of(vision: VisionConfig) -> TextConfig:
-    """The text tower that a CLIP vision tower was trained with; no weights are read.
+    """The text tower that a CLIP vision tower was trained with; weights are not read.
 
     Raises:
-        ModelError: a vision tower that has none.
+        ModelError: the vision tower has none.
     """
     if vision.library == "open_clip":
         return open_clip_model(f"{vision.architecture}/{vision.weights}").text
     if vision.library == "transformers" and vision.weights is not None:
         return transformers_model(fetch(vision.weights).path, source=vision.weights).text
     raise ModelError(
-        f"The vision tower {vision.architecture} of {vision.library} has no text tower of its own, as one of"
-        " open_clip or of a CLIP or SigLIP of transformers has."
+        f"The vision tower {vision.architecture} of {vision.library} has no text tower of its own; those of open_clip,"
+        " and of CLIP and SigLIP models of transformers, have one."
     )

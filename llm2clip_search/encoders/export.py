@@ -1,6 +1,6 @@
-"""A model of this project for others: transformers' vision tower, ONNX of either tower, LLM2CLIP's published layout.
+"""Export a model for other programs: transformers' vision tower, either tower as ONNX, or an LLM2CLIP checkpoint.
 
-What is written gets its name when it is complete: a full disk or a stopped process leaves nothing behind.
+An export is written to a temporary folder first, so that a full disk or a killed process leaves nothing behind.
 """
 
 import json
@@ -24,30 +24,32 @@ from llm2clip_search.errors import ModelError
 
 Target = Literal["transformers", "onnx", "llm2clip"]
 
+_ONNX = "--to onnx exports any model."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What an export wrote."""
+    """The result of an export."""
 
     folder: Path
     files: Mapping[str, int]
-    """Name to size, bytes."""
+    """Size in bytes by file name."""
     embeds: str
-    """One line on what it computes."""
+    """One line that describes what was written."""
 
 
 def export_model(model: Model, destination: Path, *, to: Target, tower: TowerName = "vision") -> Exported:
-    """Write a model, or one of its towers, in the form that another program reads.
+    """Write a model, or one of its towers, in a format that another program reads.
 
     Args:
         destination: folder to write; it must not exist.
-        to: ``transformers`` is the vision tower as ``CLIPVisionModelWithProjection`` (``CLIPVisionModel`` reads the
-            same folder), ``onnx`` one tower and a JSON file that tells its inputs, ``llm2clip`` both towers without
-            the LLM under the published names.
-        tower: which one, for ``onnx``.
+        to: ``transformers`` writes the vision tower as a ``CLIPVisionModelWithProjection`` (``CLIPVisionModel`` reads
+            the same folder), ``onnx`` one tower and a JSON file that describes its inputs, ``llm2clip`` a checkpoint
+            in the published layout: both towers without the LLM.
+        tower: the tower for ``onnx``.
 
     Raises:
-        ModelError: a model that has no such form, a destination that exists or cannot be written, weights that cannot
+        ModelError: the format cannot hold the model, the destination exists or cannot be written, or weights cannot
             be read.
     """
     with output_folder(destination) as folder:
@@ -58,24 +60,26 @@ def export_model(model: Model, destination: Path, *, to: Target, tower: TowerNam
         else:
             embeds = write_checkpoint(model, folder)
             pixels = model.config.vision.preprocess
-            if pixels != openai_pixels(pixels.height):  # which readers of the layout take for granted
+            if pixels != openai_pixels(pixels.height):  # which readers of the layout assume
                 _write_json(folder / "preprocessor_config.json", image_processor(pixels))
     files = {path.name: path.stat().st_size for path in sorted(destination.iterdir())}
     return Exported(folder=destination, files=files, embeds=embeds)
 
 
 def _export_transformers(model: Model, folder: Path) -> str:
-    """`CLIPVisionModelWithProjection`: its names (``vision_model.*``) are those that every version reads."""
+    """Write a `CLIPVisionModelWithProjection`, whose names (``vision_model.*``) every version of transformers reads."""
     vision = model.config.vision
     if vision.library != "transformers":
         raise ModelError(
-            f"The vision tower of {model.reference} is {vision.architecture} of {vision.library}, no ViT in OpenAI's"
-            " layout, so transformers' CLIPVisionModel cannot hold it; --to onnx can."
+            f"The vision tower of {model.reference} is {vision.architecture} of {vision.library}, but transformers'"
+            " CLIPVisionModel holds only ViTs of OpenAI's architecture.",
+            hint=_ONNX,
         )
     if model.config.querybank:
         raise ModelError(
-            f"The towers of {model.reference} end in a querybank, which transformers' CLIPVisionModel has no place for;"
-            " --to onnx keeps it."
+            f"The towers of {model.reference} end in querybank normalisation, which transformers' CLIPVisionModel"
+            " cannot hold.",
+            hint=_ONNX,
         )
     options, tensors = _clip_tower(model)
     name = "CLIPVisionModelWithProjection" if "visual_projection.weight" in tensors else "CLIPVisionModel"
@@ -97,17 +101,18 @@ def _export_transformers(model: Model, folder: Path) -> str:
 
 
 def _clip_tower(model: Model) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Configuration and tensors of a CLIP vision tower of transformers, names beginning ``vision_model.``."""
+    """Configuration and tensors of a CLIP vision tower of transformers; names start with ``vision_model.``."""
     vision = model.config.vision
-    if vision.weights is None:  # as they are on disk, in the precision that they have there
+    if vision.weights is None:  # as they are on disk, in the precision they have there
         options, own = dict(vision.options), model.tensors("vision")
     else:
         module: Any = build_module(model, "vision")
         config = module.backbone.model.config
         if config.model_type != "clip_vision_model":
             raise ModelError(
-                f"The vision tower of {model.reference} is a {config.model_type!r} model of transformers, no ViT in"
-                " OpenAI's layout, so CLIPVisionModel cannot hold it; --to onnx can."
+                f"The vision tower of {model.reference} is a {config.model_type!r} model of transformers, but"
+                " CLIPVisionModel holds only ViTs of OpenAI's architecture.",
+                hint=_ONNX,
             )
         options, own = config.to_diff_dict(), module.state_dict()
     tensors = {}
@@ -119,8 +124,8 @@ def _clip_tower(model: Model) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     bias = tensors.pop("visual_projection.bias", None)
     if bias is not None and bool(bias.any()):
         raise ModelError(
-            f"The projection of {model.reference} has a bias, which CLIPVisionModelWithProjection has no place for;"
-            " --to onnx keeps it."
+            f"The projection of {model.reference} has a bias, which CLIPVisionModelWithProjection cannot hold.",
+            hint=_ONNX,
         )
     return options, tensors
 
@@ -132,14 +137,17 @@ def _export_onnx(model: Model, folder: Path, tower: TowerName) -> str:
         compiled = compiled_path(model, tower)
         session: Any = onnxruntime.InferenceSession(str(compiled), providers=["CPUExecutionProvider"])
     except ImportError as error:
-        raise ModelError("--to onnx needs ONNX Runtime; install it with pip install 'llm2clip-search[cpu]'.") from error
+        raise ModelError(
+            "Export to ONNX needs ONNX Runtime, which is not installed.",
+            hint="Install it: pip install 'llm2clip-search[cpu]'.",
+        ) from error
     except ModelError:
         raise
     except Exception as error:  # exporters fail in many ways
         raise ModelError(
             f"The {tower} tower of {model.reference} cannot be written as ONNX ({type(error).__name__}: {error})."
         ) from error
-    for path in compiled.parent.iterdir():  # large tensors lie in a file of their own, named in the first
+    for path in compiled.parent.iterdir():  # large tensors are in a second file, which the first one names
         if path.name != "export.json":
             shutil.copyfile(path, folder / (f"{tower}.onnx" if path == compiled else path.name))
     checked = json.loads((compiled.parent / "export.json").read_text(encoding="utf-8"))

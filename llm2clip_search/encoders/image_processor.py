@@ -1,4 +1,4 @@
-"""``preprocessor_config.json`` of transformers, read and written."""
+"""Read and write ``preprocessor_config.json``, the preprocessing of a transformers folder."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ _RESAMPLE = {name: number for number, name in _INTERPOLATIONS.items()}
 
 
 def read_image_processor(folder: Path) -> PreprocessConfig:
-    """The preprocessing that a transformers folder's ``preprocessor_config.json`` asks for.
+    """The preprocessing that a folder's ``preprocessor_config.json`` describes.
 
     Raises:
-        ModelError: no such file, or sizes it does not state.
+        ModelError: there is no such file, or it does not state everything.
     """
     path = folder / "preprocessor_config.json"
     try:
@@ -41,11 +41,11 @@ def read_image_processor(folder: Path) -> PreprocessConfig:
             std=tuple(raw["image_std"]),
         )
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path} does not state the preprocessing: {error!r}.") from error
+        raise ModelError(f"{path} does not describe the preprocessing: {error!r}.") from error
 
 
 def image_processor(preprocess: PreprocessConfig) -> dict[str, Any]:
-    """``preprocessor_config.json`` of transformers for what `images.to_pixels` and the towers do."""
+    """Content of ``preprocessor_config.json`` for the preprocessing of `images.to_pixels` and the towers."""
     size = {"height": preprocess.height, "width": preprocess.width}
     crops = preprocess.resize == "shortest"
     return {

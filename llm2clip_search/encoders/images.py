@@ -1,6 +1,6 @@
-"""From a file, a PIL image or an array to upright RGB, and from there to a tower's pixels.
+"""Decode files, PIL images and arrays to upright RGB, and resize them to a tower's pixels.
 
-Headers are checked before pixels are decoded, so that a hostile file costs its header only.
+Headers are checked before pixels are decoded, so that a hostile file costs no more than reading its header.
 """
 
 import io
@@ -21,7 +21,7 @@ from llm2clip_search.errors import ImageError
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
 
 MAX_PIXELS = 200_000_000
-"""Largest image that is decoded unless told otherwise, pixels: 600 MB as RGB."""
+"""Default limit on an image's size, in pixels: 600 MB as RGB."""
 
 _LIMIT = Lock()
 _RESAMPLING = {
@@ -33,7 +33,7 @@ _RESAMPLING = {
 
 @cache
 def register_plugins() -> None:
-    """Teach Pillow HEIC where pillow-heif is installed; AVIF comes with Pillow itself."""
+    """Register HEIC with Pillow if pillow-heif is installed; Pillow itself reads AVIF."""
     try:
         import pillow_heif
     except ImportError:
@@ -43,7 +43,7 @@ def register_plugins() -> None:
 
 @contextmanager
 def _pillow_without_its_own_limit() -> Iterator[None]:
-    """Our cap decides, also above Pillow's 179 MP; Pillow's is a global, which others may rely on."""
+    """Disable Pillow's limit of 179 MP, a global that other code may rely on, while `open_image` applies its own."""
     with _LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -53,11 +53,11 @@ def _pillow_without_its_own_limit() -> Iterator[None]:
 
 
 def open_image(file: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image's header; pixels stay undecoded.
+    """Read an image's header; pixels are not decoded.
 
     Raises:
-        ImageError: stage ``read`` when the file cannot be opened, ``header`` when it is no image or
-            declares more than ``max_pixels``.
+        ImageError: stage ``read`` if the file cannot be opened, ``header`` if it is not an image or declares more than
+            ``max_pixels`` pixels.
     """
     register_plugins()
     try:
@@ -66,29 +66,31 @@ def open_image(file: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX
     except UnidentifiedImageError as error:
         raise ImageError("not an image that Pillow can read", stage="header") from error
     except OSError as error:
-        # Only the operating system numbers its errors; without a number it is the file's content.
+        # Errors of the operating system have a number; without one, the file's content is at fault.
         raise ImageError(error.strerror or str(error), stage="read" if error.errno else "header") from error
-    except Exception as error:  # a plug-in's parser may raise anything on a hostile header
+    except Exception as error:  # a format's parser may raise anything on a hostile header
         raise ImageError(f"{type(error).__name__} in its header: {error}", stage="header") from error
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise ImageError(
-            f"declares {image.width} x {image.height} = {pixels:,} pixels, over the limit of {max_pixels:,}"
-            " (--max-pixels raises it)",
+            f"declares {image.width} x {image.height} = {pixels:,} pixels, over the limit of {max_pixels:,}",
             stage="header",
+            hint="Raise the limit with --max-pixels.",
         )
     return image
 
 
 def decode_upright(image: Image.Image, *, shortest: int | None = None) -> Image.Image:
-    """Decode an opened image: first frame, EXIF rotation applied, RGB.
+    """Decode an opened image to RGB: its first frame, with EXIF rotation applied.
 
-    Transparency is laid on white; 16-bit and float images are scaled to 8 bits by their range.
-    With ``shortest``, a JPEG is decoded at a fraction of its size that still leaves its shorter side
-    at least ``2 * shortest`` pixels, so that the later resize sees twice the detail it keeps.
+    Transparency is blended with white; 16-bit and float images are scaled to 8 bits by their range.
+
+    Args:
+        shortest: a JPEG is decoded at a reduced size whose shorter side has at least ``2 * shortest`` pixels, so that
+            the resize that follows still has twice the detail it keeps.
 
     Raises:
-        ImageError: stage ``decode``, when the pixels are truncated or damaged.
+        ImageError: stage ``decode``, if the pixels are truncated or damaged.
     """
     try:
         if shortest is not None:
@@ -107,7 +109,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        # 16-bit PNGs may arrive as mode I, floats as 0..1; anything else is stretched over its range.
+        # 16-bit PNGs may have mode I, and floats may be in 0..1; anything else is scaled by its range.
         top = 65535.0 if image.mode == "I" and 255 < values.max() <= 65535 else max(values.max(), 1.0)
         low = min(values.min(), 0.0)
         scaled = (values - low) / (top - low) * 255.0
@@ -119,13 +121,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def read_rgb(source: ImageInput, *, max_pixels: int = MAX_PIXELS, shortest: int | None = None) -> Image.Image:
-    """An upright RGB image of a path, a PIL image, or an array.
+    """An upright RGB image from a path, a PIL image, or an array.
 
-    Arrays are ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``, uint8 on 0..255 or float on 0..1; ``shortest``
-    is as for `decode_upright`, for paths.
+    Args:
+        source: arrays are ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``, uint8 in 0..255 or float in 0..1.
+        shortest: as for `decode_upright`, for paths.
 
     Raises:
-        ImageError: with the stage at which it failed.
+        ImageError: with the stage that failed.
     """
     if isinstance(source, Image.Image):
         return decode_upright(source.copy())
@@ -140,7 +143,7 @@ def read_rgb(source: ImageInput, *, max_pixels: int = MAX_PIXELS, shortest: int 
         with open_image(io.BytesIO(data), max_pixels=max_pixels) as image:
             return decode_upright(image, shortest=shortest)
     except ImageError as error:
-        raise ImageError(f"{path}: {error}", stage=error.stage) from error
+        raise ImageError(f"{path}: {error}", stage=error.stage, hint=error.hint) from error
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -158,8 +161,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
 def to_pixels(image: Image.Image, config: PreprocessConfig) -> np.ndarray:
     """Resize and crop an RGB image to the tower's input: uint8 ``[height, width, 3]``.
 
-    Equal to torchvision's ``Resize`` and ``CenterCrop`` on PIL images, which timm and open_clip use, and with
-    ``crop_rounding`` ``down`` to the PIL processors of transformers.
+    The result equals that of torchvision's ``Resize`` and ``CenterCrop`` on PIL images, which timm and open_clip use,
+    and with ``crop_rounding="down"`` that of transformers' PIL processors.
     """
     method = _RESAMPLING[config.interpolation]
     if config.resize == "squash":
@@ -183,7 +186,7 @@ def to_pixels(image: Image.Image, config: PreprocessConfig) -> np.ndarray:
 
 
 def stack_pixels(images: Sequence[Image.Image], config: PreprocessConfig) -> np.ndarray:
-    """uint8 ``[n, height, width, 3]`` of RGB images."""
+    """RGB images as one batch: uint8 ``[n, height, width, 3]``."""
     if not images:
         return np.empty((0, config.height, config.width, 3), dtype=np.uint8)
     return np.stack([to_pixels(image, config) for image in images])

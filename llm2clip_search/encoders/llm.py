@@ -1,4 +1,4 @@
-"""A decoder LLM as a caption encoder: bidirectional attention and pooling over its states."""
+"""A decoder LLM as a caption encoder: bidirectional attention, and pooling over its hidden states."""
 
 import contextlib
 import importlib
@@ -23,14 +23,14 @@ from llm2clip_search.encoders.weights import mapped_tensors, weight_files
 from llm2clip_search.errors import ModelError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3")
-"""transformers model types whose decoders take a prepared 4-D attention mask."""
+"""Model types of transformers whose decoders accept a 4-D attention mask."""
 
 _IGNORED = re.compile(r"(^|\.)lm_head\.|\.rotary_emb\.inv_freq$")
-"""Tensors of a decoder's folder that it does not need: its head, and angles that are computed."""
+"""Tensors in an LLM's folder that are not loaded: its head, and rotary angles, which are computed."""
 
 
 class CaptionLLM(nn.Module):
-    """Token ids to one pooled state per caption."""
+    """Maps token ids to one pooled state per caption."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -42,22 +42,22 @@ class CaptionLLM(nn.Module):
         self.pooling = config.pooling
         self.hidden_layers = config.hidden_layers
         if -1 not in config.hidden_layers:
-            # Blocks behind the last pooled one would run for nothing, and its state is wanted as it is.
+            # Blocks after the last pooled one are not needed, and its state is pooled without the final norm.
             model.layers = model.layers[: max(config.hidden_layers)]
             model.norm = nn.Identity()
         self.width: int = model.config.hidden_size * len(config.hidden_layers)
-        """Of a pooled state."""
+        """Width of a pooled state."""
         self.standardised = config.standardised
         if config.standardised:
             self.register_buffer("mean", torch.zeros(self.width))
             self.register_buffer("std", torch.ones(self.width))
 
     def states(self, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Hidden states of ``hidden_layers``, side by side: ``[n, length, width]``.
+        """Hidden states of ``hidden_layers``, concatenated: ``[n, length, width]``.
 
-        The mask is handed over ready-made, ``[n, 1, length, length]`` with 0 where a token may look
-        and the dtype's minimum where not: every family takes it as it is, so that no causal mask of
-        the library's own, sliding windows included, can come back.
+        The attention mask is passed complete, ``[n, 1, length, length]`` with 0 where a token may attend and the
+        dtype's minimum elsewhere. Every family uses such a mask unchanged, so that the library does not add a causal
+        mask or a sliding window.
         """
         embedded = self.model.get_input_embeddings()(ids)
         length = ids.shape[1]
@@ -76,12 +76,12 @@ class CaptionLLM(nn.Module):
         return torch.cat([out.hidden_states[layer] for layer in self.hidden_layers], dim=-1)
 
     def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor, pooling_mask: torch.Tensor) -> torch.Tensor:
-        """int64 ``[n, length]`` each, 1 = read / pooled; float32 pooled states ``[n, width]``."""
+        """Three int64 ``[n, length]``, see `TokenBatch`, to pooled states float32 ``[n, width]``."""
         pooled = self.pool(self.states(ids, attention_mask).float(), pooling_mask)
         return (pooled - self.mean) / self.std if self.standardised else pooled
 
     def pool(self, states: torch.Tensor, pooling_mask: torch.Tensor) -> torch.Tensor:
-        """States ``[n, length, width]`` to one a caption."""
+        """States ``[n, length, width]`` to one state per caption, ``[n, width]``."""
         if self.pooling == "last":
             position = torch.arange(states.shape[1], device=states.device)
             last = (pooling_mask * position).argmax(dim=1)
@@ -99,19 +99,21 @@ def load_caption_llm(
 ) -> CaptionLLM:
     """The LLM of a text tower with its low-rank updates merged.
 
-    ``tensors`` are those of the model folder whose names began with ``text.``, prefix removed; of these
-    ``lora.`` and ``states.`` (mean and deviation of pooled states) are taken.
+    Args:
+        tensors: the model folder's tensors under ``text.``, prefix removed; ``lora.*`` and ``states.*`` (mean and
+            standard deviation of pooled states) are used.
 
     Raises:
-        ModelError: weights that cannot be fetched or do not fit, or low-rank updates of a quantised LLM.
+        ModelError: weights cannot be fetched or do not fit, or a quantised LLM has low-rank updates.
     """
     if config.weights is None:
         raise ModelError("A text tower needs 'weights', the source of its base model.")
     updates = {name.removeprefix("lora."): t for name, t in tensors.items() if name.startswith("lora.")}
     if updates and placement.quantize != "none":
         raise ModelError(
-            f"--quantize {placement.quantize} cannot merge the {len(updates) // 2} low-rank updates of this model into"
-            " quantised layers; leave it out, or use an LLM that holds them merged."
+            f"The {len(updates) // 2} low-rank updates of this model cannot be merged into layers quantised to"
+            f" {placement.quantize}.",
+            hint="Omit --quantize, or use an LLM in which they are merged.",
         )
     llm = CaptionLLM(load_llm(config.weights, relative_to=folder, placement=placement), config)
     if config.standardised:
@@ -119,7 +121,7 @@ def load_caption_llm(
             found = tensors.get(f"states.{name}")
             if found is None or found.shape != buffer.shape:
                 shape = "missing" if found is None else str(list(found.shape))
-                raise ModelError(f"Tensor text.states.{name} is {shape}, but {list(buffer.shape)} is needed.")
+                raise ModelError(f"Tensor text.states.{name} is {shape}, but shape {list(buffer.shape)} is needed.")
             setattr(llm, name, found.to(placement.device, buffer.dtype))
     merge_lora(llm.model, updates)
     return llm
@@ -128,10 +130,10 @@ def load_caption_llm(
 def load_llm(source: str, *, relative_to: Path | None = None, placement: Placement = Placement()) -> Any:
     """A transformers decoder without its language-model head, from a folder or a GGUF file.
 
-    Tensors go to the device as they are read; those that need no change stay in their file, mapped.
+    Tensors are moved to the device as they are read; on the CPU, those that need no conversion stay mapped.
 
     Raises:
-        ModelError: weights that cannot be fetched or do not fit, or a family this package does not know.
+        ModelError: weights cannot be fetched or do not fit, or the model type is not one of `FAMILIES`.
     """
     ensure_torchvision()
     import transformers
@@ -145,7 +147,7 @@ def load_llm(source: str, *, relative_to: Path | None = None, placement: Placeme
             else:
                 kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
                 if kind not in FAMILIES:
-                    raise ModelError(f"{source} is a {kind!r} model; LLM towers are: {', '.join(FAMILIES)}.")
+                    raise ModelError(f"{source} is a {kind!r} model; supported LLMs are {', '.join(FAMILIES)}.")
                 if placement.quantize == "none":
                     model = _load_folder(source, path, placement)
                 else:
@@ -154,14 +156,14 @@ def load_llm(source: str, *, relative_to: Path | None = None, placement: Placeme
         except (OSError, ValueError) as error:
             raise ModelError(f"{source} cannot be loaded as an LLM: {error}") from error
     if model.config.model_type not in FAMILIES:
-        raise ModelError(f"{source} is a {model.config.model_type!r} model; LLM towers are: {', '.join(FAMILIES)}.")
+        raise ModelError(f"{source} is a {model.config.model_type!r} model; supported LLMs are {', '.join(FAMILIES)}.")
     return model
 
 
 def _load_folder(source: str, path: Path, placement: Placement) -> Any:
-    """One copy of every number, and none drawn at random: transformers only warns of what a folder lacks.
+    """Load without a second copy, and without random values: transformers only warns about missing tensors.
 
-    Names may begin with ``model.`` and come with a head, as those of language models do.
+    Names may start with ``model.`` and include a head, as those of complete language models do.
     """
     import transformers
 
@@ -187,11 +189,11 @@ def _options(placement: Placement) -> dict[str, Any]:
 
 
 def quantization(placement: Placement) -> Any:
-    """What transformers is told, for the package that is installed: 8-bit integers, or NF4 (Dettmers et al.,
-    arXiv 2305.14314) with bitsandbytes and 4-bit integers with torchao.
+    """transformers' quantisation config for the package that is installed: 8-bit integers; or for 4 bits, NF4
+    (Dettmers et al., arXiv 2305.14314) with bitsandbytes and integers with torchao.
 
     Raises:
-        ModelError: no package for it.
+        ModelError: no package for it is installed.
     """
     import transformers
 
@@ -207,10 +209,10 @@ def quantization(placement: Placement) -> Any:
 
 
 def save_tokenizer(source: str, folder: Path) -> None:
-    """Write the ``tokenizer.json`` of an LLM, so that its captions need no transformers.
+    """Write the ``tokenizer.json`` of an LLM, with which captions are tokenised without transformers.
 
     Raises:
-        ModelError: weights that cannot be fetched, or a tokenizer that has no such form.
+        ModelError: the LLM cannot be fetched, or its tokenizer cannot be written in this format.
     """
     ensure_torchvision()
     import transformers
@@ -222,14 +224,14 @@ def save_tokenizer(source: str, folder: Path) -> None:
             path.parent if options else path, local_files_only=True, **options
         )
     if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(f"The tokenizer of {source} has no tokenizer.json form.")
+        raise ModelError(f"The tokenizer of {source} cannot be written as a tokenizer.json.")
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
 
 
 class quiet_transformers:  # noqa: N801 - used as a verb, like contextlib's own
-    """No progress bars or advice from transformers while a text tower loads; our own lines speak.
+    """Silences transformers' progress bars and advice while a text tower loads.
 
-    What it silences belongs to the whole process, so one thread at a time loads inside it.
+    These settings are global, so one thread at a time may load inside it.
     """
 
     _lock = threading.RLock()
@@ -241,7 +243,7 @@ class quiet_transformers:  # noqa: N801 - used as a verb, like contextlib's own
         self.verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        # Its GGUF reader draws a bar that heeds neither setting.
+        # The GGUF reader draws a progress bar in spite of both settings.
         self.stderr = contextlib.redirect_stderr(io.StringIO())
         self.stderr.__enter__()
 

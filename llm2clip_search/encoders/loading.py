@@ -1,4 +1,4 @@
-"""Weights into torch modules without a second copy: parameters are assigned, and every key is accounted for."""
+"""Load weights into torch modules without a second copy, accounting for every key."""
 
 import contextlib
 import threading
@@ -14,26 +14,26 @@ from llm2clip_search.errors import ModelError
 
 
 def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
-    """What ``build`` makes, its parameters without memory until `load_exactly` assigns them.
+    """Call ``build`` so that the module's parameters have no memory until `load_exactly` assigns them.
 
-    A module that computes buffers from its parameters, or cannot be made without their numbers, is made as usual.
+    A module that computes buffers from its parameters, or that needs their values, is built as usual.
     """
     try:
         with _skeleton():
             module = build()
-    except (RuntimeError, NotImplementedError):  # what torch raises where a number is asked of the meta device
+    except (RuntimeError, NotImplementedError):  # torch's errors for reading a value on the meta device
         return build()
     return build() if any(buffer.is_meta for buffer in module.buffers()) else module
 
 
 @contextlib.contextmanager
 def _skeleton() -> Iterator[None]:
-    """Parameters registered inside lie on torch's meta device.
+    """Put parameters that are registered inside on torch's meta device.
 
-    Unlike a whole module on that device, this leaves tables that a constructor computes, such as those of
-    rotary positions, which no checkpoint holds.
+    Unlike building the whole module on that device, this keeps tables that a constructor computes and no checkpoint
+    holds, such as those of rotary positions.
     """
-    thread = threading.get_ident()  # the hook is torch's, for every thread; modules of others are none of ours
+    thread = threading.get_ident()  # torch calls the hook in every thread; other threads' modules are left alone
 
     def empty(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         if parameter is None or parameter.is_meta or threading.get_ident() != thread:
@@ -48,12 +48,15 @@ def _skeleton() -> Iterator[None]:
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str, *, device: str = "cpu") -> None:
-    """Make tensors a module's own, with every key accounted for.
+    """Assign tensors to a module's parameters and buffers, accounting for every key.
 
-    They are not copied, but for those of another dtype than the module's or not yet on ``device``.
+    Only tensors whose dtype differs from the module's, or that are not on ``device``, are copied.
+
+    Args:
+        what: names the module in errors.
 
     Raises:
-        ModelError: a missing or unexpected key, or another shape; each is named.
+        ModelError: a key is missing or unexpected, or a shape differs; each is named.
     """
     wanted = module.state_dict()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
@@ -62,14 +65,14 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: s
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise ModelError(
-                f"Weight {name} of the {what} is {list(tensor.shape)}, but {list(wanted[name].shape)} is needed."
+                f"Weight {name} of the {what} has shape {list(tensor.shape)}, but {list(wanted[name].shape)} is needed."
             )
     own = {name: tensor.to(device, wanted[name].dtype) for name, tensor in tensors.items()}
     module.load_state_dict(own, assign=True)
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file or of a pickle read with ``weights_only``: no code runs."""
+    """Tensors of a safetensors file, or of a pickle, which is read with ``weights_only`` and runs no code."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

@@ -1,8 +1,8 @@
-"""Low-rank updates (Hu et al., arXiv 2106.09685) that a caption-tuned LLM carries beside its base weights.
+"""Low-rank updates (Hu et al., arXiv 2106.09685) of a caption-tuned LLM.
 
-A model folder holds the update of one linear layer as two tensors, ``<layer>.down`` ``[rank, in]``
-and ``<layer>.up`` ``[out, rank]`` with the scale folded into ``up``; they are merged when the tower is
-loaded, so that a query pays nothing for them.
+A model folder holds the update of a linear layer as two tensors, ``<layer>.down`` ``[rank, in]`` and ``<layer>.up``
+``[out, rank]``, with the scale folded into ``up``. They are merged when the tower is loaded, so that they cost nothing
+per query.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from llm2clip_search.errors import ModelError
 
 @torch.no_grad()
 def merge_lora(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Add ``up @ down`` to the weight of every layer named, in float32.
+    """Add ``up @ down``, computed in float32, to the weight of every named layer.
 
     Raises:
-        ModelError: a layer that the module lacks, half a pair, or shapes that do not meet.
+        ModelError: the module lacks a layer, a pair is incomplete, or shapes do not fit.
     """
     layers = {name.rpartition(".")[0] for name in tensors}
     for layer in sorted(layers):

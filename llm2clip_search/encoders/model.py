@@ -1,4 +1,4 @@
-"""A resolved model: its configuration, its folder, and the identity that follows from both."""
+"""A resolved model: its configuration, its folder, and its identity, which follows from both."""
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """A resolved model: its configuration, and where its own tensors and tokenizer lie."""
+    """A resolved model: its configuration, and the folder of its tensors and tokenizer."""
 
     reference: str
-    """The name that finds it again from any folder; an index remembers this one."""
+    """The name that resolves to it from any working directory; an index stores it."""
     config: ModelConfig
     folder: Path | None
-    """The model folder; None for open_clip, which keeps weights itself."""
+    """The model folder; None for models of open_clip and transformers, whose libraries load them."""
 
     def tensors(self, tower: str, *, dtype: "torch.dtype | None" = None) -> dict[str, "torch.Tensor"]:
-        """Tensors of ``model.safetensors`` under ``vision.`` or ``text.``, prefix removed.
+        """Tensors of ``model.safetensors`` whose names start with ``<tower>.``, prefix removed.
 
-        They lie in the mapped file, but for floats of another type than ``dtype``; see `weights.mapped_tensors`.
+        They are mapped into memory; see `weights.mapped_tensors` for ``dtype``.
         """
         path = self._own_tensors
         if path is None:
@@ -39,12 +39,12 @@ class Model:
         return {name.partition(".")[2]: tensor for name, tensor in found.items()}
 
     def tokenizer(self) -> CaptionTokenizer:
-        """The text tower's tokenizer; an LLM's loads neither torch nor transformers."""
+        """The text tower's tokenizer; an LLM's imports neither torch nor transformers."""
         return caption_tokenizer(self.config.text, self.folder)
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        """Hashes of what decides the embeddings; names, licences and notes are left out.
+        """Hashes of everything that determines the embeddings; names, licences and notes are left out.
 
         Only tensors in the model folder are read; pinned base weights count by their pin.
 
@@ -53,7 +53,7 @@ class Model:
         """
         raw = self.config.to_dict()
         vision = raw["vision"]
-        # Younger than the first release, as in `_text_parts`.
+        # Newer than the first release, as in `_text_parts`.
         for key in ("options", "pooled_modules"):
             if not vision[key]:
                 del vision[key]
@@ -73,7 +73,7 @@ class Model:
 
     @property
     def base_weights(self) -> tuple[str, ...]:
-        """Sources of the weights that its towers start from; empty for a model whose folder holds everything."""
+        """Sources of its towers' base weights; empty if the model folder holds all weights."""
         vision, text = self.config.vision, self.config.text
         found = (vision.weights, text.weights, text.clip.weights if text.clip else None)
         return tuple(source for source in found if source is not None)
@@ -94,11 +94,11 @@ def text_fingerprint(text: TextConfig, folder: Path | None = None) -> str:
 
 
 def _text_parts(text: TextConfig, folder: Path | None) -> tuple[dict[str, object], dict[str, object], str]:
-    """Of a text tower: what comes before it, what it is, and the pin of its base weights."""
+    """A text tower's preprocessing, the rest of its configuration, and the pin of its base weights."""
     rest = asdict(text)
     before = {key: rest.pop(key) for key in ("max_tokens", "instruction", "pooling", "attention")}
     pin = _pin(rest.pop("weights"), folder)
-    # Options younger than the first release count where they are set: older models keep their fingerprints.
+    # Options newer than the first release count only where they are set, so that older models keep their fingerprints.
     before |= {key: value for key in ("suffix", "lower_case") if (value := rest.pop(key))}
     for key in ("standardised", "clip"):
         if not rest[key]:
@@ -115,7 +115,7 @@ def _pin(source: str | None, folder: Path | None) -> str:
     if scheme == "pypi":
         return rest.partition("#")[2]
     if scheme == "hf":
-        # A commit pins its content by itself: images are indexed without the LLM ever being fetched.
+        # A commit pins the content by itself, so that images can be indexed without fetching the LLM.
         revision = source.partition("@")[2]
         if is_commit(revision):
             return revision

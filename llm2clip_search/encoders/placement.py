@@ -1,8 +1,8 @@
-"""Where a tower runs and how finely: device, precision, quantisation; decided from sizes, before weights are read.
+"""Where a tower runs and in which precision; decided from file headers, before weights are read.
 
-Each tower is placed on its own when it is first used: on the GPU if it fits into the memory that is free there,
-on the CPU otherwise. So a small vision tower shares a card with an LLM that fits beside it, and an LLM that does
-not fit answers from the CPU while the vision tower keeps the card.
+Each tower is placed when it is first used: on the GPU if it fits in the memory that is free there, on the CPU
+otherwise. A small vision tower and an LLM share a GPU if both fit; an LLM that does not fit runs on the CPU while the
+vision tower stays on the GPU.
 """
 
 import importlib.util
@@ -31,26 +31,26 @@ Precision = Literal["float32", "bfloat16", "float16"]
 Quantize = Literal["none", "8bit", "4bit"]
 
 BYTES_PER_PARAMETER = {"none": 2.0, "8bit": 1.0, "4bit": 0.5}
-"""On a GPU, where weights are halves unless they are quantised."""
+"""On a GPU, by quantisation; unquantised weights have half precision there."""
 HEADROOM = 1.2
-"""A tower is placed where its weights fit this many times: activations and the libraries' own memory."""
+"""Memory that a tower needs, activations and the libraries' own memory included, as a multiple of its weights."""
 QUANTIZERS = ("bitsandbytes", "torchao")
-"""Packages that quantise an LLM while transformers loads it, the preferred one first."""
+"""Packages that quantise an LLM while transformers loads it, in order of preference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a tower's weights go and in which form; the default is what training and export start from."""
+    """Device and precision of a tower's weights; the defaults are those of training and export."""
 
     device: str = "cpu"
     """One of torch's device names, not ``auto``."""
     precision: Precision = "float32"
     quantize: Quantize = "none"
-    """Of an LLM's linear layers; whatever else there is keeps ``precision``."""
+    """Quantisation of an LLM's linear layers; everything else keeps ``precision``."""
 
     @property
     def dtype(self) -> "torch.dtype":
-        """``precision`` as torch names it."""
+        """``precision`` as a torch dtype."""
         import torch
 
         dtype: torch.dtype = getattr(torch, self.precision)
@@ -58,48 +58,49 @@ class Placement:
 
 
 def place_tower(model: "Model", name: TowerName, *, device: str = "auto", quantize: Quantize = "none") -> Placement:
-    """Decide where a tower goes; a warning is logged where ``auto`` passes over a GPU.
+    """Decide where a tower runs; a warning is logged if it does not fit on the GPU that ``auto`` would prefer.
 
     Raises:
-        ModelError: quantisation of a tower that is no LLM, or without the package that does it.
+        ModelError: a text tower that is not an LLM is to be quantised, or no package for it is installed.
     """
     if name == "vision":
-        quantize = "none"  # a vision tower is small beside its LLM, and loses more
+        quantize = "none"  # vision towers are small compared with their LLMs, and lose more
     elif quantize != "none":
         if model.config.text.library != "llm":
             raise ModelError(
-                f"--quantize {quantize} is for LLM towers, but the text tower of {model.reference} is none."
+                f"Only an LLM can be quantised to {quantize}, but the text tower of {model.reference} is not one.",
+                hint="Omit --quantize.",
             )
         quantizer(quantize)
     picked = pick_device(device)
     if device == "auto" and picked == "cuda":
         import torch
 
-        weights, (free, _) = tower_parameters(model, name), torch.cuda.mem_get_info()
-        picked = choose_device(weights=weights, free=free, quantize=quantize)
-        if picked == "cpu" and weights is not None:
+        parameters, (free, _) = tower_parameters(model, name), torch.cuda.mem_get_info()
+        picked = choose_device(parameters=parameters, free=free, quantize=quantize)
+        if picked == "cpu" and parameters is not None:
             logger.warning(
                 "The %s tower of %s runs on the CPU: its %.1f billion parameters do not fit in the %.1f GB that are"
                 " free on the GPU; device 'cuda' would put it there all the same.",
                 name,
                 model.reference,
-                weights / 1e9,
+                parameters / 1e9,
                 free / 1e9,
             )
     return Placement(device=picked, precision=default_precision(picked), quantize=quantize)
 
 
-def choose_device(*, weights: int | None, free: int, quantize: Quantize = "none") -> Literal["cuda", "cpu"]:
-    """Where a tower of so many weights goes, given the free bytes of the GPU.
+def choose_device(*, parameters: int | None, free: int, quantize: Quantize = "none") -> Literal["cuda", "cpu"]:
+    """The device for a tower, given the free memory of the GPU in bytes.
 
-    A tower of unknown size counts as small: only published dual encoders of open_clip are.
+    A tower of unknown size is assumed to fit: only open_clip's dual encoders, which are small, have unknown sizes.
     """
-    needed = 0.0 if weights is None else HEADROOM * BYTES_PER_PARAMETER[quantize] * weights
-    return "cuda" if needed <= free else "cpu"
+    required = 0.0 if parameters is None else HEADROOM * BYTES_PER_PARAMETER[quantize] * parameters
+    return "cuda" if required <= free else "cpu"
 
 
 def default_precision(device: str) -> Precision:
-    """Halves on a GPU, bfloat16 where it computes with them; float32 on the CPU."""
+    """float32 on the CPU; on a GPU bfloat16 if it computes in it, else float16."""
     kind = device.partition(":")[0]
     if kind == "cuda":
         import torch
@@ -112,20 +113,21 @@ def quantizer(quantize: Quantize) -> str:
     """The installed package that quantises an LLM.
 
     Raises:
-        ModelError: there is none.
+        ModelError: no such package is installed.
     """
     for package in QUANTIZERS:
         if importlib.util.find_spec(package) is not None:
             return package
     raise ModelError(
-        f"--quantize {quantize} needs bitsandbytes or torchao, and neither is installed; run pip install bitsandbytes."
+        f"Quantisation to {quantize} needs bitsandbytes or torchao, and neither is installed.",
+        hint="Install one: pip install bitsandbytes.",
     )
 
 
 def pick_device(device: str) -> str:
-    """``auto`` is a CUDA GPU or Apple's where torch sees one, else the CPU.
+    """Resolve ``auto``: a CUDA GPU or Apple's if torch sees one, else the CPU.
 
-    torch is asked only where a GPU could be: importing it costs seconds.
+    torch, whose import takes seconds, is imported only if the machine may have a GPU.
     """
     if device != "auto":
         return device
@@ -140,14 +142,14 @@ def pick_device(device: str) -> str:
 
 
 def has_nvidia_driver() -> bool:
-    """Whether an NVIDIA card could be used, told without importing anything."""
+    """Whether the machine may have an NVIDIA GPU; nothing is imported to find out."""
     return Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") is not None
 
 
 def tower_parameters(model: "Model", name: TowerName) -> int | None:
-    """Numbers a tower holds, from the headers of its files; None where only its library knows.
+    """Parameter count of a tower, read from file headers; None if unknown, as for open_clip's towers.
 
-    Base weights that are not on this disk are fetched, as the tower that needs them would.
+    Base weights that are not on this machine are fetched, as they are when the tower is loaded.
     """
     own = 0
     if model.folder is not None and (path := model.folder / "model.safetensors").exists():
@@ -167,7 +169,7 @@ def _base_weights(config: VisionConfig | TextConfig, folder: Path | None, name: 
 
         return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
     if path.is_file() and path.suffix != ".safetensors":
-        return path.stat().st_size // 4  # a pickle of float32
+        return path.stat().st_size // 4  # a pickle of float32 tensors
     files = [path] if path.is_file() else weight_files(path)
     shapes = {key: shape for file in files for key, shape in tensor_shapes(file).items()}
     other = ("text_model.", "text_projection.") if name == "vision" else ("vision_model.", "visual_projection.")

@@ -1,15 +1,16 @@
-"""Querybank normalisation within the vectors: what scores well with everything is taken down.
+"""Querybank normalisation, a correction for hubness that is stored in the vectors.
 
-Some vectors of a shared space are near to all queries, and push better answers down. Bogolin et al. (Cross Modal
-Retrieval with Querybank Normalisation, CVPR 2022, arXiv 2112.12777) lessen the score of a query ``q`` and an item
-``v`` by what ``v`` scores with a bank of queries, as the inverted softmax of Smith et al. (arXiv 1702.03859) does:
+Hubs are vectors of the shared space that are close to all queries and displace better results. Bogolin et al. (Cross
+Modal Retrieval with Querybank Normalisation, CVPR 2022, arXiv 2112.12777) reduce the score of a query ``q`` and an
+item ``v`` by the similarity of ``v`` to a bank of queries, like the inverted softmax of Smith et al.
+(arXiv 1702.03859):
 
     score(q, v) = q.v - strength * hub(v),    hub(v) = log(mean of exp(scale * b.v) over the bank) / scale
 
-Here images are lessened by a bank of captions and captions by one of images. ``hub(v)`` depends on ``v`` alone, so two
-more coordinates hold both: the score stays an inner product, which any index searches, and images added later need no
-other image. Vectors have length 1 again afterwards, so that a score is this one divided by about 1.25; two images, or
-two captions, share a coordinate, and their cosines begin at 0.2.
+Here images are corrected with a bank of captions, and captions with a bank of images. ``hub(v)`` depends only on
+``v``, so both corrections are stored as two extra dimensions: the score remains an inner product, which any index can
+search, and images can be added later. Vectors are normalised to length 1 again, which divides scores by about 1.25.
+Two images, or two captions, share a coordinate, so that their cosines start at 0.2.
 """
 
 import math
@@ -25,19 +26,19 @@ from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.errors import ModelError
 
 ANCHOR = 0.5
-"""The coordinate that the other side's hub is multiplied with. The larger it is, the smaller is the hub's own, and the
-less that one tells in a vector's length, which is brought back to 1: a share of (2 strength hub)^2 / 2.5."""
+"""The coordinate that multiplies the other modality's hub coordinate. A larger anchor needs a smaller hub coordinate,
+which then changes a vector's length less before it is normalised to 1: by a share of (2 strength hub)^2 / 2.5."""
 
 
 class QuerybankNorm(nn.Module):
-    """One modality's unit vectors, by a bank of the other's."""
+    """Corrects the unit vectors of one modality with a bank of the other's."""
 
     bank: torch.Tensor
     scale: torch.Tensor
     offset: torch.Tensor
 
     def __init__(self, tower: TowerName, strength: float, size: int, width: int) -> None:
-        """One with an empty bank ``[size, width]``."""
+        """Creates it with an empty bank ``[size, width]``."""
         super().__init__()
         self.tower, self.strength = tower, strength
         self.register_buffer("bank", torch.empty(size, width))
@@ -48,16 +49,16 @@ class QuerybankNorm(nn.Module):
     def fit(
         cls, tower: TowerName, strength: float, *, own: torch.Tensor, bank: torch.Tensor, scale: float
     ) -> "QuerybankNorm":
-        """That of a tower.
+        """Compute the normalisation of a tower.
 
         Args:
-            own: unit vectors float ``[n, width]`` that the tower gives; their mean hub becomes 0, so that the usual
+            own: unit vectors float ``[n, width]`` of the tower; their mean hub is subtracted, so that an average
                 vector keeps its length.
             bank: unit vectors float ``[size, width]`` of the other tower.
-            scale: inverse temperature, as of the softmax that the towers learnt by.
+            scale: inverse temperature, that of the softmax in training.
         """
         norm = cls(tower, strength, *bank.shape).to(own.device)
-        # As they will be stored: what is measured in training is what a reader of the folder gets.
+        # Rounded as they will be stored, so that training measures what users of the folder get.
         norm.bank = bank.half().float()
         norm.scale = torch.tensor(scale, device=own.device)
         norm.offset = norm._hubs(own).mean()
@@ -75,13 +76,13 @@ class QuerybankNorm(nn.Module):
         return (torch.logsumexp(scores, dim=1) - math.log(len(self.bank))) / self.scale - self.offset
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """As a model folder holds them."""
+        """Tensors by their names in a model folder."""
         tensors = {"bank": self.bank.half(), "scale": self.scale, "offset": self.offset}
         return {f"{self.tower}.querybank.{name}": tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
 class NormalisedTower(nn.Module):
-    """A tower, and what its vectors are normalised by."""
+    """A tower followed by querybank normalisation."""
 
     def __init__(self, tower: nn.Module, norm: QuerybankNorm) -> None:
         super().__init__()
@@ -96,15 +97,17 @@ class NormalisedTower(nn.Module):
 def load_querybank(
     tower: TowerName, config: ModelConfig, tensors: Mapping[str, torch.Tensor], *, device: str
 ) -> QuerybankNorm:
-    """The norm of a tower whose tensors, prefixes removed, lie in a model folder.
+    """The normalisation of a tower from a model folder's tensors, prefixes removed.
 
     Raises:
-        ModelError: a bank that is missing or of other vectors.
+        ModelError: the bank is missing, or its vectors have another width.
     """
     bank = tensors.get("bank")
     if bank is None or bank.ndim != 2 or not len(bank) or bank.shape[1] != config.tower_dim:
         found = "none" if bank is None else str(list(bank.shape))
-        raise ModelError(f"The {tower} tower's querybank should hold vectors of {config.tower_dim}, but is {found}.")
+        raise ModelError(
+            f"The {tower} tower's querybank needs vectors of {config.tower_dim} dimensions, but its shape is {found}."
+        )
     norm = QuerybankNorm(tower, config.querybank, *bank.shape)
     load_exactly(norm, tensors, f"{tower} tower's querybank", device=device)
     return norm.eval()

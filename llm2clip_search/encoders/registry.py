@@ -1,5 +1,5 @@
-"""Names to models: ``nano``, LLM2CLIP's published names, ``open_clip:ARCH/TAG``, ``hf:owner/repo[@revision]``,
-``dir:PATH``.
+"""Resolve the name of a model: ``nano``, another name of the catalogue, ``open_clip:ARCH/TAG``,
+``hf:owner/repo[@revision]`` or ``dir:PATH``.
 """
 
 import json
@@ -18,7 +18,7 @@ from llm2clip_search.errors import ModelError
 
 DEFAULT_MODEL = "nano"
 PACKAGED = ("nano",)
-"""Models whose folder lies in this package, under ``encoders/models``."""
+"""Models whose folder is part of this package, under ``encoders/models``."""
 SCHEMES = ("open_clip", "hf", "dir")
 """What a name may start with, before a colon; other packages may provide more, see `plugins`."""
 
@@ -33,11 +33,11 @@ def resolve(name: str) -> Model:
     if not separator:
         if name in PACKAGED:
             return _from_folder(Path(str(files("llm2clip_search.encoders"))) / "models" / name, name)
-        if published := convertible_model(name):
-            if not is_pulled(published):
-                raise _not_here(published.name, f"about {published.download_bytes / 1e9:.1f} GB")
-            return _from_folder(converted_folder(published), published.name)
-        raise ModelError(_no_such_model(name))
+        if checkpoint := convertible_model(name):
+            if not is_pulled(checkpoint):
+                raise _not_here(checkpoint.name, f"about {checkpoint.download_bytes / 1e9:.1f} GB")
+            return _from_folder(converted_folder(checkpoint), checkpoint.name)
+        raise _no_such_model(name)
     if scheme == "open_clip":
         return Model(name, open_clip_model(rest), None)
     if scheme == "dir":
@@ -45,12 +45,15 @@ def resolve(name: str) -> Model:
         assert found is not None, "a folder is there, or find raises"
         return _from_folder(found.path.absolute(), f"dir:{found.path.absolute()}")
     if scheme == "hf":
-        if published := model_of_repository(rest.partition("@")[0]):
-            raise ModelError(f"{name} is in a layout of its own; name it {published.name}, and it is converted.")
+        if checkpoint := model_of_repository(rest.partition("@")[0]):
+            raise ModelError(
+                f"{name} is a checkpoint in LLM2CLIP's own layout, which must be converted.",
+                hint=f"Name it {checkpoint.name}, and it is converted.",
+            )
         if (found := find(name)) is None:
             raise _not_here(name)
         return _from_folder(found.path, name)
-    raise ModelError(_unknown_scheme(name, scheme))
+    raise _unknown_scheme(name, scheme)
 
 
 def fetch_model(name: str) -> Model:
@@ -61,8 +64,8 @@ def fetch_model(name: str) -> Model:
     Raises:
         ModelError: as `resolve`; or the hub cannot be reached, the disk is full, or the checkpoint is damaged.
     """
-    if published := convertible_model(name):
-        pull(published)
+    if checkpoint := convertible_model(name):
+        pull(checkpoint)
     elif name.startswith("hf:") and not model_of_repository(name.removeprefix("hf:").partition("@")[0]):
         fetch(name)
     model = resolve(name)
@@ -74,8 +77,8 @@ def fetch_model(name: str) -> Model:
 
 def is_at_hand(name: str) -> bool:
     """Whether `resolve` needs no `fetch_model` first."""
-    published = convertible_model(name)
-    return is_pulled(published) if published else is_here(name)
+    checkpoint = convertible_model(name)
+    return is_pulled(checkpoint) if checkpoint else is_here(name)
 
 
 def _not_here(name: str, size: str = "") -> ModelError:
@@ -85,23 +88,23 @@ def _not_here(name: str, size: str = "") -> ModelError:
     )
 
 
-def _unknown_scheme(name: str, scheme: str) -> str:
+def _unknown_scheme(name: str, scheme: str) -> ModelError:
     if provider := plugin_distribution(scheme):
-        return f"{name!r} is an encoder of the package {provider}; it has no model folder."
+        return ModelError(f"{name!r} is an encoder of the package {provider} and has no model folder.")
     provided = [each for each in plugin_schemes() if each not in SCHEMES]
     known = ", ".join(f"{each}:" for each in (*SCHEMES, *provided))
-    return f"{name!r} names no model: its scheme is none of {known}."
+    return ModelError(f"{name!r} names no model: {scheme!r} is not a known scheme; those are {known}.")
 
 
-def _no_such_model(name: str) -> str:
-    near = similar_names(name)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+def _no_such_model(name: str) -> ModelError:
     if Path(name).is_dir():
-        hint = f"; for the folder, say dir:{name}."
-    return (
-        f"There is no model {name!r}; a model is one that 'llm2clip-search models list' names, or open_clip:ARCH/TAG,"
-        f" hf:OWNER/REPO or dir:PATH{hint}"
-    )
+        hint = f"To name the folder, use dir:{name}."
+    elif similar := similar_names(name):
+        hint = f"Did you mean {' or '.join(similar)}?"
+    else:
+        others = "open_clip:ARCH/TAG, hf:OWNER/REPO and dir:PATH"
+        hint = f"'llm2clip-search models list' lists the named ones; other forms are {others}."
+    return ModelError(f"There is no model {name!r}.", hint=hint)
 
 
 def _from_folder(folder: Path, name: str) -> Model:
@@ -109,14 +112,14 @@ def _from_folder(folder: Path, name: str) -> Model:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelError(f"{folder} is no model folder: it has no readable config.json.") from error
+        raise ModelError(f"{folder} is not a model folder: it has no readable config.json.") from error
     except ValueError as error:
         raise ModelError(f"{path} is not valid JSON: {error}.") from error
     for file in folder.glob("*.safetensors"):
         refuse_pickle(file)
     if "model_type" in raw:
         _need_safetensors(folder)
-        # The tensors are transformers' own; the folder is named as the source of both towers.
+        # transformers loads the tensors; the folder is named as the source of both towers.
         return Model(name, transformers_model(folder, source=name), None)
     return Model(name, ModelConfig.read(path), folder)
 
@@ -125,7 +128,8 @@ def _need_safetensors(folder: Path) -> None:
     pickles = sorted(path.name for suffix in ("bin", "pt", "pth") for path in folder.glob(f"*.{suffix}"))
     if pickles and not any(folder.glob("*.safetensors")):
         raise ModelError(
-            f"{folder} holds its weights as a pickle ({pickles[0]}), and unpickling runs code; write them with"
-            " save_pretrained(..., safe_serialization=True) where they were made, or turn a state dict of LLM2CLIP's"
-            " training repository into a model folder by 'llm2clip-search models convert', which reads tensors alone."
+            f"{folder} holds its weights as a pickle ({pickles[0]}), and unpickling runs code; transformers'"
+            " save_pretrained(..., safe_serialization=True) writes safetensors on a machine that trusts it.",
+            hint="If it is a state dict of LLM2CLIP's training repository, convert it to a model folder with"
+            " 'llm2clip-search models convert', which reads nothing but tensors from it.",
         )

@@ -1,4 +1,4 @@
-"""Text towers: an LLM with its adaptor, or a classic CLIP text tower; token ids to unit vectors."""
+"""Text towers, from token ids to unit vectors: an LLM with its adaptor, or a classic CLIP text tower."""
 
 import json
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ from llm2clip_search.errors import ModelError
 
 
 class ClipTextTower(nn.Module):
-    """A text tower of open_clip or transformers; it pools where its own training did."""
+    """A text tower of open_clip or transformers, with the pooling of that library."""
 
     def __init__(self, model: Any, width: int) -> None:
-        """``width`` is that of its embeddings."""
+        """``width`` is the width of its embeddings."""
         super().__init__()
         self.model = model
         self.width = width
@@ -35,7 +35,7 @@ class ClipTextTower(nn.Module):
         attention_mask: torch.Tensor | None = None,
         pooling_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """int64 ``[n, length]`` each to L2-normalised float32 ``[n, width]``; the masks are unused."""
+        """int64 ``[n, length]`` to L2-normalised float32 ``[n, width]``; the masks are not used."""
         out = self.model(ids)
         if not isinstance(out, torch.Tensor):
             out = out.text_embeds if hasattr(out, "text_embeds") else out.pooler_output
@@ -43,7 +43,7 @@ class ClipTextTower(nn.Module):
 
 
 class FusedStates(nn.Module):
-    """The LLM's pooled state and CLIP's text embedding side by side, both L2-normalised: neither drowns the other."""
+    """The LLM's pooled state and CLIP's text embedding, each L2-normalised so that neither dominates, concatenated."""
 
     def __init__(self, llm: CaptionLLM, clip: ClipTextTower) -> None:
         super().__init__()
@@ -54,13 +54,13 @@ class FusedStates(nn.Module):
     def forward(
         self, ids: torch.Tensor, attention_mask: torch.Tensor, pooling_mask: torch.Tensor, clip_ids: torch.Tensor
     ) -> torch.Tensor:
-        """int64 ``[n, length]`` of the LLM and ``[n, clip_length]`` of CLIP to float32 ``[n, width]``."""
+        """int64 ``[n, length]`` for the LLM and ``[n, clip_length]`` for CLIP to float32 ``[n, width]``."""
         states = F.normalize(self.llm(ids, attention_mask, pooling_mask), dim=-1)
         return torch.cat([states, self.clip(clip_ids)], dim=-1)
 
 
 class LLMTextTower(nn.Module):
-    """The LLM's pooled state, alone or fused with CLIP's embedding, through the adaptor."""
+    """An LLM, alone or fused with CLIP's text tower, and the adaptor."""
 
     def __init__(self, states: CaptionLLM | FusedStates, adaptor: Adaptor) -> None:
         super().__init__()
@@ -68,12 +68,12 @@ class LLMTextTower(nn.Module):
         self.adaptor = adaptor
 
     def forward(self, *tokens: torch.Tensor) -> torch.Tensor:
-        """The tokenizer's int64 arrays, in its batch's order, to L2-normalised float32 ``[n, dim]``."""
+        """The int64 arrays of a tokenizer's batch, in its order, to L2-normalised float32 ``[n, dim]``."""
         return F.normalize(self.adaptor(self.states(*tokens)), dim=-1)
 
 
 class _OpenClipText(nn.Module):
-    """``encode_text`` as ``forward``; the vision tower is dropped."""
+    """An open_clip model whose ``forward`` is ``encode_text``; the vision tower is removed."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -96,11 +96,15 @@ def build_text_tower(
 ) -> nn.Module:
     """Build the tower and load its weights; the vision tower is not touched.
 
-    ``tensors`` are those of the model folder whose names began with ``text.``, prefix removed. The LLM or CLIP
-    tower takes on the placement's precision; statistics and adaptor stay float32.
+    The LLM or CLIP tower gets the placement's precision; statistics and adaptor stay float32.
+
+    Args:
+        dim: width of the embeddings.
+        folder: the model folder, where relative sources start.
+        tensors: the model folder's tensors under ``text.``, prefix removed.
 
     Raises:
-        ModelError: weights that cannot be fetched or do not fit, naming what is missing or extra.
+        ModelError: weights cannot be fetched or do not fit; missing and unexpected ones are named.
     """
     if config.library != "llm":
         return load_clip_text(config, folder=folder, placement=placement)
@@ -121,7 +125,7 @@ def load_states(
     tensors: Mapping[str, torch.Tensor],
     placement: Placement = Placement(),
 ) -> CaptionLLM | FusedStates:
-    """What an adaptor reads, its ``width`` that of the adaptor; arguments and errors as of `build_text_tower`."""
+    """The part of a text tower before its adaptor; arguments and errors as for `build_text_tower`."""
     llm = load_caption_llm(config, folder=folder, tensors=tensors, placement=placement)
     if config.clip is None:
         return llm
@@ -132,13 +136,13 @@ def load_clip_text(config: TextConfig, *, folder: Path | None, placement: Placem
     """A classic CLIP text tower.
 
     Raises:
-        ModelError: weights that cannot be fetched, or that are no text tower of open_clip or transformers.
+        ModelError: weights cannot be fetched, or are not a text tower of open_clip or transformers.
     """
     ensure_torchvision()
     if config.weights is None:
         raise ModelError("A text tower needs 'weights', the source of its base model.")
     if config.library == "llm":
-        raise ModelError(f"{config.weights} is an LLM, but a CLIP text tower is of open_clip or transformers.")
+        raise ModelError(f"{config.weights} is an LLM, but a CLIP text tower comes from open_clip or transformers.")
     if config.library == "transformers":
         tower = _transformers_text(fetch(config.weights, relative_to=folder).path)
         return tower.to(placement.device, placement.dtype)
@@ -156,10 +160,10 @@ def _transformers_text(path: Path) -> ClipTextTower:
     kind = raw.get("model_type", "")
     classes = {"clip": "CLIPTextModelWithProjection", "siglip": "SiglipTextModel"}
     if kind not in classes:
-        raise ModelError(f"{path} is a {kind!r} model; dual encoders of transformers are: clip, siglip.")
+        raise ModelError(f"{path} is a {kind!r} model; supported dual encoders of transformers are clip and siglip.")
     loader = getattr(transformers, classes[kind])
     # SigLIP was trained without a padding mask; CLIP's is implied by its causal attention and EOS pooling.
-    with quiet_transformers():  # it would list the vision tower's tensors as unexpected
+    with quiet_transformers():  # transformers would list the vision tower's tensors as unexpected
         model = loader.from_pretrained(path, local_files_only=True, use_safetensors=True, **clip_projection(kind, raw))
     width = model.config.projection_dim if kind == "clip" else model.config.projection_size
     return ClipTextTower(model, width).eval()

@@ -92,7 +92,7 @@ class LLMTokenizer(CaptionTokenizer):
                 f"{around} {len(prefix) + len(self._suffix)} tokens, which leaves none of the {self._max_tokens} that"
                 " the tower reads for a caption."
             )
-        # Attention needs a token that every other one may rest on: without it a decoder rests on the first word.
+        # Decoders direct surplus attention to the first token, which without a prefix would be the first word.
         return prefix or [self._begin_token()]
 
     def _begin_token(self) -> int:
@@ -158,7 +158,7 @@ class TransformersTokenizer(CaptionTokenizer):
         with self._lock:
             whole: list[list[int]] = self._tokenizer(texts, truncation=False)["input_ids"] if texts else []
             lengths = [len(ids) for ids in whole]
-            # The library knows which special tokens follow a truncated caption, so it truncates the long ones.
+            # Only the library knows which special tokens follow a truncated caption, so it truncates the long ones.
             if long := [row for row, length in enumerate(lengths) if length > self._max_tokens]:
                 cut = self._tokenizer([texts[row] for row in long], truncation=True, max_length=self._max_tokens)
                 for row, ids in zip(long, cut["input_ids"], strict=True):
@@ -197,7 +197,7 @@ class OpenClipTokenizer(CaptionTokenizer):
             return []
         if self._is_simple:
             return [self._tokenize_simply(text) for text in texts]
-        # Wrapped tokenizers clean, truncate and pad in one call, which does not tell a caption's length.
+        # Wrapped tokenizers clean, truncate and pad in one call, which does not return a caption's length.
         with self._lock:
             rows: list[list[int]] = self._tokenizer(texts).tolist()
             return [TokenizedCaption(ids, length) for ids, length in zip(rows, self._lengths(texts), strict=True)]
@@ -222,7 +222,7 @@ class OpenClipTokenizer(CaptionTokenizer):
 
 
 class FusedTokenizer(CaptionTokenizer):
-    """Tokenises for both towers of a fused one; a caption's length is the LLM's, which reads what CLIP cuts off."""
+    """Tokenises for both parts of a fused tower; lengths are the LLM's, which reads what CLIP's tower truncates."""
 
     def __init__(self, llm: CaptionTokenizer, clip: CaptionTokenizer) -> None:
         self._llm, self._clip = llm, clip

@@ -1,7 +1,7 @@
-"""The two runtimes of a tower: torch, and ONNX Runtime compiled once per fingerprint.
+"""The two runtimes of a tower: PyTorch, and ONNX Runtime, for which a tower is compiled once per fingerprint.
 
-Both are a function from named numpy arrays to float32 ``[n, dim]``; an encoder does not care which.
-The vision tower's is ``pixels``, a text tower's are the fields of its tokenizer's batch, in their order.
+In both, a tower is a function from named numpy arrays to float32 ``[n, dim]``. The vision tower's input is ``pixels``;
+those of a text tower are the fields of its tokenizer's batch, in their order.
 """
 
 import contextlib
@@ -31,39 +31,46 @@ Runtime = Literal["auto", "torch", "onnx"]
 Tower = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 FIXED_LENGTH = ("pixels", "clip_ids")
-"""Inputs of which only the first axis varies from batch to batch."""
+"""Inputs whose first axis is the only one that varies between batches."""
 COMPILED_LIMIT = 500_000_000
-"""Numbers of a tower beyond which ``auto`` leaves it to torch: 2 GB, which one ONNX file can hold. Compiling an LLM
-of 8 billion would take twice its 32 GB in memory, and as much on disk."""
+"""Parameter count above which ``auto`` runs a tower in PyTorch: 2 GB, the limit of one ONNX file. Compiling an LLM of
+8 billion parameters would need twice its 32 GB, in memory and on disk."""
 MAPPED_SIZE = 1 << 16
-"""Bytes of a compiled tower's tensor from which it lies in a file of its own; smaller ones stay in the graph."""
+"""Size in bytes from which a compiled tower's tensors are stored in a separate file; smaller ones stay in the graph."""
 _EXPORTER = Lock()
-"""torch's exporter, and the warnings silenced around it, have global state: one thread at a time."""
+"""torch's exporter, and the warnings silenced around it, have global state, so one thread at a time may export."""
 MIN_COSINE = 0.999
-"""A compiled tower is kept only if its vectors agree with torch's at least this well."""
+"""Lowest cosine between a compiled tower's vectors and PyTorch's at which the compiled tower is kept."""
 
 
 def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, quantize: Quantize = "none") -> Tower:
-    """One tower ready to run; the other one is not loaded.
+    """Load one tower; the other one is not loaded.
 
-    ``auto`` is ONNX Runtime on a CPU that has it, torch otherwise and for towers beyond `COMPILED_LIMIT`. On a GPU
-    weights are halves, see `placement`.
+    Runtime ``auto`` is ONNX Runtime on a CPU where it is installed, and PyTorch otherwise and for towers beyond
+    `COMPILED_LIMIT`. On a GPU, weights have half precision, see `placement`.
 
     Raises:
-        ModelError: ONNX asked for but missing, on a GPU, or quantised; weights that cannot be loaded.
+        ModelError: ONNX Runtime is asked for but not installed, or for a GPU or a quantised LLM; or weights cannot be
+            loaded.
     """
     placement = place_tower(model, name, device=device, quantize=quantize)
     device = placement.device
     has_onnx = all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx"))
     if runtime == "onnx" and not has_onnx:
-        raise ModelError("--runtime onnx needs ONNX Runtime; install it with pip install 'llm2clip-search[cpu]'.")
+        raise ModelError(
+            "Runtime 'onnx' needs ONNX Runtime, which is not installed.",
+            hint="Install it: pip install 'llm2clip-search[cpu]'.",
+        )
     if runtime == "onnx" and device != "cpu":
-        raise ModelError(f"--runtime onnx runs on the CPU, but the device is {device}; add --device cpu.")
+        raise ModelError(f"Runtime 'onnx' runs on the CPU, but the device is {device!r}.", hint="Add --device cpu.")
     if runtime == "onnx" and placement.quantize != "none":
-        raise ModelError(f"--runtime onnx has no {quantize} LLM; leave out --quantize, or say --runtime torch.")
+        raise ModelError(
+            f"Runtime 'onnx' cannot run an LLM quantised to {quantize}.",
+            hint="Omit --quantize, or use --runtime torch.",
+        )
     if runtime == "torch" or device != "cpu" or not has_onnx or placement.quantize != "none":
         return _torch_tower(build_module(model, name, placement), device)
-    # Counting a GGUF's numbers takes seconds: only where the answer is wanted.
+    # Counting the parameters of a GGUF file takes seconds, so it is done only where the result matters.
     is_open = runtime == "auto" and not _compiled(model, name).exists()
     if is_open and (tower_parameters(model, name) or 0) > COMPILED_LIMIT:
         return _torch_tower(build_module(model, name, placement), device)
@@ -71,11 +78,12 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
         return _onnx_tower(compiled_path(model, name))
     except ModelError:
         raise
-    except Exception as error:  # exporters fail in many ways; the tower itself still runs
+    except Exception as error:  # exporters fail in many ways, and the tower still runs in PyTorch
         if runtime == "onnx":
             raise ModelError(
                 f"The {name} tower of {model.reference} cannot be compiled for ONNX Runtime"
-                f" ({type(error).__name__}: {error}); --runtime torch runs it as it is."
+                f" ({type(error).__name__}: {error}).",
+                hint="Use --runtime torch, which needs no compilation.",
             ) from error
         logger.warning("The %s tower does not compile for ONNX Runtime; PyTorch runs it instead.", name)
         logger.debug("The %s tower of %s does not compile.", name, model.reference, exc_info=True)
@@ -83,20 +91,22 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
 
 
 def build_module(model: Model, name: TowerName, placement: Placement = Placement()) -> "nn.Module":
-    """The tower as a torch module where ``placement`` puts it, in evaluation mode.
+    """The tower as a torch module in evaluation mode, on the device and in the precision of ``placement``.
 
     Raises:
-        ModelError: weights that cannot be fetched or do not fit.
+        ModelError: weights cannot be fetched, or do not fit the tower.
     """
     import torch
 
     config = model.config
-    # What stands behind the LLM is small, and its input is a sum already: it stays float32. So does a querybank.
+    # The adaptor and the querybank stay float32: they are small, and the adaptor's input is already a mean.
     tensors = model.tensors(name, dtype=placement.dtype if name == "vision" else torch.float32)
     tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("querybank.")}
     bank = model.tensors(f"{name}.querybank", dtype=torch.float32)
     if bank and not config.querybank:
-        raise ModelError(f"{model.reference} holds a querybank of its {name} tower, but config.json says it has none.")
+        raise ModelError(
+            f"{model.reference} holds a querybank for its {name} tower, but its config.json sets no querybank strength."
+        )
     module: nn.Module
     if name == "vision":
         from llm2clip_search.encoders.vision import build_vision_tower
@@ -122,7 +132,7 @@ def _torch_tower(module: "nn.Module", device: str) -> Tower:
     import torch
 
     def run(arrays: dict[str, np.ndarray]) -> np.ndarray:
-        # torch refuses read-only arrays, which Pillow hands out; ascontiguousarray copies those alone.
+        # torch does not accept read-only arrays, which Pillow returns; only those are copied.
         tensors = [torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays.values()]
         with torch.inference_mode():
             out: np.ndarray = module(*(t.to(device) for t in tensors)).float().cpu().numpy()
@@ -147,12 +157,12 @@ def _onnx_tower(path: Path) -> Tower:
 
 
 def _compiled(model: Model, name: TowerName) -> Path:
-    """Where the tower's ONNX file lies once it is made."""
+    """Path of the tower's ONNX file in the cache."""
     return cache_dir() / "onnx" / model.identity.fingerprint / name / "tower.onnx"
 
 
 def compiled_path(model: Model, name: TowerName) -> Path:
-    """The tower's ONNX file, exported and compared with torch when it is not in the cache yet."""
+    """The tower's ONNX file; if it is not in the cache, it is exported and compared with PyTorch first."""
     path = _compiled(model, name)
     if path.exists():
         return path
@@ -168,17 +178,17 @@ def compiled_path(model: Model, name: TowerName) -> Path:
 
 
 def _export(model: Model, name: TowerName, path: Path) -> float:
-    """Write the ONNX file; returns the lowest cosine between its vectors and torch's."""
+    """Write the ONNX file; returns the lowest cosine between its vectors and PyTorch's."""
     import torch
 
     module = build_module(model, name)
-    # Traced and judged on different shapes, so that a dimension frozen by tracing shows.
-    traced, judged = (_sample(model, name, count) for count in (2, 3))
+    # Traced and compared on different shapes, which reveals a dimension that tracing has fixed.
+    traced, compared = (_sample(model, name, count) for count in (2, 3))
     example = tuple(map(torch.from_numpy, traced.values()))
     axes = {key: {0: "n"} if key in FIXED_LENGTH else {0: "n", 1: "length"} for key in traced}
     with _EXPORTER, _quiet_exporter(), torch.inference_mode():
-        # The TorchScript exporter: on these towers it takes 2.5 s where the dynamo one takes 23 s, and it
-        # needs no onnxscript; the check below holds it to torch's own output.
+        # The TorchScript exporter takes 2.5 s for these towers where the dynamo exporter takes 23 s, and it needs no
+        # onnxscript. The comparison below checks its output.
         torch.onnx.export(
             module,
             example,
@@ -190,16 +200,16 @@ def _export(model: Model, name: TowerName, path: Path) -> float:
             dynamo=False,
         )
     _map_weights(path)
-    expected = _torch_tower(module, "cpu")(judged)
-    cosine = float((_onnx_tower(path)(judged) * expected).sum(axis=1).min())
+    expected = _torch_tower(module, "cpu")(compared)
+    cosine = float((_onnx_tower(path)(compared) * expected).sum(axis=1).min())
     if not cosine >= MIN_COSINE:  # NaN fails too
         raise RuntimeError(f"compiled vectors agree with torch's only to cosine {cosine:.5f}")
     return cosine
 
 
 def _map_weights(path: Path) -> None:
-    """Move large tensors to a file beside, which ONNX Runtime maps: of a table of embeddings only the rows that
-    a caption names are read, and no number is parsed."""
+    """Move large tensors to a second file, which ONNX Runtime maps: nothing is parsed, and of an embedding table only
+    the rows of a caption's tokens are read."""
     import onnx
 
     onnx.save_model(
@@ -223,7 +233,7 @@ def _sample(model: Model, name: TowerName, count: int) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter warns of every traced constant; the comparison with torch judges what matters."""
+    """The exporter warns about every traced constant; the comparison with PyTorch shows whether any matters."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""Vision towers of timm, open_clip and transformers as one module: uint8 pixels to unit vectors."""
+"""Vision towers of timm, open_clip and transformers behind one module: uint8 pixels to unit vectors."""
 
 import json
 import threading
@@ -20,16 +20,15 @@ from llm2clip_search.errors import ModelError
 
 
 class VisionTower(nn.Module):
-    """Backbone and projection behind the normalisation of pixels.
+    """Normalisation of pixels, backbone and projection.
 
-    Normalising inside the module keeps preprocessing in threads at one byte a value and makes it
-    part of what is exported.
+    Normalising inside the module keeps preprocessing at one byte per value and makes normalisation part of an export.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
     precision = torch.float32
-    """Of backbone and projection."""
+    """Precision of backbone and projection."""
 
     def __init__(self, backbone: nn.Module, projection: nn.Module, preprocess: PreprocessConfig) -> None:
         super().__init__()
@@ -39,11 +38,11 @@ class VisionTower(nn.Module):
         self.register_buffer("std", torch.tensor(preprocess.std).view(1, -1, 1, 1) * 255.0, persistent=False)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 ``[n, H, W, 3]`` to what the backbone takes, ``[n, 3, H, W]``."""
+        """uint8 ``[n, H, W, 3]`` to the backbone's input, ``[n, 3, H, W]``."""
         return (pixels.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
 
     def place(self, placement: Placement) -> "VisionTower":
-        """Move the weights; pixels stay float32 until they are normalised, which 8 bits of mantissa would shift."""
+        """Move the weights. Pixels are normalised in float32, because the 8 bits of bfloat16 would shift them."""
         self.backbone.to(placement.device, placement.dtype)
         self.projection.to(placement.device, placement.dtype)
         self.precision = placement.dtype
@@ -60,7 +59,7 @@ class VisionTower(nn.Module):
 
 
 class _Pooled(nn.Module):
-    """A transformers vision model, reduced to its pooled output tensor."""
+    """A transformers vision model that returns only its pooled output."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -77,19 +76,19 @@ class _Pooled(nn.Module):
 
 
 class PooledModules(nn.Module):
-    """A timm backbone and, behind its pooled features, those of modules within it, averaged over the image."""
+    """A timm backbone whose pooled features are followed by those of inner modules, averaged over the image."""
 
     def __init__(self, model: nn.Module, modules: Sequence[str]) -> None:
-        """Raises ModelError for a name that is no module of the backbone."""
+        """Raises ModelError if the backbone has no module of a name."""
         super().__init__()
         names = dict(model.named_modules())
         if unknown := [name for name in modules if name not in names]:
-            raise ModelError(f"The vision backbone has no module {unknown[0]!r}; 'pooled_modules' names its own.")
+            raise ModelError(f"The vision backbone has no module {unknown[0]!r}, which 'pooled_modules' names.")
         self.model, self.modules_pooled = model, tuple(modules)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """``[n, 3, H, W]`` to ``[n, width]``: the backbone's own features first, then module by module."""
-        thread = threading.get_ident()  # hooks are the module's, and towers may run in several threads
+        """``[n, 3, H, W]`` to ``[n, width]``: the backbone's features, then those of each module."""
+        thread = threading.get_ident()  # hooks see the calls of all threads, which may run the tower at once
         found: dict[str, torch.Tensor] = {}
 
         def keep(name: str) -> Callable[..., None]:
@@ -105,7 +104,7 @@ class PooledModules(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        # Convolutions give [n, channels, rows, columns], transformers [n, tokens, channels].
+        # Convolutions return [n, channels, rows, columns], transformers [n, tokens, channels].
         beside = [found[n].mean(dim=(2, 3) if found[n].ndim == 4 else 1) for n in self.modules_pooled]
         return torch.cat([own, *beside], dim=1)
 
@@ -120,16 +119,18 @@ def build_vision_tower(
 ) -> VisionTower:
     """Build the tower and load its weights; the text tower is not touched.
 
-    ``tensors`` are those of the model folder whose names began with ``vision.``, prefix removed. They become
-    the tower's parameters as they are, without a copy.
+    Args:
+        dim: width of the embeddings.
+        folder: the model folder, where relative sources start.
+        tensors: the model folder's tensors under ``vision.``, prefix removed; they are assigned without a copy.
 
     Raises:
-        ModelError: weights that cannot be fetched or do not fit, naming what is missing or extra.
+        ModelError: weights cannot be fetched or do not fit; missing and unexpected ones are named.
     """
     ensure_torchvision()
     backbone = _BACKBONES[config.library](config, folder).to(placement.dtype)
     own = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
-    if config.weights is not None:  # what training changed lies over the published weights
+    if config.weights is not None:  # trained tensors replace published ones
         own = {**backbone.state_dict(), **own} if own else {}
     if own or config.weights is None:
         load_exactly(backbone, own, "vision backbone", device=placement.device)
@@ -138,8 +139,8 @@ def build_vision_tower(
         weight = tensors.get("projection.weight")
         if weight is None or weight.shape[0] != dim:
             found = "none" if weight is None else str(list(weight.shape))
-            raise ModelError(f"The vision projection should map to {dim} dimensions, but its weight is {found}.")
-        bias = "projection.bias" in tensors  # OpenAI's towers have none
+            raise ModelError(f"The vision projection needs a weight with {dim} output dimensions, but has {found}.")
+        bias = "projection.bias" in tensors  # OpenAI's projections have no bias
         projection = nn.Linear(weight.shape[1], weight.shape[0], bias=bias, device="meta", dtype=placement.dtype)
         head = {n.removeprefix("projection."): t for n, t in tensors.items() if n.startswith("projection.")}
         load_exactly(projection, head, "vision projection", device=placement.device)
@@ -154,7 +155,7 @@ def _timm_backbone(config: VisionConfig, folder: Path | None) -> nn.Module:
     )
     if config.weights is None:
         return with_pooled_modules(headless, config)
-    # Published classifiers come with their head: load into a model that has one, then drop it.
+    # Published classifiers include their head: load into a model that has one, then remove it.
     state = read_state_dict(fetch(config.weights, relative_to=folder).path)
     bias = next(reversed(state.values())) if config.weights_by_order else None
     if bias is None:
@@ -168,10 +169,10 @@ def _timm_backbone(config: VisionConfig, folder: Path | None) -> nn.Module:
 
 
 def with_pooled_modules(backbone: nn.Module, config: VisionConfig) -> nn.Module:
-    """A timm backbone as its configuration pools it.
+    """A timm backbone, wrapped if its configuration pools inner modules.
 
     Raises:
-        ModelError: a module that it has not.
+        ModelError: the backbone has no module of a name in ``pooled_modules``.
     """
     return PooledModules(backbone, config.pooled_modules) if config.pooled_modules else backbone
 
@@ -190,7 +191,7 @@ def _transformers_backbone(config: VisionConfig, folder: Path | None) -> nn.Modu
             raise ModelError("A transformers vision tower needs 'weights', the source of its folder, or 'options'.")
         stated = transformers.CLIPVisionConfig(**config.options)
         tower: Any = without_memory(lambda: transformers.CLIPVisionModel(stated))
-        # Some versions wrap the tower in another module; its tensors have the same names in a folder of any.
+        # Some versions of transformers wrap the tower in another module, which does not change names in a folder.
         return _Pooled(getattr(tower, "vision_model", tower))
     path = fetch(config.weights, relative_to=folder).path
     raw = json.loads((path / "config.json").read_text(encoding="utf-8"))

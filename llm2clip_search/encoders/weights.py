@@ -1,4 +1,4 @@
-"""Safetensors files without a second copy: their headers, and their tensors as they lie in the mapped file."""
+"""Safetensors files: their headers, and their tensors mapped into memory without a copy."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     import torch
 
 _HEADER_LIMIT = 100_000_000
-"""Bytes; a longer header is refused by the format's own reader too."""
+"""Bytes; safetensors refuses longer headers too."""
 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
-"""First bytes of what torch.save writes: a zip archive, formerly a bare pickle."""
+"""First bytes of files written by torch.save: a zip archive, or in old versions a bare pickle."""
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that are a transformers folder's weights: one, or those that its index names.
+    """The weights files of a transformers folder: a single one, or those that its index names.
 
     Raises:
-        ModelError: none, or an index that cannot be read.
+        ModelError: there is neither, or the index cannot be read.
     """
     index = folder / "model.safetensors.index.json"
     if (single := folder / "model.safetensors").exists():
@@ -33,14 +33,14 @@ def weight_files(folder: Path) -> list[Path]:
     except OSError as error:
         raise ModelError(f"{folder} holds neither model.safetensors nor an index of several such files.") from error
     except (ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"{index} is no index of safetensors files: {error!r}.") from error
+        raise ModelError(f"{index} is not an index of safetensors files: {error!r}.") from error
 
 
 def tensor_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
-    """Name to shape of a file's tensors; only its header is read.
+    """Shapes of a file's tensors by name; only the header is read.
 
     Raises:
-        ModelError: a file that is damaged or no safetensors.
+        ModelError: the file is damaged, or not in safetensors format.
     """
     try:
         with path.open("rb") as file:
@@ -56,14 +56,14 @@ def tensor_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
 def mapped_tensors(
     path: Path, *, keep: Callable[[str], bool] = lambda name: True, dtype: "torch.dtype | None" = None
 ) -> dict[str, "torch.Tensor"]:
-    """The tensors of a file whose names are kept.
+    """The tensors of a file whose names pass ``keep``, mapped into memory without a copy.
 
-    They lie in the mapped file: memory is taken where one is read, and no copy is made. Floats of another type
-    than ``dtype`` are turned into it one by one, each from a mapping of its own, so that the pages of the file
-    are given back before the next is read.
+    Args:
+        dtype: floating-point tensors of another dtype are converted, one at a time and each from a separate mapping,
+            so that the file's pages are released before the next tensor is read.
 
     Raises:
-        ModelError: a file that is damaged or no safetensors.
+        ModelError: the file is damaged, or not in safetensors format.
     """
     from safetensors import safe_open
 
@@ -80,17 +80,18 @@ def mapped_tensors(
 
 
 def refuse_pickle(path: Path) -> None:
-    """Tell a pickle that is named ``.safetensors`` from the real thing, by its first bytes.
+    """Refuse a pickle that is named ``.safetensors``, which its first bytes reveal.
 
     Raises:
-        ModelError: a pickle; the way out is in the message.
+        ModelError: the file is a pickle.
     """
     with path.open("rb") as file:
         start = file.read(9)
-    # A safetensors file starts with eight bytes of its header's length, which may begin like a pickle, and a brace.
+    # A safetensors file starts with the header's length in eight bytes, which may look like a pickle's, and a brace.
     if start.startswith(_PICKLE_STARTS) and not start.endswith(b"{"):
         raise ModelError(
-            f"{path} is a pickle in spite of its name, and unpickling runs code; write its tensors with"
-            " safetensors.torch.save_file, or rename an LLM2CLIP state dict to .pt and run"
-            " 'llm2clip-search models convert' on it, which reads tensors alone."
+            f"{path} is a pickle in spite of its name, and unpickling runs code; safetensors.torch.save_file writes its"
+            " tensors as safetensors.",
+            hint="If it is an LLM2CLIP state dict, rename it to .pt and convert it with 'llm2clip-search models"
+            " convert', which reads nothing but tensors from it.",
         )

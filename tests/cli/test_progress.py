@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 
 import pytest
 from rich.console import Console
@@ -60,6 +61,14 @@ def test_new_work_says_so_at_once(clock: list[float], capsys: pytest.CaptureFixt
     ]
 
 
+def wait_for(text: str, screen: io.StringIO) -> None:
+    """Bars are drawn ten times a second."""
+    until = time.monotonic() + 10.0
+    while text not in screen.getvalue():
+        assert time.monotonic() < until, f"{text} is not drawn"
+        time.sleep(0.02)
+
+
 def test_a_terminal_gets_one_bar_and_lines_for_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=80, height=20, soft_wrap=True, highlight=False)
@@ -68,9 +77,9 @@ def test_a_terminal_gets_one_bar_and_lines_for_what_stays(monkeypatch: pytest.Mo
         bar("data", 0, 0, {"captions": 5})
         bar("training", 1500, 2000, FIGURES)
         bar("evaluated", 1500, 2000, {"caption_retrieval": 0.64})
-        bar._bar.refresh()
+        wait_for("1,500/2,000", screen)
         bar("embedding", 3, 4, {})
-        bar._bar.refresh()
+        wait_for("3/4", screen)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n").splitlines()
     assert "data: 5 captions" in shown
     assert "evaluated 1,500 of 2,000: caption_retrieval 0.640" in shown

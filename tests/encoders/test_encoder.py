@@ -99,8 +99,9 @@ def test_a_compiled_tower_that_disagrees_is_not_kept(
     assert caplog.messages == ["The vision tower does not compile for ONNX Runtime; PyTorch runs it instead."]
     with pytest.raises(ModelError, match="agree with torch's only to cosine"):
         load_tower(model, "vision", runtime="onnx", device="cpu")
-    with pytest.raises(ModelError, match="add --device cpu"):
+    with pytest.raises(ModelError, match="Runtime 'onnx' runs on the CPU, but the device is 'cuda'") as caught:
         load_tower(model, "vision", runtime="onnx", device="cuda")
+    assert caught.value.hint == "Add --device cpu."
 
 
 def test_the_fingerprint_is_what_decides_embeddings(tmp_path: Path) -> None:
@@ -147,15 +148,17 @@ def test_folders_that_are_no_models(tmp_path: Path) -> None:
         load_encoder(f"dir:{folder}", runtime="torch").encode_texts(["a"])
     for name, message in (
         ("nonsense", "There is no model 'nonsense'"),
-        (str(folder), "for the folder, say dir:"),
         ("ftp:x", "names no model"),
         (f"dir:{tmp_path / 'nowhere'}", "does not exist"),
         (f"dir:{tmp_path}", "no readable config.json"),
         ("hf:nobody/nothing", "hf:nobody/nothing is not on this machine"),
-        ("open_clip:ViT-Z-99/x", "no architecture 'ViT-Z-99'"),
+        ("open_clip:ViT-Z-99/x", "open_clip has no architecture 'ViT-Z-99'"),
     ):
         with pytest.raises(ModelError, match=message):
             resolve(name)
+    with pytest.raises(ModelError, match="There is no model ") as caught:
+        resolve(str(folder))
+    assert caught.value.hint == f"To name the folder, use dir:{folder}."
 
 
 def test_torchvision_imports_beside_any_torch() -> None:

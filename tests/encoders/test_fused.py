@@ -171,7 +171,7 @@ def test_a_configuration_comes_back(tmp_path: Path, fused: tuple[Path, dict[str,
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
-        ({"library": "llm"}, "dir:clip is an LLM, but a CLIP text tower is of open_clip or transformers"),
+        ({"library": "llm"}, "dir:clip is an LLM, but a CLIP text tower comes from open_clip or transformers"),
         ({"weights": None, "library": "open_clip"}, "A text tower needs 'weights'"),
         ({"surprise": 1}, "does not describe a model: .*surprise"),
     ],

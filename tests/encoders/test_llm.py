@@ -183,5 +183,5 @@ def test_other_models_are_no_llm_towers(tmp_path: Path) -> None:
 
     config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32)
     BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"'bert' model; LLM towers are: llama"):
+    with pytest.raises(ModelError, match=r"'bert' model; supported LLMs are llama"):
         load_llm(f"dir:{tmp_path}")

@@ -131,8 +131,8 @@ def test_states_are_standardised_by_the_folders_statistics(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text.states.mean": None}, r"Tensor text\.states\.mean is missing, but \[32\] is needed"),
-        ({"text.states.std": torch.ones(31)}, r"Tensor text\.states\.std is \[31\], but \[32\] is needed"),
+        ({"text.states.mean": None}, r"Tensor text\.states\.mean is missing, but shape \[32\] is needed"),
+        ({"text.states.std": torch.ones(31)}, r"Tensor text\.states\.std is \[31\], but shape \[32\] is needed"),
     ],
 )
 def test_statistics_that_do_not_fit_are_named(

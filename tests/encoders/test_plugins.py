@@ -89,7 +89,7 @@ def test_options_that_a_plug_in_does_not_take_are_reported(installed: None, capl
         ("broken:x", r"bright-encoder 1\.2, .* could not load 'broken:x' \(RuntimeError: no licence key\)"),
         ("bright:other", r"bright-encoder 1\.2, .* could not load 'bright:other' \(KeyError: 'other'\)"),
         ("bright:missing", r"^There is no brightness model 'missing'\.$"),
-        ("ftp:x", r"its scheme is none of open_clip:, hf:, dir:, bright:, broken:\.$"),
+        ("ftp:x", r"'ftp' is not a known scheme; those are open_clip:, hf:, dir:, bright:, broken:\.$"),
         ("nonsense", "There is no model 'nonsense'"),
     ],
 )
@@ -100,7 +100,7 @@ def test_what_a_plug_in_cannot_load_names_its_distribution(installed: None, name
 
 def test_built_in_schemes_win(installed: None, tiny_model: Path) -> None:
     assert isinstance(load_encoder(f"dir:{tiny_model}"), TowerEncoder)
-    with pytest.raises(ModelError, match=r"is an encoder of the package bright-encoder 1\.2; it has no model folder"):
+    with pytest.raises(ModelError, match=r"is an encoder of the package bright-encoder 1\.2 and has no model folder"):
         resolve("bright:plain")
     with pytest.raises(ModelError, match="No installed package provides encoders of the scheme 'bright2'"):
         load_plugin("bright2:x")

@@ -113,7 +113,7 @@ def test_a_folders_tensors_give_the_same_vectors() -> None:
 def test_a_bank_of_other_vectors_is_refused(bank: torch.Tensor | None, message: str) -> None:
     vision, _ = pair(unit(0, 30, 8), unit(1, 30, 8), 0.5, 20.0)
     tensors = {name: tensor for name, tensor in stored(vision).items() if name != "bank"}
-    with pytest.raises(ModelError, match=f"vision tower's querybank should hold vectors of 8, but is .*{message}"):
+    with pytest.raises(ModelError, match=f"vision tower's querybank needs vectors of 8 dimensions, but .*{message}"):
         load_querybank("vision", CONFIG, tensors | ({} if bank is None else {"bank": bank}), device="cpu")
 
 
@@ -136,7 +136,7 @@ def test_a_bank_that_the_configuration_does_not_know_is_refused(tiny_model: Path
     shutil.copytree(tiny_model, folder)
     path = folder / "model.safetensors"
     save_file(load_file(path) | {"text.querybank.bank": torch.zeros(3, 8)}, path)
-    with pytest.raises(ModelError, match="holds a querybank of its text tower, but config"):
+    with pytest.raises(ModelError, match="holds a querybank for its text tower, but its config"):
         build_module(resolve(f"dir:{folder}"), "text")
 
 

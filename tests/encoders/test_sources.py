@@ -327,8 +327,9 @@ def test_a_header_whose_length_begins_like_a_pickle_is_no_pickle(tmp_path: Path,
 def test_a_pickle_named_safetensors_is_refused_with_the_way_out(tmp_path: Path, start: bytes) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(start + b"\x00" * 30)
-    with pytest.raises(ModelError, match=r"is a pickle in spite of its name.*models convert"):
+    with pytest.raises(ModelError, match="is a pickle in spite of its name") as caught:
         resolve(f"dir:{tmp_path}")
+    assert "models convert" in caught.value.hint
 
 
 def test_a_transformers_folder_of_pickles_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 import os
 import subprocess
 import sys
@@ -41,15 +40,12 @@ def run_in_process(*arguments: str | Path, cwd: Path) -> subprocess.CompletedPro
 @contextlib.contextmanager
 def _surroundings(words: list[str], cwd: Path) -> Iterator[None]:
     argv, columns = sys.argv, os.environ.get("COLUMNS")
-    logger = logging.getLogger("llm2clip_search")
-    handlers, level = logger.handlers[:], logger.level
     sys.argv, os.environ["COLUMNS"] = words, WIDTH
     try:
         with contextlib.chdir(cwd):
             yield
     finally:
-        sys.argv, logger.handlers = argv, handlers
-        logger.setLevel(level)
+        sys.argv = argv
         os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
 
 

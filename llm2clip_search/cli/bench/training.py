@@ -1,4 +1,4 @@
-"""``llm2clip-search bench training``: stage 2 against the LLM in the loop."""
+"""``llm2clip-search bench training``: stage 2 compared with training the LLM in every step."""
 
 import json
 from pathlib import Path
@@ -8,20 +8,23 @@ import typer
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.options import DataFolder, Device, RecipeName
+from llm2clip_search.cli.train.options import CaptionStoreOption, LLMFolderOption
 
 
 def training(
     recipe: RecipeName = "nano",
     data: DataFolder = Path(),
-    llm: Annotated[Path, typer.Option(help="Folder that train captions wrote.")] = Path("llm"),
-    captions: Annotated[Path, typer.Option(help="Caption store that train embed wrote with that LLM.")] = Path(
-        "captions"
-    ),
-    samples: Annotated[int, typer.Option(min=1, help="Images that each is trained on, at least two batches.")] = 1024,
+    llm: LLMFolderOption = Path("llm"),
+    captions: CaptionStoreOption = Path("captions"),
+    samples: Annotated[
+        int, typer.Option(min=1, help="Images to train on with each method; rounded up to two or more batches.")
+    ] = 1024,
     device: Device = "auto",
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train by stored caption embeddings, then with the LLM in the loop (LoRA): same data, same vision tower.
+    """Compare training on stored caption embeddings with training the LLM in every step (LoRA).
+
+    Both methods use the same data and the same vision tower.
 
     [dim]llm2clip-search bench training nano --data ./data --llm ./llm --captions ./captions[/dim]
     """
@@ -49,7 +52,7 @@ def training(
     table = Table(box=None, pad_edge=False, header_style="bold")
     first = next(iter(result.stage2.recall), "").partition("/")[0]
     recalls = [name for name in result.stage2.recall if name.startswith(first) and not name.endswith(("@5", "@10"))]
-    for column in ("", "images", "s an image", "images/s", "peak memory", "before the first step", *recalls):
+    for column in ("", "images", "s/image", "images/s", "peak memory", "setup", *recalls):
         table.add_column(column, justify="right" if column else "left")
     for run in (result.stage2, result.joint):
         table.add_row(
@@ -62,4 +65,4 @@ def training(
             *(f"{run.recall[name]:.4f}" for name in recalls),
         )
     console.out.print(table)
-    console.out.print(f"stage 2 trains {result.ratio:.1f} times as many images a second")
+    console.out.print(f"stage 2 trains {result.ratio:.1f} times as many images per second")

@@ -1,24 +1,24 @@
-"""``llm2clip-search train``: make an encoder, stage by stage."""
+"""``llm2clip-search train``: train an encoder, stage by stage."""
 
 import typer
 
-from llm2clip_search.cli.train.captions import train_captions
-from llm2clip_search.cli.train.clip import train_clip
-from llm2clip_search.cli.train.embed import train_embed
-from llm2clip_search.cli.train.recipes import train_recipes
+from llm2clip_search.cli.train.captions import captions
+from llm2clip_search.cli.train.clip import clip
+from llm2clip_search.cli.train.embed import embed
+from llm2clip_search.cli.train.recipes import recipes
 
-train = typer.Typer(no_args_is_help=True, help="Train encoders: captions, then embed, then clip.")
+train = typer.Typer(no_args_is_help=True, help="Train an encoder: run captions, then embed, then clip.")
 
 
 @train.callback()
 def prepare() -> None:
-    """Set up the process that a stage runs in."""
+    """Set up the process for training."""
     from llm2clip_search.training.runtime.allocator import keep_freed_memory
 
     keep_freed_memory()
 
 
-train.command("captions")(train_captions)
-train.command("embed")(train_embed)
-train.command("clip")(train_clip)
-train.command("recipes")(train_recipes)
+train.command()(captions)
+train.command()(embed)
+train.command()(clip)
+train.command()(recipes)

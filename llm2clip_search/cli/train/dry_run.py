@@ -1,4 +1,4 @@
-"""How a dry run shows itself."""
+"""Prints the estimate of a dry run."""
 
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def print_estimate(estimate: "StageEstimate") -> None:
-    """Parameters, memory and time of a stage, as a table on stdout."""
+    """Print parameters, memory and time of a stage as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
     table.title = f"{estimate.recipe}, train {estimate.stage}"
-    for column in ("", "all", "trained"):
+    for column in ("", "total", "trained"):
         table.add_column(column, justify="right" if column else "left")
     for part in estimate.parts:
         table.add_row(part.name, f"{part.parameters:,}", f"{part.trained:,}")
@@ -29,12 +29,12 @@ def print_estimate(estimate: "StageEstimate") -> None:
     if estimate.disk:
         table.add_row("caption store on disk", gigabytes(estimate.disk))
     speed, step = estimate.speed, estimate.step_seconds
-    table.add_row(f"{estimate.samples} a step", f"{estimate.samples_per_step:,}")
-    table.add_row(f"{estimate.samples} an epoch", f"{estimate.samples_per_epoch:,}")
-    table.add_row("operations a step", f"{estimate.step_flops / 1e12:,.3g} TFLOP")
+    table.add_row(f"{estimate.samples} per step", f"{estimate.samples_per_step:,}")
+    table.add_row(f"{estimate.samples} per epoch", f"{estimate.samples_per_epoch:,}")
+    table.add_row("operations per step", f"{estimate.step_flops / 1e12:,.3g} TFLOP")
     table.add_row(f"measured speed of {speed.device}", f"{speed.flops / 1e12:,.3g} TFLOP/s")
-    table.add_row("a step, at least", f"{step:.2f} s" if step < 10 else duration(step))
+    table.add_row("time per step, at least", f"{step:.2f} s" if step < 10 else duration(step))
     table.add_row("steps", f"{estimate.steps:,}")
     table.add_row("epochs", f"{estimate.epochs:.1f}")
-    table.add_row("the run, at least", duration(estimate.run_seconds), style="bold")
+    table.add_row("total time, at least", duration(estimate.run_seconds), style="bold")
     console.out.print(table)

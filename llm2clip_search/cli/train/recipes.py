@@ -1,10 +1,10 @@
-"""``llm2clip-search train recipes``: what there is to train."""
+"""``llm2clip-search train recipes``: list the recipes."""
 
 from llm2clip_search.cli import console
 
 
-def train_recipes() -> None:
-    """List the recipes by name, with their towers, data and steps.
+def recipes() -> None:
+    """List the recipes with their towers, number of images, and steps x batch size of both stages.
 
     [dim]llm2clip-search train recipes[/dim]
     """

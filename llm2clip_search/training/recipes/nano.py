@@ -1,4 +1,4 @@
-"""`nano`: the model that comes along, and how it was made."""
+"""The recipe of `nano`, the model that is included in the package."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ EFFICIENTNET_LITE2 = (
 
 _FLICKR8K = CaptionSource(path="flickr8k/captions.csv.gz", split="train")
 _MANY_LANGS = replace(_FLICKR8K, langs=("de", "zh", "fr", "cs"), per_image=2)
-"""Two captions of an image in each language: embedding them all takes as long again, and English decides."""
+"""Two captions per image and language: embedding all would double the time, and checkpoints are selected by English."""
 _NANO_DATA = DataRecipe(
     captions=(_FLICKR8K, CaptionSource(path="multi30k/captions.csv.gz", weight=3.0)),
     images=("flickr8k/flickr8k-train-*.tar",),
@@ -48,7 +48,7 @@ NANO = Recipe(
         batch_size=96,
         micro_batch=64,
         lang_weights={"en": 1.0, "de": 0.25, "zh": 0.25, "fr": 0.12, "cs": 0.12},
-        bf16=False,  # CPU cores without matrix tiles multiply float32 twice as fast
+        bf16=False,  # CPUs without matrix tiles multiply float32 twice as fast as bfloat16
     ),
     stage2=ClipRecipe(
         model=ModelConfig(
@@ -62,8 +62,8 @@ NANO = Recipe(
                 weights_by_order=True,
                 pooled_modules=("blocks.5", "blocks.6"),
                 projection=True,
-                # Flickr8k's images come squashed to a square; whole photographs keep what stands at their edge.
-                # Larger than the 260 pixels that ImageNet was learnt at: more places to pool.
+                # Flickr8k's images are stored squashed to a square, and a centre crop would lose their edges.
+                # The input is larger than the 260 pixels of ImageNet training, to pool over more positions.
                 preprocess=PreprocessConfig(height=320, width=320, resize="squash"),
             ),
             text=TextConfig(library="llm", weights=GEMMA3, max_tokens=512, adaptor=AdaptorConfig(blocks=0)),
@@ -102,4 +102,4 @@ NANO = Recipe(
         querybank_size=3000,
     ),
 )
-"""The model that comes along, made on two CPU cores."""
+"""The recipe of the included model, which was trained on two CPU cores."""

@@ -1,20 +1,20 @@
 """The recipes of Huang et al. (arXiv 2411.04997): two Llamas, six vision towers, two corpora.
 
-Numbers are those of the paper's sixth version (appendix C) and, where it is silent, of its released code.
-Left out are the 1.5 million text pairs of E5 that stage 1 mixes in (a further `CaptionSource` with an
-empty ``image`` adds such), masked-token warm-up, which the sixth version dropped too, and Llama's chat
-template around a caption. The weights behind the vision towers' projections are kept, and a projection is
-put on top of them, where the original makes them anew.
+Values are those of the paper's sixth version (appendix C) and, where it does not give them, of the released code.
+Differences: stage 1 does not mix in the 1.5 million text pairs of E5 (a further `CaptionSource` with an empty
+``image`` would add them); there is no masked-token warm-up, which the sixth version dropped too; captions are not
+wrapped in Llama's chat template. The vision towers keep their own projections and get another one on top, where the
+original replaces them.
 
-The data folder holds webdataset shards of 10,000 images as img2dataset writes them from the tables that
-DreamLIP distributes (Zheng et al., arXiv 2403.17007; ``qidouxiong619/dreamlip_long_captions`` on the hub)::
+The data folder holds webdataset shards of 10,000 images, as img2dataset writes them from the tables of DreamLIP
+(Zheng et al., arXiv 2403.17007; ``qidouxiong619/dreamlip_long_captions`` on the hub)::
 
     img2dataset --url_list cc3m.csv --input_format csv --url_col "Image Path" --caption_col raw_caption \\
         --save_additional_columns '["shortSV_captions", "longSV_captions"]' \\
         --output_format webdataset --output_folder DATA/cc3m --resize_mode keep_ratio --image_size 384
 
-``DATA/cc3m`` comes of CC3M's table. ``DATA/cc3m-cc12m`` comes of one call for a folder with both tables, so
-that no two images share a name. The shards' ``.json`` members carry the captions.
+``DATA/cc3m`` is made from CC3M's table. ``DATA/cc3m-cc12m`` is made by one call for a folder with both tables, so that
+no two images have the same name. The captions are in the ``.json`` members of the shards.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True, kw_only=True)
 class _Tower:
-    """A vision tower of open_clip, and what the paper does differently for it."""
+    """A vision tower of open_clip, with the paper's settings for it."""
 
     architecture: str
     weights: str
@@ -76,7 +76,7 @@ _TOWERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Corpus:
-    """Shards, images in them (the original's ``run.sh``), and terms."""
+    """Shards of a corpus, their number of images (from the original's ``run.sh``), and its terms."""
 
     shards: str
     images: int
@@ -95,13 +95,13 @@ _CORPORA = {
 }
 
 _RAW = CaptionColumn(name="caption", lang="en")
-"""img2dataset's name for the column that ``--caption_col`` gives it."""
+"""The column given as ``--caption_col``, as img2dataset names it."""
 _SHORT = CaptionColumn(name="shortSV_captions", lang="en")
 _LONG = CaptionColumn(name="longSV_captions", lang="en", length="long")
 
 _TOKENS = 100
-"""A web caption has about 20 and one of ShareGPT4V's captioner about 180 (826 characters, Chen et al., arXiv
-2311.12793, table 1); as many of either are read."""
+"""Mean over web captions, of about 20 tokens, and ShareGPT4V captions, of about 180 (826 characters; Chen et al.,
+arXiv 2311.12793, table 1), in equal numbers."""
 _STAGE1_BATCH, _STAGE1_EPOCHS = 512, 1
 _STAGE2_BATCH, _STAGE2_EPOCHS = 4096, 4
 
@@ -169,7 +169,7 @@ def _recipe(llm: str, tower: str, corpus: str) -> Recipe:
                 steps=data.images * _STAGE2_EPOCHS // _STAGE2_BATCH,
                 learning_rate=1e-5,
                 weight_decay=0.05,
-                betas=(0.9, 0.98),  # CLIP's for a ViT; LLM2CLIP states none
+                betas=(0.9, 0.98),  # CLIP's values for a ViT; LLM2CLIP gives none
                 clip_norm=5.0,
                 checkpoint_every=500,
             ),
@@ -177,7 +177,7 @@ def _recipe(llm: str, tower: str, corpus: str) -> Recipe:
             micro_batch=32,
             gradient_cache=True,
             loss=chosen.loss,
-            temperature=0.01,  # where CLIP's own training ended
+            temperature=0.01,  # the final value of CLIP's own training
             long_ratio=0.5,
             vision=VisionTraining(mode="full", layer_decay=0.85),
             augmentation=Augmentation(crop=0.9),

@@ -1,4 +1,4 @@
-"""What a recipe is: everything that decides a trained model, in one frozen value."""
+"""A recipe: everything that determines a trained model, as one frozen dataclass."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from llm2clip_search.training.tasks.clip import ClipRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Both stages of a model and what they are trained on."""
+    """Both stages of a model, and the data that they are trained on."""
 
     name: str
     data: DataRecipe

@@ -1,4 +1,4 @@
-"""All recipes by name."""
+"""The recipes by name."""
 
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.recipes.nano import NANO
@@ -9,13 +9,14 @@ RECIPES = {recipe.name: recipe for recipe in (NANO, *PAPER_RECIPES)}
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of a name.
+    """Look up a recipe.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no recipe with this name.
     """
     if name not in RECIPES:
         raise ModelError(
-            f"There is no recipe {name!r}; 'llm2clip-search train recipes' lists the {len(RECIPES)} there are."
+            f"There is no recipe {name!r} among the {len(RECIPES)} known ones.",
+            hint="llm2clip-search train recipes lists them.",
         )
     return RECIPES[name]

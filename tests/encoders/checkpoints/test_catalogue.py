@@ -193,15 +193,18 @@ def test_every_entry_names_its_source() -> None:
 
 def test_near_names_are_offered() -> None:
     assert similar_names("LLM2CLIP-OpenAI-L14-336")[0] == "llm2clip-openai-l-14-336"
-    with pytest.raises(ModelError, match=r"no model 'llm2clip-eva02-l-336'.*did you mean llm2clip-eva02-l-14-336"):
+    with pytest.raises(ModelError, match=r"^There is no model 'llm2clip-eva02-l-336'\.$") as caught:
         resolve("llm2clip-eva02-l-336")
-    with pytest.raises(ModelError, match=r"no model 'qqqq'; .*dir:PATH\.$"):
+    assert caught.value.hint.startswith("Did you mean llm2clip-eva02-l-14-336")
+    with pytest.raises(ModelError, match=r"^There is no model 'qqqq'\.$") as caught:
         resolve("qqqq")
+    assert caught.value.hint.endswith("dir:PATH.")
 
 
 def test_a_repository_in_a_layout_of_its_own_is_named_by_its_name_here() -> None:
-    with pytest.raises(ModelError, match="name it llm2clip-openai-l-14-336, and it is converted"):
+    with pytest.raises(ModelError, match="checkpoint in LLM2CLIP's own layout, which must be converted") as caught:
         resolve("hf:microsoft/LLM2CLIP-Openai-L-14-336@main")
+    assert caught.value.hint == "Name it llm2clip-openai-l-14-336, and it is converted."
 
 
 def test_a_pulled_model_is_found_in_the_cache_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

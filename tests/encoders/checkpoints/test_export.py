@@ -202,8 +202,8 @@ def test_onnx_runs_by_what_its_json_tells(tmp_path: Path, llama: Path, layout: s
 @pytest.mark.parametrize(
     ("layout", "to", "message"),
     [
-        ("eva02", "transformers", "eva02_base_patch16_clip_224 of timm, no ViT in OpenAI's layout"),
-        ("siglip2", "transformers", "vit_so400m_patch14_siglip_224 of timm, no ViT in OpenAI's layout"),
+        ("eva02", "transformers", "eva02_base_patch16_clip_224 of timm, but .* only ViTs of OpenAI's"),
+        ("siglip2", "transformers", "vit_so400m_patch14_siglip_224 of timm, but .* only ViTs of OpenAI's"),
     ],
 )
 def test_a_tower_of_another_architecture_is_refused(
@@ -230,14 +230,14 @@ def test_what_a_published_layout_cannot_hold_is_refused(tmp_path: Path, llama: P
             export_model(replace(model, config=config), out, to="llm2clip")
     with pytest.raises(ModelError, match="test_vit of timm, but the LLM2CLIP layouts hold"):
         export_model(resolve(f"dir:{tiny_model}"), out, to="llm2clip")
-    with pytest.raises(ModelError, match="test_vit of timm, no ViT in OpenAI's layout"):
+    with pytest.raises(ModelError, match=r"test_vit of timm, but .* only ViTs of OpenAI's"):
         export_model(resolve(f"dir:{tiny_model}"), out, to="transformers")
-    with pytest.raises(ModelError, match="querybank, which transformers' CLIPVisionModel has no place for"):
+    with pytest.raises(ModelError, match="querybank normalisation, which transformers' CLIPVisionModel"):
         export_model(replace(model, config=replace(model.config, querybank=0.5)), out, to="transformers")
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
     save_file({**tensors, "vision.projection.bias": torch.ones(24)}, path)
-    with pytest.raises(ModelError, match="has a bias, which CLIPVisionModelWithProjection has no place for"):
+    with pytest.raises(ModelError, match="has a bias, which CLIPVisionModelWithProjection cannot hold"):
         export_model(model, out, to="transformers")
     save_file({**tensors, "vision.projection.bias": torch.zeros(24)}, path)  # one without effect is let go
     export_model(model, tmp_path / "zero", to="transformers")

@@ -1,4 +1,4 @@
-"""Recipes: what they say is what the paper says, and their stages run."""
+"""Recipes: they have the paper's values, and their stages run."""
 
 from pathlib import Path
 
@@ -73,7 +73,8 @@ def test_vision_towers_are_ones_that_open_clip_publishes() -> None:
 
 
 def test_an_unknown_name_points_to_the_list(run_cli: RunCli) -> None:
-    with pytest.raises(ModelError, match="There is no recipe 'mega'; 'llm2clip-search train recipes' lists the 25"):
+    with pytest.raises(ModelError, match="There is no recipe 'mega' among the 25") as raised:
         find_recipe("mega")
+    assert raised.value.hint == "llm2clip-search train recipes lists them."
     listed = run_cli("train", "recipes").stdout.splitlines()
     assert [line.split()[0] for line in listed[1:]] == list(RECIPES)

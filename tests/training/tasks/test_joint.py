@@ -194,7 +194,7 @@ def test_the_command_prints_both_side_by_side() -> None:
         ["stage", "2", "512", "0.0200", "50.0"],
         ["joint", "512", "0.1000", "10.0", "2.00"],
     ]
-    assert "stage 2 trains 5.0 times as many images a second" in shown
+    assert "stage 2 trains 5.0 times as many images per second" in shown
 
 
 def test_the_command_prints_json(measured: TrainingComparison) -> None:
