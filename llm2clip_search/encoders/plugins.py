@@ -6,8 +6,8 @@ A package claims a scheme in its ``pyproject.toml``:
     myscheme = "my_package:load"
 
 ``load_encoder("myscheme:anything")`` then returns ``my_package.load("myscheme:anything")``: the callable takes the
-whole reference and chooses device and runtime itself. The encoder's name must be that reference, because an index stores it
-to find the encoder again.
+whole reference and chooses device and runtime itself. The encoder's name must be that reference, because an index
+stores it to find the encoder again.
 """
 
 from typing import cast
