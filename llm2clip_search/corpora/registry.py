@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points
+from typing import cast
 
+from llm2clip_search.base.plugins import Plugins
 from llm2clip_search.corpora.corpus import Corpus
 from llm2clip_search.corpora.folder import FolderCorpus
 from llm2clip_search.errors import CorpusError
 
-ENTRY_POINTS = "llm2clip_search.corpora"
-"""Group of entry points; each is named for a scheme and is a callable from a URI to a `Corpus`."""
+CORPUS_PLUGINS = Plugins("llm2clip_search.corpora")
+"""Each entry point is named for a URI scheme and is a callable from a URI to a `Corpus`."""
 
 
 def open_corpus(source: str | os.PathLike[str], *, exclude: Sequence[str] = ()) -> Corpus:
@@ -27,17 +28,10 @@ def open_corpus(source: str | os.PathLike[str], *, exclude: Sequence[str] = ()) 
         return FolderCorpus(name, exclude=exclude)
     if exclude:
         raise CorpusError(f"{name} is not a folder, so no patterns can be excluded from it.", hint="Omit --exclude.")
-    found: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-    if scheme not in found:
-        known = f"there are: {', '.join(sorted(found))}" if found else "none is installed"
-        raise CorpusError(f"No package adds a corpus {scheme}:// ({known}).")
     try:
-        corpus: Corpus = found[scheme].load()(name)
-    except CorpusError:
-        raise
-    except Exception as error:  # the plug-in is somebody else's code
-        package = distribution.name if (distribution := found[scheme].dist) else found[scheme].value
+        return cast("Corpus", CORPUS_PLUGINS.load(scheme, name, error=CorpusError))
+    except LookupError as error:
+        known = ", ".join(CORPUS_PLUGINS.schemes())
         raise CorpusError(
-            f"The corpus {scheme}:// of the package {package} cannot be opened: {type(error).__name__}: {error}."
+            f"No package adds a corpus {scheme}:// ({f'there are: {known}' if known else 'none is installed'})."
         ) from error
-    return corpus

@@ -11,7 +11,7 @@ from llm2clip_search.encoders.checkpoints.pull import converted_folder, is_pulle
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.encoders.dual import open_clip_model, transformers_model
 from llm2clip_search.encoders.model import Model
-from llm2clip_search.encoders.plugins import plugin_distribution, plugin_schemes
+from llm2clip_search.encoders.plugins import ENCODER_PLUGINS
 from llm2clip_search.encoders.sources import fetch, find, is_here, pin_is_known
 from llm2clip_search.encoders.weights import refuse_pickle
 from llm2clip_search.errors import ModelError
@@ -89,9 +89,9 @@ def _not_here(name: str, size: str = "") -> ModelError:
 
 
 def _unknown_scheme(name: str, scheme: str) -> ModelError:
-    if provider := plugin_distribution(scheme):
+    if provider := ENCODER_PLUGINS.distribution(scheme):
         return ModelError(f"{name!r} is an encoder of the package {provider} and has no model folder.")
-    provided = [each for each in plugin_schemes() if each not in SCHEMES]
+    provided = [each for each in ENCODER_PLUGINS.schemes() if each not in SCHEMES]
     known = ", ".join(f"{each}:" for each in (*SCHEMES, *provided))
     return ModelError(f"{name!r} names no model: {scheme!r} is not a known scheme; those are {known}.")
 

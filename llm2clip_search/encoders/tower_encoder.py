@@ -7,12 +7,12 @@ from functools import cached_property
 import numpy as np
 
 from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.base.lazy import Lazy
 from llm2clip_search.base.vectors import batches_by_length, unit
 from llm2clip_search.encoders.encoder import Encoder
-from llm2clip_search.encoders.lazy import Lazy
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Quantize
-from llm2clip_search.encoders.plugins import load_plugin, plugin_distribution
+from llm2clip_search.encoders.plugins import ENCODER_PLUGINS, load_plugin
 from llm2clip_search.encoders.registry import DEFAULT_MODEL, SCHEMES, fetch_model
 from llm2clip_search.encoders.towers import Runtime, load_tower
 
@@ -47,20 +47,20 @@ class TowerEncoder(Encoder):
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
         if len(pixels) == 0:
             return np.empty((0, self.dim), dtype=np.float32)
-        return unit(self._vision.get()({"pixels": pixels}))
+        return unit(self._vision()({"pixels": pixels}))
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         # Batched by token count: in batches by character count a quarter of what the tower reads is padding.
         out = np.empty((len(texts), self.dim), dtype=np.float32)
-        tokenizer = self._tokenizer.get()
+        tokenizer = self._tokenizer()
         captions = tokenizer.tokenize(texts)
         for rows in batches_by_length([caption.length for caption in captions], batch_size):
             tokens = tokenizer.batch([captions[row] for row in rows])
-            out[rows] = unit(self._text.get()(tokens._asdict()))
+            out[rows] = unit(self._text()(tokens._asdict()))
         return out
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self._tokenizer.get().count(texts)
+        return self._tokenizer().count(texts)
 
 
 def load_encoder(
@@ -82,7 +82,7 @@ def load_encoder(
         ModelError: the name stands for no model, what it needs cannot be fetched or read, or its plug-in fails.
     """
     scheme, separator, _ = name.partition(":")
-    if not separator or scheme in SCHEMES or (provider := plugin_distribution(scheme)) is None:
+    if not separator or scheme in SCHEMES or (provider := ENCODER_PLUGINS.distribution(scheme)) is None:
         return TowerEncoder(fetch_model(name), runtime=runtime, device=device, quantize=quantize)
     if (runtime, device, quantize) != ("auto", "auto", "none"):
         logger.warning("%s is loaded by %s, which chooses runtime, device and precision itself.", name, provider)

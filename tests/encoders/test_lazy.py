@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from llm2clip_search.encoders import load_encoder, model, tower_encoder
-from llm2clip_search.encoders.lazy import Lazy
 from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
 from llm2clip_search.encoders.towers import Tower, load_tower
@@ -17,43 +16,6 @@ from tests.support.images import photograph
 from tests.support.models import CAPTIONS
 
 THREADS = 4
-
-
-def test_threads_that_ask_at_once_get_one_value() -> None:
-    made: list[object] = []
-    barrier, entered = Barrier(THREADS), Event()
-
-    def make() -> object:
-        made.append(object())
-        entered.wait(0.2)  # long enough for the others to arrive
-        return made[-1]
-
-    value = Lazy(make)
-
-    def ask(_: int) -> object:
-        barrier.wait()
-        return value.get()
-
-    with ThreadPoolExecutor(THREADS) as threads:
-        found = list(threads.map(ask, range(THREADS)))
-    assert len(made) == 1
-    assert all(each is made[0] for each in found)
-
-
-def test_a_failure_is_not_kept() -> None:
-    tries: list[int] = []
-
-    def make() -> None:
-        tries.append(1)
-        if len(tries) == 1:
-            raise OSError("no network")
-
-    value = Lazy(make)
-    with pytest.raises(OSError, match="no network"):
-        value.get()
-    assert value.get() is None
-    assert value.get() is None
-    assert len(tries) == 2
 
 
 def test_an_encoder_loads_each_tower_and_its_tokenizer_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
