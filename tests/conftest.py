@@ -6,7 +6,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads of their own
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,11 @@ def offline_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def log_of_its_own() -> Iterator[None]:
-    """A command that ran in this process has configured the log; the next test is to find it as a library has it."""
+def log_of_its_own() -> None:
+    """A command that ran in this process has configured the log; every test finds it as a library has it."""
     logger = logging.getLogger("llm2clip_search")
-    handlers, level = logger.handlers[:], logger.level
-    yield
-    logger.handlers = handlers
-    logger.setLevel(level)
+    logger.handlers = [handler for handler in logger.handlers if isinstance(handler, logging.NullHandler)]
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ class ExactIndex:
     """A `VectorIndex` that compares queries with every stored vector: a view that adds nothing to the store.
 
     Few queries are answered by FAISS's scan of the float16 vectors in their mapped files; its candidates are ranked
-    again in float32. The result is that of `exact_search` to the last bit of the ranking, ties included.
+    again. The ranking is that of `exact_search`, but for scores that differ by float32 rounding alone.
     """
 
     capabilities = Capabilities(exact=True, filters=True, writable=False)
@@ -113,18 +113,29 @@ def exact_search(
 
 
 def rank_again(vectors: Vectors, queries: np.ndarray, candidates: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` best of each query's candidates by their stored vectors: the scores of exact search.
+    """The ``k`` best of each query's candidates by their stored vectors, whatever index found them.
+
+    Scores are summed in float64, row by row. A float32 matrix product rounds differently for other numbers of rows, so
+    that copies of one image would have different scores in different shards.
 
     Args:
         queries: float32 ``[n, dim]``, unit length.
-        candidates: int64 ``[n, m]`` as an approximate index gives them, -1 where it found nothing.
+        candidates: int64 ``[n, m]`` as an index gives them, -1 where it found nothing.
 
     Returns:
-        float32 and int64, each ``[n, k]``, best first; places without a result have score -2 and id -1.
+        float32 and int64, each ``[n, k]``, best first, equal scores by lower id; places without a result have score -2
+        and id -1.
     """
     scores = np.full((len(queries), k), -2.0, dtype=np.float32)
     ids = np.full((len(queries), k), -1, dtype=np.int64)
     for row, found in enumerate(candidates):
-        top, best = exact_search(vectors, queries[row : row + 1], k, ids=found[found >= 0])
-        scores[row, : top.shape[1]], ids[row, : best.shape[1]] = top[0], best[0]
+        held: list[np.ndarray] = []
+        products: list[np.ndarray] = []
+        for block_ids, block in vectors.blocks(found[found >= 0]):
+            held.append(block_ids)
+            products.append((block * queries[row].astype(np.float64)).sum(axis=1).astype(np.float32))
+        if held:
+            all_ids, all_scores = np.concatenate(held), np.concatenate(products)
+            order = np.lexsort((all_ids, -all_scores))[:k]
+            scores[row, : len(order)], ids[row, : len(order)] = all_scores[order], all_ids[order]
     return scores, ids
