@@ -39,7 +39,7 @@ def test_help_shows_the_stages_in_order(run_cli: RunCli) -> None:
     assert places == sorted(places)
 
 
-def test_captions_without_an_llm_are_an_error_not_a_crash(run_cli: RunCli, tmp_path: Path) -> None:
+def test_an_invalid_llm_folder_is_an_error_not_a_crash(run_cli: RunCli, tmp_path: Path) -> None:
     write_flickr8k(tmp_path / "data")
     (tmp_path / "llm").mkdir()
     (tmp_path / "llm" / "llm.json").write_text("{")
@@ -48,7 +48,7 @@ def test_captions_without_an_llm_are_an_error_not_a_crash(run_cli: RunCli, tmp_p
     assert "llm.json does not describe a caption-tuned LLM" in done.stderr
 
 
-def test_bench_captions_names_what_it_knows(run_cli: RunCli, tmp_path: Path) -> None:
+def test_bench_captions_refuses_an_unknown_data_set(run_cli: RunCli, tmp_path: Path) -> None:
     done = run_cli("bench", "captions", "coco", "--root", tmp_path)
     assert done.returncode == 1
     assert "There is no data set 'coco'" in done.stderr

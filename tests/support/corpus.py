@@ -1,4 +1,4 @@
-"""Small corpora as files: what users bring, written by the tests themselves."""
+"""Writes small corpora in the formats that users have."""
 
 import csv
 import gzip
@@ -14,7 +14,7 @@ from tests.support.images import photograph
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
-    """A CSV, TSV or gzipped one, by its suffix."""
+    """Write a CSV or TSV file, gzipped if its suffix is ``.gz``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.name.removesuffix(".gz")
     with gzip.open(path, "wt", newline="") if path.suffix == ".gz" else path.open("w", newline="") as file:
@@ -25,7 +25,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
-    """A webdataset shard."""
+    """Write a webdataset shard."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
         for name, data in members.items():
@@ -36,14 +36,14 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
 
 
 def jpeg(seed: int) -> bytes:
-    """An image file that no other seed gives."""
+    """The bytes of an image; every seed gives another one."""
     buffer = io.BytesIO()
     photograph(seed).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
 def caption_table(rows: Sequence[tuple[str | None, str]], **columns: Sequence[object]) -> pa.Table:
-    """Image ids and captions as `read_caption_table` gives them; ``columns`` override what is English, short, ..."""
+    """A caption table from image ids and captions; ``columns`` override the defaults (English, short, ...)."""
     images, texts = [image for image, _ in rows], [text for _, text in rows]
     values: dict[str, Sequence[object]] = {
         "caption_id": [caption_id(text) for text in texts],

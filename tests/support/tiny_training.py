@@ -1,4 +1,4 @@
-"""Recipes as they are, but with towers and data that fit a test."""
+"""The recipes, with towers and data small enough for tests."""
 
 import json
 import re
@@ -20,7 +20,7 @@ LANGS = ("en", "de", "zh", "fr", "cs")
 
 @dataclass(frozen=True)
 class TinyTowers:
-    """Sources of random weights: a Llama of two blocks, a ViT, a convolutional tower."""
+    """Sources of random weights: a Llama with two blocks, a ViT, a convolutional tower."""
 
     llm: str
     vit: str
@@ -41,7 +41,7 @@ def save_towers(folder: Path) -> TinyTowers:
 
 
 def shrink(recipe: Recipe, towers: TinyTowers, *, steps: int = 2, batch: int = 4) -> Recipe:
-    """The recipe with other towers, few steps and small batches; every other field is its own."""
+    """The recipe with tiny towers, few steps and small batches; all other fields are unchanged."""
     captions = replace(
         recipe.stage1,
         text=_text(recipe.stage1.text, towers),
@@ -90,7 +90,7 @@ def _loop(loop: LoopRecipe, steps: int) -> LoopRecipe:
 
 
 def write_web_data(root: Path) -> None:
-    """Shards as img2dataset writes them of DreamLIP's tables."""
+    """Write shards like those of img2dataset from DreamLIP's tables."""
     for corpus in ("cc3m", "cc3m-cc12m"):
         members: dict[str, bytes] = {}
         for number in range(IMAGES):
@@ -105,7 +105,7 @@ def write_web_data(root: Path) -> None:
 
 
 def write_flickr8k(root: Path) -> None:
-    """The layout that `nano` is trained on, dev split included."""
+    """Write data in the layout that `nano` is trained on, with its dev split."""
     rows = []
     for split, first in (("train", 0), ("dev", 100)):
         names = [f"{split}-{number}.jpg" for number in range(IMAGES)]

@@ -1,4 +1,4 @@
-"""A stage small enough to be run many times: two towers learn which vectors belong together."""
+"""A stage small enough to be run many times: contrastive training of two tiny towers."""
 
 import multiprocessing
 import os
@@ -37,7 +37,7 @@ RECIPE = LoopRecipe(
 
 
 class ToyTask:
-    """Contrastive, as the real stages are; the image tower starts with a frozen layer."""
+    """A contrastive task like the real stages; the image tower starts with a frozen layer."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class ToyTask:
         dropout: float = 0.0,
         poison: Mapping[int, str] | None = None,
     ) -> None:
-        """``poison``: steps at which the ``loss`` or a ``gradient`` is NaN, or that ``stop`` the run."""
+        """``poison`` maps steps to what happens there: NaN in ``loss`` or ``gradient``, or ``stop`` of the run."""
         torch.manual_seed(0)
         self.world, self.batch, self.cache, self.poison = world, batch, cache, poison or {}
         self.samples_per_step = batch
@@ -102,12 +102,12 @@ class ToyTask:
         return {"minus_loss": -float(loss)}
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """All that is trained, whole; every rank must ask."""
+        """Full tensors of everything that is trained; collective."""
         return {n: full_tensor(p).clone() for group in self.groups() for n, p in group.parameters.items()}
 
 
 def toy_batch(step: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Vectors ``[count, 6]`` and ``[count, 5]``: two views of the same hidden ones."""
+    """Vectors ``[count, 6]`` and ``[count, 5]``, two views of the same hidden vectors."""
     draws = generator(7, step, "toy")
     hidden, noise = draws.normal(size=(count, 6)), draws.normal(size=(count, 5))
     return torch.from_numpy(hidden).float(), torch.from_numpy(hidden[:, :5] + 0.1 * noise).float()
@@ -122,12 +122,12 @@ def train(
     world: World = World(),
     progress: Progress = no_progress,
 ) -> dict[str, float]:
-    """`run_loop`, on one process and silent unless told."""
+    """`run_loop` with defaults for one process."""
     out.mkdir(parents=True, exist_ok=True)
     return run_loop(task, recipe, out=out, inputs=inputs, world=world, progress=progress)
 
 
-# What runs in processes of its own.
+# Functions that run in processes of their own.
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.support.toy_training"])
@@ -140,7 +140,7 @@ def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 
 def train_and_die(out: Path, point: str, count: int) -> None:
-    """Kill this process by SIGKILL when ``point`` is reached for the ``count``-th time."""
+    """Train until ``point`` is reached for the ``count``-th time, then kill this process with SIGKILL."""
     seen = 0
 
     def reached(name: str, *_: object) -> None:
@@ -163,7 +163,7 @@ def train_and_die(out: Path, point: str, count: int) -> None:
 
 
 def train_on_ranks(rank: int, port: int, runs: list[dict[str, Any]]) -> None:
-    """One of two ranks; each of ``runs`` is `train_here`'s arguments, and leaves ``weights.pt``."""
+    """Train as one of two ranks; each of ``runs`` holds arguments of `train_here`."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     for run in runs:
@@ -172,7 +172,7 @@ def train_on_ranks(rank: int, port: int, runs: list[dict[str, Any]]) -> None:
 
 
 def train_here(out: Path, *, sharding: Sharding = "replicate", poison: str | None = None, **task: Any) -> None:
-    """Train on the ranks there are and leave the weights in ``out``; with ``poison`` at step 7."""
+    """Train in this process group and write ``weights.pt`` to ``out``; ``poison`` happens at step 7."""
     world = join_process_group("cpu", sharding)
     toy = ToyTask(world, poison={7: poison} if poison else None, **task)
     try:

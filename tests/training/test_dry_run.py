@@ -1,4 +1,4 @@
-"""Dry runs against figures that others publish or count."""
+"""Estimates of dry runs, compared with published numbers."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,7 +35,7 @@ def sizes(estimate: StageEstimate) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def every_tower_is_counted_once() -> Iterator[None]:
-    """A count takes a second, and many recipes share a tower."""
+    """Counting takes a second, and many recipes have the same tower."""
     counts: dict[str, VisionCost] = {}
 
     def counted(stage: ClipRecipe) -> VisionCost:
@@ -72,7 +72,7 @@ def test_every_recipe_has_an_estimate(name: str) -> None:
     [("llama3.2-1b", 1_235_814_400, 11_272_192), ("llama3-8b", 8_030_261_248 - 128256 * 4096, 41_943_040)],
 )
 def test_llms_have_their_published_size(llm: str, whole: int, updates: int) -> None:
-    """The 8B's published count holds a language-model head, which no caption needs."""
+    """The published size of the 8B LLM includes the language-model head, which is not loaded."""
     found = sizes(estimate_captions(find_recipe(f"{llm}-openai-b16-cc3m"), SPEED))
     assert found == {"LLM": (whole, 0), "LoRA": (updates, updates)}
 
@@ -88,7 +88,7 @@ def test_gemma_3_has_its_published_size() -> None:
 
 
 def test_the_adaptor_has_the_size_of_the_checkpoints() -> None:
-    """The original's adaptor over an 8B LLM holds 273,769,728 numbers: four blocks, a norm, 4096 to 1280."""
+    """The original's adaptor for an 8B LLM has 273,769,728 parameters: four blocks, a norm, 4096 to 1280."""
     large = sizes(estimate_clip(find_recipe("llama3-8b-openai-l14-336-cc3m"), SPEED))
     assert large["adaptor"] == (273_769_728, 273_769_728)
     small = sizes(estimate_clip(find_recipe("llama3.2-1b-openai-l14-336-cc3m"), SPEED))
@@ -97,27 +97,27 @@ def test_the_adaptor_has_the_size_of_the_checkpoints() -> None:
 
 
 def test_the_vision_tower_has_the_size_of_the_checkpoints() -> None:
-    """The original's holds 303,507,456 numbers without CLIP's projection to 768, which ours keeps."""
+    """The original's has 303,507,456 parameters without CLIP's projection to 768, which is kept here."""
     found = sizes(estimate_clip(find_recipe("llama3-8b-openai-l14-336-cc3m"), SPEED))
     assert found["vision tower"] == (303_507_456 + 1024 * 768, 303_507_456 + 1024 * 768)
     assert found["projection"][0] == 768 * 1280 + 1280
 
 
-def test_a_transformers_forward_costs_two_operations_a_weight_and_token() -> None:
+def test_a_transformer_costs_two_operations_per_weight_and_token() -> None:
     recipe = find_recipe("llama3-8b-openai-b16-cc3m")
     estimate = estimate_embed(recipe, SPEED)
-    weights = estimate.parts[0].parameters - 128256 * 4096  # looking a token up costs nothing
+    weights = estimate.parts[0].parameters - 128256 * 4096  # the embedding look-up is free
     a_caption = estimate.step_flops / estimate.samples_per_step
     assert a_caption == pytest.approx(2 * weights * recipe.size.tokens, rel=0.02)
     assert estimate.disk == recipe.size.captions * (2 * 4096 + 8)
 
 
-def test_the_cost_of_a_vision_transformer_is_the_published_one() -> None:
-    """35.1 billion operations a forward of ViT-B/16 (17.6 billion multiply-adds), twice that backward."""
+def test_the_cost_of_a_vision_transformer_equals_the_published_one() -> None:
+    """ViT-B/16: 35.1 billion operations forward (17.6 billion multiply-adds), and twice as many backward."""
     estimate = estimate_clip(replace(recipe := find_recipe("llama3.2-1b-openai-b16-cc3m"), stage2=recipe.stage2), SPEED)
     adaptor = 6 * 69_760_000 * 4096
     per_image = (estimate.step_flops - adaptor) / 4096
-    assert per_image == pytest.approx(35.1e9 * (2 + 2), rel=0.01)  # the gradient cache runs the forward twice
+    assert per_image == pytest.approx(35.1e9 * (2 + 2), rel=0.01)  # gradient caching runs the forward pass twice
 
 
 def test_operations_of_a_depthwise_convolution_are_counted_by_group() -> None:
@@ -128,13 +128,13 @@ def test_operations_of_a_depthwise_convolution_are_counted_by_group() -> None:
     assert cost.backward == 2 * cost.forward
 
 
-def test_what_a_forward_holds_is_counted_once() -> None:
+def test_activations_are_counted_once() -> None:
     layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     pixels = torch.zeros(5, 4)
     assert cost_of(layers, lambda: layers(pixels)).activation_bytes == 4 * 5 * (4 + 8)
 
 
-def test_kept_views_spare_the_frozen_blocks() -> None:
+def test_cached_views_skip_the_frozen_blocks() -> None:
     recipe = find_recipe("nano")
     whole = replace(recipe, stage2=replace(recipe.stage2, kept_views=0))
     kept, anew = estimate_clip(recipe, SPEED), estimate_clip(whole, SPEED)
@@ -143,7 +143,7 @@ def test_kept_views_spare_the_frozen_blocks() -> None:
     assert "kept views" not in anew.memory
 
 
-def test_keeping_what_clip_knew_costs_a_second_tower(towers: TinyTowers) -> None:
+def test_distillation_costs_a_second_tower(towers: TinyTowers) -> None:
     recipe = shrink(find_recipe("llama3.2-1b-openai-b16-cc3m"), towers)
     model = replace(recipe.stage2.model, vision=replace(recipe.stage2.model.vision, projection=False))
     plain = replace(recipe, stage2=replace(recipe.stage2, model=model))
@@ -154,7 +154,7 @@ def test_keeping_what_clip_knew_costs_a_second_tower(towers: TinyTowers) -> None
     assert estimate_clip(kept, SPEED).step_flops > estimate_clip(plain, SPEED).step_flops
 
 
-def test_memory_falls_with_the_gradient_cache_and_checkpointing() -> None:
+def test_gradient_caching_and_checkpointing_reduce_memory() -> None:
     recipe = find_recipe("llama3.2-1b-openai-b16-cc3m")
     stage = recipe.stage1
     whole, unchecked = replace(stage, gradient_cache=False), replace(stage, gradient_checkpointing=False)
@@ -166,7 +166,7 @@ def test_memory_falls_with_the_gradient_cache_and_checkpointing() -> None:
     assert small < large / 4
 
 
-def test_shapes_of_folders_are_read_and_others_are_named(towers: TinyTowers) -> None:
+def test_shapes_are_read_from_folders_and_unknown_ones_are_refused(towers: TinyTowers) -> None:
     assert llm_shape(towers.llm).hidden_size == 32
     with pytest.raises(ModelError, match=r"The shape of hf:who/knows is not known .* Llama-3\.2-1B"):
         llm_shape("hf:who/knows")
@@ -176,7 +176,7 @@ def test_the_speed_is_measured_in_half_a_second() -> None:
     assert measure_flops("cpu", bf16=False).flops > 1e8
 
 
-def test_the_commands_print_it(run_cli: RunCli) -> None:
+def test_the_command_prints_the_estimate(run_cli: RunCli) -> None:
     done = run_cli("train", "clip", "llama3-8b-openai-l14-336-cc3m", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "273,769,728" in done.stdout

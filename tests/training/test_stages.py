@@ -1,4 +1,4 @@
-"""Both stages on tiny random towers: killed and resumed, on one rank and two, golden losses, and bad input."""
+"""Both stages with tiny random towers: kills and resumed runs, one and two ranks, golden losses, bad input."""
 
 import os
 import signal
@@ -43,8 +43,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(towers: TinyTowers) -> Recipe:
-    """nano with tiny towers: eight steps, a checkpoint every three, everything random switched on, and two blocks of
-    the vision tower trained."""
+    """`nano` with tiny towers: eight steps, a checkpoint every three, all randomness enabled, and two trained blocks of
+    the vision tower."""
     tiny = shrink(find_recipe("nano"), towers, steps=8)
     captions = replace(tiny.stage1, loop=replace(tiny.stage1.loop, checkpoint_every=3, evaluate_every=4))
     captions = replace(captions, lora=replace(captions.lora, rank=2, dropout=0.1))
@@ -59,7 +59,7 @@ def recipe(towers: TinyTowers) -> Recipe:
 
 @pytest.fixture(scope="module")
 def made(recipe: Recipe, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``llm``, ``store`` and ``model``, made without interruption."""
+    """A folder with ``llm``, ``store`` and ``model`` from uninterrupted runs."""
     folder = tmp_path_factory.mktemp("made")
     run("captions", recipe, root, folder, folder / "llm")
     embed(recipe, root, folder / "llm", folder / "store")
@@ -77,7 +77,7 @@ def run(
     world: World = World(),
     progress: Progress = no_progress,
 ) -> dict[str, float]:
-    """A stage; stage 2 takes what lies in ``made``."""
+    """Run a stage; stage 2 uses the LLM and the store in ``made``."""
     if stage == "captions":
         return stages.train_captions(recipe.stage1, recipe.data, root=root, out=out, world=world, progress=progress)
     return stages.train_clip(
@@ -108,12 +108,12 @@ def assert_same_tensors(one: Path, other: Path) -> None:
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
-def test_the_model_folder_embeds_as_training_did(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
-    """Dev recalls of the finished folder, loaded as any model is, are those that training reported."""
+def test_the_model_folder_gives_the_recalls_of_training(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
+    """The finished folder, loaded like any model, has the dev recalls that training reported."""
     from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_multilingual_flickr8k
     from llm2clip_search.benchmarks.retrieval import measure_retrieval
 
-    figures = run("clip", recipe, root, made, made / "model")  # complete: returns what it had
+    figures = run("clip", recipe, root, made, made / "model")  # completed: returns its metrics
     encoder = load_encoder(f"dir:{made / 'model'}", runtime="torch", device="cpu")
     (result,) = measure_retrieval(encoder, read_multilingual_flickr8k(root / "flickr8k", "dev", ("en",)))
     for name, value in result.metrics.items():
@@ -122,10 +122,10 @@ def test_the_model_folder_embeds_as_training_did(recipe: Recipe, root: Path, mad
 
 
 @pytest.mark.parametrize("querybank", [0.0, 0.7])
-def test_a_frozen_tower_with_pooled_modules_is_the_one_that_was_trained(
+def test_a_folder_with_a_frozen_tower_and_pooled_modules_is_complete(
     querybank: float, recipe: Recipe, root: Path, made: Path, tmp_path: Path
 ) -> None:
-    """The folder holds the tower's projection alone, and what it is normalised by, and finds what training found."""
+    """It holds only the projection and the querybank of the tower, and gives the recalls of training."""
     from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_multilingual_flickr8k
     from llm2clip_search.benchmarks.retrieval import measure_retrieval
 
@@ -148,14 +148,14 @@ def test_a_frozen_tower_with_pooled_modules_is_the_one_that_was_trained(
         assert value == pytest.approx(figures[f"en/{name}"], abs=0.04), "one caption of 30 may flip in half precision"
 
 
-def test_what_a_run_leaves_can_be_looked_at(made: Path) -> None:
+def test_a_run_writes_plots_and_logs(made: Path) -> None:
     for stage in ("llm", "model"):
         for name in ("training.png", "similarity.png", "run.json", "metrics.jsonl", "tokenizer.json"):
             assert (made / stage / name).stat().st_size > 0, name
         assert list((made / stage).glob("events.*"))
 
 
-def test_the_card_tells_what_the_model_is_and_how_good(recipe: Recipe, root: Path, made: Path) -> None:
+def test_the_model_card_describes_the_model_and_its_metrics(recipe: Recipe, root: Path, made: Path) -> None:
     figures = run("clip", recipe, root, made, made / "model")
     card = (made / "model" / "README.md").read_text(encoding="utf-8")
     for part in (
@@ -182,10 +182,10 @@ def train_and_die(stage: Stage, recipe: Recipe, root: Path, made: Path, out: Pat
 
 
 @pytest.mark.parametrize("stage", ["captions", "clip"])
-def test_a_killed_run_goes_on_to_the_same_weights(
+def test_a_killed_run_ends_with_the_same_weights(
     stage: Stage, recipe: Recipe, root: Path, made: Path, tmp_path: Path
 ) -> None:
-    """Killed behind a checkpoint and behind an evaluation; bitwise the same in the end."""
+    """Killed before and after checkpoints and evaluations, it ends with the same bits."""
     for step in (2, 5, 7):
         process = start(train_and_die, stage, recipe, root, made, tmp_path, step)
         process.join()
@@ -197,7 +197,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert losses(tmp_path) == losses(whole)
 
 
-def test_a_killed_embedding_goes_on_behind_the_last_shard(
+def test_a_killed_embedding_continues_after_the_last_shard(
     recipe: Recipe, root: Path, made: Path, tmp_path: Path
 ) -> None:
     process = start(embed_and_die, recipe, root, made, tmp_path)
@@ -209,7 +209,7 @@ def test_a_killed_embedding_goes_on_behind_the_last_shard(
     assert len(whole) == len(again) == rows
     ids = read_stage2_captions(recipe.data, root)[0]["caption_id"].to_numpy()
     a, b = (store.embeddings(store.positions(ids)).astype(np.float32) for store in (whole, again))
-    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)  # batches of other lengths
+    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)  # the batches differ, and so does rounding
 
 
 def embed_and_die(recipe: Recipe, root: Path, made: Path, out: Path) -> None:
@@ -230,7 +230,7 @@ def embed_and_die(recipe: Recipe, root: Path, made: Path, out: Path) -> None:
 
 
 def without_dropout(recipe: Recipe) -> Recipe:
-    """Two ranks draw other dropout masks and noise than one."""
+    """Dropout and noise depend on the number of ranks."""
     captions = replace(recipe.stage1, lora=replace(recipe.stage1.lora, dropout=0.0))
     clip = replace(recipe.stage2, vision_dropout=0.0, text_dropout=0.0, caption_noise=0.0)
     return replace(recipe, stage1=captions, stage2=clip)
@@ -244,10 +244,8 @@ def train_on_ranks(rank: int, port: int, runs: list[dict[str, Any]]) -> None:
     dist.destroy_process_group()
 
 
-def test_two_ranks_learn_what_one_does_with_the_whole_batch(
-    recipe: Recipe, root: Path, made: Path, tmp_path: Path
-) -> None:
-    """Replicated and sharded, with a gradient cache and without; the loss curve is one rank's."""
+def test_two_ranks_train_like_one_with_the_whole_batch(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
+    """Replicated and sharded, with and without gradient caching, the losses equal those of one rank."""
     plain = without_dropout(recipe)
     cached = replace(
         plain,
@@ -260,7 +258,7 @@ def test_two_ranks_learn_what_one_does_with_the_whole_batch(
         for name, chosen in (("plain", plain), ("cached", cached)):
             common: dict[str, Any] = {"stage": stage, "recipe": chosen, "root": root, "made": made}
             run(out=tmp_path / f"{stage}-{name}-one", **common)
-            # Views that are kept need a tower in one piece.
+            # A sharded tower cannot have cached views.
             runs += [
                 {**common, "out": tmp_path / f"{stage}-{name}-{mode}", "sharding": mode}
                 for mode in modes
@@ -281,12 +279,12 @@ GOLDEN: dict[Stage, list[float]] = {
     "captions": [0.442016, 0.677002, 0.220724, 0.0136256, 0.0753489],
     "clip": [1.45374, 0.935387, 1.16199, 0.78475, 0.806842],
 }
-"""Losses of steps 1, 5, 10, 15 and 20, of `nano` with four kept views and half of its captions long."""
+"""Losses of `nano` at steps 1, 5, 10, 15 and 20, with four cached views, and half of the captions long."""
 
 
 @pytest.mark.parametrize("stage", ["captions", "clip"])
 def test_twenty_golden_steps(stage: Stage, recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
-    """A change of these numbers is a change of what is trained: say why when you write new ones."""
+    """If these values change, training has changed: give the reason in the commit that updates them."""
     torch.set_num_threads(1)
     longer = replace(
         recipe,
@@ -299,7 +297,9 @@ def test_twenty_golden_steps(stage: Stage, recipe: Recipe, root: Path, made: Pat
     assert [found[step - 1] for step in (1, 5, 10, 15, 20)] == pytest.approx(GOLDEN[stage], rel=1e-3)
 
 
-def test_a_store_of_another_llm_is_refused_naming_both(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
+def test_a_store_of_another_llm_is_refused_with_both_names(
+    recipe: Recipe, root: Path, made: Path, tmp_path: Path
+) -> None:
     other = replace(recipe, stage1=replace(recipe.stage1, loop=replace(recipe.stage1.loop, seed=1)))
     run("captions", other, root, made, tmp_path / "llm")
     store = CaptionStore(made / "store").info.llm
@@ -319,7 +319,7 @@ def test_a_store_of_another_llm_is_refused_naming_both(recipe: Recipe, root: Pat
     assert "--out" in raised.value.hint
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
+def test_a_non_finite_loss_keeps_the_last_good_checkpoint(
     recipe: Recipe, root: Path, made: Path, tmp_path: Path
 ) -> None:
     broken = replace(
@@ -351,7 +351,7 @@ def no_picture(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (cut_off, r"flickr8k-train-000\.tar"),
         (no_caption_column, "has no column 'caption'"),
@@ -359,14 +359,16 @@ def no_picture(root: Path) -> None:
         (no_picture, "'train-0.jpg' cannot be read"),
     ],
 )
-def test_bad_data_is_told_in_a_sentence(damage: Any, told: str, recipe: Recipe, made: Path, tmp_path: Path) -> None:
+def test_bad_data_is_reported_in_a_sentence(
+    damage: Any, message: str, recipe: Recipe, made: Path, tmp_path: Path
+) -> None:
     write_flickr8k(tmp_path)
     damage(tmp_path)
-    with pytest.raises(CorpusError, match=told):
+    with pytest.raises(CorpusError, match=message):
         run("clip", recipe, tmp_path, made, tmp_path / "model")
 
 
-def test_a_batch_of_one_leaves_no_negatives(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
+def test_a_batch_of_one_is_refused(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
     for stage, small in (
         ("captions", replace(recipe, stage1=replace(recipe.stage1, batch_size=1))),
         ("clip", replace(recipe, stage2=replace(recipe.stage2, batch_size=1))),
@@ -375,7 +377,7 @@ def test_a_batch_of_one_leaves_no_negatives(recipe: Recipe, root: Path, made: Pa
             run(stage, small, root, made, tmp_path / stage)  # type: ignore[arg-type]
 
 
-def test_empty_captions_are_counted_and_left_out(recipe: Recipe, tmp_path: Path) -> None:
+def test_empty_captions_are_counted_and_skipped(recipe: Recipe, tmp_path: Path) -> None:
     write_flickr8k(tmp_path)
     extra = [{"image_id": f"other-{n}.jpg", "lang": "en", "caption": text} for n in range(3) for text in ("a", "b", "")]
     write_csv(tmp_path / "multi30k" / "captions.csv.gz", extra)
@@ -389,8 +391,8 @@ def test_empty_captions_are_counted_and_left_out(recipe: Recipe, tmp_path: Path)
     assert counts["empty"] == 3
 
 
-def test_dev_is_kept_out_of_training_without_being_asked(recipe: Recipe, root: Path, tmp_path: Path) -> None:
-    """A data recipe that trains on its dev split's photographs loses them, whatever it holds out."""
+def test_dev_is_always_held_out(recipe: Recipe, root: Path, tmp_path: Path) -> None:
+    """Even if a data recipe includes its dev split in training and holds out nothing."""
     assert recipe.data.dev is not None
     greedy = replace(recipe.data, image_captions=(replace(recipe.data.image_captions[0], split=""),), held_out=())
     captions, counts = read_stage2_captions(greedy, root)

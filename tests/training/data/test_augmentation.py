@@ -1,4 +1,4 @@
-"""Augmentation keeps a caption true: what is cropped, mirrored and left alone."""
+"""Augmentation keeps captions true: what is cropped, mirrored and left unchanged."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from llm2clip_search.training.data.augmentation import Augmentation, names_a_sid
 from tests.support.images import photograph
 
 PLACES = np.stack(np.meshgrid(np.arange(200), np.arange(100)), axis=-1)
-"""uint8 of every pixel's x and y: a crop shows where it was taken."""
+"""x and y of every pixel: pixels of a crop show where it was taken."""
 MAP = Image.fromarray(np.concatenate([PLACES, np.zeros((100, 200, 1))], axis=-1).astype(np.uint8))
 
 
@@ -17,13 +17,13 @@ def augmented(augmentation: Augmentation, *, seed: int, captions: list[str] | No
 
 
 @pytest.mark.parametrize(("crop", "aspect"), [(0.9, 1.0), (0.5, 1.0), (0.6, 4 / 3), (0.08, 16.0), (1.0, 2.0)])
-def test_a_crop_keeps_its_share_and_its_shape(crop: float, aspect: float) -> None:
+def test_crops_respect_minimum_area_and_aspect(crop: float, aspect: float) -> None:
     shapes, corners = [], []
     for seed in range(200):
         pixels = augmented(Augmentation(crop=crop, aspect=aspect), seed=seed).astype(int)
         height, width = pixels.shape[:2]
         x, y = pixels[0, 0, :2]
-        assert np.array_equal(pixels[..., :2], PLACES[y : y + height, x : x + width]), "pixels as they were"
+        assert np.array_equal(pixels[..., :2], PLACES[y : y + height, x : x + width]), "pixels are unchanged"
         shapes.append((width / 200, height / 100))
         corners.append((x, y))
     wide, high = np.array(shapes).T
@@ -39,13 +39,13 @@ def test_no_augmentation_is_the_image_itself() -> None:
     assert Augmentation(crop=1.0)(image, ["A dog."], np.random.default_rng(0)) is image
 
 
-def test_the_generator_decides() -> None:
+def test_results_depend_only_on_the_generator() -> None:
     augmentation = Augmentation(crop=0.5, aspect=1.3, flip=True, colour=0.4)
     assert np.array_equal(augmented(augmentation, seed=1), augmented(augmentation, seed=1))
     assert len({augmented(augmentation, seed=seed).tobytes() for seed in range(10)}) == 10
 
 
-def test_half_of_the_images_are_mirrored_unless_a_caption_names_a_side() -> None:
+def test_half_of_the_images_are_mirrored_unless_a_caption_mentions_a_side() -> None:
     augmentation = Augmentation(crop=1.0, flip=True)
     mirrored = np.asarray(ImageOps.mirror(MAP))
     free = [np.array_equal(augmented(augmentation, seed=seed), mirrored) for seed in range(200)]
@@ -54,8 +54,8 @@ def test_half_of_the_images_are_mirrored_unless_a_caption_names_a_side() -> None
     assert not any(np.array_equal(augmented(augmentation, seed=n, captions=sided), mirrored) for n in range(50))
 
 
-def test_what_follows_a_flip_does_not_hang_on_the_caption() -> None:
-    """Equal draws whether or not a caption names a side, so that captions change no other image."""
+def test_draws_after_a_flip_do_not_depend_on_the_caption() -> None:
+    """The number of draws is the same whether or not a caption mentions a side."""
     augmentation = Augmentation(crop=0.5, flip=True, colour=0.4)
     generators = [np.random.default_rng(3) for _ in range(2)]
     for captions, generator in zip((["A dog."], ["On the left."]), generators, strict=True):
@@ -63,7 +63,7 @@ def test_what_follows_a_flip_does_not_hang_on_the_caption() -> None:
     assert generators[0].random() == generators[1].random()
 
 
-def test_colours_change_within_their_limit_and_grey_stays_grey() -> None:
+def test_colours_change_within_the_limit_and_grey_stays_grey() -> None:
     grey = Image.new("RGB", (8, 8), (100, 100, 100))
     values = []
     for seed in range(50):
@@ -102,7 +102,7 @@ def test_the_smallest_images_survive(size: tuple[int, int]) -> None:
         "一个人举起右手。",
     ],
 )
-def test_sides_are_read_in_every_language_of_the_data(caption: str) -> None:
+def test_sides_are_recognised_in_all_languages_of_the_data(caption: str) -> None:
     assert names_a_side(caption)
 
 
@@ -118,5 +118,5 @@ def test_sides_are_read_in_every_language_of_the_data(caption: str) -> None:
         "一只狗在跑。",
     ],
 )
-def test_other_words_name_no_side(caption: str) -> None:
+def test_other_words_are_not_sides(caption: str) -> None:
     assert not names_a_side(caption)

@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=20), st.integers(1, 7), st.randoms())
-def test_every_caption_comes_back(
+def test_every_caption_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], rows: int, random: Any
 ) -> None:
     out = tmp_path_factory.mktemp("store")
@@ -69,7 +69,7 @@ def test_every_caption_comes_back(
     assert np.array_equal(found, embed(texts).astype(np.float16))
 
 
-def test_full_precision_is_kept_where_asked_for(tmp_path: Path) -> None:
+def test_float32_embeddings_are_stored_exactly(tmp_path: Path) -> None:
     fill(tmp_path, dtype="float32")
     store = CaptionStore(tmp_path)
     assert np.array_equal(store.embeddings(store.positions(keys(TEXTS))), embed(TEXTS))
@@ -92,14 +92,14 @@ def test_only_new_captions_are_embedded(tmp_path: Path) -> None:
     assert fill(tmp_path, embed=listening) == 0
 
 
-def test_progress_reaches_the_whole_without_going_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_rises_to_the_total(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_store, "EMBED_ROWS", 3)
     said: list[tuple[int, int]] = []
     fill(tmp_path, progress=lambda _, done, total, __: said.append((done, total)))
     assert said == [(3, 11), (4, 11), (7, 11), (8, 11), (11, 11)]
 
 
-def test_captions_of_similar_length_go_through_the_llm_together(tmp_path: Path) -> None:
+def test_captions_of_similar_length_are_embedded_together(tmp_path: Path) -> None:
     seen: list[int] = []
 
     def listening(texts: Sequence[str]) -> np.ndarray:
@@ -112,7 +112,7 @@ def test_captions_of_similar_length_go_through_the_llm_together(tmp_path: Path) 
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("write", range(6))
-def test_death_at_any_write_costs_one_shard(
+def test_dying_at_any_write_loses_at_most_one_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int, late: bool
 ) -> None:
     class PowerCutError(BaseException):
@@ -140,7 +140,7 @@ def test_death_at_any_write_costs_one_shard(
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_kill_9_within_the_llm_leaves_a_store_that_goes_on(tmp_path: Path) -> None:
+def test_a_store_is_completed_after_kill_9_during_embedding(tmp_path: Path) -> None:
     fill(tmp_path / "whole")
     child = os.fork()
     if child == 0:
@@ -160,7 +160,7 @@ def test_kill_9_within_the_llm_leaves_a_store_that_goes_on(tmp_path: Path) -> No
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_a_store_of_another_llm_is_refused_naming_both(tmp_path: Path) -> None:
+def test_a_store_of_another_llm_is_refused_with_both_names(tmp_path: Path) -> None:
     fill(tmp_path)
     with pytest.raises(
         StoreError, match=r"holds embeddings of LLM abc \(llm-one, 6 wide\), but llm-two is LLM xyz \(6"
@@ -176,7 +176,7 @@ def test_a_store_of_another_llm_is_refused_naming_both(tmp_path: Path) -> None:
     assert raised.value.hint.startswith("Run train embed with llm-two")
 
 
-def test_captions_that_the_store_lacks_are_counted(tmp_path: Path) -> None:
+def test_captions_missing_in_the_store_are_counted(tmp_path: Path) -> None:
     fill(tmp_path)
     with pytest.raises(StoreError, match=r"lacks 2 of 4 captions") as raised:
         CaptionStore(tmp_path).positions(keys([TEXTS[0], "none", TEXTS[5], "nor this"]))
@@ -252,7 +252,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
         ('{"schema_version": 99}', "has schema version 99; this version reads 1"),
     ],
 )
-def test_what_is_no_store_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+def test_invalid_stores_are_refused(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "store.json").write_text(text)
     with pytest.raises(StoreError, match=message) as raised:
@@ -260,7 +260,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path, text: str | None, message: 
     assert raised.value.hint == ("Create one with train embed." if text is None else "")
 
 
-def test_a_store_without_a_shard_is_not_opened(tmp_path: Path) -> None:
+def test_an_empty_store_is_not_opened(tmp_path: Path) -> None:
     fill(tmp_path)
     info = json.loads((tmp_path / "store.json").read_text()) | {"shards": [], "rows": 0}
     (tmp_path / "store.json").write_text(json.dumps(info))

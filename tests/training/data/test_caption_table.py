@@ -1,4 +1,4 @@
-"""Caption files of every format, what is wrong with them, and what benchmarks keep to themselves."""
+"""Reading caption files of every format, errors in them, and held-out benchmark splits."""
 
 import gzip
 import json
@@ -36,7 +36,7 @@ ROWS = [
 
 
 def write_rows(path: Path) -> None:
-    """`ROWS` in the format that the path's suffix names."""
+    """Write `ROWS` in the format given by the path's suffix."""
     name = path.name.removesuffix(".gz")
     if name.endswith((".csv", ".tsv")):
         write_csv(path, ROWS)
@@ -64,7 +64,7 @@ def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
     assert empty == 0
 
 
-def test_split_and_languages_choose_rows(tmp_path: Path) -> None:
+def test_rows_are_selected_by_split_and_language(tmp_path: Path) -> None:
     write_rows(tmp_path / "captions.csv")
     table, _ = read_caption_table(
         tmp_path,
@@ -77,8 +77,8 @@ def test_split_and_languages_choose_rows(tmp_path: Path) -> None:
     assert table["source"].to_pylist() == [0, 1]
 
 
-def test_a_source_may_give_a_few_captions_of_an_image_in_each_language(tmp_path: Path) -> None:
-    """The first ones; empty ones do not count."""
+def test_captions_per_image_and_language_can_be_limited(tmp_path: Path) -> None:
+    """The first ones are used; empty ones do not count."""
     rows = [("a", "en", "one"), ("a", "de", "eins"), ("a", "en", " "), ("b", "en", "two"), ("a", "en", "three")]
     rows += [("a", "en", "four"), ("a", "de", "zwei"), ("b", "en", "five")]
     write_csv(tmp_path / "c.csv", [{"image_id": i, "lang": lang, "caption": text} for i, lang, text in rows])
@@ -89,7 +89,7 @@ def test_a_source_may_give_a_few_captions_of_an_image_in_each_language(tmp_path:
     assert first["caption"].to_pylist() == ["one", "eins", "two"]
 
 
-def test_columns_say_language_and_length_and_may_hold_lists(tmp_path: Path) -> None:
+def test_columns_define_language_and_length_and_may_contain_lists(tmp_path: Path) -> None:
     rows = [{"id": 7, "short": ["A dog.", "One dog."], "lang": "en", "long_de": "Ein Hund läuft durch den Schnee."}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
     columns = (CaptionColumn(name="short"), CaptionColumn(name="long_de", lang="de", length="long"))
@@ -113,7 +113,7 @@ def test_webdataset_members_with_lists_are_keyed_by_their_names(tmp_path: Path) 
     assert keys["image_id"].to_pylist() == ["000/07", "000/07", "09"]
 
 
-def test_empty_captions_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_empty_captions_are_counted_and_skipped(tmp_path: Path) -> None:
     rows = [{"image_id": "a", "caption": text} for text in ("A dog. ", "", " \t", None, ["", "A cat."], [])]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
     table, empty = read_caption_table(tmp_path, [CaptionSource(path="c.jsonl")])
@@ -121,7 +121,7 @@ def test_empty_captions_are_counted_and_left_out(tmp_path: Path) -> None:
     assert empty == 4
 
 
-def test_text_without_images_is_a_photograph_a_row(tmp_path: Path) -> None:
+def test_each_row_of_text_without_images_counts_as_a_photograph(tmp_path: Path) -> None:
     for name in ("0", "1"):
         write_csv(tmp_path / f"{name}.csv", [{"query": f"What is {n}?", "positive": "A number."} for n in (1, 2)])
     columns = (CaptionColumn(name="query"), CaptionColumn(name="positive", length="long"))
@@ -135,7 +135,7 @@ def test_text_without_images_is_a_photograph_a_row(tmp_path: Path) -> None:
     assert len(captions_of_images(table)) == 0
 
 
-def test_negatives_are_marked_and_kept_from_stage_2(tmp_path: Path) -> None:
+def test_negatives_are_marked_and_not_used_by_stage_2(tmp_path: Path) -> None:
     rows = [
         {"image_id": "a", "lang": "de", "caption": "Ein Hund.", "wrong": ["Eine Katze.", ""]},
         {"image_id": "b", "lang": "de", "caption": "Ein Ball.", "wrong": None},
@@ -149,14 +149,14 @@ def test_negatives_are_marked_and_kept_from_stage_2(tmp_path: Path) -> None:
     assert captions_of_images(table)["caption"].to_pylist() == ["Ein Hund.", "Ein Ball."]
 
 
-def test_a_spreadsheets_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("image_id,caption\na,A dog.\n", encoding="utf-8-sig")
     table, _ = read_caption_table(tmp_path, [CaptionSource(path="c.csv")])
     assert table["image_id"].to_pylist() == ["a"]
 
 
 def damaged_tar(path: Path, cut: Callable[[bytes], bytes]) -> None:
-    """Two samples, then bytes lost or changed."""
+    """Write two samples, then remove or change bytes."""
     write_tar(path, {f"{n}.json": b'{"caption": "A dog."}' for n in range(2)})
     path.write_bytes(cut(path.read_bytes()))
 
@@ -215,13 +215,13 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
     write, message = BAD[name]
     write(tmp_path / name)
-    with pytest.raises(CorpusError, match=message) as told:
+    with pytest.raises(CorpusError, match=message) as raised:
         read_caption_table(tmp_path, [CaptionSource(path=name)])
-    assert str(tmp_path / name) in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(tmp_path / name) in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_what_a_source_does_not_have_is_named(tmp_path: Path) -> None:
+def test_errors_name_what_a_source_lacks(tmp_path: Path) -> None:
     write_rows(tmp_path / "c.csv")
     with pytest.raises(CorpusError, match=r"c\.csv has no captions of split 'test' in en or de; 0 are empty"):
         read_caption_table(tmp_path, [CaptionSource(path="c.csv", split="test", langs=("en", "de"))])
@@ -240,7 +240,7 @@ def test_what_a_source_does_not_have_is_named(tmp_path: Path) -> None:
         ("2354786160_b.jpg", "2354786160.jpg"),
     ],
 )
-def test_a_photograph_is_known_by_flickrs_number(one: str, other: str) -> None:
+def test_photographs_are_identified_by_flickrs_number(one: str, other: str) -> None:
     assert photo_key(one) == photo_key(other) != one
 
 
@@ -254,11 +254,11 @@ def test_a_photograph_is_known_by_flickrs_number(one: str, other: str) -> None:
         ("a/DSC12345678.jpg", "b/DSC12345678.jpg"),
     ],
 )
-def test_names_that_repeat_from_folder_to_folder_are_different_photographs(one: str, other: str) -> None:
+def test_equal_names_in_different_folders_are_different_photographs(one: str, other: str) -> None:
     assert photo_key(one) != photo_key(other)
 
 
-def test_held_out_photographs_fall_away_under_any_name(tmp_path: Path) -> None:
+def test_held_out_photographs_are_removed_under_any_name(tmp_path: Path) -> None:
     write_csv(
         tmp_path / "bench.csv",
         [{"image_id": "1000268201_693b08cb0e.jpg", "split": "dev"}, {"image_id": "36979.jpg", "split": "train"}],
@@ -271,7 +271,7 @@ def test_held_out_photographs_fall_away_under_any_name(tmp_path: Path) -> None:
     assert without_photos(captions, set()) == captions
 
 
-def test_a_leak_check_against_nothing_is_refused(tmp_path: Path) -> None:
+def test_holding_out_a_missing_split_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "c.csv")
     with pytest.raises(CorpusError, match=r"c\.csv has no split 'test' to hold out of training"):
         held_out_photos(tmp_path, [HeldOutSplit(path="c.csv", split="test")])
@@ -279,8 +279,8 @@ def test_a_leak_check_against_nothing_is_refused(tmp_path: Path) -> None:
         held_out_photos(tmp_path, [HeldOutSplit(path="c.csv", split="dev", image="file")])
 
 
-def test_a_captions_key_is_blake2b_of_its_utf8_bytes() -> None:
-    """Written into stores: it may never change. The digests are those of ``b2sum -l 64``."""
+def test_caption_ids_are_blake2b_of_the_utf8_bytes() -> None:
+    """Caption stores contain them, so they must never change. The digests are those of ``b2sum -l 64``."""
 
     def hexadecimal(digest: str) -> int:
         return int.from_bytes(bytes.fromhex(digest), "little", signed=True)
@@ -292,7 +292,7 @@ def test_a_captions_key_is_blake2b_of_its_utf8_bytes() -> None:
 PATTERNS = ["s-{08..10}.tar", "{9..11}", "{00..3}", "{3..1}", "{a,b}{1..2}", "a{,b}c", "{x}", "{}", "{a..c", "}{1,2}"]
 
 
-def test_braces_are_read_as_bash_reads_them() -> None:
+def test_braces_expand_as_in_bash() -> None:
     command = "set +B; printf '%s\\n' bash; set -B; " + "; ".join(f"echo {pattern}" for pattern in PATTERNS)
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert [expand_braces(pattern) for pattern in PATTERNS] == [line.split() for line in done.stdout.splitlines()[1:]]
@@ -300,7 +300,7 @@ def test_braces_are_read_as_bash_reads_them() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.text("ab-.", max_size=3), st.lists(st.text("xy", max_size=2), min_size=2, max_size=3))))
-def test_braces_multiply(parts: list[tuple[str, list[str]]]) -> None:
+def test_several_braces_give_all_combinations(parts: list[tuple[str, list[str]]]) -> None:
     parts = parts[:4]
     expected = [""]
     for before, choices in parts:
@@ -317,7 +317,7 @@ def test_ranges_count_up_or_down_and_keep_their_width(first: int, last: int, wid
     assert all(len(name) >= width for name in names)
 
 
-def test_files_are_found_by_stars_also_at_absolute_paths(tmp_path: Path) -> None:
+def test_files_are_found_by_stars_also_with_absolute_paths(tmp_path: Path) -> None:
     for name in ("b.csv", "a.csv", "deep/c.csv"):
         write_csv(tmp_path / name, ROWS)
     assert [p.name for p in find_files(tmp_path, "*.csv")] == ["a.csv", "b.csv"]

@@ -1,4 +1,4 @@
-"""Images joined with captions: what is skipped, what is held out, and what a step shows."""
+"""Images matched with captions: what is skipped, what is held out, and what a batch contains."""
 
 from collections import Counter
 from pathlib import Path
@@ -29,14 +29,14 @@ def files(tmp_path: Path) -> ImageFiles:
 ALL = caption_table([(f"{name}.jpg", f"{name} {n}") for name in "abcdefghij" for n in range(2)])
 
 
-def test_captions_join_images_by_name_or_stem(files: ImageFiles) -> None:
+def test_captions_match_images_by_name_or_stem(files: ImageFiles) -> None:
     captions = caption_table([("b", "1"), ("a.jpg", "2"), ("b.jpg", "3")])
     captioned = match_captions(files, captions, max_missing=1.0)
     assert captioned.image_ids == ["a.jpg", "b.jpg"], "in the order of the files"
     assert [rows.tolist() for rows in captioned.caption_rows] == [[1], [0, 2]]
 
 
-def test_a_folder_joins_a_table_of_paths(tmp_path: Path) -> None:
+def test_images_in_a_folder_match_a_table_of_paths(tmp_path: Path) -> None:
     for name in ("x/1.png", "y/1.png"):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).write_bytes(b"")
@@ -49,7 +49,7 @@ def test_a_folder_joins_a_table_of_paths(tmp_path: Path) -> None:
     assert [rows.tolist() for rows in captioned.caption_rows] == [[2, 3], [0, 1]]
 
 
-def test_what_is_missing_is_counted_named_and_skipped_below_the_limit(files: ImageFiles) -> None:
+def test_missing_items_are_skipped_up_to_the_limit_and_counted(files: ImageFiles) -> None:
     captions = caption_table([*((f"{name}.jpg", name) for name in "abcdefgh"), ("x.jpg", "x"), ("x.jpg", "y")])
     captioned = match_captions(files, captions, max_missing=0.2)
     assert captioned.counts == {
@@ -70,14 +70,14 @@ def test_what_is_missing_is_counted_named_and_skipped_below_the_limit(files: Ima
         match_captions(files, more, max_missing=0.05)
 
 
-def test_nothing_joined_shows_both_kinds_of_name(files: ImageFiles) -> None:
+def test_without_a_match_the_error_shows_both_kinds_of_name(files: ImageFiles) -> None:
     with pytest.raises(CorpusError, match=r"None of the 1 captioned images, such as 'x/a\.jpg', .* such as 'a\.jpg'"):
         match_captions(files, caption_table([("x/a.jpg", "x")]), max_missing=1.0)
     with pytest.raises(CorpusError, match="None of the 0 captioned images is among the 10 images"):
         match_captions(files, caption_table([(None, "x")]), max_missing=1.0)
 
 
-def test_negatives_and_texts_without_images_join_nothing(files: ImageFiles) -> None:
+def test_negatives_and_texts_without_images_are_ignored(files: ImageFiles) -> None:
     rows = [("a.jpg", "1"), ("a.jpg", "not a"), ("b.jpg", "2"), (None, "text"), ("gone.jpg", "not gone")]
     captions = caption_table(rows, negative=[False, True, False, False, True])
     captioned = match_captions(files, captions, max_missing=0.9)
@@ -85,7 +85,7 @@ def test_negatives_and_texts_without_images_join_nothing(files: ImageFiles) -> N
     assert captioned.counts["captioned images missing"] == 0
 
 
-def test_held_out_images_fall_away_by_name_and_by_content(files: ImageFiles) -> None:
+def test_held_out_images_are_removed_by_name_and_by_content(files: ImageFiles) -> None:
     hashes = held_out_hashes(files, {"b.jpg"})
     captioned = match_captions(files, ALL, max_missing=0.0, held_out_photos={"b.jpg"}, held_out_hashes=hashes)
     assert captioned.skipped["held out by name"] == ["b.jpg"]
@@ -93,8 +93,8 @@ def test_held_out_images_fall_away_by_name_and_by_content(files: ImageFiles) -> 
     assert captioned.image_ids == [f"{name}.jpg" for name in "adefghij"]
 
 
-def test_held_out_images_are_not_missed_for_their_captions(files: ImageFiles) -> None:
-    """Their captions have fallen away before; that does not count against the limit."""
+def test_held_out_images_do_not_count_as_images_without_captions(files: ImageFiles) -> None:
+    """Their captions were removed before."""
     captions = ALL.slice(4)
     captioned = match_captions(files, captions, max_missing=0.0, held_out_photos={"a.jpg", "b.jpg"})
     assert captioned.skipped["images without captions"] == []
@@ -103,7 +103,7 @@ def test_held_out_images_are_not_missed_for_their_captions(files: ImageFiles) ->
         match_captions(files, captions, max_missing=0.0)
 
 
-def test_a_content_check_against_nothing_is_refused(files: ImageFiles) -> None:
+def test_holding_out_by_content_without_any_match_is_refused(files: ImageFiles) -> None:
     with pytest.raises(CorpusError, match=r"None of the 1 held-out photographs, such as 'z\.jpg', is among the 10"):
         held_out_hashes(files, {"z.jpg"})
     assert held_out_hashes(files, set()) == frozenset()
@@ -125,7 +125,7 @@ def sampler(captions: pa.Table, groups: list[list[int]], **options: object) -> I
 PAIRS = [[2 * n, 2 * n + 1] for n in range(10)]
 
 
-def test_an_epoch_shows_an_image_once() -> None:
+def test_an_epoch_contains_each_image_once() -> None:
     data = sampler(ALL, PAIRS, batch_size=3)
     assert data.steps_per_epoch == 3
     epochs = [np.concatenate([data.draw(3 * epoch + step).images for step in range(3)]) for epoch in range(3)]
@@ -133,7 +133,7 @@ def test_an_epoch_shows_an_image_once() -> None:
     assert len({tuple(images) for images in epochs}) == 3
 
 
-def test_draws_are_a_function_of_seed_and_step() -> None:
+def test_draws_depend_only_on_seed_and_step() -> None:
     forwards = [sampler(ALL, PAIRS).draw(step) for step in range(7)]
     data = sampler(ALL, PAIRS)
     for step in reversed(range(7)):
@@ -143,7 +143,7 @@ def test_draws_are_a_function_of_seed_and_step() -> None:
     assert not np.array_equal(sampler(ALL, PAIRS, seed=1).draw(0).images, forwards[0].images)
 
 
-def test_captions_belong_to_their_images_and_differ_while_there_are_enough() -> None:
+def test_drawn_captions_belong_to_their_images_and_differ_if_there_are_enough() -> None:
     for count in (1, 2, 3):
         drawn = sampler(ALL, PAIRS, captions_per_image=count).draw(5)
         assert drawn.captions.shape == (4, count)
@@ -152,7 +152,7 @@ def test_captions_belong_to_their_images_and_differ_while_there_are_enough() -> 
             assert len(set(rows)) == count or count == 3
 
 
-def test_a_batch_larger_than_the_data_is_all_of_it() -> None:
+def test_a_batch_larger_than_the_data_contains_all_of_it() -> None:
     data = sampler(ALL, PAIRS, batch_size=99)
     assert (data.batch_size, data.steps_per_epoch) == (10, 1)
     assert sorted(data.draw(3).images.tolist()) == list(range(10))
@@ -160,7 +160,7 @@ def test_a_batch_larger_than_the_data_is_all_of_it() -> None:
 
 @pytest.mark.parametrize(("ratio", "low", "high"), [(0.0, 0.0, 0.0), (0.25, 0.2, 0.3), (1.0, 1.0, 1.0)])
 def test_long_captions_are_drawn_by_their_ratio(ratio: float, low: float, high: float) -> None:
-    """One long and three short captions an image; an image with one class alone gives what it has."""
+    """One long and three short captions per image; images with one class are not affected."""
     captions = caption_table(
         [(None, str(n)) for n in range(10)], length=["long", "short", "short", "short"] * 2 + ["short", "long"]
     )
@@ -179,7 +179,7 @@ def test_languages_are_drawn_by_weight_within_a_length_class() -> None:
     counts = Counter(int(row) % 6 for step in range(500) for row in data.draw(step).captions[:, 0])
     assert counts[4] == 0
     assert 0.45 < counts[5] / 1000 < 0.55, "long"
-    assert 0.32 < sum(counts[n] for n in range(3)) / 1000 < 0.43, "three of four shares of the short half"
+    assert 0.32 < sum(counts[n] for n in range(3)) / 1000 < 0.43, "three quarters of the short half"
 
 
 def test_images_whose_captions_are_never_drawn_are_refused() -> None:

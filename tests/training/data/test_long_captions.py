@@ -1,4 +1,4 @@
-"""Long captions made of short ones."""
+"""Long captions made from short ones."""
 
 from llm2clip_search.corpora.captions import join_sentences
 from llm2clip_search.training.data.caption_table import caption_id
@@ -9,7 +9,7 @@ ROWS = [("a.jpg", f"A dog {n}") for n in range(5)] + [("b.jpg", "One cat."), ("c
 TABLE = caption_table(ROWS, lang=["en"] * 6 + ["de"] * 2)
 
 
-def test_sentences_end_with_one_stop() -> None:
+def test_sentences_end_with_one_full_stop() -> None:
     assert join_sentences(["A dog", "It runs.", "Where?", "\u72d7\u3002"]) == "A dog. It runs. Where? \u72d7\u3002"
 
 
@@ -17,7 +17,7 @@ def test_each_image_and_language_gets_a_long_caption_for_every_number() -> None:
     made = with_long_captions(TABLE, LongCaptions(parts=(2, 5, 9), langs=("en",)))
     assert made.slice(0, len(TABLE)) == TABLE
     long = made.slice(len(TABLE)).to_pylist()
-    assert [row["length"] for row in long] == ["long"] * 3, "b has one caption, and German is not asked for"
+    assert [row["length"] for row in long] == ["long"] * 3, "b has one caption, and German is not selected"
     assert {row["image_id"] for row in long} == {"a.jpg"}
     sentences = [row["caption"].rstrip(".").split(". ") for row in long]
     assert [len(parts) for parts in sentences] == [2, 5, 5]
@@ -27,7 +27,7 @@ def test_each_image_and_language_gets_a_long_caption_for_every_number() -> None:
         assert row["caption_id"] == caption_id(row["caption"])
 
 
-def test_long_captions_are_a_function_of_their_seed() -> None:
+def test_long_captions_depend_only_on_the_seed() -> None:
     first, again, other = (with_long_captions(TABLE, LongCaptions(seed=seed)) for seed in (0, 0, 1))
     assert first == again
     assert first["caption"].to_pylist() != other["caption"].to_pylist()

@@ -1,4 +1,4 @@
-"""Which pairs a step of stage 1 draws, and what in its batch is no negative."""
+"""The pairs that stage 1 draws, and which of their captions are not negatives."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def pairs_of(
 
 
 def same_by_definition(pairs: CaptionPairSampler, captions: pa.Table, batch: PairBatch) -> np.ndarray:
-    """Two captions are no negatives if one photograph has both, or if both were drawn for one."""
+    """Two captions are not negatives if a photograph has both, or both were drawn for one photograph."""
     photos_of: dict[str, set[str]] = {}
     for row in captions.to_pylist():
         if not row["negative"]:
@@ -49,7 +49,7 @@ def same_by_definition(pairs: CaptionPairSampler, captions: pa.Table, batch: Pai
     return np.array([[bool(q & i) for i in item] for q in query])
 
 
-def test_a_batch_is_two_different_captions_of_each_photograph() -> None:
+def test_a_batch_has_two_different_captions_of_each_photograph() -> None:
     batch = pairs_of(caption_table(DOGS)).draw(0, 4)
     assert len(set(batch.query_photos.tolist())) == len(batch.queries) == 4
     assert torch.equal(batch.query_photos, batch.gallery_photos)
@@ -59,7 +59,7 @@ def test_a_batch_is_two_different_captions_of_each_photograph() -> None:
     assert torch.equal(batch.same_photograph(), torch.eye(4, dtype=torch.bool))
 
 
-def test_draws_are_a_function_of_seed_and_step() -> None:
+def test_draws_depend_only_on_seed_and_step() -> None:
     table = caption_table(DOGS)
     forwards = [pairs_of(table).draw(step, 3).queries for step in range(5)]
     again = pairs_of(table)
@@ -68,11 +68,11 @@ def test_draws_are_a_function_of_seed_and_step() -> None:
     assert pairs_of(table, seed=1).draw(0, 3).queries != forwards[0]
 
 
-def test_a_small_source_gives_all_it_has() -> None:
+def test_all_photographs_of_a_small_source_are_drawn() -> None:
     assert sorted(pairs_of(caption_table(DOGS)).draw(0, 100).query_photos.tolist()) == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_batch_comes_from_one_source_as_its_weight_says() -> None:
+def test_a_batch_comes_from_one_source_drawn_by_weight() -> None:
     sources = [0 if image < "c" else 1 if image < "e" else 2 for image, _ in DOGS]
     pairs = pairs_of(caption_table(DOGS, source=sources), weights=(3.0, 1.0, 0.0))
     assert len(pairs) == 6
@@ -86,7 +86,7 @@ def test_a_batch_comes_from_one_source_as_its_weight_says() -> None:
 
 
 def test_a_batch_has_one_language_for_queries_and_one_for_positives_by_weight() -> None:
-    """English weighs 2, German 1, Chinese 0; nobody has two German captions: en-en 4, en-de 2, de-en 2."""
+    """Weights: English 2, German 1, Chinese 0; no photograph has two German captions: en-en 4, en-de 2, de-en 2."""
     rows = [(photo, f"{photo} {n}") for photo in "ab" for n in range(7)]
     pairs = pairs_of(caption_table(rows, lang=(["en"] * 5 + ["de", "zh"]) * 2), langs={"en": 2.0, "zh": 0.0})
     counts: Counter[tuple[str, str]] = Counter()
@@ -100,12 +100,14 @@ def test_a_batch_has_one_language_for_queries_and_one_for_positives_by_weight() 
     assert 0.21 < counts["en", "de"] / 800 < 0.29
 
 
-def test_only_photographs_that_have_the_languages_are_drawn() -> None:
+def test_only_photographs_with_the_drawn_languages_are_used() -> None:
     rows = [(photo, f"{photo} {n}") for photo in "abc" for n in range(2)]
     pairs = pairs_of(caption_table(rows, lang=["en", "de", "en", "de", "en", "en"]))
     for step in range(30):
         batch = pairs.draw(step, 3)
-        assert sorted(batch.query_photos.tolist()) == [0, 1], "c has no pair across, alone no negatives"
+        assert sorted(batch.query_photos.tolist()) == [0, 1], (
+            "c has no pair across languages, and alone it would have no negatives"
+        )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_only_photographs_that_have_the_languages_are_drawn() -> None:
         (("en", "en"), ("long", "long"), {"="}),
     ],
 )
-def test_the_instruction_says_what_is_looked_for(
+def test_instructions_depend_on_the_kind_of_pair(
     langs: tuple[str, str], lengths: tuple[str, str], said: set[str]
 ) -> None:
     rows = [(photo, f"{photo} {n}") for photo in "ab" for n in range(2)]
@@ -130,7 +132,7 @@ def test_the_instruction_says_what_is_looked_for(
             assert text != ("s>l" if query.endswith("1") else "l>s"), "the first caption is the short one"
 
 
-def test_a_caption_that_two_sources_have_is_one() -> None:
+def test_a_repeated_caption_counts_once() -> None:
     rows = [("a", "A dog."), ("a", "A dog."), ("a", "One dog."), ("b", "A cat."), ("b", "One cat."), ("c", "Twice.")]
     pairs = pairs_of(caption_table([*rows, ("c", "Twice.")]))
     assert len(pairs) == 2, "c has a single caption"
@@ -139,8 +141,8 @@ def test_a_caption_that_two_sources_have_is_one() -> None:
         assert all(query != positive for query, positive in zip(batch.queries, batch.gallery, strict=True))
 
 
-def test_captions_that_share_a_photograph_are_no_negatives() -> None:
-    """``A dog.`` describes a and b, so it is no negative of b's other caption; those two stay negatives."""
+def test_captions_that_share_a_photograph_are_not_negatives() -> None:
+    """``A dog.`` describes a and b, so it is not a negative of their other captions, which remain negatives."""
     rows = [("a", "A dog."), ("a", "A brown dog in a park."), ("b", "A dog."), ("b", "A black dog."), *DOGS[:3]]
     pairs = pairs_of(caption_table(rows))
     seen = set()
@@ -158,7 +160,7 @@ def test_captions_that_share_a_photograph_are_no_negatives() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from("uvwxyz"), st.booleans()), min_size=8), st.data())
-def test_false_negatives_are_found_as_defined(rows: list[tuple[str, str, bool]], data: st.DataObject) -> None:
+def test_false_negatives_match_their_definition(rows: list[tuple[str, str, bool]], data: st.DataObject) -> None:
     certain = [(photo, f"{photo}{n}", False) for photo in "ab" for n in range(2)]
     rows = [*certain, *rows]
     captions = caption_table([row[:2] for row in rows], negative=[row[2] for row in rows])
@@ -167,7 +169,7 @@ def test_false_negatives_are_found_as_defined(rows: list[tuple[str, str, bool]],
     assert np.array_equal(batch.same_photograph().numpy(), same_by_definition(pairs, captions, batch))
 
 
-def test_one_hard_negative_of_a_photograph_stands_behind_the_positives() -> None:
+def test_one_hard_negative_per_photograph_follows_the_positives() -> None:
     wrong = [("a.png", "Not a, 1."), ("a.png", "Not a, 2."), ("c.png", "Not c."), ("zz.png", "Of no photograph.")]
     table = caption_table([*DOGS, *wrong], negative=[False] * len(DOGS) + [True] * len(wrong))
     pairs = pairs_of(table)
@@ -184,14 +186,14 @@ def test_one_hard_negative_of_a_photograph_stands_behind_the_positives() -> None
     assert drawn == {"Not a, 1.", "Not a, 2.", "Not c."}
 
 
-def test_a_hard_negative_that_describes_another_photograph_is_no_negative_of_it() -> None:
+def test_a_hard_negative_that_describes_another_photograph_is_not_its_negative() -> None:
     table = caption_table([*DOGS, ("a.png", DOGS[3][1])], negative=[False] * len(DOGS) + [True])
     batch = pairs_of(table).draw(0, 6)
     assert batch.gallery[6:] == [DOGS[3][1]]
     assert batch.same_photograph()[:, 6].tolist() == [photo == 1 for photo in batch.query_photos.tolist()]
 
 
-def test_texts_without_images_make_pairs_of_their_own_row() -> None:
+def test_texts_without_images_are_paired_within_their_row() -> None:
     rows: list[tuple[str | None, str]] = [(None, f"{row}{end}") for row in range(4) for end in "?!"]
     table = caption_table(rows, photo=[f"text:0:{row}" for row in range(4) for _ in "?!"])
     batch = pairs_of(table).draw(0, 4)

@@ -43,7 +43,7 @@ def test_both_stages_run_on_tiny_towers(name: str, towers: TinyTowers, root: Pat
     assert encoder.encode_texts(["a thing on a table"]).shape == (1, recipe.stage2.model.dim)
 
 
-def test_published_recipes_are_every_pair_of_towers_on_both_corpora() -> None:
+def test_the_paper_recipes_are_all_pairs_of_towers_on_both_corpora() -> None:
     assert len(PAPER_RECIPES) == 2 * 6 * 2
     assert {recipe.name for recipe in PAPER_RECIPES} >= {
         "llama3.2-1b-openai-l14-336-cc3m",
@@ -58,13 +58,13 @@ def test_steps_come_from_images_and_epochs() -> None:
     assert (large.stage1.loop.steps, large.stage2.loop.steps) == (12_873_763 // 512, 4 * 12_873_763 // 4096)
 
 
-def test_siglip_2_keeps_its_loss_and_its_width() -> None:
+def test_siglip_2_keeps_its_loss_and_width() -> None:
     for recipe in PAPER_RECIPES:
         expected = ("siglip", 1152) if "siglip2" in recipe.name else ("clip", 1280)
         assert (recipe.stage2.loss, recipe.stage2.model.dim) == expected
 
 
-def test_vision_towers_are_ones_that_open_clip_publishes() -> None:
+def test_open_clip_publishes_the_vision_towers() -> None:
     from llm2clip_search.encoders.dual import open_clip_model
 
     for recipe in PAPER_RECIPES:
@@ -72,7 +72,7 @@ def test_vision_towers_are_ones_that_open_clip_publishes() -> None:
         assert open_clip_model(f"{vision.architecture}/{vision.weights}").vision.preprocess == vision.preprocess
 
 
-def test_an_unknown_name_points_to_the_list(run_cli: RunCli) -> None:
+def test_the_error_for_an_unknown_recipe_points_to_the_list(run_cli: RunCli) -> None:
     with pytest.raises(ModelError, match="There is no recipe 'mega' among the 25") as raised:
         find_recipe("mega")
     assert raised.value.hint == "llm2clip-search train recipes lists them."

@@ -1,4 +1,4 @@
-"""Two ranks train as one does, whether each holds all parameters or a piece of each."""
+"""Two ranks train like one, with replicated and with sharded parameters."""
 
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,7 @@ def name_of(sharding: str, cache: bool, batch: int) -> str:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of all runs; two processes do all of theirs, because starting them takes longest."""
+    """Folders of all runs. Two processes do all distributed runs, because starting processes takes longest."""
     root = tmp_path_factory.mktemp("ranks")
     torch.set_num_threads(1)
     train_here(root / "one-6", batch=6)
@@ -45,17 +45,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def assert_alike(out: Path, one: Path) -> None:
-    """Weights and figures as one rank's, but for the order of sums."""
+def assert_same_result(out: Path, one: Path) -> None:
+    """Weights and metrics equal those of one rank, up to the order of summation."""
     found, wanted = (torch.load(folder / "weights.pt", weights_only=True) for folder in (out, one))
     torch.testing.assert_close(found["weights"], wanted["weights"], rtol=1e-4, atol=1e-5)
     assert found["figures"] == pytest.approx(wanted["figures"], rel=1e-4)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: name_of(*case))
-def test_two_ranks_train_as_one_with_the_whole_batch(runs: Path, case: tuple[str, bool, int]) -> None:
+def test_two_ranks_train_like_one_with_the_whole_batch(runs: Path, case: tuple[str, bool, int]) -> None:
     out, one = runs / name_of(*case), runs / f"one-{case[2]}"
-    assert_alike(out, one)
+    assert_same_result(out, one)
     found, wanted = read_metrics(out / "metrics.jsonl"), read_metrics(one / "metrics.jsonl")
     assert len(found) == len(wanted) == 15  # 12 steps, 3 evaluations
     for left, right in zip(found, wanted, strict=True):
@@ -65,23 +65,23 @@ def test_two_ranks_train_as_one_with_the_whole_batch(runs: Path, case: tuple[str
 
 
 @pytest.mark.parametrize("sharding", SHARDINGS)
-def test_one_rank_goes_on_where_two_stopped(runs: Path, sharding: str) -> None:
+def test_one_rank_resumes_a_run_of_two(runs: Path, sharding: str) -> None:
     assert not (runs / f"{sharding}-stopped" / "weights.pt").exists()
     train_here(runs / f"{sharding}-stopped")
-    assert_alike(runs / f"{sharding}-stopped", runs / "one-7")
+    assert_same_result(runs / f"{sharding}-stopped", runs / "one-7")
 
 
 @pytest.mark.parametrize("sharding", SHARDINGS)
-def test_two_ranks_go_on_where_one_stopped(runs: Path, sharding: str) -> None:
-    assert_alike(runs / f"{sharding}-resumed", runs / "one-7")
+def test_two_ranks_resume_a_run_of_one(runs: Path, sharding: str) -> None:
+    assert_same_result(runs / f"{sharding}-resumed", runs / "one-7")
     assert read_metrics(runs / f"{sharding}-resumed" / "metrics.jsonl")[0]["step"] == 7
 
 
 @pytest.mark.parametrize("sharding", SHARDINGS)
-def test_all_ranks_stop_at_what_is_no_number(runs: Path, sharding: str) -> None:
-    said = [(runs / f"{sharding}-nan" / f"error-{rank}.txt").read_text() for rank in range(2)]
-    assert said[0] == said[1]
-    assert said[0].startswith("The gradient norm is nan at step 8 of 12")
+def test_all_ranks_stop_at_a_non_finite_gradient(runs: Path, sharding: str) -> None:
+    errors = [(runs / f"{sharding}-nan" / f"error-{rank}.txt").read_text() for rank in range(2)]
+    assert errors[0] == errors[1]
+    assert errors[0].startswith("The gradient norm is nan at step 8 of 12")
 
 
 def test_slices_and_micro_batches() -> None:

@@ -1,4 +1,4 @@
-"""The loop: what it optimises, and that neither a kill nor a NaN costs anything."""
+"""The training loop: optimisation, and recovery from kills and non-finite losses."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ def one_thread() -> None:
 
 
 class Line:
-    """Fits a line; ``scores`` are what its evaluations say, in turn."""
+    """Fits a line; its evaluations return ``scores`` in turn."""
 
     samples_per_step = 4
 
@@ -72,7 +72,7 @@ def test_schedule_is_linear_then_cosine() -> None:
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.7])
-def test_updates_are_those_of_adamw(tmp_path: Path, clip: float) -> None:
+def test_updates_equal_adamw(tmp_path: Path, clip: float) -> None:
     recipe = LoopRecipe(steps=8, learning_rate=0.1, warmup_steps=2, weight_decay=0.3, betas=(0.8, 0.9), clip_norm=clip)
     task, plain = Line(), Line()
     train(task, tmp_path, recipe)
@@ -92,7 +92,7 @@ def test_updates_are_those_of_adamw(tmp_path: Path, clip: float) -> None:
     torch.testing.assert_close(task.bias, plain.bias, rtol=1e-5 if clip else 0.0, atol=0.0)
 
 
-def test_what_is_evaluated_and_kept_is_the_moving_average(tmp_path: Path) -> None:
+def test_the_moving_average_is_evaluated_and_kept(tmp_path: Path) -> None:
     task = Line()
     train(task, tmp_path, LoopRecipe(steps=6, learning_rate=0.1, ema_decay=0.3))
     passed = [weight.numpy() for weight in task.passed]
@@ -108,12 +108,12 @@ def test_what_is_evaluated_and_kept_is_the_moving_average(tmp_path: Path) -> Non
 def test_the_best_evaluation_is_kept(tmp_path: Path) -> None:
     task = Line(scores=(0.1, 0.5, 0.5, math.nan, 0.3))
     assert train(task, tmp_path, LoopRecipe(steps=5, learning_rate=0.1, evaluate_every=1)) == {"score": 0.5}
-    assert torch.equal(task.weight, task.passed[3])  # a step and an evaluation, twice
+    assert torch.equal(task.weight, task.passed[3])  # after two steps and two evaluations
     evaluated = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "dev/score" in line]
     assert evaluated == [1, 2, 3, 4, 5]
 
 
-def test_nothing_is_trained_twice(tmp_path: Path) -> None:
+def test_a_completed_run_is_not_repeated(tmp_path: Path) -> None:
     first, again = ToyTask(World()), ToyTask(World())
     figures = train(first, tmp_path)
     metrics = (tmp_path / "metrics.jsonl").read_text()
@@ -136,14 +136,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
     [
         [("training", 2)],  # before the first checkpoint
         [("training", 8)],  # after an evaluation, between checkpoints
-        [("evaluated", 1)],  # the evaluation is written down, what it kept is not
-        [("evaluated", 3)],  # the last step is done, the checkpoint is not
+        [("evaluated", 1)],  # the evaluation is logged, but its weights are not saved
+        [("evaluated", 3)],  # after the last step, before its checkpoint
         [("last.pt unnamed", 2)],
         [("last.pt in place", 2)],
         [("training", 4), ("last.pt unnamed", 1), ("training", 3), ("last.pt in place", 2)],
     ],
 )
-def test_a_killed_run_ends_as_an_uninterrupted_one(
+def test_a_killed_run_ends_like_an_uninterrupted_one(
     tmp_path: Path, uninterrupted: tuple[Path, dict[str, torch.Tensor]], deaths: list[tuple[str, int]]
 ) -> None:
     for point, count in deaths:
@@ -164,7 +164,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
 
 
 def assert_same(left: Any, right: Any) -> None:
-    """To the bit, whatever lies in what."""
+    """Compare nested values bit by bit."""
     if isinstance(left, dict):
         assert list(left) == list(right)
         for key in left:
@@ -175,14 +175,16 @@ def assert_same(left: Any, right: Any) -> None:
         assert left == right
 
 
-@pytest.mark.parametrize(("kind", "said"), [("loss", "The loss is nan"), ("gradient", "The gradient norm is nan")])
-def test_what_is_no_number_stops_the_run(tmp_path: Path, kind: str, said: str) -> None:
+@pytest.mark.parametrize(("kind", "message"), [("loss", "The loss is nan"), ("gradient", "The gradient norm is nan")])
+def test_a_non_finite_loss_or_gradient_stops_the_run(tmp_path: Path, kind: str, message: str) -> None:
     with pytest.raises(
-        ModelError, match=rf"{said} at step 2 of 12, learning rate 0\.0133; no checkpoint was saved before\."
+        ModelError, match=rf"{message} at step 2 of 12, learning rate 0\.0133; no checkpoint was saved before\."
     ):
         train(ToyTask(World(), poison={1: kind}), tmp_path)
     task = ToyTask(World(), poison={10: kind})
-    with pytest.raises(ModelError, match=rf"{said} at step 11 of 12, .* last good checkpoint is step 9 in .*last\.pt"):
+    with pytest.raises(
+        ModelError, match=rf"{message} at step 11 of 12, .* last good checkpoint is step 9 in .*last\.pt"
+    ):
         train(task, tmp_path)
     kept = TrainingCheckpoint.read(tmp_path / "last.pt", "toy")
     assert kept.step == 9
@@ -190,7 +192,7 @@ def test_what_is_no_number_stops_the_run(tmp_path: Path, kind: str, said: str) -
     assert all(weight.isfinite().all() for weight in task.weights().values())
 
 
-def test_what_an_evaluation_kept_is_safe_at_once(tmp_path: Path) -> None:
+def test_an_improvement_is_saved_at_once(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is step 4 in"):
         train(ToyTask(World(), poison={4: "loss"}), tmp_path, replace(RECIPE, checkpoint_every=100))
     assert TrainingCheckpoint.read(tmp_path / "last.pt", "toy").best
@@ -208,7 +210,7 @@ def test_a_checkpoint_of_other_inputs_is_refused(tmp_path: Path) -> None:
 
 
 def flip_a_weight(path: Path) -> None:
-    """Change one bit of a weight, which torch itself reads without a word."""
+    """Change one bit of a weight, which torch reads without an error."""
     weight = TrainingCheckpoint.read(path, "toy").weights["weight"]
     data = bytearray(path.read_bytes())
     data[data.index(weight.numpy().tobytes())] ^= 1
@@ -226,7 +228,7 @@ def flip_a_weight(path: Path) -> None:
         lambda path: torch.save([print], path),
     ],
 )
-def test_a_damaged_checkpoint_is_told(tmp_path: Path, harm: Callable[[Path], object]) -> None:
+def test_a_damaged_checkpoint_is_reported(tmp_path: Path, harm: Callable[[Path], object]) -> None:
     train(Line(), tmp_path, LoopRecipe(steps=2, learning_rate=0.1))
     harm(tmp_path / "last.pt")
     with pytest.raises(ModelError, match=r"last\.pt is not a .*checkpoint.*\.$") as raised:
@@ -234,7 +236,7 @@ def test_a_damaged_checkpoint_is_told(tmp_path: Path, harm: Callable[[Path], obj
     assert "delete the file to start over" in raised.value.hint
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save = torch.save
 
     def full_at_6(value: dict[str, Any], file: Any) -> None:
@@ -264,6 +266,6 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
         {"evaluate_every": -1},
     ],
 )
-def test_impossible_recipes_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_recipes_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=f"cannot have {next(iter(wrong))} "):
         LoopRecipe(**({"steps": 10, "learning_rate": 0.1} | wrong))

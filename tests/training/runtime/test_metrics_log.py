@@ -1,4 +1,4 @@
-"""The log of a run outlives kills and resumes: each step once, as it was last computed."""
+"""The log survives kills and resumed runs: it has each step once, as last computed."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ def no_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(out: Path, resume_at: int, steps: range, loss: float) -> None:
-    """Steps with an evaluation at each even one, as the loop writes them."""
+    """Write steps as the loop does, with an evaluation at each even one."""
     log = MetricsLog(out, resume_at=resume_at)
     for step in steps:
         log.write(step, {"loss": loss, "learning_rate": 1e-4})
@@ -26,12 +26,12 @@ def write(out: Path, resume_at: int, steps: range, loss: float) -> None:
 
 def losses(out: Path) -> dict[int, float]:
     lines = [line for line in read_metrics(out / "metrics.jsonl") if "loss" in line]
-    assert len({line["step"] for line in lines}) == len(lines), "a step is there twice"
+    assert len({line["step"] for line in lines}) == len(lines), "a step occurs twice"
     return {line["step"]: line["loss"] for line in lines}
 
 
 @pytest.mark.usefixtures("no_tensorboard")
-def test_steps_behind_the_checkpoint_are_written_once(tmp_path: Path) -> None:
+def test_steps_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
     write(tmp_path, 0, range(1, 6), 3.0)
     write(tmp_path, 2, range(3, 7), 2.0)
     assert losses(tmp_path) == {1: 3.0, 2: 3.0, 3: 2.0, 4: 2.0, 5: 2.0, 6: 2.0}
@@ -41,14 +41,14 @@ def test_steps_behind_the_checkpoint_are_written_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_tensorboard")
-def test_a_new_run_begins_a_new_log(tmp_path: Path) -> None:
+def test_a_new_run_starts_a_new_log(tmp_path: Path) -> None:
     write(tmp_path, 0, range(1, 4), 3.0)
     write(tmp_path, 0, range(1, 2), 1.0)
     assert losses(tmp_path) == {1: 1.0}
 
 
 @pytest.mark.usefixtures("no_tensorboard")
-def test_a_kill_at_any_byte_of_a_line_loses_that_line_alone(tmp_path: Path) -> None:
+def test_a_kill_at_any_byte_of_a_line_loses_only_that_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write(tmp_path, 0, range(1, 4), 3.0)
     whole = path.read_bytes()
@@ -71,7 +71,7 @@ def test_a_line_is_on_disk_before_the_next_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_tensorboard")
-def test_numbers_keep_their_digits_and_others_are_null(tmp_path: Path) -> None:
+def test_values_keep_six_digits_and_non_finite_ones_are_null(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, resume_at=0)
     log.write(1, {"loss": 2.123456789, "learning_rate": 3.2123456e-9, "gradient_norm": float("inf")})
     log.close()
@@ -79,12 +79,12 @@ def test_numbers_keep_their_digits_and_others_are_null(tmp_path: Path) -> None:
     assert line == {"step": 1, "loss": 2.12346, "learning_rate": 3.21235e-09, "gradient_norm": None}
 
 
-def test_no_file_is_no_lines(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_lines(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
-def test_tensorboard_shows_what_the_lines_say(tmp_path: Path) -> None:
-    """Of a killed run too: the writer is not closed."""
+def test_tensorboard_events_equal_the_lines(tmp_path: Path) -> None:
+    """Also for a killed run, whose writer is not closed."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     killed = MetricsLog(tmp_path, resume_at=0)
     for step in range(1, 6):
@@ -97,7 +97,7 @@ def test_tensorboard_shows_what_the_lines_say(tmp_path: Path) -> None:
     killed.close()
 
 
-def test_headlines_are_the_first_group_and_its_first_kind_of_the_others() -> None:
+def test_headlines_are_the_first_group_and_the_first_metric_of_others() -> None:
     names = [f"{lang}/{kind}" for lang in ("en", "de") for kind in ("mean_recall", "image_retrieval_recall@1")]
     assert headlines(names) == [*names[:2], "de/mean_recall"]
     assert headlines(["caption_retrieval", "loss"]) == ["caption_retrieval", "loss"]

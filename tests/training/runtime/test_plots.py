@@ -28,7 +28,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_both_pictures(run: Path) -> None:
+def test_both_plots_are_drawn(run: Path) -> None:
     pytest.importorskip("matplotlib")
     generator = np.random.default_rng(0)
     similarities = Similarities(generator.normal(0.6, 0.1, 50), generator.normal(0.1, 0.1, 5000))
@@ -36,7 +36,7 @@ def test_both_pictures(run: Path) -> None:
     for name in ("training.png", "similarity.png"):
         with Image.open(run / name) as picture:
             assert picture.width == 1350
-            assert len(set(picture.convert("L").tobytes())) > 20, "nothing is drawn"
+            assert len(set(picture.convert("L").tobytes())) > 20, "the plot is empty"
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -52,7 +52,7 @@ def test_the_shortest_runs_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(plot_run(tmp_path, Similarities(np.ones(3), np.ones(3)))) == 2
 
 
-def test_nothing_to_draw_is_no_picture(tmp_path: Path) -> None:
+def test_plots_without_data_are_not_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert plot_run(tmp_path, Similarities(np.empty(0), np.empty(0))) == []
     assert list(tmp_path.iterdir()) == []
@@ -63,6 +63,7 @@ def test_without_matplotlib_a_warning_says_how_to_get_it(
 ) -> None:
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(logging.getLogger("llm2clip_search"), "handlers", [])  # no command shows the log
     assert plot_run(run) == []
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "matplotlib is missing: pip install 'llm2clip-search[train]'" in caplog.text
@@ -91,7 +92,7 @@ def test_smoothing_keeps_a_constant_and_the_length() -> None:
         np.testing.assert_allclose(smoothed(np.full(length, 2.5)), np.full(length, 2.5))
 
 
-def test_labels_keep_their_order_and_their_distance() -> None:
+def test_labels_keep_their_order_and_distance() -> None:
     positions = {"a": 0.99, "b": 0.5, "c": 0.98, "d": 0.51, "e": 0.0, "f": 1.0}
     found = spread_labels(positions, 0.07)
     assert list(found) == sorted(positions, key=positions.__getitem__)

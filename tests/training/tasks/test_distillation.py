@@ -1,4 +1,4 @@
-"""What CLIP knew is kept: its text embeddings learnt or fused, its vision tower held near; folders that load again."""
+"""Distillation of CLIP's text embeddings and vision tower, fused text towers, and loading of trained folders."""
 
 import json
 import os
@@ -57,7 +57,7 @@ DATA = DataRecipe(
 
 @dataclass(frozen=True)
 class Corner:
-    """A corpus, a tuned LLM and a CLIP, all tiny."""
+    """A tiny corpus, a tiny caption-tuned LLM and a tiny CLIP."""
 
     root: Path
     clip: VisionConfig
@@ -83,7 +83,7 @@ class Corner:
 
     @property
     def fused(self) -> dict[str, Any]:
-        """Changes of a model: fused text tower, and a new projection as in LLM2CLIP."""
+        """Changes to a model: a fused text tower, and a new projection as in LLM2CLIP."""
         text = TextConfig(
             library="llm", weights=None, max_tokens=24, adaptor=AdaptorConfig(blocks=1), clip=self.clip_text
         )
@@ -146,7 +146,7 @@ def corner(tmp_path_factory: pytest.TempPathFactory) -> Corner:
 
 @pytest.fixture(scope="module")
 def store(corner: Corner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both embeddings of every caption."""
+    """A store with the embeddings of the LLM and of CLIP."""
     return corner.embed(corner.recipe(model=corner.fused), tmp_path_factory.mktemp("store"))
 
 
@@ -157,7 +157,7 @@ def unit(count: int, dim: int, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [2, 7, 40])
-def test_losses_equal_plain_numpy(count: int) -> None:
+def test_losses_equal_numpy(count: int) -> None:
     student, teacher = unit(count, 6, 0), unit(count, 6, 1)
     instance = np.mean([((a - b) ** 2).sum() for a, b in zip(student, teacher, strict=True)])
     terms = []
@@ -174,7 +174,7 @@ def test_losses_equal_plain_numpy(count: int) -> None:
 
 @pytest.mark.parametrize("count", [4, 40])
 def test_equal_captions_have_a_gradient(count: int) -> None:
-    """The distance of a caption to its double is 0, where a square root has no slope."""
+    """Their distance is 0, where the square root has no derivative."""
     student = torch.from_numpy(unit(count, 6, 0)).float()
     student[1] = student[0]
     student.requires_grad_()
@@ -183,8 +183,8 @@ def test_equal_captions_have_a_gradient(count: int) -> None:
     assert torch.isfinite(student.grad).all()
 
 
-def test_a_fused_model_comes_back(corner: Corner, store: Path, tmp_path: Path) -> None:
-    """Store, training, folder: the encoder gives what the task gave, to half precision of its matrices."""
+def test_a_fused_model_can_be_loaded(corner: Corner, store: Path, tmp_path: Path) -> None:
+    """The encoder gives the vectors of the task, up to float16 matrices; the store holds both embeddings."""
     info = read_store_info(store)
     assert (info.width, info.clip_width) == (56, 24)
     assert f"dir:{corner.root / 'clip'} (" in info.clip
@@ -223,25 +223,25 @@ def test_the_warm_up_learns_clips_text_embeddings(corner: Corner, store: Path, t
     assert resolve(f"dir:{out}").config.text.clip is None
 
 
-def moved(corner: Corner, out: Path) -> float:
-    """Mean squared distance of dev's images between a trained model and CLIP."""
+def vision_change(corner: Corner, out: Path) -> float:
+    """Mean squared distance between the vectors of a trained model and of CLIP, for dev's images."""
     images = [read_rgb(path) for path in corner.dev_images()]
     encoders = [load_encoder(name, runtime="torch", device="cpu") for name in (f"dir:{out}", corner.clip.weights or "")]
     trained, original = (encoder.encode_images(images) for encoder in encoders)
     return float(((trained - original) ** 2).sum(axis=1).mean())
 
 
-def test_kept_vision_embeddings_move_less(corner: Corner, store: Path, tmp_path: Path) -> None:
+def test_distilled_vision_embeddings_change_less(corner: Corner, store: Path, tmp_path: Path) -> None:
     loop = LoopRecipe(steps=12, learning_rate=1e-3)
     free, held = (
-        moved(corner, corner.train(corner.recipe(keep=keep, loop=loop), tmp_path / name, store))
+        vision_change(corner, corner.train(corner.recipe(keep=keep, loop=loop), tmp_path / name, store))
         for name, keep in {"free": None, "held": Distillation(vision=5.0)}.items()
     )
     assert free > 2.0 * held > 0.0
 
 
-def test_a_cached_and_a_resumed_run_learn_the_same(corner: Corner, store: Path, tmp_path: Path) -> None:
-    """Killed in the warm-up and behind it, bit for bit; with the gradient cache to float precision."""
+def test_cached_and_resumed_runs_give_the_same_weights(corner: Corner, store: Path, tmp_path: Path) -> None:
+    """Killed during and after the warm-up: equal bit by bit; with the gradient cache, up to rounding."""
     recipe = corner.recipe(keep=Distillation(text_steps=3), steps=6)
     whole = load_file(corner.train(recipe, tmp_path / "whole", store) / "model.safetensors")
 
@@ -271,8 +271,8 @@ def train_on_ranks(rank: int, port: int, corner: Corner, recipe: ClipRecipe, out
     dist.destroy_process_group()
 
 
-def test_two_ranks_keep_what_one_keeps(corner: Corner, store: Path, tmp_path: Path) -> None:
-    """Both distillations are over the whole batch, wherever its rows and the tower's pieces are."""
+def test_two_ranks_distil_like_one(corner: Corner, store: Path, tmp_path: Path) -> None:
+    """Both distillations use the whole batch, replicated and sharded."""
     recipe = corner.recipe(keep=Distillation(text_steps=1), steps=3)
     whole = load_file(corner.train(recipe, tmp_path / "one", store) / "model.safetensors")
     port = free_port()
@@ -287,7 +287,7 @@ def test_two_ranks_keep_what_one_keeps(corner: Corner, store: Path, tmp_path: Pa
             torch.testing.assert_close(tensor.float(), whole[name].float(), atol=2e-3, rtol=1e-2)
 
 
-def test_an_open_clip_tower_is_kept(corner: Corner, tmp_path: Path) -> None:
+def test_an_open_clip_tower_is_distilled(corner: Corner, tmp_path: Path) -> None:
     ensure_torchvision()
     import open_clip
 
@@ -361,7 +361,7 @@ def test_a_store_without_clips_embeddings_is_refused(corner: Corner, store: Path
         ),
     ],
 )
-def test_recipes_that_cannot_keep_are_refused(
+def test_invalid_distillations_are_refused(
     corner: Corner, store: Path, tmp_path: Path, change: Callable[[Corner], dict[str, Any]], message: str
 ) -> None:
     two = Path(f"{corner.root / 'clip'}-two")
@@ -371,7 +371,7 @@ def test_recipes_that_cannot_keep_are_refused(
         corner.train(corner.recipe(**{"keep": Distillation(text_steps=1), **change(corner)}), tmp_path, store)
 
 
-def test_which_clip_a_store_must_hold(corner: Corner) -> None:
+def test_which_clip_the_store_has_to_hold(corner: Corner) -> None:
     assert stored_clip_tower(corner.recipe().model, None) is None
     assert stored_clip_tower(corner.recipe().model, Distillation()) is None
     assert stored_clip_tower(corner.recipe().model, Distillation(text_steps=1)) == corner.clip_text

@@ -37,7 +37,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> TinyTowers:
 
 @pytest.fixture(scope="module")
 def recipe(towers: TinyTowers) -> Recipe:
-    """`nano` without its noise, so that two ways to one loss can be compared."""
+    """`nano` without dropout and noise, so that losses can be compared."""
     tiny = shrink(find_recipe("nano"), towers)
     return replace(tiny, stage2=replace(tiny.stage2, vision_dropout=0.0, text_dropout=0.0, caption_noise=0.0))
 
@@ -59,7 +59,7 @@ def task(method: Method, recipe: Recipe, work: Path, scratch: Path) -> ClipTask:
 
 
 def test_the_baseline_starts_with_stage_2s_loss(recipe: Recipe, work: Path, tmp_path: Path) -> None:
-    """Its LLM is not yet changed, so that its captions are those of the store, but for half precision."""
+    """Its LLM is still unchanged, so its embeddings equal those of the store, up to float16."""
     stored, joint = (task(method, recipe, work, tmp_path) for method in ("stage 2", "joint"))
     assert isinstance(joint, JointTask)
     assert joint.backward(0)["loss"] == pytest.approx(stored.backward(0)["loss"], rel=1e-3)
@@ -70,7 +70,7 @@ def test_the_baseline_starts_with_stage_2s_loss(recipe: Recipe, work: Path, tmp_
                 torch.testing.assert_close(parameter.grad, gradient, rtol=0.05, atol=0.02 * float(gradient.abs().max()))
 
 
-def test_the_llm_learns_too(recipe: Recipe, work: Path, tmp_path: Path) -> None:
+def test_the_llm_is_trained_too(recipe: Recipe, work: Path, tmp_path: Path) -> None:
     joint = task("joint", recipe, work, tmp_path)
     updates = joint.groups()[-1]
     assert updates.parameters
@@ -79,7 +79,7 @@ def test_the_llm_learns_too(recipe: Recipe, work: Path, tmp_path: Path) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in updates.parameters.items() if "lora_B" in n)
 
 
-def test_the_gradient_cache_gives_the_baselines_gradients(recipe: Recipe, work: Path, tmp_path: Path) -> None:
+def test_cached_gradients_equal_uncached_ones(recipe: Recipe, work: Path, tmp_path: Path) -> None:
     joint = task("joint", recipe, work, tmp_path)
     assert joint.recipe.gradient_cache
 
@@ -96,7 +96,7 @@ def test_the_gradient_cache_gives_the_baselines_gradients(recipe: Recipe, work: 
         torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5)
 
 
-def test_dev_is_embedded_by_the_llm_as_it_is(recipe: Recipe, work: Path, tmp_path: Path) -> None:
+def test_dev_is_embedded_with_the_current_llm(recipe: Recipe, work: Path, tmp_path: Path) -> None:
     stored, joint = (task(method, recipe, work, tmp_path) for method in ("stage 2", "joint"))
     for lang in ("en", "zh"):
         (before, of_before), (now, of_now) = stored.embed_dev_captions(lang), joint.embed_dev_captions(lang)
@@ -109,7 +109,7 @@ def test_dev_is_embedded_by_the_llm_as_it_is(recipe: Recipe, work: Path, tmp_pat
     assert np.abs(joint.embed_dev_captions("en")[0] - now[0]).max() > 1e-3
 
 
-def test_the_joint_recipe_is_stage_2_of_the_llm_alone() -> None:
+def test_the_joint_recipe_is_stage_2_without_clips_text_tower() -> None:
     recipe = find_recipe("llama3-8b-openai-l14-336-cc3m")
     fused = TextConfig(library="open_clip", architecture="ViT-L-14-quickgelu", weights="openai", max_tokens=77)
     model = recipe.stage2.model
@@ -124,8 +124,8 @@ def test_the_joint_recipe_is_stage_2_of_the_llm_alone() -> None:
     assert (joint.stage2.vision, joint.stage2.loss) == (recipe.stage2.vision, recipe.stage2.loss)
 
 
-def test_both_are_measured_in_processes_of_their_own(recipe: Recipe, work: Path) -> None:
-    said: list[str] = []
+def test_both_methods_are_measured_in_their_own_processes(recipe: Recipe, work: Path) -> None:
+    tasks: list[str] = []
     result = compare_training(
         recipe,
         root=work,
@@ -133,7 +133,7 @@ def test_both_are_measured_in_processes_of_their_own(recipe: Recipe, work: Path)
         store=work / "store",
         samples=9,
         device="cpu",
-        progress=lambda what, *_: said.append(what),
+        progress=lambda what, *_: tasks.append(what),
     )
     assert (result.stage2.method, result.joint.method) == ("stage 2", "joint")
     assert result.stage2.samples == result.joint.samples == 12
@@ -142,18 +142,18 @@ def test_both_are_measured_in_processes_of_their_own(recipe: Recipe, work: Path)
         assert 50e6 < measured.peak_bytes < 4e9
         assert measured.setup_seconds > 0
         assert 0.0 <= measured.recall["en/mean_recall"] <= 1.0
-    assert said.count("joint, training") == 3
+    assert tasks.count("joint, training") == 3
     assert json.loads(json.dumps(result.to_dict()))["ratio"] == result.ratio
 
 
-def test_an_error_within_comes_out_as_it_is(recipe: Recipe, work: Path, tmp_path: Path) -> None:
+def test_errors_of_the_process_are_raised(recipe: Recipe, work: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"captions\.csv\.gz does not exist"):
         compare_training(
             recipe, root=tmp_path, llm=work / "llm", store=work / "store", samples=8, device="cpu", progress=no_progress
         )
 
 
-def test_a_process_that_is_killed_is_told(recipe: Recipe, work: Path) -> None:
+def test_a_killed_process_is_reported(recipe: Recipe, work: Path) -> None:
     def kill(*_: object) -> None:
         for child in multiprocessing.active_children():
             child.kill()
@@ -172,7 +172,7 @@ def test_a_process_that_is_killed_is_told(recipe: Recipe, work: Path) -> None:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> TrainingComparison:
-    """What the command is told, without the training."""
+    """Replaces the comparison that the command runs by a fixed result."""
     stage2 = MethodMeasurement(
         method="stage 2",
         samples=512,
@@ -188,7 +188,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> TrainingComparison:
 
 
 @pytest.mark.usefixtures("measured")
-def test_the_command_prints_both_side_by_side() -> None:
+def test_the_command_prints_a_table() -> None:
     shown = CliRunner().invoke(app, ["bench", "training"]).stdout
     assert [line.split()[:5] for line in shown.splitlines()[1:3]] == [
         ["stage", "2", "512", "0.0200", "50.0"],

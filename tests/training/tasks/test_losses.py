@@ -1,4 +1,4 @@
-"""Losses against plain numpy and open_clip, and gradients in parts against gradients in one."""
+"""Losses compared with numpy and open_clip, and cached gradients with those of the whole batch."""
 
 from typing import Any
 
@@ -44,35 +44,35 @@ def test_info_nce_equals_its_formula_with_hard_negatives_and_masks() -> None:
         info_nce_by_sums(queries, gallery, 20.0, np.ones((5, 8), bool)), rel=1e-5
     )
     masked = np.random.default_rng(0).random((5, 8)) < 0.4
-    masked[2] = True  # nothing but its own item is left: no loss, and no NaN
+    masked[2] = True  # only its own item is left: the loss is 0, not NaN
     before = torch.from_numpy(masked.copy())
     loss = info_nce(queries, gallery, 20.0, before)
     assert float(loss) == pytest.approx(info_nce_by_sums(queries, gallery, 20.0, ~masked), rel=1e-5)
-    assert np.array_equal(before.numpy(), masked), "the caller's mask is left as it was"
+    assert np.array_equal(before.numpy(), masked), "the caller's mask is unchanged"
 
 
-def test_clip_loss_is_open_clips() -> None:
+def test_clip_loss_equals_that_of_open_clip() -> None:
     images, captions = units(6, seed=0), units(6, seed=1)
     expected = open_clip_loss("ClipLoss")(images, captions, torch.tensor(14.3))
     assert torch.allclose(clip_loss(images, captions, 14.3), expected)
     assert torch.allclose(clip_loss(images, captions, 14.3, torch.eye(6, dtype=torch.bool)), expected)
 
 
-def test_siglip_loss_is_open_clips() -> None:
+def test_siglip_loss_equals_that_of_open_clip() -> None:
     images, captions = units(6, seed=0), units(6, seed=1)
     expected = open_clip_loss("SigLipLoss")(images, captions, torch.tensor(10.0), torch.tensor(-10.0))
     assert torch.allclose(siglip_loss(images, captions, 10.0, -10.0), expected)
 
 
-def test_losses_are_in_float32_whatever_the_vectors_are() -> None:
+def test_losses_are_computed_in_float32() -> None:
     images, captions = units(6, seed=0).bfloat16(), units(6, seed=1).bfloat16()
     assert clip_loss(images, captions, 100.0).dtype == torch.float32
     assert torch.equal(clip_loss(images, captions, 100.0), clip_loss(images.float(), captions.float(), 100.0))
     assert siglip_loss(images, captions, 10.0, -10.0).dtype == torch.float32
 
 
-def test_equal_captions_are_no_negatives() -> None:
-    """Rows 0 and 1 have one caption: what an image loses by it is nothing, and no gradient parts them."""
+def test_equal_captions_are_not_negatives() -> None:
+    """Rows 0 and 1 have the same caption, so neither is a negative of the other's image."""
     captions = units(4, seed=1)
     captions[1] = captions[0]
     same = shared_positives(torch.tensor([7, 7, 8, 9]))
@@ -101,7 +101,7 @@ PARTS = ([0, 1, 2], [3, 4], [5, 6, 7, 8])
 
 
 class Towers(nn.Module):
-    """Two towers with dropout, so that a part must be embedded twice with the same randomness."""
+    """Two towers with dropout, so that embedding a part twice needs the same randomness."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,11 +132,11 @@ def gradients(*, cache: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor], li
     return loss, found, graphs
 
 
-def test_cached_gradients_are_those_of_the_whole_batch() -> None:
+def test_cached_gradients_equal_those_of_the_whole_batch() -> None:
     whole_loss, whole, _ = gradients(cache=False)
     loss, parts, graphs = gradients(cache=True)
     assert torch.equal(loss, whole_loss)
-    assert graphs == [0, 1, 2], "one part's graph at a time, after the loss"
+    assert graphs == [0, 1, 2], "the graph of one part at a time, after the loss"
     for name, gradient in whole.items():
         assert gradient.abs().sum() > 0, name
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-7)

@@ -1,4 +1,4 @@
-"""How much of a vision tower is trained: depth from names, rates by depth, and the cut before what is trained."""
+"""Training parts of a vision tower: depth from names, learning rates by depth, and the frozen prefix."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_the_last_blocks_are_trained_at_rates_that_fall_with_depth() -> None:
     }
 
 
-def test_frozen_and_full_are_nothing_and_all() -> None:
+def test_frozen_trains_nothing_and_full_everything() -> None:
     for mode, count in (("frozen", 0), ("full", len(list(tower("test_vit").parameters())))):
         backbone = tower("test_vit")
         training = VisionTraining(mode=mode)  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ def test_frozen_and_full_are_nothing_and_all() -> None:
         assert sum(len(group.parameters) for group in trained_groups(backbone, training)) == count
 
 
-def test_low_rank_updates_start_at_no_change_and_are_merged() -> None:
+def test_low_rank_updates_initially_change_nothing_and_are_merged() -> None:
     backbone = tower("test_vit")
     x = torch.randn(2, 3, 160, 160)
     expected = backbone(x)
@@ -90,7 +90,7 @@ def test_low_rank_updates_start_at_no_change_and_are_merged() -> None:
     assert not torch.allclose(moved, expected)
 
 
-def test_a_convolutional_tower_is_cut_before_what_is_trained() -> None:
+def test_a_convolutional_tower_is_split_before_its_trained_blocks() -> None:
     backbone = tower("test_efficientnet")
     mark_trained(backbone, VisionTraining(mode="last", blocks=2), 0)
     x = torch.randn(2, 3, 64, 64)
@@ -103,17 +103,17 @@ def test_a_convolutional_tower_is_cut_before_what_is_trained() -> None:
     out.sum().backward()
     shared = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
     assert shared
-    assert all(parameter.grad is not None for parameter in shared), "both hold the same parameters"
+    assert all(parameter.grad is not None for parameter in shared), "both share their parameters"
 
 
-def test_a_transformer_is_not_cut() -> None:
-    """Position embeddings lie between its modules: the check on real input tells."""
+def test_a_transformer_is_not_split() -> None:
+    """Position embeddings are added between its modules, which the check on real input detects."""
     backbone = tower("test_vit")
     mark_trained(backbone, VisionTraining(mode="last", blocks=2), 0)
     assert split_backbone(backbone, torch.randn(2, 3, 160, 160)) is None
 
 
-def test_impossible_choices_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ModelError, match="has 6 blocks, but the last 7"):
         mark_trained(tower("test_vit"), VisionTraining(mode="last", blocks=7), 0)
     with pytest.raises(ValueError, match="'last' cannot have 0 blocks"):
