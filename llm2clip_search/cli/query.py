@@ -95,17 +95,11 @@ def query(
 
 def print_table(result: "Result", *, preview: bool) -> None:
     """Print hits as a table on stdout, with thumbnails if asked for."""
-    from rich.table import Table
-
     if not result.hits:
         console.say("No image matches the query.")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("score", "right"), ("id", "right"), ("size", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("image", overflow="fold")
-    if preview:
-        table.add_column("")
+    columns = ("score", "id", "size", "image", *([""] if preview else []))
+    table = console.table(*columns, left=("image", ""))
     for hit in result.hits:
         size = f"{hit.metadata['width']}x{hit.metadata['height']}"
         cells = [f"{hit.score:.3f}", str(hit.id), size, escape(_short(hit.uri))]

@@ -19,4 +19,5 @@ def indexed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("8 indexed, 0 moved or copied, 0 unchanged, 0 removed, 0 failed in ")
     assert "8 images in" in done.stderr
+    run_in_process("query", "a black dog", cwd=folder)  # compiles the text tower, which says so once
     return folder

@@ -28,7 +28,6 @@ def training(
 
     [dim]llm2clip-search bench training nano --data ./data --llm ./llm --captions ./captions[/dim]
     """
-    from rich.table import Table
 
     from llm2clip_search.cli.progress import ProgressBar
     from llm2clip_search.encoders.placement import pick_device
@@ -49,11 +48,9 @@ def training(
         with console.results():
             print(json.dumps(result.to_dict()))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
     first = next(iter(result.stage2.recall), "").partition("/")[0]
     recalls = [name for name in result.stage2.recall if name.startswith(first) and not name.endswith(("@5", "@10"))]
-    for column in ("", "images", "s/image", "images/s", "peak memory", "setup", *recalls):
-        table.add_column(column, justify="right" if column else "left")
+    table = console.table("", "images", "s/image", "images/s", "peak memory", "setup", *recalls, left=("",))
     for run in (result.stage2, result.joint):
         table.add_row(
             run.method,

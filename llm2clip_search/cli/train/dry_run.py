@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from llm2clip_search.cli import console
 from llm2clip_search.cli.progress import duration
 from llm2clip_search.cli.sizes import gigabytes
@@ -14,10 +12,8 @@ if TYPE_CHECKING:
 
 def print_estimate(estimate: "StageEstimate") -> None:
     """Print parameters, memory and time of a stage as a table."""
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
-    table.title = f"{estimate.recipe}, train {estimate.stage}"
-    for column in ("", "total", "trained"):
-        table.add_column(column, justify="right" if column else "left")
+    title = f"{estimate.recipe}, train {estimate.stage}"
+    table = console.table("", "total", "trained", left=("",), title=title)
     for part in estimate.parts:
         table.add_row(part.name, f"{part.parameters:,}", f"{part.trained:,}")
     whole, trained = (sum(getattr(part, name) for part in estimate.parts) for name in ("parameters", "trained"))

@@ -8,13 +8,10 @@ def recipes() -> None:
 
     [dim]llm2clip-search train recipes[/dim]
     """
-    from rich.table import Table
-
     from llm2clip_search.training import RECIPES
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("recipe", "LLM", "vision tower", "images", "stage 1", "stage 2"):
-        table.add_column(column, justify="right" if column in ("images", "stage 1", "stage 2") else "left")
+    left = ("recipe", "LLM", "vision tower")
+    table = console.table(*left, "images", "stage 1", "stage 2", left=left)
     for recipe in RECIPES.values():
         vision, text = recipe.stage2.model.vision, recipe.stage1.text
         table.add_row(

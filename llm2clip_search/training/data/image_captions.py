@@ -96,21 +96,6 @@ def match_captions(
     )
 
 
-def held_out_hashes(files: ImageFiles, photos: Set[str]) -> frozenset[str]:
-    """Content hashes of the images with the names of held-out photographs.
-
-    Raises:
-        CorpusError: none of them is among the files, so that nothing would be held out.
-    """
-    hashes = frozenset(h for image_id, h in files.content_hashes.items() if photo_key(image_id) in photos)
-    if photos and not hashes:
-        raise CorpusError(
-            f"None of the {len(photos):,} held-out photographs, such as {min(photos)!r}, is among the"
-            f" {len(files):,} images whose content is to be held out of training."
-        )
-    return hashes
-
-
 @dataclass(frozen=True, kw_only=True)
 class ImageBatch:
     """The images of a step, and captions of each."""
