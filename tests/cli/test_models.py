@@ -102,7 +102,7 @@ def test_the_card_of_a_model_that_was_pulled(tmp_path: Path, monkeypatch: pytest
                 "6M to index images, 207M to query",
                 "licence  research and educational use (training data); Gemma Terms of Use",
                 "training data  Flickr8k train split",
-                "Measured on dev",
+                "Metrics on the dev split",
             ],
         ),
         (
