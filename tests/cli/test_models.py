@@ -1,4 +1,4 @@
-"""``models list``, ``show`` and ``pull`` as people see them."""
+"""``models list``, ``show`` and ``pull`` as users see them."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ NAME = "llm2clip-openai-l-14-336"
 
 
 def answer(*arguments: str) -> str:
-    """What a command prints on stdout."""
+    """What a ``models`` command prints on stdout."""
     done = CliRunner().invoke(app, ["models", *arguments], catch_exceptions=False)
     assert done.exit_code == 0
     return done.stdout
@@ -34,7 +34,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "machine_memory", lambda: SIXTEEN)
 
 
-def test_list_tells_what_fits(run_cli: RunCli) -> None:
+def test_list_shows_what_fits(run_cli: RunCli) -> None:
     done = run_cli("models", "list")
     assert (done.returncode, done.stderr) == (0, "")
     header, *rows, blank, last = done.stdout.splitlines()
@@ -45,7 +45,7 @@ def test_list_tells_what_fits(run_cli: RunCli) -> None:
     assert [*catalogue_models(), "open_clip:ARCH/TAG", "hf:OWNER/REPO", "dir:PATH"] == listed
 
 
-def test_a_row_tells_both_towers_apart(machine: None) -> None:
+def test_a_row_shows_both_towers(machine: None) -> None:
     (row,) = [line for line in answer("list").splitlines() if line.startswith(f"{NAME} ")]
     assert " ".join(row.split()) == (
         f"{NAME} LLM2CLIP, OpenAI ViT-L/14, Llama-3-8B English (as trained) apache-2.0"
@@ -102,7 +102,7 @@ def test_the_card_of_a_model_that_was_pulled(tmp_path: Path, monkeypatch: pytest
                 "6M to index images, 207M to query",
                 "licence  research and educational use (training data); Gemma Terms of Use",
                 "training data  Flickr8k train split",
-                "Measured on dev",
+                "Metrics on the dev split",
             ],
         ),
         (

@@ -1,4 +1,4 @@
-"""CLIP, SigLIP and open_clip models as they are: equal to their own libraries, pixels included."""
+"""Models of CLIP, SigLIP and open_clip give the same vectors as their own libraries, preprocessing included."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ PICTURES = [photograph(1, (90, 60)), photograph(2, (50, 80))]
 
 
 def unit(value: Any) -> np.ndarray:
-    """transformers returns a tensor or an output with the pooled one in it, by version."""
+    """Depending on its version, transformers returns a tensor or an output that contains it."""
     tensor = value if isinstance(value, torch.Tensor) else value.pooler_output
     vectors: np.ndarray = torch.nn.functional.normalize(tensor, dim=-1).numpy()
     return vectors
@@ -61,7 +61,7 @@ def test_transformers_dual_encoders(tmp_path: Path, kind: str, dim: int) -> None
 
 @torch.inference_mode()
 def test_siglip_2_reads_lower_case(tmp_path: Path) -> None:
-    """It is told by its vocabulary, whatever the folder is called, and its fingerprint says so."""
+    """The vocabulary identifies it, not the folder's name, and the fingerprint includes lower-casing."""
     folders = {"siglip2-by-name-only": 320, "model": SIGLIP2_VOCABULARY}
     for name, vocabulary in folders.items():
         save_dual(tmp_path / name, "siglip", vocabulary=vocabulary)
@@ -80,7 +80,7 @@ def test_siglip_2_reads_lower_case(tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_open_clip_models(tmp_path: Path) -> None:
-    """The same vectors as open_clip's encode_image and encode_text behind its own preprocessing."""
+    """The same vectors as open_clip's encode_image and encode_text after its own preprocessing."""
     ensure_torchvision()
     import open_clip
 
@@ -109,7 +109,7 @@ def test_open_clip_models(tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_a_dinov2_vision_tower(tmp_path: Path) -> None:
-    """A vision model of transformers that has no text side, behind a projection of ours."""
+    """A vision model of transformers without a text tower, followed by a projection trained here."""
     ensure_torchvision()
     from safetensors.torch import load_file
     from transformers import Dinov2Config, Dinov2Model
@@ -144,7 +144,7 @@ def test_a_dinov2_vision_tower(tmp_path: Path) -> None:
     interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
 )
 def test_pixels_equal_torchvisions(width: int, height: int, size: int, extra: int, interpolation: Any) -> None:
-    """Resize of the shorter side and crop of the centre, to the bit, for any shape."""
+    """Resizing the shorter side and cropping the centre are equal to the bit, for any shape."""
     ensure_torchvision()
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 

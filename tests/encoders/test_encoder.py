@@ -1,4 +1,4 @@
-"""The one interface: shapes, order, towers alone, both runtimes, and identity."""
+"""The encoder of a model folder: shapes, order, separate towers, both runtimes, and identity."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from tests.support.models import CAPTIONS, save_model
 
 
 def test_embeddings_are_unit_float32_rows(tiny_encoder: Encoder, tmp_path: Path) -> None:
-    """Whatever form an image comes in, its row is the same; captions keep their order."""
+    """An image has the same embedding in any input format; captions keep their order."""
     picture = photograph(1, (200, 170))
     picture.save(tmp_path / "x.png")
     array = np.asarray(picture)
@@ -39,7 +39,7 @@ def test_embeddings_are_unit_float32_rows(tiny_encoder: Encoder, tmp_path: Path)
         tiny_encoder.encode_images([tmp_path / "nowhere.png"])
 
 
-def test_a_long_caption_is_cut_where_the_count_says(tiny_encoder: Encoder) -> None:
+def test_a_long_caption_is_truncated_by_token_count(tiny_encoder: Encoder) -> None:
     long = "qwxzjkv" * 6
     (count,) = tiny_encoder.count_tokens([long])
     assert count > tiny_encoder.max_tokens
@@ -50,7 +50,7 @@ def test_a_long_caption_is_cut_where_the_count_says(tiny_encoder: Encoder) -> No
 
 @pytest.mark.parametrize(("lost", "kept"), [("vision", "text"), ("text", "vision")])
 def test_each_tower_loads_without_the_other(tmp_path: Path, lost: str, kept: str) -> None:
-    """With the other tower's tensors gone it still works, and the other one says what is missing."""
+    """A tower works without the other's tensors; loading the other one reports what is missing."""
     from safetensors.torch import load_file, save_file
 
     folder = save_model(tmp_path / "model")
@@ -76,7 +76,7 @@ def test_compiled_towers_agree_with_torch(tiny_model: Path, tiny_encoder: Encode
         assert (one * other).sum(axis=1).min() > 1.0 - 1e-5
 
 
-def test_a_compiled_tower_is_kept_by_fingerprint(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_compiled_tower_is_cached_by_fingerprint(tiny_model: Path, tmp_path: Path) -> None:
     first = compiled_path(resolve(f"dir:{tiny_model}"), "text")
     written = first.stat().st_mtime_ns
     assert compiled_path(resolve(f"dir:{tiny_model}"), "text") == first
@@ -88,7 +88,7 @@ def test_a_compiled_tower_is_kept_by_fingerprint(tiny_model: Path, tmp_path: Pat
 def test_a_compiled_tower_that_disagrees_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exporter's fault is caught by comparison: ``auto`` runs torch and says so, ``onnx`` refuses."""
+    """The comparison detects a wrong export: ``auto`` falls back to torch with a warning, ``onnx`` raises."""
     from llm2clip_search.encoders import towers
 
     model = resolve(f"dir:{save_model(tmp_path / 'model', seed=4)}")
@@ -104,7 +104,7 @@ def test_a_compiled_tower_that_disagrees_is_not_kept(
     assert caught.value.hint == "Add --device cpu."
 
 
-def test_the_fingerprint_is_what_decides_embeddings(tmp_path: Path) -> None:
+def test_the_fingerprint_covers_what_determines_embeddings(tmp_path: Path) -> None:
     model = resolve(f"dir:{save_model(tmp_path / 'model')}")
     base, config = model.identity, model.config
 
@@ -129,7 +129,7 @@ def test_the_fingerprint_is_what_decides_embeddings(tmp_path: Path) -> None:
     assert resolve(f"dir:{tmp_path / 'model'}").identity.fingerprint != base.fingerprint
 
 
-def test_folders_that_are_no_models(tmp_path: Path) -> None:
+def test_folders_that_are_not_models(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model")
     good = json.loads((folder / "config.json").read_text())
     for damage, message in (
@@ -161,8 +161,8 @@ def test_folders_that_are_no_models(tmp_path: Path) -> None:
     assert caught.value.hint == f"To name the folder, use dir:{folder}."
 
 
-def test_torchvision_imports_beside_any_torch() -> None:
-    """In a fresh process, and with a torchvision that fails for another reason, which must show."""
+def test_torchvision_imports_with_any_torch() -> None:
+    """In a new process; if torchvision fails for another reason, that error must be raised."""
     code = """
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 ensure_torchvision(); ensure_torchvision()

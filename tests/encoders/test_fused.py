@@ -1,4 +1,4 @@
-"""A text tower that fuses an LLM's state with CLIP's text embedding: equal to its parts put together by hand."""
+"""A text tower that fuses an LLM's state with CLIP's text embedding equals its parts combined by hand."""
 
 import json
 from dataclasses import asdict
@@ -26,7 +26,7 @@ CLIP = TextConfig(library="transformers", weights="dir:clip", max_tokens=16)
 
 
 def fuse(folder: Path, clip: TextConfig, clip_width: int) -> dict[str, torch.Tensor]:
-    """Make a tiny model's text tower a fused one; returns its adaptor's tensors."""
+    """Turn a tiny model's text tower into a fused one; returns its adaptor's tensors."""
     torch.manual_seed(3)
     adaptor = {
         f"text.adaptor.{n}": t for n, t in Adaptor(32 + clip_width, 16, AdaptorConfig(blocks=1)).state_dict().items()
@@ -44,14 +44,14 @@ def configure(folder: Path, **text: Any) -> None:
 
 @pytest.fixture(scope="module")
 def fused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
-    """The tiny Llama beside the text tower of a tiny CLIP of transformers."""
+    """The tiny Llama fused with the text tower of a tiny CLIP of transformers."""
     folder = save_model(tmp_path_factory.mktemp("fused") / "model")
     save_dual(folder / "clip", "clip")
     return folder, fuse(folder, CLIP, 24)
 
 
 def llama_state(folder: Path, text: str) -> torch.Tensor:
-    """transformers' own Llama, every token seeing all; the mean over the caption's tokens, unit."""
+    """The state of transformers' Llama with full attention: the normalised mean over the caption's tokens."""
     from transformers import LlamaModel
 
     ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids[:23]
@@ -78,7 +78,7 @@ def adapt(w: dict[str, torch.Tensor], x: torch.Tensor) -> np.ndarray:
 
 @torch.inference_mode()
 def test_equal_to_transformers_modules(fused: tuple[Path, dict[str, torch.Tensor]]) -> None:
-    """Both runtimes, to 1e-5; captions of both lengths and an empty one."""
+    """Both runtimes agree to 1e-5, for captions of various lengths and an empty one."""
     folder, adaptor = fused
     from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
@@ -95,7 +95,7 @@ def test_equal_to_transformers_modules(fused: tuple[Path, dict[str, torch.Tensor
         np.testing.assert_allclose(encoder.encode_texts(TEXTS[:1]), expected[:1], atol=1e-5)
 
 
-def test_the_llm_reads_what_clip_cuts_off(fused: tuple[Path, dict[str, torch.Tensor]]) -> None:
+def test_the_llm_reads_what_clip_truncates(fused: tuple[Path, dict[str, torch.Tensor]]) -> None:
     encoder = load_encoder(f"dir:{fused[0]}", runtime="torch", device="cpu")
     plain = load_encoder(f"dir:{fused[0] / 'clip'}", runtime="torch", device="cpu")
     texts = ["zxzxzxzxzxzxzxzx" + end for end in ("zxz", "qjq")]
@@ -149,8 +149,8 @@ def test_the_fingerprint_covers_the_clip_tower(tmp_path: Path) -> None:
     assert len(seen) == 4
 
 
-def test_models_without_one_are_what_they_were(tmp_path: Path) -> None:
-    """A configuration written before the option is read, and no fingerprint moved since the first release."""
+def test_models_without_a_clip_tower_keep_their_fingerprint(tmp_path: Path) -> None:
+    """Configurations written before the option existed can be read, and have the fingerprints of the first release."""
     folder = save_model(tmp_path / "model")
     before = resolve(f"dir:{folder}").identity.fingerprint
     config = json.loads((folder / "config.json").read_text())
@@ -161,7 +161,7 @@ def test_models_without_one_are_what_they_were(tmp_path: Path) -> None:
     assert resolve("open_clip:ViT-B-32/openai").identity.fingerprint == "e1775a3761732256"
 
 
-def test_a_configuration_comes_back(tmp_path: Path, fused: tuple[Path, dict[str, torch.Tensor]]) -> None:
+def test_a_configuration_survives_a_round_trip(tmp_path: Path, fused: tuple[Path, dict[str, torch.Tensor]]) -> None:
     config = ModelConfig.read(fused[0] / "config.json")
     assert config.text.clip == CLIP
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))

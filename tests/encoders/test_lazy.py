@@ -1,4 +1,4 @@
-"""Towers and tokenizers are loaded once, whatever threads ask for them, and none waits for another's."""
+"""Towers and tokenizers are loaded once, however many threads ask for them, and do not wait for each other."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +19,7 @@ THREADS = 4
 
 
 def test_an_encoder_loads_each_tower_and_its_tokenizer_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every thread starts with an encoder of which nothing is loaded."""
+    """All threads start at once, on an encoder that has loaded nothing."""
     loaded: list[str] = []
     barrier = Barrier(THREADS)
 

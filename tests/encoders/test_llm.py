@@ -1,4 +1,4 @@
-"""Attention that is bidirectional, pooling over the caption alone, embeddings that no neighbour changes."""
+"""Bidirectional attention, pooling over the caption only, and embeddings that do not depend on the batch."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ FAMILIES = {
 
 
 def tiny(family: str) -> Any:
-    """A random decoder of transformers' own class."""
+    """A decoder of transformers with random weights."""
     ensure_torchvision()
     import transformers
 
@@ -55,7 +55,7 @@ def text_config(**changes: Any) -> TextConfig:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @torch.inference_mode()
 def test_a_later_token_changes_an_earlier_state_only_when_bidirectional(family: str) -> None:
-    """Also beyond the sliding window of four tokens that some families have."""
+    """This includes tokens beyond the sliding window of four that some families have."""
     model = tiny(family)
     ids = torch.randint(1, 300, (1, 10))
     changed = ids.clone()
@@ -70,7 +70,7 @@ def test_a_later_token_changes_an_earlier_state_only_when_bidirectional(family: 
 
 @torch.inference_mode()
 def test_states_equal_an_explicit_full_attention() -> None:
-    """A Llama computed here from its own weights, without any of transformers' attention code."""
+    """Compared with a Llama computed here from the same weights, without transformers' attention code."""
     model = tiny("llama")
     ids = torch.randint(1, 300, (1, 7))
     expected = plain_llama(model, ids[0])
@@ -112,7 +112,7 @@ def plain_llama(model: Any, ids: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("instruction", ["", "Find a picture: "])
 @torch.inference_mode()
 def test_padding_and_neighbours_change_nothing(tmp_path: Path, pooling: str, attention: str, instruction: str) -> None:
-    """One by one, in one batch, and in a batch with a much longer caption: 1e-5 apart at most."""
+    """Embeddings alone, in one batch, and in a batch with a much longer caption differ by at most 1e-5."""
     save_tokenizer(tmp_path)
     config = text_config(pooling=pooling, attention=attention, instruction=instruction)
     tokenizer = LLMTokenizer(tmp_path, config)
@@ -136,8 +136,8 @@ def test_padding_and_neighbours_change_nothing(tmp_path: Path, pooling: str, att
 
 
 @torch.inference_mode()
-def test_intermediate_states_are_transformers_own() -> None:
-    """Pooling after a block drops the blocks behind it, and gives what the whole model had there."""
+def test_intermediate_states_equal_those_of_transformers() -> None:
+    """Pooling after a block removes the blocks after it, and returns the state of the whole model there."""
     ids, mask = torch.randint(1, 300, (2, 6)), torch.ones(2, 6, dtype=torch.long)
     expected = tiny("llama")(input_ids=ids, output_hidden_states=True).hidden_states
     cut = CaptionLLM(tiny("llama"), text_config(attention="causal", hidden_layers=(1,)))
@@ -150,8 +150,8 @@ def test_intermediate_states_are_transformers_own() -> None:
     )
 
 
-def test_the_adaptor_is_what_the_paper_says() -> None:
-    """Written out in numpy: unit length, LayerNorm - Linear - GELU - Linear with a residual, LayerNorm, Linear."""
+def test_the_adaptor_is_that_of_the_paper() -> None:
+    """Computed in numpy: unit length, LayerNorm - Linear - GELU - Linear with a residual, LayerNorm, Linear."""
     from math import erf
 
     torch.manual_seed(0)
@@ -177,7 +177,7 @@ def test_the_adaptor_is_what_the_paper_says() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_other_models_are_no_llm_towers(tmp_path: Path) -> None:
+def test_other_models_are_refused_as_llms(tmp_path: Path) -> None:
     ensure_torchvision()
     from transformers import BertConfig, BertModel
 

@@ -1,4 +1,4 @@
-"""What a caption-tuned LLM carries beside its base weights: low-rank updates, and statistics of its states."""
+"""What a caption-tuned LLM has in addition to its base weights: low-rank updates and statistics of its states."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ RECIPE = LoraRecipe(rank=3, alpha=12, targets=("q_proj", "o_proj", "down_proj"))
 
 
 def updated(folder: Path) -> torch.nn.Module:
-    """The tiny Llama with updates that are not zero, as after training."""
+    """The tiny Llama with non-zero updates, as after training."""
     model: torch.nn.Module = load_llm(f"dir:{folder}")
     add_lora(model, RECIPE, seed=1)
     torch.manual_seed(2)
@@ -35,8 +35,8 @@ def updated(folder: Path) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def test_merged_weights_are_pefts_own(tmp_path: Path) -> None:
-    """Both ways to merge, against ``merge`` of peft's own layers; half precision costs three digits."""
+def test_merged_weights_equal_those_of_peft(tmp_path: Path) -> None:
+    """Both ways to merge, compared with ``merge`` of PEFT's layers; half precision costs three digits."""
     ensure_torchvision()
     from peft.tuners.lora import LoraLayer
 
@@ -109,7 +109,7 @@ def tuned_model(folder: Path) -> dict[str, torch.Tensor]:
 
 @torch.inference_mode()
 def test_states_are_standardised_by_the_folders_statistics(tmp_path: Path) -> None:
-    """A model folder against its parts put together by hand, the statistics applied in numpy."""
+    """A model folder compared with its parts combined by hand, with the statistics applied in numpy."""
     tensors = tuned_model(tmp_path / "model")
     config = TextConfig(library="llm", weights=None, max_tokens=24)
     llm = CaptionLLM(load_llm(f"dir:{tmp_path / 'model' / 'llm'}"), config)

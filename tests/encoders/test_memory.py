@@ -1,4 +1,4 @@
-"""One copy of every number, halves on a GPU, and towers that go where they fit."""
+"""Weights without a second copy, half precision on a GPU, and towers on the device where they fit."""
 
 import importlib.metadata
 import importlib.util
@@ -45,8 +45,8 @@ def places(tensors: Iterable[torch.Tensor]) -> set[int]:
     return {tensor.data_ptr() for tensor in tensors}
 
 
-def test_towers_are_the_mapped_file(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameters of a float32 file lie where its tensors were mapped: nothing was copied on the way."""
+def test_parameters_lie_in_the_mapped_file(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters of a float32 file have the addresses of its mapped tensors: nothing was copied."""
     mapped: list[dict[str, torch.Tensor]] = []
 
     def remember(path: Path, **options: Any) -> dict[str, torch.Tensor]:
@@ -61,8 +61,8 @@ def test_towers_are_the_mapped_file(tiny_model: Path, monkeypatch: pytest.Monkey
         mapped.clear()
 
 
-def test_halves_on_disk_give_what_they_give_as_float32(tmp_path: Path) -> None:
-    """In every file: the tower computes in float32, on numbers that were rounded once."""
+def test_float16_on_disk_gives_the_vectors_of_the_same_values_in_float32(tmp_path: Path) -> None:
+    """In every file: the tower computes in float32, with values that were rounded once."""
     halves, whole = save_model(tmp_path / "halves"), save_model(tmp_path / "whole")
     for name in ("model.safetensors", "llm/model.safetensors"):
         rounded = {key: tensor.half() for key, tensor in load_file(halves / name).items()}
@@ -73,9 +73,9 @@ def test_halves_on_disk_give_what_they_give_as_float32(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.encode_texts(CAPTIONS), other.encode_texts(CAPTIONS))
 
 
-def test_a_skeleton_has_no_parameters_but_its_tables() -> None:
-    """Rotary tables are computed; a tower whose masks need numbers, as Swin's do, is made as usual; what another
-    thread makes meanwhile is its own."""
+def test_a_module_without_memory_has_its_computed_tables() -> None:
+    """Rotary tables are computed. A tower whose masks need values, such as Swin's, is built as usual. Modules that
+    another thread builds meanwhile are not affected."""
     ensure_torchvision()
     import timm
 
@@ -101,8 +101,8 @@ def test_a_skeleton_has_no_parameters_but_its_tables() -> None:
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_is_close_and_leaves_sums_alone(tiny_model: Path, precision: Any) -> None:
-    """What a GPU runs, on the CPU: backbone and LLM are halves, pixels' mean and the adaptor are not."""
+def test_half_precision_is_close_and_keeps_the_adaptor_in_float32(tiny_model: Path, precision: Any) -> None:
+    """The precision of a GPU, on the CPU: backbone and LLM are in half precision, normalisation and adaptor are not."""
     model, whole = resolve(f"dir:{tiny_model}"), load_encoder(f"dir:{tiny_model}", runtime="torch", device="cpu")
     place = Placement(precision=precision)
     vision, text = (build_module(model, name, place) for name in ("vision", "text"))
@@ -120,7 +120,7 @@ def test_half_precision_is_close_and_leaves_sums_alone(tiny_model: Path, precisi
 
 
 @pytest.mark.parametrize("tower", ["vision", "text"])
-def test_the_size_of_a_tower_is_told_from_headers(tiny_model: Path, tower: TowerName) -> None:
+def test_the_parameter_count_of_a_tower_is_read_from_headers(tiny_model: Path, tower: TowerName) -> None:
     module = build_module(resolve(f"dir:{tiny_model}"), tower)
     assert tower_parameters(resolve(f"dir:{tiny_model}"), tower) == sum(p.numel() for p in module.parameters())
     assert tower_parameters(resolve("nano"), "vision") > 5e6  # type: ignore[operator]  # EfficientNet-Lite2: 6.1 million
@@ -132,7 +132,7 @@ B = 10**9
 @pytest.mark.parametrize(
     ("parameters", "free", "quantize", "device"),
     [
-        (8 * B, 24 * B, "none", "cuda"),  # 16 GB of halves and a fifth beside: 19.2
+        (8 * B, 24 * B, "none", "cuda"),  # 16 GB in half precision, and a fifth more: 19.2
         (8 * B, 19 * B, "none", "cpu"),
         (8 * B, 10 * B, "8bit", "cuda"),
         (8 * B, 9 * B, "8bit", "cpu"),
@@ -147,7 +147,7 @@ def test_a_tower_goes_where_it_fits(parameters: int | None, free: int, quantize:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """A GPU as torch tells of it; ``free`` bytes, ``bf16`` or not."""
+    """A GPU as torch reports it: ``free`` bytes, and whether it has ``bf16``."""
     told = {"free": 24 * B, "bf16": True}
     monkeypatch.setattr(placement, "has_nvidia_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -193,7 +193,7 @@ def test_a_large_tower_is_not_compiled_unless_asked(
 
 
 def test_quantising_needs_a_package(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Absent it is named; an image needs neither it nor the LLM; ONNX and CLIP's text towers have no such form."""
+    """A missing package is named. Images need neither it nor the LLM. ONNX and CLIP text towers cannot be quantised."""
     monkeypatch.setattr(placement, "QUANTIZERS", ("no_such_quantizer",))
     encoder = load_encoder(f"dir:{tiny_model}", runtime="torch", device="cpu", quantize="4bit")
     with pytest.raises(ModelError, match="Quantisation to 4bit needs bitsandbytes or torchao") as caught:
@@ -212,10 +212,10 @@ def test_quantising_needs_a_package(tiny_model: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("quantize", "wanted"), [("8bit", {"load_in_8bit": True}), ("4bit", {"load_in_4bit": True, "quant": "nf4"})]
 )
-def test_transformers_is_told_how_to_quantise(
+def test_transformers_gets_a_quantisation_config(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, quantize: Quantize, wanted: dict[str, Any]
 ) -> None:
-    """With a stub for bitsandbytes: what would quantise is handed over, with the device that layers are read to."""
+    """With a stub for bitsandbytes: transformers gets the configuration, and the device to load layers to."""
     ensure_torchvision()
     import transformers
 
@@ -252,7 +252,7 @@ def test_updates_cannot_be_merged_into_quantised_layers(tmp_path: Path) -> None:
 def test_images_are_indexed_without_the_text_tower(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The LLM is pinned by commit and nowhere on this machine: it is neither loaded nor fetched."""
+    """The LLM is pinned by commit and not on this machine: it is neither loaded nor fetched."""
     folder = save_model(tmp_path / "model")
     shutil.rmtree(folder / "llm")
     config = json.loads((folder / "config.json").read_text())
@@ -274,7 +274,7 @@ def test_images_are_indexed_without_the_text_tower(
 
 
 def test_an_llm_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
-    """transformers itself would draw it at random."""
+    """transformers would initialise it randomly."""
     folder = save_model(tmp_path / "model")
     path = folder / "llm" / "model.safetensors"
     tensors = load_file(path)
@@ -297,7 +297,7 @@ def test_an_llm_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
 
 
 def test_several_files_are_one_llm(tmp_path: Path) -> None:
-    """Those that the index names; others in the folder, as Mistral's second form, are none of them."""
+    """The files that the index names; others in the folder, such as Mistral's second format, are ignored."""
     folder = save_model(tmp_path / "model")
     expected = load_encoder(f"dir:{folder}", runtime="torch", device="cpu").encode_texts(CAPTIONS)
     path = folder / "llm" / "model.safetensors"

@@ -49,7 +49,7 @@ def load(reference):
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A distribution with three entry points: one that works, one whose module fails, and one named like ours."""
+    """A distribution with three entry points: one works, the module of one fails, and one has a built-in name."""
     import sys
 
     info = tmp_path / "bright_encoder-1.2.dist-info"
@@ -107,7 +107,7 @@ def test_built_in_schemes_win(installed: None, tiny_model: Path) -> None:
 
 
 class Constant(Encoder):
-    """The smallest double: ten lines."""
+    """The smallest test double, in ten lines."""
 
     identity, dim, max_tokens = ModelIdentity.from_name("constant"), 4, 77
     preprocess = PreprocessConfig(height=32, width=32)

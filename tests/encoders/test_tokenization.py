@@ -1,4 +1,4 @@
-"""Captions are tokenised once, and their batches are those that each library makes of the texts."""
+"""Captions are tokenised once, and batches equal those of the libraries' own tokenizers."""
 
 import json
 from collections.abc import Sequence
@@ -43,8 +43,8 @@ def assert_equal(found: TokenBatch | FusedTokenBatch, expected: TokenBatch) -> N
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("special", [False, True])
-def test_transformers_batches_are_the_librarys(tmp_path: Path, kind: str, side: str, special: bool) -> None:
-    """Also where special tokens stand around a caption that is truncated."""
+def test_batches_equal_those_of_transformers(tmp_path: Path, kind: str, side: str, special: bool) -> None:
+    """With and without special tokens around a truncated caption."""
     folder = tmp_path / "model"
     save_dual(folder, kind)
     if special:
@@ -81,7 +81,7 @@ def test_transformers_batches_are_the_librarys(tmp_path: Path, kind: str, side: 
 
 
 @pytest.mark.parametrize("context", [77, 12])
-def test_open_clip_batches_are_the_librarys(tmp_path: Path, context: int) -> None:
+def test_batches_equal_those_of_open_clip(tmp_path: Path, context: int) -> None:
     ensure_torchvision()
     import open_clip
 
@@ -101,8 +101,8 @@ def test_open_clip_batches_are_the_librarys(tmp_path: Path, context: int) -> Non
     assert tokenizer([]).ids.shape == (0, context)
 
 
-def test_open_clips_wrapped_tokenizers_are_called_as_they_are(tmp_path: Path) -> None:
-    """Those of transformers, which clean a caption first: SigLIP's lower-case it and take its punctuation away."""
+def test_tokenizers_that_open_clip_wraps_are_called_unchanged(tmp_path: Path) -> None:
+    """open_clip cleans captions first: for SigLIP it lower-cases them and removes punctuation."""
     ensure_torchvision()
     import open_clip
 
@@ -126,7 +126,7 @@ def test_open_clips_wrapped_tokenizers_are_called_as_they_are(tmp_path: Path) ->
 
 
 class Counting(CaptionTokenizer):
-    """Passes everything on, and remembers which texts were tokenised."""
+    """Delegates, and records which texts were tokenised."""
 
     def __init__(self, inner: CaptionTokenizer, seen: list[str]) -> None:
         self.inner, self.seen = inner, seen
@@ -158,7 +158,7 @@ def fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_encoder_tokenises_once_and_embeds_as_before(
     fused: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """To the bit as when captions were counted, sorted by count, and tokenised again batch by batch."""
+    """Equal to the bit to counting tokens, sorting by count, and tokenising again batch by batch."""
     folder = {"llm": tiny_model, "fused": fused, "clip": fused / "clip"}[name]
     of = resolve(f"dir:{folder}")
     tokenizer, tower = of.tokenizer(), load_tower(of, "text", runtime="torch", device="cpu")
@@ -194,7 +194,7 @@ def test_captions_are_lower_cased_where_the_configuration_says_so(
 
 @pytest.mark.parametrize("architecture", ["ViT-B-16-SigLIP2", "ViT-gopt-16-SigLIP2-384", "ViT-B-16-SigLIP"])
 def test_open_clips_siglip_2_lower_cases_by_itself(architecture: str) -> None:
-    """So that its models need no option, and keep their fingerprints."""
+    """Its models therefore need no option and keep their fingerprints."""
     ensure_torchvision()
     import open_clip
     from open_clip.tokenizer import get_clean_fn

@@ -1,4 +1,4 @@
-"""Vision backbones that pool modules within them beside their own features."""
+"""Vision backbones that also pool inner modules."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,7 +21,7 @@ def backbone(architecture: str) -> Any:
 
 
 @torch.no_grad()
-def test_a_convolutional_towers_blocks_stand_behind_its_features() -> None:
+def test_features_of_a_convolutional_towers_blocks_are_appended() -> None:
     model = backbone("test_efficientnet")
     pixels = torch.randn(3, 3, 64, 64)
     x = model.bn1(model.conv_stem(pixels))
@@ -34,7 +34,7 @@ def test_a_convolutional_towers_blocks_stand_behind_its_features() -> None:
 
 
 @torch.no_grad()
-def test_a_transformers_blocks_are_averaged_over_its_tokens() -> None:
+def test_a_transformers_blocks_are_averaged_over_tokens() -> None:
     model = backbone("test_vit")
     pixels = torch.randn(3, 3, 160, 160)
     tokens = model.patch_drop(model._pos_embed(model.patch_embed(pixels)))
@@ -52,7 +52,7 @@ def test_towers_in_several_threads_do_not_mix_their_images() -> None:
     assert not any(module._forward_hooks for module in tower.modules())
 
 
-def test_only_what_is_asked_for_is_added() -> None:
+def test_backbones_are_wrapped_only_if_modules_are_pooled() -> None:
     config = VisionConfig(
         library="timm",
         architecture="test_efficientnet",

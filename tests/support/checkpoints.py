@@ -21,7 +21,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Draw(Protocol):
-    """Random numbers of a shape."""
+    """Random tensors of a shape."""
 
     def __call__(self, *shape: int) -> torch.Tensor: ...
 
@@ -29,9 +29,9 @@ class Draw(Protocol):
 HEADER = "<|start_header_id|>user<|end_header_id|>\n\n"
 SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 DIM = 24
-"""Of the shared space; SigLIP 2 has its own."""
+"""Width of the shared space; SigLIP 2 has another."""
 HIDDEN = 32
-"""Of the tiny LLM."""
+"""Width of the tiny LLM."""
 SIGLIP_WIDTH = 128
 
 
@@ -143,7 +143,7 @@ def eva02_tensors(*, hidden: int = HIDDEN) -> Tensors:
 
 
 def rotary_angles(side: int, head_width: int) -> torch.Tensor:
-    """EVA02's axial angles ``[side * side, head_width]``: positions stretched to a grid of 16, each angle twice."""
+    """EVA02's axial angles ``[side * side, head_width]``: positions scaled to a grid of 16, each angle twice."""
     half = head_width // 2
     rates = 10000.0 ** (-torch.arange(0, half, 2) / half)
     line = (torch.arange(side) / side * 16)[:, None] * rates
@@ -189,7 +189,7 @@ def adaptor_tensors(container: str, hidden: int, dim: int, draw: Draw | None = N
 
 
 def plain_adaptor(tensors: Tensors, container: str, states: torch.Tensor, *, normalises: bool) -> torch.Tensor:
-    """The adaptor as the paper describes it, to unit vectors."""
+    """The adaptor as the paper describes it; returns unit vectors."""
 
     def get(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return tensors[f"{container}.{name}.weight"].float(), tensors[f"{container}.{name}.bias"].float()
@@ -204,7 +204,7 @@ def plain_adaptor(tensors: Tensors, container: str, states: torch.Tensor, *, nor
 
 
 def drawer(seed: int) -> Draw:
-    """Random tensors of a shape, small enough that no activation saturates."""
+    """Returns a function that draws random tensors, small enough that no activation saturates."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -223,14 +223,14 @@ def norm_tensors(name: str, width: int, draw: Draw) -> Tensors:
 
 
 def renamed(tensors: Tensors, *changes: tuple[str, str]) -> Tensors:
-    """With a part of every key that has it spelled otherwise."""
+    """Replace parts of key names."""
     for old, new in changes:
         tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
     return tensors
 
 
 def without(tensors: Tensors, *names: str) -> Tensors:
-    """All but these."""
+    """Leave out some tensors."""
     return {name: tensor for name, tensor in tensors.items() if name not in names}
 
 
@@ -239,7 +239,7 @@ LAYOUTS: dict[LayoutName, Callable[[], Tensors]] = {
     "eva02": eva02_tensors,
     "siglip2": siglip2_tensors,
 }
-"""Every published layout, and what makes a checkpoint of it."""
+"""Every published layout, and a function that makes a checkpoint of it."""
 
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -1,4 +1,4 @@
-"""Encoders that stand in for the towers."""
+"""Encoders that replace the towers."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ from llm2clip_search.encoders.config import PreprocessConfig
 
 
 class ColourEncoder(Encoder):
-    """Stands in for the towers where only the code around them is tested: an image is embedded as its coarse colours,
-    a caption as a hash of its bytes. Counts the images that it embeds."""
+    """Replaces the towers where only the code around them is tested: an image is embedded as its coarse colours, a
+    caption as a random vector seeded by its bytes. Counts the images that it embeds."""
 
     def __init__(self, dim: int = 16) -> None:
         self.identity = ModelIdentity.from_name(f"colours:{dim}")

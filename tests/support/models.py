@@ -15,7 +15,7 @@ CAPTIONS = [
 
 
 def save_tokenizer(folder: Path) -> None:
-    """A byte-level BPE that knows every byte, so that no text is out of its vocabulary."""
+    """A byte-level BPE with all bytes, so that no text is out of its vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -29,7 +29,7 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def save_llm(folder: Path) -> None:
-    """A two-block Llama of transformers' own making."""
+    """A two-block Llama, saved by transformers."""
     import torch
 
     from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
@@ -51,7 +51,7 @@ def save_llm(folder: Path) -> None:
 
 
 def save_model(folder: Path, *, seed: int = 0) -> Path:
-    """A model folder: timm's smallest ViT, the tiny Llama, random heads."""
+    """A model folder with timm's smallest ViT, the tiny Llama, and random heads."""
     import torch
     from safetensors.torch import save_file
 

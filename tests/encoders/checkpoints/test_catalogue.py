@@ -1,4 +1,4 @@
-"""The catalogue against what it states facts of: open_clip's configurations, built towers, the paper's figures."""
+"""The catalogue's facts compared with open_clip's configurations, built towers, and the paper's figures."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def test_names_are_those_of_the_hub_in_lower_case() -> None:
 
 
 @pytest.mark.parametrize("model", OPEN_CLIP, ids=names)
-def test_open_clips_facts_are_open_clips_own(model: CatalogueModel) -> None:
+def test_facts_about_open_clip_models_are_open_clips(model: CatalogueModel) -> None:
     ensure_torchvision()
     import open_clip
 
@@ -107,7 +107,7 @@ def test_nanos_parameters_are_those_of_its_vision_tower() -> None:
     ],
 )
 def test_openai_towers_are_as_large_as_their_files(name: str, patch: int, image: int, width: int) -> None:
-    """Tower and projection built on the meta device; with adaptor and scale they are the file in float32."""
+    """Tower and projection are built on the meta device; with adaptor and scale they make up the file in float32."""
     ensure_torchvision()
     import transformers
 
@@ -148,7 +148,7 @@ def test_other_towers_have_the_parameters_of_timms(name: str, architecture: str)
 
 @pytest.mark.parametrize("model", CONVERTED, ids=names)
 def test_a_checkpoint_is_paired_with_the_llm_of_its_adaptor(model: CatalogueModel) -> None:
-    """The 8B and the 1B differ in width: an adaptor of one is of no use to the other."""
+    """The 8B and the 1B model differ in width, so the adaptor of one does not fit the other."""
     assert model.llm is not None
     assert model.layout is not None
     assert LLMS[model.layout, model.llm.hidden] == f"hf:{model.llm.repo}"
@@ -163,8 +163,8 @@ def test_a_checkpoint_is_paired_with_the_llm_of_its_adaptor(model: CatalogueMode
     assert model.llm.bytes < model.download_bytes < 25e9
 
 
-def test_the_1b_checkpoints_file_holds_tower_and_adaptor_in_halves() -> None:
-    """Published at 749,702,998 bytes; a pickle takes a little more than its tensors."""
+def test_the_1b_checkpoints_file_holds_tower_and_adaptor_in_half_precision() -> None:
+    """The file has 749,702,998 bytes; a pickle is slightly larger than its tensors."""
     model = MODELS["llm2clip-llama3.2-1b-eva02-l-14-336"]
     assert model.llm is not None
     assert model.bytes is not None
@@ -173,7 +173,7 @@ def test_the_1b_checkpoints_file_holds_tower_and_adaptor_in_halves() -> None:
 
 
 def test_recalls_are_those_of_the_papers_table() -> None:
-    """Both copies of a figure agree, this one and that of the benchmarks."""
+    """The catalogue's copy of a figure and that of the benchmarks agree."""
     printed = {(figure.source, figure.model, figure.dataset): figure.recalls for figure in all_figures()}
     seen = 0
     for model in MODELS.values():
@@ -191,7 +191,7 @@ def test_every_entry_names_its_source() -> None:
     assert {model.source for model in MODELS.values()} <= citations().keys()
 
 
-def test_near_names_are_offered() -> None:
+def test_similar_names_are_suggested() -> None:
     assert similar_names("LLM2CLIP-OpenAI-L14-336")[0] == "llm2clip-openai-l-14-336"
     with pytest.raises(ModelError, match=r"^There is no model 'llm2clip-eva02-l-336'\.$") as caught:
         resolve("llm2clip-eva02-l-336")
@@ -201,7 +201,7 @@ def test_near_names_are_offered() -> None:
     assert caught.value.hint.endswith("dir:PATH.")
 
 
-def test_a_repository_in_a_layout_of_its_own_is_named_by_its_name_here() -> None:
+def test_a_checkpoint_named_by_repository_gets_its_name_as_a_hint() -> None:
     with pytest.raises(ModelError, match="checkpoint in LLM2CLIP's own layout, which must be converted") as caught:
         resolve("hf:microsoft/LLM2CLIP-Openai-L-14-336@main")
     assert caught.value.hint == "Name it llm2clip-openai-l-14-336, and it is converted."
@@ -219,8 +219,8 @@ def test_a_pulled_model_is_found_in_the_cache_under_its_name(tmp_path: Path, mon
     assert model.folder == tmp_path / "models" / "llm2clip-eva02-b-16"
 
 
-def test_a_text_tower_that_fits_nowhere_does_not_keep_images_from_being_indexed() -> None:
-    """Each tower is judged by itself, with half as many bytes a weight on a GPU."""
+def test_images_can_be_indexed_where_the_text_tower_does_not_fit() -> None:
+    """Each tower is considered separately, with half as many bytes per parameter on a GPU."""
     model = MODELS["llm2clip-openai-l-14-336"]
     small, card = DeviceMemory(device="cpu", bytes=16 * 10**9, bytes_per_parameter=4.0), 24 * 10**9
     gpu = DeviceMemory(device="cuda", bytes=card, bytes_per_parameter=2.0)

@@ -1,4 +1,4 @@
-"""Conversion as a whole: what is refused, what is written, the command."""
+"""Conversion as a whole: what it refuses, what it writes, and the command."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ from tests.support.commands import RunCli
 @settings(deadline=None)
 @given(data=st.binary(max_size=200), suffix=st.sampled_from([".pt", ".bin", ".safetensors"]))
 @example(data=b"root:x:0:0:root:/root:/bin/bash\n", suffix=".pt")
-def test_bytes_that_are_no_checkpoint_are_a_sentence(
+def test_bytes_that_are_not_a_checkpoint_are_an_error(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str
 ) -> None:
     path = tmp_path_factory.mktemp("bytes") / f"x{suffix}"
@@ -47,8 +47,8 @@ def test_bytes_that_are_no_checkpoint_are_a_sentence(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_published_number_is_in_the_folder(tmp_path: Path, llama: Path, layout: LayoutName) -> None:
-    """Bit by bit, in half precision, whatever its new name; but for angles, which are computed again."""
+def test_every_published_tensor_is_in_the_folder(tmp_path: Path, llama: Path, layout: LayoutName) -> None:
+    """Equal to the bit, in half precision and under any name; except rotary angles, which are computed."""
     tensors = {name: tensor.half() for name, tensor in LAYOUTS[layout]().items()}
     if layout == "openai":
         save_openai(tmp_path / "published", dtype=torch.float16)
@@ -65,7 +65,7 @@ def test_every_published_number_is_in_the_folder(tmp_path: Path, llama: Path, la
     assert bits(written) == bits(tensors)
 
 
-def test_the_folder_says_what_it_was_made_of(tmp_path: Path, llama: Path) -> None:
+def test_the_folder_records_what_it_was_made_from(tmp_path: Path, llama: Path) -> None:
     save_openai(tmp_path / "published")
     config = convert(tmp_path / "published", tmp_path / "model", llm=f"dir:{llama}", licence="Apache-2.0")
     model = resolve(f"dir:{tmp_path / 'model'}")
@@ -96,16 +96,16 @@ def test_the_folder_says_what_it_was_made_of(tmp_path: Path, llama: Path) -> Non
 
 
 class Evil:
-    """Pickled, it would run code when it is read."""
+    """Runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (Path("owned"),))
 
 
-def test_files_that_are_no_checkpoints_are_refused(
+def test_files_that_are_not_checkpoints_are_refused(
     tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each in a sentence, with no folder left behind, and no code of a pickle run."""
+    """Each with one sentence; no folder is left, and no code of a pickle is run."""
     monkeypatch.chdir(tmp_path)
     save_openai(tmp_path / "good")
     whole = (tmp_path / "good" / "model.safetensors").read_bytes()
@@ -142,7 +142,7 @@ def test_files_that_are_no_checkpoints_are_refused(
 
 
 def test_llms_that_do_not_fit_are_refused(tmp_path: Path, llama: Path) -> None:
-    """Both widths are named; so is the LLM that fits, where the adaptor has a published width."""
+    """Both widths are named, and the LLM that fits, if the adaptor has a published width."""
     torch.save(eva02_tensors(), tmp_path / "x.pt")
     wide = save_llama(tmp_path / "wide", hidden=64)
     with pytest.raises(ModelError, match=r"takes states of 32 dimensions, but dir:.*wide has 64 .the 8B models"):
@@ -173,7 +173,7 @@ def test_llms_that_do_not_fit_are_refused(tmp_path: Path, llama: Path) -> None:
 
 
 def test_llms_are_safetensors_with_every_key(tmp_path: Path, llama: Path) -> None:
-    """With a language-model head too; not with a layer gone, which transformers would fill with noise, or a pickle."""
+    """A language-model head is accepted; a pickle is not, nor a missing layer, which transformers would fill randomly."""
     torch.save(eva02_tensors(), tmp_path / "x.pt")
     other = save_llama(tmp_path / "llm")
     path = other / "model.safetensors"
@@ -202,13 +202,13 @@ def test_llms_are_safetensors_with_every_key(tmp_path: Path, llama: Path) -> Non
 
 
 def convert_and_embed(folder: Path, llm: Path, caption: str) -> np.ndarray:
-    """The EVA02 checkpoint with another LLM folder."""
+    """Convert the EVA02 checkpoint with another LLM, and embed a caption."""
     convert(folder / "x.pt", folder / "plain", llm=f"dir:{llm}")
     return load_encoder(f"dir:{folder / 'plain'}", runtime="torch", device="cpu").encode_texts([caption])
 
 
 def test_remote_code_that_a_configuration_names_is_never_asked_for(tmp_path: Path, llama: Path) -> None:
-    """The published LLMs name modeling files in ``auto_map``; there are none here, and one that would leave a trace."""
+    """Published LLMs name modeling files in ``auto_map``: here one that does not exist, and one that leaves a trace."""
     torch.save(eva02_tensors(), tmp_path / "x.pt")
     other = save_llama(tmp_path / "llm")
     raw = json.loads((other / "config.json").read_text())
@@ -225,7 +225,7 @@ def test_remote_code_that_a_configuration_names_is_never_asked_for(tmp_path: Pat
 
 
 def test_a_relative_llm_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its path was the command's; in the model folder it stands in full."""
+    """The path given is relative to the working directory; the model folder stores it in full."""
     torch.save(eva02_tensors(), tmp_path / "x.pt")
     save_llama(tmp_path / "llm")
     monkeypatch.chdir(tmp_path)
@@ -244,7 +244,7 @@ def test_a_destination_that_exists_is_left_alone(tmp_path: Path, llama: Path) ->
 
 
 def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when the disk is full while tensors are written."""
+    """The disk is full while tensors are written."""
     import safetensors.torch
 
     def full(*_: object, **__: object) -> None:
@@ -257,7 +257,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, llama: Path, m
     assert [path.name for path in tmp_path.iterdir()] == ["published"]
 
 
-def test_a_processor_beside_the_checkpoint_decides(tmp_path: Path, llama: Path) -> None:
+def test_a_processor_in_the_checkpoints_folder_is_used(tmp_path: Path, llama: Path) -> None:
     save_openai(tmp_path / "published")
     processor = {"size": 12, "crop_size": 12, "image_mean": [0.1] * 3, "image_std": [0.2] * 3, "resample": 2}
     (tmp_path / "published" / "preprocessor_config.json").write_text(json.dumps(processor))
@@ -281,7 +281,7 @@ def test_shards_of_safetensors_are_one_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_command(run_cli: RunCli, tmp_path: Path, llama: Path) -> None:
-    """One line on stdout, notes on stderr; then the folder is a model like any other."""
+    """One line on stdout, notes on stderr; the folder then resolves like any other."""
     tensors = renamed(siglip2_tensors(), ("text.text_proj.text_adaptor", "text.text_adaptor"))
     torch.save(tensors, tmp_path / "x.pt")
     done = run_cli("models", "convert", "x.pt", "model", "--llm", f"dir:{llama}", "--pixels", "siglip")

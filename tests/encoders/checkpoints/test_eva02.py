@@ -1,4 +1,4 @@
-"""EVA02 towers of the training repository against timm's and against EVA02 written out in torch."""
+"""EVA02 towers of the training repository compared with timm's, and with EVA02 written in plain torch."""
 
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from tests.support.checkpoints import MEAN, Tensors, eva02_tensors, noise, norma
 
 @torch.inference_mode()
 def plain_eva02(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
-    """Fang et al., arXiv 2303.11331: pre-norm blocks, rotary attention but for the class token, a LayerNorm behind
-    the heads, SwiGLU with a LayerNorm inside; the class token's state through the head."""
+    """Fang et al., arXiv 2303.11331: pre-norm blocks, rotary attention except for the class token, a LayerNorm after
+    the heads, SwiGLU with an inner LayerNorm; the class token's state goes through the head."""
     get = {name.removeprefix("visual."): tensor for name, tensor in tensors.items()}
     cos, sin = rotary_angles(3, 16).cos(), rotary_angles(3, 16).sin()
 
@@ -52,7 +52,7 @@ def plain_eva02(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def timms_eva02(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
-    """timm's class of the same sizes, loaded by timm's own reader of EVA checkpoints."""
+    """timm's class of the same sizes, loaded with timm's reader of EVA checkpoints."""
     ensure_torchvision()
     from timm.models.eva import Eva, checkpoint_filter_fn
 
@@ -91,7 +91,7 @@ def test_images_equal_timm_and_plain_torch(tmp_path: Path, llama: Path) -> None:
 
 @torch.inference_mode()
 def test_half_precision_and_lone_biases_are_read(tmp_path: Path, llama: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """EVA-CLIP's own q_bias, all in float16 behind DistributedDataParallel's prefix and a training loop's wrapper."""
+    """EVA-CLIP's q_bias, all in float16, with DistributedDataParallel's prefix and a training loop's wrapper."""
     tensors = {name: tensor.half() for name, tensor in eva02_tensors().items()}
     spelled = {
         name.replace("q_proj.bias", "q_bias").replace("v_proj.bias", "v_bias"): tensor
@@ -116,7 +116,7 @@ def test_half_precision_and_lone_biases_are_read(tmp_path: Path, llama: Path, ca
     ],
 )
 def test_published_sizes_are_timms_architectures(architecture: str, width: int, side: int, patch: int) -> None:
-    """Names and shapes of the real towers, without memory: made from timm's by the names' own rules."""
+    """Names and shapes of the real towers, without memory: timm's, renamed to the published ones."""
     ensure_torchvision()
     import timm
 
@@ -140,7 +140,7 @@ def test_published_sizes_are_timms_architectures(architecture: str, width: int, 
     assert found.tensors.keys() == state.keys()
 
 
-def test_names_go_both_ways() -> None:
+def test_names_can_be_converted_back() -> None:
     tensors = eva02_tensors()
     vision = {name: t for name, t in tensors.items() if name.startswith("visual.") and ".freqs_" not in name}
     back = eva02_to_checkpoint(convert_eva02(tensors).tensors)

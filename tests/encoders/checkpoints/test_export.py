@@ -1,4 +1,4 @@
-"""Exports against the libraries that read them, and the way out and back in of every published layout."""
+"""Exports read by the libraries they are for, and a round trip through every published layout."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def converted(folder: Path, layout: str, llama: Path, dtype: torch.dtype = torch
 
 
 def differing(one: Tensors, other: Tensors) -> list[str]:
-    """Names that only one has, or whose tensors are not equal in type, shape and every bit."""
+    """Names that only one has, or whose tensors differ in dtype, shape or any bit."""
     same = {
         name
         for name in one.keys() & other.keys()
@@ -80,15 +80,15 @@ def test_a_round_trip_keeps_every_bit(tmp_path: Path, llama: Path, layout: str, 
 
 
 def test_a_checkpoint_of_the_training_repository_is_read_without_its_code(tmp_path: Path, llama: Path) -> None:
-    """A plain mapping of tensors, none of which drags a shared storage along."""
+    """It is a plain mapping of tensors without a shared storage."""
     export_model(converted(tmp_path, "eva02", llama), tmp_path / "back", to="llm2clip")
     state = torch.load(tmp_path / "back" / "model.pt", weights_only=True)
     assert differing(state, eva02_tensors()) == []
     assert (tmp_path / "back" / "model.pt").stat().st_size < 2 * sum(tensor.nbytes for tensor in state.values())
 
 
-def test_other_pixels_than_the_layouts_are_written_beside_it(tmp_path: Path, llama: Path) -> None:
-    """SigLIP's own squash on a tower of the siglip2 layout, which readers would crop for otherwise."""
+def test_preprocessing_other_than_the_layouts_is_written(tmp_path: Path, llama: Path) -> None:
+    """SigLIP's squash resize with a tower of the siglip2 layout, for which readers would otherwise crop."""
     from llm2clip_search.encoders.checkpoints.siglip2 import siglip_pixels
 
     convert(published(tmp_path, "siglip2"), tmp_path / "model", llm=f"dir:{llama}", pixels=siglip_pixels)
@@ -98,8 +98,8 @@ def test_other_pixels_than_the_layouts_are_written_beside_it(tmp_path: Path, lla
     assert resolve(f"dir:{tmp_path / 'again'}").identity.fingerprint == model.identity.fingerprint
 
 
-def test_updates_of_the_llm_come_back_from_pefts_layout(tmp_path: Path, llama: Path) -> None:
-    """Two ranks, so that one is an exception in the settings; the scale is in ``up`` already."""
+def test_low_rank_updates_survive_a_round_trip_through_pefts_format(tmp_path: Path, llama: Path) -> None:
+    """Two ranks, so that the settings list an exception; ``up`` already includes the scale."""
     model = converted(tmp_path, "siglip2", llama)
     path = tmp_path / "model" / "model.safetensors"
     draw = torch.Generator().manual_seed(0)
@@ -121,7 +121,7 @@ def test_updates_of_the_llm_come_back_from_pefts_layout(tmp_path: Path, llama: P
 
 @torch.inference_mode()
 def embed(folder: Path, images: list[Image.Image]) -> np.ndarray:
-    """As a user of transformers alone would: its own classes, its own processor."""
+    """Embed with nothing but classes and processors of transformers."""
     ensure_torchvision()
     import transformers
 
@@ -147,7 +147,7 @@ def test_transformers_reads_a_converted_tower(tmp_path: Path, llama: Path, dtype
 
 @torch.inference_mode()
 def test_a_multimodal_llm_can_take_the_tower(tmp_path: Path, llama: Path) -> None:
-    """LLaVA and its kin read patch states of ``CLIPVisionModel``; the projection is left out."""
+    """Models such as LLaVA read patch states of ``CLIPVisionModel``; the projection is not used."""
     model = converted(tmp_path, "openai", llama)
     export_model(model, tmp_path / "tower", to="transformers")
     import transformers
@@ -165,7 +165,7 @@ def test_a_multimodal_llm_can_take_the_tower(tmp_path: Path, llama: Path) -> Non
 
 
 def test_transformers_reads_the_tower_of_its_own_clip(tmp_path: Path) -> None:
-    """A folder of the whole dual encoder gives one of its vision tower alone."""
+    """A folder of the whole dual encoder is exported as one with only its vision tower."""
     save_dual(tmp_path / "clip", "clip")
     export_model(resolve(f"dir:{tmp_path / 'clip'}"), tmp_path / "tower", to="transformers")
     expected = load_encoder(f"dir:{tmp_path / 'clip'}", runtime="torch", device="cpu").encode_images(PICTURES)
@@ -173,8 +173,8 @@ def test_transformers_reads_the_tower_of_its_own_clip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("layout", "tower"), [("eva02", "vision"), ("openai", "text")])
-def test_onnx_runs_by_what_its_json_tells(tmp_path: Path, llama: Path, layout: str, tower: Any) -> None:
-    """A reader that knows the two files only, on another batch than was traced."""
+def test_onnx_runs_as_its_json_describes(tmp_path: Path, llama: Path, layout: str, tower: Any) -> None:
+    """Only the two files are used, on another batch than the traced one."""
     import onnxruntime
 
     model = converted(tmp_path, layout, llama)
@@ -215,7 +215,7 @@ def test_a_tower_of_another_architecture_is_refused(
 
 
 def test_what_a_published_layout_cannot_hold_is_refused(tmp_path: Path, llama: Path, tiny_model: Path) -> None:
-    """Another tower, another text path: its readers would embed something else without saying so."""
+    """Another tower or text path, with which readers would silently compute other embeddings."""
     model, out = converted(tmp_path, "openai", llama), tmp_path / "out"
     text, vision = model.config.text, model.config.vision
     for config, message in (
@@ -239,7 +239,7 @@ def test_what_a_published_layout_cannot_hold_is_refused(tmp_path: Path, llama: P
     save_file({**tensors, "vision.projection.bias": torch.ones(24)}, path)
     with pytest.raises(ModelError, match="has a bias, which CLIPVisionModelWithProjection cannot hold"):
         export_model(model, out, to="transformers")
-    save_file({**tensors, "vision.projection.bias": torch.zeros(24)}, path)  # one without effect is let go
+    save_file({**tensors, "vision.projection.bias": torch.zeros(24)}, path)  # a zero bias has no effect and is left out
     export_model(model, tmp_path / "zero", to="transformers")
     del tensors["vision.backbone.model.post_layernorm.bias"]
     save_file(tensors, path)
@@ -249,7 +249,7 @@ def test_what_a_published_layout_cannot_hold_is_refused(tmp_path: Path, llama: P
 
 
 @pytest.mark.parametrize("to", ["transformers", "onnx", "llm2clip"])
-def test_a_cut_file_leaves_nothing(tmp_path: Path, llama: Path, to: Target) -> None:
+def test_a_truncated_file_leaves_nothing(tmp_path: Path, llama: Path, to: Target) -> None:
     model = converted(tmp_path, "openai", llama)
     path = tmp_path / "model" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -271,7 +271,7 @@ def test_a_destination_that_exists_is_left_alone(tmp_path: Path, llama: Path) ->
     ("layout", "to"), [("openai", "transformers"), ("openai", "llm2clip"), ("eva02", "llm2clip"), ("openai", "onnx")]
 )
 def test_no_room_for_a_file_leaves_nothing(tmp_path: Path, llama: Path, layout: str, to: Target) -> None:
-    """A real limit of the system on file sizes, in a process of its own: writing stops in the middle."""
+    """With a real limit on file sizes, in its own process: writing stops in the middle."""
     model = converted(tmp_path, layout, llama)
     if to == "onnx":
         export_model(model, tmp_path / "compiled", to="onnx")  # so that only the copy is left to do
@@ -308,8 +308,8 @@ def test_a_full_disk_is_called_that(tmp_path: Path, llama: Path, monkeypatch: py
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_a_model_without_a_scale_gets_the_cap_of_training(tmp_path: Path, llama: Path) -> None:
-    """Of models that were trained here: search does not need it, readers of the layout do."""
+def test_a_model_without_a_scale_gets_the_limit_of_training(tmp_path: Path, llama: Path) -> None:
+    """Models trained here do not store it: search does not need it, but readers of the layout do."""
     model = converted(tmp_path, "openai", llama)
     path = tmp_path / "model" / "model.safetensors"
     save_file({name: t for name, t in load_file(path).items() if name != "logit_scale"}, path)

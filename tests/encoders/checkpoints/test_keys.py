@@ -1,4 +1,4 @@
-"""Key names: other spellings are read and reported, every key is accounted for, and all come back."""
+"""Key names: other spellings are accepted and reported, every key is accounted for, and names convert back."""
 
 import re
 from collections.abc import Callable
@@ -58,13 +58,13 @@ def test_other_spellings_are_read_and_reported(layout: LayoutName, changes: list
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "module", "model"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
-def test_wrappers_of_training_loops_are_seen_through(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
+def test_wrappers_of_training_loops_are_removed(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
     tensors = {prefix + name: tensor for name, tensor in eva02_tensors().items()}
     torch.save({wrapper: tensors, "epoch": 3} if wrapper else tensors, tmp_path / "x.pt")
     assert read_checkpoint(tmp_path / "x.pt").tensors.keys() == eva02_tensors().keys()
 
 
-def test_a_frozen_llm_in_a_training_state_is_left_out_and_said(tmp_path: Path) -> None:
+def test_a_frozen_llm_in_a_training_state_is_left_out_with_a_note(tmp_path: Path) -> None:
     tensors = siglip2_tensors() | {"text.text.model.layers.0.self_attn.q_proj.weight": torch.ones(2, 2)}
     found = convert_tensors(checkpoint(tensors))
     assert found.tensors().keys() == convert_tensors(checkpoint(siglip2_tensors())).tensors().keys()
@@ -125,7 +125,7 @@ def test_keys_and_shapes_that_do_not_fit_are_listed(change: Callable[[Tensors], 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_adaptors_published_names_come_back(layout: LayoutName) -> None:
+def test_the_adaptors_published_names_can_be_restored(layout: LayoutName) -> None:
     tensors = {name: t for name, t in LAYOUTS[layout]().items() if "adaptor" in name}
     back = adaptor_to_checkpoint(convert_adaptor(tensors, layout).tensors, layout)
     assert back.keys() == tensors.keys()
@@ -139,7 +139,7 @@ def test_the_adaptors_published_names_come_back(layout: LayoutName) -> None:
 def test_the_published_openai_models_have_their_published_sizes(
     width: int, blocks: int, patch: int, side: int, parameters: int
 ) -> None:
-    """All three at full size, without memory; the numbers are the hub's: 579M, 578M and 361M parameters."""
+    """All three at full size, without memory; the hub states 579M, 578M and 361M parameters."""
     ensure_torchvision()
     import transformers
 

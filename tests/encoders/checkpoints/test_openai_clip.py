@@ -1,4 +1,4 @@
-"""OpenAI towers of the Hugging Face layout against transformers' own CLIPVisionModel."""
+"""OpenAI towers of the Hugging Face layout compared with transformers' CLIPVisionModel."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tests.support.checkpoints import MEAN, OPENAI_CONFIG, STD, Tensors, noise, 
 
 @torch.inference_mode()
 def reference(tensors: Tensors, pixels: np.ndarray) -> np.ndarray:
-    """transformers' tower, loaded strictly under its own names, and the projection without bias."""
+    """transformers' tower, loaded strictly under its own names, and a projection without bias."""
     ensure_torchvision()
     import transformers
 
@@ -34,7 +34,7 @@ def reference(tensors: Tensors, pixels: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_images_equal_transformers(tmp_path: Path, llama: Path, dtype: torch.dtype) -> None:
-    """Half precision is what was rounded once, not what is computed in: both read the same numbers."""
+    """Half precision affects stored values only: both compute in float32 with the same values."""
     tensors = save_openai(tmp_path / "published", dtype=dtype)
     config = convert(tmp_path / "published", tmp_path / "model", llm=f"dir:{llama}")
     assert (config.dim, config.vision.preprocess.height, config.vision.preprocess.resize) == (24, 12, "shortest")
@@ -44,8 +44,8 @@ def test_images_equal_transformers(tmp_path: Path, llama: Path, dtype: torch.dty
     np.testing.assert_allclose(found, reference(tensors, noise(3, 12)), atol=1e-5)
 
 
-def test_a_lone_file_and_old_position_ids_are_read_alike(tmp_path: Path, llama: Path) -> None:
-    """Without ``config.json`` heads are 64 wide, as in every tower of OpenAI's; position_ids are no parameter."""
+def test_a_single_file_and_old_position_ids_are_accepted(tmp_path: Path, llama: Path) -> None:
+    """Without ``config.json``, heads are 64 wide, as in all OpenAI towers; position_ids are not parameters."""
     save_openai(tmp_path / "published")
     tensors = openai_tensors() | {"vision_model.embeddings.position_ids": torch.arange(10)[None]}
     save_file(tensors, tmp_path / "published" / "model.safetensors")
@@ -78,7 +78,7 @@ def test_a_configuration_of_another_model_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published"]
 
 
-def test_the_published_names_come_back(tmp_path: Path, llama: Path) -> None:
+def test_the_published_names_can_be_restored(tmp_path: Path, llama: Path) -> None:
     from llm2clip_search.encoders.registry import resolve
 
     tensors = save_openai(tmp_path / "published")

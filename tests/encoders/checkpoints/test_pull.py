@@ -1,4 +1,4 @@
-"""Fetching by name: a stub of the hub gives tiny checkpoints in the published layouts; nothing half-made stays."""
+"""Fetching by name from a stub of the hub with tiny checkpoints in the published layouts."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """A hub of folders: what was asked of it, and what it has."""
+    """A hub of folders that records requests."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -64,7 +64,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def publish(hub: Hub, model: CatalogueModel, write: Callable[[Path], object], *, hidden: int = 32) -> None:
-    """A tiny checkpoint and a tiny LLM under a model's repositories."""
+    """Publish a tiny checkpoint and a tiny LLM in a model's repositories."""
     assert model.repo is not None
     assert model.llm is not None
     write(hub.folder(model.repo))
@@ -112,7 +112,7 @@ def test_resolving_a_name_fetches_nothing(hub: Hub, name: str) -> None:
 
 
 def test_unpinned_base_weights_are_fetched_with_the_model(hub: Hub, tmp_path: Path) -> None:
-    """A fingerprint needs the commit of its LLM; without it, it is unknown rather than asked of the hub."""
+    """A fingerprint needs the LLM's commit; if the LLM is not here, it is unknown, and the hub is not asked."""
     folder = save_model(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     config["text"]["weights"] = "hf:ice/llm"
@@ -128,7 +128,7 @@ def test_unpinned_base_weights_are_fetched_with_the_model(hub: Hub, tmp_path: Pa
     assert resolve(f"dir:{folder}").identity.fingerprint == fingerprint
 
 
-def test_the_pinned_commit_and_no_code_is_asked_for(hub: Hub) -> None:
+def test_the_pinned_commit_is_requested_without_code(hub: Hub) -> None:
     publish(hub, OPENAI, save_openai)
     pull(OPENAI)
     checkpoint = hub.asked[0]
@@ -138,7 +138,7 @@ def test_the_pinned_commit_and_no_code_is_asked_for(hub: Hub) -> None:
         assert all(pattern.endswith((".json", ".safetensors", ".model", ".txt")) for pattern in asked["allow_patterns"])
 
 
-def test_the_state_dict_of_the_training_repository_is_taken_by_name(hub: Hub) -> None:
+def test_the_state_dict_of_the_training_repository_is_selected_by_name(hub: Hub) -> None:
     def write(folder: Path) -> None:
         torch.save(eva02_tensors(), folder / "LLM2CLIP-EVA02-L-14-336.pt")
         (folder / "pytorch_model.bin").write_bytes(b"an image tower alone")
@@ -150,7 +150,7 @@ def test_the_state_dict_of_the_training_repository_is_taken_by_name(hub: Hub) ->
 
 
 def test_a_checkpoint_whose_files_are_not_documented_is_found(hub: Hub) -> None:
-    """SigLIP 2's: any safetensors or .pt, and the low-rank updates of its LLM in a folder beside it."""
+    """SigLIP 2's: any safetensors or .pt file, and its LLM's low-rank updates in a subfolder."""
     publish(hub, SIGLIP2, lambda folder: torch.save(siglip2_tensors(), folder / "any-name.pt"))
     assert SIGLIP2.repo is not None
     save_updates(hub.folder(SIGLIP2.repo) / "LLM2CLIP-Llama-3.1-8B")
@@ -163,20 +163,20 @@ def test_a_checkpoint_whose_files_are_not_documented_is_found(hub: Hub) -> None:
     }
 
 
-def test_a_repository_without_a_checkpoint_is_told(hub: Hub) -> None:
+def test_a_repository_without_a_checkpoint_is_reported(hub: Hub) -> None:
     publish(hub, SIGLIP2, lambda folder: None)
     with pytest.raises(ModelError, match=r"holds no \*\.safetensors or \*\.pt"):
         fetch_model(SIGLIP2.name)
 
 
-def test_an_llm_of_another_width_is_refused_with_both(hub: Hub, tmp_path: Path) -> None:
+def test_an_llm_of_another_width_is_refused_naming_both(hub: Hub, tmp_path: Path) -> None:
     publish(hub, OPENAI, save_openai, hidden=16)
     with pytest.raises(ModelError, match=r"adaptor takes states of 32 dimensions, but .* has 16"):
         fetch_model(OPENAI.name)
     assert files(tmp_path / "cache") == []
 
 
-def test_an_offline_machine_is_told_what_to_fetch_and_how(hub: Hub) -> None:
+def test_an_offline_machine_gets_a_hint_how_to_fetch(hub: Hub) -> None:
     with pytest.raises(ModelError) as caught:
         fetch_model(OPENAI.name)
     message, hint = str(caught.value), caught.value.hint
@@ -189,7 +189,7 @@ def test_an_offline_machine_is_told_what_to_fetch_and_how(hub: Hub) -> None:
 
 
 def test_a_full_disk_while_converting_leaves_nothing(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the tensors are written when it happens."""
+    """Half of the tensors are written before the error."""
     publish(hub, OPENAI, save_openai)
 
     def full(tensors: object, path: Path) -> None:

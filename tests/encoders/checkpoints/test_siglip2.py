@@ -1,4 +1,4 @@
-"""SigLIP 2 towers of the training repository against timm's ViT with attention pooling."""
+"""SigLIP 2 towers of the training repository compared with timm's ViT with attention pooling."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.support.checkpoints import SIGLIP_WIDTH, Tensors, noise, normalised, 
 @pytest.mark.parametrize("pixels", [None, "siglip"])
 @torch.inference_mode()
 def test_images_equal_timm(tmp_path: Path, llama: Path, pixels: str | None) -> None:
-    """With the training repository's mean and deviation, and with Google's."""
+    """With the training repository's preprocessing and with Google's."""
     ensure_torchvision()
     from timm.models.vision_transformer import VisionTransformer
 
@@ -56,7 +56,7 @@ def test_images_equal_timm(tmp_path: Path, llama: Path, pixels: str | None) -> N
 
 @torch.inference_mode()
 def test_images_equal_transformers(tmp_path: Path, llama: Path) -> None:
-    """transformers names and packs the same tower otherwise: projections apart here, queries' bias in one there."""
+    """transformers names and groups the tensors of the same tower differently."""
     ensure_torchvision()
     import transformers
 
@@ -83,7 +83,7 @@ def test_images_equal_transformers(tmp_path: Path, llama: Path) -> None:
 
 
 def in_transformers_names(tower: Tensors) -> Tensors:
-    """A tower of timm's names as `SiglipVisionModel` has them."""
+    """Rename a tower's tensors from timm's names to those of `SiglipVisionModel`."""
     names = {
         "patch_embed.proj": "embeddings.patch_embedding",
         "norm": "post_layernorm",
@@ -127,7 +127,7 @@ def test_the_published_size_is_timms_so400m() -> None:
 
 
 def test_the_scale_and_bias_of_its_loss_are_kept(tmp_path: Path, llama: Path) -> None:
-    """Beside the towers, where no tower reads them; the vision tower has no projection of its own."""
+    """They are stored outside the towers, which do not use them; the vision tower has no projection."""
     from safetensors.torch import load_file
 
     torch.save(siglip2_tensors(), tmp_path / "published.pt")

@@ -1,4 +1,4 @@
-"""Captions through the published text path: template, full attention, pooling, adaptor, the cut, low-rank updates."""
+"""The published text path: template, full attention, pooling, adaptor, truncation, low-rank updates."""
 
 import json
 import warnings
@@ -40,7 +40,7 @@ LONG = " ".join(["a dog"] * 40)
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory, llama: Path) -> Path:
-    """An OpenAI checkpoint as a model folder; its adaptor normalises."""
+    """An OpenAI checkpoint, whose adaptor normalises its input, as a model folder."""
     folder = tmp_path_factory.mktemp("text")
     save_openai(folder / "published")
     convert(folder / "published", folder / "model", llm=f"dir:{llama}")
@@ -56,8 +56,8 @@ def load_llama(folder: Path) -> Any:
 
 @torch.inference_mode()
 def published_states(folder: Path, captions: Sequence[str], model: Any = None) -> torch.Tensor:
-    """As LLM2Vec does it: template and caption as one text, padding on the left, attention over everything but
-    padding by an explicit mask, the mean over the last tokens: as many as caption and end of turn have."""
+    """States as LLM2Vec computes them: template and caption as one text, padding on the left, an explicit mask over
+    everything but padding, and the mean over the last tokens, those of caption and end of turn."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -74,7 +74,7 @@ def published_states(folder: Path, captions: Sequence[str], model: Any = None) -
 
 
 def test_captions_equal_the_published_path(converted: Path, llama: Path) -> None:
-    """A batch of mixed lengths, padded on the other side and in another order than here; in both runtimes."""
+    """A batch of mixed lengths, padded on the other side and in another order; in both runtimes."""
     from safetensors.torch import load_file
 
     tensors = load_file(converted.parent / "published" / "model.safetensors")
@@ -89,7 +89,7 @@ def test_captions_equal_the_published_path(converted: Path, llama: Path) -> None
 
 
 @pytest.mark.parametrize("layout", ["eva02", "siglip2"])
-def test_only_siglip2s_adaptor_takes_states_as_they_are(tmp_path: Path, llama: Path, layout: str) -> None:
+def test_only_siglip2s_adaptor_takes_states_without_normalisation(tmp_path: Path, llama: Path, layout: str) -> None:
     tensors = eva02_tensors() if layout == "eva02" else siglip2_tensors()
     container = "text.text_adaptor" if layout == "eva02" else "text.text_proj.text_adaptor"
     torch.save(tensors, tmp_path / "published.pt")
@@ -104,8 +104,8 @@ def test_only_siglip2s_adaptor_takes_states_as_they_are(tmp_path: Path, llama: P
     assert np.abs(found - other).max() > 1e-3
 
 
-def test_a_caption_of_600_tokens_is_cut_before_its_end_of_turn(converted: Path, tmp_path: Path) -> None:
-    """512 are read: begin, header, as much of the caption as fits, end of turn; a search says so, with both numbers."""
+def test_a_caption_of_600_tokens_is_truncated_before_its_end_of_turn(converted: Path, tmp_path: Path) -> None:
+    """512 are read: begin, header, as much of the caption as fits, end of turn. A search warns, with both numbers."""
     encoder = load_encoder(f"dir:{converted}", runtime="torch", device="cpu")
     tokenizer = resolve(f"dir:{converted}").tokenizer()
     end = int(tokenizer([""]).ids[0, -1])
@@ -137,7 +137,7 @@ def test_masks_of_template_caption_and_end_of_turn(llama: Path) -> None:
     begin = raw.token_to_id("<|begin_of_text|>")
     batch = tokenizer(["A dog", "A dog  \n", ""])
     assert batch.ids[0].tolist() == [begin, *ids[0], *ids[1], *ids[2]]
-    np.testing.assert_array_equal(batch.ids[1], batch.ids[0])  # as LLM2Vec strips a caption before its end of turn
+    np.testing.assert_array_equal(batch.ids[1], batch.ids[0])  # LLM2Vec also strips a caption before its end of turn
     before = 1 + len(ids[0])
     assert batch.pooling_mask[0].tolist() == [0] * before + [1] * (len(ids[1]) + 1)
     assert batch.attention_mask[0].all()
@@ -150,8 +150,8 @@ def test_masks_of_template_caption_and_end_of_turn(llama: Path) -> None:
         LLMTokenizer(llama, TextConfig(**{**vars(config), "max_tokens": 4}))
 
 
-def test_a_suffix_counts_in_the_fingerprint_only_where_it_is_set() -> None:
-    """An index made with the packaged model opens for as long as that does not change."""
+def test_a_suffix_is_part_of_the_fingerprint_only_if_it_is_set() -> None:
+    """An index made with the packaged model opens as long as this fingerprint does not change."""
     nano = resolve("nano")
     assert nano.identity.fingerprint == "216dbc37008fbab2"
     config = nano.config
@@ -164,12 +164,12 @@ def test_a_suffix_counts_in_the_fingerprint_only_where_it_is_set() -> None:
 
 
 def save_peft(folder: Path, llama: Path, **options: Any) -> Any:
-    """Random updates of every linear layer, written by PEFT itself; returns the model that it merges them into."""
+    """Random updates of every linear layer, written by PEFT; returns PEFT's merged model."""
     import peft
 
     settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **options}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about an attribute that PEFT reads
+        warnings.simplefilter("ignore", FutureWarning)  # from transformers, about an attribute that PEFT reads
         model: Any = peft.get_peft_model(load_llama(llama), peft.LoraConfig(**settings))
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -184,7 +184,7 @@ def save_peft(folder: Path, llama: Path, **options: Any) -> Any:
     "options", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {r"0\.mlp\.up_proj": 3}}]
 )
 def test_low_rank_updates_of_peft_equal_its_own_merge(tmp_path: Path, llama: Path, options: dict[str, Any]) -> None:
-    """Found in a subfolder of the published folder, kept in the model folder, merged when the tower loads."""
+    """They are found in a subfolder of the checkpoint, copied to the model folder, and merged when the tower loads."""
     tensors: Tensors = siglip2_tensors()
     (tmp_path / "published").mkdir()
     torch.save(tensors, tmp_path / "published" / "checkpoint.pt")
@@ -197,7 +197,7 @@ def test_low_rank_updates_of_peft_equal_its_own_merge(tmp_path: Path, llama: Pat
     assert np.abs(published_states(llama, CAPTIONS).numpy() - states.numpy()).max() > 1e-2
 
 
-def test_of_two_folders_of_updates_one_is_named(tmp_path: Path, llama: Path) -> None:
+def test_one_of_two_folders_of_updates_must_be_named(tmp_path: Path, llama: Path) -> None:
     torch.save(siglip2_tensors(), tmp_path / "x.pt")
     for name in ("one", "two"):
         save_peft(tmp_path / name, llama)
@@ -207,14 +207,14 @@ def test_of_two_folders_of_updates_one_is_named(tmp_path: Path, llama: Path) -> 
     convert(tmp_path, tmp_path / "model", llm=f"dir:{llama}", lora=tmp_path / "two")
     record = json.loads((tmp_path / "model" / "conversion.json").read_text())
     assert sorted(record["from"]) == ["two/adapter_model.safetensors", "x.pt"]
-    convert(tmp_path / "x.pt", tmp_path / "alone", llm=f"dir:{llama}")  # a lone file's folder may be anything
+    convert(tmp_path / "x.pt", tmp_path / "alone", llm=f"dir:{llama}")  # the folder of a single file may hold anything
     assert not [name for name in resolve(f"dir:{tmp_path / 'alone'}").tensors("text") if name.startswith("lora.")]
 
 
 def test_the_untuned_llm_is_not_used_without_its_updates(
     tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without them every embedding would be another one, and nothing would say so."""
+    """Without them every embedding would silently change."""
     stand_in = LLMSource(reference="hf:meta-llama/Llama-3.1-8B-Instruct@0123abc", folder=llama)
     monkeypatch.setattr("llm2clip_search.encoders.checkpoints.convert.find_llm", lambda *_, **__: stand_in)
     torch.save(siglip2_tensors(), tmp_path / "x.pt")
@@ -223,7 +223,7 @@ def test_the_untuned_llm_is_not_used_without_its_updates(
     ) as caught:
         convert(tmp_path / "x.pt", tmp_path / "model")
     assert "--lora" in caught.value.hint
-    save_peft(tmp_path, llama)  # beside the checkpoint, under the name that PEFT gives it
+    save_peft(tmp_path, llama)  # next to the checkpoint, under PEFT's name
     config = convert(tmp_path, tmp_path / "model")
     assert config.text.weights == stand_in.reference
 
@@ -238,7 +238,7 @@ def test_the_untuned_llm_is_not_used_without_its_updates(
         ({}, None, "safe_serialization=True"),
     ],
 )
-def test_folders_that_are_no_plain_updates_are_refused(
+def test_folders_with_other_than_plain_updates_are_refused(
     tmp_path: Path, settings: dict[str, Any], tensors: Tensors | None, message: str
 ) -> None:
     written = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", **settings}
