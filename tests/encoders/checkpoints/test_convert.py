@@ -173,7 +173,7 @@ def test_llms_that_do_not_fit_are_refused(tmp_path: Path, llama: Path) -> None:
 
 
 def test_llms_are_safetensors_with_every_key(tmp_path: Path, llama: Path) -> None:
-    """A language-model head is accepted; a pickle or a missing layer, which transformers would fill randomly, is not."""
+    """A language-model head is accepted; a pickle or a missing layer, which transformers would fill in, is not."""
     torch.save(eva02_tensors(), tmp_path / "x.pt")
     other = save_llama(tmp_path / "llm")
     path = other / "model.safetensors"
