@@ -93,6 +93,8 @@ def index_corpus(
         refuse_empty(corpus, Snapshot(folder) if has_index(folder) else None)
     with Writer.open(folder, model=encoder.identity, dim=encoder.dim) as writer:
         plan = plan_update(writer.snapshot, corpus)
+        if plan.is_empty:  # it was emptied, or unmounted, a moment ago
+            refuse_empty(corpus, writer.snapshot)
         committer = Committer(
             writer, plan, rows_per_commit=config.rows_per_commit, seconds_per_commit=config.seconds_per_commit
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2clip_search import Corpus, Item, index_corpus
+from llm2clip_search import Corpus, CorpusError, Item, index_corpus
 from llm2clip_search.indexers import plan as plan_module
 from llm2clip_search.store import Snapshot
 from tests.support.encoders import ColourEncoder
@@ -75,3 +75,15 @@ def test_a_large_corpus_is_listed_again_and_not_held(
     assert update(bucket, colours, tmp_path / "i") == (0, 6, 0, 0)
     assert bucket.listed - listed == 3  # is it empty, what has changed, and the items themselves
     assert update(bucket, colours, tmp_path / "i") == (0, 0, 6, 0)
+
+
+def test_a_corpus_that_vanishes_while_it_is_listed_is_not_forgotten(
+    bucket: Bucket, colours: ColourEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a disk that is unmounted between the first look and the second."""
+    update(bucket, colours, tmp_path / "i")
+    first = iter([bucket.items(), iter(())])
+    monkeypatch.setattr(bucket, "items", lambda: next(first))
+    with pytest.raises(CorpusError, match="the index keeps the 6 it knows from there"):
+        update(bucket, colours, tmp_path / "i")
+    assert Snapshot(tmp_path / "i").manifest.live == 6
