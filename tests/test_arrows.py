@@ -20,8 +20,9 @@ LAYERS = (
 )
 """Rooms from the ground up. A room may import every room of a lower layer, and of its own layer only what
 `NEIGHBOURS` allows."""
-NEIGHBOURS = {"benchmarks": {"engine", "indexers"}}
-"""Benchmarks measure the engine and the indexers as a user runs them."""
+NEIGHBOURS = {"benchmarks": {"engine", "indexers"}, "store": {"vectorindex"}}
+"""Benchmarks measure the engine and the indexers as a user runs them; manifests hold the operating points of the
+approximate index."""
 TRAINING_LAYERS = ("runtime", "data", "tasks", "recipes")
 """Rooms of training from the ground up; what lies beside them, such as `stages`, may import all of them."""
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -1,5 +1,6 @@
-"""How much memory this process uses and has used."""
+"""How much memory this process uses and has used, and how much the machine has."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +23,14 @@ def resident_bytes() -> int:
     """Memory that is resident in this process now, bytes; its peak where the system does not say."""
     found = _proc_status("VmRSS")
     return peak_bytes() if found is None else found
+
+
+def physical_bytes() -> int:
+    """Memory of the machine, bytes; 0 on a system that does not report it."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def _proc_status(name: str) -> int | None:

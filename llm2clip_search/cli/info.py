@@ -34,15 +34,17 @@ def info(
         return
     size = sum(path.stat().st_size for path in snapshot.folder.rglob("*") if path.is_file())
     ann = manifest.ann
-    search = f"{ann.factory}, recall@10 {ann.recall_at_10:.3f} against exact search" if ann else "exact"
     lines = {
         "index": str(snapshot.folder),
         "images": f"{manifest.live:,} ({manifest.dead:,} rows deleted or replaced, {manifest.failures:,} failures)",
         "folders": ", ".join(snapshot.located(root) for root in manifest.roots) or "none",
         "model": f"{manifest.model.name} ({manifest.model.fingerprint})",
         "vectors": f"{manifest.dim} x {manifest.dtype} in {len(manifest.shards)} shards",
-        "search": search,
+        "search": ann.factory if ann else "exact",
         "on disk": decimal(size) + (", all checksums match" if verify else ""),
     }
+    if ann is not None:
+        measured = (f"{p.recall:.3f} in {p.milliseconds:.1f} ms" for p in ann.points if p.depth == ann.points[0].depth)
+        lines["recall"] = f"{', '.join(measured)}; exact in {ann.exact_ms:.1f} ms (recall@10 of {ann.queries})"
     for name, value in lines.items():
         console.out.print(f"[bold]{name:>8}[/bold]  {escape(value)}")

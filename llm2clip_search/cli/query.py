@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,14 @@ def query(
         str | None,
         typer.Option(help="SQL condition, as in \"width > 1000 AND path LIKE '%/2024/%'\".", show_default=False),
     ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the exact results that approximate search aims at; 1 is exact search. Default: what the"
+            " index was built for.",
+            show_default=False,
+        ),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print how the search was done and what it took.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print paths only, one per line.")] = False,
@@ -67,7 +76,8 @@ def query(
     from llm2clip_search.engine import open_index
 
     opened = open_index(index, model=model, runtime=runtime, device=device, quantize=quantize)
-    result = opened.query(
+    search = partial(
+        opened.query,
         text,
         image=image,
         like=like,
@@ -78,6 +88,7 @@ def query(
         threshold=threshold,
         where=where,
     )
+    result = search(recall=recall)
     for warning in result.warnings:
         console.warn(warning)
     with console.results():
@@ -91,6 +102,8 @@ def query(
             print_table(result, preview=_wants_pictures(preview))
     if explain:
         _explain(result, opened)
+        if result.plan.point is not None:
+            _compare(result, search(recall=1.0))
 
 
 def print_table(result: "Result", *, preview: bool) -> None:
@@ -143,9 +156,21 @@ def _picture(uri: str) -> Any:
 def _explain(result: "Result", opened: "SearchIndex") -> None:
     plan = result.plan
     console.say(f"plan: {plan.strategy} on the {plan.device}: {plan.reason}")
-    if plan.ann is not None:
+    if plan.point is not None:
+        queries = opened.snapshot.manifest.ann and opened.snapshot.manifest.ann.queries
         console.say(
-            f"      {plan.ann}, recall@10 {plan.recall_at_10:.3f} against exact search, measured when it was built"
+            f"      effort {plan.effort}, {plan.candidates:,} candidates: recall@{plan.point.depth}"
+            f" {plan.point.recall:.3f} for {queries} when it was built"
         )
+    if plan.tail:
+        console.say(f"      {plan.tail:,} rows that are not in it yet are compared as well")
     console.say(f"model: {opened.encoder.name} ({opened.encoder.fingerprint})")
     console.say("time: " + ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in result.seconds.items()))
+
+
+def _compare(result: "Result", exact: "Result") -> None:
+    """Say what an approximate search missed."""
+    found = {hit.id for hit in result.hits}
+    common = sum(hit.id in found for hit in exact.hits)
+    took = 1000 * exact.seconds["search"]
+    console.say(f"check: {common} of the {len(exact.hits)} exact results, which took {took:.0f} ms to find")

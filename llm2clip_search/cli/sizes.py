@@ -1,4 +1,22 @@
-"""How numbers of parameters and bytes are written."""
+"""How numbers of parameters and bytes are written and read."""
+
+import re
+
+from llm2clip_search.errors import StoreError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def to_bytes(text: str) -> int:
+    """``4GB``, ``512 MiB`` or ``1000000`` as bytes.
+
+    Raises:
+        StoreError: a text that is not a size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
+    if match is None:
+        raise StoreError(f"{text!r} is not an amount of memory.", hint="Write it as 4GB, 512MB or a number of bytes.")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
 def parameters(count: int) -> str:

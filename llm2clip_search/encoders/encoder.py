@@ -15,8 +15,8 @@ from llm2clip_search.encoders.images import ImageInput, read_rgb, stack_pixels
 class Encoder(Protocol):
     """What the indexers, the engine and the benchmarks need from a model.
 
-    Subclass it explicitly to inherit `name`, `fingerprint`, `training_data` and `encode_images`; everything else is
-    abstract:
+    Subclass it explicitly to inherit `name`, `fingerprint`, `training_data`, `caption_sample` and `encode_images`;
+    everything else is abstract:
 
     >>> class ConstantEncoder(Encoder):
     ...     identity, dim, max_tokens = ModelIdentity.from_name("constant"), 4, 77
@@ -72,6 +72,14 @@ class Encoder(Protocol):
     @abstractmethod
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each caption before truncation, special tokens included."""
+
+    def caption_sample(self, count: int) -> np.ndarray | None:
+        """Embeddings of captions that the model brings along; the recall of approximate search is measured with them.
+
+        Returns:
+            float32 ``[at most count, dim]``, L2-normalised; None if it brings none.
+        """
+        return None
 
     def encode_images(self, images: Iterable[ImageInput], *, batch_size: int = 32) -> np.ndarray:
         """Embed images: paths, PIL images, or arrays ``[H, W(, 3|4)]`` of uint8 or of floats in 0..1.

@@ -1,10 +1,10 @@
 """Which models fit in this machine's memory: that of its GPU and of the machine, compared with each tower's weights."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from llm2clip_search.base.memory import physical_bytes
 from llm2clip_search.encoders.catalogue import CatalogueModel
 from llm2clip_search.encoders.placement import BYTES_PER_PARAMETER, HEADROOM, pick_device
 
@@ -38,7 +38,7 @@ def machine_memory() -> tuple[DeviceMemory, ...]:
     Towers are placed separately, so a model fits if each of its towers fits on some device.
     """
     device = pick_device("auto")
-    cpu = DeviceMemory(device="cpu", bytes=_physical_memory(), bytes_per_parameter=4.0)
+    cpu = DeviceMemory(device="cpu", bytes=physical_bytes(), bytes_per_parameter=4.0)
     if device == "cpu":
         return (cpu,)
     if device == "mps":  # the GPU shares the machine's memory
@@ -59,11 +59,3 @@ def model_fit(model: CatalogueModel, devices: Sequence[DeviceMemory]) -> Fit:
     if first_fitting(model.vision_parameters, devices) is None:
         return "no"
     return "images" if first_fitting(model.text_parameters, devices) is None else "yes"
-
-
-def _physical_memory() -> int:
-    """Bytes; 0 on a system that does not report it."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 0

@@ -38,6 +38,13 @@ class Model:
         found = mapped_tensors(path, keep=lambda name: name.startswith(f"{tower}."), dtype=dtype)
         return {name.partition(".")[2]: tensor for name, tensor in found.items()}
 
+    def querybank(self, tower: str) -> dict[str, "torch.Tensor"]:
+        """Tensors of a tower's querybank as float32, by their names in `querybank.QuerybankNorm`; empty without one."""
+        import torch
+
+        found = self.tensors(f"{tower}.querybank", dtype=torch.float32)
+        return {name.removeprefix("querybank."): tensor for name, tensor in found.items()}
+
     def tokenizer(self) -> CaptionTokenizer:
         """The text tower's tokenizer; an LLM's imports neither torch nor transformers."""
         return caption_tokenizer(self.config.text, self.folder)

@@ -111,3 +111,21 @@ def load_querybank(
     norm = QuerybankNorm(tower, config.querybank, *bank.shape)
     load_exactly(norm, tensors, f"{tower} tower's querybank", device=device)
     return norm.eval()
+
+
+def bank_captions(
+    config: ModelConfig, *, captions: Mapping[str, torch.Tensor], images: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """What the text tower gives for the captions in the vision tower's bank.
+
+    Args:
+        captions: tensors of the vision tower's querybank, which is a bank of captions.
+        images: tensors of the text tower's querybank.
+
+    Returns:
+        float32 ``[size, dim]``, unit length.
+    """
+    norm = load_querybank("text", config, images, device="cpu")
+    with torch.inference_mode():
+        found: torch.Tensor = norm(F.normalize(captions["bank"], dim=1))
+    return found

@@ -62,6 +62,17 @@ class TowerEncoder(Encoder):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self._tokenizer().count(texts)
 
+    def caption_sample(self, count: int) -> np.ndarray | None:
+        """Captions of the querybank, which are training captions; None for a model without one."""
+        config, captions = self.model.config, self.model.querybank("vision")
+        if not config.querybank or "bank" not in captions:
+            return None
+        from llm2clip_search.encoders.querybank import bank_captions
+
+        chosen = np.linspace(0, len(captions["bank"]) - 1, num=min(count, len(captions["bank"]))).astype(np.int64)
+        sample = {"bank": captions["bank"][chosen]}
+        return unit(bank_captions(config, captions=sample, images=self.model.querybank("text")).numpy())
+
 
 def load_encoder(
     name: str = DEFAULT_MODEL, *, runtime: Runtime = "auto", device: str = "auto", quantize: Quantize = "none"

@@ -102,7 +102,7 @@ def build_module(model: Model, name: TowerName, placement: Placement = Placement
     # The adaptor and the querybank stay float32: they are small, and the adaptor's input is already a mean.
     tensors = model.tensors(name, dtype=placement.dtype if name == "vision" else torch.float32)
     tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("querybank.")}
-    bank = model.tensors(f"{name}.querybank", dtype=torch.float32)
+    bank = model.querybank(name)
     if bank and not config.querybank:
         raise ModelError(
             f"{model.reference} holds a querybank for its {name} tower, but its config.json sets no querybank strength."
@@ -124,7 +124,6 @@ def build_module(model: Model, name: TowerName, placement: Placement = Placement
         return module
     from llm2clip_search.encoders.querybank import NormalisedTower, load_querybank
 
-    bank = {key.removeprefix("querybank."): tensor for key, tensor in bank.items()}
     return NormalisedTower(module, load_querybank(name, config, bank, device=placement.device)).eval()
 
 

@@ -1,20 +1,19 @@
 """How a query is searched: exactly, over the rows that a filter leaves, or by the approximate index."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from llm2clip_search.vectorindex.faiss_index import GPU_MAX_K
-from llm2clip_search.vectorindex.kinds import IndexKind, Ivf
+from llm2clip_search.store import AnnEntry
+from llm2clip_search.vectorindex.gpu import GPU_MAX_K, runs_on_gpu
+from llm2clip_search.vectorindex.kinds import InvertedLists, kind_of
+from llm2clip_search.vectorindex.operating import OperatingPoint, choose_point
+
+FILTER_MARGIN = 2
+"""Matches need not lie around the query as all rows do. With twice the effort, recall over the rows that are farthest
+from or nearest to some direction is as high as over rows drawn at random."""
 
 Strategy = Literal["nothing", "exact", "exact over matches", "approximate", "approximate over matches"]
-
-GATHER_LIMIT = 50_000
-"""Up to this many matches of a filter, their vectors are gathered and compared exactly."""
-GATHER_SHARE = 0.02
-"""In a large corpus, the share of matches up to which gathering beats a filtered approximate search: a walk over a
-graph or over lists that may keep one vector in fifty spends its effort on those that the filter drops."""
-APPROXIMATE_MAX_K = 500
-"""Most results that an approximate index is asked for; deeper pages are searched exactly and miss nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,66 +29,83 @@ class SearchPlan:
     reason: str
     ann: str | None = None
     """Kind of the approximate index as a FAISS factory string; None when the search is exact."""
-    recall_at_10: float | None = None
-    """Recall of the approximate index against exact search, measured when it was built."""
+    point: OperatingPoint | None = None
+    """How hard the approximate index searches, and what that gave when it was built; None when the search is exact."""
+    effort: int = 0
+    """``nprobe`` or ``efSearch`` of this search; more than the operating point's if there is a filter."""
+    candidates: int = 0
+    """Results of the approximate index that are ranked again by their stored vectors."""
+    tail: int = 0
+    """Rows that are not in the approximate index yet and are searched exactly beside it."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def plan_search(
-    *, rows: int, matches: int | None, k: int, ann: IndexKind | None, recall_at_10: float | None, gpu: bool = False
+    *,
+    rows: int,
+    matches: int | None,
+    k: int,
+    ann: AnnEntry | None,
+    recall: float,
+    tail: int = 0,
+    gpu: bool = False,
 ) -> SearchPlan:
-    """Choose a strategy.
+    """Choose the strategy with the lowest measured cost that reaches the wanted recall.
+
+    An exact search costs what it cost per row when the approximate index was built. An approximate search costs what
+    its operating point cost, and the exact search of the rows that are not in it yet. A filter that leaves a share of
+    the rows needs the effort of a search that is deeper by its inverse, times `FILTER_MARGIN`. Graphs are not asked to
+    filter: their walk ends among rows that the filter drops.
 
     Args:
         rows: live rows.
         matches: rows that the filter leaves; None if there is no filter.
         k: results wanted, skipped ones included.
-        ann: kind of the approximate index; None if there is none.
-        recall_at_10: its measured recall.
+        ann: the approximate index; None if there is none.
+        recall: share of the exact results that must be found; 1 is exact search.
+        tail: live rows that the approximate index does not hold.
         gpu: True if FAISS has a GPU. Its classic GPU indices ignore selectors, so only a search without a filter may
             run there.
     """
     count = rows if matches is None else matches
+    k = min(k, count)
+    filtered = matches is not None
     common: dict[str, Any] = {"rows": rows, "matches": count}
     if count == 0:
         reason = "the index is empty" if rows == 0 else "no row meets the filter"
         return SearchPlan(strategy="nothing", device="cpu", reason=reason, **common)
-    deep = k > APPROXIMATE_MAX_K
-    if ann is None or deep:
-        if matches is None:
-            reason = f"{rows:,} rows are few enough to compare with all"
-            if ann is not None:
-                reason = f"{k:,} results are more than the {APPROXIMATE_MAX_K} that {ann.factory} is asked for"
-            device: Literal["cpu", "gpu"] = "gpu" if gpu and min(k, rows) <= GPU_MAX_K else "cpu"
-            return SearchPlan(strategy="exact", device=device, reason=reason, **common)
+    left = f"the filter leaves {count:,} of {rows:,} rows" if filtered else f"{rows:,} rows"
+
+    def exact(reason: str) -> SearchPlan:
+        device: Literal["cpu", "gpu"] = "gpu" if gpu and not filtered and k <= GPU_MAX_K else "cpu"
         return SearchPlan(
-            strategy="exact over matches",
-            device="cpu",
-            reason=f"the filter leaves {count:,} of {rows:,} rows",
-            **common,
+            strategy="exact over matches" if filtered else "exact", device=device, reason=f"{left}; {reason}", **common
         )
-    limit = max(GATHER_LIMIT, int(GATHER_SHARE * rows))
-    if matches is not None and matches <= limit:
-        reason = (
-            f"the filter leaves {count:,} of {rows:,} rows, at most {limit:,}: their vectors are gathered and compared"
-        )
-        return SearchPlan(strategy="exact over matches", device="cpu", reason=reason, **common)
-    if matches is not None:
-        return SearchPlan(
-            strategy="approximate over matches",
-            device="cpu",
-            reason=f"the filter leaves {count:,} of {rows:,} rows, more than {limit:,}: the index skips the others",
-            ann=ann.factory,
-            recall_at_10=recall_at_10,
-            **common,
-        )
+
+    if ann is None:
+        return exact("there is no approximate index")
+    point = choose_point(ann.points, depth=k * rows / count, recall=recall) if recall < 1.0 else None
+    if point is None:
+        return exact(f"no measured effort of {ann.factory} finds {recall:.1%} of the best {k:,}")
+    if filtered and not isinstance(kind := kind_of(ann.factory), InvertedLists):
+        return exact(f"{kind.factory} would miss some of them")
+    margin = FILTER_MARGIN if filtered else 1
+    exact_ms = ann.exact_ms * count / rows
+    approximate_ms = margin * point.milliseconds + ann.exact_ms * min(tail, count) / rows
+    if exact_ms <= approximate_ms:
+        return exact(f"comparing all takes about {exact_ms:.1f} ms, {ann.factory} {approximate_ms:.1f} ms")
+    nearest = choose_point(ann.points, depth=k, recall=recall) or point
     return SearchPlan(
-        strategy="approximate",
-        device="gpu" if gpu and isinstance(ann, Ivf) else "cpu",
-        reason=f"{rows:,} rows have an approximate index",
+        strategy="approximate over matches" if filtered else "approximate",
+        device="gpu" if gpu and not filtered and runs_on_gpu(kind_of(ann.factory)) else "cpu",
+        reason=f"{left}; {ann.factory} takes about {approximate_ms:.1f} ms, comparing all {exact_ms:.1f} ms",
         ann=ann.factory,
-        recall_at_10=recall_at_10,
+        point=point,
+        effort=margin * point.effort,
+        # The filter keeps a share of a deeper search's candidates.
+        candidates=min(count, max(k, nearest.candidates, math.ceil(point.candidates * count / rows))),
+        tail=tail,
         **common,
     )

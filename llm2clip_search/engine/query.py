@@ -35,6 +35,9 @@ class Query:
     """Lowest cosine to return."""
     where: str | None = None
     """SQL condition over the metadata columns."""
+    recall: float | None = None
+    """Share of the exact results that approximate search has to find; None is what the index was built for, 1 is exact
+    search."""
 
     def __post_init__(self) -> None:
         if not self.terms:
@@ -56,6 +59,8 @@ class Query:
             raise QueryError(f"The offset is {self.offset}; it must be at least 0.")
         if self.threshold is not None and not -1.0 <= self.threshold <= 1.0:
             raise QueryError(f"The threshold is {self.threshold}; cosines are between -1 and 1.")
+        if self.recall is not None and not 0.0 < self.recall <= 1.0:
+            raise QueryError(f"The recall is {self.recall}; it must be above 0 and at most 1.")
 
 
 def _is_unicode(text: str) -> bool:

@@ -1,6 +1,5 @@
 """An open index: searched by captions, images and mixtures of both."""
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +17,13 @@ from llm2clip_search.engine.results import Hit, Result
 from llm2clip_search.errors import QueryError, StoreError
 from llm2clip_search.store import Snapshot, find_index
 from llm2clip_search.store.writer import check_model
-from llm2clip_search.vectorindex.exact import ExactIndex, rank_again
-from llm2clip_search.vectorindex.faiss_index import FaissGpuIndex, FaissIndex, gpu_count
+from llm2clip_search.vectorindex.exact import SLACK, ExactIndex, rank_again
+from llm2clip_search.vectorindex.faiss_index import FaissIndex, load_index
+from llm2clip_search.vectorindex.faiss_library import gpu_count
+from llm2clip_search.vectorindex.gpu import GPU_MAX_K, GpuFlatIndex, GpuListsIndex, gpu_memory
 from llm2clip_search.vectorindex.index import VectorIndex
 from llm2clip_search.vectorindex.kinds import kind_of
+from llm2clip_search.vectorindex.policy import AnnConfig
 
 if TYPE_CHECKING:
     from llm2clip_search.engine.filter import Filter
@@ -43,13 +45,26 @@ class SearchIndex:
         self._encoder = encoder
         self._gpus = Lazy(gpu_count)
         self._exact = ExactIndex(snapshot, snapshot.manifest.live)
-        self._exact_on_gpu = Lazy(lambda: FaissGpuIndex.flat(snapshot, dim=snapshot.manifest.dim))
+        self._exact_on_gpu = Lazy(
+            lambda: GpuFlatIndex(snapshot, len(self), dim=snapshot.manifest.dim, memory=gpu_memory())
+        )
         self._filter = Lazy(self._open_filter)
         self._approximate = Lazy(self._load_approximate)
-        self._approximate_on_gpu = Lazy(lambda: FaissGpuIndex.of(self._approximate()))
+        self._approximate_on_gpu = Lazy(lambda: GpuListsIndex(self._approximate()))
+        ann = snapshot.manifest.ann
+        covered = frozenset(ann.shards if ann else ())
+        tail = snapshot.only(snapshot.names - covered)
+        self._tail = ExactIndex(tail, len(tail))
+        # Dead vectors stay in the approximate index until it is built again.
+        self._is_masked = ann is not None and ann.rows > len(snapshot.only(covered))
 
     def __len__(self) -> int:
         return self.snapshot.manifest.live
+
+    @property
+    def recall(self) -> float:
+        """Recall that approximate searches aim at unless a query asks for another."""
+        return (self.snapshot.manifest.ann_config or AnnConfig()).recall
 
     @property
     def encoder(self) -> Encoder:
@@ -76,6 +91,7 @@ class SearchIndex:
         offset: int = 0,
         threshold: float | None = None,
         where: str | None = None,
+        recall: float | None = None,
     ) -> Result:
         """Find the images nearest to a caption, an image, an indexed image, or their sum.
 
@@ -88,19 +104,20 @@ class SearchIndex:
             offset: results to skip, for paging.
             threshold: lowest cosine to return.
             where: SQL condition over the metadata, applied before the search.
+            recall: as in `Query`.
 
         Raises:
             QueryError: an empty query, an id or column that does not exist, wrong SQL.
             ImageError: an image that cannot be read.
         """
         terms = compose_terms(text=text, image=image, like=like, add=add, sub=sub)
-        return self.run(Query(terms=terms, k=k, offset=offset, threshold=threshold, where=where))
+        return self.run(Query(terms=terms, k=k, offset=offset, threshold=threshold, where=where, recall=recall))
 
     def run(self, query: Query) -> Result:
         """Run one query; errors as for `query`."""
         clock = _Clock()
         matches = self._matches(query.where)
-        plan = self._plan(matches, query.k + query.offset)
+        plan = self._plan(matches, query.k + query.offset, query.recall)
         clock.lap("plan")
         warnings = self._warnings(query)
         vector = self._compose(query.terms)
@@ -119,15 +136,25 @@ class SearchIndex:
         """
         return self.search(self.encoder.encode_texts(texts), k=k)
 
-    def search(self, vectors: np.ndarray, *, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` nearest rows of unit vectors float32 ``[n, dim]``; returns as `query_texts`.
+    def search(
+        self, vectors: np.ndarray, *, k: int = 10, allowed: np.ndarray | None = None, recall: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` nearest rows of unit vectors float32 ``[n, dim]``.
+
+        Args:
+            allowed: int64 ids of live rows, ascending, that may be found; None allows all.
+            recall: as in `Query`.
+
+        Returns:
+            As `query_texts`.
 
         Raises:
             QueryError: vectors of another width.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.snapshot.manifest.dim:
             raise QueryError(f"Vectors are {list(vectors.shape)}, but the index is {self.snapshot.manifest.dim} wide.")
-        return self._search(np.ascontiguousarray(vectors, dtype=np.float32), k, self._plan(None, k), None)
+        queries = np.ascontiguousarray(vectors, dtype=np.float32)
+        return self._search(queries, k, self._plan(allowed, k, recall), allowed)
 
     def _matches(self, where: str | None) -> np.ndarray | None:
         """Ids that meet the condition; None without a condition, and then DuckDB is not imported."""
@@ -140,14 +167,14 @@ class SearchIndex:
 
         return Filter(self.snapshot)
 
-    def _plan(self, matches: np.ndarray | None, k: int) -> SearchPlan:
-        ann = self.snapshot.manifest.ann
+    def _plan(self, matches: np.ndarray | None, k: int, recall: float | None) -> SearchPlan:
         return plan_search(
             rows=len(self),
             matches=None if matches is None else len(matches),
             k=k,
-            ann=kind_of(ann.factory) if ann else None,
-            recall_at_10=ann.recall_at_10 if ann else None,
+            ann=self.snapshot.manifest.ann,
+            tail=len(self._tail),
+            recall=self.recall if recall is None else recall,
             gpu=self._gpus() > 0,
         )
 
@@ -199,30 +226,32 @@ class SearchIndex:
         k = min(k, plan.matches)
         if plan.strategy == "nothing":
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        index = self._index(plan)
-        if index.capabilities.exact:
-            return index.search(queries, k, allowed=matches)
-        # More candidates than results, because the index may quantise, and more effort for more candidates.
-        wanted = min(2 * k + 10, plan.matches)
-        allowed = matches
-        if allowed is None and len(index) > plan.rows:
-            allowed = self.snapshot.live_ids
-        if allowed is not None and not index.capabilities.filters:
-            index = self._approximate()
-        _, candidates = index.search(queries, wanted, allowed=allowed, effort=math.ceil(wanted / 64))
+        if plan.point is None:
+            return self._search_exactly(queries, k, plan, matches)
+        allowed = self.snapshot.live_ids if matches is None and self._is_masked else matches
+        index: VectorIndex = self._approximate()
+        if plan.device == "gpu" and allowed is None:
+            index = self._approximate_on_gpu()
+        _, candidates = index.search(queries, plan.candidates, allowed=allowed, effort=plan.effort)
+        if plan.tail:
+            _, newest = self._tail.search(queries, k, allowed=matches)
+            candidates = np.concatenate([candidates, newest], axis=1)
         return rank_again(self.snapshot, queries, candidates, k)
 
-    def _index(self, plan: SearchPlan) -> VectorIndex:
-        """The index that a plan names, loaded at first use."""
-        if plan.ann is None:
-            return self._exact_on_gpu() if plan.device == "gpu" else self._exact
-        return self._approximate_on_gpu() if plan.device == "gpu" else self._approximate()
+    def _search_exactly(
+        self, queries: np.ndarray, k: int, plan: SearchPlan, matches: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if plan.device == "cpu":
+            return self._exact.search(queries, k, allowed=matches)
+        # Sums of float16 on the GPU may order near ties differently, so that more candidates are ranked again.
+        _, candidates = self._exact_on_gpu().search(queries, min(k + SLACK, plan.rows, GPU_MAX_K))
+        return rank_again(self.snapshot, queries, candidates, k)
 
     def _load_approximate(self) -> FaissIndex:
         ann, path = self.snapshot.manifest.ann, self.snapshot.ann_path
         assert ann is not None, "the plan is approximate only if there is an index"
         assert path is not None, "the manifest names it"
-        return FaissIndex.load(kind_of(ann.factory), path)
+        return load_index(kind_of(ann.factory), path, rows=ann.rows, dim=self.snapshot.manifest.dim)
 
     def _join(self, scores: np.ndarray, ids: np.ndarray, query: Query) -> list[Hit]:
         page = slice(query.offset, query.offset + query.k)

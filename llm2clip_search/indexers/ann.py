@@ -1,80 +1,126 @@
 """Building the approximate index of a store, and keeping it in step with commits."""
 
+import logging
+from collections.abc import Iterator
+
 import numpy as np
 
+from llm2clip_search.base.files import file_sha256
+from llm2clip_search.encoders import Encoder
 from llm2clip_search.store import AnnEntry, Snapshot, Writer
-from llm2clip_search.vectorindex.faiss_index import FaissIndex
-from llm2clip_search.vectorindex.kinds import IndexKind, kind_of
+from llm2clip_search.vectorindex.faiss_index import FaissIndex, create_index, load_index
+from llm2clip_search.vectorindex.gpu import build_cagra
+from llm2clip_search.vectorindex.inverted_lists import InvertedListsIndex
+from llm2clip_search.vectorindex.kinds import Cagra, IndexKind, kind_of
 from llm2clip_search.vectorindex.policy import AnnConfig
-from llm2clip_search.vectorindex.recall import measure_recall
+from llm2clip_search.vectorindex.tuning import QUERIES, midpoint_queries, tune
+
+logger = logging.getLogger(__name__)
+
+TRAINING_BYTES = 2**30
+"""Most memory that training vectors take: half a million of 512 dimensions, however many lists there are."""
+ADDED_ROWS = 65_536
+"""Vectors that are added at a time."""
 
 
-def build_ann(writer: Writer, config: AnnConfig) -> AnnEntry | None:
+def build_ann(writer: Writer, config: AnnConfig, *, encoder: Encoder | None = None) -> AnnEntry | None:
     """Bring the approximate index in step with the last commit; returns what the manifest now names.
 
-    Vectors of new shards are added to the index that is there. Dead vectors stay in it and are masked at query time,
-    until growth or deletions make it worth building again. Its recall@10 is measured and stored with it.
+    New rows are searched exactly until there are more than ``config.tail_rows`` of them; then they are added to the
+    index that is there. Dead vectors stay in it and are masked at query time, until growth or deletions make it worth
+    building again. Recall and time are measured at many efforts and stored with it. Readers are not disturbed.
+
+    Args:
+        encoder: the model that made the index; recall is measured with captions that it brings along. Without any,
+            midpoints of stored vectors stand in for them.
+
+    Raises:
+        StoreError: no index of the wanted kind fits in memory or can be built here; rows that were committed stay.
     """
-    current, live = writer.manifest.ann, writer.manifest.live
-    kind = config.kind_for(live)
-    names = tuple(entry.name for entry in writer.manifest.shards)
+    snapshot, current, live = writer.snapshot, writer.manifest.ann, writer.manifest.live
+    kind = config.kind_for(live, writer.manifest.dim)
     if kind is None:
-        if current is not None:
-            writer.drop_ann()
+        writer.set_ann(None, config)
         return None
-    if current is not None and not _is_kept(writer, current, config):
+    if current is not None and not _is_kept(snapshot, current, config):
         current = None
-    if current is not None and current.shards == names:
+    if current is not None and len(snapshot.only(snapshot.names - set(current.shards))) <= config.tail_rows:
+        writer.set_ann(current, config)
         return current
-    snapshot = writer.snapshot
     if current is not None:
         assert snapshot.ann_path is not None, "the manifest names it"
-        index = FaissIndex.load(kind_of(current.factory), snapshot.ann_path)
-        covered, trained_on = set(current.shards), current.trained_on
+        size = {"rows": current.rows, "dim": writer.manifest.dim}
+        index = load_index(kind_of(current.factory), snapshot.ann_path, **size, writable=True)
+        _extend(index, snapshot, covered=frozenset(current.shards))
     else:
-        index = _create(snapshot, kind, seed=config.seed)
-        covered, trained_on = set(), live
-    present = _ids_in(snapshot, covered)
-    for shard in snapshot.shards:
-        if shard.name in covered:
-            continue
-        rows = shard.live_rows[~np.isin(shard.ids[shard.live_rows], present)]  # renamed rows keep id and vector
-        if len(rows):
-            index.add(shard.ids[rows], np.asarray(shard.vectors[rows], dtype=np.float32))
-    return writer.publish_ann(
-        index.save,
+        index = _built(snapshot, kind, seed=config.seed)
+    captions = encoder.caption_sample(QUERIES) if encoder is not None else None
+    queries = midpoint_queries(snapshot, seed=config.seed) if captions is None else captions
+    points, exact_ms = tune(snapshot, index, queries)
+    entry = AnnEntry(
         factory=index.kind.factory,
         rows=len(index),
-        trained_on=trained_on,
-        shards=names,
-        recall_at_10=measure_recall(snapshot, index, seed=config.seed),
+        trained_on=live if current is None else current.trained_on,
+        shards=tuple(shard.name for shard in snapshot.shards),
+        queries="midpoints" if captions is None else "captions",
+        exact_ms=exact_ms,
+        points=points,
     )
+    return writer.publish_ann(index.save, entry, config)
 
 
-def _is_kept(writer: Writer, current: AnnEntry, config: AnnConfig) -> bool:
-    """True if the present index is there, covers shards that still exist, and is worth adding to."""
-    path = writer.snapshot.ann_path
-    shards = {entry.name for entry in writer.manifest.shards}
-    return (
-        path is not None
-        and path.is_file()
-        and set(current.shards) <= shards
-        and config.keeps(
-            kind_of(current.factory), rows=writer.manifest.live, vectors=current.rows, trained_on=current.trained_on
-        )
+def _is_kept(snapshot: Snapshot, current: AnnEntry, config: AnnConfig) -> bool:
+    """True if the present index is intact, covers shards that still exist, and is worth adding to."""
+    manifest, path = snapshot.manifest, snapshot.ann_path
+    if current.sha256 is None:  # written by an earlier version, which measured one effort only
+        return False
+    keeps = config.keeps(
+        kind_of(current.factory),
+        rows=manifest.live,
+        dim=manifest.dim,
+        vectors=current.rows,
+        trained_on=current.trained_on,
     )
+    if not keeps or not set(current.shards) <= snapshot.names:
+        return False
+    if path is None or not path.is_file() or file_sha256(path) != current.sha256:
+        logger.warning("%s is missing or is not the index of these images; it is built anew", path)
+        return False
+    return True
 
 
-def _ids_in(snapshot: Snapshot, shards: set[str]) -> np.ndarray:
-    parts = [shard.ids for shard in snapshot.shards if shard.name in shards]
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-
-def _create(snapshot: Snapshot, kind: IndexKind, *, seed: int) -> FaissIndex:
-    """An empty index of a kind, trained on a sample of the stored vectors if it needs that."""
-    index = FaissIndex.create(kind, dim=snapshot.manifest.dim)
-    if wanted := index.needs_training:
-        ids = snapshot.live_ids
-        sample = np.sort(np.random.default_rng(seed).choice(ids, size=min(len(ids), wanted), replace=False))
-        index.train(np.concatenate([vectors for _, vectors in snapshot.blocks(sample)]))
+def _built(snapshot: Snapshot, kind: IndexKind, *, seed: int) -> FaissIndex:
+    """An index of all live rows, trained on a sample of them if its kind needs that."""
+    if isinstance(kind, Cagra):
+        parts = list(snapshot.blocks())
+        return build_cagra(kind, np.concatenate([ids for ids, _ in parts]), np.concatenate([rows for _, rows in parts]))
+    index = create_index(kind, dim=snapshot.manifest.dim)
+    if isinstance(index, InvertedListsIndex):
+        index.train(_sample(snapshot, index.training_size, seed=seed), seed=seed)
+    _extend(index, snapshot, covered=frozenset())
     return index
+
+
+def _sample(snapshot: Snapshot, wanted: int, *, seed: int) -> np.ndarray:
+    """Random live vectors in random order, float32: as many as wanted, as there are, or as memory is for."""
+    generator, ids = np.random.default_rng(seed), snapshot.live_ids
+    count = min(wanted, len(ids), TRAINING_BYTES // (4 * snapshot.manifest.dim))
+    chosen = np.sort(generator.choice(ids, size=count, replace=False))
+    return generator.permutation(np.concatenate([vectors for _, vectors in snapshot.blocks(chosen)]))
+
+
+def _extend(index: FaissIndex, snapshot: Snapshot, *, covered: frozenset[str]) -> None:
+    """Add the live rows of shards that an index does not cover, but for renamed ones, whose ids it has."""
+    inside = snapshot.only(covered).shards
+    for shard in snapshot.only(snapshot.names - covered).shards:
+        ids, rows = shard.by_id
+        known = np.zeros(len(ids), dtype=bool)
+        for other in inside:
+            known[other.find(ids, live=False)[0]] = True
+        for ids_part, rows_part in _parts(ids[~known], rows[~known]):
+            index.add(ids_part, np.asarray(shard.vectors[rows_part], dtype=np.float32))
+
+
+def _parts(ids: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(ids), ADDED_ROWS):
+        yield ids[start : start + ADDED_ROWS], rows[start : start + ADDED_ROWS]

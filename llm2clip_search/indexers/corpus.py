@@ -34,7 +34,8 @@ class IndexConfig:
     rows_per_commit: int = 8192
     seconds_per_commit: float = 60.0
     """A commit is made after this time or that many rows: what a kill can lose."""
-    ann: AnnConfig = field(default_factory=AnnConfig)
+    ann: AnnConfig | None = None
+    """When and how search becomes approximate; None keeps to what the index was last told."""
 
 
 @dataclass(kw_only=True)
@@ -121,7 +122,8 @@ def index_corpus(
             raise
         committer.finish()
         written = time.perf_counter()
-        entry = build_ann(writer, config.ann)
+        ann = config.ann or writer.manifest.ann_config or AnnConfig()
+        entry = build_ann(writer, ann, encoder=encoder)
         seconds["write"] += committer.seconds + time.perf_counter() - written
         return IndexSummary(
             root=corpus.uri,

@@ -12,9 +12,11 @@ from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.migration import upgrade
+from llm2clip_search.vectorindex.operating import OperatingPoint
+from llm2clip_search.vectorindex.policy import AnnConfig
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +47,24 @@ class ColumnEntry:
 class AnnEntry:
     """A file ``ann/NAME`` that FAISS reads; its vectors carry the index's ids."""
 
-    name: str
+    name: str = ""
+    """Given when it is written."""
+    sha256: str | None = None
+    """Of the file; None if an earlier version wrote it."""
     factory: str
-    """FAISS factory string."""
+    """Its kind and parameters, as a FAISS factory string."""
     rows: int
     """Vectors in it, dead ones included."""
     trained_on: int
     """Live rows when it was built from scratch."""
     shards: tuple[str, ...]
-    """Shards whose vectors are in it."""
-    recall_at_10: float
-    """Measured against exact search with a sample of its own vectors, when it was written."""
+    """Shards whose vectors are in it; those of later shards are searched exactly."""
+    queries: str
+    """What recall was measured with: ``captions`` that the model brought along, or ``midpoints`` of stored vectors."""
+    exact_ms: float
+    """Milliseconds of one exact query over all live rows when it was measured."""
+    points: tuple[OperatingPoint, ...]
+    """Recall and time by effort, measured against exact search when the file was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +89,8 @@ class Manifest:
     dead: int = 0
     failures: int = 0
     ann: AnnEntry | None = None
+    ann_config: AnnConfig | None = None
+    """What the last `index` run was told about approximate search; the next one keeps to it."""
     roots: tuple[str, ...] = field(default=())
     """Corpora indexed so far, by path or URI as in the metadata."""
     columns: tuple[ColumnEntry, ...] = ()
@@ -93,6 +104,7 @@ class Manifest:
         """One line per entry and per shard: a commit must not get slower as shards add up, and ``json`` with an
         indentation takes 40 times as long."""
         entries = {**vars(self), "model": self.model.to_dict(), "ann": asdict(self.ann) if self.ann else None}
+        entries["ann_config"] = asdict(self.ann_config) if self.ann_config else None
         entries["columns"] = [vars(column) for column in self.columns]
         shards = ",\n  ".join(json.dumps(vars(shard)) for shard in entries.pop("shards"))
         lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in entries.items()]
@@ -133,7 +145,6 @@ class Manifest:
 
 
 def _from_mapping(raw: dict[str, Any]) -> Manifest:
-    ann = raw.pop("ann", None)
     return Manifest(
         **{
             **raw,
@@ -141,6 +152,12 @@ def _from_mapping(raw: dict[str, Any]) -> Manifest:
             "shards": tuple(ShardEntry(**entry) for entry in raw["shards"]),
             "roots": tuple(raw["roots"]),
             "columns": tuple(ColumnEntry(**column) for column in raw["columns"]),
-            "ann": AnnEntry(**{**ann, "shards": tuple(ann["shards"])}) if ann else None,
+            "ann": _ann_entry(raw["ann"]) if raw["ann"] else None,
+            "ann_config": AnnConfig(**raw["ann_config"]) if raw["ann_config"] else None,
         }
     )
+
+
+def _ann_entry(raw: dict[str, Any]) -> AnnEntry:
+    points = tuple(OperatingPoint(**point) for point in raw["points"])
+    return AnnEntry(**{**raw, "shards": tuple(raw["shards"]), "points": points})

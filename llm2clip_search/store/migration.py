@@ -5,6 +5,7 @@ So a reader needs no write access, and a kill at any instant leaves the old mani
 they were written: what their files lack is filled in by whoever reads them.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,22 @@ def _from_1(raw: Manifest, folder: Path) -> Manifest:
     return {**raw, "schema_version": 2, "shards": shards, "columns": []}
 
 
-_STEPS: dict[int, Callable[[Manifest, Path], Manifest]] = {1: _from_1}
+def _from_2(raw: Manifest, _folder: Path) -> Manifest:
+    """Schema 3 has operating points. Earlier versions measured one effort, and no times; those of a two-core machine
+    stand in for them."""
+    ann = raw.get("ann")
+    if ann is not None:
+        lists = re.match(r"IVF(\d+),", ann["factory"])
+        effort = 128 if lists is None else min(int(lists[1]), max(16, int(lists[1]) // 32))
+        measured = {"effort": effort, "candidates": 30, "recall": ann["recall_at_10"], "milliseconds": 1.0}
+        points = [{**measured, "depth": depth} for depth in (10, 100)]
+        kept = {name: ann[name] for name in ("name", "factory", "rows", "trained_on", "shards")}
+        unknown = {"sha256": None, "queries": "midpoints", "exact_ms": 1e-4 * ann["rows"]}
+        ann = {**kept, **unknown, "points": points}
+    return {**raw, "schema_version": 3, "ann": ann, "ann_config": None}
+
+
+_STEPS: dict[int, Callable[[Manifest, Path], Manifest]] = {1: _from_1, 2: _from_2}
 
 
 def _id_range(path: Path) -> tuple[int, int] | None:

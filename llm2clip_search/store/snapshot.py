@@ -2,7 +2,8 @@
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,33 @@ def is_uri(name: str) -> bool:
 
 BLOCK_ROWS = 32_768
 """Rows per block: 64 MB as float32 of 512 dimensions, whatever the size of a shard."""
+
+
+@dataclass(frozen=True)
+class ShardVectors:
+    """The live vectors of some shards."""
+
+    shards: tuple[Shard, ...]
+
+    def __len__(self) -> int:
+        return sum(shard.entry.rows - len(shard.dead) for shard in self.shards)
+
+    def blocks(self, ids: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Live rows, or those of them in ``ids``, `BLOCK_ROWS` at a time: int64 ``[m]``, float32 ``[m, dim]``.
+
+        Ids ascend within a block.
+        """
+        wanted = None if ids is None else np.unique(ids)
+        for shard in self.shards:
+            if wanted is None:
+                found, rows = shard.by_id
+            else:
+                # Ranking candidates again comes through here, so a few ids must not cost a pass over all rows.
+                positions, rows = shard.find(wanted)
+                found = wanted[positions]
+            for start in range(0, len(rows), BLOCK_ROWS):
+                part = slice(start, start + BLOCK_ROWS)
+                yield found[part], np.asarray(shard.vectors[rows[part]], dtype=np.float32)
 
 
 class Snapshot:
@@ -85,6 +113,15 @@ class Snapshot:
         )
 
     @cached_property
+    def names(self) -> frozenset[str]:
+        """Names of all shards."""
+        return frozenset(shard.name for shard in self.shards)
+
+    def only(self, names: Collection[str]) -> "ShardVectors":
+        """The vectors of some shards."""
+        return ShardVectors(tuple(shard for shard in self.shards if shard.name in names))
+
+    @cached_property
     def schema(self) -> pa.Schema:
         """Columns of the metadata: the fixed ones, and those that corpora brought along."""
         return metadata_schema(self.manifest.columns)
@@ -103,21 +140,8 @@ class Snapshot:
         return any(len(shard.find(ids)[0]) for shard in self.shards)
 
     def blocks(self, ids: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Live rows, or those of them in ``ids``, `BLOCK_ROWS` at a time: int64 ``[m]``, float32 ``[m, dim]``.
-
-        Ids ascend within a block.
-        """
-        wanted = None if ids is None else np.unique(ids)
-        for shard in self.shards:
-            if wanted is None:
-                found, rows = shard.by_id
-            else:
-                # Ranking candidates again comes through here, so a few ids must not cost a pass over all rows.
-                positions, rows = shard.find(wanted)
-                found = wanted[positions]
-            for start in range(0, len(rows), BLOCK_ROWS):
-                part = slice(start, start + BLOCK_ROWS)
-                yield found[part], np.asarray(shard.vectors[rows[part]], dtype=np.float32)
+        """As `ShardVectors.blocks`, of all shards."""
+        return ShardVectors(self.shards).blocks(ids)
 
     def vectors(self, ids: Sequence[int]) -> np.ndarray:
         """float32 ``[len(ids), dim]`` in the order of ``ids``, dead rows included.
@@ -183,6 +207,8 @@ class Snapshot:
             StoreError: the first file that differs or is missing.
         """
         named = [(s.folder / name, digest) for s in self.shards for name, digest in s.entry.sha256.items()]
+        if self.ann_path is not None and self.manifest.ann is not None and self.manifest.ann.sha256 is not None:
+            named.append((self.ann_path, self.manifest.ann.sha256))
         if self.manifest.tombstones is not None:
             named.append((self.folder / self.manifest.tombstones, self.manifest.tombstones_sha256 or ""))
         for path, expected in named:

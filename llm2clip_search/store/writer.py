@@ -26,6 +26,7 @@ from llm2clip_search.store.schema import FAILURE_SCHEMA, METADATA_SCHEMA, Failur
 from llm2clip_search.store.shard import METADATA, VECTORS, Shard
 from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, Snapshot, plain_path
 from llm2clip_search.store.tombstones import Tombstones
+from llm2clip_search.vectorindex.policy import AnnConfig
 
 FAILURES = "failures.parquet"
 ROW_GROUP = 2048
@@ -161,36 +162,26 @@ class Writer:
         replace_file(path, _parquet(pa.Table.from_pylist(found, schema=FAILURE_SCHEMA)))
         self._publish(self.manifest.next(failures=len(found)))
 
-    def publish_ann(
-        self,
-        save: Callable[[Path], None],
-        *,
-        factory: str,
-        rows: int,
-        trained_on: int,
-        shards: tuple[str, ...],
-        recall_at_10: float,
-    ) -> AnnEntry:
-        """Write an approximate index with ``save`` and make it the index's own; arguments as in `AnnEntry`."""
+    def publish_ann(self, save: Callable[[Path], None], entry: AnnEntry, config: AnnConfig) -> AnnEntry:
+        """Write an approximate index with ``save`` and make it the index's own.
+
+        Args:
+            entry: what it is; its name and checksum are filled in.
+            config: how it was chosen.
+        """
         folder = self.snapshot.folder / ANN
         folder.mkdir(exist_ok=True)
         name = f"{self.manifest.generation + 1:08d}.faiss"
         with replaced_file(folder / name) as path:
             save(path)
-        entry = AnnEntry(
-            name=name,
-            factory=factory,
-            rows=rows,
-            trained_on=trained_on,
-            shards=shards,
-            recall_at_10=recall_at_10,
-        )
-        self._publish(self.manifest.next(ann=entry))
+        entry = replace(entry, name=name, sha256=file_sha256(folder / name))
+        self.set_ann(entry, config)
         return entry
 
-    def drop_ann(self) -> None:
-        """Return to exact search."""
-        self._publish(self.manifest.next(ann=None))
+    def set_ann(self, entry: AnnEntry | None, config: AnnConfig) -> None:
+        """Say what the approximate index is and how it was chosen; without an entry, search is exact."""
+        if (entry, config) != (self.manifest.ann, self.manifest.ann_config):
+            self._publish(self.manifest.next(ann=entry, ann_config=config))
 
     def _publish(self, manifest: Manifest, tombstones: Tombstones | None = None) -> None:
         """Make a manifest the index's; changed tombstones are written first, and rows counted anew."""

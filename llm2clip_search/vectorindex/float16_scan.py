@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llm2clip_search.vectorindex.faiss_index import import_faiss
+from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss
 
 ROUNDING = 1e-5
 """Largest difference between FAISS's and numpy's inner product of two unit vectors: sums in another order."""
@@ -40,11 +40,8 @@ class Float16Scan:
         faiss = import_faiss()
         parameters = None
         if rows is not None:
-            bits = np.zeros(len(self._vectors), dtype=bool)
-            bits[rows] = True
-            packed = np.packbits(bits, bitorder="little")  # kept until the search is over
-            selector = faiss.IDSelectorBitmap(len(packed), faiss.swig_ptr(packed))
-            parameters = faiss.SearchParameters(sel=selector)
+            bitmap = IdBitmap(rows)  # kept until the search is over
+            parameters = faiss.SearchParameters(sel=bitmap.selector)
         scores, found = self._index.search(queries, min(k, len(self._vectors)), params=parameters)
         return scores, found
 

@@ -44,7 +44,7 @@ class VectorIndex(Protocol):
         """
 
     def search(
-        self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None, effort: float = 1.0
+        self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None, effort: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the ``k`` nearest vectors of each query.
 
@@ -53,7 +53,8 @@ class VectorIndex(Protocol):
             k: results per query.
             allowed: int64 ids, ascending, that may be found; None allows all. Passing the same array again is
                 cheaper than passing a copy.
-            effort: how hard an approximate index searches, as a multiple of what its kind does by default.
+            effort: how hard an approximate index searches: ``nprobe`` of inverted lists, ``efSearch`` of graphs. None
+                leaves it to the kind; exact search ignores it.
 
         Returns:
             float32 scores and int64 ids, each ``[n, k]``, best first; a place without a result has id -1.

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from llm2clip_search.encoders import TowerEncoder
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.encoders.querybank import QuerybankNorm, load_querybank
 from llm2clip_search.encoders.registry import resolve
@@ -143,3 +144,19 @@ def test_a_bank_without_a_strength_in_the_configuration_is_refused(tiny_model: P
 def test_without_a_querybank_the_towers_fill_the_space() -> None:
     config: ModelConfig = replace(CONFIG, querybank=0.0)
     assert (CONFIG.tower_dim, config.tower_dim) == (8, 10)
+
+
+def test_a_model_with_a_querybank_brings_captions_along(tiny_model: Path) -> None:
+    """Those of the vision tower's bank as the text tower gives them; a model without one brings none."""
+    nano = TowerEncoder(resolve("nano"))
+    sample, everything = nano.caption_sample(100), nano.caption_sample(10**6)
+    assert sample is not None
+    assert everything is not None
+    assert (sample.shape, everything.shape, sample.dtype) == ((100, 512), (3000, 512), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(everything, axis=1), 1.0, atol=1e-6)
+    tensors = {tower: nano.model.querybank(tower) for tower in ("vision", "text")}
+    norm = load_querybank("text", nano.model.config, tensors["text"], device="cpu")
+    expected = norm(torch.nn.functional.normalize(tensors["vision"]["bank"], dim=1))
+    np.testing.assert_allclose(everything, expected.numpy(), atol=1e-6)
+    assert np.isin(sample[:, 0], everything[:, 0]).all()
+    assert TowerEncoder(resolve(f"dir:{tiny_model}")).caption_sample(10) is None

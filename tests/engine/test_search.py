@@ -14,9 +14,9 @@ from llm2clip_search.engine.plan import plan_search
 from llm2clip_search.engine.query import compose_terms
 from llm2clip_search.errors import ImageError, QueryError, StoreError
 from llm2clip_search.indexers import index_folder
-from llm2clip_search.store import Snapshot, Writer
+from llm2clip_search.store import AnnEntry, Snapshot, Writer
 from llm2clip_search.vectorindex.exact import exact_search
-from llm2clip_search.vectorindex.kinds import Hnsw, IndexKind, Ivf
+from llm2clip_search.vectorindex.operating import OperatingPoint
 from tests.support.encoders import ColourEncoder
 from tests.support.models import save_model
 from tests.support.vectors import DIM, MODEL, add, clustered
@@ -214,8 +214,30 @@ def test_hits_are_json(index: SearchIndex) -> None:
     assert list(json.loads(json.dumps(hit.to_dict()))) == [*keys, "taken", "camera", "latitude", "longitude"]
 
 
+def measured(factory: str, rows: int) -> AnnEntry:
+    """An index of a million rows as it might have been measured; comparing all takes 50 ms."""
+    points = tuple(
+        OperatingPoint(depth=depth, effort=effort, candidates=5 * depth, recall=recall, milliseconds=milliseconds)
+        for depth, effort, recall, milliseconds in (
+            (10, 16, 0.96, 1.0),
+            (10, 64, 0.995, 2.0),
+            (100, 64, 0.96, 4.0),
+            (1000, 256, 0.96, 16.0),
+        )
+    )
+    return AnnEntry(
+        factory=factory,
+        rows=rows,
+        trained_on=rows,
+        shards=("000001",),
+        queries="captions",
+        exact_ms=50.0,
+        points=points,
+    )
+
+
 @pytest.mark.parametrize(
-    ("rows", "matches", "k", "ann", "gpu", "strategy", "device"),
+    ("rows", "matches", "k", "factory", "gpu", "strategy", "device"),
     [
         (0, None, 10, None, False, "nothing", "cpu"),
         (10, 0, 10, None, True, "nothing", "cpu"),
@@ -223,19 +245,45 @@ def test_hits_are_json(index: SearchIndex) -> None:
         (10, None, 9999, None, True, "exact", "gpu"),
         (9999, None, 2049, None, True, "exact", "cpu"),
         (10, 4, 10, None, True, "exact over matches", "cpu"),
-        (10**6, None, 500, Ivf(lists=8), True, "approximate", "gpu"),
-        (10**6, None, 501, Ivf(lists=8), True, "exact", "gpu"),
-        (10**6, 10**5, 501, Ivf(lists=8), True, "exact over matches", "cpu"),
-        (10**6, None, 10, Hnsw(), True, "approximate", "cpu"),
-        (10**6, 50_000, 10, Ivf(lists=8), True, "exact over matches", "cpu"),
-        (10**6, 50_001, 10, Ivf(lists=8), True, "approximate over matches", "cpu"),
-        (10**7, 200_000, 10, Ivf(lists=8), False, "exact over matches", "cpu"),
+        (10**6, None, 1000, "IVF8,SQfp16", True, "approximate", "gpu"),
+        (10**6, None, 1001, "IVF8,SQfp16", True, "exact", "gpu"),
+        (10**6, 10**5, 101, "IVF8,SQfp16", True, "exact over matches", "cpu"),
+        (10**6, None, 10, "IDMap2,HNSW32,SQfp16", True, "approximate", "cpu"),
+        (10**6, None, 10, "RR,IVF8,RaBitQ2", True, "approximate", "cpu"),
+        (10**6, 160_000, 16, "IVF8,SQfp16", True, "exact over matches", "cpu"),  # 8 ms, a search 100 deep as much
+        (10**6, 170_000, 17, "IVF8,SQfp16", True, "approximate over matches", "cpu"),
+        (10**6, 170_000, 17, "IDMap2,HNSW32,SQfp16", True, "exact over matches", "cpu"),
+        (10**6, 10_000, 10, "IVF8,SQfp16", False, "exact over matches", "cpu"),
+        (10**6, 990_000, 9, "IVF8,SQfp16", True, "approximate over matches", "cpu"),
     ],
 )
 def test_the_plan(
-    rows: int, matches: int | None, k: int, ann: IndexKind | None, gpu: bool, strategy: str, device: str
+    rows: int, matches: int | None, k: int, factory: str | None, gpu: bool, strategy: str, device: str
 ) -> None:
-    """A filter never goes to the GPU: its classic indices would ignore it. Deep pages are exact, and whole."""
-    plan = plan_search(rows=rows, matches=matches, k=k, ann=ann, recall_at_10=0.97, gpu=gpu)
+    """The lowest measured cost is chosen. A filter never goes to the GPU: its classic indices would ignore it."""
+    ann = measured(factory, rows) if factory else None
+    plan = plan_search(rows=rows, matches=matches, k=k, ann=ann, recall=0.95, gpu=gpu)
     assert (plan.strategy, plan.device) == (strategy, device)
     assert plan.to_dict()["matches"] == (rows if matches is None else matches)
+
+
+def test_a_plan_reaches_the_recall_that_is_asked_for() -> None:
+    ann = measured("IVF8,SQfp16", 10**6)
+    plans = {
+        recall: plan_search(rows=10**6, matches=None, k=10, ann=ann, recall=recall)
+        for recall in (0.9, 0.99, 0.999, 1.0)
+    }
+    assert [plan.point.effort if plan.point else None for plan in plans.values()] == [16, 64, None, None]
+    assert "no measured effort of IVF8,SQfp16 finds 99.9% of the best 10" in plans[0.999].reason
+    tail = plan_search(rows=10**6, matches=None, k=10, ann=ann, recall=0.9, tail=10**6)
+    assert tail.strategy == "exact"  # most rows are compared anyway
+    shared = plan_search(rows=10**6, matches=4 * 10**5, k=40, ann=ann, recall=0.9)
+    assert (shared.point and shared.point.depth, shared.effort, shared.candidates) == (100, 128, 500)
+    shared = plan_search(rows=10**6, matches=4 * 10**5, k=5, ann=ann, recall=0.9)
+    assert (shared.point and shared.point.depth, shared.candidates) == (100, 200)  # the share of the deeper search's
+
+
+@pytest.mark.parametrize("recall", [0.0, 1.5, float("nan")])
+def test_a_recall_that_cannot_be_is_refused(index: SearchIndex, recall: float) -> None:
+    with pytest.raises(QueryError, match=f"The recall is {recall}; it must be above 0 and at most 1"):
+        index.query("dusk", recall=recall)

@@ -117,7 +117,7 @@ def test_a_power_cut_at_any_step_of_a_compaction_loses_nothing(
 
 def test_the_approximate_index_outlives_a_compaction(tmp_path: Path) -> None:
     """What it covers is merged by itself: nothing is added to it twice, and nothing is built again."""
-    config = AnnConfig(kind="hnsw")
+    config = AnnConfig(kind="hnsw", tail_rows=100)
     with Writer.open(tmp_path, model=CLUSTERED_MODEL, dim=DIM) as writer:
         for seed in range(4):
             add(writer, clustered(seed, 200))

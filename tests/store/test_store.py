@@ -17,15 +17,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.engine import SearchIndex
 from llm2clip_search.engine.filter import Filter
 from llm2clip_search.errors import StoreError
+from llm2clip_search.indexers import build_ann
 from llm2clip_search.store import Manifest, Snapshot, Writer, find_index
 from llm2clip_search.store import writer as writer_module
 from llm2clip_search.store.compaction import compact
 from llm2clip_search.store.manifest import AnnEntry, ShardEntry
 from llm2clip_search.store.schema import Failure
+from llm2clip_search.vectorindex.operating import OperatingPoint
+from llm2clip_search.vectorindex.policy import AnnConfig
 from tests.support.faults import PowerCutError, cut_power_at
 from tests.support.stores import MODEL, fill, live, row, vectors
+from tests.support.vectors import DIM
+from tests.support.vectors import MODEL as CLUSTERED_MODEL
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -41,11 +47,16 @@ texts = st.text(max_size=8)
 def test_a_manifest_survives_its_file(shards: list[tuple[str, int]], recall: float | None, roots: list[str]) -> None:
     import tempfile
 
-    ann = AnnEntry(name="a", factory="f", rows=1, trained_on=1, shards=("x",), recall_at_10=recall) if recall else None
+    ann, config = None, None
+    if recall:
+        point = OperatingPoint(depth=10, effort=3, candidates=20, recall=recall, milliseconds=0.5)
+        size = {"rows": 1, "trained_on": 1, "exact_ms": 2.5}
+        ann = AnnEntry(name="a", factory="f", shards=("x",), queries="captions", points=(point,), **size)  # type: ignore[arg-type]
+        config = AnnConfig(kind="ivf", recall=0.5, memory=10**9)
     entries = tuple(
         ShardEntry(name=name, rows=rows, first_id=rows, last_id=2 * rows, sha256={"f": name}) for name, rows in shards
     )
-    manifest = Manifest(model=MODEL, dim=4, shards=entries, ann=ann, roots=tuple(roots))
+    manifest = Manifest(model=MODEL, dim=4, shards=entries, ann=ann, ann_config=config, roots=tuple(roots))
     with tempfile.TemporaryDirectory() as folder:
         manifest.write(Path(folder))
         assert Manifest.read(Path(folder)) == manifest
@@ -184,7 +195,7 @@ def test_what_cannot_be_opened_is_told_in_a_sentence(tmp_path: Path) -> None:
         pass
     text = (folder / "manifest.json").read_text()
     for damage, message in (
-        ('{"schema_version": 99}', "schema version 99, newer than 2"),
+        ('{"schema_version": 99}', "schema version 99, newer than 3"),
         (text[: len(text) // 2], "cannot be read"),
         ("[]", "not the manifest"),
         (json.dumps({**json.loads(text), "surprise": 1}), "surprise"),
@@ -235,7 +246,7 @@ def test_schema_1_is_migrated_by_the_next_commit(schema_1: Path) -> None:
     with Writer.open(schema_1, model=MODEL, dim=4) as writer:
         assert [(entry.first_id, entry.last_id) for entry in writer.manifest.shards] == [(0, 2), (1, 1)]
         writer.commit([replace(row(3), corpus="photos", version="7")], vectors(3))
-    assert json.loads((schema_1 / "manifest.json").read_text())["schema_version"] == 2
+    assert json.loads((schema_1 / "manifest.json").read_text())["schema_version"] == 3
     snapshot = Snapshot(schema_1)
     snapshot.verify()
     assert live(schema_1) == {0: "0.jpg", 1: "sub/renamed.jpg", 3: "3.jpg"}
@@ -245,6 +256,28 @@ def test_schema_1_is_migrated_by_the_next_commit(schema_1: Path) -> None:
         compact(writer, everything=True)
     assert [r["corpus"] for r in Snapshot(schema_1).rows([0, 1, 3])] == [None, None, "photos"]
     np.testing.assert_array_equal(Snapshot(schema_1).vectors([3, 0, 1]), vectors(3, 0, 1))
+
+
+@pytest.mark.parametrize(("kind", "factory"), [("hnsw", "IDMap2,HNSW32,Flat"), ("ivf", "IVF3,SQfp16")])
+def test_schema_2_opens_for_ever(tmp_path: Path, kind: str, factory: str) -> None:
+    """Its approximate index is searched as it is, and built again by the next run."""
+    shutil.copytree(FIXTURES / f"v2-{kind}", tmp_path / "v2")
+    snapshot = Snapshot(tmp_path / "v2")
+    snapshot.verify()
+    assert snapshot.manifest.ann is not None
+    assert (snapshot.manifest.ann.factory, snapshot.manifest.ann_config) == (factory, None)
+    assert [(point.depth, point.recall) for point in snapshot.manifest.ann.points] == [(10, 1.0), (100, 1.0)]
+    vectors = snapshot.vectors(snapshot.live_ids.tolist())
+    assert snapshot.manifest.live == 119
+    with Writer.open(tmp_path / "v2", model=CLUSTERED_MODEL, dim=DIM) as writer:
+        writer.set_ann(replace(snapshot.manifest.ann, exact_ms=1e9), AnnConfig())
+    index = SearchIndex(Snapshot(tmp_path / "v2"))
+    _, found = index.search(vectors, k=1)
+    assert found[:, 0].tolist() == snapshot.live_ids.tolist()
+    with Writer.open(tmp_path / "v2", model=CLUSTERED_MODEL, dim=DIM) as writer:
+        entry = build_ann(writer, AnnConfig(kind="ivf"))
+    assert entry is not None
+    assert (entry.factory, entry.sha256 is not None) == ("IVF2,SQfp16", True)
 
 
 @pytest.mark.parametrize("late", [False, True])

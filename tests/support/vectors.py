@@ -1,5 +1,7 @@
 """Indices of clustered vectors, without images."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from llm2clip_search.base.identity import ModelIdentity
@@ -18,6 +20,14 @@ def clustered(seed: int, count: int) -> np.ndarray:
     points = centres[generator.integers(0, 40, count)] + 0.6 * generator.normal(size=(count, DIM))
     unit: np.ndarray = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
     return unit
+
+
+def prefer_approximate(writer: Writer) -> None:
+    """Say that exact search is slow: in an index this small it is faster than any other."""
+    entry, config = writer.manifest.ann, writer.manifest.ann_config
+    assert entry is not None
+    assert config is not None
+    writer.set_ann(replace(entry, exact_ms=1e9), config)
 
 
 def add(writer: Writer, vectors: np.ndarray, removed: tuple[int, ...] = ()) -> range:

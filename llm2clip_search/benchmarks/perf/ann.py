@@ -1,40 +1,42 @@
 """Recall and speed of approximate search compared with exact search, at several search efforts.
 
-Every measurement is made on an index on disk that `build_ann` built, searched as the engine does: the user's own index,
-or a temporary one filled with the user's vectors or with synthetic vectors.
+Every index but those of other libraries (`peers`) is on disk and was built by `build_ann`: the user's own index, or a
+temporary one filled with the user's vectors or with synthetic vectors.
 """
 
 import logging
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.benchmarks.perf.peers import PEERS, build_peer, saved_bytes
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
 from llm2clip_search.benchmarks.perf.timing import seconds_of
 from llm2clip_search.engine import SearchIndex
-from llm2clip_search.engine.plan import APPROXIMATE_MAX_K
 from llm2clip_search.errors import CorpusError, QueryError, StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
-from llm2clip_search.vectorindex.exact import exact_search
-from llm2clip_search.vectorindex.faiss_index import FaissIndex, one_thread
-from llm2clip_search.vectorindex.kinds import Hnsw, kind_of
-from llm2clip_search.vectorindex.recall import midpoint_queries
+from llm2clip_search.vectorindex.exact import ExactIndex, exact_search, rank_again
+from llm2clip_search.vectorindex.faiss_index import load_index
+from llm2clip_search.vectorindex.faiss_library import one_thread
+from llm2clip_search.vectorindex.kinds import kind_of
+from llm2clip_search.vectorindex.operating import OperatingPoint
+from llm2clip_search.vectorindex.policy import ANN_NAMES, AnnName
+from llm2clip_search.vectorindex.tuning import DEPTHS, midpoint_queries
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["flat", "hnsw", "ivf"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-EFFORTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
-"""Multiples of the efSearch or nprobe that the engine uses for the first page of results."""
+KINDS = ("flat", "hnsw", "ivf", "ivfrabitq")
+"""Kinds of index that are measured with synthetic vectors unless others are named."""
 ROUNDS, ROUND_SECONDS = 3, 0.2
 """Minimum number of batches with all queries, and minimum total time in seconds; the median of the batches is reported.
 A batch may take only a few milliseconds, so a single one that waits for a core would distort the rate."""
@@ -51,20 +53,20 @@ Search = Callable[[np.ndarray], np.ndarray]
 class AnnPoint:
     """The measurements of one index at one search effort."""
 
-    kind: Kind
+    kind: str
+    """One of `policy.ANN_NAMES`, or another library."""
     factory: str | None
-    """FAISS factory string; None for exact search."""
+    """FAISS factory string, or another library's name and version; None for exact search."""
     setting: str
-    """``exact``; ``efSearch=N`` or ``nprobe=N`` for the FAISS index alone; ``engine`` for the complete search of a
-    query. The engine retrieves more than k candidates and ranks them again by the stored vectors, because inverted
-    lists store residuals rounded to float16, which may change the order of neighbours."""
+    """``exact``; an operating point of the index, whose candidates are ranked again by their stored vectors; the effort
+    of another library; or ``engine`` for the complete search of a query at the recall that the index aims at."""
     recall: float
     """Share of the k exact nearest neighbours that are found, averaged over queries; see `recall_of`."""
     queries_per_second: float
     """With all queries in one call; median over calls."""
     p50_ms: float
     """Latency of single queries in milliseconds: median, 95th and 99th percentile over all queries. The FAISS index
-    alone is then searched with one thread; exact search and the engine use their normal number of threads."""
+    is then searched with one thread; exact search and the engine use their normal number of threads."""
     p95_ms: float
     p99_ms: float
     memory_bytes: int
@@ -103,15 +105,18 @@ def benchmark_index(
     snapshot: Snapshot,
     *,
     kinds: Sequence[str] = (),
+    captions: np.ndarray | None = None,
     k: int = 10,
     queries: int = 200,
     seed: int = 0,
 ) -> AnnResult:
-    """Measure an index with midpoints of random pairs of its vectors as queries; the index is only read.
+    """Measure an index; it is only read.
 
     Args:
         kinds: kinds of index to build from its vectors in a temporary folder; if empty, exact search and the existing
             approximate index are measured.
+        captions: embeddings of captions to search with, float32 ``[n, dim]``; None takes ``queries`` midpoints of
+            random pairs of stored vectors.
         k: number of neighbours to search for.
         queries: number of queries.
 
@@ -130,7 +135,7 @@ def benchmark_index(
             f"{snapshot.folder} has no approximate index; its {rows:,} images are searched exactly.",
             hint="--kinds flat,hnsw,ivf builds and measures each kind of index with its vectors.",
         )
-    drawn = midpoint_queries(snapshot, seed=seed, count=queries)
+    drawn = midpoint_queries(snapshot, seed=seed, count=queries) if captions is None else captions[:queries]
     if wanted:
         vectors = (block for _, block in snapshot.blocks())
         with _temporary_index(vectors, snapshot.manifest.model, snapshot.manifest.dim) as writer:
@@ -144,7 +149,7 @@ def benchmark_index(
         rows=rows,
         dim=snapshot.manifest.dim,
         k=k,
-        queries=queries,
+        queries=len(drawn),
         points=mark_front(points),
     )
 
@@ -231,19 +236,20 @@ def _dominates(better: AnnPoint, worse: AnnPoint) -> bool:
     return a != b and a[0] >= b[0] and a[1] >= b[1]
 
 
-def _checked(kinds: Sequence[str]) -> tuple[Kind, ...]:
+def _checked(kinds: Sequence[str]) -> tuple[str, ...]:
+    known = (*(name for name in ANN_NAMES if name != "auto"), *PEERS)
     for kind in kinds:
-        if kind not in KINDS:
-            raise CorpusError(f"There is no kind of index {kind!r}; there are {', '.join(KINDS)}.")
-    return cast("tuple[Kind, ...]", tuple(dict.fromkeys(kinds)))
+        if kind not in known:
+            raise CorpusError(f"There is no kind of index {kind!r}; there are {', '.join(known)}.")
+    return tuple(dict.fromkeys(kinds))
 
 
 def _check_k(k: int, rows: int) -> None:
     if k > rows:
         raise QueryError(f"{k} neighbours cannot be found among {rows:,} vectors.", hint="Choose a smaller -k.")
-    if k > APPROXIMATE_MAX_K:
+    if k > DEPTHS[-1]:
         raise QueryError(
-            f"Searches for {k} neighbours are always exact, as for all k over {APPROXIMATE_MAX_K}.",
+            f"Searches for {k} neighbours are always exact, as for all k over {DEPTHS[-1]}.",
             hint="Choose a smaller -k.",
         )
 
@@ -263,27 +269,30 @@ def _temporary_index(blocks: Iterable[np.ndarray], model: ModelIdentity, dim: in
         yield writer
 
 
-def _built(writer: Writer, kinds: Sequence[Kind], queries: np.ndarray, k: int, seed: int) -> Iterator[AnnPoint]:
+def _built(writer: Writer, kinds: Sequence[str], queries: np.ndarray, k: int, seed: int) -> Iterator[AnnPoint]:
     """Build each kind of index as the indexer does, and measure it."""
     truth = ExactNeighbours.of(writer.snapshot, queries, k)
     for kind in kinds:
         if kind == "flat":
             logger.info("measuring exact search")
             yield _exact_point(truth)
-            continue
-        config = AnnConfig(kind=kind, seed=seed)
-        wanted = config.kind_for(writer.manifest.live)
-        assert wanted is not None, "flat is measured above, and there are rows"
-        logger.info("building %s over %s vectors", wanted.factory, f"{writer.manifest.live:,}")
-        seconds = seconds_of(partial(build_ann, writer, config))
-        logger.info("measuring %s", kind)
-        yield from _approximate_points(writer.snapshot, truth, build_seconds=seconds)
+        elif kind in PEERS:
+            yield from _peer_points(kind, truth)
+        else:
+            config = AnnConfig(kind=cast(AnnName, kind), seed=seed)
+            wanted = config.kind_for(writer.manifest.live, writer.manifest.dim)
+            assert wanted is not None, "flat is measured above, and there are rows"
+            logger.info("building %s over %s vectors", wanted.factory, f"{writer.manifest.live:,}")
+            seconds = seconds_of(partial(build_ann, writer, config))
+            logger.info("measuring %s", kind)
+            yield from _approximate_points(writer.snapshot, truth, build_seconds=seconds)
 
 
 def _exact_point(truth: ExactNeighbours) -> AnnPoint:
     manifest = truth.snapshot.manifest
+    index = ExactIndex(truth.snapshot, manifest.live)
     return _point(
-        lambda queries: exact_search(truth.snapshot, queries, truth.k)[1],
+        lambda queries: index.search(queries, truth.k)[1],
         truth,
         kind="flat",
         factory=None,
@@ -296,12 +305,12 @@ def _exact_point(truth: ExactNeighbours) -> AnnPoint:
 def _approximate_points(
     snapshot: Snapshot, truth: ExactNeighbours, *, build_seconds: float | None = None
 ) -> Iterator[AnnPoint]:
-    """Measure the approximate index of a snapshot: alone at each effort, then within the engine."""
+    """Measure the approximate index of a snapshot at each of its operating points, then within the engine."""
     ann, path = snapshot.manifest.ann, snapshot.ann_path
     assert ann is not None, "checked by the caller"
     assert path is not None, "the manifest names it"
     kind = kind_of(ann.factory)
-    index = FaissIndex.load(kind, path)
+    index = load_index(kind, path, rows=ann.rows, dim=snapshot.manifest.dim)
     common: dict[str, Any] = {
         "kind": kind.name,
         "factory": kind.factory,
@@ -309,15 +318,42 @@ def _approximate_points(
         "build_seconds": build_seconds,
     }
     allowed = snapshot.live_ids if len(index) > snapshot.manifest.live else None
-    name = "efSearch" if isinstance(kind, Hnsw) else "nprobe"
-    for width, effort in sorted({kind.width(effort, truth.k): effort for effort in EFFORTS}.items()):
+    depth = min((point.depth for point in ann.points if point.depth >= truth.k), default=ann.points[-1].depth)
+    for point in (point for point in ann.points if point.depth == depth):
 
-        def search(queries: np.ndarray, effort: float = effort) -> np.ndarray:
-            return index.search(queries, truth.k, allowed=allowed, effort=effort)[1]
+        def search(queries: np.ndarray, point: OperatingPoint = point) -> np.ndarray:
+            wanted = max(point.candidates, truth.k)
+            _, found = index.search(queries, wanted, allowed=allowed, effort=point.effort)
+            return rank_again(snapshot, queries, found, truth.k)[1]
 
-        yield _point(search, truth, setting=f"{name}={width}", alone_in=one_thread, **common)
+        setting = f"{kind.effort_name}={point.effort}, {point.candidates} candidates"
+        yield _point(search, truth, setting=setting, alone_in=one_thread, **common)
     engine = SearchIndex(snapshot)
     yield _point(lambda queries: engine.search(queries, k=truth.k)[1], truth, setting="engine", **common)
+
+
+def _peer_points(name: str, truth: ExactNeighbours) -> Iterator[AnnPoint]:
+    """Build an index with another library from the same vectors, and measure it at several efforts."""
+    logger.info("building %s", name)
+    started = time.perf_counter()
+    peer = build_peer(name, truth.snapshot.blocks(), rows=truth.snapshot.manifest.live, dim=truth.queries.shape[1])
+    seconds, size = time.perf_counter() - started, saved_bytes(peer)
+    logger.info("measuring %s", name)
+    for effort in peer.efforts:
+
+        def search(queries: np.ndarray, effort: int = effort) -> np.ndarray:
+            return peer.search(queries, truth.k, effort)
+
+        yield _point(
+            search,
+            truth,
+            kind=name,
+            factory=peer.description,
+            setting=f"{peer.effort_name}={effort}",
+            memory_bytes=size,
+            build_seconds=seconds,
+            alone_in=one_thread,
+        )
 
 
 def _point(

@@ -50,7 +50,7 @@ def _figure(result: AnnResult) -> "Figure":
     from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, ((speed,), (latency,)) = panels([1.5 * PANEL, PANEL])
-    colours = colours_of(("flat", "hnsw", "ivf"))
+    colours = colours_of([point.kind for point in result.points])
     for kind, members in groupby(result.points, key=lambda point: point.kind):
         points = list(members)
         alone = [point for point in points if point.setting != "engine"]

@@ -12,6 +12,8 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.options import IndexFolder
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from llm2clip_search.benchmarks.perf.ann import AnnPoint, AnnResult
 
 
@@ -25,8 +27,9 @@ def bench_ann(
     kinds: Annotated[
         str | None,
         typer.Option(
-            help="Kinds of index to build and measure: flat, hnsw, ivf, separated by commas. Default: the existing"
-            " index, or all three with --synthetic.",
+            help="Kinds of index to build and measure, separated by commas: flat, hnsw, ivf, ivfpq, ivfrabitq; or other"
+            " libraries that are installed: faiss, hnswlib, usearch, voyager. Default: the existing index, or flat,"
+            " hnsw, ivf, ivfrabitq with --synthetic.",
             show_default=False,
         ),
     ] = None,
@@ -40,7 +43,8 @@ def bench_ann(
 ) -> None:
     """Measure approximate search: recall compared with exact search, queries per second, latency, memory, build time.
 
-    Each index is searched at several efforts (efSearch, nprobe), and once as the engine does.
+    Each index is searched at the efforts that were worth measuring when it was built, and once as the engine does.
+    Queries are captions that the index's model brings along, or midpoints of stored vectors if it has none.
     A star marks points on the Pareto front of recall and queries per second. The index is only read.
 
     [dim]llm2clip-search bench ann --kinds flat,hnsw,ivf --out ./ann[/dim]
@@ -57,7 +61,8 @@ def bench_ann(
         result = benchmark_synthetic(synthetic, dim=dim, kinds=chosen or KINDS, k=k, queries=queries, seed=seed)
     else:
         snapshot = Snapshot(index or find_index())
-        result = benchmark_index(snapshot, kinds=chosen, k=k, queries=queries, seed=seed)
+        captions = _captions(snapshot.manifest.model.name, queries)
+        result = benchmark_index(snapshot, kinds=chosen, captions=captions, k=k, queries=queries, seed=seed)
     lines = [json.dumps(line) for line in result.to_dicts()]
     with console.results():
         if json_output:
@@ -69,6 +74,17 @@ def bench_ann(
 
         for path in write_ann(result, out):
             console.say(f"wrote {path}")
+
+
+def _captions(model: str, count: int) -> "np.ndarray | None":
+    """Captions of a model, if it is on this machine and brings some along; its towers are not loaded."""
+    from llm2clip_search.encoders import load_encoder
+    from llm2clip_search.errors import ModelError
+
+    try:
+        return load_encoder(model).caption_sample(count)
+    except ModelError:
+        return None
 
 
 def _print(result: "AnnResult") -> None:

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ from llm2clip_search.encoders import TowerEncoder
 from llm2clip_search.errors import CorpusError, QueryError, StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
-from llm2clip_search.vectorindex.exact import exact_search
+from llm2clip_search.vectorindex.exact import ExactIndex
 
 MODEL = ModelIdentity(name="m", revision="r", weights_sha256="w", preprocess_sha256="p")
 DIM = 16
@@ -69,29 +71,27 @@ def test_every_kind_on_drawn_vectors(caplog: pytest.LogCaptureFixture) -> None:
         result = benchmark_synthetic(600, dim=DIM, queries=40)
     lines = [record.getMessage() for record in caplog.records]
     points = by_setting(result)
-    # 600 rows make 15 lists, all of which are looked into by default.
-    assert list(points) == [
-        "flat exact",
-        *(f"hnsw efSearch={value}" for value in (10, 16, 32, 64, 128, 256, 512, 1024)),
-        "hnsw engine",
-        *(f"ivf nprobe={value}" for value in (1, 2, 4, 8, 15)),
-        "ivf engine",
-    ]
-    assert points["flat exact"].recall == points["ivf engine"].recall == 1.0
-    assert points["ivf nprobe=15"].recall > 0.99  # alone, lists hold residuals as float16: neighbours may change places
-    assert points["ivf nprobe=1"].recall < points["ivf nprobe=4"].recall <= 1.0
-    assert points["hnsw efSearch=1024"].recall > 0.99
+    assert result.points[0].setting == "exact"
+    assert {point.kind for point in result.points} == {"flat", "hnsw", "ivf", "ivfrabitq"}
+    for kind, effort in (("hnsw", "efSearch"), ("ivf", "nprobe"), ("ivfrabitq", "nprobe")):
+        *alone, engine = (point for point in result.points if point.kind == kind)
+        assert engine.setting == "engine"
+        assert all(re.fullmatch(rf"{effort}=\d+, \d+ candidates", point.setting) for point in alone)
+        assert max(point.recall for point in alone) > 0.99
+        assert engine.recall >= 0.95
+    assert points["flat exact"].recall == 1.0
     assert points["flat exact"].memory_bytes == 600 * DIM * 2
     assert points["flat exact"].build_seconds is None
     for point in result.points:
         assert point.queries_per_second > 0
         assert 0 < point.p50_ms <= point.p95_ms <= point.p99_ms
-        assert point.memory_bytes >= 600 * DIM * 2
+        assert point.memory_bytes > 600 * DIM / 4
         assert point.kind == "flat" or (point.build_seconds or 0) > 0
-    assert {point.factory for point in result.points} == {None, "IDMap2,HNSW32,Flat", "IVF15,SQfp16"}
-    assert [line.split()[0] for line in lines] == ["writing", *["measuring", *["building", "measuring"] * 2]]
-    again = benchmark_synthetic(600, dim=DIM, queries=40)
-    assert [point.recall for point in again.points] == [point.recall for point in result.points]
+    factories = {None, "IDMap2,HNSW32,SQfp16", "IVF15,SQfp16", "RR,IVF15,RaBitQ2"}
+    assert {point.factory for point in result.points} == factories
+    assert [line.split()[0] for line in lines] == ["writing", *["measuring", *["building", "measuring"] * 3]]
+    again = by_setting(benchmark_synthetic(600, dim=DIM, queries=40))
+    assert all(again[name].recall == point.recall for name, point in points.items() if name in again and "," in name)
     about = {"vectors": "synthetic, 24 clusters, seed 0", "rows": 600, "dim": DIM, "k": 10, "queries": 40}
     assert json.loads(json.dumps(list(result.to_dicts())))[0] == about | result.points[0].to_dict()
 
@@ -107,8 +107,8 @@ def test_an_index_is_measured_as_it_is_and_only_read(tmp_path: Path, kind: str) 
     assert [point.setting for point in result.points][:: len(result.points) - 1] == ["exact", "engine"]
     assert {point.kind for point in result.points} == {"flat", kind}
     assert result.points[0].recall == 1.0
-    for point in result.points[-2:]:  # the index alone at most effort, and the engine
-        assert point.recall > 0.98
+    assert result.points[-2].recall > 0.98  # at most effort
+    assert result.points[-1].recall >= 0.95
     assert result.points[-1].build_seconds is None
     file = next((tmp_path / "ann").iterdir())
     assert result.points[-1].memory_bytes == file.stat().st_size
@@ -128,8 +128,8 @@ def test_other_kinds_are_built_without_changing_the_index(tmp_path: Path) -> Non
     before = sorted(tmp_path.rglob("*"))
     result = benchmark_index(snapshot, kinds=("ivf", "flat", "ivf"), queries=30)
     assert sorted(tmp_path.rglob("*")) == before
-    assert [point.kind for point in result.points] == ["ivf"] * 6 + ["flat"]
-    assert by_setting(result)["ivf engine"].recall == 1.0
+    assert [kind for kind, _ in groupby(result.points, key=lambda point: point.kind)] == ["ivf", "flat"]
+    assert by_setting(result)["ivf engine"].recall >= 0.95
     assert result.points[0].build_seconds is not None
 
 
@@ -137,7 +137,7 @@ def test_copies_cost_no_recall(tmp_path: Path) -> None:
     """Thirty copies of each of twenty vectors: it does not matter which ten of the thirty are found."""
     copies = np.repeat(drawn(20), 30, axis=0)
     points = by_setting(benchmark_index(store(tmp_path, copies), kinds=("flat", "hnsw"), queries=30))
-    assert points["flat exact"].recall == points["hnsw efSearch=1024"].recall == 1.0
+    assert max(point.recall for name, point in points.items() if name.startswith("hnsw")) == 1.0
 
 
 @pytest.fixture(scope="module")
@@ -196,11 +196,13 @@ def test_percentiles_are_of_queries_run_alone(monkeypatch: pytest.MonkeyPatch, t
     order = iter(np.random.default_rng(0).permutation(np.arange(1, 201)).tolist())
     now = [0.0]
 
-    def slow_search(snapshot: Snapshot, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        now[0] += 0.5 if len(queries) > 1 else next(order) / 1000
-        return exact_search(snapshot, queries, k)
+    search = ExactIndex.search
 
-    monkeypatch.setattr(ann, "exact_search", slow_search)
+    def slow_search(index: ExactIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        now[0] += 0.5 if len(queries) > 1 else next(order) / 1000
+        return search(index, queries, k)
+
+    monkeypatch.setattr(ExactIndex, "search", slow_search)
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     result = benchmark_index(tied, kinds=("flat",), queries=200)
     found = result.points[0]
@@ -222,8 +224,8 @@ def test_what_cannot_be_measured_is_reported(tmp_path: Path) -> None:
         benchmark_index(snapshot, kinds=("flat",), k=31)
     with pytest.raises(QueryError, match="11 neighbours cannot be found among 10 vectors"):
         benchmark_synthetic(10, dim=DIM, k=11)
-    with pytest.raises(QueryError, match="501 neighbours are always exact, as for all k over 500"):
-        benchmark_synthetic(1000, dim=DIM, k=501)
+    with pytest.raises(QueryError, match="1001 neighbours are always exact, as for all k over 1000"):
+        benchmark_synthetic(2000, dim=DIM, k=1001)
     for bad in ("lsh", "auto", ""):
         with pytest.raises(CorpusError, match=f"no kind of index '{bad}'; there are flat, hnsw, ivf"):
             benchmark_index(snapshot, kinds=("flat", bad))

@@ -1,0 +1,58 @@
+"""FAISS itself: imported where it is used, with an error that says how to install it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from llm2clip_search.encoders.placement import has_nvidia_driver
+from llm2clip_search.errors import StoreError
+
+
+def import_faiss() -> Any:
+    """FAISS, whichever of its builds is installed.
+
+    Raises:
+        StoreError: none is.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise StoreError(
+            "FAISS is not installed.",
+            hint="Install it with pip install 'llm2clip-search[cpu]', or [gpu] or [cuvs] for NVIDIA GPUs.",
+        ) from error
+    return faiss
+
+
+def gpu_count() -> int:
+    """GPUs that FAISS can use; FAISS is imported only where there is an NVIDIA driver."""
+    if not has_nvidia_driver():
+        return 0
+    faiss = import_faiss()
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """FAISS on one thread: a single query gives others nothing to share, and waking busy cores takes longest."""
+    faiss = import_faiss()
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+class IdBitmap:
+    """FAISS's selector of some ids: one bit per id, so that testing one costs the same however many are allowed."""
+
+    def __init__(self, ids: np.ndarray) -> None:
+        """``ids`` is int64, none below zero."""
+        faiss = import_faiss()
+        bits = np.zeros(int(ids.max()) + 1 if len(ids) else 1, dtype=bool)
+        bits[ids] = True
+        self._packed = np.packbits(bits, bitorder="little")  # FAISS only points to it
+        self.selector = faiss.IDSelectorBitmap(len(self._packed), faiss.swig_ptr(self._packed))

@@ -1,0 +1,159 @@
+"""Indices on NVIDIA GPUs: copies that search faster, and graphs that are built there.
+
+Copies are made from what is on disk, so they can always be made again. FAISS's classic GPU indices ignore selectors and
+are never asked to filter.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm2clip_search.errors import StoreError
+from llm2clip_search.vectorindex.faiss_index import FaissIndex, GraphIndex
+from llm2clip_search.vectorindex.faiss_library import gpu_count, import_faiss
+from llm2clip_search.vectorindex.index import Capabilities, Vectors
+from llm2clip_search.vectorindex.inverted_lists import InvertedListsIndex
+from llm2clip_search.vectorindex.kinds import Cagra, IndexKind, Ivf, IvfPq
+
+GPU_MAX_K = 2048
+"""Results per query that FAISS's GPU indices can give."""
+FLAT_SHARE = 0.6
+"""Share of a GPU's memory that vectors may take; the rest is for queries, scores and whoever else uses it."""
+
+
+def runs_on_gpu(kind: IndexKind) -> bool:
+    """Whether FAISS has a GPU index for what was built on the CPU."""
+    return isinstance(kind, Ivf | IvfPq)
+
+
+class GpuListsIndex:
+    """A copy of inverted lists on all GPUs, for unfiltered search."""
+
+    capabilities = Capabilities(exact=False, filters=False, writable=False, max_k=GPU_MAX_K)
+
+    def __init__(self, index: FaissIndex) -> None:
+        """Copy an index for which `runs_on_gpu`."""
+        assert isinstance(index, InvertedListsIndex), "only lists can be copied"
+        faiss = import_faiss()
+        self.kind, self._rows = index.kind, len(index)
+        self.faiss_index = faiss.index_cpu_to_all_gpus(index.faiss_index, co=_half_precision())
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
+        raise TypeError("a GPU copy is made again when its index changes")
+
+    def search(
+        self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None, effort: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if allowed is not None:
+            raise TypeError("FAISS's GPU indices ignore selectors; search the CPU index")
+        space = import_faiss().GpuParameterSpace()
+        space.set_index_parameter(self.faiss_index, "nprobe", min(effort or self.kind.default_effort, GPU_MAX_K))
+        scores, ids = self.faiss_index.search(queries, k)
+        return scores, ids
+
+    def save(self, path: Path) -> None:
+        raise TypeError("a GPU copy is not saved; its CPU index is")
+
+
+class GpuFlatIndex:
+    """All stored vectors compared on the GPU: kept there as float16 if they fit, otherwise uploaded block by block.
+
+    Sums of float16 products differ in the last bits, so its results are candidates.
+    """
+
+    capabilities = Capabilities(exact=False, filters=False, writable=False, max_k=GPU_MAX_K)
+
+    def __init__(self, vectors: Vectors, rows: int, *, dim: int, memory: int) -> None:
+        """``memory`` is the bytes of one GPU."""
+        self._vectors, self._rows = vectors, rows
+        self._resident = self._upload(dim) if 2 * dim * rows <= FLAT_SHARE * memory else None
+        self._resources = None if self._resident is not None else import_faiss().StandardGpuResources()
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
+        raise TypeError("a GPU copy is made again when its index changes")
+
+    def search(
+        self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None, effort: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if allowed is not None:
+            raise TypeError("FAISS's GPU indices ignore selectors; search the CPU index")
+        if self._resident is not None:
+            scores, ids = self._resident.search(queries, k)
+            return scores, ids
+        faiss = import_faiss()
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        ids = np.full((len(queries), k), -1, dtype=np.int64)
+        for block_ids, block in self._vectors.blocks():
+            best, rows = faiss.knn_gpu(
+                self._resources,
+                queries.astype(np.float16),
+                block.astype(np.float16),
+                min(k, len(block)),
+                metric=faiss.METRIC_INNER_PRODUCT,
+            )
+            all_scores = np.concatenate([scores, best], axis=1)
+            all_ids = np.concatenate([ids, block_ids[rows]], axis=1)
+            order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
+            scores, ids = np.take_along_axis(all_scores, order, 1), np.take_along_axis(all_ids, order, 1)
+        return scores, ids
+
+    def save(self, path: Path) -> None:
+        raise TypeError("a GPU copy is not saved; the stored vectors are")
+
+    def _upload(self, dim: int) -> Any:
+        faiss = import_faiss()
+        flat = faiss.IndexIDMap2(faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(dim), co=_half_precision()))
+        for ids, block in self._vectors.blocks():
+            flat.add_with_ids(block, ids)
+        return flat
+
+
+def build_cagra(kind: Cagra, ids: np.ndarray, vectors: np.ndarray) -> GraphIndex:
+    """Build a graph on the GPU and take it back to the CPU, where it is searched like HNSW's lowest layer.
+
+    Args:
+        ids: int64 ``[n]``.
+        vectors: float32 ``[n, dim]``, unit length.
+
+    Raises:
+        StoreError: there is no GPU, or FAISS was built without cuVS.
+    """
+    faiss = import_faiss()
+    if not hasattr(faiss, "GpuIndexCagra") or gpu_count() == 0:
+        raise StoreError(
+            "CAGRA graphs are built on an NVIDIA GPU by FAISS with cuVS, and there is none.",
+            hint="Install llm2clip-search[cuvs] on a machine with a GPU, or choose another kind with --ann.",
+        )
+    config = faiss.GpuIndexCagraConfig()
+    config.graph_degree, config.intermediate_graph_degree = kind.degree, 2 * kind.degree
+    built = faiss.GpuIndexCagra(faiss.StandardGpuResources(), vectors.shape[1], faiss.METRIC_INNER_PRODUCT, config)
+    built.train(vectors)
+    graph = faiss.IndexHNSWCagra()
+    graph.base_level_only = True
+    built.copyTo(graph)
+    numbered = faiss.IndexIDMap2(graph)
+    faiss.copy_array_to_vector(ids, numbered.id_map)
+    numbered.ntotal = len(ids)
+    numbered.construct_rev_map()
+    return GraphIndex(kind, numbered)
+
+
+def gpu_memory() -> int:
+    """Bytes of the first GPU, in total."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def _half_precision() -> Any:
+    options = import_faiss().GpuMultipleClonerOptions()
+    options.useFloat16 = True
+    options.useFloat16CoarseQuantizer = False
+    return options

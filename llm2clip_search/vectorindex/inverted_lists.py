@@ -1,0 +1,157 @@
+"""FAISS's inverted lists behind the `VectorIndex` seam."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm2clip_search.vectorindex.clustering import spherical_centroids
+from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss
+from llm2clip_search.vectorindex.index import Capabilities
+from llm2clip_search.vectorindex.kinds import TRAINING_PER_LIST, Ivf, IvfPq, IvfRaBitQ
+
+COUNTED_IDS = 200_000
+"""Of a filter that allows more ids, about this many are counted by list."""
+CODE_TRAINING = 65_536
+"""Vectors that product quantisation is trained with: 256 for each of its centroids."""
+
+
+class InvertedListsIndex:
+    """Lists of codes whose vectors carry the store's ids; the effort is the number of lists that a search reads.
+
+    A filtered search skips lists without allowed vectors. It reads ``effort`` lists that hold some, and on until it has
+    seen as many as that number of lists would hold if they were spread evenly. So matches that lie far from the query
+    are found as well.
+    """
+
+    capabilities = Capabilities(exact=False, filters=True, writable=True)
+
+    def __init__(self, kind: Ivf | IvfPq | IvfRaBitQ, index: Any) -> None:
+        """Wrap a FAISS index of that kind; `create_index` and `load_index` make one."""
+        faiss = import_faiss()
+        self.kind = kind
+        self.faiss_index = index
+        self._lists = faiss.downcast_index(faiss.extract_index_ivf(index))
+        rotated = isinstance(faiss.downcast_index(index), faiss.IndexPreTransform)
+        self._rotation = faiss.downcast_VectorTransform(index.chain.at(0)) if rotated else None
+        self._centroids: np.ndarray | None = None
+        self._list_of: np.ndarray | None = None
+        self._allowed: _Allowed | None = None
+
+    def __len__(self) -> int:
+        return int(self._lists.ntotal)
+
+    @property
+    def training_size(self) -> int:
+        """Vectors that `train` wants; 0 once it is trained."""
+        return 0 if self._lists.is_trained else TRAINING_PER_LIST * self.kind.lists
+
+    def train(self, vectors: np.ndarray, *, seed: int = 0) -> None:
+        """Fit centroids and codes to a sample.
+
+        Args:
+            vectors: float32 ``[n, dim]``, unit length, in random order; at least `IndexKind.min_rows`.
+        """
+        if self._rotation is not None:
+            self._rotation.init(seed + 1)
+        self._lists.quantizer.add(spherical_centroids(self._rotated(vectors), self.kind.lists, seed=seed))
+        self.faiss_index.train(vectors[:CODE_TRAINING])
+
+    def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
+        self.faiss_index.add_with_ids(np.asarray(vectors, dtype=np.float32), ids)
+        self._list_of = self._allowed = None
+
+    def search(
+        self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None, effort: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        rotated = self._rotated(queries)
+        probes = min(self.kind.lists, effort or self.kind.default_effort)
+        if allowed is None:
+            return self._read(rotated, k, *self._nearest_lists(rotated, probes), selector=None)
+        kept = self._allowed
+        if kept is None or kept.ids is not allowed:
+            kept = self._allowed = _Allowed(allowed, self._lists_of(allowed), self.kind.lists)
+        return self._read(rotated, k, *self._lists_with(rotated, probes, kept), selector=kept.bitmap.selector)
+
+    def save(self, path: Path) -> None:
+        import_faiss().write_index(self.faiss_index, str(path))
+
+    def _rotated(self, vectors: np.ndarray) -> np.ndarray:
+        if self._rotation is None:
+            return np.ascontiguousarray(vectors, dtype=np.float32)
+        rotated: np.ndarray = self._rotation.apply(np.ascontiguousarray(vectors, dtype=np.float32))
+        return rotated
+
+    def _nearest_lists(self, rotated: np.ndarray, probes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of the nearest centroids, float32 ``[n, probes]``, and their lists, int64, -1 for none."""
+        parameters = None
+        if self.kind.graph:
+            parameters = import_faiss().SearchParametersHNSW(efSearch=max(64, 2 * probes))
+        scores, lists = self._lists.quantizer.search(rotated, probes, params=parameters)
+        return scores, lists
+
+    def _lists_with(self, rotated: np.ndarray, probes: int, allowed: "_Allowed") -> tuple[np.ndarray, np.ndarray]:
+        """As `_nearest_lists`, for each query as many lists as hold the allowed vectors it has to see."""
+        if self._centroids is None:
+            self._centroids = self._lists.quantizer.reconstruct_n(0, self.kind.lists)
+        every = rotated @ self._centroids.T
+        if allowed.is_exact:
+            every[:, allowed.counts == 0] = -np.inf
+        order = np.argsort(-every, axis=1)
+        counts: np.ndarray = allowed.counts[order]
+        wanted = probes / self.kind.lists * float(allowed.counts.sum()) - 1e-6
+        enough = np.cumsum(counts, axis=1) >= wanted
+        enough &= np.cumsum(counts > 0, axis=1) >= min(probes, int(np.count_nonzero(allowed.counts)))
+        reads = np.argmax(enough, axis=1) + 1
+        lists = order[:, : int(reads.max())].astype(np.int64)
+        scores = np.take_along_axis(every, lists, 1)
+        lists[np.arange(lists.shape[1]) >= reads[:, None]] = -1
+        lists[np.isinf(scores)] = -1
+        return scores, lists
+
+    def _read(
+        self, rotated: np.ndarray, k: int, scores: np.ndarray, lists: np.ndarray, *, selector: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Search some lists; FAISS's Python wrapper of this call refuses parameters."""
+        faiss = import_faiss()
+        found = np.empty((len(rotated), k), dtype=np.float32)
+        ids = np.empty((len(rotated), k), dtype=np.int64)
+        scores, lists = np.ascontiguousarray(scores, dtype=np.float32), np.ascontiguousarray(lists)
+        parameters = faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=selector)
+        pointers = (faiss.swig_ptr(array) for array in (lists, scores, found, ids))
+        self._lists.search_preassigned_c(len(rotated), faiss.swig_ptr(rotated), k, *pointers, False, parameters)
+        return found, ids
+
+    def _lists_of(self, ids: np.ndarray) -> np.ndarray:
+        """The list of each of some ids, or of an even sample of them; -1 for ids that are not in the index."""
+        if self._list_of is None:
+            self._list_of = _list_by_id(self._lists.invlists)
+        sample = ids[:: max(1, len(ids) // COUNTED_IDS)]
+        there = sample[sample < len(self._list_of)]
+        lists: np.ndarray = self._list_of[there]
+        return lists
+
+
+class _Allowed:
+    """What a search needs to know of the ids that a filter allows."""
+
+    def __init__(self, ids: np.ndarray, lists: np.ndarray, count: int) -> None:
+        self.ids = ids
+        self.bitmap = IdBitmap(ids)
+        self.counts = np.bincount(lists[lists >= 0], minlength=count)
+        """Allowed vectors of each list, in units of the sample."""
+        self.is_exact = len(ids) < 2 * COUNTED_IDS
+        """Every id was counted, so that a list without any need not be read."""
+
+
+def _list_by_id(lists: Any) -> np.ndarray:
+    """The list that each id is in, int32 indexed by id; -1 for ids that are in none."""
+    faiss = import_faiss()
+    members = []
+    for number in range(lists.nlist):
+        size = lists.list_size(number)
+        members.append(faiss.rev_swig_ptr(lists.get_ids(number), size) if size else np.empty(0, dtype=np.int64))
+    found = np.full(max((int(ids.max()) + 1 for ids in members if len(ids)), default=0), -1, dtype=np.int32)
+    for number, ids in enumerate(members):
+        found[ids] = number
+    return found
