@@ -36,9 +36,9 @@ class Filter:
         self._columns = (*COLUMNS, *(column.name for column in snapshot.manifest.columns), "mtime")
         self._connection = duckdb.connect(":memory:")
         execute = self._connection.execute
-        execute("SET python_enable_replacements = false")
+        execute("SET GLOBAL python_enable_replacements = false")
         execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
-        execute("SET parquet_metadata_cache = true; SET TimeZone = 'UTC'")
+        execute("SET GLOBAL parquet_metadata_cache = true; SET GLOBAL TimeZone = 'UTC'")
         files = [str(shard.metadata_path) for shard in snapshot.shards]
         execute(f"SET allowed_paths = {_list(files)}")
         execute("SET enable_external_access = false; SET lock_configuration = true")
