@@ -16,13 +16,25 @@ if TYPE_CHECKING:
     from llm2clip_search.corpora import Corpus, FolderCorpus, Item, open_corpus
     from llm2clip_search.encoders import Encoder, load_encoder
     from llm2clip_search.encoders.config import PreprocessConfig
-    from llm2clip_search.engine import Hit, Query, Result, SearchIndex, SearchPlan, Term, open_index
+    from llm2clip_search.engine import (
+        Duplicate,
+        Hit,
+        Query,
+        Result,
+        Searcher,
+        SearchIndex,
+        SearchIndices,
+        SearchPlan,
+        Term,
+        open_index,
+    )
     from llm2clip_search.indexers import AnnConfig, IndexConfig, IndexSummary, index_corpus, index_folder
 
 __all__ = [
     "AnnConfig",
     "Corpus",
     "CorpusError",
+    "Duplicate",
     "Encoder",
     "FolderCorpus",
     "Hit",
@@ -39,7 +51,9 @@ __all__ = [
     "QueryError",
     "Result",
     "SearchIndex",
+    "SearchIndices",
     "SearchPlan",
+    "Searcher",
     "StoreError",
     "Term",
     "index_corpus",
@@ -55,7 +69,10 @@ _HOMES = {
     "corpora": ("Corpus", "FolderCorpus", "Item", "open_corpus"),
     "encoders": ("Encoder", "load_encoder"),
     "encoders.config": ("PreprocessConfig",),
-    "engine": ("Hit", "Query", "Result", "SearchIndex", "SearchPlan", "Term", "open_index"),
+    "engine": (
+        *("Duplicate", "Hit", "Query", "Result", "SearchIndex", "SearchIndices", "SearchPlan", "Searcher", "Term"),
+        "open_index",
+    ),
     "indexers": ("AnnConfig", "IndexConfig", "IndexSummary", "index_corpus", "index_folder"),
 }
 
