@@ -28,7 +28,15 @@ if TYPE_CHECKING:
         Term,
         open_index,
     )
-    from llm2clip_search.indexers import AnnConfig, IndexConfig, IndexSummary, index_corpus, index_folder
+    from llm2clip_search.indexers import (
+        AnnConfig,
+        IndexConfig,
+        IndexSummary,
+        MergeSummary,
+        index_corpus,
+        index_folder,
+        merge_indices,
+    )
 
 __all__ = [
     "AnnConfig",
@@ -43,6 +51,7 @@ __all__ = [
     "IndexSummary",
     "Item",
     "Llm2ClipError",
+    "MergeSummary",
     "ModelError",
     "ModelIdentity",
     "PreprocessConfig",
@@ -59,6 +68,7 @@ __all__ = [
     "index_corpus",
     "index_folder",
     "load_encoder",
+    "merge_indices",
     "open_corpus",
     "open_index",
 ]
@@ -73,7 +83,10 @@ _HOMES = {
         *("Duplicate", "Hit", "Query", "Result", "SearchIndex", "SearchIndices", "SearchPlan", "Searcher", "Term"),
         "open_index",
     ),
-    "indexers": ("AnnConfig", "IndexConfig", "IndexSummary", "index_corpus", "index_folder"),
+    "indexers": (
+        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary"),
+        *("index_corpus", "index_folder", "merge_indices"),
+    ),
 }
 
 # A library is silent unless its caller configures logging; the command line does.

@@ -14,9 +14,10 @@ from llm2clip_search.encoders.towers import Runtime
 from llm2clip_search.engine.plan import SearchPlan, plan_search
 from llm2clip_search.engine.query import Query
 from llm2clip_search.engine.searcher import Searcher
-from llm2clip_search.engine.several import SearchIndices, check_same_model
+from llm2clip_search.engine.several import SearchIndices
 from llm2clip_search.errors import QueryError, StoreError
 from llm2clip_search.store import Snapshot, find_index
+from llm2clip_search.store.snapshot import check_same_model
 from llm2clip_search.store.writer import check_model
 from llm2clip_search.vectorindex.exact import ExactIndex, rank_again
 from llm2clip_search.vectorindex.faiss_index import FaissGpuIndex, FaissIndex, gpu_count
