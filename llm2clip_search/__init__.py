@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from llm2clip_search.encoders.config import PreprocessConfig
     from llm2clip_search.engine import (
         Duplicate,
+        DuplicateGroup,
+        Duplicates,
         Hit,
         Query,
         Result,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         SearchIndices,
         SearchPlan,
         Term,
+        find_duplicates,
         open_index,
     )
     from llm2clip_search.indexers import (
@@ -43,6 +46,8 @@ __all__ = [
     "Corpus",
     "CorpusError",
     "Duplicate",
+    "DuplicateGroup",
+    "Duplicates",
     "Encoder",
     "FolderCorpus",
     "Hit",
@@ -65,6 +70,7 @@ __all__ = [
     "Searcher",
     "StoreError",
     "Term",
+    "find_duplicates",
     "index_corpus",
     "index_folder",
     "load_encoder",
@@ -80,8 +86,8 @@ _HOMES = {
     "encoders": ("Encoder", "load_encoder"),
     "encoders.config": ("PreprocessConfig",),
     "engine": (
-        *("Duplicate", "Hit", "Query", "Result", "SearchIndex", "SearchIndices", "SearchPlan", "Searcher", "Term"),
-        "open_index",
+        *("Duplicate", "DuplicateGroup", "Duplicates", "Hit", "Query", "Result", "SearchIndex", "SearchIndices"),
+        *("SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),
     ),
     "indexers": (
         *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary"),

@@ -9,6 +9,7 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.bench import bench
 from llm2clip_search.cli.compact import compact
 from llm2clip_search.cli.demo import demo
+from llm2clip_search.cli.duplicates import duplicates
 from llm2clip_search.cli.index import index
 from llm2clip_search.cli.info import info
 from llm2clip_search.cli.merge import merge
@@ -47,6 +48,7 @@ def options(
 
 app.command()(index)
 app.command()(query)
+app.command()(duplicates)
 app.command()(info)
 app.command()(compact)
 app.command()(merge)

@@ -1,5 +1,6 @@
 """The query engine: compose terms, filter, plan, search, and join with metadata."""
 
+from llm2clip_search.engine.duplicates import DuplicateGroup, Duplicates, find_duplicates
 from llm2clip_search.engine.plan import SearchPlan
 from llm2clip_search.engine.query import Query, Term
 from llm2clip_search.engine.results import Duplicate, Hit, Result
@@ -9,6 +10,8 @@ from llm2clip_search.engine.several import SearchIndices
 
 __all__ = [
     "Duplicate",
+    "DuplicateGroup",
+    "Duplicates",
     "Hit",
     "Query",
     "Result",
@@ -17,5 +20,6 @@ __all__ = [
     "SearchPlan",
     "Searcher",
     "Term",
+    "find_duplicates",
     "open_index",
 ]
