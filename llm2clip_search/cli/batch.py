@@ -25,8 +25,8 @@ def read_captions(source: str) -> Iterator[tuple[int, str]]:
 
 
 def count_captions(source: str) -> int:
-    """Captions in a file; 0 for stdin, whose end is not known."""
-    return 0 if source == STDIN else sum(1 for _ in _lines(source))
+    """Captions in a file; 0 for stdin and pipes, which can be read only once."""
+    return sum(1 for _ in _lines(source)) if source != STDIN and Path(source).is_file() else 0
 
 
 def _lines(source: str) -> Iterator[tuple[int, str]]:

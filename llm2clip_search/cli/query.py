@@ -151,7 +151,7 @@ def query(
         assert batch is not None, "captions come from it"
         results = _answer(opened, captions, options, style, total=count_captions(batch))
     if explain:
-        _explain(results, opened)
+        _explain(results, opened, per="" if batch is None else " per caption")
 
 
 def _batch(batch: str, text: list[str] | None, fuse: str | None) -> Iterator[tuple[int, str]]:
@@ -205,7 +205,7 @@ def _answer(
     return last
 
 
-def _explain(results: list["Result"], opened: "Searcher") -> None:
+def _explain(results: list["Result"], opened: "Searcher", *, per: str) -> None:
     for result in results:
         for part, plan in zip(opened.parts, result.plans, strict=True):
             name = f" of {part.snapshot.folder}" if len(opened.parts) > 1 else ""
@@ -217,4 +217,5 @@ def _explain(results: list["Result"], opened: "Searcher") -> None:
                 )
     console.say(f"model: {opened.encoder.name} ({opened.encoder.fingerprint})")
     for result in results:
-        console.say("time: " + ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in result.seconds.items()))
+        times = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in result.seconds.items())
+        console.say(f"time{per}: {times}")

@@ -12,7 +12,7 @@ from llm2clip_search.errors import QueryError
 Fuse = Literal["mean", "max", "rank"]
 """How several captions make one ranking: by the mean of their vectors, by the cosine with the best matching caption,
 or by reciprocal rank fusion of their rankings."""
-Image = int | str | Path
+ImageRef = int | str | Path
 """The id of an indexed image, or the path of an image file; a string may end in a weight."""
 
 _ASK = "Give a caption, --image FILE or --like ID."
@@ -93,8 +93,8 @@ def compose_terms(
     *,
     text: str | None = None,
     image: str | Path | Sequence[str | Path] | None = None,
-    like: Image | Sequence[Image] | None = None,
-    unlike: Image | Sequence[Image] | None = None,
+    like: ImageRef | Sequence[ImageRef] | None = None,
+    unlike: ImageRef | Sequence[ImageRef] | None = None,
     add: Sequence[str] = (),
     sub: Sequence[str] = (),
 ) -> tuple[Term, ...]:
@@ -124,13 +124,13 @@ def compose_terms(
     return tuple(terms)
 
 
-def _list(given: Image | Sequence[Image] | None) -> Sequence[Image]:
+def _list(given: ImageRef | Sequence[ImageRef] | None) -> Sequence[ImageRef]:
     if given is None:
         return ()
     return given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
 
 
-def _image_term(given: Image, sign: float, *, may_be_id: bool = True) -> Term:
+def _image_term(given: ImageRef, sign: float, *, may_be_id: bool = True) -> Term:
     """A term of an id or a file; a `Path` is a file as it is, whatever its name ends in."""
     if isinstance(given, Path):
         return Term(kind="image", value=str(given), weight=sign)
@@ -150,8 +150,8 @@ class QueryOptions(TypedDict, total=False):
     """What a query may say besides its captions; `Searcher.query` explains each."""
 
     image: str | Path | Sequence[str | Path] | None
-    like: Image | Sequence[Image] | None
-    unlike: Image | Sequence[Image] | None
+    like: ImageRef | Sequence[ImageRef] | None
+    unlike: ImageRef | Sequence[ImageRef] | None
     add: Sequence[str]
     sub: Sequence[str]
     fuse: Fuse | None

@@ -37,7 +37,7 @@ class SearchIndex(Searcher):
 
     def __init__(self, snapshot: Snapshot, encoder: Encoder | None = None) -> None:
         """Without an encoder the index is searched by vectors and by ids only."""
-        super().__init__([self], encoder)
+        super().__init__(encoder)
         self.snapshot = snapshot
         self._gpus = Lazy(gpu_count)
         self._exact = ExactIndex(snapshot, snapshot.manifest.live)
@@ -66,6 +66,11 @@ class SearchIndex(Searcher):
         if vectors.ndim != 2 or vectors.shape[1] != self.snapshot.manifest.dim:
             raise QueryError(f"Vectors are {list(vectors.shape)}, but the index is {self.snapshot.manifest.dim} wide.")
         return self._search(np.ascontiguousarray(vectors, dtype=np.float32), k, self._plan(None, k), None)
+
+    @property
+    def parts(self) -> tuple["SearchIndex"]:
+        """The index itself."""
+        return (self,)
 
     def matches(self, where: str | None) -> np.ndarray | None:
         """Ids that meet a condition, int64 ascending; None without a condition, and then DuckDB is not imported.

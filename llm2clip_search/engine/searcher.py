@@ -1,6 +1,7 @@
 """Queries over one or several indices: compose vectors, search, select a page, and join it with metadata."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from llm2clip_search.base.vectors import unit
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.engine.candidates import Candidates, Part, Rows
 from llm2clip_search.engine.diversity import Group
-from llm2clip_search.engine.query import Fuse, Image, Query, QueryOptions, compose_query
+from llm2clip_search.engine.query import Fuse, ImageRef, Query, QueryOptions, compose_query
 from llm2clip_search.engine.ranking import parts_and_ids
 from llm2clip_search.engine.results import INTERNAL, Duplicate, Hit, Result
 from llm2clip_search.engine.selection import first_depth, select
@@ -21,20 +22,23 @@ from llm2clip_search.errors import QueryError
 BATCH = 64
 """Captions that are encoded and searched together."""
 _BATCH_CANDIDATES = 4_000_000
-"""Bounds the memory of a batch: so many results of all its captions together."""
+"""Results of all captions of a batch together: the bound on its memory."""
 
 
-class Searcher:
+class Searcher(ABC):
     """What can be queried: one index, or several as one (`SearchIndex`, `SearchIndices`).
 
     A text query never loads the vision tower, an image query never loads the LLM, and a query by id loads neither.
     Several threads may query one object.
     """
 
-    def __init__(self, parts: Sequence[Part], encoder: Encoder | None) -> None:
-        self.parts = parts
-        """The indices, in the order in which they were named."""
+    def __init__(self, encoder: Encoder | None) -> None:
         self._encoder = encoder
+
+    @property
+    @abstractmethod
+    def parts(self) -> Sequence[Part]:
+        """The indices, in the order in which they were named."""
 
     def __len__(self) -> int:
         return sum(part.snapshot.manifest.live for part in self.parts)
@@ -56,8 +60,8 @@ class Searcher:
         text: str | Sequence[str] | None = None,
         *,
         image: str | Path | Sequence[str | Path] | None = None,
-        like: Image | Sequence[Image] | None = None,
-        unlike: Image | Sequence[Image] | None = None,
+        like: ImageRef | Sequence[ImageRef] | None = None,
+        unlike: ImageRef | Sequence[ImageRef] | None = None,
         add: Sequence[str] = (),
         sub: Sequence[str] = (),
         fuse: Fuse | None = None,

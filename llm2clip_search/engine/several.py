@@ -21,4 +21,10 @@ class SearchIndices(Searcher):
             StoreError: as `check_same_model`.
         """
         check_same_model([part.snapshot for part in parts])
-        super().__init__(parts, encoder)
+        super().__init__(encoder)
+        self._parts = tuple(parts)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The indices, in the order in which they were named."""
+        return self._parts

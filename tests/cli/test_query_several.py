@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,17 @@ def test_a_batch_comes_from_stdin(indexed: Path, run_cli: RunCli, monkeypatch: p
     nothing = run_cli("query", "--batch", "-", "--threshold", "1", cwd=indexed)
     assert (nothing.returncode, nothing.stdout) == (0, "")
     assert nothing.stderr == "Line 1: No image matches the query.\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_batch_comes_from_a_pipe(indexed: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    """As with ``--batch <(generate-captions)``: it can be read only once."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(pipe.write_text, "a dog\na cat\n")
+        done = run_cli("query", "--batch", pipe, "--json", "-k", "1", cwd=indexed)
+    assert [hit["query"] for hit in hits(done.stdout)] == ["a dog", "a cat"]
 
 
 @pytest.mark.parametrize(

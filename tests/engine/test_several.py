@@ -244,6 +244,16 @@ def test_a_batch_answers_as_each_caption_alone(tmp_path: Path, options: dict[str
         assert answer.hits == searcher.query(caption, **options).hits
 
 
+@pytest.mark.parametrize("where", [None, "1 = 0"])
+def test_nothing_is_found_in_nothing(tmp_path: Path, where: str | None) -> None:
+    empty = [index_of(tmp_path / name, np.empty((0, 16), dtype=np.float32)) for name in "ab"]
+    for searcher in (empty[0], together(empty)):
+        for options in ({"fuse": "max"}, {"fuse": "rank"}, {"fuse": "mean", "diverse": True, "group_duplicates": 0.9}):
+            result = searcher.query(CAPTIONS, where=where, **options)
+            assert result.hits == []
+            assert {plan.strategy for plan in result.plans} == {"nothing"}
+
+
 def test_a_batch_is_read_as_it_is_answered(tmp_path: Path) -> None:
     index = index_of(tmp_path, clustered(4, 5))
     read: list[int] = []

@@ -13,11 +13,12 @@ from tests.support.vectors import add
 
 
 def index_of(folder: Path, *shards: np.ndarray, encoder: Encoder | None = None) -> SearchIndex:
-    """An index whose shards hold some unit vectors, opened."""
+    """An index whose shards hold some unit vectors, opened; without any vector it is empty."""
     model: ModelIdentity = (encoder or ColourEncoder()).identity
     with Writer.open(folder, model=model, dim=shards[0].shape[1]) as writer:
         for vectors in shards:
-            add(writer, vectors)
+            if len(vectors):
+                add(writer, vectors)
     return SearchIndex(Snapshot(folder), encoder or ColourEncoder())
 
 
