@@ -28,11 +28,14 @@ def query(
     text: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A caption, as long and precise as you like; several need --fuse.", show_default=False, metavar="TEXT"
+            help="A caption, as long and precise as you like; several need --fuse.",
+            show_default=False,
+            metavar="CAPTION",
         ),
     ] = None,
     image: Annotated[
-        list[str] | None, typer.Option(help="Find images like this file; may be repeated.", show_default=False)
+        list[str] | None,
+        typer.Option(help="Find images like this file; may be repeated.", show_default=False, metavar="FILE"),
     ] = None,
     like: Annotated[
         list[str] | None,
@@ -49,9 +52,15 @@ def query(
     ] = None,
     add: Annotated[
         list[str] | None,
-        typer.Option(help="A caption to add, optionally with a weight as in 'at night^0.5'.", show_default=False),
+        typer.Option(
+            help="A caption to add, optionally with a weight as in 'at night^0.5'; may be repeated.",
+            show_default=False,
+            metavar="CAPTION",
+        ),
     ] = None,
-    sub: Annotated[list[str] | None, typer.Option(help="A caption to subtract.", show_default=False)] = None,
+    sub: Annotated[
+        list[str] | None, typer.Option(help="A caption to subtract.", show_default=False, metavar="CAPTION")
+    ] = None,
     fuse: Annotated[
         Literal["mean", "max", "rank"] | None,
         typer.Option(
@@ -106,6 +115,7 @@ def query(
             "--index",
             help="Index folder; may be repeated. Default: the nearest .llm2clip in or above this folder.",
             show_default=False,
+            metavar="FOLDER",
         ),
     ] = None,
     model: ModelName = None,

@@ -46,9 +46,6 @@ class SearchIndex(Searcher):
         self._approximate = Lazy(self._load_approximate)
         self._approximate_on_gpu = Lazy(lambda: FaissGpuIndex.of(self._approximate()))
 
-    def __len__(self) -> int:
-        return self.snapshot.manifest.live
-
     def query_texts(self, texts: Sequence[str], *, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """Search for many captions at once, without metadata.
 

@@ -124,7 +124,8 @@ class Searcher(ABC):
 
         Args:
             captions: read as results are asked for.
-            options: as for `query`, except ``fuse``; they apply to each caption. The condition is evaluated once.
+            options: as for `query`; they apply to each caption, so ``fuse`` has nothing to combine. The condition is
+                evaluated once.
 
         Yields:
             One result per caption, in their order.
