@@ -33,7 +33,8 @@ def merge(
         with console.results():
             print(json.dumps(summary.to_dict()))
         return
-    console.out.print(f"{summary.total:,} images of {summary.sources} indices merged in {summary.elapsed:.1f} s")
+    indices_text = "1 index" if summary.sources == 1 else f"{summary.sources} indices"
+    console.out.print(f"{summary.total:,} images of {indices_text} merged in {summary.elapsed:.1f} s")
     if summary.skipped:
         console.warn(
             f"{summary.skipped:,} images have a path that an index named earlier has too; only the earlier one is kept"

@@ -124,7 +124,7 @@ class _Merge:
         self.skipped = 0
         self.seen = 0
         """Rows of the sources that were looked at."""
-        # Hashes of 64 bits: two of ten million paths share one with a probability of 3e-6.
+        # Sorted hashes of 64 bits: two of ten million paths share one with a probability of 3e-6.
         self._paths = np.empty(0, dtype=np.int64)
         self._tables: list[pa.Table] = []
         self._vectors: list[tuple[Shard, np.ndarray]] = []
@@ -143,13 +143,13 @@ class _Merge:
             column = pa.array([moved.get(corpus) for corpus in corpora], pa.string())
             table = table.set_column(table.column_names.index("corpus"), "corpus", column)
             hashes = np.fromiter(map(hash, paths), dtype=np.int64, count=len(paths))
-            kept = np.flatnonzero(~np.isin(hashes, self._paths))
+            kept = np.flatnonzero(~self._is_known(hashes))
             own.append(hashes[kept])
             self.skipped += len(paths) - len(kept)
             self.seen += len(paths)
             self._add(table, shard, kept)
             yield
-        self._paths = np.concatenate([self._paths, *own])
+        self._paths = np.sort(np.concatenate([self._paths, *own]))
 
     def finish(self, snapshots: Sequence[Snapshot]) -> None:
         """Commit the rest, and what the sources say of corpora and failures."""
@@ -163,6 +163,14 @@ class _Merge:
                 path = rebase(row["path"])
                 failures.setdefault(path, Failure(path=path, stage=row["stage"], reason=row["reason"]))
         self._writer.record_failures(failures.values(), under=".")
+
+    def _is_known(self, hashes: np.ndarray) -> np.ndarray:
+        """True for the hashes of paths that an earlier index has, bool ``[n]``."""
+        if not len(self._paths):
+            return np.zeros(len(hashes), dtype=bool)
+        at = np.minimum(np.searchsorted(self._paths, hashes), len(self._paths) - 1)
+        known: np.ndarray = self._paths[at] == hashes
+        return known
 
     def _add(self, table: pa.Table, shard: Shard, kept: np.ndarray) -> None:
         """Wait with some live rows of a shard, and commit when there are enough."""
