@@ -22,8 +22,7 @@ import typer
 
 from llm2clip_search.cli.app import app
 from llm2clip_search.engine.filter import COLUMNS as FILTER_COLUMNS
-from llm2clip_search.engine.results import Hit
-from llm2clip_search.engine.search import INTERNAL
+from llm2clip_search.engine.results import INTERNAL, Hit
 from llm2clip_search.store import METADATA_SCHEMA
 
 ROOT = Path(__file__).parents[1]

@@ -16,13 +16,38 @@ if TYPE_CHECKING:
     from llm2clip_search.corpora import Corpus, FolderCorpus, Item, open_corpus
     from llm2clip_search.encoders import Encoder, load_encoder
     from llm2clip_search.encoders.config import PreprocessConfig
-    from llm2clip_search.engine import Hit, Query, Result, SearchIndex, SearchPlan, Term, open_index
-    from llm2clip_search.indexers import AnnConfig, IndexConfig, IndexSummary, index_corpus, index_folder
+    from llm2clip_search.engine import (
+        Duplicate,
+        DuplicateGroup,
+        Duplicates,
+        Hit,
+        Query,
+        Result,
+        Searcher,
+        SearchIndex,
+        SearchIndices,
+        SearchPlan,
+        Term,
+        find_duplicates,
+        open_index,
+    )
+    from llm2clip_search.indexers import (
+        AnnConfig,
+        IndexConfig,
+        IndexSummary,
+        MergeSummary,
+        index_corpus,
+        index_folder,
+        merge_indices,
+    )
 
 __all__ = [
     "AnnConfig",
     "Corpus",
     "CorpusError",
+    "Duplicate",
+    "DuplicateGroup",
+    "Duplicates",
     "Encoder",
     "FolderCorpus",
     "Hit",
@@ -31,6 +56,7 @@ __all__ = [
     "IndexSummary",
     "Item",
     "Llm2ClipError",
+    "MergeSummary",
     "ModelError",
     "ModelIdentity",
     "PreprocessConfig",
@@ -39,12 +65,16 @@ __all__ = [
     "QueryError",
     "Result",
     "SearchIndex",
+    "SearchIndices",
     "SearchPlan",
+    "Searcher",
     "StoreError",
     "Term",
+    "find_duplicates",
     "index_corpus",
     "index_folder",
     "load_encoder",
+    "merge_indices",
     "open_corpus",
     "open_index",
 ]
@@ -55,8 +85,14 @@ _HOMES = {
     "corpora": ("Corpus", "FolderCorpus", "Item", "open_corpus"),
     "encoders": ("Encoder", "load_encoder"),
     "encoders.config": ("PreprocessConfig",),
-    "engine": ("Hit", "Query", "Result", "SearchIndex", "SearchPlan", "Term", "open_index"),
-    "indexers": ("AnnConfig", "IndexConfig", "IndexSummary", "index_corpus", "index_folder"),
+    "engine": (
+        *("Duplicate", "DuplicateGroup", "Duplicates", "Hit", "Query", "Result", "SearchIndex", "SearchIndices"),
+        *("SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),
+    ),
+    "indexers": (
+        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary"),
+        *("index_corpus", "index_folder", "merge_indices"),
+    ),
 }
 
 # A library is silent unless its caller configures logging; the command line does.

@@ -9,8 +9,10 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.bench import bench
 from llm2clip_search.cli.compact import compact
 from llm2clip_search.cli.demo import demo
+from llm2clip_search.cli.duplicates import duplicates
 from llm2clip_search.cli.index import index
 from llm2clip_search.cli.info import info
+from llm2clip_search.cli.merge import merge
 from llm2clip_search.cli.models import models
 from llm2clip_search.cli.query import query
 from llm2clip_search.cli.train import train
@@ -46,8 +48,10 @@ def options(
 
 app.command()(index)
 app.command()(query)
+app.command()(duplicates)
 app.command()(info)
 app.command()(compact)
+app.command()(merge)
 app.command()(demo)
 app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")

@@ -45,7 +45,7 @@ def demo(
     """
     import shutil
 
-    from llm2clip_search.cli.query import print_table
+    from llm2clip_search.cli.hits import Style, print_hits
     from llm2clip_search.encoders import load_encoder
     from llm2clip_search.encoders.sources import fetch
     from llm2clip_search.engine import open_index
@@ -68,6 +68,6 @@ def demo(
     opened = open_index(folder / ".llm2clip", runtime=runtime)
     for caption in CAPTIONS:
         console.out.print(f'[bold]llm2clip-search query "{caption}" -k 2[/bold]')
-        print_table(opened.query(caption, k=2), preview=False)
+        print_hits(opened.query(caption, k=2), Style())
         console.out.print()
     console.say(f"Try your own: cd {folder}, then llm2clip-search query 'what you are looking for'.")

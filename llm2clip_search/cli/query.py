@@ -1,35 +1,82 @@
-"""``llm2clip-search query``: search an index."""
+"""``llm2clip-search query``: search one or several indices."""
 
-import json
-import os
 import sys
-from functools import partial
+from collections.abc import Iterator
+from itertools import tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.options import Device, IndexFolder, ModelName, QuantizeName, RuntimeName
+from llm2clip_search.cli.batch import STDIN, count_captions, read_captions
+from llm2clip_search.cli.hits import Style, print_hits, printable, style_of
+from llm2clip_search.cli.options import Device, ModelName, QuantizeName, RuntimeName
+from llm2clip_search.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from llm2clip_search.engine import Result, SearchIndex
+    from llm2clip_search.engine import Result, Searcher
+    from llm2clip_search.engine.query import QueryOptions
+
+
+HEADING = 120
+"""Characters of a caption that the heading of its table shows."""
 
 
 def query(
     text: Annotated[
-        str | None, typer.Argument(help="A caption, as long and precise as you like.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            help="A caption, as long and precise as you like; several need --fuse.",
+            show_default=False,
+            metavar="CAPTION",
+        ),
     ] = None,
-    image: Annotated[Path | None, typer.Option(help="Find images like this file.", show_default=False)] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(help="Find images like this file; may be repeated.", show_default=False, metavar="FILE"),
+    ] = None,
     like: Annotated[
-        int | None, typer.Option(help="Find images like the indexed one with this id.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Find images like the indexed one with this id, or like this file; may be repeated. ID@2 is an image"
+            " of the second --index.",
+            show_default=False,
+            metavar="ID|FILE",
+        ),
+    ] = None,
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option(help="Find images that are less like this one.", show_default=False, metavar="ID|FILE"),
     ] = None,
     add: Annotated[
         list[str] | None,
-        typer.Option(help="A caption to add, optionally with a weight as in 'at night^0.5'.", show_default=False),
+        typer.Option(
+            help="A caption to add, optionally with a weight as in 'at night^0.5'; may be repeated.",
+            show_default=False,
+            metavar="CAPTION",
+        ),
     ] = None,
-    sub: Annotated[list[str] | None, typer.Option(help="A caption to subtract.", show_default=False)] = None,
+    sub: Annotated[
+        list[str] | None, typer.Option(help="A caption to subtract.", show_default=False, metavar="CAPTION")
+    ] = None,
+    fuse: Annotated[
+        Literal["mean", "max", "rank"] | None,
+        typer.Option(
+            help="How several captions make one ranking: mean of their vectors, score of the best matching caption"
+            " (max), or reciprocal rank fusion (rank).",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            help="Answer each line of this file, or of stdin for -, as a query of its own.",
+            show_default=False,
+            metavar="FILE",
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("-k", "--limit", help="Number of results.")] = 10,
     offset: Annotated[int, typer.Option(help="Skip this many top results (paging).")] = 0,
     threshold: Annotated[
@@ -47,6 +94,17 @@ def query(
             show_default=False,
         ),
     ] = None,
+    diverse: Annotated[
+        bool, typer.Option("--diverse", help="Put results that differ from each other first, among the best 100.")
+    ] = False,
+    group_duplicates: Annotated[
+        float | None,
+        typer.Option(
+            help="Show images whose cosine is at least this much, such as 0.95, as one result.",
+            show_default=False,
+            metavar="COSINE",
+        ),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print how the search was done and what it took.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print paths only, one per line.")] = False,
@@ -59,118 +117,138 @@ def query(
             show_default=False,
         ),
     ] = None,
-    index: IndexFolder = None,
+    index: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--index",
+            help="Index folder; may be repeated. Default: the nearest .llm2clip in or above this folder.",
+            show_default=False,
+            metavar="FOLDER",
+        ),
+    ] = None,
     model: ModelName = None,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
     quantize: QuantizeName = "none",
 ) -> None:
-    """Find images by a caption, an image, an indexed image, or a sum of these.
+    """Find images by captions, images, indexed images, or sums of these.
 
-    Filters are applied before the search. Scores are cosines. Columns for --where: id, path, content_hash, size,
-    mtime, width, height, format, taken, camera, latitude, longitude.
+    Filters are applied before the search. Scores are cosines. Images and captions to add or subtract may end in a
+    weight, as in beach.jpg^0.5. Columns for --where: id, path, content_hash, size, mtime, width, height, format, taken,
+    camera, latitude, longitude.
 
     [dim]llm2clip-search query "two children in red jackets climb a wet rock" -k 5[/dim]
     [dim]llm2clip-search query --image beach.jpg --add "at night" --sub "people^0.5"[/dim]
+    [dim]llm2clip-search query --like 4711 --like 4713 --unlike 12^0.5 --diverse[/dim]
+    [dim]llm2clip-search query "a dog swims" "a wet dog" --fuse max --group-duplicates 0.95[/dim]
+    [dim]llm2clip-search query --batch captions.txt --json --index 2023 --index 2024[/dim]
     """
+    captions = _batch(batch, text, fuse) if batch is not None else None
     from llm2clip_search.engine import open_index
 
-    opened = open_index(index, model=model, runtime=runtime, device=device, quantize=quantize)
-    search = partial(
-        opened.query,
-        text,
-        image=image,
-        like=like,
-        add=add or (),
-        sub=sub or (),
-        k=k,
-        offset=offset,
-        threshold=threshold,
-        where=where,
-    )
-    result = search(recall=recall)
+    options: QueryOptions = {
+        "image": image,
+        "like": like,
+        "unlike": unlike,
+        "add": add or (),
+        "sub": sub or (),
+        "fuse": fuse,
+        "k": k,
+        "offset": offset,
+        "threshold": threshold,
+        "where": where,
+        "recall": recall,
+        "diverse": diverse,
+        "group_duplicates": group_duplicates,
+    }
+    opened = open_index(index or None, model=model, runtime=runtime, device=device, quantize=quantize)
+    style = style_of(json_output=json_output, paths=paths, null=null, preview=preview, indices=opened.parts)
+    if captions is None:
+        results = [opened.query(text, **options)]
+        _print(results[0], style)
+    else:
+        assert batch is not None, "captions come from it"
+        results = _answer(opened, captions, options, style, total=count_captions(batch))
+    if explain:
+        _explain(results, opened, per="" if batch is None else " per caption")
+        if batch is None and any(plan.point is not None for plan in results[0].plans):
+            exactly: QueryOptions = {**options, "recall": 1.0}
+            _compare(results[0], opened.query(text, **exactly))
+
+
+def _batch(batch: str, text: list[str] | None, fuse: str | None) -> Iterator[tuple[int, str]]:
+    """The captions of a batch; a file without any is refused before a model is loaded."""
+    from llm2clip_search.errors import QueryError
+
+    if text:
+        name = "stdin" if batch == STDIN else batch
+        raise QueryError(
+            f"The captions come from {name}, but {text[0]!r} is given as well.", hint="Drop one, or use --add."
+        )
+    if fuse is not None:
+        raise QueryError("Each caption of a batch is a query of its own, so there is nothing to fuse.")
+    return read_captions(batch)
+
+
+def _print(result: "Result", style: Style) -> None:
     for warning in result.warnings:
         console.warn(warning)
-    with console.results():
-        if json_output:
-            for hit in result.hits:
-                print(json.dumps(hit.to_dict(), ensure_ascii=False))
-        elif paths or null:
-            for hit in result.hits:
-                sys.stdout.write(f"{hit.uri}\0" if null else f"{hit.uri}\n")
-        else:
-            print_table(result, preview=_wants_pictures(preview))
-    if explain:
-        _explain(result, opened)
-        if result.plan.point is not None:
-            _compare(result, search(recall=1.0))
-
-
-def print_table(result: "Result", *, preview: bool) -> None:
-    """Print hits as a table on stdout, with thumbnails if asked for."""
-    if not result.hits:
+    if style.form == "table" and not result.hits:
         console.say("No image matches the query.")
         return
-    columns = ("score", "id", "size", "image", *([""] if preview else []))
-    table = console.table(*columns, left=("image", ""))
-    for hit in result.hits:
-        size = f"{hit.metadata['width']}x{hit.metadata['height']}"
-        cells = [f"{hit.score:.3f}", str(hit.id), size, escape(_short(hit.uri))]
-        table.add_row(*cells, *([_picture(hit.uri)] if preview else []))
-    console.out.print(table)
+    with console.results():
+        print_hits(result, style)
 
 
-def _short(uri: str) -> str:
-    """A path relative to the current folder if it lies below it; control characters are shown as escapes."""
-    shown = uri.removeprefix(f"{Path.cwd().as_posix().rstrip('/')}/")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+def _answer(
+    opened: "Searcher", captions: Iterator[tuple[int, str]], options: "QueryOptions", style: Style, *, total: int
+) -> list["Result"]:
+    """Print the answers to a batch as they come; returns the last one."""
+    asked, shown = tee(captions)
+    answers = opened.query_batch((caption for _, caption in asked), **options)
+    last: list[Result] = []
+    with ProgressBar() as progress, console.results():
+        for done, (result, (line, caption)) in enumerate(zip(answers, shown, strict=False), start=1):
+            for warning in result.warnings:
+                console.warn(f"Line {line:,}: {warning}")
+            if not result.hits:
+                console.say(f"Line {line:,}: No image matches the query.")
+            elif style.form == "table":
+                shown_caption = caption if len(caption) <= HEADING else f"{caption[:HEADING]}..."
+                console.out.print(f"[bold]{line}: {escape(printable(shown_caption))}[/bold]")
+                print_hits(result, style)
+                console.out.print()
+            else:
+                print_hits(result, style, labels={"query": caption, "query_line": line})
+                sys.stdout.flush()  # a reader gets each answer as it comes
+            if total and not console.out.is_terminal:
+                progress("captions", done, total, {})
+            last = [result]
+    return last
 
 
-def _wants_pictures(asked: bool | None) -> bool:
-    """As asked; by default if the terminal has a picture protocol, kitty's or sixel."""
-    if asked is False:
-        return False
-    if not sys.stdout.isatty() or not sys.stdin.isatty() or 0 in os.get_terminal_size(sys.stdout.fileno()):
-        if asked:
-            console.warn("--preview needs a terminal; only names are printed.")
-        return False
-    from textual_image.renderable import Image, SixelImage, TGPImage
-
-    return bool(asked) or Image in (SixelImage, TGPImage)
-
-
-def _picture(uri: str) -> Any:
-    from textual_image.renderable import Image
-
-    from llm2clip_search.encoders.images import read_rgb
-    from llm2clip_search.errors import ImageError
-
-    try:
-        thumbnail = read_rgb(uri)
-    except ImageError:
-        return "(gone)"
-    thumbnail.thumbnail((320, 320))
-    return Image(thumbnail, width=24, height="auto")
-
-
-def _explain(result: "Result", opened: "SearchIndex") -> None:
-    plan = result.plan
-    console.say(f"plan: {plan.strategy} on the {plan.device}: {plan.reason}")
-    if plan.point is not None:
-        queries = opened.snapshot.manifest.ann and opened.snapshot.manifest.ann.queries
-        console.say(
-            f"      effort {plan.effort}, {plan.candidates:,} candidates: recall@{plan.point.depth}"
-            f" {plan.point.recall:.3f} for {queries} when it was built"
-        )
-    if plan.tail:
-        console.say(f"      {plan.tail:,} rows that are not in it yet are compared as well")
+def _explain(results: list["Result"], opened: "Searcher", *, per: str) -> None:
+    for result in results:
+        for part, plan in zip(opened.parts, result.plans, strict=True):
+            name = f" of {part.snapshot.folder}" if len(opened.parts) > 1 else ""
+            console.say(f"plan{name}: {plan.strategy} on the {plan.device}: {plan.reason}")
+            if plan.point is not None:
+                entry = part.snapshot.manifest.ann
+                console.say(
+                    f"      effort {plan.effort}, {plan.candidates:,} candidates: recall@{plan.point.depth}"
+                    f" {plan.point.recall:.3f} for {entry.queries if entry else 'queries'} when it was built"
+                )
+            if plan.tail and plan.point is not None:
+                console.say(f"      {plan.tail:,} rows that are not in it yet are compared as well")
     console.say(f"model: {opened.encoder.name} ({opened.encoder.fingerprint})")
-    console.say("time: " + ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in result.seconds.items()))
+    for result in results:
+        times = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in result.seconds.items())
+        console.say(f"time{per}: {times}")
 
 
 def _compare(result: "Result", exact: "Result") -> None:
     """Say what an approximate search missed."""
-    found = {hit.id for hit in result.hits}
-    common = sum(hit.id in found for hit in exact.hits)
+    found = {(hit.index, hit.id) for hit in result.hits}
+    common = sum((hit.index, hit.id) in found for hit in exact.hits)
     took = 1000 * exact.seconds["search"]
     console.say(f"check: {common} of the {len(exact.hits)} exact results, which took {took:.0f} ms to find")

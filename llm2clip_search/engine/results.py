@@ -8,6 +8,24 @@ from typing import Any
 from llm2clip_search.engine.plan import SearchPlan
 from llm2clip_search.store.snapshot import is_uri
 
+INTERNAL = ("corpus", "version")
+"""Columns that say how a row is kept up to date, not what is in the image; results leave them out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicate:
+    """A near-duplicate that is grouped under a hit."""
+
+    id: int
+    uri: str
+    """As of `Hit`."""
+    index: str | None = None
+    """As of `Hit`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; ``index`` is there only if several indices were searched."""
+        return {"id": self.id, "path": self.uri} | ({"index": self.index} if self.index is not None else {})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
@@ -22,6 +40,10 @@ class Hit:
     """Absolute path of its file, or ``scheme://...`` for an item that is not a file of this machine."""
     metadata: dict[str, Any]
     """The other columns of its row."""
+    index: str | None = None
+    """Folder of its index if several were searched; None for one."""
+    duplicates: tuple[Duplicate, ...] | None = None
+    """Near-duplicates that are grouped under it, best first; None if the query does not group them."""
 
     @property
     def path(self) -> Path:
@@ -35,9 +57,17 @@ class Hit:
         return Path(self.uri)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object; times are ISO 8601, missing values null."""
+        """A JSON object; times are ISO 8601, missing values null.
+
+        ``index`` and ``duplicates`` are its last keys, and there only if the query asks for them.
+        """
         rest = {key: v.isoformat() if isinstance(v, datetime) else v for key, v in self.metadata.items()}
-        return {"rank": self.rank, "id": self.id, "score": self.score, "path": self.uri, **rest}
+        row = {"rank": self.rank, "id": self.id, "score": self.score, "path": self.uri, **rest}
+        if self.index is not None:
+            row["index"] = self.index
+        if self.duplicates is not None:
+            row["duplicates"] = [duplicate.to_dict() for duplicate in self.duplicates]
+        return row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +75,14 @@ class Result:
     """Hits, best first, and how they were found."""
 
     hits: list[Hit]
-    plan: SearchPlan
+    plans: tuple[SearchPlan, ...]
+    """One per index, in their order."""
     warnings: list[str] = field(default_factory=list)
     """Whole sentences, for instance that a caption was cut."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """By stage: plan (with the filter), encode, search, join."""
+    """By stage: plan (with the filter), encode, search, join; of a query in a batch, its share."""
+
+    @property
+    def plan(self) -> SearchPlan:
+        """The plan of the index that was searched, of the first one if there are several."""
+        return self.plans[0]

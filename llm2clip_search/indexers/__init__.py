@@ -1,7 +1,17 @@
-"""Indexers: plan what changed, embed it, commit it."""
+"""Indexers: plan what changed, embed it, commit it; and merge indices."""
 
 from llm2clip_search.indexers.ann import build_ann
 from llm2clip_search.indexers.corpus import IndexConfig, IndexSummary, index_corpus, index_folder
+from llm2clip_search.indexers.merge import MergeSummary, merge_indices
 from llm2clip_search.vectorindex.policy import AnnConfig
 
-__all__ = ["AnnConfig", "IndexConfig", "IndexSummary", "build_ann", "index_corpus", "index_folder"]
+__all__ = [
+    "AnnConfig",
+    "IndexConfig",
+    "IndexSummary",
+    "MergeSummary",
+    "build_ann",
+    "index_corpus",
+    "index_folder",
+    "merge_indices",
+]

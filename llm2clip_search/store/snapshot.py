@@ -216,5 +216,28 @@ class Snapshot:
                 raise StoreError(f"{path} differs from what was committed: its checksum is not the manifest's.")
 
 
+def check_same_model(snapshots: Sequence[Snapshot]) -> None:
+    """Refuse indices whose vectors cannot be compared.
+
+    Raises:
+        StoreError: no index at all, one that is there twice, or two that different models made.
+    """
+    if not snapshots:
+        raise StoreError("No index is named.")
+    first = snapshots[0]
+    named = {first.folder.resolve()}
+    for other in snapshots[1:]:
+        if (folder := other.folder.resolve()) in named:
+            raise StoreError(f"The index {other.folder} is named twice.")
+        named.add(folder)
+        made, by = first.manifest.model, other.manifest.model
+        if made.fingerprint != by.fingerprint:
+            raise StoreError(
+                f"{first.folder} was made by {made.name} ({made.fingerprint}), but {other.folder} by {by.name}"
+                f" ({by.fingerprint}); their vectors cannot be compared.",
+                hint="Index one of them again with the other's model.",
+            )
+
+
 def _read_tombstones(folder: Path, manifest: Manifest) -> Tombstones:
     return Tombstones() if manifest.tombstones is None else Tombstones.read(folder / manifest.tombstones)

@@ -122,6 +122,29 @@ class Writer:
             tombstones,
         )
 
+    def append(self, table: pa.Table, blocks: Iterable[np.ndarray]) -> None:
+        """Add a shard of new rows in one commit; for rows that are a table already, such as those of another index.
+
+        Args:
+            table: the columns of `METADATA_SCHEMA`, with ids of `allocate`, and further ones.
+            blocks: their vectors ``[m, dim]``, in order; those of the index's own dtype keep their bits.
+
+        Raises:
+            StoreError: as `commit`.
+        """
+        manifest = self.manifest
+        columns = self._columns(table.drop_columns(METADATA_SCHEMA.names))
+        entry = self._write_shard(f"{manifest.next_shard:06d}", table, blocks)
+        assert entry.first_id >= manifest.next_id, "ids name one vector for ever"
+        self._publish(
+            manifest.next(
+                shards=(*manifest.shards, entry),
+                next_id=entry.last_id + 1,
+                next_shard=manifest.next_shard + 1,
+                columns=columns,
+            )
+        )
+
     def replace_shards(self, merged: Mapping[str, Sequence[Shard]], *, dropped: Collection[str] = ()) -> None:
         """Put new shards with the live rows of some shards in their place, in one commit.
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from llm2clip_search.engine import SearchIndex
 from llm2clip_search.engine.filter import Filter
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers import build_ann
-from llm2clip_search.store import Manifest, Snapshot, Writer, find_index
+from llm2clip_search.store import METADATA_SCHEMA, Manifest, Snapshot, Writer, find_index
 from llm2clip_search.store import writer as writer_module
 from llm2clip_search.store.compaction import compact
 from llm2clip_search.store.manifest import AnnEntry, ShardEntry
@@ -307,3 +308,23 @@ def test_a_shard_of_schema_1_without_statistics_may_hold_any_id(schema_1: Path) 
     snapshot = Snapshot(schema_1)
     assert (snapshot.manifest.shards[0].first_id, snapshot.manifest.shards[0].last_id) == (0, 2)
     assert live(schema_1) == {0: "0.jpg", 1: "sub/renamed.jpg"}
+
+
+def test_a_table_is_appended_as_it_is(tmp_path: Path) -> None:
+    """Rows of another index: half-precision vectors keep their bits, in blocks, and further columns are known."""
+    fill(tmp_path / "a", 0, 1, 2)
+    source = Snapshot(tmp_path / "a")
+    table = source.metadata().cast(METADATA_SCHEMA)
+    halves = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float16)
+    with Writer.open(tmp_path / "b", model=MODEL, dim=4) as writer:
+        writer.commit([row(0)], vectors(0))
+        moved = table.set_column(0, "id", pa.array(writer.allocate(3), pa.int64()))
+        writer.append(moved.append_column("stars", pa.array([1, 2, None])), [halves[:2], halves[2:]])
+        assert (writer.manifest.next_id, writer.manifest.live) == (4, 4)
+        with pytest.raises(StoreError, match="Column 'stars' is string here, but int64 in the index"):
+            writer.append(moved.append_column("stars", pa.array(["x", "y", "z"])), [halves])
+    snapshot = Snapshot(tmp_path / "b")
+    snapshot.verify()
+    assert snapshot.shards[1].vectors.tobytes() == halves.tobytes()
+    assert snapshot.metadata().column("stars").to_pylist() == [None, 1, 2, None]
+    assert live(tmp_path / "b") == {0: "0.jpg", 1: "0.jpg", 2: "1.jpg", 3: "2.jpg"}

@@ -1,0 +1,43 @@
+"""``llm2clip-search merge``: one new index of several."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.progress import ProgressBar
+
+
+def merge(
+    out: Annotated[Path, typer.Argument(help="Folder of the new index; it must not exist, or be empty.")],
+    indices: Annotated[list[Path], typer.Argument(help="Index folders to merge, made by the same model.")],
+    ann: Annotated[
+        Literal["auto", "flat", "hnsw", "ivf"], typer.Option(help="Approximate index, as for the command index.")
+    ] = "auto",
+    json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+) -> None:
+    """Merge indices of one model into a new index.
+
+    Images are not embedded again: vectors, metadata, folders and failures are copied. If two indices have the same
+    path, the one named first is kept. The indices that are merged stay as they are.
+
+    [dim]llm2clip-search merge all/.llm2clip 2023/.llm2clip 2024/.llm2clip[/dim]
+    """
+    from llm2clip_search.indexers import AnnConfig, merge_indices
+
+    with ProgressBar() as progress:
+        summary = merge_indices(out, indices, ann=AnnConfig(kind=ann), progress=progress)
+    if json_output:
+        with console.results():
+            print(json.dumps(summary.to_dict()))
+        return
+    indices_text = "1 index" if summary.sources == 1 else f"{summary.sources} indices"
+    console.out.print(f"{summary.total:,} images of {indices_text} merged in {summary.elapsed:.1f} s")
+    if summary.skipped:
+        console.warn(
+            f"{summary.skipped:,} images have a path that an index named earlier has too; only the earlier one is kept"
+        )
+    search = f"approximate search ({summary.ann})" if summary.ann else "exact search"
+    console.say(f"  {summary.total:,} images in {summary.index}, {search}")

@@ -1,0 +1,123 @@
+"""What the vectors of one query find in all indices, to any depth, scored by stored vectors."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from llm2clip_search.base.vectors import unit
+from llm2clip_search.engine.plan import SearchPlan
+from llm2clip_search.engine.query import Query
+from llm2clip_search.engine.ranking import Ranking, keys_of, parts_and_ids, ranked
+from llm2clip_search.store import Snapshot
+
+COPIES = 16
+"""Candidates that exact search gives beyond those wanted. Its matrix products round differently in different shards, so
+that of copies of one image any may be the last that is wanted; ranked again, the one with the lowest id is."""
+
+
+class Part(Protocol):
+    """One index as a search over several sees it; a `search.SearchIndex` is one."""
+
+    snapshot: Snapshot
+
+    def matches(self, where: str | None) -> np.ndarray | None:
+        """Ids that meet a condition, int64 ascending; None without a condition."""
+
+    def plan(self, query: Query, depth: int, matches: np.ndarray | None) -> SearchPlan:
+        """How to find the ``depth`` best rows for a vector of a query."""
+
+    def candidates(
+        self, vectors: np.ndarray, depth: int, plan: SearchPlan, matches: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 and ids int64, ``[n, at most depth]``, best first; a place without a result has id -1."""
+
+
+class Rows:
+    """The rows of some indices that meet one condition: searched by vectors, and read by key."""
+
+    def __init__(self, parts: Sequence[Part], where: str | None) -> None:
+        """Evaluate the condition; errors as `Part.matches`."""
+        self.parts = parts
+        self.matches = [part.matches(where) for part in parts]
+
+    @property
+    def total(self) -> int:
+        """Rows that meet the condition."""
+        return sum(
+            part.snapshot.manifest.live if found is None else len(found)
+            for part, found in zip(self.parts, self.matches, strict=True)
+        )
+
+    def plans(self, query: Query, depth: int) -> tuple[SearchPlan, ...]:
+        """The plan of each index."""
+        return tuple(part.plan(query, depth, found) for part, found in zip(self.parts, self.matches, strict=True))
+
+    def search(self, vectors: np.ndarray, depth: int, plans: Sequence[SearchPlan]) -> list[Ranking]:
+        """The ``depth`` best rows of all indices for each vector, float32 ``[n, dim]``.
+
+        Scores are computed again, by `scores`, because those of two indices, or of one search and of many at once,
+        may be rounded differently, and copies of an image would no longer be equal.
+        """
+        found: list[list[np.ndarray]] = [[] for _ in vectors]
+        for number, (part, plan, matches) in enumerate(zip(self.parts, plans, self.matches, strict=True)):
+            is_product = plan.ann is None and plan.device == "cpu"
+            _, ids = part.candidates(vectors, depth + COPIES if is_product else depth, plan, matches)
+            for row, held in enumerate(found):
+                held.append(keys_of(number, ids[row][ids[row] >= 0]))
+        rankings = []
+        for vector, held in zip(vectors, found, strict=True):
+            keys = np.sort(np.concatenate(held))
+            rankings.append(ranked(keys, self.scores(vector[None, :], keys)[0], depth))
+        return rankings
+
+    def scores(self, vectors: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Cosines of vectors, float32 ``[n, dim]``, with rows, int64 ascending ``[m]``: float32 ``[n, m]``.
+
+        They are summed in float64, row by row, as in `exact.rank_again`: equal vectors have equal scores.
+        """
+        out = np.empty((len(vectors), len(keys)), dtype=np.float32)
+        wide = vectors.astype(np.float64)
+        numbers, ids = parts_and_ids(keys)
+        for number in np.unique(numbers).tolist():
+            of_it = slice(*np.searchsorted(numbers, [number, number + 1]))
+            for found, block in self.parts[number].snapshot.blocks(ids[of_it]):
+                at = of_it.start + np.searchsorted(ids[of_it], found)
+                for row, vector in enumerate(wide):
+                    out[row, at] = (block * vector).sum(axis=1)
+        return out
+
+    def vectors(self, keys: np.ndarray) -> np.ndarray:
+        """Stored vectors of some rows, scaled to unit length: float32 ``[n, dim]``."""
+        numbers, ids = parts_and_ids(keys)
+        out = np.empty((len(keys), self.parts[0].snapshot.manifest.dim), dtype=np.float32)
+        for number in np.unique(numbers).tolist():
+            of_it = numbers == number
+            out[of_it] = self.parts[number].snapshot.vectors(ids[of_it].tolist())
+        return unit(out)
+
+
+class Candidates:
+    """What one query's vectors find, asked for to growing depths."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        query: Query,
+        vectors: np.ndarray,
+        plans: tuple[SearchPlan, ...],
+        first: list[Ranking],
+        depth: int,
+    ) -> None:
+        """``first`` holds the rankings of depth ``depth``, one per vector, as searched by ``plans``."""
+        self.rows, self.query, self.vectors = rows, query, vectors
+        self.plans = plans
+        """Plans of the deepest search so far."""
+        self._lists = {depth: first}
+
+    def lists(self, depth: int) -> list[Ranking]:
+        """A ranking of at most this many rows for each vector."""
+        if depth not in self._lists:
+            self.plans = self.rows.plans(self.query, depth)
+            self._lists[depth] = self.rows.search(self.vectors, depth, self.plans)
+        return self._lists[depth]

@@ -1,0 +1,296 @@
+"""Queries over one or several indices: compose vectors, search, select a page, and join it with metadata."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Unpack
+
+import numpy as np
+
+from llm2clip_search.base.vectors import unit
+from llm2clip_search.encoders import Encoder
+from llm2clip_search.engine.candidates import Candidates, Part, Rows
+from llm2clip_search.engine.diversity import Group
+from llm2clip_search.engine.query import Fuse, ImageRef, Query, QueryOptions, compose_query
+from llm2clip_search.engine.ranking import parts_and_ids
+from llm2clip_search.engine.results import INTERNAL, Duplicate, Hit, Result
+from llm2clip_search.engine.selection import first_depth, select
+from llm2clip_search.errors import QueryError
+
+BATCH = 64
+"""Captions that are encoded and searched together."""
+_BATCH_CANDIDATES = 4_000_000
+"""Results of all captions of a batch together: the bound on its memory."""
+
+
+class Searcher(ABC):
+    """What can be queried: one index, or several as one (`SearchIndex`, `SearchIndices`).
+
+    A text query never loads the vision tower, an image query never loads the LLM, and a query by id loads neither.
+    Several threads may query one object.
+    """
+
+    def __init__(self, encoder: Encoder | None) -> None:
+        self._encoder = encoder
+
+    @property
+    @abstractmethod
+    def parts(self) -> Sequence[Part]:
+        """The indices, in the order in which they were named."""
+
+    def __len__(self) -> int:
+        return sum(part.snapshot.manifest.live for part in self.parts)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that made the index.
+
+        Raises:
+            QueryError: the index was opened without one.
+        """
+        if self._encoder is None:
+            folder = self.parts[0].snapshot.folder
+            raise QueryError(f"{folder} was opened without an encoder; it is searched by vectors and ids.")
+        return self._encoder
+
+    def query(
+        self,
+        text: str | Sequence[str] | None = None,
+        *,
+        image: str | Path | Sequence[str | Path] | None = None,
+        like: ImageRef | Sequence[ImageRef] | None = None,
+        unlike: ImageRef | Sequence[ImageRef] | None = None,
+        add: Sequence[str] = (),
+        sub: Sequence[str] = (),
+        fuse: Fuse | None = None,
+        k: int = 10,
+        offset: int = 0,
+        threshold: float | None = None,
+        where: str | None = None,
+        recall: float | None = None,
+        diverse: bool = False,
+        group_duplicates: float | None = None,
+    ) -> Result:
+        """Find the images nearest to a caption, an image, an indexed image, or their sum.
+
+        Args:
+            text: a caption; several need ``fuse``, and the other terms join each of them.
+            image: path of an image file, or several.
+            like, unlike: ids of indexed images, or paths of image files, to add or subtract. Each string may have a
+                weight, as in ``"beach.jpg^0.5"``. ``"4711@2"`` is the image 4711 of the second index.
+            add, sub: captions to add or subtract, each optionally with a weight as in ``"rain^0.5"``.
+            fuse: how several captions make one ranking: ``mean`` of their vectors; ``max``, the cosine with the best
+                matching caption; ``rank``, reciprocal rank fusion of their rankings.
+            k: results to return.
+            offset: results to skip, for paging.
+            threshold: lowest cosine to return.
+            where: SQL condition over the metadata, applied before the search.
+            recall: as in `Query`.
+            diverse: order the best 100 results by maximal marginal relevance.
+            group_duplicates: least cosine at which an image counts as a duplicate of a better result.
+
+        Raises:
+            QueryError: an empty query, several captions without ``fuse``, an id or column that does not exist, wrong
+                SQL.
+            ImageError: an image that cannot be read.
+        """
+        captions = [text] if isinstance(text, str) else text or ()
+        return self.run(
+            compose_query(
+                captions,
+                image=image,
+                like=like,
+                unlike=unlike,
+                add=add,
+                sub=sub,
+                fuse=fuse,
+                k=k,
+                offset=offset,
+                threshold=threshold,
+                where=where,
+                recall=recall,
+                diverse=diverse,
+                group_duplicates=group_duplicates,
+            )
+        )
+
+    def run(self, query: Query) -> Result:
+        """Run one query; errors as for `query`."""
+        started = time.perf_counter()
+        rows = Rows(self.parts, query.where)
+        return self._run([query], rows, time.perf_counter() - started)[0]
+
+    def query_batch(self, captions: Iterable[str], **options: Unpack[QueryOptions]) -> Iterator[Result]:
+        """Answer many captions, each as `query` does, `BATCH` of them encoded and searched together.
+
+        Args:
+            captions: read as results are asked for.
+            options: as for `query`; they apply to each caption, so ``fuse`` has nothing to combine. The condition is
+                evaluated once.
+
+        Yields:
+            One result per caption, in their order.
+
+        Raises:
+            QueryError, ImageError: as `query`.
+        """
+        any_query = compose_query(["any"], **options)  # options are checked before a caption is read
+        size = max(1, min(BATCH, _BATCH_CANDIDATES // first_depth(any_query)))
+        started = time.perf_counter()
+        rows = Rows(self.parts, any_query.where)
+        filtered = time.perf_counter() - started
+        pending = iter(captions)
+        while batch := list(islice(pending, size)):
+            yield from self._run([compose_query([caption], **options) for caption in batch], rows, filtered)
+            filtered = 0.0
+
+    def _run(self, queries: Sequence[Query], rows: Rows, filtered: float) -> list[Result]:
+        """Answer queries that differ in their terms only; ``filtered`` is the time that the condition took."""
+        clock = _Clock()
+        depth = first_depth(queries[0])
+        plans = rows.plans(queries[0], depth)
+        clock.lap("plan")
+        clock.seconds["plan"] += filtered
+        warnings = [self._warnings(query) for query in queries]
+        vectors = self._compose(queries)
+        clock.lap("encode")
+        lists = iter(rows.search(np.concatenate(vectors), depth, plans))
+        pages, used = [], []
+        for query, own in zip(queries, vectors, strict=True):
+            found = Candidates(rows, query, own, plans, list(islice(lists, len(own))), depth)
+            pages.append(select(found))
+            used.append(found.plans)
+        clock.lap("search")
+        hits = self._join(pages, queries[0])
+        clock.lap("join")
+        seconds = {stage: spent / len(queries) for stage, spent in clock.seconds.items()}
+        return [
+            Result(hits=page, plans=plan, warnings=said, seconds=seconds)
+            for page, plan, said in zip(hits, used, warnings, strict=True)
+        ]
+
+    def _warnings(self, query: Query) -> list[str]:
+        captions = [term.value for term in (*query.alternatives, *query.terms) if term.kind == "text"]
+        if not captions:
+            return []
+        limit, counts = self.encoder.max_tokens, self.encoder.count_tokens(captions)
+        return [
+            f"{_name(caption, captions)} is {count} tokens long, but {self.encoder.name} reads {limit}; the last"
+            f" {count - limit} are not read."
+            for caption, count in zip(captions, counts, strict=True)
+            if count > limit
+        ]
+
+    def _compose(self, queries: Sequence[Query]) -> list[np.ndarray]:
+        """The vectors of each query, float32 ``[n, dim]``; what several have in common is embedded once."""
+        terms = [term for query in queries for composition in query.compositions for term in composition]
+        captions = list(dict.fromkeys(term.value for term in terms if term.kind == "text"))
+        embedded: dict[tuple[str, str], np.ndarray] = {}
+        if captions:
+            encoded = self.encoder.encode_texts(captions)
+            embedded = {("text", caption): vector for caption, vector in zip(captions, encoded, strict=True)}
+        for term in terms:
+            if (term.kind, term.value) not in embedded:
+                is_file = term.kind == "image"
+                vector = self.encoder.encode_images([term.value])[0] if is_file else self._stored(term.value)
+                embedded[term.kind, term.value] = vector
+        vectors = []
+        for query in queries:
+            sums = [
+                _normalised(np.sum([term.weight * embedded[term.kind, term.value] for term in composition], axis=0))
+                for composition in query.compositions
+            ]
+            vectors.append(np.stack([_normalised(np.mean(sums, axis=0))] if query.fuse == "mean" else sums))
+        return vectors
+
+    def _stored(self, name: str) -> np.ndarray:
+        """The stored vector of ``ID`` or ``ID@N``, scaled to unit length."""
+        identifier, _, number = name.partition("@")
+        numbers = range(1, len(self.parts) + 1)
+        if number and int(number) not in numbers:
+            raise QueryError(f"{name} is an image of index {number}, but {len(self.parts)} are searched.")
+        asked = [int(number)] if number else numbers
+        holders = [each for each in asked if int(identifier) in self.parts[each - 1].snapshot]
+        if not holders:
+            where = f"Index {number}" if number else "The index" if len(self.parts) == 1 else "None of the indices"
+            has = "has an" if where.startswith("None") else "has no"
+            raise QueryError(f"{where} {has} image with id {identifier}.", hint="Use an id that results show.")
+        if len(holders) > 1:
+            folders = " and ".join(f"{self.parts[each - 1].snapshot.folder} ({identifier}@{each})" for each in holders)
+            raise QueryError(
+                f"The id {identifier} occurs in {folders}.",
+                hint=f"Write {identifier}@{holders[0]} for the image of index {holders[0]}.",
+            )
+        vector: np.ndarray = unit(self.parts[holders[0] - 1].snapshot.vectors([int(identifier)]))[0]
+        return vector
+
+    def _join(self, pages: Sequence[Sequence[Group]], query: Query) -> list[list[Hit]]:
+        """The hits of some pages; each index is read once for all of them."""
+        groups = [group for page in pages for group in page]
+        keys = np.unique(np.array([key for each in groups for key in (each.key, *each.duplicates)], dtype=np.int64))
+        rows: dict[int, _Row] = {}
+        numbers, ids = parts_and_ids(keys)
+        for number in np.unique(numbers).tolist():
+            snapshot, of_it = self.parts[number].snapshot, numbers == number
+            folder = str(snapshot.folder) if len(self.parts) > 1 else None
+            for key, row in zip(keys[of_it].tolist(), snapshot.rows(ids[of_it].tolist()), strict=True):
+                rows[key] = _Row(snapshot.located(row["path"]), folder, row)
+        return [
+            [_hit(rank, group, rows, query) for rank, group in enumerate(page, start=query.offset + 1)]
+            for page in pages
+        ]
+
+
+def _name(caption: str, captions: Sequence[str]) -> str:
+    """How a sentence names one of a query's captions."""
+    return "The caption" if len(captions) == 1 else f"The caption {caption[:40]!r}..."
+
+
+class _Row(NamedTuple):
+    uri: str
+    folder: str | None
+    columns: dict[str, Any]
+
+
+def _hit(rank: int, group: Group, rows: Mapping[int, _Row], query: Query) -> Hit:
+    uri, folder, columns = rows[group.key]
+    duplicates = tuple(
+        Duplicate(id=other.columns["id"], uri=other.uri, index=other.folder)
+        for other in map(rows.__getitem__, group.duplicates)
+    )
+    return Hit(
+        rank=rank,
+        id=columns["id"],
+        score=max(-1.0, min(1.0, group.score)),
+        uri=uri,
+        metadata={name: value for name, value in columns.items() if name not in ("id", "path", *INTERNAL)},
+        index=folder,
+        duplicates=None if query.group_duplicates is None else duplicates,
+    )
+
+
+def _normalised(total: np.ndarray) -> np.ndarray:
+    """A sum of vectors, float32 ``[dim]``, scaled to unit length."""
+    norm = float(np.linalg.norm(total))
+    if norm < 1e-6:
+        raise QueryError(
+            "The terms of the query cancel each other out.",
+            hint="Change a weight, or drop one of the terms that are subtracted.",
+        )
+    scaled: np.ndarray = (total / norm).astype(np.float32)
+    return scaled
+
+
+class _Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self._last = now

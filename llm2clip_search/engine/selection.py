@@ -1,0 +1,93 @@
+"""From what a query's vectors find to the results of a page: fuse, cut, group, diversify.
+
+Each step is defined on the whole ranking, so that pages continue each other. Steps that look at many rows at once
+concern the first rows only, a pool that is the same for every page; after it the ranking goes on by cosine.
+"""
+
+import numpy as np
+
+from llm2clip_search.engine.candidates import Candidates
+from llm2clip_search.engine.diversity import Group, diversify, group_duplicates, ungrouped
+from llm2clip_search.engine.query import Query
+from llm2clip_search.engine.ranking import Ranking, continued, ranked, reciprocal_ranks
+
+FUSED_POOL = 500
+"""Rows of each caption's ranking that rank fusion takes into account, and the first look for duplicates: as many as an
+approximate index is asked for."""
+DIVERSE_POOL = 100
+"""Results that are ordered by maximal marginal relevance. Those of a larger pool are less and less relevant."""
+
+
+def first_depth(query: Query) -> int:
+    """How deep the first search of a query's vectors goes."""
+    if _is_fused_by_rank(query):
+        return FUSED_POOL
+    return max(_wanted(query), FUSED_POOL if query.group_duplicates is not None else 1)
+
+
+def select(found: Candidates) -> list[Group]:
+    """The results of a query's page, best first."""
+    query = found.query
+    wanted, total = _wanted(query), found.rows.total
+    depth = max(first_depth(query), wanted)
+    while True:
+        ranking = _fused(found, depth)
+        kept = ranking.above(query.threshold)
+        if query.group_duplicates is None:
+            groups = ungrouped(kept)
+        else:
+            groups = group_duplicates(kept, found.rows.vectors, query.group_duplicates)
+        if len(groups) >= wanted or depth >= total or _ends_below_threshold(query, ranking, depth):
+            break
+        depth *= 2
+    if query.diverse:
+        pool, rest = groups[:DIVERSE_POOL], groups[DIVERSE_POOL:]
+        vectors = found.rows.vectors(np.array([group.key for group in pool], dtype=np.int64))
+        order = diversify(np.array([group.score for group in pool]), vectors)
+        groups = [*(pool[place] for place in order.tolist()), *rest]
+    return groups[query.offset : query.offset + query.k]
+
+
+def _wanted(query: Query) -> int:
+    """Results that have to be known for the page."""
+    end = query.offset + query.k
+    return max(end, DIVERSE_POOL) if query.diverse else end
+
+
+def _is_fused_by_rank(query: Query) -> bool:
+    return query.fuse == "rank" and len(query.alternatives) > 1
+
+
+def _fused(found: Candidates, depth: int) -> Ranking:
+    """At least the ``depth`` best rows of a query, unless there are fewer."""
+    if not _is_fused_by_rank(found.query):
+        return _by_best_cosine(found, depth)
+    lists = found.lists(FUSED_POOL)
+    keys = np.unique(np.concatenate([ranking.keys for ranking in lists]))
+    cosines = found.rows.scores(found.vectors, keys).max(axis=0)
+    # Two rows at the same places of two rankings are equal; the cosine decides between them.
+    order = np.lexsort((keys, -cosines, -reciprocal_ranks(lists, keys)))
+    pool = Ranking(keys=keys[order], scores=cosines[order])
+    return pool if len(pool) >= depth else continued(pool, _by_best_cosine(found, depth))
+
+
+def _by_best_cosine(found: Candidates, depth: int) -> Ranking:
+    """The ``depth`` best rows by the highest cosine with one of the query's vectors.
+
+    The lists of all vectors hold them: a row that is not in the list of its own best vector is preceded by the
+    ``depth`` rows of that list.
+    """
+    lists = found.lists(depth)
+    if len(lists) == 1:
+        return lists[0]
+    keys = np.unique(np.concatenate([ranking.keys for ranking in lists]))
+    return ranked(keys, found.rows.scores(found.vectors, keys).max(axis=0), depth)
+
+
+def _ends_below_threshold(query: Query, ranking: Ranking, depth: int) -> bool:
+    """True if no row after those of a ranking reaches the threshold."""
+    if query.threshold is None or not len(ranking):
+        return False
+    if _is_fused_by_rank(query) and depth <= FUSED_POOL * len(query.alternatives):
+        return False  # the pool is not ordered by cosine
+    return bool(ranking.scores[-1] < query.threshold)

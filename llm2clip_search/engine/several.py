@@ -1,0 +1,30 @@
+"""Several indices of one model, searched as one."""
+
+from collections.abc import Sequence
+
+from llm2clip_search.encoders import Encoder
+from llm2clip_search.engine.candidates import Part
+from llm2clip_search.engine.searcher import Searcher
+from llm2clip_search.store.snapshot import check_same_model
+
+
+class SearchIndices(Searcher):
+    """Indices whose images make one ranking: equal scores by the order of the indices, then by lower id.
+
+    Hits carry the folder of their index. `open_index` makes it from several folders.
+    """
+
+    def __init__(self, parts: Sequence[Part], encoder: Encoder | None = None) -> None:
+        """Without an encoder the indices are searched by ids only.
+
+        Raises:
+            StoreError: as `check_same_model`.
+        """
+        check_same_model([part.snapshot for part in parts])
+        super().__init__(encoder)
+        self._parts = tuple(parts)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The indices, in the order in which they were named."""
+        return self._parts

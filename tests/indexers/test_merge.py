@@ -1,0 +1,218 @@
+"""Merged indices: the rows of all, bit by bit, wherever the new index lies, and whatever interrupts it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm2clip_search import AnnConfig, index_folder, merge_indices, open_index
+from llm2clip_search.errors import StoreError
+from llm2clip_search.indexers.merge import WORK
+from llm2clip_search.store import Snapshot, Writer
+from llm2clip_search.store.schema import Failure
+from tests.support.encoders import ColourEncoder
+from tests.support.images import photograph
+from tests.support.stores import MODEL, fill, row, vectors
+from tests.support.vectors import DIM, add, clustered
+
+
+def by_uri(folder: Path) -> dict[str, tuple[bytes, dict[str, object]]]:
+    """Of every live row: where it is, the bits of its vector, and what else its metadata says."""
+    snapshot = Snapshot(folder)
+    found = {}
+    for shard in snapshot.shards:
+        table = shard.metadata(snapshot.schema).to_pylist()
+        for each, at in zip(table, shard.live_rows.tolist(), strict=True):
+            rest = {name: value for name, value in each.items() if name not in ("id", "path") and value is not None}
+            rest["corpus"] = snapshot.located(each["corpus"]) if each["corpus"] else None
+            found[snapshot.located(each["path"])] = shard.vectors[at].tobytes(), rest
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shards=st.lists(st.lists(st.integers(1, 12), max_size=3), min_size=1, max_size=3),
+    rows_per_commit=st.integers(1, 20),
+    removed=st.sets(st.integers(0, 15), max_size=6),
+    places=st.lists(st.sampled_from(["x/a", "x/b", "y/c", "d"]), min_size=4, max_size=4, unique=True),
+)
+def test_any_indices_are_merged_bit_by_bit(
+    tmp_path_factory: pytest.TempPathFactory,
+    shards: list[list[int]],
+    rows_per_commit: int,
+    removed: set[int],
+    places: list[str],
+) -> None:
+    """With deleted rows, empty indices, the same paths where two indices lie in one folder, and any place."""
+    root = tmp_path_factory.mktemp("merge")
+    folders = [root / place for place in places]
+    for number, sizes in enumerate(shards):
+        with Writer.open(folders[number], model=MODEL, dim=DIM) as writer:
+            for size in sizes:
+                add(writer, clustered(number, size))
+            writer.commit(removed=removed)
+    expected: dict[str, object] = {}
+    count = 0
+    for folder in folders[: len(shards)]:
+        own = by_uri(folder)
+        count += len(own)
+        expected = {**own, **expected}  # the first one named wins
+    summary = merge_indices(folders[3], folders[: len(shards)], rows_per_commit=rows_per_commit)
+    assert by_uri(folders[3]) == expected
+    merged = Snapshot(folders[3])
+    merged.verify()
+    assert summary.total == merged.manifest.live == len(expected)
+    assert summary.skipped == count - len(expected)
+    assert merged.live_ids.tolist() == list(range(len(expected)))
+    assert [entry.rows for entry in merged.manifest.shards[:-1]] == [rows_per_commit] * (len(merged.shards) - 1)
+    assert not (folders[3] / WORK).exists()
+
+
+def test_a_merged_index_is_brought_up_to_date_like_any_other(tmp_path: Path, colours: ColourEncoder) -> None:
+    """Nothing is embedded again, wherever the index lies: paths, corpora, times and versions are those of the files."""
+    for name in "ab":
+        (tmp_path / name / "images").mkdir(parents=True)
+        for number in range(4):
+            photograph(number + 10 * (name == "b")).save(tmp_path / name / "images" / f"{number}.png")
+        (tmp_path / name / "images" / "broken.png").write_bytes(b"x")
+        index_folder(tmp_path / name / "images", encoder=colours, index=tmp_path / name / ".llm2clip")
+    # An index whose corpus is the folder that holds it.
+    photograph(77).save(tmp_path / "a" / "top.png")
+    index_folder(tmp_path / "b", encoder=colours, index=tmp_path / "b" / ".llm2clip")
+    for out in (tmp_path / ".llm2clip", tmp_path / "a" / "merged", tmp_path / "elsewhere" / "deep" / "merged"):
+        sources = [tmp_path / name / ".llm2clip" for name in "ab"]
+        summary = merge_indices(out, sources)
+        assert (summary.total, summary.skipped, summary.failures) == (8, 0, 2)
+        merged = Snapshot(out)
+        assert [merged.located(root) for root in merged.manifest.roots] == [
+            str(tmp_path / "a" / "images"),
+            str(tmp_path / "b" / "images"),
+            str(tmp_path / "b"),
+        ]
+        before = colours.embedded
+        for name in "ab":
+            again = index_folder(tmp_path / name / "images", encoder=colours, index=out)
+            assert (again.unchanged, again.indexed, again.removed, again.failed, again.total) == (4, 0, 0, 1, 8)
+        assert colours.embedded == before
+        hits = open_index(out, encoder=colours).query(image=tmp_path / "b" / "images" / "2.png", k=1).hits
+        assert hits[0].path == tmp_path / "b" / "images" / "2.png"
+
+
+def test_further_columns_are_kept(tmp_path: Path) -> None:
+    for name, columns in (("a", {"stars": [1, 2]}), ("b", {"tags": [["x"], None]}), ("c", {})):
+        with Writer.open(tmp_path / name / "i", model=MODEL, dim=4) as writer:
+            writer.commit([row(0), row(1)], vectors(0, 1), columns=pa.table(columns) if columns else None)
+    merge_indices(tmp_path / "out", [tmp_path / name / "i" for name in "abc"])
+    found = Snapshot(tmp_path / "out").metadata().sort_by("id").to_pydict()
+    assert found["stars"] == [1, 2, None, None, None, None]
+    assert found["tags"] == [None, None, ["x"], None, None, None]
+    with Writer.open(tmp_path / "d", model=MODEL, dim=4) as writer:
+        writer.commit([row(0)], vectors(0), columns=pa.table({"stars": ["many"]}))
+    with pytest.raises(StoreError, match=r"Column 'stars' is int64 in .*a/i, but string in .*/d"):
+        merge_indices(tmp_path / "other", [tmp_path / "a" / "i", tmp_path / "d"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_uris_keep_their_names(tmp_path: Path) -> None:
+    for name in "ab":
+        with Writer.open(tmp_path / name / "i", model=MODEL, dim=4) as writer:
+            rows = [row(0, f"s3://bucket/{name}.jpg"), row(1, "s3://bucket/both.jpg"), row(2, "/else/where.jpg")]
+            writer.commit(rows, vectors(0, 1, 2), root="s3://bucket")
+            writer.record_failures([Failure(path="s3://bucket/bad", stage="read", reason=name)], under="s3://bucket")
+    summary = merge_indices(tmp_path / "out", [tmp_path / "b" / "i", tmp_path / "a" / "i"])
+    snapshot = Snapshot(tmp_path / "out")
+    assert snapshot.metadata().column("path").to_pylist() == [
+        *("s3://bucket/b.jpg", "s3://bucket/both.jpg", "/else/where.jpg", "s3://bucket/a.jpg"),
+    ]
+    assert (summary.skipped, summary.failures, snapshot.manifest.roots) == (2, 1, ("s3://bucket",))
+
+
+def test_an_approximate_index_is_built(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        with Writer.open(tmp_path / name / "i", model=MODEL, dim=DIM) as writer:
+            add(writer, clustered(number, 100))
+    summary = merge_indices(tmp_path / "out", [tmp_path / name / "i" for name in "ab"], ann=AnnConfig(kind="hnsw"))
+    entry = Snapshot(tmp_path / "out").manifest.ann
+    assert entry is not None
+    assert (summary.ann, entry.rows) == (entry.factory, 200)
+    assert (tmp_path / "out" / "ann" / entry.name).is_file()
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "a", 0, 1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    (tmp_path / "file").touch()
+    with Writer.open(tmp_path / "other", model=ColourEncoder().identity, dim=4):
+        pass
+    for out, sources, message in (
+        ("out", ["a", "other"], r"/a was made by m .*, but .*/other by colours:16"),
+        ("out", ["a", "a"], "/a is named twice"),
+        ("out", ["a", "nowhere"], "nowhere holds no index"),
+        ("out", [], "No index is named"),
+        ("a", ["a"], "/a holds an index already"),
+        ("full", ["a"], "/full is not empty: it holds 'x'"),
+        ("file", ["a"], "/file is a file"),
+        ("file/x", ["a"], "/file/x cannot be created"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            merge_indices(tmp_path / out, [tmp_path / source for source in sources])
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["x"]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    fill(tmp_path / "a", 0, 1)
+
+    def fail(task: str, done: int, total: int, figures: object, /) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge_indices(tmp_path / "out", [tmp_path / "a"], progress=fail)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "a" / "shards" / "000001" / "embeddings.npy").unlink()
+    with pytest.raises(StoreError, match=r"embeddings\.npy cannot be read"):
+        merge_indices(tmp_path / "out", [tmp_path / "a"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"writer.lock"}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from llm2clip_search import merge_indices
+calls, rename = [0], Path.rename
+def counted(self, target):
+    calls[0] += 1
+    if calls[0] > int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.rename = counted
+merge_indices(sys.argv[2], sys.argv[3:], rows_per_commit=3)
+"""
+
+
+def test_a_killed_merge_is_no_index_and_can_be_run_again(tmp_path: Path) -> None:
+    """At each rename: of the shards, and of the finished index out of its hidden folder."""
+    fill(tmp_path / "a", 0, 1, 2, 3, 4)
+    out = tmp_path / "out"
+    for step in range(20):
+        words = [sys.executable, "-c", KILLED, str(step), str(out), str(tmp_path / "a")]
+        done = subprocess.run(words, env=dict(os.environ), capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        with pytest.raises(StoreError, match="holds no index"):
+            Snapshot(out)
+    assert step == 5  # two shards, then "shards", "failures.parquet" and the manifest
+    assert len(by_uri(out)) == 5
+    Snapshot(out).verify()
+    np.testing.assert_array_equal(Snapshot(out).live_ids, np.arange(5))
