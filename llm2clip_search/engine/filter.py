@@ -45,7 +45,7 @@ class Filter:
         self._connection.register("dead_rows", _dead_rows(snapshot))
         execute("CREATE TABLE dead AS SELECT * FROM dead_rows")
         execute(_live_rows(snapshot))
-        execute(_images(snapshot))
+        execute(_IMAGES)
 
     def ids(self, where: str) -> np.ndarray:
         """Ids, ascending int64, of the live rows that meet a condition.
@@ -77,6 +77,12 @@ class Filter:
         return f"{where!r} is not a valid condition: {first.partition(': ')[2] or first}"
 
 
+_IMAGES = (
+    "CREATE VIEW images AS SELECT * EXCLUDE (mtime_ns, version), make_timestamp(mtime_ns // 1000) AS mtime FROM live"
+)
+"""The view that conditions are evaluated on: the columns as users know them."""
+
+
 @contextmanager
 def time_limit(cursor: Any, seconds: float) -> Iterator[None]:
     """Interrupt what a DuckDB cursor runs within, once it has taken this long: an ``InterruptException``."""
@@ -90,14 +96,21 @@ def time_limit(cursor: Any, seconds: float) -> Iterator[None]:
 
 
 def _live_rows(snapshot: Snapshot) -> str:
-    """The view of live rows: whole shards as they are, and shards with dead rows without those."""
-    whole = [shard for shard in snapshot.shards if not len(shard.dead)]
-    partly = [shard for shard in snapshot.shards if len(shard.dead)]
-    parts = [f"SELECT * FROM {_scan(whole)}"] if whole else []
-    if partly:
-        same = f"shard.{FILE} = dead.file AND shard.id = dead.id"
-        rows = f"SELECT * FROM {_scan(partly, FILE)} AS shard ANTI JOIN dead ON {same}"
-        parts.append(f"SELECT * EXCLUDE ({FILE}) FROM ({rows})")
+    """The view of live rows with whole paths: shards as they are, and shards with dead rows without those."""
+    base = snapshot.base.as_posix().replace("'", "''")
+    below = f"'{base}/' || path"
+    # Patterns that DuckDB turns into prefix and substring searches; a regular expression takes three times as long.
+    is_whole = "starts_with(path, '/') OR contains(path, '://') OR path LIKE '_:/%'"
+    parts = []
+    for relative, path in ((True, below), (False, f"CASE WHEN {is_whole} THEN path ELSE {below} END")):
+        located = f"REPLACE ({path} AS path)"
+        shards = [shard for shard in snapshot.shards if shard.entry.relative == relative]
+        if whole := [shard for shard in shards if not len(shard.dead)]:
+            parts.append(f"SELECT * {located} FROM {_scan(whole)}")
+        if partly := [shard for shard in shards if len(shard.dead)]:
+            same = f"shard.{FILE} = dead.file AND shard.id = dead.id"
+            rows = f"SELECT * FROM {_scan(partly, FILE)} AS shard ANTI JOIN dead ON {same}"
+            parts.append(f"SELECT * EXCLUDE ({FILE}) {located} FROM ({rows})")
     nothing = ", ".join(f'NULL AS "{name}"' for name in METADATA_SCHEMA.names)
     return "CREATE VIEW live AS " + (" UNION ALL BY NAME ".join(parts) or f"SELECT {nothing} WHERE false")
 
@@ -108,18 +121,6 @@ def _dead_rows(snapshot: Snapshot) -> pa.Table:
     files = [pa.array([str(shard.metadata_path)] * len(shard.dead)) for shard in partly]
     ids = [pa.array(shard.dead) for shard in partly]
     return pa.table({"file": pa.chunked_array(files, pa.string()), "id": pa.chunked_array(ids, pa.int64())})
-
-
-def _images(snapshot: Snapshot) -> str:
-    """The view that conditions are evaluated on: the columns as users know them."""
-    base = snapshot.base.as_posix().replace("'", "''")
-    # Patterns that DuckDB turns into prefix and substring searches; a regular expression takes three times as long.
-    is_whole = "starts_with(path, '/') OR contains(path, '://') OR path LIKE '_:/%'"
-    path = f"CASE WHEN {is_whole} THEN path ELSE '{base}/' || path END"
-    return (
-        f"CREATE VIEW images AS SELECT * EXCLUDE (path, mtime_ns, version), {path} AS path,"
-        " make_timestamp(mtime_ns // 1000) AS mtime FROM live"
-    )
 
 
 def _scan(shards: list[Shard], file_column: str = "") -> str:

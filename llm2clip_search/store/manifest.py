@@ -28,6 +28,9 @@ class ShardEntry:
     first_id: int
     """Lowest id of its rows, dead ones included; ids outside the range need not be looked for in the shard."""
     last_id: int
+    relative: bool
+    """Every path in it is relative to the folder that holds the index, so that filters need not look at each. False if
+    an earlier version wrote it."""
     sha256: dict[str, str]
     """Of ``embeddings.npy`` and ``metadata.parquet``."""
 

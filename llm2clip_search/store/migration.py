@@ -33,8 +33,8 @@ def _from_1(raw: Manifest, folder: Path) -> Manifest:
 
 
 def _from_2(raw: Manifest, _folder: Path) -> Manifest:
-    """Schema 3 has operating points. Earlier versions measured one effort, and no times; those of a two-core machine
-    stand in for them."""
+    """Schema 3 has operating points, and knows of shards whose paths are all relative. Earlier versions measured one
+    effort, and no times; those of a two-core machine stand in for them."""
     ann = raw.get("ann")
     if ann is not None:
         lists = re.match(r"IVF(\d+),", ann["factory"])
@@ -44,7 +44,8 @@ def _from_2(raw: Manifest, _folder: Path) -> Manifest:
         kept = {name: ann[name] for name in ("name", "factory", "rows", "trained_on", "shards")}
         unknown = {"sha256": None, "queries": "midpoints", "exact_ms": 1e-4 * ann["rows"]}
         ann = {**kept, **unknown, "points": points}
-    return {**raw, "schema_version": 3, "ann": ann, "ann_config": None}
+    shards = [{**entry, "relative": False} for entry in raw["shards"]]
+    return {**raw, "schema_version": 3, "shards": shards, "ann": ann, "ann_config": None}
 
 
 _STEPS: dict[int, Callable[[Manifest, Path], Manifest]] = {1: _from_1, 2: _from_2}

@@ -30,6 +30,9 @@ METADATA_SCHEMA = pa.schema(
 )
 """The fixed columns; `metadata_schema` adds those that corpora brought along."""
 
+UNIQUE = frozenset({"id", "path", "content_hash", "size", "mtime_ns", "version"})
+"""Columns whose values hardly repeat: dictionaries of them take space, and time of whoever reads them."""
+
 FAILURE_SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),

@@ -130,23 +130,27 @@ class Shard:
             StoreError: the file is missing or damaged.
         """
         try:
-            with pq.ParquetFile(self.metadata_path, metadata=self._footer) as file:
-                sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+            footer, sizes = self._footer
+            with pq.ParquetFile(self.metadata_path, metadata=footer) as file:
                 ends = np.cumsum(sizes)
                 groups = np.searchsorted(ends, rows, side="right")
                 wanted = np.unique(groups)
-                names = [name for name in schema.names if name in file.schema_arrow.names]
-                table = file.read_row_groups(wanted.tolist(), columns=names)
+                present = set(file.schema_arrow.names)
+                table = file.read_row_groups(
+                    wanted.tolist(), columns=[name for name in schema.names if name in present]
+                )
         except (OSError, IndexError, pa.ArrowException) as error:
             raise StoreError(f"{self.metadata_path} cannot be read: {error}.") from error
-        before = np.concatenate([[0], np.cumsum([sizes[group] for group in wanted])])
-        offsets = rows - (ends - np.array(sizes))[groups] + before[np.searchsorted(wanted, groups)]
+        before = np.concatenate([[0], np.cumsum(sizes[wanted])])
+        offsets = rows - (ends - sizes)[groups] + before[np.searchsorted(wanted, groups)]
         return _completed(table.take(pa.array(offsets)), schema)
 
     @cached_property
-    def _footer(self) -> pq.FileMetaData:
-        """Parsed once: the footer of a large shard takes longer to read than the rows of a few hits."""
-        return pq.read_metadata(self.metadata_path)
+    def _footer(self) -> tuple[pq.FileMetaData, np.ndarray]:
+        """The footer and the sizes of its row groups, parsed once: the footer of a large shard takes longer to read
+        than the rows of a few hits."""
+        footer = pq.read_metadata(self.metadata_path)
+        return footer, np.array([footer.row_group(number).num_rows for number in range(footer.num_row_groups)])
 
     def read(self, columns: list[str]) -> pa.Table:
         """Those of some columns that the shard has, dead rows included.
@@ -157,7 +161,8 @@ class Shard:
         path = self.metadata_path
         try:
             with pq.ParquetFile(path) as file:
-                table = file.read([name for name in columns if name in file.schema_arrow.names])
+                present = set(file.schema_arrow.names)
+                table = file.read([name for name in columns if name in present])
         except (OSError, pa.ArrowException) as error:
             raise StoreError(f"{path} cannot be read: {error}.") from error
         if table.num_rows != self.entry.rows:

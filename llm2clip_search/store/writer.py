@@ -22,13 +22,15 @@ from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lease import READERS, oldest_lease
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, AnnEntry, ColumnEntry, Manifest, ShardEntry
-from llm2clip_search.store.schema import FAILURE_SCHEMA, METADATA_SCHEMA, Failure, Row, column_entry
+from llm2clip_search.store.schema import FAILURE_SCHEMA, METADATA_SCHEMA, UNIQUE, Failure, Row, column_entry
 from llm2clip_search.store.shard import METADATA, VECTORS, Shard
 from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, Snapshot, plain_path
 from llm2clip_search.store.tombstones import Tombstones
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 FAILURES = "failures.parquet"
+ABSOLUTE = "^/|^.:/|://"
+"""Paths that are not relative: of this machine, of Windows, and URIs."""
 ROW_GROUP = 2048
 """Rows per Parquet row group: a query reads those of its hits, a filter skips those that its statistics rule out."""
 
@@ -272,7 +274,8 @@ class Writer:
         assert start == len(table), "one vector per row"
         vectors.flush()
         del vectors
-        pq.write_table(table, temporary / METADATA, row_group_size=ROW_GROUP)
+        repeated = [name for name in table.column_names if name not in UNIQUE]
+        pq.write_table(table, temporary / METADATA, row_group_size=ROW_GROUP, use_dictionary=repeated)
         digests = {file: file_sha256(temporary / file) for file in (VECTORS, METADATA)}
         for file in digests:
             fsync_path(temporary / file)
@@ -280,7 +283,15 @@ class Writer:
         temporary.rename(shards / name)
         fsync_path(shards)
         ids = table.column("id").to_numpy()
-        return ShardEntry(name=name, rows=len(ids), first_id=int(ids.min()), last_id=int(ids.max()), sha256=digests)
+        absolute = pc.any(pc.match_substring_regex(table.column("path"), ABSOLUTE)).as_py()
+        return ShardEntry(
+            name=name,
+            rows=len(ids),
+            first_id=int(ids.min()),
+            last_id=int(ids.max()),
+            relative=not absolute,
+            sha256=digests,
+        )
 
     def _with_dead(self, ids: np.ndarray) -> Tombstones:
         """The present tombstones, and one for each live row of ``ids``, int64 ascending; the same object if none."""

@@ -55,7 +55,8 @@ def test_a_manifest_survives_its_file(shards: list[tuple[str, int]], recall: flo
         ann = AnnEntry(name="a", factory="f", shards=("x",), queries="captions", points=(point,), **size)  # type: ignore[arg-type]
         config = AnnConfig(kind="ivf", recall=0.5, memory=10**9)
     entries = tuple(
-        ShardEntry(name=name, rows=rows, first_id=rows, last_id=2 * rows, sha256={"f": name}) for name, rows in shards
+        ShardEntry(name=name, rows=rows, first_id=rows, last_id=2 * rows, relative=rows % 2 == 0, sha256={"f": name})
+        for name, rows in shards
     )
     manifest = Manifest(model=MODEL, dim=4, shards=entries, ann=ann, ann_config=config, roots=tuple(roots))
     with tempfile.TemporaryDirectory() as folder:
