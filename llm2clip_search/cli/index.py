@@ -1,15 +1,14 @@
 """``llm2clip-search index``: create an index of images, or bring one up to date."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.options import Device, ModelName, RuntimeName
+from llm2clip_search.cli.approximate import ann_config
+from llm2clip_search.cli.options import AnnKind, Device, Memory, ModelName, Recall, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
-from llm2clip_search.cli.sizes import to_bytes
 
 if TYPE_CHECKING:
     from llm2clip_search.indexers import IndexSummary
@@ -53,29 +52,9 @@ def index(
         int | None,
         typer.Option(min=0, help="Exit with code 1 if more images fail. Default: no limit.", show_default=False),
     ] = None,
-    ann: Annotated[
-        Literal["auto", "flat", "hnsw", "ivf", "ivfpq", "ivfrabitq", "cagra"] | None,
-        typer.Option(
-            help="Kind of approximate index; flat is exact search, auto builds inverted lists from 100,000 images on."
-            " Default: as the last time, else auto.",
-            show_default=False,
-        ),
-    ] = None,
-    recall: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the exact results that approximate search aims at. Default: as the last time, else 0.95.",
-            show_default=False,
-        ),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            help="Memory that the approximate index may take, such as 4GB. Default: as the last time, else half of the"
-            " machine's.",
-            show_default=False,
-        ),
-    ] = None,
+    ann: AnnKind = None,
+    recall: Recall = None,
+    memory: Memory = None,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
@@ -97,17 +76,10 @@ def index(
     manifest = Manifest.read(target) if has_index(target) else None
     if model is None:
         model = manifest.model.name if manifest else DEFAULT_MODEL
-    before = (manifest.ann_config if manifest else None) or AnnConfig()
-    search = replace(
-        before,
-        kind=before.kind if ann is None else ann,
-        recall=before.recall if recall is None else recall,
-        memory=before.memory if memory is None else to_bytes(memory),
-    )
     chosen = {"threads": threads, "max_pixels": max_pixels}
     config = IndexConfig(
         batch_size=batch_size,
-        ann=search,
+        ann=ann_config((manifest.ann_config if manifest else None) or AnnConfig(), ann, recall, memory),
         **{name: value for name, value in chosen.items() if value is not None},
     )
     corpus = open_corpus(source, exclude=exclude or ())

@@ -2,20 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.approximate import ann_config, captions_of
+from llm2clip_search.cli.options import AnnKind, Memory, Recall
 from llm2clip_search.cli.progress import ProgressBar
 
 
 def merge(
     out: Annotated[Path, typer.Argument(help="Folder of the new index; it must not exist, or be empty.")],
     indices: Annotated[list[Path], typer.Argument(help="Index folders to merge, made by the same model.")],
-    ann: Annotated[
-        Literal["auto", "flat", "hnsw", "ivf"], typer.Option(help="Approximate index, as for the command index.")
-    ] = "auto",
+    ann: AnnKind = None,
+    recall: Recall = None,
+    memory: Memory = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Merge indices of one model into a new index.
@@ -26,9 +28,12 @@ def merge(
     [dim]llm2clip-search merge all/.llm2clip 2023/.llm2clip 2024/.llm2clip[/dim]
     """
     from llm2clip_search.indexers import AnnConfig, merge_indices
+    from llm2clip_search.store import Manifest
 
     with ProgressBar() as progress:
-        summary = merge_indices(out, indices, ann=AnnConfig(kind=ann), progress=progress)
+        config = ann_config(AnnConfig(), ann, recall, memory)
+        captions = captions_of(Manifest.read(indices[0]).model.name)
+        summary = merge_indices(out, indices, ann=config, captions=captions, progress=progress)
     if json_output:
         with console.results():
             print(json.dumps(summary.to_dict()))

@@ -37,6 +37,32 @@ ShardingName = Annotated[
     Literal["replicate", "shard"],
     typer.Option("--sharding", help="With torchrun: shard splits every parameter over the GPUs (FSDP2)."),
 ]
+AnnKind = Annotated[
+    Literal["auto", "flat", "hnsw", "ivf", "ivfpq", "ivfrabitq", "cagra"] | None,
+    typer.Option(
+        "--ann",
+        help="Kind of approximate index; flat is exact search, auto builds inverted lists from 100,000 images on."
+        " Default: as the last time, else auto.",
+        show_default=False,
+    ),
+]
+Recall = Annotated[
+    float | None,
+    typer.Option(
+        "--recall",
+        help="Share of the exact results that approximate search aims at. Default: as the last time, else 0.95.",
+        show_default=False,
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        help="Memory that the approximate index may take, such as 4GB. Default: as the last time, else half of the"
+        " machine's.",
+        show_default=False,
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print parameters, memory and time per step without loading or training anything."),

@@ -54,10 +54,10 @@ def plan_search(
 ) -> SearchPlan:
     """Choose the strategy with the lowest measured cost that reaches the wanted recall.
 
-    An exact search costs what it cost per row when the approximate index was built. An approximate search costs what
-    its operating point cost, and the exact search of the rows that are not in it yet. A filter that leaves a share of
-    the rows needs the effort of a search that is deeper by its inverse, times `FILTER_MARGIN`. Graphs are not asked to
-    filter: their walk ends among rows that the filter drops.
+    An exact search costs what it cost per row when the approximate index was built, with a filter or without. An
+    approximate search costs what its operating point cost, and the exact search of the rows that are not in it yet. A
+    filter that leaves a share of the rows needs the effort of a search that is deeper by its inverse, times
+    `FILTER_MARGIN`. Graphs are not asked to filter: their walk ends among rows that the filter drops.
 
     Args:
         rows: live rows.
@@ -92,7 +92,7 @@ def plan_search(
     if filtered and not isinstance(kind := kind_of(ann.factory), InvertedLists):
         return exact(f"{kind.factory} would miss some of them")
     margin = FILTER_MARGIN if filtered else 1
-    exact_ms = ann.exact_ms * count / rows
+    exact_ms = 10 * ann.filtered_ms * count / rows if filtered else ann.exact_ms
     approximate_ms = margin * point.milliseconds + ann.exact_ms * min(tail, count) / rows
     if exact_ms <= approximate_ms:
         return exact(f"comparing all takes about {exact_ms:.1f} ms, {ann.factory} {approximate_ms:.1f} ms")

@@ -87,7 +87,7 @@ class SearchIndex(Searcher):
         if vectors.ndim != 2 or vectors.shape[1] != self.snapshot.manifest.dim:
             raise QueryError(f"Vectors are {list(vectors.shape)}, but the index is {self.snapshot.manifest.dim} wide.")
         queries = np.ascontiguousarray(vectors, dtype=np.float32)
-        return self._search(queries, k, self._plan(allowed, k, recall), allowed)
+        return self._search(queries, k, self.plan_for(k, allowed=allowed, recall=recall), allowed)
 
     @property
     def parts(self) -> tuple["SearchIndex"]:
@@ -104,9 +104,21 @@ class SearchIndex(Searcher):
             return None
         return self._filter().ids(where)
 
+    def plan_for(self, k: int, *, allowed: np.ndarray | None = None, recall: float | None = None) -> SearchPlan:
+        """How `search` would search."""
+        return plan_search(
+            rows=len(self),
+            matches=None if allowed is None else len(allowed),
+            k=k,
+            ann=self.snapshot.manifest.ann,
+            tail=len(self._tail),
+            recall=self.recall if recall is None else recall,
+            gpu=self._gpus() > 0,
+        )
+
     def plan(self, query: Query, depth: int, matches: np.ndarray | None) -> SearchPlan:
         """How to find the ``depth`` best rows among those that a query's condition leaves."""
-        return self._plan(matches, depth, query.recall)
+        return self.plan_for(depth, allowed=matches, recall=query.recall)
 
     def candidates(
         self, vectors: np.ndarray, depth: int, plan: SearchPlan, matches: np.ndarray | None
@@ -122,17 +134,6 @@ class SearchIndex(Searcher):
         from llm2clip_search.engine.filter import Filter
 
         return Filter(self.snapshot)
-
-    def _plan(self, matches: np.ndarray | None, k: int, recall: float | None) -> SearchPlan:
-        return plan_search(
-            rows=len(self),
-            matches=None if matches is None else len(matches),
-            k=k,
-            ann=self.snapshot.manifest.ann,
-            tail=len(self._tail),
-            recall=self.recall if recall is None else recall,
-            gpu=self._gpus() > 0,
-        )
 
     def _search(
         self, queries: np.ndarray, k: int, plan: SearchPlan, matches: np.ndarray | None

@@ -1,12 +1,11 @@
 """Building the approximate index of a store, and keeping it in step with commits."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from llm2clip_search.base.files import file_sha256
-from llm2clip_search.encoders import Encoder
 from llm2clip_search.store import AnnEntry, Snapshot, Writer
 from llm2clip_search.vectorindex.faiss_index import FaissIndex, create_index, load_index
 from llm2clip_search.vectorindex.gpu import build_cagra
@@ -23,7 +22,14 @@ ADDED_ROWS = 65_536
 """Vectors that are added at a time."""
 
 
-def build_ann(writer: Writer, config: AnnConfig, *, encoder: Encoder | None = None) -> AnnEntry | None:
+def no_captions(_count: int) -> np.ndarray | None:
+    """For a model that is not at hand: it brings no captions along."""
+    return None
+
+
+def build_ann(
+    writer: Writer, config: AnnConfig, *, captions: Callable[[int], np.ndarray | None] = no_captions
+) -> AnnEntry | None:
     """Bring the approximate index in step with the last commit; returns what the manifest now names.
 
     New rows are searched exactly until there are more than ``config.tail_rows`` of them; then they are added to the
@@ -31,8 +37,8 @@ def build_ann(writer: Writer, config: AnnConfig, *, encoder: Encoder | None = No
     building again. Recall and time are measured at many efforts and stored with it. Readers are not disturbed.
 
     Args:
-        encoder: the model that made the index; recall is measured with captions that it brings along. Without any,
-            midpoints of stored vectors stand in for them.
+        captions: `Encoder.caption_sample` of the model that made the index: recall is measured with captions that it
+            brings along. Without any, midpoints of stored vectors stand in for them.
 
     Raises:
         StoreError: no index of the wanted kind fits in memory or can be built here; rows that were committed stay.
@@ -54,17 +60,18 @@ def build_ann(writer: Writer, config: AnnConfig, *, encoder: Encoder | None = No
         _extend(index, snapshot, covered=frozenset(current.shards))
     else:
         index = _built(snapshot, kind, seed=config.seed)
-    captions = encoder.caption_sample(QUERIES) if encoder is not None else None
-    queries = midpoint_queries(snapshot, seed=config.seed) if captions is None else captions
-    points, exact_ms = tune(snapshot, index, queries)
+    sample = captions(QUERIES)
+    queries = midpoint_queries(snapshot, seed=config.seed) if sample is None else sample
+    measured = tune(snapshot, index, queries)
     entry = AnnEntry(
         factory=index.kind.factory,
         rows=len(index),
         trained_on=live if current is None else current.trained_on,
         shards=tuple(shard.name for shard in snapshot.shards),
-        queries="midpoints" if captions is None else "captions",
-        exact_ms=exact_ms,
-        points=points,
+        queries="midpoints" if sample is None else "captions",
+        exact_ms=measured.exact_ms,
+        filtered_ms=measured.filtered_ms,
+        points=measured.points,
     )
     return writer.publish_ann(index.save, entry, config)
 

@@ -123,7 +123,7 @@ def index_corpus(
         committer.finish()
         written = time.perf_counter()
         ann = config.ann or writer.manifest.ann_config or AnnConfig()
-        entry = build_ann(writer, ann, encoder=encoder)
+        entry = build_ann(writer, ann, captions=encoder.caption_sample)
         seconds["write"] += committer.seconds + time.perf_counter() - written
         return IndexSummary(
             root=corpus.uri,

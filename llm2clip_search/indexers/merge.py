@@ -7,7 +7,7 @@ So a merge that is killed leaves a folder that is not an index; the next merge i
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from llm2clip_search.base.files import fsync_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import StoreError
-from llm2clip_search.indexers.ann import build_ann
+from llm2clip_search.indexers.ann import build_ann, no_captions
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot, Writer, has_index
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, ColumnEntry
@@ -65,6 +65,7 @@ def merge_indices(
     sources: Sequence[str | os.PathLike[str]],
     *,
     ann: AnnConfig | None = None,
+    captions: Callable[[int], np.ndarray | None] = no_captions,
     rows_per_commit: int = ROWS_PER_COMMIT,
     progress: Progress = no_progress,
 ) -> MergeSummary:
@@ -78,7 +79,8 @@ def merge_indices(
     Args:
         out: folder of the new index; it must not exist, or be empty.
         sources: folders of the indices.
-        ann: when to build an approximate index.
+        ann: when and how to build an approximate index.
+        captions: as for `build_ann`.
         rows_per_commit: rows per shard of the new index.
         progress: called with ``images`` as rows are copied.
 
@@ -103,7 +105,7 @@ def merge_indices(
                     progress("images", merge.seen, total, {})
             merge.finish(snapshots)
             progress("images", total, total, {})
-            entry = build_ann(writer, ann or AnnConfig())
+            entry = build_ann(writer, ann or AnnConfig(), captions=captions)
             manifest = writer.manifest
     return MergeSummary(
         index=str(target),

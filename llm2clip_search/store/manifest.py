@@ -66,6 +66,8 @@ class AnnEntry:
     """What recall was measured with: ``captions`` that the model brought along, or ``midpoints`` of stored vectors."""
     exact_ms: float
     """Milliseconds of one exact query over all live rows when it was measured."""
+    filtered_ms: float
+    """The same over a tenth of the rows, drawn at random."""
     points: tuple[OperatingPoint, ...]
     """Recall and time by effort, measured against exact search when the file was written."""
 

@@ -42,7 +42,12 @@ def _from_2(raw: Manifest, _folder: Path) -> Manifest:
         measured = {"effort": effort, "candidates": 30, "recall": ann["recall_at_10"], "milliseconds": 1.0}
         points = [{**measured, "depth": depth} for depth in (10, 100)]
         kept = {name: ann[name] for name in ("name", "factory", "rows", "trained_on", "shards")}
-        unknown = {"sha256": None, "queries": "midpoints", "exact_ms": 1e-4 * ann["rows"]}
+        unknown = {
+            "sha256": None,
+            "queries": "midpoints",
+            "exact_ms": 1e-4 * ann["rows"],
+            "filtered_ms": 2e-5 * ann["rows"],
+        }
         ann = {**kept, **unknown, "points": points}
     shards = [{**entry, "relative": False} for entry in raw["shards"]]
     return {**raw, "schema_version": 3, "shards": shards, "ann": ann, "ann_config": None}

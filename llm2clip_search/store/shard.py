@@ -95,6 +95,8 @@ class Shard:
         if not len(wanted):
             return kept, kept
         order = self._order
+        if order is None and self.entry.last_id - self.entry.first_id + 1 == self.entry.rows:
+            return low + kept, wanted - self.entry.first_id  # no id of the range is missing
         at = np.searchsorted(self.ids, wanted, sorter=order)
         at = np.minimum(at, self.entry.rows - 1)
         rows = at if order is None else order[at]

@@ -1,6 +1,5 @@
 """Exact search over stored vectors, and the final ranking of candidates that another index found."""
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from llm2clip_search.base.lazy import Lazy
 from llm2clip_search.base.vectors import top_k
-from llm2clip_search.vectorindex.float16_scan import ROUNDING, Float16Scan, is_available
+from llm2clip_search.vectorindex.float16_scan import ROUNDING, Float16Scan, is_available, scan_gathered
 from llm2clip_search.vectorindex.index import Capabilities, MappedVectors, ShardedVectors, Vectors
 
 _QUERIES_PER_PRODUCT = 256
@@ -19,9 +18,9 @@ _QUERIES_RANKED = 64
 FEW_QUERIES = 8
 """Up to this many queries FAISS's scan of float16 vectors is faster; more share one conversion to float32."""
 MANY_ROWS = 20_000
-"""From this many rows on, importing FAISS costs less than the conversion that it saves; once it is imported, it is
-faster for fewer, too."""
-GATHER_SHARE = 1 / 16
+"""From this many rows on, importing FAISS costs less than the conversion that it saves. From the second search on it is
+worth it for fewer: whoever searches twice will search often."""
+GATHER_SHARE = 1 / 4
 """Of a shard with a smaller share of allowed rows, these are copied out; of others, a scan skips those that are not."""
 SLACK = 32
 """Candidates that a scan gives beyond ``k``: if even the last of them may belong to the best, all rows are compared."""
@@ -38,6 +37,7 @@ class ExactIndex:
 
     def __init__(self, vectors: ShardedVectors, rows: int) -> None:
         self._vectors, self._rows = vectors, rows
+        self._is_first = True
         self._scans = [Lazy(partial(_scan_of, shard)) for shard in vectors.shards]
 
     def __len__(self) -> int:
@@ -51,7 +51,8 @@ class ExactIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `VectorIndex.search`; returns ``min(k, rows)`` columns, and equal scores by lower id."""
         compared = self._rows if allowed is None else len(allowed)
-        few = 4 * k if "faiss" in sys.modules else max(MANY_ROWS, 4 * k)
+        few = max(MANY_ROWS if self._is_first else 0, 4 * k)
+        self._is_first = False
         if not 0 < len(queries) <= FEW_QUERIES or compared < few or not self._can_scan():
             return exact_search(self._vectors, queries, k, ids=allowed)
         scores, ids = self._scan(queries, k + SLACK, allowed)
@@ -78,15 +79,14 @@ class ExactIndex:
             if rows is not None and not len(rows):
                 continue
             if rows is not None and len(rows) < GATHER_SHARE * len(shard.vectors):
-                top, found = Float16Scan(shard.vectors[rows]).search(queries, k, None)
-                found = np.where(found < 0, -1, rows[found])
+                results = scan_gathered(shard.vectors, rows, queries, k)
             else:
-                top, found = scan().search(queries, k, rows)
-            top = np.where(found < 0, -np.inf, top)
-            both = np.concatenate([scores, top], axis=1)
-            either = np.concatenate([ids, np.where(found < 0, -1, shard.ids[found])], axis=1)
-            order = np.argsort(-both, axis=1, kind="stable")[:, :k]
-            scores, ids = np.take_along_axis(both, order, 1), np.take_along_axis(either, order, 1)
+                results = iter([scan().search(queries, k, rows)])
+            for top, found in results:
+                both = np.concatenate([scores, np.where(found < 0, -np.inf, top)], axis=1)
+                either = np.concatenate([ids, np.where(found < 0, -1, shard.ids[found])], axis=1)
+                order = np.argsort(-both, axis=1, kind="stable")[:, :k]
+                scores, ids = np.take_along_axis(both, order, 1), np.take_along_axis(either, order, 1)
         return scores, ids
 
 

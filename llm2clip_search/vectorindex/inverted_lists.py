@@ -10,7 +10,7 @@ from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss
 from llm2clip_search.vectorindex.index import Capabilities
 from llm2clip_search.vectorindex.kinds import TRAINING_PER_LIST, Ivf, IvfPq, IvfRaBitQ
 
-COUNTED_IDS = 200_000
+COUNTED_IDS = 65_536
 """Of a filter that allows more ids, about this many are counted by list."""
 CODE_TRAINING = 65_536
 """Vectors that product quantisation is trained with: 256 for each of its centroids."""
@@ -92,22 +92,29 @@ class InvertedListsIndex:
 
     def _lists_with(self, rotated: np.ndarray, probes: int, allowed: "_Allowed") -> tuple[np.ndarray, np.ndarray]:
         """As `_nearest_lists`, for each query as many lists as hold the allowed vectors it has to see."""
+        vectors = probes / self.kind.lists * float(allowed.counts.sum()) - 1e-6
+        holders = min(probes, int(np.count_nonzero(allowed.counts)))
+        # A filter that allows vectors everywhere is content with few lists, for which not all centroids are compared.
+        for number in (4 * probes, self.kind.lists):
+            scores, lists = self._nearest_lists(rotated, number) if number < self.kind.lists else self._ranked(rotated)
+            counts: np.ndarray = np.where(lists >= 0, allowed.counts[lists], 0)
+            enough = (np.cumsum(counts, axis=1) >= vectors) & (np.cumsum(counts > 0, axis=1) >= holders)
+            if enough[:, -1].all():
+                break
+        reads = np.argmax(enough, axis=1) + 1
+        scores, lists, counts = (array[:, : int(reads.max())] for array in (scores, lists, counts))
+        skipped = np.arange(lists.shape[1]) >= reads[:, None]
+        if allowed.is_exact:
+            skipped |= counts == 0
+        return scores, np.where(skipped, -1, lists)
+
+    def _ranked(self, rotated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All lists, nearest first."""
         if self._centroids is None:
             self._centroids = self._lists.quantizer.reconstruct_n(0, self.kind.lists)
-        every = rotated @ self._centroids.T
-        if allowed.is_exact:
-            every[:, allowed.counts == 0] = -np.inf
-        order = np.argsort(-every, axis=1)
-        counts: np.ndarray = allowed.counts[order]
-        wanted = probes / self.kind.lists * float(allowed.counts.sum()) - 1e-6
-        enough = np.cumsum(counts, axis=1) >= wanted
-        enough &= np.cumsum(counts > 0, axis=1) >= min(probes, int(np.count_nonzero(allowed.counts)))
-        reads = np.argmax(enough, axis=1) + 1
-        lists = order[:, : int(reads.max())].astype(np.int64)
-        scores = np.take_along_axis(every, lists, 1)
-        lists[np.arange(lists.shape[1]) >= reads[:, None]] = -1
-        lists[np.isinf(scores)] = -1
-        return scores, lists
+        scores = rotated @ self._centroids.T
+        lists = np.argsort(-scores, axis=1)
+        return np.take_along_axis(scores, lists, 1), lists
 
     def _read(
         self, rotated: np.ndarray, k: int, scores: np.ndarray, lists: np.ndarray, *, selector: Any

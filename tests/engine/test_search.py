@@ -232,6 +232,7 @@ def measured(factory: str, rows: int) -> AnnEntry:
         shards=("000001",),
         queries="captions",
         exact_ms=50.0,
+        filtered_ms=5.0,
         points=points,
     )
 

@@ -51,7 +51,7 @@ def test_a_manifest_survives_its_file(shards: list[tuple[str, int]], recall: flo
     ann, config = None, None
     if recall:
         point = OperatingPoint(depth=10, effort=3, candidates=20, recall=recall, milliseconds=0.5)
-        size = {"rows": 1, "trained_on": 1, "exact_ms": 2.5}
+        size = {"rows": 1, "trained_on": 1, "exact_ms": 2.5, "filtered_ms": 1.5}
         ann = AnnEntry(name="a", factory="f", shards=("x",), queries="captions", points=(point,), **size)  # type: ignore[arg-type]
         config = AnnConfig(kind="ivf", recall=0.5, memory=10**9)
     entries = tuple(

@@ -27,7 +27,7 @@ def prefer_approximate(writer: Writer) -> None:
     entry, config = writer.manifest.ann, writer.manifest.ann_config
     assert entry is not None
     assert config is not None
-    writer.set_ann(replace(entry, exact_ms=1e9), config)
+    writer.set_ann(replace(entry, exact_ms=1e9, filtered_ms=1e9), config)
 
 
 def add(writer: Writer, vectors: np.ndarray, removed: tuple[int, ...] = ()) -> range:

@@ -164,8 +164,8 @@ def test_operating_points_say_what_was_measured(index: VectorIndex) -> None:
     if not isinstance(index, GraphIndex | InvertedListsIndex):
         return
     queries = midpoint_queries(STORED, seed=4, count=40)
-    points, exact_ms = tune(STORED, index, queries)
-    assert exact_ms > 0
+    points, *exact_ms = tune(STORED, index, queries)
+    assert min(exact_ms) > 0
     assert {point.depth for point in points} == {10, 100}
     for point in points:
         _, expected = exact_search(STORED, queries, point.depth)

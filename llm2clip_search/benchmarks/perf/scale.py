@@ -1,10 +1,9 @@
-"""What the store, filters and exact search cost as an index grows: synthetic rows through the real writer."""
+"""What an index costs as it grows: synthetic rows through the real writer, filters, exact and approximate search."""
 
 import json
 import logging
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,11 +16,13 @@ from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.memory import peak_bytes
 from llm2clip_search.base.plotting import NO_MATPLOTLIB, PANEL, colours_of, panels, title
+from llm2clip_search.benchmarks.perf.scale_search import QUERIES, SearchCost, measure_search
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
-from llm2clip_search.benchmarks.perf.timing import seconds_of
+from llm2clip_search.benchmarks.perf.timing import median_ms, seconds_of
 from llm2clip_search.engine import SearchIndex
 from llm2clip_search.engine.filter import Filter
 from llm2clip_search.errors import CorpusError
+from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
 from llm2clip_search.store.compaction import compact
 
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 BLOCK = 8192
 """Rows per commit, as indexing commits them."""
 ROUNDS = 5
-"""Each query is run this often after a first call that is not counted; the median is reported."""
+"""Each filter is run this often after a first call that is not counted; the median is reported."""
 CONDITIONS = {
     "0.01 %": "width = 137",
     "1 %": "width BETWEEN 100 AND 199",
@@ -49,19 +50,20 @@ class ScalePoint:
     commit_ms: float
     """Median of the commits since the point before, without compaction."""
     rows_per_second: float
-    """Since the point before, compaction included."""
+    """Committed since the point before, compaction included; drawing the vectors is not counted."""
     bytes_per_row: float
     """On disk, vectors included."""
     peak_gb: float
     """Memory that was ever resident in this process, mapped files included."""
     open_ms: float
     """Opening the index, without a query."""
-    exact_ms: float
-    """One query by exact search over all rows."""
     filter_ms: dict[str, float]
     """One filter to ids, by entry of `CONDITIONS`."""
+    scan_ms: dict[str, float]
+    """The same by DuckDB alone, over the same Parquet files."""
     join_ms: float
     """Metadata of 20 random rows."""
+    search: SearchCost
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,9 +78,7 @@ def benchmark_scale(sizes: Sequence[int], *, dim: int = 512, seed: int = 0) -> I
     if list(sizes) != sorted(set(sizes)) or not sizes or sizes[0] < 1:
         raise CorpusError(f"Sizes must ascend from 1, but are {', '.join(map(str, sizes))}.")
     mixture = SphereMixture.of(sizes[-1], dim, seed=seed)
-    # Drawing vectors would take longer than storing them: one block is drawn, and others are mirror images of it.
-    block = mixture.draw(BLOCK, stream=1)
-    queries = mixture.draw(ROUNDS + 1, stream=0)
+    captions = mixture.captions(QUERIES, stream=0)
     with tempfile.TemporaryDirectory(prefix="llm2clip-scale-") as scratch:
         folder = Path(scratch) / "index"
         with Writer.open(folder, model=ModelIdentity.from_name(f"synthetic, seed {seed}"), dim=dim) as writer:
@@ -86,14 +86,14 @@ def benchmark_scale(sizes: Sequence[int], *, dim: int = 512, seed: int = 0) -> I
                 logger.info("writing %s rows", f"{size:,}")
                 grown = size - writer.manifest.live
                 commits: list[float] = []
-                started = time.perf_counter()
+                merges: list[float] = []
                 while (count := min(BLOCK, size - writer.manifest.live)) > 0:
                     rows = [synthetic_row(number, seed) for number in writer.allocate(count)]
-                    mirror = np.random.default_rng([seed, rows[0].id]).choice(np.array([-1, 1], dtype=np.float32), dim)
-                    commits.append(seconds_of(partial(writer.commit, rows, block[:count] * mirror)))
-                    compact(writer)
-                took = time.perf_counter() - started
-                yield _measured(folder, queries, commits, grown / took)
+                    vectors = mixture.draw(count, stream=1 + rows[0].id)
+                    commits.append(seconds_of(partial(writer.commit, rows, vectors)))
+                    merges.append(seconds_of(partial(compact, writer)))
+                building = seconds_of(partial(build_ann, writer, AnnConfig(seed=seed), captions=lambda _: captions))
+                yield _measured(folder, captions, commits, grown / sum(commits + merges), building)
 
 
 def synthetic_row(number: int, seed: int = 0) -> Row:
@@ -114,11 +114,11 @@ def synthetic_row(number: int, seed: int = 0) -> Row:
     )
 
 
-def _measured(folder: Path, queries: np.ndarray, commits: list[float], rate: float) -> ScalePoint:
-    opened = _median_ms(lambda _: Snapshot(folder), range(ROUNDS))
+def _measured(folder: Path, captions: np.ndarray, commits: list[float], rate: float, building: float) -> ScalePoint:
+    opened = median_ms(lambda _: Snapshot(folder), range(ROUNDS))
     snapshot = Snapshot(folder)
     logger.info("measuring %s rows", f"{snapshot.manifest.live:,}")
-    index, conditions = SearchIndex(snapshot), Filter(snapshot)
+    conditions, scan = Filter(snapshot), _parquet_scan(snapshot)
     generator = np.random.default_rng(0)
     drawn = [generator.choice(snapshot.manifest.next_id, 20).tolist() for _ in range(ROUNDS + 1)]
     return ScalePoint(
@@ -128,17 +128,22 @@ def _measured(folder: Path, queries: np.ndarray, commits: list[float], rate: flo
         rows_per_second=rate,
         bytes_per_row=_size_of(snapshot) / snapshot.manifest.live,
         open_ms=opened,
-        exact_ms=_median_ms(lambda query: index.search(query[None, :], k=10), queries),
-        filter_ms={name: _median_ms(conditions.ids, [where] * (ROUNDS + 1)) for name, where in CONDITIONS.items()},
-        join_ms=_median_ms(snapshot.rows, drawn),
+        filter_ms={name: median_ms(conditions.ids, [where] * (ROUNDS + 1)) for name, where in CONDITIONS.items()},
+        scan_ms={name: median_ms(scan, [where] * (ROUNDS + 1)) for name, where in CONDITIONS.items()},
+        join_ms=median_ms(snapshot.rows, drawn),
+        search=measure_search(SearchIndex(snapshot), captions, building),
         peak_gb=peak_bytes() / 1e9,
     )
 
 
-def _median_ms(function: Callable[[Any], object], arguments: Sequence[Any] | np.ndarray) -> float:
-    """Milliseconds of a call, the median; the first call, which opens files and warms caches, is not counted."""
-    times = [seconds_of(partial(function, argument)) for argument in arguments]
-    return 1000 * statistics.median(times[1:])
+def _parquet_scan(snapshot: Snapshot) -> Callable[[str], object]:
+    """DuckDB's scan of an index's files for a condition, without anything of ours."""
+    import duckdb
+
+    connection = duckdb.connect(":memory:")
+    connection.execute("SET parquet_metadata_cache = true")
+    files = [str(shard.metadata_path) for shard in snapshot.shards]
+    return lambda where: connection.execute(f"SELECT id FROM read_parquet({files}) WHERE {where}").fetchnumpy()
 
 
 def _size_of(snapshot: Snapshot) -> int:
@@ -159,7 +164,8 @@ def write_scale(points: Sequence[ScalePoint], out: Path) -> list[Path]:
     except ImportError as error:
         raise CorpusError(f"{NO_MATPLOTLIB}; {lines} was written.") from error
     series: dict[str, list[float]] = {
-        "exact search": [point.exact_ms for point in points],
+        "exact search": [point.search.exact_ms for point in points],
+        "search": [point.search.engine_ms for point in points],
         **{f"filter, {name}": [point.filter_ms[name] for point in points] for name in CONDITIONS},
         "metadata of 20 rows": [point.join_ms for point in points],
         "commit of 8,192 rows": [point.commit_ms for point in points],

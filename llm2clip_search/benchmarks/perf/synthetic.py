@@ -15,8 +15,7 @@ class SphereMixture:
 
     Uniformly distributed vectors would be unfair to inverted lists: in hundreds of dimensions nearly all are orthogonal
     to each other (cosines of 0 +- 1/sqrt(dim)), so the neighbours of a query are hardly nearer than other vectors and
-    are spread over all lists. Embeddings of photographs are different, because photographs have subjects. Vectors from
-    the same mixture that are not in the index stand for captions.
+    are spread over all lists. Embeddings of photographs are different, because photographs have subjects.
     """
 
     dim: int
@@ -57,7 +56,23 @@ class SphereMixture:
             points[rows] += offsets[rows] @ self._basis(int(number), directions)
         return unit(points)
 
+    def captions(self, count: int, *, stream: int) -> np.ndarray:
+        """Queries from beside the vectors, as captions are: a subject, half of another one, and noise of length 0.5.
+
+        Returns:
+            float32 ``[count, dim]``, unit length.
+        """
+        points = self.draw(2 * count, stream=stream)
+        noise = np.random.default_rng([self.seed, 3, stream]).standard_normal((count, self.dim), dtype=np.float32)
+        return unit(points[:count] + points[count:] / 2 + 0.5 * unit(noise))
+
+    @cached_property
+    def _bases(self) -> dict[int, np.ndarray]:
+        return {}
+
     def _basis(self, cluster: int, directions: int) -> np.ndarray:
-        """Orthonormal directions of a cluster, float32 ``[directions, dim]``."""
-        drawn = np.random.default_rng([self.seed, 2, cluster]).standard_normal((self.dim, directions))
-        return np.linalg.qr(drawn)[0].T.astype(np.float32)
+        """Orthonormal directions of a cluster, float32 ``[directions, dim]``; kept, because they take longest."""
+        if (found := self._bases.get(cluster)) is None:
+            drawn = np.random.default_rng([self.seed, 2, cluster]).standard_normal((self.dim, directions))
+            found = self._bases[cluster] = np.linalg.qr(drawn)[0].T.astype(np.float32)
+        return found

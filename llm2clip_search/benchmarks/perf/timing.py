@@ -1,7 +1,12 @@
-"""Wall-clock time of a call."""
+"""Wall-clock time of calls."""
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def seconds_of(function: Callable[[], object]) -> float:
@@ -9,3 +14,9 @@ def seconds_of(function: Callable[[], object]) -> float:
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
+
+
+def median_ms(function: Callable[[T], object], arguments: Iterable[T]) -> float:
+    """Milliseconds of a call, the median; the first call, which opens files and warms caches, is not counted."""
+    times = [seconds_of(partial(function, argument)) for argument in arguments]
+    return 1000 * statistics.median(times[1:])

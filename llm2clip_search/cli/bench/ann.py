@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.approximate import captions_of
 from llm2clip_search.cli.options import IndexFolder
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from llm2clip_search.benchmarks.perf.ann import AnnPoint, AnnResult
 
 
@@ -61,7 +60,7 @@ def bench_ann(
         result = benchmark_synthetic(synthetic, dim=dim, kinds=chosen or KINDS, k=k, queries=queries, seed=seed)
     else:
         snapshot = Snapshot(index or find_index())
-        captions = _captions(snapshot.manifest.model.name, queries)
+        captions = captions_of(snapshot.manifest.model.name)(queries)
         result = benchmark_index(snapshot, kinds=chosen, captions=captions, k=k, queries=queries, seed=seed)
     lines = [json.dumps(line) for line in result.to_dicts()]
     with console.results():
@@ -74,17 +73,6 @@ def bench_ann(
 
         for path in write_ann(result, out):
             console.say(f"wrote {path}")
-
-
-def _captions(model: str, count: int) -> "np.ndarray | None":
-    """Captions of a model, if it is on this machine and brings some along; its towers are not loaded."""
-    from llm2clip_search.encoders import load_encoder
-    from llm2clip_search.errors import ModelError
-
-    try:
-        return load_encoder(model).caption_sample(count)
-    except ModelError:
-        return None
 
 
 def _print(result: "AnnResult") -> None:

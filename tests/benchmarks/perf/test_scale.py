@@ -18,7 +18,10 @@ def test_an_index_is_grown_and_measured_at_each_size(monkeypatch: pytest.MonkeyP
     assert [point.shards for point in points] == [3, 2]  # eight shards of 8 to 63 rows are merged into one
     for point in points:
         assert point.filter_ms.keys() == CONDITIONS.keys()
-        assert min(point.commit_ms, point.rows_per_second, point.open_ms, point.exact_ms, point.join_ms) > 0
+        assert min(point.commit_ms, point.rows_per_second, point.open_ms, point.search.exact_ms, point.join_ms) > 0
+        assert point.scan_ms.keys() == CONDITIONS.keys()
+        assert (point.search.ann, point.search.recall) == (None, 1.0)
+        assert [cost.recall for cost in point.search.filtered] == [1.0] * 4
         assert point.bytes_per_row > 2 * 8
     assert points[0].peak_gb <= points[1].peak_gb
 
@@ -33,7 +36,10 @@ def test_the_conditions_leave_what_they_are_named_for() -> None:
 def test_the_command_prints_a_table_and_writes_a_plot(run_cli: RunCli, tmp_path: Path) -> None:
     done = run_cli("bench", "scale", "--sizes", "30,60", "--dim", "4", "--out", "plots")
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == ["30", "60"]
+    assert [line.split()[0] for line in done.stdout.splitlines() if line.split()[0] in ("30", "60")] == [
+        "30",
+        "60",
+    ] * 3 + ["30"] * 4 + ["60"] * 4
     lines = [json.loads(line) for line in (tmp_path / "plots" / "scale.jsonl").read_text().splitlines()]
     assert [line["rows"] for line in lines] == [30, 60]
     assert (tmp_path / "plots" / "scale.png").stat().st_size > 10_000
