@@ -235,9 +235,7 @@ class Searcher(ABC):
         for number in np.unique(numbers).tolist():
             snapshot, of_it = self.parts[number].snapshot, numbers == number
             folder = str(snapshot.folder) if len(self.parts) > 1 else None
-            for key, row in zip(
-                keys[of_it].tolist(), snapshot.rows(ids[of_it].tolist(), without=INTERNAL), strict=True
-            ):
+            for key, row in zip(keys[of_it].tolist(), snapshot.rows(ids[of_it].tolist()), strict=True):
                 rows[key] = _Row(snapshot.located(row["path"]), folder, row)
         return [
             [_hit(rank, group, rows, query) for rank, group in enumerate(page, start=query.offset + 1)]
@@ -267,7 +265,7 @@ def _hit(rank: int, group: Group, rows: Mapping[int, _Row], query: Query) -> Hit
         id=columns["id"],
         score=max(-1.0, min(1.0, group.score)),
         uri=uri,
-        metadata={name: value for name, value in columns.items() if name not in ("id", "path")},
+        metadata={name: value for name, value in columns.items() if name not in ("id", "path", *INTERNAL)},
         index=folder,
         duplicates=None if query.group_duplicates is None else duplicates,
     )

@@ -32,7 +32,7 @@ class ShardEntry:
     """Every path in it is relative to the folder that holds the index, so that filters need not look at each. False if
     an earlier version wrote it."""
     sha256: dict[str, str]
-    """Of ``embeddings.npy`` and ``metadata.parquet``."""
+    """Of ``embeddings.npy``, ``metadata.parquet`` and ``rows.arrow``, which schemas before 3 lack."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.manifest import ShardEntry
+from llm2clip_search.store.row_files import ArrowRows, ParquetRows, RowFile
 
 VECTORS = "embeddings.npy"
 METADATA = "metadata.parquet"
+ROWS = "rows.arrow"
 
 
 class Shard:
@@ -29,7 +31,7 @@ class Shard:
             return self
         other = Shard(self.folder, self.entry, dead, self._dim)
         other.__dict__ |= {
-            name: self.__dict__[name] for name in ("ids", "_order", "vectors", "_footer") if name in self.__dict__
+            name: self.__dict__[name] for name in ("ids", "_order", "vectors", "_row_file") if name in self.__dict__
         }
         return other
 
@@ -126,33 +128,28 @@ class Shard:
         return _completed(self.read(schema.names).take(pa.array(self.live_rows)), schema)
 
     def rows(self, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
-        """Some rows, in the order given; only the row groups that hold them are read.
+        """Some rows, in the order given; only the parts of the file that hold them are read.
 
         Raises:
             StoreError: the file is missing or damaged.
         """
+        file = self._row_file
         try:
-            footer, sizes = self._footer
-            with pq.ParquetFile(self.metadata_path, metadata=footer) as file:
-                ends = np.cumsum(sizes)
-                groups = np.searchsorted(ends, rows, side="right")
-                wanted = np.unique(groups)
-                present = set(file.schema_arrow.names)
-                table = file.read_row_groups(
-                    wanted.tolist(), columns=[name for name in schema.names if name in present]
-                )
+            ends = np.cumsum(file.sizes)
+            parts = np.searchsorted(ends, rows, side="right")
+            wanted = np.unique(parts)
+            table = file.read(wanted.tolist())
+            before = np.concatenate([[0], np.cumsum(file.sizes[wanted])])
+            offsets = rows - (ends - file.sizes)[parts] + before[np.searchsorted(wanted, parts)]
+            return _completed(table.take(pa.array(offsets)), schema)
         except (OSError, IndexError, pa.ArrowException) as error:
-            raise StoreError(f"{self.metadata_path} cannot be read: {error}.") from error
-        before = np.concatenate([[0], np.cumsum(sizes[wanted])])
-        offsets = rows - (ends - sizes)[groups] + before[np.searchsorted(wanted, groups)]
-        return _completed(table.take(pa.array(offsets)), schema)
+            raise StoreError(f"The metadata in {self.folder} cannot be read: {error}.") from error
 
     @cached_property
-    def _footer(self) -> tuple[pq.FileMetaData, np.ndarray]:
-        """The footer and the sizes of its row groups, parsed once: the footer of a large shard takes longer to read
-        than the rows of a few hits."""
-        footer = pq.read_metadata(self.metadata_path)
-        return footer, np.array([footer.row_group(number).num_rows for number in range(footer.num_row_groups)])
+    def _row_file(self) -> RowFile:
+        if ROWS in self.entry.sha256:
+            return ArrowRows(self.folder / ROWS, self.entry.rows)
+        return ParquetRows(self.metadata_path)
 
     def read(self, columns: list[str]) -> pa.Table:
         """Those of some columns that the shard has, dead rows included.

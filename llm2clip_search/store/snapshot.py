@@ -161,19 +161,14 @@ class Snapshot:
             raise StoreError(f"No shard of {self.folder} holds id {int(wanted[missing][0])}.")
         return out[inverse]
 
-    def rows(self, ids: Sequence[int], *, without: Collection[str] = ()) -> list[dict[str, Any]]:
-        """Metadata of some live rows, in the order of ``ids``; only shards that hold one of them are read.
-
-        Args:
-            without: columns to leave out.
-        """
-        schema = pa.schema([field for field in self.schema if field.name not in without])
+    def rows(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Metadata of some live rows, in the order of ``ids``; only shards that hold one of them are read."""
         wanted, inverse = np.unique(np.asarray(ids, dtype=np.int64), return_inverse=True)
         found: dict[int, dict[str, Any]] = {}
         for shard in self.shards:
             positions, rows = shard.find(wanted)
             if len(rows):
-                read = shard.rows(rows, schema).to_pylist()
+                read = shard.rows(rows, self.schema).to_pylist()
                 found |= dict(zip(positions.tolist(), read, strict=True))
         return [found[position] for position in inverse.tolist()]
 

@@ -22,8 +22,9 @@ from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lease import READERS, oldest_lease
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, AnnEntry, ColumnEntry, Manifest, ShardEntry
+from llm2clip_search.store.row_files import write_rows
 from llm2clip_search.store.schema import FAILURE_SCHEMA, METADATA_SCHEMA, UNIQUE, Failure, Row, column_entry
-from llm2clip_search.store.shard import METADATA, VECTORS, Shard
+from llm2clip_search.store.shard import METADATA, ROWS, VECTORS, Shard
 from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, Snapshot, plain_path
 from llm2clip_search.store.tombstones import Tombstones
 from llm2clip_search.vectorindex.policy import AnnConfig
@@ -32,7 +33,7 @@ FAILURES = "failures.parquet"
 ABSOLUTE = "^/|^.:/|://"
 """Paths that are not relative: of this machine, of Windows, and URIs."""
 ROW_GROUP = 2048
-"""Rows per Parquet row group: a query reads those of its hits, a filter skips those that its statistics rule out."""
+"""Rows per Parquet row group: a filter skips those that its statistics rule out."""
 
 
 class Writer:
@@ -276,7 +277,8 @@ class Writer:
         del vectors
         repeated = [name for name in table.column_names if name not in UNIQUE]
         pq.write_table(table, temporary / METADATA, row_group_size=ROW_GROUP, use_dictionary=repeated)
-        digests = {file: file_sha256(temporary / file) for file in (VECTORS, METADATA)}
+        write_rows(temporary / ROWS, table)
+        digests = {file: file_sha256(temporary / file) for file in (VECTORS, METADATA, ROWS)}
         for file in digests:
             fsync_path(temporary / file)
         fsync_path(temporary)

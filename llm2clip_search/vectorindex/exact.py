@@ -49,20 +49,17 @@ class ExactIndex:
     def search(
         self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None, effort: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `VectorIndex.search`; returns ``min(k, rows)`` columns, and equal scores by lower id."""
+        """As `VectorIndex.search`, but with at most as many columns as there are rows; equal scores by lower id."""
         compared = self._rows if allowed is None else len(allowed)
         few = max(MANY_ROWS if self._is_first else 0, 4 * k)
         self._is_first = False
         if not 0 < len(queries) <= FEW_QUERIES or compared < few or not self._can_scan():
             return exact_search(self._vectors, queries, k, ids=allowed)
         scores, ids = self._scan(queries, k + SLACK, allowed)
-        found = rank_again(self._vectors, queries, ids, k)
         # A candidate that was left out has at most the last score; it may belong to the best if that is so near.
-        doubtful = scores[:, -1] >= scores[:, k - 1] - 2 * ROUNDING
-        for row in np.flatnonzero(doubtful):
-            exact = exact_search(self._vectors, queries[row : row + 1], k, ids=allowed)
-            found[0][row], found[1][row] = exact[0][0], exact[1][0]
-        return found
+        if (scores[:, -1] >= scores[:, k - 1] - 2 * ROUNDING).any():
+            return exact_search(self._vectors, queries, k, ids=allowed)
+        return rank_again(self._vectors, queries, ids, k)
 
     def save(self, path: Path) -> None:
         raise TypeError("exact search reads the store; there is nothing to save")

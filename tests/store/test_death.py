@@ -93,6 +93,7 @@ def test_lost_and_damaged_files_are_named(tmp_path: Path) -> None:
     uses: list[tuple[Path, Callable[[Snapshot], Any], str]] = [
         (folder / "shards" / "000001" / "embeddings.npy", lambda s: s.vectors([1]), "embeddings.npy cannot be read"),
         (folder / "shards" / "000001" / "metadata.parquet", lambda s: s.rows([1]), "metadata.parquet cannot be read"),
+        (folder / "shards" / "000001" / "rows.arrow", lambda s: s.rows([1]), "The metadata in .*000001 cannot be read"),
         (tombstones, lambda s: s.live_ids, "tombstones-00000002.parquet cannot be read"),
     ]
     for path, use, message in uses:

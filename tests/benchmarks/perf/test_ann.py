@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 
@@ -253,3 +254,25 @@ def test_without_matplotlib_or_a_folder_it_is_reported(tmp_path: Path, monkeypat
     with pytest.raises(CorpusError, match=r"pip install 'llm2clip-search\[bench\]'"):
         write_ann(result, tmp_path)
     assert (tmp_path / "ann.jsonl").exists()
+
+
+def test_faiss_driven_directly_is_measured_beside_the_engine() -> None:
+    """Its own refinement of lists that were trained alike finds what the engine finds."""
+    points = benchmark_synthetic(900, dim=DIM, kinds=("faiss",), queries=30).points
+    assert {point.kind for point in points} == {"faiss"}
+    assert all(re.fullmatch(r"nprobe=\d+", point.setting) for point in points)
+    assert str(points[0].factory).endswith("RR16,IVF22,RaBitQ2,Refine(SQfp16)")
+    assert points[-1].recall > 0.95
+    assert min(point.memory_bytes for point in points) > 900 * DIM * 2
+
+
+@pytest.mark.parametrize("name", ["hnswlib", "usearch", "voyager"])
+def test_other_libraries_are_measured_if_they_are_installed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_spec(name) is not None:
+        points = benchmark_synthetic(400, dim=DIM, kinds=(name,), queries=30).points
+        assert points[-1].recall > 0.95
+        assert str(points[0].factory).startswith(name)
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, f"{name}.index", None)
+    with pytest.raises(CorpusError, match=f"{name} is not installed"):
+        benchmark_synthetic(100, dim=DIM, kinds=(name,), queries=5)

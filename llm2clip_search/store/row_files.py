@@ -1,0 +1,71 @@
+"""Reading a few rows of a shard's metadata.
+
+Filters read whole columns, which Parquet is made for. A page of results reads all columns of ten rows, for which
+Parquet has to decode thousands. So a shard holds its metadata twice: ``rows.arrow`` is an Arrow file of small
+compressed batches.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+BATCH_ROWS = 256
+"""Rows per batch: reading one takes 0.05 ms, and smaller ones compress less."""
+
+
+class RowFile(Protocol):
+    """A file of rows in parts that are read one by one."""
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """int64, the rows of each part."""
+
+    def read(self, parts: list[int]) -> pa.Table:
+        """The rows of some parts, in the order given."""
+
+
+def write_rows(path: Path, table: pa.Table) -> None:
+    """Write rows for `ArrowRows`."""
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table.combine_chunks(), max_chunksize=BATCH_ROWS)
+
+
+class ArrowRows:
+    """An Arrow file, mapped; its batches are the parts."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        self._path = path
+        self.sizes = np.diff([*range(0, rows, BATCH_ROWS), rows])
+
+    @cached_property
+    def _file(self) -> Any:
+        # Threads for the columns of a batch this small take longer than decoding it.
+        return pa.ipc.open_file(pa.memory_map(str(self._path)), options=pa.ipc.IpcReadOptions(use_threads=False))
+
+    def read(self, parts: list[int]) -> pa.Table:
+        return pa.Table.from_batches([self._file.get_batch(part) for part in parts])
+
+
+class ParquetRows:
+    """A Parquet file, for shards of earlier schemas; its row groups are the parts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @cached_property
+    def _footer(self) -> pq.FileMetaData:
+        """Parsed once: the footer of a large shard takes longer to read than the rows of a few hits."""
+        return pq.read_metadata(self._path)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        return np.array([self._footer.row_group(number).num_rows for number in range(self._footer.num_row_groups)])
+
+    def read(self, parts: list[int]) -> pa.Table:
+        with pq.ParquetFile(self._path, metadata=self._footer) as file:
+            return file.read_row_groups(parts)
