@@ -82,11 +82,14 @@ class SearchIndex(Searcher):
             As `query_texts`.
 
         Raises:
-            QueryError: vectors of another width.
+            QueryError: vectors of another width, or with values that are not finite.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.snapshot.manifest.dim:
             raise QueryError(f"Vectors are {list(vectors.shape)}, but the index is {self.snapshot.manifest.dim} wide.")
         queries = np.ascontiguousarray(vectors, dtype=np.float32)
+        if not np.isfinite(queries).all():
+            bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
+            raise QueryError(f"Vector {bad[0]} of {len(queries)} is not finite, so nothing is near it.")
         return self._search(queries, k, self.plan_for(k, allowed=allowed, recall=recall), allowed)
 
     @property

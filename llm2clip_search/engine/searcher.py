@@ -1,5 +1,6 @@
 """Queries over one or several indices: compose vectors, search, select a page, and join it with metadata."""
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -274,6 +275,8 @@ def _hit(rank: int, group: Group, rows: Mapping[int, _Row], query: Query) -> Hit
 def _normalised(total: np.ndarray) -> np.ndarray:
     """A sum of vectors, float32 ``[dim]``, scaled to unit length."""
     norm = float(np.linalg.norm(total))
+    if not math.isfinite(norm):
+        raise QueryError("The model gave a vector that is not finite for this query.")
     if norm < 1e-6:
         raise QueryError(
             "The terms of the query cancel each other out.",

@@ -101,7 +101,8 @@ class Writer:
             root: a corpus to remember, as the metadata writes paths and URIs.
 
         Raises:
-            StoreError: a further column with a fixed column's name, or with another type than before.
+            StoreError: a further column with a fixed column's name, or with another type than before; a vector that is
+                not finite.
         """
         manifest, shards = self.manifest, self.manifest.shards
         next_id, next_shard = manifest.next_id, manifest.next_shard
@@ -109,6 +110,8 @@ class Writer:
         if rows:
             assert vectors is not None, "rows come with their vectors"
             assert vectors.shape == (len(rows), manifest.dim), "one vector per row"
+            if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
+                raise StoreError(f"The vector of {rows[bad[0]].path} is not finite; {len(bad)} of {len(rows)} are not.")
             assert columns is None or len(columns) == len(rows), "one row of further columns per vector"
             table = pa.Table.from_pylist([row.to_dict() for row in rows], schema=METADATA_SCHEMA)
             if columns is not None:

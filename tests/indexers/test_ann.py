@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2clip_search.engine import SearchIndex
-from llm2clip_search.errors import StoreError
+from llm2clip_search.errors import QueryError, StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
 from llm2clip_search.vectorindex.exact import exact_search
@@ -197,6 +197,19 @@ def test_too_few_rows_and_too_little_memory_leave_the_index_as_it_was(tmp_path: 
         with pytest.raises(StoreError, match="the smallest, IVF1,SQfp16, takes"):
             build_ann(writer, AnnConfig(kind="ivf", memory=100))
         assert writer.manifest == before
+
+
+def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    vectors = clustered(1, 5)
+    vectors[3, 2] = np.nan
+    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
+        with pytest.raises(StoreError, match=r"The vector of 3\.jpg is not finite; 1 of 5 are not"):
+            add(writer, vectors)
+        add(writer, clustered(1, 5))
+    queries = np.full((2, DIM), np.inf, dtype=np.float32)
+    queries[0] = clustered(1, 1)[0]
+    with pytest.raises(QueryError, match="Vector 1 of 2 is not finite"):
+        SearchIndex(Snapshot(tmp_path)).search(queries)
 
 
 def test_zero_vectors_are_added_and_never_preferred(tmp_path: Path) -> None:
