@@ -9,6 +9,7 @@ from llm2clip_search.cli.sizes import to_bytes
 if TYPE_CHECKING:
     import numpy as np
 
+    from llm2clip_search.base.identity import ModelIdentity
     from llm2clip_search.vectorindex.policy import AnnConfig, AnnName
 
 
@@ -26,16 +27,21 @@ def ann_config(before: "AnnConfig", kind: "AnnName | None", recall: float | None
     )
 
 
-def captions_of(model: str) -> "Callable[[int], np.ndarray | None]":
-    """The captions that a model brings along, if it is on this machine; its towers are not loaded."""
+def captions_of(model: "ModelIdentity") -> "Callable[[int], np.ndarray | None]":
+    """The captions that an index's model brings along; None if it is not on this machine. Nothing is fetched, and its
+    towers are not loaded."""
 
     def sample(count: int) -> "np.ndarray | None":
         from llm2clip_search.encoders import load_encoder
+        from llm2clip_search.encoders.registry import is_at_hand
         from llm2clip_search.errors import ModelError
 
         try:
-            return load_encoder(model).caption_sample(count)
+            if not is_at_hand(model.name):
+                return None
+            encoder = load_encoder(model.name)
         except ModelError:
             return None
+        return encoder.caption_sample(count) if encoder.fingerprint == model.fingerprint else None
 
     return sample

@@ -44,7 +44,10 @@ def info(
         "on disk": decimal(size) + (", all checksums match" if verify else ""),
     }
     if ann is not None:
-        measured = (f"{p.recall:.3f} in {p.milliseconds:.1f} ms" for p in ann.points if p.depth == ann.points[0].depth)
-        lines["recall"] = f"{', '.join(measured)}; exact in {ann.exact_ms:.1f} ms (recall@10 of {ann.queries})"
+        points = [point for point in ann.points if point.depth == ann.points[0].depth]
+        measured = ", ".join(f"{point.recall:.3f} in {point.milliseconds:.1f} ms" for point in points)
+        lines["recall"] = f"{measured}; exact in {ann.exact_ms:.1f} ms (recall@10 of {ann.queries})"
+        if not ann.exact_ms:  # an earlier version measured no times
+            lines["recall"] = f"{points[0].recall:.3f} (recall@10 of {ann.queries})"
     for name, value in lines.items():
         console.out.print(f"[bold]{name:>8}[/bold]  {escape(value)}")

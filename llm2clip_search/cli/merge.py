@@ -32,7 +32,7 @@ def merge(
 
     with ProgressBar() as progress:
         config = ann_config(AnnConfig(), ann, recall, memory)
-        captions = captions_of(Manifest.read(indices[0]).model.name)
+        captions = captions_of(Manifest.read(indices[0]).model)
         summary = merge_indices(out, indices, ann=config, captions=captions, progress=progress)
     if json_output:
         with console.results():

@@ -10,7 +10,6 @@ import numpy as np
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.base.vectors import unit
 from llm2clip_search.engine.diversity import ROUNDING
-from llm2clip_search.engine.query import Query, Term
 from llm2clip_search.engine.search import SearchIndex
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store import Snapshot
@@ -168,7 +167,7 @@ def _near_pairs(
 ) -> Iterator[Pairs]:
     """Each image with its nearest ones, as the index finds them."""
     depth = NEIGHBOURS + 1  # the image itself is among them
-    plan = index.plan(Query(terms=(Term(kind="like", value="any"),)), depth, matches)
+    plan = index.plan_for(depth, allowed=matches)
     progress("images", 0, len(ids), {})
     done = 0
     for found, block in _batches(index.snapshot, ids):

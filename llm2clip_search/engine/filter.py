@@ -97,7 +97,7 @@ def time_limit(cursor: Any, seconds: float) -> Iterator[None]:
 
 def _live_rows(snapshot: Snapshot) -> str:
     """The view of live rows with whole paths: shards as they are, and shards with dead rows without those."""
-    base = snapshot.base.as_posix().replace("'", "''")
+    base = snapshot.base.as_posix().rstrip("/").replace("'", "''")
     below = f"'{base}/' || path"
     # Patterns that DuckDB turns into prefix and substring searches; a regular expression takes three times as long.
     is_whole = "starts_with(path, '/') OR contains(path, '://') OR path LIKE '_:/%'"
@@ -111,8 +111,21 @@ def _live_rows(snapshot: Snapshot) -> str:
             same = f"shard.{FILE} = dead.file AND shard.id = dead.id"
             rows = f"SELECT * FROM {_scan(partly, FILE)} AS shard ANTI JOIN dead ON {same}"
             parts.append(f"SELECT * EXCLUDE ({FILE}) {located} FROM ({rows})")
-    nothing = ", ".join(f'NULL AS "{name}"' for name in METADATA_SCHEMA.names)
-    return "CREATE VIEW live AS " + (" UNION ALL BY NAME ".join(parts) or f"SELECT {nothing} WHERE false")
+    # Shards of schema 1 lack some of the fixed columns, and where there are no others the view would lack them, too.
+    fixed = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in METADATA_SCHEMA)
+    return "CREATE VIEW live AS " + " UNION ALL BY NAME ".join([*parts, f"SELECT {fixed} WHERE false"])
+
+
+def _sql_type(arrow: pa.DataType) -> str:
+    """DuckDB's name of a type of the fixed columns."""
+    names = {
+        "string": "VARCHAR",
+        "int64": "BIGINT",
+        "int32": "INTEGER",
+        "double": "DOUBLE",
+        "timestamp[s]": "TIMESTAMP_S",
+    }
+    return names[str(arrow)]
 
 
 def _dead_rows(snapshot: Snapshot) -> pa.Table:

@@ -50,6 +50,7 @@ def plan_search(
     ann: AnnEntry | None,
     recall: float,
     tail: int = 0,
+    masked: bool = False,
     gpu: bool = False,
 ) -> SearchPlan:
     """Choose the strategy with the lowest measured cost that reaches the wanted recall.
@@ -66,6 +67,7 @@ def plan_search(
         ann: the approximate index; None if there is none.
         recall: share of the exact results that must be found; 1 is exact search.
         tail: live rows that the approximate index does not hold.
+        masked: True if it holds dead rows, which a selector keeps out.
         gpu: True if FAISS has a GPU. Its classic GPU indices ignore selectors, so only a search without a filter may
             run there.
     """
@@ -86,26 +88,40 @@ def plan_search(
 
     if ann is None:
         return exact("there is no approximate index")
-    point = choose_point(ann.points, depth=k * rows / count, recall=recall) if recall < 1.0 else None
-    if point is None:
-        return exact(f"no measured effort of {ann.factory} finds {recall:.1%} of the best {k:,}")
-    if filtered and not isinstance(kind := kind_of(ann.factory), InvertedLists):
-        return exact(f"{kind.factory} would miss some of them")
+    kind, depth = kind_of(ann.factory), math.ceil(k * rows / count)
+    point = choose_point(ann.points, depth=depth, recall=recall)
+    if point is None or recall == 1.0 or (filtered and not isinstance(kind, InvertedLists)):
+        return exact(_why_exact(ann, depth=depth, recall=recall, is_list=isinstance(kind, InvertedLists)))
     margin = FILTER_MARGIN if filtered else 1
     exact_ms = 10 * ann.filtered_ms * count / rows if filtered else ann.exact_ms
     approximate_ms = margin * point.milliseconds + ann.exact_ms * min(tail, count) / rows
-    if exact_ms <= approximate_ms:
+    if exact_ms < approximate_ms:
         return exact(f"comparing all takes about {exact_ms:.1f} ms, {ann.factory} {approximate_ms:.1f} ms")
     nearest = choose_point(ann.points, depth=k, recall=recall) or point
+    effort = margin * point.effort
+    # The filter keeps a share of a deeper search's candidates.
+    candidates = min(count, max(k, nearest.candidates, math.ceil(point.candidates * count / rows)))
+    on_gpu = gpu and not filtered and not masked and runs_on_gpu(kind, candidates=candidates, effort=effort)
     return SearchPlan(
         strategy="approximate over matches" if filtered else "approximate",
-        device="gpu" if gpu and not filtered and runs_on_gpu(kind_of(ann.factory)) else "cpu",
+        device="gpu" if on_gpu else "cpu",
         reason=f"{left}; {ann.factory} takes about {approximate_ms:.1f} ms, comparing all {exact_ms:.1f} ms",
         ann=ann.factory,
         point=point,
-        effort=margin * point.effort,
-        # The filter keeps a share of a deeper search's candidates.
-        candidates=min(count, max(k, nearest.candidates, math.ceil(point.candidates * count / rows))),
+        effort=effort,
+        candidates=candidates,
         tail=tail,
         **common,
     )
+
+
+def _why_exact(ann: AnnEntry, *, depth: int, recall: float, is_list: bool) -> str:
+    deepest = max(point.depth for point in ann.points)
+    if recall == 1.0:
+        return "all of the best results are wanted"
+    if depth > deepest:
+        return f"{ann.factory} was measured for {deepest:,} neighbours, not for the best {depth:,}"
+    if choose_point(ann.points, depth=depth, recall=recall) is None:
+        return f"no measured effort of {ann.factory} finds {recall:.1%} of the best {depth:,}"
+    assert not is_list, "lists can be filtered"
+    return f"{ann.factory} would miss some of the matches"

@@ -53,6 +53,7 @@ class SearchIndex(Searcher):
         covered = frozenset(ann.shards if ann else ())
         tail = snapshot.only(snapshot.names - covered)
         self._tail = ExactIndex(tail, len(tail))
+        self._tail_ids = Lazy(lambda: np.concatenate([shard.live_ids for shard in tail.shards]))
         # Dead vectors stay in the approximate index until it is built again.
         self._is_masked = ann is not None and ann.rows > len(snapshot.only(covered))
 
@@ -115,6 +116,7 @@ class SearchIndex(Searcher):
             k=k,
             ann=self.snapshot.manifest.ann,
             tail=len(self._tail),
+            masked=self._is_masked,
             recall=self.recall if recall is None else recall,
             gpu=self._gpus() > 0,
         )
@@ -147,12 +149,11 @@ class SearchIndex(Searcher):
         if plan.point is None:
             return self._search_exactly(queries, k, plan, matches)
         allowed = self.snapshot.live_ids if matches is None and self._is_masked else matches
-        index: VectorIndex = self._approximate()
-        if plan.device == "gpu" and allowed is None:
-            index = self._approximate_on_gpu()
+        index: VectorIndex = self._approximate_on_gpu() if plan.device == "gpu" else self._approximate()
         _, candidates = index.search(queries, plan.candidates, allowed=allowed, effort=plan.effort)
         if plan.tail:
-            _, newest = self._tail.search(queries, k, allowed=matches)
+            inside = None if matches is None else matches[np.isin(matches, self._tail_ids(), assume_unique=True)]
+            _, newest = self._tail.search(queries, k, allowed=inside)
             candidates = np.concatenate([candidates, newest], axis=1)
         return rank_again(self.snapshot, queries, candidates, k)
 

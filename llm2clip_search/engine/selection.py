@@ -12,8 +12,9 @@ from llm2clip_search.engine.query import Query
 from llm2clip_search.engine.ranking import Ranking, continued, ranked, reciprocal_ranks
 
 FUSED_POOL = 500
-"""Rows of each caption's ranking that rank fusion takes into account, and the first look for duplicates: as many as an
-approximate index is asked for."""
+"""Rows of each caption's ranking that rank fusion takes into account, and the first look for duplicates."""
+MOST_GROUPED = 100_000
+"""Results that are looked at for groups of duplicates; a low cosine would group the whole index."""
 DIVERSE_POOL = 100
 """Results that are ordered by maximal marginal relevance. Those of a larger pool are less and less relevant."""
 
@@ -37,7 +38,11 @@ def select(found: Candidates) -> list[Group]:
             groups = ungrouped(kept)
         else:
             groups = group_duplicates(kept, found.rows.vectors, query.group_duplicates)
-        if len(groups) >= wanted or depth >= total or _ends_below_threshold(query, ranking, depth):
+        if (
+            len(groups) >= wanted
+            or depth >= min(total, max(wanted, MOST_GROUPED))
+            or _ends_below_threshold(query, ranking, depth)
+        ):
             break
         depth *= 2
     if query.diverse:

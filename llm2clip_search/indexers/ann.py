@@ -1,11 +1,12 @@
 """Building the approximate index of a store, and keeping it in step with commits."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 from llm2clip_search.base.files import file_sha256
+from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.store import AnnEntry, Snapshot, Writer
 from llm2clip_search.vectorindex.faiss_index import FaissIndex, create_index, load_index
 from llm2clip_search.vectorindex.gpu import build_cagra
@@ -28,7 +29,11 @@ def no_captions(_count: int) -> np.ndarray | None:
 
 
 def build_ann(
-    writer: Writer, config: AnnConfig, *, captions: Callable[[int], np.ndarray | None] = no_captions
+    writer: Writer,
+    config: AnnConfig,
+    *,
+    captions: Callable[[int], np.ndarray | None] = no_captions,
+    progress: Progress = no_progress,
 ) -> AnnEntry | None:
     """Bring the approximate index in step with the last commit; returns what the manifest now names.
 
@@ -39,6 +44,7 @@ def build_ann(
     Args:
         captions: `Encoder.caption_sample` of the model that made the index: recall is measured with captions that it
             brings along. Without any, midpoints of stored vectors stand in for them.
+        progress: called with ``vectors`` as they are added and with ``efforts`` as they are measured.
 
     Raises:
         StoreError: no index of the wanted kind fits in memory or can be built here; rows that were committed stay.
@@ -53,16 +59,16 @@ def build_ann(
     if current is not None and len(snapshot.only(snapshot.names - set(current.shards))) <= config.tail_rows:
         writer.set_ann(current, config)
         return current
-    if current is not None:
+    if current is not None and not isinstance(kind, Cagra):  # a graph that cuVS has built takes no more vectors
         assert snapshot.ann_path is not None, "the manifest names it"
         size = {"rows": current.rows, "dim": writer.manifest.dim}
         index = load_index(kind_of(current.factory), snapshot.ann_path, **size, writable=True)
-        _extend(index, snapshot, covered=frozenset(current.shards))
+        _extend(index, snapshot, covered=frozenset(current.shards), progress=progress)
     else:
-        index = _built(snapshot, kind, seed=config.seed)
+        current, index = None, _built(snapshot, kind, seed=config.seed, progress=progress)
     sample = captions(QUERIES)
     queries = midpoint_queries(snapshot, seed=config.seed) if sample is None else sample
-    measured = tune(snapshot, index, queries)
+    measured = tune(snapshot, index, queries, progress=progress)
     entry = AnnEntry(
         factory=index.kind.factory,
         rows=len(index),
@@ -91,12 +97,12 @@ def _is_kept(snapshot: Snapshot, current: AnnEntry, config: AnnConfig) -> bool:
     if not keeps or not set(current.shards) <= snapshot.names:
         return False
     if path is None or not path.is_file() or file_sha256(path) != current.sha256:
-        logger.warning("%s is missing or is not the index of these images; it is built anew", path)
+        logger.warning("%s is missing or is not the index of these images; it is rebuilt", path)
         return False
     return True
 
 
-def _built(snapshot: Snapshot, kind: IndexKind, *, seed: int) -> FaissIndex:
+def _built(snapshot: Snapshot, kind: IndexKind, *, seed: int, progress: Progress) -> FaissIndex:
     """An index of all live rows, trained on a sample of them if its kind needs that."""
     if isinstance(kind, Cagra):
         parts = list(snapshot.blocks())
@@ -104,7 +110,7 @@ def _built(snapshot: Snapshot, kind: IndexKind, *, seed: int) -> FaissIndex:
     index = create_index(kind, dim=snapshot.manifest.dim)
     if isinstance(index, InvertedListsIndex):
         index.train(_sample(snapshot, index.training_size, seed=seed), seed=seed)
-    _extend(index, snapshot, covered=frozenset())
+    _extend(index, snapshot, covered=frozenset(), progress=progress)
     return index
 
 
@@ -116,18 +122,18 @@ def _sample(snapshot: Snapshot, wanted: int, *, seed: int) -> np.ndarray:
     return generator.permutation(np.concatenate([vectors for _, vectors in snapshot.blocks(chosen)]))
 
 
-def _extend(index: FaissIndex, snapshot: Snapshot, *, covered: frozenset[str]) -> None:
+def _extend(index: FaissIndex, snapshot: Snapshot, *, covered: frozenset[str], progress: Progress) -> None:
     """Add the live rows of shards that an index does not cover, but for renamed ones, whose ids it has."""
-    inside = snapshot.only(covered).shards
-    for shard in snapshot.only(snapshot.names - covered).shards:
+    present = index.ids() if covered else np.empty(0, dtype=np.int64)
+    new = snapshot.only(snapshot.names - covered)
+    done, total = 0, len(new)
+    for shard in new.shards:
         ids, rows = shard.by_id
-        known = np.zeros(len(ids), dtype=bool)
-        for other in inside:
-            known[other.find(ids, live=False)[0]] = True
-        for ids_part, rows_part in _parts(ids[~known], rows[~known]):
-            index.add(ids_part, np.asarray(shard.vectors[rows_part], dtype=np.float32))
-
-
-def _parts(ids: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for start in range(0, len(ids), ADDED_ROWS):
-        yield ids[start : start + ADDED_ROWS], rows[start : start + ADDED_ROWS]
+        known = np.isin(ids, present, assume_unique=True)
+        for start in range(0, len(ids), ADDED_ROWS):
+            part = slice(start, start + ADDED_ROWS)
+            fresh = ~known[part]
+            if fresh.any():
+                index.add(ids[part][fresh], np.asarray(shard.vectors[rows[part][fresh]], dtype=np.float32))
+            done += len(fresh)
+            progress("vectors", done, total, {})

@@ -35,7 +35,7 @@ class IndexConfig:
     seconds_per_commit: float = 60.0
     """A commit is made after this time or that many rows: what a kill can lose."""
     ann: AnnConfig | None = None
-    """When and how search becomes approximate; None keeps to what the index was last told."""
+    """When and how search becomes approximate; None keeps the index's own configuration."""
 
 
 @dataclass(kw_only=True)
@@ -121,10 +121,12 @@ def index_corpus(
             committer.commit()  # interrupted, or the model failed: what is embedded already is kept
             raise
         committer.finish()
-        written = time.perf_counter()
+        building = time.perf_counter()
         ann = config.ann or writer.manifest.ann_config or AnnConfig()
-        entry = build_ann(writer, ann, captions=encoder.caption_sample)
-        seconds["write"] += committer.seconds + time.perf_counter() - written
+        entry = build_ann(writer, ann, captions=encoder.caption_sample, progress=progress)
+        seconds["write"] += committer.seconds
+        if entry is not None:
+            seconds["ann"] = time.perf_counter() - building
         return IndexSummary(
             root=corpus.uri,
             index=str(writer.snapshot.folder),

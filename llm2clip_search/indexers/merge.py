@@ -93,19 +93,20 @@ def merge_indices(
     snapshots = [Snapshot(Path(source)) for source in sources]
     check_same_model(snapshots)
     _check_columns(snapshots)
+    config, total = ann or AnnConfig(), sum(snapshot.manifest.live for snapshot in snapshots)
+    config.kind_for(total, snapshots[0].manifest.dim)  # refuses what cannot be built before anything is copied
     with _new_folder(target) as work:
         first = snapshots[0].manifest
         with Writer.open(work, model=first.model, dim=first.dim) as writer:
             _check_dtype(snapshots, writer)
             merge = _Merge(writer, target.parent, rows_per_commit)
-            total = sum(snapshot.manifest.live for snapshot in snapshots)
             progress("images", 0, total, {})
             for snapshot in snapshots:
                 for _ in merge.take(snapshot):
                     progress("images", merge.seen, total, {})
             merge.finish(snapshots)
             progress("images", total, total, {})
-            entry = build_ann(writer, ann or AnnConfig(), captions=captions)
+            entry = build_ann(writer, config, captions=captions, progress=progress)
             manifest = writer.manifest
     return MergeSummary(
         index=str(target),

@@ -65,7 +65,7 @@ class AnnEntry:
     queries: str
     """What recall was measured with: ``captions`` that the model brought along, or ``midpoints`` of stored vectors."""
     exact_ms: float
-    """Milliseconds of one exact query over all live rows when it was measured."""
+    """Milliseconds of one exact query over all live rows when it was measured; 0 if an earlier version wrote it."""
     filtered_ms: float
     """The same over a tenth of the rows, drawn at random."""
     points: tuple[OperatingPoint, ...]
@@ -95,7 +95,7 @@ class Manifest:
     failures: int = 0
     ann: AnnEntry | None = None
     ann_config: AnnConfig | None = None
-    """What the last `index` run was told about approximate search; the next one keeps to it."""
+    """How approximate search was configured; later runs keep it unless they are given another."""
     roots: tuple[str, ...] = field(default=())
     """Corpora indexed so far, by path or URI as in the metadata."""
     columns: tuple[ColumnEntry, ...] = ()

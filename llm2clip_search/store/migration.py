@@ -33,22 +33,16 @@ def _from_1(raw: Manifest, folder: Path) -> Manifest:
 
 
 def _from_2(raw: Manifest, _folder: Path) -> Manifest:
-    """Schema 3 has operating points, and knows of shards whose paths are all relative. Earlier versions measured one
-    effort, and no times; those of a two-core machine stand in for them."""
+    """Schema 3 has operating points, and knows of shards whose paths are all relative. Earlier versions measured the
+    recall of one effort, and no times: 0 stands for unknown."""
     ann = raw.get("ann")
     if ann is not None:
         lists = re.match(r"IVF(\d+),", ann["factory"])
         effort = 128 if lists is None else min(int(lists[1]), max(16, int(lists[1]) // 32))
-        measured = {"effort": effort, "candidates": 30, "recall": ann["recall_at_10"], "milliseconds": 1.0}
-        points = [{**measured, "depth": depth} for depth in (10, 100)]
+        measured = {"depth": 10, "effort": effort, "candidates": 30, "recall": ann["recall_at_10"], "milliseconds": 0.0}
         kept = {name: ann[name] for name in ("name", "factory", "rows", "trained_on", "shards")}
-        unknown = {
-            "sha256": None,
-            "queries": "midpoints",
-            "exact_ms": 1e-4 * ann["rows"],
-            "filtered_ms": 2e-5 * ann["rows"],
-        }
-        ann = {**kept, **unknown, "points": points}
+        unknown = {"sha256": None, "queries": "midpoints", "exact_ms": 0.0, "filtered_ms": 0.0}
+        ann = {**kept, **unknown, "points": [measured]}
     shards = [{**entry, "relative": False} for entry in raw["shards"]]
     return {**raw, "schema_version": 3, "shards": shards, "ann": ann, "ann_config": None}
 

@@ -51,7 +51,7 @@ class ShardVectors:
 
         Ids ascend within a block.
         """
-        wanted = None if ids is None else np.unique(ids)
+        wanted = None if ids is None else _ascending(ids)
         for shard in self.shards:
             if wanted is None:
                 found, rows = shard.by_id
@@ -62,6 +62,15 @@ class ShardVectors:
             for start in range(0, len(rows), BLOCK_ROWS):
                 part = slice(start, start + BLOCK_ROWS)
                 yield found[part], np.asarray(shard.vectors[rows[part]], dtype=np.float32)
+
+
+def _ascending(ids: np.ndarray) -> np.ndarray:
+    """Sorted, each once. Ids of a filter are that already, and ``np.unique`` takes a second for a million."""
+    if bool((ids[1:] > ids[:-1]).all()):
+        return ids
+    ordered = np.sort(ids)
+    kept: np.ndarray = ordered[np.append(True, ordered[1:] > ordered[:-1])]
+    return kept
 
 
 class Snapshot:
@@ -197,7 +206,8 @@ class Snapshot:
         """True if ``path`` is ``root`` or lies below it, both as the metadata writes them."""
         top = self.located(root).rstrip("/")
         # One row at a time, so this is faster than Path.
-        full = path if is_uri(path) or os.path.isabs(path) else f"{self.base.as_posix()}/{path}"  # noqa: PTH117
+        base = self.base.as_posix().rstrip("/")
+        full = path if is_uri(path) or os.path.isabs(path) else f"{base}/{path}"  # noqa: PTH117
         return full == top or full.startswith(f"{top}/")
 
     def verify(self) -> None:

@@ -18,8 +18,8 @@ _QUERIES_RANKED = 64
 FEW_QUERIES = 8
 """Up to this many queries FAISS's scan of float16 vectors is faster; more share one conversion to float32."""
 MANY_ROWS = 20_000
-"""From this many rows on, importing FAISS costs less than the conversion that it saves. From the second search on it is
-worth it for fewer: whoever searches twice will search often."""
+"""From this many rows on, importing FAISS costs less than the conversion that it saves. A second
+search suggests many more, so it is imported for fewer then."""
 GATHER_SHARE = 1 / 4
 """Of a shard with a smaller share of allowed rows, these are copied out; of others, a scan skips those that are not."""
 SLACK = 32

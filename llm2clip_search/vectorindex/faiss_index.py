@@ -9,7 +9,7 @@ from llm2clip_search.errors import StoreError
 from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss
 from llm2clip_search.vectorindex.index import Capabilities
 from llm2clip_search.vectorindex.inverted_lists import InvertedListsIndex
-from llm2clip_search.vectorindex.kinds import Cagra, Hnsw, IndexKind, IvfPq, IvfRaBitQ
+from llm2clip_search.vectorindex.kinds import Cagra, Hnsw, IndexKind, IvfPq, IvfRaBitQ, padded
 
 
 class GraphIndex:
@@ -25,6 +25,11 @@ class GraphIndex:
 
     def __len__(self) -> int:
         return int(self.faiss_index.ntotal)
+
+    def ids(self) -> np.ndarray:
+        """int64, those of its vectors, in any order."""
+        ids: np.ndarray = import_faiss().vector_to_array(self.faiss_index.id_map)
+        return ids
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         self.faiss_index.add_with_ids(np.asarray(vectors, dtype=np.float32), ids)
@@ -59,7 +64,7 @@ def create_index(kind: IndexKind, *, dim: int) -> FaissIndex:
     faiss = import_faiss()
     factory = kind.factory
     if isinstance(kind, IvfPq | IvfRaBitQ):
-        factory = factory.replace("RR,", f"RR{dim},")
+        factory = factory.replace("RR,", f"RR{padded(dim) if isinstance(kind, IvfPq) else dim},")
     return _wrapped(kind, faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT))
 
 
@@ -89,7 +94,7 @@ def load_index(kind: IndexKind, path: Path, *, rows: int, dim: int, writable: bo
     return _wrapped(kind, index)
 
 
-_REBUILD = "Run 'llm2clip-search index' again, which builds it anew."
+_REBUILD = "Run 'llm2clip-search index' again, which rebuilds it."
 
 
 def _wrapped(kind: IndexKind, index: Any) -> FaissIndex:

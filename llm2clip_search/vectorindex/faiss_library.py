@@ -27,10 +27,13 @@ def import_faiss() -> Any:
 
 
 def gpu_count() -> int:
-    """GPUs that FAISS can use; FAISS is imported only where there is an NVIDIA driver."""
+    """GPUs that FAISS can use, none if it is not installed; it is imported only where there is an NVIDIA driver."""
     if not has_nvidia_driver():
         return 0
-    faiss = import_faiss()
+    try:
+        faiss = import_faiss()
+    except StoreError:
+        return 0
     return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
 
 

@@ -4,6 +4,7 @@ Copies are made from what is on disk, so they can always be made again. FAISS's 
 are never asked to filter.
 """
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,15 @@ FLAT_SHARE = 0.6
 """Share of a GPU's memory that vectors may take; the rest is for queries, scores and whoever else uses it."""
 
 
-def runs_on_gpu(kind: IndexKind) -> bool:
-    """Whether FAISS has a GPU index for what was built on the CPU."""
-    return isinstance(kind, Ivf | IvfPq)
+def runs_on_gpu(kind: IndexKind, *, candidates: int, effort: int) -> bool:
+    """Whether FAISS has a GPU index for what was built on the CPU, and can be asked for so much of it."""
+    return isinstance(kind, Ivf | IvfPq) and max(candidates, effort) <= GPU_MAX_K
 
 
 class GpuListsIndex:
     """A copy of inverted lists on all GPUs, for unfiltered search."""
 
-    capabilities = Capabilities(exact=False, filters=False, writable=False, max_k=GPU_MAX_K)
+    capabilities = Capabilities(exact=False, filters=False, writable=False)
 
     def __init__(self, index: FaissIndex) -> None:
         """Copy an index for which `runs_on_gpu`."""
@@ -38,6 +39,8 @@ class GpuListsIndex:
         faiss = import_faiss()
         self.kind, self._rows = index.kind, len(index)
         self.faiss_index = faiss.index_cpu_to_all_gpus(index.faiss_index, co=_half_precision())
+        # FAISS's GPU resources, and the number of lists that a copy reads, belong to one search at a time.
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self._rows
@@ -51,8 +54,9 @@ class GpuListsIndex:
         if allowed is not None:
             raise TypeError("FAISS's GPU indices ignore selectors; search the CPU index")
         space = import_faiss().GpuParameterSpace()
-        space.set_index_parameter(self.faiss_index, "nprobe", min(effort or self.kind.default_effort, GPU_MAX_K))
-        scores, ids = self.faiss_index.search(queries, k)
+        with self._lock:
+            space.set_index_parameter(self.faiss_index, "nprobe", min(effort or self.kind.default_effort, GPU_MAX_K))
+            scores, ids = self.faiss_index.search(queries, k)
         return scores, ids
 
     def save(self, path: Path) -> None:
@@ -65,13 +69,14 @@ class GpuFlatIndex:
     Sums of float16 products differ in the last bits, so its results are candidates.
     """
 
-    capabilities = Capabilities(exact=False, filters=False, writable=False, max_k=GPU_MAX_K)
+    capabilities = Capabilities(exact=False, filters=False, writable=False)
 
     def __init__(self, vectors: Vectors, rows: int, *, dim: int, memory: int) -> None:
         """``memory`` is the bytes of one GPU."""
         self._vectors, self._rows = vectors, rows
         self._resident = self._upload(dim) if 2 * dim * rows <= FLAT_SHARE * memory else None
         self._resources = None if self._resident is not None else import_faiss().StandardGpuResources()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self._rows
@@ -84,6 +89,10 @@ class GpuFlatIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         if allowed is not None:
             raise TypeError("FAISS's GPU indices ignore selectors; search the CPU index")
+        with self._lock:
+            return self._search(queries, k)
+
+    def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         if self._resident is not None:
             scores, ids = self._resident.search(queries, k)
             return scores, ids
@@ -155,5 +164,5 @@ def gpu_memory() -> int:
 def _half_precision() -> Any:
     options = import_faiss().GpuMultipleClonerOptions()
     options.useFloat16 = True
-    options.useFloat16CoarseQuantizer = False
+    options.allowCpuCoarseQuantizer = True  # centroids are searched by a graph, which has no GPU copy
     return options

@@ -19,8 +19,6 @@ class Capabilities:
     """``allowed`` is honoured; FAISS's classic GPU indices ignore selectors."""
     writable: bool
     """`VectorIndex.add` and `VectorIndex.save` work; a GPU copy or a view of stored vectors has neither."""
-    max_k: int | None = None
-    """Most results per query; None if there is no limit."""
 
 
 class VectorIndex(Protocol):
@@ -52,7 +50,7 @@ class VectorIndex(Protocol):
             queries: float32 ``[n, dim]``, unit length.
             k: results per query.
             allowed: int64 ids, ascending, that may be found; None allows all. Passing the same array again is
-                cheaper than passing a copy.
+                cheaper than passing a copy; it must not be changed in between.
             effort: how hard an approximate index searches: ``nprobe`` of inverted lists, ``efSearch`` of graphs. None
                 leaves it to the kind; exact search ignores it.
 

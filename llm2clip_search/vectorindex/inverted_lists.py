@@ -12,6 +12,8 @@ from llm2clip_search.vectorindex.kinds import TRAINING_PER_LIST, Ivf, IvfPq, Ivf
 
 COUNTED_IDS = 65_536
 """Of a filter that allows more ids, about this many are counted by list."""
+QUERIES_AT_ONCE = 256
+"""Bounds the memory of a filtered search, which ranks all lists for each query."""
 CODE_TRAINING = 65_536
 """Vectors that product quantisation is trained with: 256 for each of its centroids."""
 
@@ -36,10 +38,15 @@ class InvertedListsIndex:
         self._rotation = faiss.downcast_VectorTransform(index.chain.at(0)) if rotated else None
         self._centroids: np.ndarray | None = None
         self._list_of: np.ndarray | None = None
-        self._allowed: _Allowed | None = None
+        self._allowed: tuple[_Allowed, ...] = ()
+        """The last two: live ids are passed again and again, and a next page has the filter of the page before."""
 
     def __len__(self) -> int:
         return int(self._lists.ntotal)
+
+    def ids(self) -> np.ndarray:
+        """int64, those of its vectors, in any order."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *_members(self._lists.invlists)])
 
     @property
     def training_size(self) -> int:
@@ -59,18 +66,25 @@ class InvertedListsIndex:
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         self.faiss_index.add_with_ids(np.asarray(vectors, dtype=np.float32), ids)
-        self._list_of = self._allowed = None
+        self._list_of, self._allowed = None, ()
 
     def search(
         self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None, effort: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
+        if len(queries) > QUERIES_AT_ONCE:
+            parts = [
+                self.search(queries[start : start + QUERIES_AT_ONCE], k, allowed=allowed, effort=effort)
+                for start in range(0, len(queries), QUERIES_AT_ONCE)
+            ]
+            return np.concatenate([scores for scores, _ in parts]), np.concatenate([ids for _, ids in parts])
         rotated = self._rotated(queries)
         probes = min(self.kind.lists, effort or self.kind.default_effort)
-        if allowed is None:
+        if allowed is None or not len(queries):
             return self._read(rotated, k, *self._nearest_lists(rotated, probes), selector=None)
-        kept = self._allowed
-        if kept is None or kept.ids is not allowed:
-            kept = self._allowed = _Allowed(allowed, self._lists_of(allowed), self.kind.lists)
+        kept = next((each for each in self._allowed if each.ids is allowed), None)
+        if kept is None:
+            kept = _Allowed(allowed, self._lists_of(allowed), self.kind.lists)
+            self._allowed = (kept, *self._allowed[:1])
         return self._read(rotated, k, *self._lists_with(rotated, probes, kept), selector=kept.bitmap.selector)
 
     def save(self, path: Path) -> None:
@@ -94,7 +108,7 @@ class InvertedListsIndex:
         """As `_nearest_lists`, for each query as many lists as hold the allowed vectors it has to see."""
         vectors = probes / self.kind.lists * float(allowed.counts.sum()) - 1e-6
         holders = min(probes, int(np.count_nonzero(allowed.counts)))
-        # A filter that allows vectors everywhere is content with few lists, for which not all centroids are compared.
+        # A broad filter needs few lists, so that comparing all centroids is avoided.
         for number in (4 * probes, self.kind.lists):
             scores, lists = self._nearest_lists(rotated, number) if number < self.kind.lists else self._ranked(rotated)
             counts: np.ndarray = np.where(lists >= 0, allowed.counts[lists], 0)
@@ -153,12 +167,16 @@ class _Allowed:
 
 def _list_by_id(lists: Any) -> np.ndarray:
     """The list that each id is in, int32 indexed by id; -1 for ids that are in none."""
-    faiss = import_faiss()
-    members = []
-    for number in range(lists.nlist):
-        size = lists.list_size(number)
-        members.append(faiss.rev_swig_ptr(lists.get_ids(number), size) if size else np.empty(0, dtype=np.int64))
+    members = _members(lists)
     found = np.full(max((int(ids.max()) + 1 for ids in members if len(ids)), default=0), -1, dtype=np.int32)
     for number, ids in enumerate(members):
         found[ids] = number
     return found
+
+
+def _members(lists: Any) -> list[np.ndarray]:
+    """Ids of each list, int64; they are views of FAISS's memory."""
+    faiss = import_faiss()
+    sizes = [lists.list_size(number) for number in range(lists.nlist)]
+    nothing = np.empty(0, dtype=np.int64)
+    return [faiss.rev_swig_ptr(lists.get_ids(n), size) if size else nothing for n, size in enumerate(sizes)]

@@ -1,4 +1,4 @@
-"""Kinds of approximate index with their parameters, as typed values; FAISS's factory strings are read only here."""
+"""Kinds of approximate index with their parameters, as typed values, and what manifests call them."""
 
 import math
 import re
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from llm2clip_search.errors import StoreError
 
+PQ_SIZES = (96, 64, 48, 32, 16, 8, 4, 2, 1)
+"""Bytes per vector of product quantisation, of those that FAISS's GPU index knows too."""
 ID_BYTES = 8
 MAX_PROBES = 2048
 """Most lists that tuning tries; searches that need more are better made exactly."""
@@ -54,14 +56,14 @@ class Hnsw:
 
 @dataclass(frozen=True, kw_only=True)
 class Cagra:
-    """A graph built on a GPU by cuVS (Ootomo et al., arXiv 2308.15136), searched there or on the CPU as HNSW's lowest
+    """A graph built on a GPU by cuVS (Ootomo et al., arXiv 2308.15136), and searched on the CPU as HNSW's lowest
     layer."""
 
     degree: int = 64
     """Links per vector."""
 
     name = "cagra"
-    effort_name = "itopk or efSearch"
+    effort_name = "efSearch"
     default_effort = 128
 
     @property
@@ -163,7 +165,7 @@ class IvfPq(InvertedLists):
     also search on a GPU."""
 
     subquantizers: int
-    """Bytes per vector; a divisor of the dimension."""
+    """Bytes per vector, one of `PQ_SIZES`; a divisor of the rotated vectors' dimension (`padded`)."""
 
     name = "ivfpq"
 
@@ -179,7 +181,7 @@ class IvfPq(InvertedLists):
 
     def memory(self, rows: int, dim: int) -> int:
         """Bytes that searching takes, besides the stored vectors."""
-        return self.lists_memory(rows, dim, self.subquantizers) + PQ_CENTROIDS * dim * 4
+        return self.lists_memory(rows, padded(dim), self.subquantizers) + PQ_CENTROIDS * padded(dim) * 4
 
 
 IndexKind = Hnsw | Cagra | Ivf | IvfRaBitQ | IvfPq
@@ -189,6 +191,11 @@ def lists_for(rows: int) -> int:
     """Number of lists for that many vectors: 4 sqrt(n), the least that FAISS's guidance names, with enough training
     vectors for each. More lists make building slower, and a graph over centroids makes them no faster to search."""
     return max(1, min(int(4 * math.sqrt(rows)), rows // TRAINING_PER_LIST))
+
+
+def padded(dim: int) -> int:
+    """Dimension that vectors are rotated into for product quantisation, which needs one with many divisors."""
+    return math.ceil(dim / 64) * 64 if dim > 64 else math.ceil(dim / 8) * 8
 
 
 def needs_graph(lists: int) -> bool:

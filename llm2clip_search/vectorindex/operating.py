@@ -20,11 +20,6 @@ class OperatingPoint:
     milliseconds: float
     """Median time of one query, ranking included, on the machine that built the index."""
 
-    @property
-    def name(self) -> str:
-        """Names the depth and the settings."""
-        return f"effort {self.effort}, {self.candidates} candidates"
-
 
 def choose_point(points: Sequence[OperatingPoint], *, depth: float, recall: float) -> OperatingPoint | None:
     """The fastest point that reaches a recall.
@@ -42,7 +37,7 @@ def choose_point(points: Sequence[OperatingPoint], *, depth: float, recall: floa
 
 
 def fastest(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:
-    """Those than which no point of their depth is faster at the same or a higher recall, by depth and time."""
+    """The Pareto front of recall and time at each depth, by depth and time."""
     kept: list[OperatingPoint] = []
     best: dict[int, float] = {}
     for point in sorted(points, key=lambda point: (point.depth, point.milliseconds, -point.recall)):

@@ -1,5 +1,6 @@
 """Which approximate index for how many vectors and how much memory, and when it is built again."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -7,6 +8,7 @@ from typing import Literal, get_args
 from llm2clip_search.base.memory import physical_bytes
 from llm2clip_search.errors import StoreError
 from llm2clip_search.vectorindex.kinds import (
+    PQ_SIZES,
     Cagra,
     Hnsw,
     IndexKind,
@@ -16,6 +18,7 @@ from llm2clip_search.vectorindex.kinds import (
     IvfRaBitQ,
     lists_for,
     needs_graph,
+    padded,
 )
 
 AnnName = Literal["auto", "flat", "hnsw", "ivf", "ivfpq", "ivfrabitq", "cagra"]
@@ -66,25 +69,31 @@ class AnnConfig:
         """
         if self.kind == "flat" or rows == 0 or (self.kind == "auto" and rows < self.exact_below):
             return None
-        limit = int(MEMORY_SHARE * physical_bytes()) if self.memory is None else self.memory
         kinds = list(_kinds(self.kind, rows, dim))
         if (needed := min(kind.min_rows for kind in kinds)) > rows:
             raise StoreError(
                 f"An index of kind {self.kind} is trained on at least {needed} vectors, but there are {rows}.",
                 hint="Use --ann auto, which searches small collections exactly.",
             )
-        fitting = next((kind for kind in kinds if kind.memory(rows, dim) <= limit), None)
-        if fitting is None and limit:
+        fitting = next((kind for kind in kinds if kind.memory(rows, dim) <= self.limit), None)
+        if fitting is None:
             least = min(kinds, key=lambda kind: kind.memory(rows, dim))
             raise StoreError(
-                f"No index of kind {self.kind} for {rows:,} vectors of {dim} dimensions fits in {_size(limit)}; the"
-                f" smallest, {least.factory}, takes {_size(least.memory(rows, dim))}.",
+                f"No index of kind {self.kind} for {rows:,} vectors of {dim} dimensions fits in {_size(self.limit)};"
+                f" the smallest, {least.factory}, takes {_size(least.memory(rows, dim))}.",
                 hint="Allow more with --memory, or use --ann flat for exact search.",
             )
-        return fitting or kinds[0]
+        return fitting
+
+    @property
+    def limit(self) -> float:
+        """Bytes that the approximate index may take; no limit where none was given and the system does not say."""
+        if self.memory is not None:
+            return self.memory
+        return MEMORY_SHARE * physical_bytes() or math.inf
 
     def keeps(self, built: IndexKind, *, rows: int, dim: int, vectors: int, trained_on: int) -> bool:
-        """True if new rows may be added to an index instead of building it again.
+        """True if an index is good enough to go on with.
 
         Args:
             rows: live rows now.
@@ -94,7 +103,8 @@ class AnnConfig:
         wanted = self.kind_for(rows, dim)
         grown = rows > self.rebuild_growth * trained_on
         mostly_dead = vectors > (2 if isinstance(built, InvertedLists) else 1.25) * rows
-        return type(wanted) is type(built) and not isinstance(built, Cagra) and not grown and not mostly_dead
+        fits = built.memory(max(rows, vectors), dim) <= self.limit
+        return type(wanted) is type(built) and fits and not grown and not mostly_dead
 
 
 def _kinds(name: AnnName, rows: int, dim: int) -> Iterator[IndexKind]:
@@ -110,17 +120,14 @@ def _kinds(name: AnnName, rows: int, dim: int) -> Iterator[IndexKind]:
     elif name == "ivf":
         yield Ivf(lists=lists, graph=graph)
     elif name == "ivfpq":
-        for share in (4, 8, 16, 32):
-            yield IvfPq(lists=lists, graph=graph, subquantizers=_divisor(dim, at_most=max(1, dim // share)))
+        width = padded(dim)
+        for count in PQ_SIZES:
+            if width % count == 0 and (2 * count <= width or count == 1):
+                yield IvfPq(lists=lists, graph=graph, subquantizers=count)
     else:
         for bits in (2, 1):
             yield IvfRaBitQ(lists=lists, graph=graph, bits=bits)
 
 
-def _divisor(number: int, *, at_most: int) -> int:
-    """The largest divisor of a number up to a limit."""
-    return next(each for each in range(at_most, 0, -1) if number % each == 0)
-
-
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.base.vectors import unit
 from llm2clip_search.vectorindex.exact import ExactIndex, exact_search, rank_again
 from llm2clip_search.vectorindex.faiss_index import FaissIndex, GraphIndex
@@ -65,21 +66,25 @@ class Measured(NamedTuple):
     """Milliseconds of one exact query over a tenth of them, drawn at random."""
 
 
-def tune(stored: StoredVectors, index: FaissIndex, queries: np.ndarray) -> Measured:
+def tune(
+    stored: StoredVectors, index: FaissIndex, queries: np.ndarray, *, progress: Progress = no_progress
+) -> Measured:
     """Measure an index at its efforts and at several numbers of candidates.
 
     Args:
         queries: float32 ``[n, dim]``, unit length.
-
+        progress: called with ``efforts`` as they are measured.
     """
     rows = len(stored.live_ids)
     depths = [depth for depth in DEPTHS if depth == DEPTHS[0] or 10 * depth <= rows]
     widths = [width for width in CANDIDATES if width < rows] or [rows]
     # Dead vectors stay in the index until it is built again.
     allowed = stored.live_ids if len(index) > rows else None
+    progress("efforts", 0, len(efforts := index.kind.efforts()), {})
     truth = _Truth(stored, queries, depths)
+    queries = truth.queries
     points: list[OperatingPoint] = []
-    for effort in index.kind.efforts():
+    for number, effort in enumerate(efforts, start=1):
         best = dict.fromkeys(depths, 0.0)
         positions: np.ndarray | None = None
         for width in widths:
@@ -100,6 +105,7 @@ def tune(stored: StoredVectors, index: FaissIndex, queries: np.ndarray) -> Measu
                 )
                 points.append(point)
                 best[depth] = max(best[depth], point.recall)
+        progress("efforts", number, len(efforts), {})
         if min(best.values()) >= GOOD_ENOUGH:
             break
     exact = ExactIndex(stored, rows)
@@ -139,13 +145,17 @@ class _Truth:
     """The exact neighbours of some queries."""
 
     def __init__(self, stored: StoredVectors, queries: np.ndarray, depths: Sequence[int]) -> None:
-        wanted = depths[-1] + DEPTHS[0]
-        while True:
+        # Copies of one image tie with each other. Where still more tie than were asked for, it cannot be told which
+        # candidates count, and such queries are left out, unless all are like that.
+        for wanted in (depths[-1] + DEPTHS[0], 4 * (depths[-1] + DEPTHS[0])):
             scores, self.ids = exact_search(stored, queries, wanted)
             last = scores[:, min(depths[-1], scores.shape[1]) - 1]
-            if scores.shape[1] < wanted or (scores[:, -1] < last - SAME_SCORE).all():
+            clear = (scores[:, -1] < last - SAME_SCORE) | (scores.shape[1] < wanted)
+            if clear.all():
                 break
-            wanted *= 4  # more rows may tie with the last one, as copies of one image do
+        self.queries = queries
+        if clear.any():
+            scores, self.ids, self.queries = scores[clear], self.ids[clear], queries[clear]
         self.counted = {
             depth: scores >= scores[:, min(depth, scores.shape[1]) - 1, None] - SAME_SCORE for depth in depths
         }

@@ -246,12 +246,13 @@ def measured(factory: str, rows: int) -> AnnEntry:
         (10, None, 9999, None, True, "exact", "gpu"),
         (9999, None, 2049, None, True, "exact", "cpu"),
         (10, 4, 10, None, True, "exact over matches", "cpu"),
-        (10**6, None, 1000, "IVF8,SQfp16", True, "approximate", "gpu"),
+        (10**6, None, 100, "IVF8,SQfp16", True, "approximate", "gpu"),
+        (10**6, None, 1000, "IVF8,SQfp16", True, "approximate", "cpu"),
         (10**6, None, 1001, "IVF8,SQfp16", True, "exact", "gpu"),
         (10**6, 10**5, 101, "IVF8,SQfp16", True, "exact over matches", "cpu"),
         (10**6, None, 10, "IDMap2,HNSW32,SQfp16", True, "approximate", "cpu"),
         (10**6, None, 10, "RR,IVF8,RaBitQ2", True, "approximate", "cpu"),
-        (10**6, 160_000, 16, "IVF8,SQfp16", True, "exact over matches", "cpu"),  # 8 ms, a search 100 deep as much
+        (10**6, 150_000, 15, "IVF8,SQfp16", True, "exact over matches", "cpu"),  # 8 ms, a search 100 deep as much
         (10**6, 170_000, 17, "IVF8,SQfp16", True, "approximate over matches", "cpu"),
         (10**6, 170_000, 17, "IDMap2,HNSW32,SQfp16", True, "exact over matches", "cpu"),
         (10**6, 10_000, 10, "IVF8,SQfp16", False, "exact over matches", "cpu"),
@@ -276,6 +277,9 @@ def test_a_plan_reaches_the_recall_that_is_asked_for() -> None:
     }
     assert [plan.point.effort if plan.point else None for plan in plans.values()] == [16, 64, None, None]
     assert "no measured effort of IVF8,SQfp16 finds 99.9% of the best 10" in plans[0.999].reason
+    assert "all of the best results are wanted" in plans[1.0].reason
+    deep = plan_search(rows=10**6, matches=1000, k=10, ann=ann, recall=0.9)
+    assert "was measured for 1,000 neighbours, not for the best 10,000" in deep.reason
     tail = plan_search(rows=10**6, matches=None, k=10, ann=ann, recall=0.9, tail=10**6)
     assert tail.strategy == "exact"  # most rows are compared anyway
     shared = plan_search(rows=10**6, matches=4 * 10**5, k=40, ann=ann, recall=0.9)

@@ -12,6 +12,7 @@ from llm2clip_search.engine import SearchIndex
 from llm2clip_search.errors import QueryError, StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
+from llm2clip_search.store.compaction import compact
 from llm2clip_search.vectorindex.exact import exact_search
 from llm2clip_search.vectorindex.policy import AnnName
 from tests.support.encoders import ColourEncoder
@@ -67,6 +68,30 @@ def test_a_renamed_row_is_not_added_twice(tmp_path: Path) -> None:
         entry = build_ann(writer, config)
         assert entry is not None
         assert entry.rows == 500
+
+
+def test_renamed_rows_are_not_added_twice_after_a_compaction(tmp_path: Path) -> None:
+    """Compaction drops the rows that they had; the index itself knows their ids."""
+    config, vectors = AnnConfig(kind="ivf", tail_rows=0), clustered(1, 500)
+    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
+        add(writer, vectors)
+        build_ann(writer, config)
+        moved = [
+            Row(id=i, path=f"moved/{i}.jpg", content_hash=str(i), size=i, mtime_ns=0, width=i % 100, height=1)
+            for i in range(200)
+        ]
+        writer.commit(moved, vectors[:200])
+        compact(writer, everything=True)
+        entry = build_ann(writer, config)
+    assert entry is not None
+    assert entry.rows == 500
+
+
+def test_a_smaller_limit_of_memory_is_heard(tmp_path: Path) -> None:
+    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
+        add(writer, clustered(1, 3000))
+        entries = [build_ann(writer, AnnConfig(kind="ivfrabitq", memory=memory)) for memory in (10**6, 95_000)]
+    assert [entry.factory[-1] for entry in entries if entry] == ["2", "1"]
 
 
 def test_a_filtered_approximate_search_finds_matches_only(tmp_path: Path, colours: ColourEncoder) -> None:
@@ -164,12 +189,12 @@ def test_an_index_of_other_vectors_is_built_again(
             (folder / "ann" / entry.name).write_bytes(content)
             with pytest.raises(StoreError, match=message) as caught:
                 SearchIndex(Snapshot(folder), colours).query("anything")
-            assert "builds it anew" in caught.value.hint
+            assert "rebuilds it" in caught.value.hint
             with pytest.raises(StoreError, match="differs from what was committed"):
                 Snapshot(folder).verify()
             caplog.clear()
             assert build_ann(writer, AnnConfig(kind="hnsw")) is not None
-            assert "is not the index of these images; it is built anew" in caplog.text
+            assert "is not the index of these images; it is rebuilt" in caplog.text
             prefer_approximate(writer)
         Snapshot(folder).verify()
         assert SearchIndex(Snapshot(folder), colours).query("anything").plan.strategy == "approximate"

@@ -240,6 +240,7 @@ def test_schema_1_opens_for_ever(schema_1: Path) -> None:
     assert live(schema_1) == {0: "0.jpg", 1: "sub/renamed.jpg"}
     np.testing.assert_array_equal(snapshot.vectors([0, 1]), vectors(0, 1))
     assert [row["corpus"] for row in snapshot.rows([0, 1])] == [None, None]
+    assert Filter(snapshot).ids("width > 0 AND corpus IS NULL").tolist() == [0, 1]
     assert json.loads((schema_1 / "manifest.json").read_text())["schema_version"] == 1  # a reader writes nothing
 
 
@@ -268,7 +269,7 @@ def test_schema_2_opens_for_ever(tmp_path: Path, kind: str, factory: str) -> Non
     snapshot.verify()
     assert snapshot.manifest.ann is not None
     assert (snapshot.manifest.ann.factory, snapshot.manifest.ann_config) == (factory, None)
-    assert [(point.depth, point.recall) for point in snapshot.manifest.ann.points] == [(10, 1.0), (100, 1.0)]
+    assert [(point.depth, point.recall) for point in snapshot.manifest.ann.points] == [(10, 1.0)]
     vectors = snapshot.vectors(snapshot.live_ids.tolist())
     assert snapshot.manifest.live == 119
     with Writer.open(tmp_path / "v2", model=CLUSTERED_MODEL, dim=DIM) as writer:

@@ -326,7 +326,7 @@ def test_an_index_is_kept_until_it_has_grown_or_died(rows: int, vectors: int, tr
         ("ivf", 390, 512, Ivf(lists=9)),
         ("ivf", 1, 512, Ivf(lists=1)),
         ("ivfrabitq", 39, 512, IvfRaBitQ(lists=1)),
-        ("ivfpq", 400, 514, IvfPq(lists=10, subquantizers=2)),
+        ("ivfpq", 400, 514, IvfPq(lists=10, subquantizers=96)),
         ("hnsw", 2, 512, Hnsw()),
         ("hnsw", 0, 512, None),
         ("flat", 10**9, 512, None),
@@ -343,7 +343,7 @@ def test_memory_decides_how_many_bits_are_kept() -> None:
     assert isinstance(one, IvfRaBitQ)
     assert (two.bits, one.bits) == (2, 1)
     sizes = [AnnConfig(kind="ivfpq", memory=size).kind_for(10**7, 512) for size in (10**11, 10**9, 3 * 10**8)]
-    assert [kind.subquantizers for kind in sizes if isinstance(kind, IvfPq)] == [128, 64, 16]
+    assert [kind.subquantizers for kind in sizes if isinstance(kind, IvfPq)] == [64, 64, 16]
 
 
 @pytest.mark.parametrize(
@@ -364,5 +364,7 @@ def test_too_little_memory_names_the_least_that_works() -> None:
         StoreError, match=r"for 10,000,000 vectors .* fits in 1\.0 MB; the smallest, RR,.*, takes 825\.9 MB"
     ):
         AnnConfig(memory=10**6).kind_for(10**7, 512)
+    with pytest.raises(StoreError, match=r"fits in 0\.0 MB"):
+        AnnConfig(memory=0).kind_for(10**7, 512)
     with pytest.raises(StoreError, match="kind ivfpq is trained on at least 256 vectors, but there are 39"):
         AnnConfig(kind="ivfpq").kind_for(39, 512)

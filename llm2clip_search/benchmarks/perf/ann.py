@@ -42,6 +42,8 @@ ROUNDS, ROUND_SECONDS = 3, 0.2
 A batch may take only a few milliseconds, so a single one that waits for a core would distort the rate."""
 SAME_SCORE = 1e-6
 """Cosines that differ by less are considered equal; float32 sums depend on the order of additions."""
+CAPTIONS = 2**32
+"""Stream of drawn captions, beyond those of the vectors."""
 BLOCK = 65_536
 """Vectors that are drawn, or committed to a temporary index, at a time."""
 
@@ -70,7 +72,7 @@ class AnnPoint:
     p95_ms: float
     p99_ms: float
     memory_bytes: int
-    """Size of the FAISS file, which is read into memory completely; for exact search, size of the stored float16
+    """Size of the FAISS file, which is mapped; for exact search, size of the stored float16
     vectors, which are memory-mapped."""
     build_seconds: float | None
     """Time to build the index, measure its recall and write it, as ``index`` does; None for an existing index and for
@@ -115,8 +117,8 @@ def benchmark_index(
     Args:
         kinds: kinds of index to build from its vectors in a temporary folder; if empty, exact search and the existing
             approximate index are measured.
-        captions: embeddings of captions to search with, float32 ``[n, dim]``; None takes ``queries`` midpoints of
-            random pairs of stored vectors.
+        captions: embeddings of captions, float32 ``[n, dim]``: the first ``queries`` are searched for, and indices that
+            are built are tuned with the others. None takes midpoints of random pairs of stored vectors.
         k: number of neighbours to search for.
         queries: number of queries.
 
@@ -139,7 +141,8 @@ def benchmark_index(
     if wanted:
         vectors = (block for _, block in snapshot.blocks())
         with _temporary_index(vectors, snapshot.manifest.model, snapshot.manifest.dim) as writer:
-            points = list(_built(writer, wanted, drawn, k, seed))
+            others = captions[queries:] if captions is not None and len(captions) > queries else None
+            points = list(_built(writer, wanted, drawn, k, seed, lambda _: others))
     else:
         logger.info("measuring %s", snapshot.folder)
         truth = ExactNeighbours.of(snapshot, drawn, k)
@@ -163,21 +166,22 @@ def benchmark_synthetic(
     queries: int = 200,
     seed: int = 0,
 ) -> AnnResult:
-    """Measure indices of vectors drawn from a `SphereMixture`, with further vectors from the same mixture as queries.
+    """Measure indices of vectors drawn from a `SphereMixture`, with its captions as queries.
 
     Arguments and errors as for `benchmark_index`.
     """
     wanted = _checked(kinds)
     _check_k(k, rows)
     mixture = SphereMixture.of(rows, dim, seed=seed)
-    drawn = mixture.draw(queries, stream=0)
+    drawn = mixture.captions(queries, stream=CAPTIONS)
     vectors = (
         mixture.draw(min(BLOCK, rows - start), stream=stream)
         for stream, start in enumerate(range(0, rows, BLOCK), start=1)
     )
     name = f"synthetic, {mixture.clusters} clusters, seed {seed}"
     with _temporary_index(vectors, ModelIdentity(name, "", "", ""), dim) as writer:
-        points = mark_front(list(_built(writer, wanted, drawn, k, seed)))
+        others = mixture.captions(256, stream=CAPTIONS + 1)
+        points = mark_front(list(_built(writer, wanted, drawn, k, seed, lambda _: others)))
     return AnnResult(vectors=name, rows=rows, dim=dim, k=k, queries=queries, points=points)
 
 
@@ -269,7 +273,14 @@ def _temporary_index(blocks: Iterable[np.ndarray], model: ModelIdentity, dim: in
         yield writer
 
 
-def _built(writer: Writer, kinds: Sequence[str], queries: np.ndarray, k: int, seed: int) -> Iterator[AnnPoint]:
+def _built(
+    writer: Writer,
+    kinds: Sequence[str],
+    queries: np.ndarray,
+    k: int,
+    seed: int,
+    captions: Callable[[int], np.ndarray | None],
+) -> Iterator[AnnPoint]:
     """Build each kind of index as the indexer does, and measure it."""
     truth = ExactNeighbours.of(writer.snapshot, queries, k)
     for kind in kinds:
@@ -283,7 +294,7 @@ def _built(writer: Writer, kinds: Sequence[str], queries: np.ndarray, k: int, se
             wanted = config.kind_for(writer.manifest.live, writer.manifest.dim)
             assert wanted is not None, "flat is measured above, and there are rows"
             logger.info("building %s over %s vectors", wanted.factory, f"{writer.manifest.live:,}")
-            seconds = seconds_of(partial(build_ann, writer, config))
+            seconds = seconds_of(partial(build_ann, writer, config, captions=captions))
             logger.info("measuring %s", kind)
             yield from _approximate_points(writer.snapshot, truth, build_seconds=seconds)
 

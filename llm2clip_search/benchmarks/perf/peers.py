@@ -11,7 +11,7 @@ import numpy as np
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.vectorindex.clustering import spherical_centroids
 from llm2clip_search.vectorindex.faiss_library import import_faiss
-from llm2clip_search.vectorindex.kinds import TRAINING_PER_LIST, IvfRaBitQ, lists_for
+from llm2clip_search.vectorindex.kinds import TRAINING_PER_LIST, IvfRaBitQ, lists_for, needs_graph
 
 LINKS = 16
 """Links per vector of the graphs, their M."""
@@ -107,7 +107,8 @@ class _Faiss(Peer):
 
     def __init__(self, blocks: Blocks, *, rows: int, dim: int) -> None:
         faiss = import_faiss()
-        kind = IvfRaBitQ(lists=lists_for(rows))
+        lists = lists_for(rows)
+        kind = IvfRaBitQ(lists=lists, graph=needs_graph(lists))
         self.description = f"faiss {faiss.__version__}, RR{dim},{kind.centroids},RaBitQ2,Refine(SQfp16)"
         vectors = np.empty((rows, dim), dtype=np.float32)
         ids = np.empty(rows, dtype=np.int64)
@@ -115,20 +116,20 @@ class _Faiss(Peer):
         for block_ids, block in blocks:
             ids[start : start + len(block)], vectors[start : start + len(block)] = block_ids, block
             start += len(block)
-        self._ids = ids
+        self._ids, self._graph = ids, kind.graph
         self._index = faiss.index_factory(dim, self.description.partition(", ")[2], faiss.METRIC_INNER_PRODUCT)
-        sample = np.random.default_rng(0).permutation(vectors)[: max(1, TRAINING_PER_LIST * kind.lists)]
+        sample = vectors[np.random.default_rng(0).permutation(rows)[: TRAINING_PER_LIST * kind.lists]]
         inner = faiss.downcast_index(self._index.base_index)
         rotation = faiss.downcast_VectorTransform(inner.chain.at(0))
         rotation.init(1)
-        lists = faiss.extract_index_ivf(inner)
-        lists.quantizer.add(spherical_centroids(rotation.apply(sample), kind.lists, seed=0))
+        faiss.extract_index_ivf(inner).quantizer.add(spherical_centroids(rotation.apply(sample), kind.lists, seed=0))
         self._index.train(sample)
         self._index.add(vectors)
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
         faiss = import_faiss()
-        lists = faiss.SearchParametersIVF(nprobe=effort)
+        width = faiss.SearchParametersHNSW(efSearch=max(64, 2 * effort)) if self._graph else None
+        lists = faiss.SearchParametersIVF(nprobe=effort, quantizer_params=width)
         parameters = faiss.IndexRefineSearchParameters(
             k_factor=REFINED, base_index_params=faiss.SearchParametersPreTransform(index_params=lists)
         )

@@ -16,10 +16,10 @@ from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.memory import peak_bytes
 from llm2clip_search.base.plotting import NO_MATPLOTLIB, PANEL, colours_of, panels, title
+from llm2clip_search.benchmarks.perf.ann import CAPTIONS
 from llm2clip_search.benchmarks.perf.scale_search import QUERIES, SearchCost, measure_search
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
 from llm2clip_search.benchmarks.perf.timing import median_ms, seconds_of
-from llm2clip_search.engine import SearchIndex
 from llm2clip_search.engine.filter import Filter
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers import AnnConfig, build_ann
@@ -78,7 +78,7 @@ def benchmark_scale(sizes: Sequence[int], *, dim: int = 512, seed: int = 0) -> I
     if list(sizes) != sorted(set(sizes)) or not sizes or sizes[0] < 1:
         raise CorpusError(f"Sizes must ascend from 1, but are {', '.join(map(str, sizes))}.")
     mixture = SphereMixture.of(sizes[-1], dim, seed=seed)
-    captions = mixture.captions(QUERIES, stream=0)
+    captions, others = (mixture.captions(QUERIES, stream=CAPTIONS + number) for number in (0, 1))
     with tempfile.TemporaryDirectory(prefix="llm2clip-scale-") as scratch:
         folder = Path(scratch) / "index"
         with Writer.open(folder, model=ModelIdentity.from_name(f"synthetic, seed {seed}"), dim=dim) as writer:
@@ -92,7 +92,7 @@ def benchmark_scale(sizes: Sequence[int], *, dim: int = 512, seed: int = 0) -> I
                     vectors = mixture.draw(count, stream=1 + rows[0].id)
                     commits.append(seconds_of(partial(writer.commit, rows, vectors)))
                     merges.append(seconds_of(partial(compact, writer)))
-                building = seconds_of(partial(build_ann, writer, AnnConfig(seed=seed), captions=lambda _: captions))
+                building = seconds_of(partial(build_ann, writer, AnnConfig(seed=seed), captions=lambda _: others))
                 yield _measured(folder, captions, commits, grown / sum(commits + merges), building)
 
 
@@ -131,7 +131,7 @@ def _measured(folder: Path, captions: np.ndarray, commits: list[float], rate: fl
         filter_ms={name: median_ms(conditions.ids, [where] * (ROUNDS + 1)) for name, where in CONDITIONS.items()},
         scan_ms={name: median_ms(scan, [where] * (ROUNDS + 1)) for name, where in CONDITIONS.items()},
         join_ms=median_ms(snapshot.rows, drawn),
-        search=measure_search(SearchIndex(snapshot), captions, building),
+        search=measure_search(snapshot, captions, building),
         peak_gb=peak_bytes() / 1e9,
     )
 

@@ -60,7 +60,7 @@ def bench_ann(
         result = benchmark_synthetic(synthetic, dim=dim, kinds=chosen or KINDS, k=k, queries=queries, seed=seed)
     else:
         snapshot = Snapshot(index or find_index())
-        captions = captions_of(snapshot.manifest.model.name)(queries)
+        captions = captions_of(snapshot.manifest.model)(2 * queries)
         result = benchmark_index(snapshot, kinds=chosen, captions=captions, k=k, queries=queries, seed=seed)
     lines = [json.dumps(line) for line in result.to_dicts()]
     with console.results():

@@ -75,7 +75,7 @@ def _tables(points: "Sequence[ScalePoint]") -> "Iterator[Table]":
         filters.add_row(f"{point.rows:,}", *cells)
     yield filters
     search = console.table(
-        *("rows", "exact ms", "FAISS flat", "build s", "size", "search ms", "recall@10", "FAISS alone", "overhead"),
+        *("rows", "exact ms", "FAISS flat", "build s", "size", "search ms", "recall@10", "index alone", "overhead"),
         title="a search",
     )
     for point in points:
