@@ -125,10 +125,10 @@ class Shard:
 
     def metadata(self, schema: pa.Schema) -> pa.Table:
         """Live rows, in row order; a column that the shard does not have is null."""
-        return _completed(self.read(schema.names).take(pa.array(self.live_rows)), schema)
+        return completed(self.read(schema.names).take(pa.array(self.live_rows)), schema)
 
-    def rows(self, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
-        """Some rows, in the order given; only the parts of the file that hold them are read.
+    def rows(self, rows: np.ndarray) -> pa.Table:
+        """Some rows with the columns that the shard has, in the order given; only parts of the file are read.
 
         Raises:
             StoreError: the file is missing or damaged.
@@ -141,7 +141,7 @@ class Shard:
             table = file.read(wanted.tolist())
             before = np.concatenate([[0], np.cumsum(file.sizes[wanted])])
             offsets = rows - (ends - file.sizes)[parts] + before[np.searchsorted(wanted, parts)]
-            return _completed(table.take(pa.array(offsets)), schema)
+            return table.take(pa.array(offsets))
         except (OSError, IndexError, pa.ArrowException) as error:
             raise StoreError(f"The metadata in {self.folder} cannot be read: {error}.") from error
 
@@ -169,7 +169,7 @@ class Shard:
         return table
 
 
-def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The columns of a schema; those that a table lacks are null."""
     columns = [
         table.column(each.name).cast(each.type) if each.name in table.column_names else pa.nulls(len(table), each.type)

@@ -16,7 +16,7 @@ from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import Manifest
 from llm2clip_search.store.schema import metadata_schema
-from llm2clip_search.store.shard import Shard
+from llm2clip_search.store.shard import Shard, completed
 from llm2clip_search.store.tombstones import Tombstones
 
 ANN = "ann"
@@ -173,12 +173,17 @@ class Snapshot:
     def rows(self, ids: Sequence[int]) -> list[dict[str, Any]]:
         """Metadata of some live rows, in the order of ``ids``; only shards that hold one of them are read."""
         wanted, inverse = np.unique(np.asarray(ids, dtype=np.int64), return_inverse=True)
-        found: dict[int, dict[str, Any]] = {}
+        places: list[int] = []
+        tables: list[pa.Table] = []
         for shard in self.shards:
             positions, rows = shard.find(wanted)
             if len(rows):
-                read = shard.rows(rows, self.schema).to_pylist()
-                found |= dict(zip(positions.tolist(), read, strict=True))
+                places += positions.tolist()
+                tables.append(shard.rows(rows))
+        if not tables:
+            return []
+        read = completed(pa.concat_tables(tables, promote_options="default"), self.schema).to_pylist()
+        found = dict(zip(places, read, strict=True))
         return [found[position] for position in inverse.tolist()]
 
     def metadata(self) -> pa.Table:
