@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from threading import Event, Thread
 
 
 def peak_bytes() -> int:
@@ -23,6 +24,33 @@ def resident_bytes() -> int:
     """Memory that is resident in this process now, bytes; its peak where the system does not say."""
     found = _proc_status("VmRSS")
     return peak_bytes() if found is None else found
+
+
+def private_bytes() -> int:
+    """Memory of this process that is not the cache of a mapped file, bytes; on systems other than Linux, all of it."""
+    found = _proc_status("RssAnon")
+    return resident_bytes() if found is None else found
+
+
+class PrivatePeak:
+    """The most private memory (`private_bytes`) since it was started, sampled; use it as a context."""
+
+    def __init__(self, *, every_s: float = 0.2) -> None:
+        self.bytes = private_bytes()
+        self._every, self._done = every_s, Event()
+        self._thread = Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> "PrivatePeak":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while not self._done.wait(self._every):
+            self.bytes = max(self.bytes, private_bytes())
 
 
 def physical_bytes() -> int:

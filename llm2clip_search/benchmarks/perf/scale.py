@@ -14,7 +14,7 @@ import numpy as np
 
 from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.identity import ModelIdentity
-from llm2clip_search.base.memory import peak_bytes
+from llm2clip_search.base.memory import PrivatePeak
 from llm2clip_search.base.plotting import NO_MATPLOTLIB, PANEL, colours_of, panels, title
 from llm2clip_search.benchmarks.perf.ann import CAPTIONS
 from llm2clip_search.benchmarks.perf.scale_search import QUERIES, SearchCost, measure_search
@@ -54,7 +54,8 @@ class ScalePoint:
     bytes_per_row: float
     """On disk, vectors included."""
     peak_gb: float
-    """Memory that was ever resident in this process, mapped files included."""
+    """Most memory of this process until now. Mapped files are not counted: the system takes their pages back when it
+    needs memory."""
     open_ms: float
     """Opening the index, without a query."""
     filter_ms: dict[str, float]
@@ -79,7 +80,7 @@ def benchmark_scale(sizes: Sequence[int], *, dim: int = 512, seed: int = 0) -> I
         raise CorpusError(f"Sizes must ascend from 1, but are {', '.join(map(str, sizes))}.")
     mixture = SphereMixture.of(sizes[-1], dim, seed=seed)
     captions, others = (mixture.captions(QUERIES, stream=CAPTIONS + number) for number in (0, 1))
-    with tempfile.TemporaryDirectory(prefix="llm2clip-scale-") as scratch:
+    with PrivatePeak() as peak, tempfile.TemporaryDirectory(prefix="llm2clip-scale-") as scratch:
         folder = Path(scratch) / "index"
         with Writer.open(folder, model=ModelIdentity.from_name(f"synthetic, seed {seed}"), dim=dim) as writer:
             for size in sizes:
@@ -93,7 +94,7 @@ def benchmark_scale(sizes: Sequence[int], *, dim: int = 512, seed: int = 0) -> I
                     commits.append(seconds_of(partial(writer.commit, rows, vectors)))
                     merges.append(seconds_of(partial(compact, writer)))
                 building = seconds_of(partial(build_ann, writer, AnnConfig(seed=seed), captions=lambda _: others))
-                yield _measured(folder, captions, commits, grown / sum(commits + merges), building)
+                yield _measured(folder, captions, commits, grown / sum(commits + merges), building, peak)
 
 
 def synthetic_row(number: int, seed: int = 0) -> Row:
@@ -114,7 +115,9 @@ def synthetic_row(number: int, seed: int = 0) -> Row:
     )
 
 
-def _measured(folder: Path, captions: np.ndarray, commits: list[float], rate: float, building: float) -> ScalePoint:
+def _measured(
+    folder: Path, captions: np.ndarray, commits: list[float], rate: float, building: float, peak: PrivatePeak
+) -> ScalePoint:
     opened = median_ms(lambda _: Snapshot(folder), range(ROUNDS))
     snapshot = Snapshot(folder)
     logger.info("measuring %s rows", f"{snapshot.manifest.live:,}")
@@ -132,7 +135,7 @@ def _measured(folder: Path, captions: np.ndarray, commits: list[float], rate: fl
         scan_ms={name: median_ms(scan, [where] * (ROUNDS + 1)) for name, where in CONDITIONS.items()},
         join_ms=median_ms(snapshot.rows, drawn),
         search=measure_search(snapshot, captions, building),
-        peak_gb=peak_bytes() / 1e9,
+        peak_gb=peak.bytes / 1e9,
     )
 
 
