@@ -66,7 +66,8 @@ class SearchIndex(Searcher):
         """Search for many captions at once, without metadata.
 
         Returns:
-            float32 cosines and int64 ids, each ``[n, min(k, rows)]``, best first.
+            float32 cosines and int64 ids, each ``[n, min(k, rows)]``, best first. A place for which approximate search
+            finds nothing has id -1 and score -2.
         """
         return self.search(self.encoder.encode_texts(texts), k=k)
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from llm2clip_search.errors import StoreError
 
@@ -217,6 +218,7 @@ _NAMES: dict[str, Callable[[re.Match[str]], IndexKind]] = {
 }
 
 
+@cache
 def kind_of(factory: str) -> IndexKind:
     """The kind that a manifest names by its factory string.
 
