@@ -172,13 +172,12 @@ def write_scale(points: Sequence[ScalePoint], out: Path) -> list[Path]:
         **{f"filter, {name}": [point.filter_ms[name] for point in points] for name in CONDITIONS},
         "metadata of 20 rows": [point.join_ms for point in points],
         "commit of 8,192 rows": [point.commit_ms for point in points],
-        "open": [point.open_ms for point in points],
     }
     colours = colours_of(tuple(series))
     for name, values in series.items():
         axes.plot([point.rows for point in points], values, "o-", color=colours[name], label=name)
     axes.set(xscale="log", yscale="log", xlabel="rows", ylabel="milliseconds")
-    axes.legend(fontsize="small")
+    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1.0))
     title(axes, "Cost as an index grows")
     figure.savefig(picture)
     return [lines, picture]
