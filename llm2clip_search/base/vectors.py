@@ -50,6 +50,21 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     return np.take_along_axis(top, order, 1), np.take_along_axis(kept, order, 1)
 
 
+def merge_top(
+    scores: np.ndarray, ids: np.ndarray, more_scores: np.ndarray, more_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best of two lists of results per row, as many as the first one has; of equal scores the first list's.
+
+    Args:
+        scores, ids: float32 and int64 ``[n, k]``; -inf and -1 where nothing was found yet.
+        more_scores, more_ids: the same, ``[n, m]``.
+    """
+    all_scores = np.concatenate([scores, more_scores], axis=1)
+    all_ids = np.concatenate([ids, more_ids], axis=1)
+    order = np.argsort(-all_scores, axis=1, kind="stable")[:, : scores.shape[1]]
+    return np.take_along_axis(all_scores, order, 1), np.take_along_axis(all_ids, order, 1)
+
+
 def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[np.ndarray]:
     """Rows in batches of at most ``size``, shortest first, so that little of a padded batch is padding.
 

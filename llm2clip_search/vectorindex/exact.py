@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from llm2clip_search.base.lazy import Lazy
-from llm2clip_search.base.vectors import top_k
+from llm2clip_search.base.vectors import merge_top, top_k
 from llm2clip_search.vectorindex.float16_scan import ROUNDING, Float16Scan, is_available, scan_gathered
 from llm2clip_search.vectorindex.index import Capabilities, MappedVectors, ShardedVectors, Vectors
 
@@ -80,10 +80,9 @@ class ExactIndex:
             else:
                 results = iter([scan().search(queries, k, rows)])
             for top, found in results:
-                both = np.concatenate([scores, np.where(found < 0, -np.inf, top)], axis=1)
-                either = np.concatenate([ids, np.where(found < 0, -1, shard.ids[found])], axis=1)
-                order = np.argsort(-both, axis=1, kind="stable")[:, :k]
-                scores, ids = np.take_along_axis(both, order, 1), np.take_along_axis(either, order, 1)
+                nothing = found < 0
+                more = np.where(nothing, -np.inf, top), np.where(nothing, -1, shard.ids[found])
+                scores, ids = merge_top(scores, ids, *more)
         return scores, ids
 
 

@@ -5,11 +5,13 @@ are never asked to filter.
 """
 
 import threading
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llm2clip_search.base.vectors import merge_top
 from llm2clip_search.errors import StoreError
 from llm2clip_search.vectorindex.faiss_index import FaissIndex, GraphIndex
 from llm2clip_search.vectorindex.faiss_library import gpu_count, import_faiss
@@ -28,17 +30,13 @@ def runs_on_gpu(kind: IndexKind, *, candidates: int, effort: int) -> bool:
     return isinstance(kind, Ivf | IvfPq) and max(candidates, effort) <= GPU_MAX_K
 
 
-class GpuListsIndex:
-    """A copy of inverted lists on all GPUs, for unfiltered search."""
+class _GpuCopy(ABC):
+    """What copies on GPUs have in common: they neither filter nor change, and one search at a time uses them."""
 
     capabilities = Capabilities(exact=False, filters=False, writable=False)
 
-    def __init__(self, index: FaissIndex) -> None:
-        """Copy an index for which `runs_on_gpu`."""
-        assert isinstance(index, InvertedListsIndex), "only lists can be copied"
-        faiss = import_faiss()
-        self.kind, self._rows = index.kind, len(index)
-        self.faiss_index = faiss.index_cpu_to_all_gpus(index.faiss_index, co=_half_precision())
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
         # FAISS's GPU resources, and the number of lists that a copy reads, belong to one search at a time.
         self._lock = threading.Lock()
 
@@ -53,46 +51,48 @@ class GpuListsIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         if allowed is not None:
             raise TypeError("FAISS's GPU indices ignore selectors; search the CPU index")
-        space = import_faiss().GpuParameterSpace()
         with self._lock:
-            space.set_index_parameter(self.faiss_index, "nprobe", min(effort or self.kind.default_effort, GPU_MAX_K))
-            scores, ids = self.faiss_index.search(queries, k)
-        return scores, ids
+            return self._search(queries, k, effort)
 
     def save(self, path: Path) -> None:
-        raise TypeError("a GPU copy is not saved; its CPU index is")
+        raise TypeError("a GPU copy is not saved; what it was made of is")
+
+    @abstractmethod
+    def _search(self, queries: np.ndarray, k: int, effort: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """As `VectorIndex.search`, without a filter and by one thread."""
 
 
-class GpuFlatIndex:
+class GpuListsIndex(_GpuCopy):
+    """A copy of inverted lists on all GPUs, for unfiltered search."""
+
+    def __init__(self, index: FaissIndex) -> None:
+        """Copy an index for which `runs_on_gpu`."""
+        assert isinstance(index, InvertedListsIndex), "only lists can be copied"
+        super().__init__(len(index))
+        self.kind = index.kind
+        self.faiss_index = import_faiss().index_cpu_to_all_gpus(index.faiss_index, co=_half_precision())
+
+    def _search(self, queries: np.ndarray, k: int, effort: int | None) -> tuple[np.ndarray, np.ndarray]:
+        probes = min(effort or self.kind.default_effort, GPU_MAX_K)
+        import_faiss().GpuParameterSpace().set_index_parameter(self.faiss_index, "nprobe", probes)
+        scores, ids = self.faiss_index.search(queries, k)
+        return scores, ids
+
+
+class GpuFlatIndex(_GpuCopy):
     """All stored vectors compared on the GPU: kept there as float16 if they fit, otherwise uploaded block by block.
 
     Sums of float16 products differ in the last bits, so its results are candidates.
     """
 
-    capabilities = Capabilities(exact=False, filters=False, writable=False)
-
     def __init__(self, vectors: Vectors, rows: int, *, dim: int, memory: int) -> None:
         """``memory`` is the bytes of one GPU."""
-        self._vectors, self._rows = vectors, rows
+        super().__init__(rows)
+        self._vectors = vectors
         self._resident = self._upload(dim) if 2 * dim * rows <= FLAT_SHARE * memory else None
         self._resources = None if self._resident is not None else import_faiss().StandardGpuResources()
-        self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return self._rows
-
-    def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
-        raise TypeError("a GPU copy is made again when its index changes")
-
-    def search(
-        self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None, effort: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if allowed is not None:
-            raise TypeError("FAISS's GPU indices ignore selectors; search the CPU index")
-        with self._lock:
-            return self._search(queries, k)
-
-    def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _search(self, queries: np.ndarray, k: int, effort: int | None) -> tuple[np.ndarray, np.ndarray]:
         if self._resident is not None:
             scores, ids = self._resident.search(queries, k)
             return scores, ids
@@ -107,14 +107,8 @@ class GpuFlatIndex:
                 min(k, len(block)),
                 metric=faiss.METRIC_INNER_PRODUCT,
             )
-            all_scores = np.concatenate([scores, best], axis=1)
-            all_ids = np.concatenate([ids, block_ids[rows]], axis=1)
-            order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
-            scores, ids = np.take_along_axis(all_scores, order, 1), np.take_along_axis(all_ids, order, 1)
+            scores, ids = merge_top(scores, ids, best, block_ids[rows])
         return scores, ids
-
-    def save(self, path: Path) -> None:
-        raise TypeError("a GPU copy is not saved; the stored vectors are")
 
     def _upload(self, dim: int) -> Any:
         faiss = import_faiss()
