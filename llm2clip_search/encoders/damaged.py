@@ -82,8 +82,7 @@ def missing_rows(versions: list[Image.Image], *, jpeg: bool) -> np.ndarray:
     """
     first = np.asarray(versions[0])
     if len(versions) > 1:
-        differs = first != np.asarray(versions[1])
-        return np.asarray(differs.reshape(len(first), -1).any(axis=1))
+        return np.array([bool((a != b).any()) for a, b in zip(first, np.asarray(versions[1]), strict=True)])
     # Rows end with the colour of missing data: grey in a JPEG, the palette's first in a GIF.
     last = first[:, -1].reshape(len(first), -1)
     padding = (np.abs(last.astype(int) - _GREY) <= 1 if jpeg else last == 0).all(axis=1)
@@ -94,13 +93,13 @@ def missing_rows(versions: list[Image.Image], *, jpeg: bool) -> np.ndarray:
 def fill_rows(image: Image.Image, missing: np.ndarray) -> Image.Image:
     """Give missing rows the mean colour of the sound ones next to them; single rows are copied from above."""
     pixels = np.array(image)
-    sound = np.flatnonzero(~missing)
-    rows = np.flatnonzero(missing)
-    at = np.searchsorted(sound, rows)
-    for row, place in zip(rows, at, strict=True):
-        near = sound[max(0, place - len(pixels) // 20 - 1) : place] if place else sound[: len(pixels) // 20 + 1]
-        is_single = place and sound[place - 1] == row - 1
-        pixels[row] = pixels[row - 1] if is_single else pixels[near].mean(axis=(0, 1))
+    edges = np.flatnonzero(np.diff(missing, prepend=False, append=False))
+    near = max(1, len(pixels) // 20)
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        before, after = pixels[max(0, start - near) : start], pixels[end : end + near]
+        pixels[start:end] = (before if len(before) else after).mean(axis=(0, 1))
+        if end - start == 1 and start:
+            pixels[start] = pixels[start - 1]
     return Image.fromarray(pixels)
 
 

@@ -15,7 +15,7 @@ BYTES_PER_PIXEL = 16
 """A process decodes at most this times ``max_pixels`` bytes at once: 3.2 GB by default, four copies as RGB."""
 
 _STORED = {"1": 1, "L": 1, "P": 1}
-_WHOLE_CANVASES = {"WEBP": 12, "AVIF": 12, "HEIF": 12, "JPEG2000": 12, "GIF": 4, "TIFF": 8, "JXL": 12, "PSD": 4}
+_WHOLE_CANVASES = {"WEBP": 8, "AVIF": 8, "HEIF": 8, "JPEG2000": 8, "GIF": 4, "TIFF": 8, "JXL": 8, "PSD": 4}
 """Bytes per pixel that decoders of these formats hold beside Pillow's image: planes, canvases, strips."""
 _COEFFICIENTS = 6
 """Bytes per pixel of the coefficients of a progressive JPEG, which are held whole, at full size."""

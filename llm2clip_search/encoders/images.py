@@ -27,9 +27,9 @@ __all__ = [
 
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
 
-_THIN = 64
-"""An image that resizing to the shortest side would make this many times as large as what is kept of it is resized and
-cropped in one step, which differs in rounding from the two steps that other libraries do, and takes no more memory."""
+_LARGE = 1 << 24
+"""An image that would have more pixels between two steps of a resize, as one of 3,000,000 x 1 pixels has, is resized in
+another order, which differs in rounding from what other libraries do and takes little memory."""
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -94,15 +94,26 @@ def to_pixels(image: Image.Image, config: PreprocessConfig) -> np.ndarray:
     )
     over = (scaled[0] - config.width, scaled[1] - config.height)
     left, top = (rest // 2 if config.crop_rounding == "down" else round(rest / 2) for rest in over)
-    if scaled[0] * scaled[1] > _THIN * config.width * config.height and min(over) >= 0:
-        sides = (width / scaled[0], height / scaled[1])
-        box = (left * sides[0], top * sides[1], (left + config.width) * sides[0], (top + config.height) * sides[1])
-        return np.asarray(_resize(image, (config.width, config.height), method, box))
+    if scaled[0] * scaled[1] > _LARGE and min(over) >= 0:
+        return _resized_part(image, scaled, (left, top, left + config.width, top + config.height), method)
     if scaled != image.size:
         image = image.resize(scaled, method)
     if (left, top) != (0, 0) or scaled != (config.width, config.height):
         image = image.crop((left, top, left + config.width, top + config.height))
     return np.asarray(image)
+
+
+def _resized_part(
+    image: Image.Image, scaled: tuple[int, int], part: tuple[int, int, int, int], method: Image.Resampling
+) -> np.ndarray:
+    """What a box holds of the image resized to ``scaled``. The widest filter reads three pixels around it."""
+    width, height = image.width / scaled[0], image.height / scaled[1]  # of a pixel of the result
+    beside, above = (3 + int(np.ceil(3 / side)) for side in (width, height))
+    left, top = max(0, part[0] - beside), max(0, part[1] - above)
+    right, bottom = min(scaled[0], part[2] + beside), min(scaled[1], part[3] + above)
+    box = (left * width, top * height, right * width, bottom * height)
+    around = _resize(image, (right - left, bottom - top), method, box)
+    return np.asarray(around.crop((part[0] - left, part[1] - top, part[2] - left, part[3] - top)))
 
 
 def _resize(
@@ -114,7 +125,7 @@ def _resize(
     """Resize what a box holds. Pillow resizes rows first; columns come first where that takes less memory."""
     if size == image.size and tuple(box[:2]) == (0, 0) and tuple(box[2:]) == size:
         return image
-    if size[0] * (box[3] - box[1]) > _THIN * size[0] * size[1] and size[0] > box[2] - box[0]:
+    if size[0] * (box[3] - box[1]) > _LARGE and size[0] > box[2] - box[0]:
         left, right = int(box[0]), min(image.width, int(np.ceil(box[2])) + 1)
         image = image.crop((left, 0, right, image.height)).resize(
             (right - left, size[1]), method, box=(0, box[1], right - left, box[3])

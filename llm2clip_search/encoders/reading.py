@@ -181,6 +181,7 @@ def _upright(
         for each in images:
             each.draft(None, (2 * shortest, 2 * shortest))
     needed = sum(decoding_bytes(each, full_size=size) for each in images)
+    needed *= 1 if damage is None else 2  # versions are compared, and rows are filled
     held.enter_context(_MEMORY.hold(needed, max_pixels=max_pixels))
     try:
         for each in images:

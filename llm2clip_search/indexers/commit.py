@@ -37,6 +37,8 @@ class Committer:
         self.rows_per_commit, self.seconds_per_commit = rows_per_commit, seconds_per_commit
         self.indexed = 0
         """Items embedded in this run."""
+        self.damaged = 0
+        """Of those, items whose file is damaged; their rows say how."""
         self.reused = 0
         """Items whose content was in the index: renamed, copied, or touched without change."""
         self.unchanged = plan.unchanged
@@ -100,6 +102,7 @@ class Committer:
             self._removed.add(int(self.plan.known.ids[before]))
         self._ready.append(_Ready(path, decoded))
         self.indexed += 1
+        self.damaged += decoded.facts is not None and decoded.facts.damage is not None
 
     def _reuse(self, path: str, decoded: Decoded) -> None:
         """A row for known content: it keeps the id of its own or its vanished row, else copies the vector."""

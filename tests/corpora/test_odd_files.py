@@ -55,7 +55,8 @@ def test_every_odd_file_looks_as_it_should_or_fails_with_a_reason(
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "no traceback"
     summary = json.loads(done.stdout)
-    assert summary["peak"] - summary["before"] < 600e6
+    if model == "pixels":  # where memory goes to the images alone
+        assert summary["peak"] - summary["before"] < 600e6
 
     encoder: Encoder = PixelEncoder() if model == "pixels" else load_encoder(model)
     rows = {Path(row["path"]).name: row for row in Snapshot(index).metadata().to_pylist()}

@@ -43,6 +43,10 @@ def scene(seed: int, size: tuple[int, int]) -> Image.Image:
 
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     out = io.BytesIO()
+    if kind in ("JPEG", "MPO"):
+        options = {"quality": 95, "subsampling": 0, **options}
+    if kind == "WEBP" and "quality" not in options:
+        options = {"lossless": True, **options}
     image.copy().save(out, kind, **options)  # savers leave their settings behind in an image
     return out.getvalue()
 
