@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.engine.condition import check_condition
+from llm2clip_search.engine.held_columns import HeldColumns
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot
 from llm2clip_search.store.shard import Shard
@@ -46,6 +47,7 @@ class Filter:
         execute("CREATE TABLE dead AS SELECT * FROM dead_rows")
         execute(_live_rows(snapshot))
         execute(_IMAGES)
+        self._held = HeldColumns(snapshot, (*COLUMNS, "mtime"), view="images")
 
     def ids(self, where: str) -> np.ndarray:
         """Ids, ascending int64, of the live rows that meet a condition.
@@ -58,9 +60,9 @@ class Filter:
 
         with self._connection.cursor() as cursor:
             try:
-                check_condition(cursor, where)
+                source = self._held.source(cursor, check_condition(cursor, where))
                 with time_limit(cursor, TIME_LIMIT_S):
-                    found = cursor.execute(f"SELECT id FROM images WHERE (\n{where}\n)").fetchnumpy()["id"]
+                    found = cursor.execute(f"SELECT id FROM {source} AS images WHERE (\n{where}\n)").fetchnumpy()["id"]
             except duckdb.InterruptException as error:
                 raise QueryError(f"The condition took longer than {TIME_LIMIT_S:.0f} s.") from error
             except duckdb.Error as error:
