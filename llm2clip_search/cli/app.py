@@ -15,6 +15,7 @@ from llm2clip_search.cli.info import info
 from llm2clip_search.cli.merge import merge
 from llm2clip_search.cli.models import models
 from llm2clip_search.cli.query import query
+from llm2clip_search.cli.sources import sources
 from llm2clip_search.cli.train import train
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ app.command()(index)
 app.command()(query)
 app.command()(duplicates)
 app.command()(info)
+app.add_typer(sources, name="sources")
 app.command()(compact)
 app.command()(merge)
 app.command()(demo)

@@ -46,6 +46,11 @@ def warn(message: str) -> None:
     err.print(f"[yellow]note:[/yellow] {escape(message)}")
 
 
+def images(count: int) -> str:
+    """``1 image``, ``1,234 images``."""
+    return f"{count:,} image" + ("" if count == 1 else "s")
+
+
 def table(*columns: str, left: Collection[str] = (), title: str = "") -> "Table":
     """An empty table in the style of all commands: bold headers and no borders.
 

@@ -14,6 +14,7 @@ from llm2clip_search.cli.batch import STDIN, count_captions, read_captions
 from llm2clip_search.cli.hits import Style, print_hits, printable, style_of
 from llm2clip_search.cli.options import Device, ModelName, QuantizeName, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
+from llm2clip_search.cli.sources import say_if_moved
 
 if TYPE_CHECKING:
     from llm2clip_search.engine import Result, Searcher
@@ -169,6 +170,9 @@ def query(
     else:
         assert batch is not None, "captions come from it"
         results = _answer(opened, captions, options, style, total=count_captions(batch))
+    if style.form == "table" and any(hit.exists is False for result in results for hit in result.hits):
+        for part in opened.parts:
+            say_if_moved(part.snapshot)
     if explain:
         _explain(results, opened, per="" if batch is None else " per caption")
         if batch is None and any(plan.point is not None for plan in results[0].plans):
