@@ -62,6 +62,12 @@ class Committer:
         """Rows whose item is gone and was not found again elsewhere."""
         return int(self._gone.sum())
 
+    @property
+    def vacant(self) -> dict[str, int]:
+        """Rows that are kept below parts that hold nothing any more, and were not found again elsewhere."""
+        counts = {part: int((~self._elsewhere[rows]).sum()) for part, rows in self.plan.vacant.items()}
+        return {part: count for part, count in counts.items() if count}
+
     def knows(self, content_hash: str) -> bool:
         """True if a row has the content, in the index as it was or by what this run has embedded; for any thread."""
         return self.plan.known.find_content(content_hash) >= 0 or self._embedded.find(content_hash) >= 0

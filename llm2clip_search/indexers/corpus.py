@@ -157,7 +157,7 @@ def index_corpus(
             failed=len(committer.failures),
             total=writer.manifest.live,
             unreadable=[f"{part}: {reason}" for part, reason in corpus.unreadable().items()],
-            vacant=plan.kept,
+            vacant=committer.vacant,
             missing=missing,
             skipped=corpus.skipped(),
             exclude=list(corpus.exclude),

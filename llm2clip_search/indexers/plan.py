@@ -1,6 +1,7 @@
 """Planning an index run: which items of a corpus are new or changed, and which rows have lost their item."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -37,8 +38,8 @@ class IndexPlan:
     unchanged: int = 0
     gone: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """Rows of this corpus whose item is no longer there, positions in ``known``."""
-    kept: dict[str, int] = field(default_factory=dict)
-    """Rows below parts that hold nothing any more, which are kept: their number by the part's URI."""
+    vacant: dict[str, np.ndarray] = field(default_factory=dict)
+    """Rows below parts that hold nothing any more, which are kept: positions in ``known`` by the part's URI."""
 
     @property
     def is_empty(self) -> bool:
@@ -105,7 +106,7 @@ def _gone(snapshot: Snapshot, corpus: Corpus, plan: IndexPlan, *, forget: bool) 
     unreadable = {snapshot.stored(uri) for uri in corpus.unreadable()}
     vacant = {snapshot.stored(uri): uri for uri in corpus.vacant()}
     others = _overlapping(snapshot, corpus)
-    lost: list[np.ndarray] = []
+    lost, below = list[np.ndarray](), defaultdict[str, list[int]](list)
     for shard in snapshot.shards:
         _, rows = shard.find(ids)
         if not len(rows):
@@ -121,12 +122,13 @@ def _gone(snapshot: Snapshot, corpus: Corpus, plan: IndexPlan, *, forget: bool) 
                     kept[number] = True
                 elif part is not None:
                     kept[number] = not forget
-                    plan.kept[vacant[part]] = plan.kept.get(vacant[part], 0) + (not forget)
+                    below[vacant[part]].append(shard.ids[rows[gone[number]]])
                 else:
                     kept[number] = _is_of_another(Path(snapshot.located(path)), others)
             gone = gone[~kept]
         lost.append(shard.ids[rows[gone]])
-    plan.kept = {part: count for part, count in plan.kept.items() if count}
+    if not forget:
+        plan.vacant = {part: missing[np.isin(known.ids[missing], kept_ids)] for part, kept_ids in below.items()}
     return missing[np.isin(known.ids[missing], np.concatenate([*lost, np.empty(0, dtype=np.int64)]))]
 
 

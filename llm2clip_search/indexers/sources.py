@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -191,16 +192,20 @@ def stranded_sources(snapshot: Snapshot) -> list[SourceEntry]:
     for shard in snapshot.shards:
         rows = shard.live_rows[:: max(1, len(shard.live_rows) // SAMPLE)]
         sample += shard.rows(rows).column("path").to_pylist() if len(rows) else []
-    stranded = []
-    for source in snapshot.manifest.sources:
-        if is_uri(source.uri) or Path(source.uri).is_absolute():
-            continue
-        own = [path for path in sample if not Path(path).is_absolute() and snapshot.is_under(path, source.uri)]
-        places = own or [source.uri]
-        is_here = any((snapshot.base / path).exists() for path in places)
-        if not is_here and any((old / path).exists() for path in places):
-            stranded.append(source)
-    return stranded
+    relative = [each for each in snapshot.manifest.sources if not is_uri(each.uri) and not Path(each.uri).is_absolute()]
+    bases = {"along": snapshot.base, "behind": old}
+    whereabouts = dict.fromkeys(relative, "nowhere")
+    for source in relative:
+        files = [path for path in sample if not Path(path).is_absolute() and snapshot.is_under(path, source.uri)]
+        # The folder itself tells least: there may be another one of the same name.
+        for paths, (place, base) in product((files, [source.uri] if source.uri != "." else []), bases.items()):
+            if any((base / path).exists() for path in paths):
+                whereabouts[source] = place
+                break
+    behind = {"behind"} if "along" in whereabouts.values() else {"behind", "nowhere"}
+    if "behind" not in whereabouts.values():
+        return []
+    return [source for source, place in whereabouts.items() if place in behind]
 
 
 def follow_base(writer: Writer) -> str:
@@ -215,10 +220,11 @@ def follow_base(writer: Writer) -> str:
     if old == snapshot.base.as_posix():
         return ""
     stranded = stranded_sources(snapshot)
-    if old:
-        moves = tuple((snapshot.located(each.uri), (Path(old) / each.uri).as_posix()) for each in stranded)
-        move_paths(writer, PathChange(before=snapshot.base, after=snapshot.base, moves=moves))
-    writer.set_sources(writer.manifest.sources, base=snapshot.base.as_posix())
+    before = Path(old or snapshot.base)
+    left_behind = ((before / each.uri).as_posix() for each in stranded)
+    moves = (*((place, place) for place in left_behind), (before.as_posix(), snapshot.base.as_posix()))
+    change = PathChange(before=before, after=snapshot.base, moves=moves)
+    move_paths(writer, change, base=snapshot.base.as_posix())
     return old if stranded else ""
 
 

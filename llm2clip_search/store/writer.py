@@ -157,6 +157,7 @@ class Writer:
         dropped: Collection[str] = (),
         change: Callable[[pa.Table], pa.Table] = lambda table: table,
         sources: Sequence[SourceEntry] | None = None,
+        base: str | None = None,
     ) -> None:
         """Put new shards with the live rows of some shards in their place, in one commit.
 
@@ -164,7 +165,7 @@ class Writer:
             merged: shards by the name of the new one, which is the next free number and those after it.
             dropped: names of shards without live rows, which get no replacement.
             change: from the metadata of some rows to what it shall be; ids and the number of rows stay.
-            sources: what the index is made from, if that changes too.
+            sources, base: as for `set_sources`, if they change too.
         """
         manifest = self.manifest
         replaced = {shard.name for shards in merged.values() for shard in shards} | set(dropped)
@@ -180,6 +181,7 @@ class Writer:
                 next_shard=manifest.next_shard + len(added),
                 ann=ann,
                 sources=manifest.sources if sources is None else tuple(sources),
+                base=manifest.base if base is None else base,
             ),
             self.snapshot.tombstones.without(frozenset(replaced)),
         )
