@@ -170,9 +170,8 @@ def query(
     else:
         assert batch is not None, "captions come from it"
         results = _answer(opened, captions, options, style, total=count_captions(batch))
-    if style.form == "table" and any(hit.exists is False for result in results for hit in result.hits):
-        for part in opened.parts:
-            say_if_moved(part.snapshot)
+    for part in opened.parts:
+        say_if_moved(part.snapshot)
     if explain:
         _explain(results, opened, per="" if batch is None else " per caption")
         if batch is None and any(plan.point is not None for plan in results[0].plans):

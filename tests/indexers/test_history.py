@@ -292,7 +292,12 @@ class History(RuleBasedStateMachine):
         """What a complete run has made of the index."""
         after = self.real_rows()
         below = {path for path in before if Path(path).is_relative_to(root)}
-        kept = {path for path in below - seen.keys() if self.is_vacant(path, root) and not forget}
+        folders = tuple(pattern for pattern in summary.exclude if pattern.endswith("/"))
+        kept = {
+            path
+            for path in below - seen.keys()
+            if not forget and self.is_vacant(path, root) and not _matches(Path(path).relative_to(root), folders)
+        }
         gone = below - seen.keys() - kept
         lost = kept | {path for path in before.keys() - below if not Path(path).exists()}
         same = {path for path in seen if before.get(path, (None,))[0] == seen[path]}
