@@ -90,7 +90,7 @@ class Committer:
         started = time.perf_counter()
         if self._ready or self._removed:
             rows, vectors = self._assemble()
-            self.writer.commit(rows, vectors, removed=self._removed)
+            self.writer.commit(rows, vectors, removed=self._removed, source=self.plan.source)
             self._ready, self._removed = [], set()
             compact(self.writer)
         self._committed = time.monotonic()

@@ -60,6 +60,7 @@ class PathChange:
         out = whole
         for old, new in ((old.rstrip("/"), new.rstrip("/")) for old, new in reversed(self.moves)):
             moved = pc.binary_join_element_wise(new, pc.utf8_slice_codeunits(whole, len(old)), "")
+            moved = pc.if_else(pc.equal(moved, ""), "/", moved)
             out = pc.if_else(is_below(whole, old), moved, out)
         return whole, out
 
