@@ -82,8 +82,13 @@ def open_source(
     )
 
 
-def list_sources(snapshot: Snapshot) -> list[Source]:
-    """The sources of an index, with the number of their rows. Reads the paths of all rows."""
+def list_sources(index: str | os.PathLike[str] | Snapshot) -> list[Source]:
+    """The sources of an index, with the number of their rows. Reads the paths of all rows.
+
+    Raises:
+        StoreError: there is no index.
+    """
+    snapshot = index if isinstance(index, Snapshot) else Snapshot(Path(index))
     sources = snapshot.manifest.sources
     inner_first = sorted(sources, key=lambda each: len(snapshot.located(each.uri)), reverse=True)
     images = dict.fromkeys(sources, 0)
@@ -126,7 +131,7 @@ def source_state(snapshot: Snapshot, source: SourceEntry) -> State:
         return "unknown"
 
 
-def forget_source(index: Path, uri: str) -> int:
+def forget_source(index: str | os.PathLike[str], uri: str) -> int:
     """Remove the rows, failures and sources at and below a path or URI from an index; whether it exists is no matter.
 
     Returns:
@@ -135,8 +140,9 @@ def forget_source(index: Path, uri: str) -> int:
     Raises:
         StoreError: the index has nothing there.
     """
-    manifest = Manifest.read(index)
-    with Writer.open(index, model=manifest.model, dim=manifest.dim) as writer:
+    folder = Path(index)
+    manifest = Manifest.read(folder)
+    with Writer.open(folder, model=manifest.model, dim=manifest.dim) as writer:
         snapshot = writer.snapshot
         root = snapshot.stored(uri)
         removed = _rows_below(snapshot, root)
@@ -149,7 +155,7 @@ def forget_source(index: Path, uri: str) -> int:
     return len(removed)
 
 
-def move_source(index: Path, old: str, new: str) -> int:
+def move_source(index: str | os.PathLike[str], old: str, new: str) -> int:
     """Follow a folder that has moved: paths at and below ``old`` become paths below ``new``; no image is read.
 
     Ids and vectors stay. ``old`` may be a source, a folder within one, or a folder around several.
@@ -163,8 +169,9 @@ def move_source(index: Path, old: str, new: str) -> int:
     """
     if not is_uri(new) and not Path(new).is_dir():
         raise CorpusError(f"There is no folder {new}.")
-    manifest = Manifest.read(index)
-    with Writer.open(index, model=manifest.model, dim=manifest.dim) as writer:
+    folder = Path(index)
+    manifest = Manifest.read(folder)
+    with Writer.open(folder, model=manifest.model, dim=manifest.dim) as writer:
         snapshot = writer.snapshot
         root, target = snapshot.stored(old), snapshot.stored(new)
         known = any(snapshot.is_under(source.uri, root) for source in manifest.sources)
