@@ -16,6 +16,7 @@ from llm2clip_search.indexers.commit import Committer
 from llm2clip_search.indexers.embed import embed_ahead
 from llm2clip_search.indexers.plan import plan_update, refuse_empty
 from llm2clip_search.store import Snapshot, Writer, default_index, has_index
+from llm2clip_search.store.names import decode, json_path
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 
@@ -63,7 +64,8 @@ class IndexSummary:
     elapsed: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """A JSON object; ``path_bytes`` of a failure is as of `Hit`."""
+        return {**asdict(self), "failures": [{**each, **json_path(each["path"])} for each in self.failures]}
 
 
 def index_corpus(
@@ -137,7 +139,7 @@ def index_corpus(
             failed=len(committer.failures),
             total=writer.manifest.live,
             unreadable=[f"{part}: {reason}" for part, reason in corpus.unreadable().items()],
-            failures=[failure.to_dict() for failure in committer.failures],
+            failures=[{**failure.to_dict(), "path": decode(failure.path)} for failure in committer.failures],
             ann=entry.factory if entry else None,
             seconds=seconds,
             elapsed=time.perf_counter() - started,

@@ -24,6 +24,7 @@ from llm2clip_search.indexers.ann import build_ann, no_captions
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot, Writer, has_index
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, ColumnEntry
+from llm2clip_search.store.names import encode
 from llm2clip_search.store.schema import Failure
 from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, check_same_model, is_uri, plain_path
@@ -207,7 +208,7 @@ class _Rebase:
     """Paths of one index as another one stores them."""
 
     def __init__(self, snapshot: Snapshot, base: Path) -> None:
-        self._from, self._to = (f"{folder.as_posix().rstrip('/')}/" for folder in (snapshot.base, base))
+        self._from, self._to = f"{snapshot.stored_base}/", f"{encode(base.as_posix()).rstrip('/')}/"
 
     def __call__(self, path: str) -> str:
         return self.all([path])[0]

@@ -15,6 +15,7 @@ from llm2clip_search.base.files import file_sha256
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import Manifest
+from llm2clip_search.store.names import decode, encode
 from llm2clip_search.store.schema import metadata_schema
 from llm2clip_search.store.shard import Shard, completed
 from llm2clip_search.store.tombstones import Tombstones
@@ -198,21 +199,26 @@ class Snapshot:
 
     def located(self, path: str) -> str:
         """A metadata path as a caller can use it: an absolute path of this machine, or a URI as it is."""
-        return path if is_uri(path) else (self.base / path).as_posix()
+        name = decode(path)
+        return name if is_uri(name) else (self.base / name).as_posix()
 
     def stored(self, uri: str) -> str:
         """A path or URI as the metadata writes it: paths are posix, and relative if they are below the base."""
         if is_uri(uri):
-            return uri
+            return encode(uri)
         path = plain_path(Path(uri))
-        return (path.relative_to(self.base) if path.is_relative_to(self.base) else path).as_posix()
+        return encode((path.relative_to(self.base) if path.is_relative_to(self.base) else path).as_posix())
+
+    @cached_property
+    def stored_base(self) -> str:
+        """The base as the metadata writes absolute paths, without a slash at its end."""
+        return encode(self.base.as_posix()).rstrip("/")
 
     def is_under(self, path: str, root: str) -> bool:
         """True if ``path`` is ``root`` or lies below it, both as the metadata writes them."""
-        top = self.located(root).rstrip("/")
+        top = encode(self.located(root)).rstrip("/")
         # One row at a time, so this is faster than Path.
-        base = self.base.as_posix().rstrip("/")
-        full = path if is_uri(path) or os.path.isabs(path) else f"{base}/{path}"  # noqa: PTH117
+        full = path if is_uri(path) or os.path.isabs(path) else f"{self.stored_base}/{path}"  # noqa: PTH117
         return full == top or full.startswith(f"{top}/")
 
     def verify(self) -> None:
