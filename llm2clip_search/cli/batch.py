@@ -12,8 +12,9 @@ from llm2clip_search.cli import console
 from llm2clip_search.errors import QueryError
 
 STDIN = "-"
-LONGEST_LINE = 1 << 24
-"""Bytes of a line that are read before the file is taken for something else than captions."""
+LONGEST_LINE = 1 << 20
+"""Bytes of a line that are read before the file is taken for something else than captions: a model reads some hundred
+words, but every one is counted, which takes 6 s for this many bytes."""
 MOST_FUSED = 10_000
 """Captions of stdin that one query may have."""
 

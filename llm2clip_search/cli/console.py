@@ -75,9 +75,13 @@ def print_json(value: Any) -> None:
 
 
 def printable(text: str) -> str:
-    """Text for people: a path below the current folder is relative, and what could steer a terminal is escaped."""
-    shown = text.removeprefix(f"{Path.cwd().as_posix().rstrip('/')}/")
-    return "".join(c if c.isprintable() or c in _JOINERS else _escape(c) for c in shown)
+    """As `visible`; a path below the current folder is relative."""
+    return visible(text.removeprefix(f"{Path.cwd().as_posix().rstrip('/')}/"))
+
+
+def visible(text: str) -> str:
+    """Text with escapes for what could steer a terminal, and for bytes that are not UTF-8."""
+    return "".join(c if c.isprintable() or c in _JOINERS else _escape(c) for c in text)
 
 
 _JOINERS = "\u200c\u200d"

@@ -49,4 +49,4 @@ def info(
         if not ann.exact_ms:  # an earlier version measured no times
             lines["recall"] = f"{points[0].recall:.3f} (recall@10 of {ann.queries})"
     for name, value in lines.items():
-        console.out.print(f"[bold]{name:>8}[/bold]  {escape(console.printable(value))}")
+        console.out.print(f"[bold]{name:>8}[/bold]  {escape(console.visible(value))}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from itertools import islice
 from typing import Any, Literal
 
 from typer.core import TyperCommand
@@ -44,7 +43,10 @@ class QueryCommand(TyperCommand):
                 captions.append(word)
             else:
                 options.append(word)
-                options += islice(words, int(meaning == "option and value"))
+                if meaning == "option and value":
+                    if (value := next(words, None)) is None:
+                        return options  # the parser says what is missing
+                    options.append(value)
         return [*options, "--", *captions]
 
 
@@ -66,7 +68,7 @@ def _meaning(word: str, known: Mapping[str, bool]) -> Literal["caption", "option
         raise ValueError(f"{word!r} begins with the option {first}: quotes belong around its value only. {_MARK}")
     if first != name or not name.isascii():
         return "caption"
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name, known, n=1) if name.strip("-")[:1].isalpha() else []
     raise ValueError(f"No such option: {name}.{f' Did you mean {near[0]}?' if near else ''} {_MARK}")
 
 

@@ -1,6 +1,7 @@
 """A query: terms with weights, captions as alternatives, and which part of the ranking to return."""
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,14 +143,17 @@ def _list(given: ImageRef | Sequence[ImageRef] | None) -> Sequence[ImageRef]:
 
 
 def _image_term(given: ImageRef, sign: float, *, may_be_id: bool = True) -> Term:
-    """A term of an id or a file; a `Path` is a file as it is, whatever its name ends in."""
+    """A term of an id or a file. A `Path`, or the name of a file that exists, is that file, whatever its name ends in."""
     if isinstance(given, Path):
         return Term(kind="image", value=str(given), weight=sign)
     if not isinstance(given, str):
         return Term(kind="like", value=str(given), weight=sign)
-    value, weight = _weighted(given)
-    kind: Literal["like", "image"] = "like" if may_be_id and _ID.fullmatch(value) else "image"
-    return Term(kind=kind, value=value, weight=sign * weight)
+    value, weight = (given, 1.0) if os.path.exists(given) else _weighted(given)  # noqa: PTH110 - any text is a question
+    if may_be_id and _ID.fullmatch(value):
+        return Term(kind="like", value=value, weight=sign * weight)
+    if not os.path.exists(value):  # noqa: PTH110
+        value = os.path.expanduser(value)  # noqa: PTH111 - shells leave the ~ in --image=~/a.jpg
+    return Term(kind="image", value=value, weight=sign * weight)
 
 
 def _weighted(given: str) -> tuple[str, float]:
@@ -194,7 +198,8 @@ def compose_query(captions: Sequence[str], **options: Unpack[QueryOptions]) -> Q
     if fuse is None:
         raise QueryError(
             f"There are {len(captions)} captions, but nothing says how to combine them.",
-            hint="Put a caption of several words in quotes, or give --fuse mean, max or rank.",
+            hint="Put a caption of several words in quotes, give --fuse mean, max or rank to combine them, or --batch to"
+            " answer each by itself.",
         )
     alternatives = tuple(Term(kind="text", value=caption) for caption in captions)
     return Query(terms=terms[1:], alternatives=alternatives, fuse=fuse, **rest)  # type: ignore[arg-type]

@@ -241,8 +241,9 @@ class Searcher(ABC):
         holders = [each for each in asked if int(identifier) in self.parts[each - 1].snapshot]
         if not holders:
             where = f"Index {number}" if number else "The index" if len(self.parts) == 1 else "None of the indices"
+            hint = f"Use an id that results show, or write ./{identifier} for a file of that name."
             has = "has an" if where.startswith("None") else "has no"
-            raise QueryError(f"{where} {has} image with id {identifier}.", hint="Use an id that results show.")
+            raise QueryError(f"{where} {has} image with id {identifier}.", hint=hint)
         if len(holders) > 1:
             folders = " and ".join(f"{self.parts[each - 1].snapshot.folder} ({identifier}@{each})" for each in holders)
             raise QueryError(

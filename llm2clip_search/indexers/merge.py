@@ -27,7 +27,7 @@ from llm2clip_search.store.manifest import MANIFEST, ColumnEntry
 from llm2clip_search.store.names import encode
 from llm2clip_search.store.schema import Failure
 from llm2clip_search.store.shard import Shard
-from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, check_same_model, is_uri, plain_path
+from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, check_same_model, index_folder, is_uri
 from llm2clip_search.store.writer import FAILURES
 from llm2clip_search.vectorindex.policy import AnnConfig
 
@@ -90,7 +90,7 @@ def merge_indices(
             a further column has two types.
     """
     started = time.perf_counter()
-    target = plain_path(Path(out))
+    target = index_folder(Path(out))
     snapshots = [Snapshot(Path(source)) for source in sources]
     check_same_model(snapshots)
     _check_columns(snapshots)

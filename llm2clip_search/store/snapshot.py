@@ -15,7 +15,7 @@ from llm2clip_search.base.files import file_sha256
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import Manifest
-from llm2clip_search.store.names import decode, encode
+from llm2clip_search.store.names import decode, encode, is_unicode
 from llm2clip_search.store.schema import metadata_schema
 from llm2clip_search.store.shard import Shard, completed
 from llm2clip_search.store.tombstones import Tombstones
@@ -27,6 +27,20 @@ ANN = "ann"
 def plain_path(path: Path) -> Path:
     """An absolute path without ``..``; links are kept as the user wrote them."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", Path.resolve follows links
+
+
+def index_folder(path: Path) -> Path:
+    """The folder of an index as `plain_path` writes it.
+
+    Raises:
+        StoreError: its name is not UTF-8, so that Arrow and DuckDB cannot open files in it.
+    """
+    folder = plain_path(path)
+    if not is_unicode(str(folder)):
+        raise StoreError(
+            f"The name of the index folder {folder} is not valid UTF-8.", hint="Name a folder elsewhere with --index."
+        )
+    return folder
 
 
 def is_uri(name: str) -> bool:
@@ -86,7 +100,7 @@ class Snapshot:
         Raises:
             StoreError: as `Manifest.read`, or tombstones that cannot be read.
         """
-        folder = plain_path(folder)
+        folder = index_folder(folder)
         manifest, lease = open_generation(folder)
         if lease is not None:
             weakref.finalize(self, os.close, lease)
@@ -95,7 +109,7 @@ class Snapshot:
     @classmethod
     def unleased(cls, folder: Path) -> "Snapshot":
         """For the writer, which alone removes files; arguments and errors as of the constructor."""
-        folder = plain_path(folder)
+        folder = index_folder(folder)
         manifest = Manifest.read(folder)
         snapshot = cls.__new__(cls)
         snapshot._set(folder, manifest, _read_tombstones(folder, manifest))
