@@ -143,7 +143,7 @@ def _list(given: ImageRef | Sequence[ImageRef] | None) -> Sequence[ImageRef]:
 
 
 def _image_term(given: ImageRef, sign: float, *, may_be_id: bool = True) -> Term:
-    """A term of an id or a file. A `Path`, or the name of a file that exists, is that file, whatever its name ends in."""
+    """A term of an id or a file. A `Path`, or the name of a file that exists, is that file, whatever it ends in."""
     if isinstance(given, Path):
         return Term(kind="image", value=str(given), weight=sign)
     if not isinstance(given, str):
@@ -198,8 +198,8 @@ def compose_query(captions: Sequence[str], **options: Unpack[QueryOptions]) -> Q
     if fuse is None:
         raise QueryError(
             f"There are {len(captions)} captions, but nothing says how to combine them.",
-            hint="Put a caption of several words in quotes, give --fuse mean, max or rank to combine them, or --batch to"
-            " answer each by itself.",
+            hint="Put a caption of several words in quotes, give --fuse mean, max or rank to combine them, or --batch"
+            " to answer each by itself.",
         )
     alternatives = tuple(Term(kind="text", value=caption) for caption in captions)
     return Query(terms=terms[1:], alternatives=alternatives, fuse=fuse, **rest)  # type: ignore[arg-type]
