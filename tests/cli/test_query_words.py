@@ -57,7 +57,7 @@ def test_a_caption_may_begin_with_a_dash(indexed: Path, run_cli: RunCli, caption
         (["--where width > 3", "dog"], "'--where width > 3' begins with the option --where"),
         (["dog", "--like"], "Option '--like' requires an argument"),
         (["dog", "-k"], "requires an argument"),
-        (["dog", "-k", "many"], "Invalid value for '--limit'"),
+        (["dog", "-k", "many"], "Invalid value for '-k'"),
     ],
 )
 def test_a_mistyped_option_is_an_error(indexed: Path, run_cli: RunCli, words: list[str], message: str) -> None:
