@@ -53,25 +53,26 @@ def tolerate_any_encoding() -> None:
 
 
 def print_bytes(data: bytes) -> None:
-    """Write to stdout as it is, after what has been printed before."""
+    """Write to stdout as it is, after what has been printed before; a reader gets it at once."""
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
-
-
-def print_path(path: str, end: str = "\n") -> None:
-    """Print a path as the bytes that it is on disk, whatever stdout's encoding."""
-    print_bytes(os.fsencode(path + end))
+    sys.stdout.buffer.flush()
 
 
 def print_json(value: Any) -> None:
-    """Print a value as one line of JSON: in UTF-8, with escapes where stdout has another encoding.
+    """Print a value as `json_line`."""
+    print_bytes(json_line(value))
+
+
+def json_line(value: Any) -> bytes:
+    """A value as one line of JSON: in UTF-8, with escapes where stdout has another encoding.
 
     Bytes of names that are not UTF-8 become U+FFFD: JSON cannot hold them.
     """
     text = _SURROGATES.sub("\ufffd", json.dumps(value, ensure_ascii=False))
     if codecs.lookup(sys.stdout.encoding).name != "utf-8":
         text = re.sub(r"[^\x00-\x7f]+", lambda match: json.dumps(match[0])[1:-1], text)
-    print_bytes(f"{text}\n".encode())
+    return f"{text}\n".encode()
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """``llm2clip-search duplicates``: groups of near-duplicate images."""
 
+import os
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,8 +55,8 @@ def duplicates(
                 console.print_json(group.to_dict())
         elif paths or null:
             for group in found:
-                for other in group.others:
-                    console.print_path(other["path"], end="\0" if null else "\n")
+                paths_of_it = (os.fsencode(other["path"]) for other in group.others)
+                console.print_bytes(b"".join(path + (b"\0" if null else b"\n") for path in paths_of_it))
         elif len(found):
             _print_table(found)
     members = sum(map(len, found.groups))

@@ -66,7 +66,7 @@ def style_of(opened: "Searcher", form: Form, *, preview: bool | None, is_grouped
 def print_head(style: Style) -> None:
     """Print what comes before all hits: the header line of CSV."""
     if style.form == "csv":
-        _print_csv(style.columns)
+        console.print_bytes(_csv_line(style.columns))
 
 
 def print_hits(result: "Result", style: Style, *, labels: Mapping[str, Any] | None = None) -> None:
@@ -74,22 +74,21 @@ def print_hits(result: "Result", style: Style, *, labels: Mapping[str, Any] | No
     if style.form == "table":
         _print_table(result.hits, style)
         return
-    for hit in result.hits:
-        if style.form in ("json", "csv"):
-            row = {**hit.to_dict(), **(labels or {})}
-            if style.form == "json":
-                console.print_json(row)
-            else:
-                _print_csv(_cell(row.get(name)) for name in style.columns)
-        else:
-            console.print_path(hit.uri, end="\0" if style.form == "null" else "\n")
+    console.print_bytes(b"".join(_line(hit, style, labels or {}) for hit in result.hits))
 
 
-def _print_csv(cells: Iterable[Any]) -> None:
+def _line(hit: "Hit", style: Style, labels: Mapping[str, Any]) -> bytes:
+    if style.form in ("paths", "null"):  # the bytes that the path is on disk, whatever the encoding of stdout
+        return os.fsencode(hit.uri) + (b"\0" if style.form == "null" else b"\n")
+    row = {**hit.to_dict(), **labels}
+    return console.json_line(row) if style.form == "json" else _csv_line(_cell(row.get(key)) for key in style.columns)
+
+
+def _csv_line(cells: Iterable[Any]) -> bytes:
     """One record of RFC 4180, in UTF-8 whatever the encoding of stdout."""
     line = io.StringIO(newline="")
     csv.writer(line).writerow(cells)
-    console.print_bytes(line.getvalue().encode("utf-8", "replace"))
+    return line.getvalue().encode("utf-8", "replace")
 
 
 def _cell(value: Any) -> Any:

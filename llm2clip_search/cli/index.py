@@ -115,6 +115,6 @@ def _print(summary: "IndexSummary", *, shown: int) -> None:
     if summary.failed > shown:
         console.warn(f"... and {summary.failed - shown} more in {Path(summary.index) / 'failures.parquet'}")
     for folder in summary.unreadable:
-        console.warn(f"{folder}; images below it stay in the index")
+        console.warn(f"{console.visible(folder)}; images below it stay in the index")
     search = f"approximate search ({summary.ann})" if summary.ann else "exact search"
     console.say(f"  {summary.total:,} images in {summary.index}, {search}")

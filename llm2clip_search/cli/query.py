@@ -1,6 +1,5 @@
 """``llm2clip-search query``: search one or several indices."""
 
-import sys
 from collections.abc import Iterator
 from itertools import tee
 from pathlib import Path
@@ -242,7 +241,6 @@ def _answer(
                 console.out.print()
             else:
                 print_hits(result, style, labels=dict(zip(LABELS, (caption, line), strict=True)))
-                sys.stdout.flush()  # a reader gets each answer as it comes
             if total and not console.out.is_terminal:
                 progress("captions", done, total, {})
             last = [result]
