@@ -115,10 +115,8 @@ def index(
     with ProgressBar() as progress:
         summary = index_corpus(corpus, encoder=encoder, index=target, config=config, progress=progress)
     if json_output:
-        import json
-
         with console.results():
-            print(json.dumps(summary.to_dict()))
+            console.print_json(summary.to_dict())
     else:
         _print(summary, shown=5)
     if max_failures is not None and summary.failed > max_failures:
@@ -141,17 +139,19 @@ def _print(summary: "IndexSummary", *, shown: int) -> None:
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
     console.say(f"  {stages} (read and decode run in threads, beside encode)")
     for failure in summary.failures[:shown]:
-        console.warn(f"{failure['path']!r}: {failure['reason']}")
+        console.warn(f"'{console.printable(failure['path'])}': {failure['reason']}")
     if summary.failed > shown:
         console.warn(f"... and {summary.failed - shown} more in {Path(summary.index) / 'failures.parquet'}")
     for folder in summary.unreadable:
-        console.warn(f"{folder}; images below it stay in the index")
+        console.warn(f"{console.visible(folder)}; images below it stay in the index")
     for part, count in summary.vacant.items():
         kept = f"{console.images(count)} below it stay in the index"
-        console.warn(f"{part} is empty now; {kept}. Is a disk not mounted? --forget removes them")
+        console.warn(f"{console.visible(part)} is empty now; {kept}. Is a disk not mounted? --forget removes them")
     for part, count in summary.missing.items():
         kept = f"{console.images(count)} of it stay in the index"
-        console.warn(f"{part} is missing; {kept}. 'sources move' follows it, 'sources forget' removes them")
+        console.warn(
+            f"{console.visible(part)} is missing; {kept}. 'sources move' follows it, 'sources forget' removes them"
+        )
     if summary.followed:
         console.warn(f"the index has moved, but its images are still in {summary.followed}; their paths lead there now")
     for reason in summary.skipped.reasons():

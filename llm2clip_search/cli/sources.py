@@ -1,13 +1,11 @@
 """``llm2clip-search sources``: what an index is made from; forget a folder, or follow one that has moved."""
 
-import json
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.hits import printable
 from llm2clip_search.cli.options import IndexFolder
 
 if TYPE_CHECKING:
@@ -41,13 +39,13 @@ def listed(context: typer.Context, index: IndexFolder = None, json_output: Json 
     if json_output:
         with console.results():
             for source in found:
-                print(json.dumps(source.to_dict()))
+                console.print_json(source.to_dict())
         return
     table = console.table("images", "failures", "state", "source", "options", left=("state", "source", "options"))
     for source in found:
         options = [f"--exclude {pattern!r}" for pattern in source.exclude] + ["--all"] * source.everything
         numbers = (f"{source.images:,}", f"{source.failures:,}")
-        table.add_row(*numbers, source.state, escape(printable(source.uri)), escape(" ".join(options)))
+        table.add_row(*numbers, source.state, escape(console.printable(source.uri)), escape(" ".join(options)))
     with console.results():
         console.out.print(table)
     say_if_moved(snapshot)
@@ -82,7 +80,7 @@ def forget(
 
     removed = forget_source(index or find_index(), path)
     if json_output:
-        print(json.dumps({"path": path, "removed": removed}))
+        console.print_json({"path": path, "removed": removed})
     else:
         console.out.print(f"{console.images(removed)} removed from the index")
     if Path(path).is_dir():
@@ -102,11 +100,13 @@ def move(
 
     [dim]llm2clip-search sources move /media/old-disk/photos /media/new-disk/photos[/dim]
     """
+    from rich.markup import escape
+
     from llm2clip_search.indexers import move_source
     from llm2clip_search.store import find_index
 
     moved = move_source(index or find_index(), old, new)
     if json_output:
-        print(json.dumps({"old": old, "new": new, "moved": moved}))
+        console.print_json({"old": old, "new": new, "moved": moved})
     else:
-        console.out.print(f"{console.images(moved)} moved to {new}", markup=False)
+        console.out.print(f"{console.images(moved)} moved to {escape(console.visible(new))}")

@@ -18,6 +18,7 @@ from llm2clip_search.indexers.embed import embed_ahead
 from llm2clip_search.indexers.plan import plan_update, refuse_empty
 from llm2clip_search.indexers.sources import check_missing, follow_base, open_source
 from llm2clip_search.store import Snapshot, Writer, default_index, has_index
+from llm2clip_search.store.names import decode, json_path
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 
@@ -82,7 +83,9 @@ class IndexSummary:
     elapsed: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(replace(self, skipped=Skipped())), "skipped": self.skipped.to_dict()}
+        """A JSON object; ``path_bytes`` of a failure is as of `Hit`."""
+        failures = [{**each, **json_path(each["path"])} for each in self.failures]
+        return {**asdict(replace(self, skipped=Skipped())), "skipped": self.skipped.to_dict(), "failures": failures}
 
 
 def index_corpus(
@@ -163,7 +166,7 @@ def index_corpus(
             exclude=list(corpus.exclude),
             everything=corpus.everything,
             followed=followed,
-            failures=[failure.to_dict() for failure in committer.failures],
+            failures=[{**failure.to_dict(), "path": decode(failure.path)} for failure in committer.failures],
             ann=entry.factory if entry else None,
             seconds=seconds,
             elapsed=time.perf_counter() - started,

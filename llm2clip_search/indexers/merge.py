@@ -26,7 +26,7 @@ from llm2clip_search.store.manifest import MANIFEST, ColumnEntry
 from llm2clip_search.store.paths import PathChange
 from llm2clip_search.store.schema import Failure
 from llm2clip_search.store.shard import Shard
-from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, FAILURES, check_same_model, plain_path
+from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, FAILURES, check_same_model, index_folder
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 ROWS_PER_COMMIT = 262_144
@@ -88,7 +88,7 @@ def merge_indices(
             a further column has two types.
     """
     started = time.perf_counter()
-    target = plain_path(Path(out))
+    target = index_folder(Path(out))
     snapshots = [Snapshot(Path(source)) for source in sources]
     check_same_model(snapshots)
     _check_columns(snapshots)

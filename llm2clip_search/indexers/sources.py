@@ -13,6 +13,7 @@ from llm2clip_search.corpora import Corpus, FolderCorpus, open_corpus
 from llm2clip_search.errors import CorpusError, StoreError
 from llm2clip_search.store import Manifest, Snapshot, SourceEntry, Writer
 from llm2clip_search.store.moving import move_paths
+from llm2clip_search.store.names import decode, encode
 from llm2clip_search.store.paths import PathChange
 from llm2clip_search.store.snapshot import is_uri
 
@@ -66,7 +67,7 @@ def open_source(
     uri = snapshot.stored(str(path))
     known = {source.uri: source for source in snapshot.manifest.sources}
     for source in stranded_sources(snapshot):  # the next run follows them
-        known[(Path(snapshot.manifest.base) / source.uri).as_posix()] = known.pop(source.uri)
+        known[encode(str(Path(snapshot.manifest.base) / decode(source.uri)))] = known.pop(source.uri)
     own = known.get(uri, SourceEntry(uri=uri))
     if uri not in known and exclude is None and everything is None:
         around = [each for each in known.values() if not is_uri(each.uri) and snapshot.is_under(uri, each.uri)]
@@ -206,7 +207,7 @@ def stranded_sources(snapshot: Snapshot) -> list[SourceEntry]:
         files = [path for path in sample if not Path(path).is_absolute() and snapshot.is_under(path, source.uri)]
         # The folder itself tells least: there may be another one of the same name.
         for paths, (place, base) in product((files, [source.uri] if source.uri != "." else []), bases.items()):
-            if any((base / path).exists() for path in paths):
+            if any((base / decode(path)).exists() for path in paths):
                 whereabouts[source] = place
                 break
     behind = {"behind"} if "along" in whereabouts.values() else {"behind", "nowhere"}
@@ -228,7 +229,7 @@ def follow_base(writer: Writer) -> str:
         return ""
     stranded = stranded_sources(snapshot)
     before = Path(old or snapshot.base)
-    left_behind = ((before / each.uri).as_posix() for each in stranded)
+    left_behind = ((before / decode(each.uri)).as_posix() for each in stranded)
     moves = (*((place, place) for place in left_behind), (before.as_posix(), snapshot.base.as_posix()))
     change = PathChange(before=before, after=snapshot.base, moves=moves)
     move_paths(writer, change, base=snapshot.base.as_posix())

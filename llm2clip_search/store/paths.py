@@ -7,12 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llm2clip_search.store.names import encode
+
 ABSOLUTE = "^/|^.:/|://"
 """Paths that are not relative: of this machine, of Windows, and URIs."""
 
 
 def located(paths: pa.ChunkedArray, base: str) -> pa.ChunkedArray:
-    """Stored paths as absolute ones; URIs stay. ``base`` is the folder that relative paths start from, posix."""
+    """Stored paths as absolute ones, still escaped; URIs stay. Relative ones start from ``base``, posix and escaped."""
     whole = pc.binary_join_element_wise(base.rstrip("/"), paths, "/")
     whole = pc.if_else(pc.equal(paths, "."), base, whole)  # a source may be the base itself
     return pc.if_else(pc.match_substring_regex(paths, ABSOLUTE), paths, whole)
@@ -49,16 +51,16 @@ class PathChange:
     def of_all(self, paths: pa.ChunkedArray) -> pa.ChunkedArray:
         """A column of paths; vectorised, because `Path` takes ten times as long."""
         _, out = self.places(paths)
-        base = self.after.as_posix()
+        base = encode(self.after.as_posix())
         inner = base.rstrip("/") + "/"
         relative = pc.if_else(pc.starts_with(out, inner), pc.utf8_slice_codeunits(out, len(inner)), out)
         return pc.if_else(pc.equal(out, base), ".", relative)
 
     def places(self, paths: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
         """The absolute paths of a column of stored ones, before the change and after it."""
-        whole = located(paths, self.before.as_posix())
+        whole = located(paths, encode(self.before.as_posix()))
         out = whole
-        for old, new in ((old.rstrip("/"), new.rstrip("/")) for old, new in reversed(self.moves)):
+        for old, new in (tuple(encode(each).rstrip("/") for each in move) for move in reversed(self.moves)):
             moved = pc.binary_join_element_wise(new, pc.utf8_slice_codeunits(whole, len(old)), "")
             moved = pc.if_else(pc.equal(moved, ""), "/", moved)
             out = pc.if_else(is_below(whole, old), moved, out)

@@ -103,7 +103,7 @@ def test_columns_of_paths_change_as_single_paths_do(
     paths: list[str], before: str, after: str, old: str, new: str
 ) -> None:
     """Against the same rule in terms of `PurePosixPath`."""
-    base, then = (PurePosixPath("/") / each.replace("s3://", "") for each in (before, after))
+    base, then = (PurePosixPath("/r") / each.replace("s3://", "") for each in (before, after))
     places = [each if "://" in each else str(base / each) for each in (old, new)]
 
     def expected(path: str) -> str:
