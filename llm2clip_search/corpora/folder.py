@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from llm2clip_search.corpora.corpus import Corpus, Item
-from llm2clip_search.corpora.skipped import Skipped, is_system_name
+from llm2clip_search.corpora.skipped import Reason, Skipped, is_system_name
 from llm2clip_search.encoders import image_types
 from llm2clip_search.encoders.images import register_plugins
 from llm2clip_search.errors import CorpusError
@@ -88,7 +88,8 @@ class FolderCorpus(Corpus):
                 try:
                     is_folder = entry.is_dir()
                     is_image = not is_folder and path.suffix.lower() in extensions
-                    if self._leaves_out(path, ignored, is_folder=is_folder, is_image=is_image):
+                    if (why := self._why_not(path, ignored, is_folder=is_folder)) is not None:
+                        self._skipped.add(path.name, why, is_folder=is_folder, is_image=is_image)
                         continue
                     if is_folder:
                         folders.append(path)
@@ -111,8 +112,8 @@ class FolderCorpus(Corpus):
         ignored, parts = self._ignored(), path.relative_to(self.root).parts
         folders = (self.root.joinpath(*parts[: number + 1]) for number in range(len(parts) - (not is_folder)))
         return not (
-            any(self._leaves_out(folder, ignored, is_folder=True, is_image=False) for folder in folders)
-            or (not is_folder and self._leaves_out(path, ignored, is_folder=False, is_image=True))
+            any(self._why_not(folder, ignored, is_folder=True) for folder in folders)
+            or (not is_folder and self._why_not(path, ignored, is_folder=False))
         )
 
     def open(self, uri: str) -> bytes:
@@ -139,21 +140,15 @@ class FolderCorpus(Corpus):
         some = [ext for ext in (".jpg", ".png", ".webp", ".heic", ".avif") if ext in image_extensions()]
         return f"{', '.join(some)} and others"
 
-    def _leaves_out(self, path: Path, ignored: "GitIgnoreSpec", *, is_folder: bool, is_image: bool) -> bool:
-        """True if a file or folder is passed over, which is counted."""
+    def _why_not(self, path: Path, ignored: "GitIgnoreSpec", *, is_folder: bool) -> Reason | None:
+        """Why a file or folder is passed over; None if it is not."""
         if not self.everything:
             if is_system_name(path.name, is_folder=is_folder):
-                self._skipped.add_system(path.name, is_folder=is_folder)
-                return True
+                return "system"
             if path.name.startswith("."):
-                self._skipped.hidden += is_image
-                self._skipped.hidden_folders += is_folder
-                return True
+                return "hidden"
         name = path.relative_to(self._top).as_posix() + ("/" if is_folder else "")
-        if ignored.patterns and ignored.match_file(name):
-            self._skipped.excluded += is_folder or is_image
-            return True
-        return False
+        return "excluded" if ignored.patterns and ignored.match_file(name) else None
 
     def _entries(self, folder: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]] | None:
         """What a folder holds, sorted; None if it was entered before or cannot be read."""

@@ -120,7 +120,7 @@ def _gone(snapshot: Snapshot, corpus: Corpus, plan: IndexPlan, *, forget: bool) 
                 part = next((each for each in parts if each in vacant), None)
                 if any(each in unreadable for each in parts):
                     kept[number] = True
-                elif part is not None:
+                elif part is not None and _is_wanted(path, snapshot, corpus):
                     kept[number] = not forget
                     below[vacant[part]].append(shard.ids[rows[gone[number]]])
                 else:
@@ -148,6 +148,14 @@ def _overlapping(snapshot: Snapshot, corpus: Corpus) -> list[FolderCorpus]:
         and not is_uri(other.uri)
         and (snapshot.is_under(other.uri, root) or snapshot.is_under(root, other.uri))
     ]
+
+
+def _is_wanted(path: str, snapshot: Snapshot, corpus: Corpus) -> bool:
+    """True unless a folder's patterns leave out a path."""
+    return not isinstance(corpus, FolderCorpus) or corpus.covers(
+        corpus.root / Path(snapshot.located(path)).relative_to(snapshot.located(snapshot.stored(corpus.uri))),
+        is_folder=False,
+    )
 
 
 def _is_of_another(path: Path, others: list[FolderCorpus]) -> bool:
