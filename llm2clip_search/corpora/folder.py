@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,9 +108,14 @@ class FolderCorpus(Corpus):
                 self._fileless[str(folder)] = len(folders)
             pending.extend(reversed(folders))
 
+    @cached_property
+    def _patterns(self) -> "GitIgnoreSpec":
+        """The patterns as they were when first asked for; a walk reads them anew."""
+        return self._ignored()
+
     def covers(self, path: Path, *, is_folder: bool) -> bool:
         """True if nothing leaves out a path below this folder: neither its name, nor a parent's, nor a pattern."""
-        ignored, parts = self._ignored(), path.relative_to(self.root).parts
+        ignored, parts = self._patterns, path.relative_to(self.root).parts
         folders = (self.root.joinpath(*parts[: number + 1]) for number in range(len(parts) - (not is_folder)))
         return not (
             any(self._why_not(folder, ignored, is_folder=True) for folder in folders)
