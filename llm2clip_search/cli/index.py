@@ -146,7 +146,7 @@ def _print(summary: "IndexSummary", *, shown: int) -> None:
         console.warn(f"{console.visible(folder)}; images below it stay in the index")
     for part, count in summary.vacant.items():
         kept = f"the index keeps {console.images(count)} below it"
-        console.warn(f"{console.visible(part)} is empty now; {kept}. Is a disk not mounted? --forget removes them")
+        console.warn(f"{console.visible(part)} is empty or gone; {kept}. Is a disk not mounted? --forget removes them")
     for part, count in summary.missing.items():
         kept = f"the index keeps {console.images(count)} of it"
         console.warn(

@@ -59,6 +59,7 @@ class FolderCorpus(Corpus):
         self._unreadable: dict[str, str] = {}
         self._skipped = Skipped()
         self._dangling: list[str] = []
+        self._mounts: list[str] = []
         self._fileless: dict[str, int] = {}
         """Folders that hold nothing but folders, with the number of these, parents first."""
 
@@ -76,13 +77,17 @@ class FolderCorpus(Corpus):
         self._check_root()
         ignored = self._ignored()
         extensions = image_extensions()
-        self._unreadable, self._skipped, self._dangling, self._fileless = {}, Skipped(), [], {}
+        self._unreadable, self._skipped, self._fileless = {}, Skipped(), {}
+        self._dangling, self._mounts = [], []
         seen: set[tuple[int, int]] = set()
-        pending = [self.root]
+        pending: list[tuple[Path, int | None]] = [(self.root, None)]
         while pending:
-            folder = pending.pop()
-            if (entries := self._entries(folder, seen)) is None:
+            folder, device_above = pending.pop()
+            if (entered := self._enter(folder, seen)) is None:
                 continue
+            device, entries = entered
+            if device_above not in (None, device) and not folder.is_symlink():
+                self._mounts.append(str(folder))
             folders: list[Path] = []
             for entry in entries:
                 path = Path(entry.path)
@@ -106,7 +111,7 @@ class FolderCorpus(Corpus):
                     self._unreadable[str(path)] = error.strerror or str(error)
             if len(folders) == len(entries):
                 self._fileless[str(folder)] = len(folders)
-            pending.extend(reversed(folders))
+            pending.extend((each, device) for each in reversed(folders))
 
     @cached_property
     def _patterns(self) -> "GitIgnoreSpec":
@@ -139,6 +144,9 @@ class FolderCorpus(Corpus):
                     left[parent] -= 1
         return [*self._dangling, *(folder for folder in self._fileless if _is_topmost(folder, empty))]
 
+    def mounts(self) -> list[str]:
+        return list(self._mounts)
+
     def skipped(self) -> Skipped:
         return self._skipped
 
@@ -156,14 +164,14 @@ class FolderCorpus(Corpus):
         name = path.relative_to(self._top).as_posix() + ("/" if is_folder else "")
         return "excluded" if ignored.patterns and ignored.match_file(name) else None
 
-    def _entries(self, folder: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]] | None:
-        """What a folder holds, sorted; None if it was entered before or cannot be read."""
+    def _enter(self, folder: Path, seen: set[tuple[int, int]]) -> tuple[int, list[os.DirEntry[str]]] | None:
+        """A folder's device and what it holds, sorted; None if it was entered before or cannot be read."""
         try:
             status = folder.stat()
             if (status.st_dev, status.st_ino) in seen:
                 return None
             seen.add((status.st_dev, status.st_ino))
-            return sorted(os.scandir(folder), key=lambda entry: entry.name)
+            return status.st_dev, sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             if folder == self.root:
                 raise CorpusError(f"{self.root} cannot be read: {error.strerror}.") from error
