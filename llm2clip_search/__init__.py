@@ -13,7 +13,7 @@ from llm2clip_search.errors import CorpusError, ImageError, Llm2ClipError, Model
 if TYPE_CHECKING:
     from llm2clip_search.base.identity import ModelIdentity
     from llm2clip_search.base.progress import Progress
-    from llm2clip_search.corpora import Corpus, FolderCorpus, Item, open_corpus
+    from llm2clip_search.corpora import Corpus, FolderCorpus, Item, Skipped, open_corpus
     from llm2clip_search.encoders import Encoder, load_encoder
     from llm2clip_search.encoders.config import PreprocessConfig
     from llm2clip_search.engine import (
@@ -36,9 +36,13 @@ if TYPE_CHECKING:
         IndexConfig,
         IndexSummary,
         MergeSummary,
+        Source,
+        forget_source,
         index_corpus,
         index_folder,
+        list_sources,
         merge_indices,
+        move_source,
     )
 
 __all__ = [
@@ -68,13 +72,18 @@ __all__ = [
     "SearchIndices",
     "SearchPlan",
     "Searcher",
+    "Skipped",
+    "Source",
     "StoreError",
     "Term",
     "find_duplicates",
+    "forget_source",
     "index_corpus",
     "index_folder",
+    "list_sources",
     "load_encoder",
     "merge_indices",
+    "move_source",
     "open_corpus",
     "open_index",
 ]
@@ -82,7 +91,7 @@ __all__ = [
 _HOMES = {
     "base.identity": ("ModelIdentity",),
     "base.progress": ("Progress",),
-    "corpora": ("Corpus", "FolderCorpus", "Item", "open_corpus"),
+    "corpora": ("Corpus", "FolderCorpus", "Item", "Skipped", "open_corpus"),
     "encoders": ("Encoder", "load_encoder"),
     "encoders.config": ("PreprocessConfig",),
     "engine": (
@@ -90,8 +99,8 @@ _HOMES = {
         *("SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),
     ),
     "indexers": (
-        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary"),
-        *("index_corpus", "index_folder", "merge_indices"),
+        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary", "Source"),
+        *("forget_source", "index_corpus", "index_folder", "list_sources", "merge_indices", "move_source"),
     ),
 }
 

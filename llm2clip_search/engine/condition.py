@@ -47,11 +47,14 @@ _TYPES = frozenset(
 )
 
 
-def check_condition(connection: Any, where: str) -> None:
+def check_condition(connection: Any, where: str) -> frozenset[str]:
     """Refuse a condition that is not one, or that could do more than compare columns.
 
     Args:
         connection: any DuckDB connection; nothing of the condition is run.
+
+    Returns:
+        The columns that it names, as it spells them.
 
     Raises:
         QueryError: an empty or too long condition, SQL that is not one condition, or a part of it that is not
@@ -67,8 +70,10 @@ def check_condition(connection: Any, where: str) -> None:
     statements, [template] = parsed["statements"], _parse(connection, "true")["statements"]
     if len(statements) != 1 or _around(statements[0]) != _around(template):
         raise QueryError("A filter is one condition; several, or further clauses and statements, are not allowed.")
-    for node in _expressions(statements[0]["node"]["where_clause"]):
+    nodes = list(_expressions(statements[0]["node"]["where_clause"]))
+    for node in nodes:
         _check(node)
+    return frozenset(node["column_names"][-1] for node in nodes if node["class"] == "COLUMN_REF")
 
 
 def _parse(connection: Any, where: str) -> dict[str, Any]:

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.engine.condition import check_condition
+from llm2clip_search.engine.held_columns import HeldColumns
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot
+from llm2clip_search.store.names import encode
 from llm2clip_search.store.shard import Shard
 
 COLUMNS = tuple(name for name in METADATA_SCHEMA.names if name not in ("mtime_ns", "version"))
@@ -46,6 +48,7 @@ class Filter:
         execute("CREATE TABLE dead AS SELECT * FROM dead_rows")
         execute(_live_rows(snapshot))
         execute(_IMAGES)
+        self._held = HeldColumns(snapshot, (*COLUMNS, "mtime"), view="images")
 
     def ids(self, where: str) -> np.ndarray:
         """Ids, ascending int64, of the live rows that meet a condition.
@@ -56,11 +59,12 @@ class Filter:
         """
         import duckdb
 
+        where = encode(where)  # a name in it is compared with names as they are stored
         with self._connection.cursor() as cursor:
             try:
-                check_condition(cursor, where)
+                source = self._held.source(cursor, check_condition(cursor, where))
                 with time_limit(cursor, TIME_LIMIT_S):
-                    found = cursor.execute(f"SELECT id FROM images WHERE (\n{where}\n)").fetchnumpy()["id"]
+                    found = cursor.execute(f"SELECT id FROM {source} AS images WHERE (\n{where}\n)").fetchnumpy()["id"]
             except duckdb.InterruptException as error:
                 raise QueryError(f"The condition took longer than {TIME_LIMIT_S:.0f} s.") from error
             except duckdb.Error as error:
@@ -98,7 +102,7 @@ def time_limit(cursor: Any, seconds: float) -> Iterator[None]:
 
 def _live_rows(snapshot: Snapshot) -> str:
     """The view of live rows with whole paths: shards as they are, and shards with dead rows without those."""
-    base = snapshot.base.as_posix().rstrip("/").replace("'", "''")
+    base = snapshot.stored_base.replace("'", "''")
     below = f"'{base}/' || path"
     # Patterns that DuckDB turns into prefix and substring searches; a regular expression takes three times as long.
     is_whole = "starts_with(path, '/') OR contains(path, '://') OR path LIKE '_:/%'"

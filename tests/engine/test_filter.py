@@ -1,6 +1,7 @@
 """Conditions on every column, against the same conditions in Python over real EXIF."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,6 +52,7 @@ CONDITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "year(taken) IN (2021, 2025)": lambda row: row["taken"] is not None and row["taken"].year in (2021, 2025),
     "taken IS NULL": lambda row: row["taken"] is None,
     "NOT (camera = 'Fuji X3')": lambda row: row["camera"] not in (None, "Fuji X3"),  # NULL meets neither
+    "damage IS NOT NULL OR id = 0": lambda row: row["damage"] is not None or row["id"] == 0,
     "camera ILIKE 'fuji%'": lambda row: row["camera"] is not None,
     "latitude < -20": lambda row: row["latitude"] is not None and row["latitude"] < -20,
     "coalesce(longitude, 0) <= -60 OR id = 0": lambda row: (row["longitude"] or 0) <= -60 or row["id"] == 0,
@@ -73,6 +75,27 @@ def test_a_condition_is_what_it_says(snapshot: Snapshot, where: str) -> None:
     rows = [row | {"path": f"{snapshot.base}/{row['path']}"} for row in snapshot.metadata().to_pylist()]
     expected = [row["id"] for row in rows if CONDITIONS[where](row)]
     assert Filter(snapshot).ids(where).tolist() == sorted(expected)
+
+
+def test_conditions_are_the_same_from_files_and_from_memory(snapshot: Snapshot) -> None:
+    """The first condition reads files, later ones the columns that were loaded by then; threads share them."""
+    shared = Filter(snapshot)
+    expected = {where: Filter(snapshot).ids(where).tolist() for where in CONDITIONS}
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(3):
+            found = threads.map(lambda where: shared.ids(where).tolist(), CONDITIONS)
+            assert dict(zip(CONDITIONS, found, strict=True)) == expected
+    assert shared.ids("images.width > 42").tolist() == expected["width > 42 -- wide"]
+    assert [Filter(snapshot).ids("1 = 0").tolist(), shared.ids("1 = 0").tolist()] == [[], []]
+    with pytest.raises(QueryError, match="'breadth' that does not exist"):
+        shared.ids("width > 42 AND breadth > 1")
+
+
+def test_columns_are_not_held_where_memory_is_short(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm2clip_search.engine.held_columns.physical_bytes", lambda: 1000)
+    short = Filter(snapshot)
+    for _ in range(3):
+        assert short.ids("width > 42").tolist() == Filter(snapshot).ids("width > 42").tolist()
 
 
 def test_every_column_is_tried() -> None:
