@@ -25,8 +25,10 @@ _NOT_IMAGES = frozenset({".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".wmf", ".emf",
 def image_extensions() -> frozenset[str]:
     """Lower-case extensions, with the dot, that the installed Pillow and its plug-ins read."""
     register_plugins()
-    opened = {*Image.OPEN, "MPO"}  # JPEG's reader opens MPO too
-    readable = {ext for ext, name in Image.registered_extensions().items() if name in opened}
+    extensions = Image.registered_extensions()  # its first call registers Pillow's own readers too
+    readable = {
+        ext for ext, name in extensions.items() if name in Image.OPEN or name == "MPO"
+    }  # JPEG's reader opens MPO
     return frozenset(readable) - _NOT_IMAGES
 
 
