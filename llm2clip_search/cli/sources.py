@@ -11,17 +11,18 @@ from llm2clip_search.cli.options import IndexFolder
 if TYPE_CHECKING:
     from llm2clip_search.store import Snapshot
 
-sources = typer.Typer(help="List what an index is made from, forget a folder, or follow one that has moved.")
+sources = typer.Typer()
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @sources.callback(invoke_without_command=True)
 def listed(context: typer.Context, index: IndexFolder = None, json_output: Json = False) -> None:
-    """List the sources of an index: images, failures, state and options; or forget or move one.
+    """List what an index is made from, forget a folder, or follow one that has moved.
 
-    A source is a folder that was indexed. Its state is present, missing, empty (perhaps a disk that is not mounted),
-    moved (the index was moved away from it) or unknown (it is not a folder of this machine).
+    The list shows each source with its images, failures, state and remembered options. The state is present, missing,
+    empty (perhaps a disk that is not mounted), moved (the index was moved away from it) or unknown (it is not a folder
+    of this machine).
 
     [dim]llm2clip-search sources[/dim]
     [dim]llm2clip-search sources move photos pictures[/dim]
