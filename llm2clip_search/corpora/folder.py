@@ -36,10 +36,10 @@ class FolderCorpus(Corpus):
     given, its version the time of its last change.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, exclude: Sequence[str] = ()) -> None:
-        """``exclude`` holds gitignore patterns, relative to the folder."""
+    def __init__(self, root: str | os.PathLike[str], *, exclude: str | Sequence[str] = ()) -> None:
+        """``exclude`` holds gitignore patterns, relative to the folder, or is one."""
         self.root = Path(root).expanduser()
-        self.exclude = tuple(exclude)
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self._unreadable: dict[str, str] = {}
 
     @property

@@ -9,8 +9,9 @@ from typing import Any
 
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Corpus, FolderCorpus
-from llm2clip_search.encoders import Encoder
+from llm2clip_search.encoders import Encoder, as_encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
+from llm2clip_search.errors import InputError
 from llm2clip_search.indexers.ann import build_ann
 from llm2clip_search.indexers.commit import Committer
 from llm2clip_search.indexers.embed import embed_ahead
@@ -69,7 +70,7 @@ class IndexSummary:
 def index_corpus(
     corpus: Corpus,
     *,
-    encoder: Encoder,
+    encoder: Encoder | str,
     index: str | os.PathLike[str] | None = None,
     config: IndexConfig | None = None,
     progress: Progress = no_progress,
@@ -80,6 +81,7 @@ def index_corpus(
     keep their vector. Items that fail are rows of ``failures.parquet``.
 
     Args:
+        encoder: an encoder, or the name of a model.
         index: the index folder, by default the nearest ``.llm2clip`` upward, else a new one here.
         progress: called with ``images`` as items are done.
 
@@ -87,9 +89,10 @@ def index_corpus(
         CorpusError: no such corpus, or nothing in it.
         StoreError: another model made the index, or another process is writing it.
     """
+    encoder = as_encoder(encoder)
     config = config or IndexConfig()
     started = time.perf_counter()
-    folder = Path(index) if index is not None else default_index()
+    folder = Path(index).expanduser() if index is not None else default_index()
     if next(iter(corpus.items()), None) is None:  # no index is created for an empty folder
         refuse_empty(corpus, Snapshot(folder) if has_index(folder) else None)
     with Writer.open(folder, model=encoder.identity, dim=encoder.dim) as writer:
@@ -147,12 +150,18 @@ def index_corpus(
 def index_folder(
     root: str | os.PathLike[str],
     *,
-    encoder: Encoder,
+    encoder: Encoder | str,
     index: str | os.PathLike[str] | None = None,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     config: IndexConfig | None = None,
     progress: Progress = no_progress,
 ) -> IndexSummary:
-    """`index_corpus` of a folder of image files; ``exclude`` holds gitignore patterns."""
+    """`index_corpus` of a folder of image files; ``exclude`` holds gitignore patterns, or is one.
+
+    Raises:
+        InputError: several folders; each is indexed by a call of its own, into the same index.
+    """
+    if not isinstance(root, str | os.PathLike):
+        raise InputError(f"A folder is one path, not {type(root).__name__}; index several by one call for each.")
     corpus = FolderCorpus(root, exclude=exclude)
     return index_corpus(corpus, encoder=encoder, index=index, config=config, progress=progress)

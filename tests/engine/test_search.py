@@ -142,7 +142,7 @@ def test_conditions_come_before_the_search(index: SearchIndex, where: str, count
         ("1=1) FROM range(5", "not a valid condition"),
         ("1=1), (1=1", "not a valid condition"),
         ("width > ?", "one condition; several"),
-        ("mtime > 'yesterday'", "not a valid condition"),
+        ("mtime > 'yesterday'", "is not a date"),
         ("width > 1 \udcff", "not valid UTF-8"),
         ("id IN (SELECT 1 FROM read_text('/etc/passwd'))", "cannot contain a subquery"),
         ("id IN (SELECT id FROM '/etc/passwd')", "cannot contain a subquery"),
