@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llm2clip_search.base.mapping import map_array
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.manifest import ShardEntry
 from llm2clip_search.store.row_files import ArrowRows, ParquetRows, RowFile
@@ -107,15 +108,15 @@ class Shard:
 
     @cached_property
     def vectors(self) -> np.ndarray:
-        """Memory-mapped ``[rows, dim]``.
+        """Memory-mapped ``[rows, dim]``, read only.
 
         Raises:
             StoreError: the file is missing, or its shape differs from the manifest.
         """
         path = self.folder / VECTORS
         try:
-            vectors: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
+            vectors = map_array(path)
+        except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read: {error}.") from error
         if vectors.shape != (self.entry.rows, self._dim):
             raise StoreError(
