@@ -8,7 +8,15 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
-from llm2clip_search.errors import CorpusError, ImageError, InputError, Llm2ClipError, ModelError, QueryError, StoreError
+from llm2clip_search.errors import (
+    CorpusError,
+    ImageError,
+    InputError,
+    Llm2ClipError,
+    ModelError,
+    QueryError,
+    StoreError,
+)
 
 if TYPE_CHECKING:
     from llm2clip_search.base.identity import ModelIdentity

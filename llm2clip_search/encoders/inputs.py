@@ -164,6 +164,8 @@ def _several(values: object, accepted: str) -> Iterable[Any]:
         if isinstance(values, bytes | bytearray | memoryview):
             kind = "decode it first"
         raise InputError(f"{accepted}, not {_described(values)}; {kind}.")
+    if hasattr(values, "to_pylist"):  # a column of Arrow's, whose values are not Python's
+        return list(values.to_pylist())
     if not isinstance(values, Iterable):
         raise InputError(f"{accepted}, not {_described(values)}.")
     return values
@@ -171,6 +173,7 @@ def _several(values: object, accepted: str) -> Iterable[Any]:
 
 def _described(value: object) -> str:
     """A value that is not accepted, as a message names it."""
-    kind = type(value).__name__
-    text = reprlib.repr(value)
-    return f"{kind} ({text})" if len(text) <= 40 and "\n" not in text and kind not in text else kind
+    if value is None:
+        return "None"
+    kind, text = type(value), reprlib.repr(value)
+    return f"{kind.__name__} ({text})" if kind.__module__ == "builtins" and len(text) <= 40 else kind.__name__

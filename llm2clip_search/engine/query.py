@@ -18,7 +18,7 @@ from llm2clip_search.errors import QueryError
 Fuse = Literal["mean", "max", "rank"]
 """How several captions make one ranking: by the mean of their vectors, by the cosine with the best matching caption,
 or by reciprocal rank fusion of their rankings."""
-ImageRef: TypeAlias = int | ImageInput
+ImageRef: TypeAlias = int | np.integer[Any] | ImageInput
 """The id of an indexed image, as an integer or a string of digits, or an image; a string may end in a weight."""
 
 _ASK = "Give a caption, --image FILE or --like ID."
