@@ -59,7 +59,7 @@ def images_of(images: object) -> Iterator[ImageInput]:
     array = as_array(images)
     if array.ndim == 4:
         yield from array
-    elif array.dtype.kind in "OUT" or (array.ndim == 1 and array.size == 0):
+    elif (array.dtype.kind in "OUT" or array.size == 0) and array.ndim < 2:
         yield from array.reshape(-1).tolist()
     else:
         yield array
@@ -71,8 +71,8 @@ def is_image(value: object) -> bool:
 
 
 def is_array(value: object) -> bool:
-    """True for arrays and tensors of any library."""
-    return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
+    """True for arrays and tensors of any library, and columns of tables; a table has values of many kinds."""
+    return (hasattr(value, "__array__") or hasattr(value, "__array_interface__")) and not hasattr(value, "columns")
 
 
 def image_bytes(source: Any) -> bytes | None:

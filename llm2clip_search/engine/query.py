@@ -2,7 +2,6 @@
 
 import io
 import math
-import operator
 import os
 import re
 from collections.abc import Iterable
@@ -12,7 +11,16 @@ from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 import numpy as np
 
 from llm2clip_search.encoders.images import read_rgb
-from llm2clip_search.encoders.inputs import ImageInput, captions_of, image_bytes, images_of, is_image
+from llm2clip_search.encoders.inputs import (
+    ImageInput,
+    as_array,
+    captions_of,
+    image_bytes,
+    images_of,
+    is_array,
+    is_image,
+)
+from llm2clip_search.engine.numbers import is_number, whole_number
 from llm2clip_search.errors import QueryError
 
 Fuse = Literal["mean", "max", "rank"]
@@ -80,7 +88,7 @@ class Query:
                 raise QueryError("The query is empty.", hint=_ASK)
             if term.kind == "text" and not _is_unicode(str(term.value)):
                 raise QueryError(f"The caption {term.value!a} is not valid UTF-8.", hint="Set the terminal to UTF-8.")
-            if not _is_number(term.weight) or not math.isfinite(term.weight) or term.weight == 0.0:
+            if not is_number(term.weight) or not math.isfinite(term.weight) or term.weight == 0.0:
                 raise QueryError(
                     f"The weight of {term.name} is {term.weight}; it must be a finite number other than 0."
                 )
@@ -107,7 +115,7 @@ class Query:
         value = getattr(self, field)
         if value is None:
             return
-        if not _is_number(value) or not least <= value <= 1.0:
+        if not is_number(value) or not least <= value <= 1.0:
             raise QueryError(f"{name} is {value!r}; {rule}.")
         object.__setattr__(self, field, float(value))
 
@@ -115,42 +123,6 @@ class Query:
     def compositions(self) -> tuple[tuple[Term, ...], ...]:
         """The terms of each query vector."""
         return tuple((caption, *self.terms) for caption in self.alternatives) or (self.terms,)
-
-
-def whole_number(value: object, name: str, *, least: int) -> int:
-    """A count as Python's integer; numpy's integers are accepted, fractions, text and booleans are not.
-
-    Raises:
-        QueryError: it is no whole number, or too small.
-    """
-    try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        whole = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise QueryError(f"{name} is {value!r}; it must be a whole number.") from None
-    if whole < least:
-        raise QueryError(f"{name} is {whole}; it must be at least {least}.")
-    return whole
-
-
-def _check_fuse(fuse: object) -> None:
-    if fuse not in get_args(Fuse):
-        raise QueryError(f"Captions are fused by {', '.join(get_args(Fuse))}, not by {fuse!r}.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
-def _check_term(term: object) -> None:
-    """Refuse terms that were made by hand and cannot be searched for."""
-    if not isinstance(term, Term) or term.kind not in ("text", "image", "like"):
-        raise QueryError("A query consists of terms of the kinds text, image and like.")
-    if not isinstance(term.value, str | bytes if term.kind == "image" else str):
-        raise QueryError(f"The value of a term of kind {term.kind} is text, not {type(term.value).__name__}.")
-    if term.kind == "like" and not _ID.fullmatch(str(term.value)):
-        raise QueryError(f"{term.value!r} is not the id of an image, which is a whole number.")
 
 
 def _is_unicode(text: str) -> bool:
@@ -202,8 +174,8 @@ def _images(given: ImageRef | Iterable[ImageRef] | None) -> Iterable[ImageRef]:
         return ()
     if isinstance(given, int | float | np.number):  # an id, or to be refused as one
         return (given,)
-    if isinstance(given, np.ndarray) and given.ndim < 2 and given.dtype.kind in "iu":
-        return [int(each) for each in given.reshape(-1)]
+    if is_array(given) and not is_image(given) and (ids := as_array(given)).ndim < 2 and ids.dtype.kind in "iu":
+        return [int(each) for each in ids.reshape(-1)]
     return images_of(given)
 
 
@@ -280,3 +252,18 @@ def compose_query(texts: str | Iterable[str], **options: Unpack[QueryOptions]) -
         )
     alternatives = tuple(Term(kind="text", value=caption) for caption in captions)
     return Query(terms=terms[1:], alternatives=alternatives, fuse=fuse, **rest)  # type: ignore[arg-type]
+
+
+def _check_fuse(fuse: object) -> None:
+    if fuse not in get_args(Fuse):
+        raise QueryError(f"Captions are fused by {', '.join(get_args(Fuse))}, not by {fuse!r}.")
+
+
+def _check_term(term: object) -> None:
+    """Refuse terms that were made by hand and cannot be searched for."""
+    if not isinstance(term, Term) or term.kind not in ("text", "image", "like"):
+        raise QueryError("A query consists of terms of the kinds text, image and like.")
+    if not isinstance(term.value, str | bytes if term.kind == "image" else str):
+        raise QueryError(f"The value of a term of kind {term.kind} is text, not {type(term.value).__name__}.")
+    if term.kind == "like" and not _ID.fullmatch(str(term.value)):
+        raise QueryError(f"{term.value!r} is not the id of an image, which is a whole number.")

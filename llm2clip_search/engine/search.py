@@ -12,8 +12,9 @@ from llm2clip_search.encoders import Encoder, as_encoder, load_encoder
 from llm2clip_search.encoders.inputs import as_array, captions_of
 from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.towers import Runtime
+from llm2clip_search.engine.numbers import whole_number
 from llm2clip_search.engine.plan import SearchPlan, plan_search
-from llm2clip_search.engine.query import Query, whole_number
+from llm2clip_search.engine.query import Query
 from llm2clip_search.engine.searcher import Searcher
 from llm2clip_search.engine.several import SearchIndices
 from llm2clip_search.errors import InputError, QueryError, StoreError

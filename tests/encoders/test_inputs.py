@@ -34,6 +34,9 @@ class Table:
     def __iter__(self) -> Any:
         return iter(self.columns)
 
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.array([["a cat"]], dtype=object)
+
 
 ONE_CAPTION: dict[str, Callable[[], Any]] = {
     "string": lambda: "a cat",
@@ -202,6 +205,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "set": ({"x.png"}, "has no order"),
     "dict": ({"x.png": 1}, "pass its values"),
     "table": (Table(), "pass its values or one of its columns"),
+    "array of arrays of names": (np.array([["x.png"], ["y.png"]]), "integers or floats, not <U5"),
     "no image": (b"hello", "the image in memory: not an image"),
     "nothing": (b"", "the image in memory: not an image"),
     "text file": (io.StringIO("x"), "mode 'rb'"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from llm2clip_search import (
@@ -84,7 +85,7 @@ def test_ids_are_integers_of_any_kind(index: SearchIndex) -> None:
     for form in one:
         assert found(index.query(like=form)) == expected
     both = found(index.query(like=[1, 2]))
-    for several in (np.array([1, 2]), range(1, 3), (np.int32(1), "2")):
+    for several in (np.array([1, 2]), torch.tensor([1, 2]), range(1, 3), (np.int32(1), "2")):
         assert found(index.query(like=several)) == both
 
 
