@@ -15,6 +15,7 @@ from llm2clip_search.cli.info import info
 from llm2clip_search.cli.merge import merge
 from llm2clip_search.cli.models import models
 from llm2clip_search.cli.query import query
+from llm2clip_search.cli.query_command import QueryCommand
 from llm2clip_search.cli.train import train
 
 app = typer.Typer(
@@ -47,7 +48,7 @@ def options(
 
 
 app.command()(index)
-app.command()(query)
+app.command(cls=QueryCommand)(query)
 app.command()(duplicates)
 app.command()(info)
 app.command()(compact)
@@ -62,5 +63,6 @@ def main() -> None:
     """Entry point of the ``llm2clip-search`` command."""
     # Pillow warns of damaged EXIF and the like; what matters is in the failures.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    console.tolerate_any_encoding()
     with console.errors_as_sentences():
         app()

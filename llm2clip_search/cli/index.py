@@ -87,10 +87,8 @@ def index(
     with ProgressBar() as progress:
         summary = index_corpus(corpus, encoder=encoder, index=target, config=config, progress=progress)
     if json_output:
-        import json
-
         with console.results():
-            print(json.dumps(summary.to_dict()))
+            console.print_json(summary.to_dict())
     else:
         _print(summary, shown=5)
     if max_failures is not None and summary.failed > max_failures:
@@ -113,10 +111,10 @@ def _print(summary: "IndexSummary", *, shown: int) -> None:
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
     console.say(f"  {stages} (read and decode run in threads, beside encode)")
     for failure in summary.failures[:shown]:
-        console.warn(f"{failure['path']!r}: {failure['reason']}")
+        console.warn(f"'{console.printable(failure['path'])}': {failure['reason']}")
     if summary.failed > shown:
         console.warn(f"... and {summary.failed - shown} more in {Path(summary.index) / 'failures.parquet'}")
     for folder in summary.unreadable:
-        console.warn(f"{folder}; images below it stay in the index")
+        console.warn(f"{console.visible(folder)}; images below it stay in the index")
     search = f"approximate search ({summary.ann})" if summary.ann else "exact search"
     console.say(f"  {summary.total:,} images in {summary.index}, {search}")

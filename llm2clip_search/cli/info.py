@@ -26,11 +26,10 @@ def info(
         snapshot.verify()
     manifest = snapshot.manifest
     if json_output:
-        import json
         from dataclasses import asdict
 
         with console.results():
-            print(json.dumps(asdict(manifest)))
+            console.print_json(asdict(manifest))
         return
     size = sum(path.stat().st_size for path in snapshot.folder.rglob("*") if path.is_file())
     ann = manifest.ann
@@ -50,4 +49,4 @@ def info(
         if not ann.exact_ms:  # an earlier version measured no times
             lines["recall"] = f"{points[0].recall:.3f} (recall@10 of {ann.queries})"
     for name, value in lines.items():
-        console.out.print(f"[bold]{name:>8}[/bold]  {escape(value)}")
+        console.out.print(f"[bold]{name:>8}[/bold]  {escape(console.visible(value))}")

@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from llm2clip_search.base.files import user_path
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.inputs import ImageInput, array_image, image_bytes, is_array
 from llm2clip_search.errors import ImageError, InputError
@@ -144,7 +144,7 @@ def read_rgb(source: ImageInput, *, max_pixels: int = MAX_PIXELS, shortest: int 
             raise InputError(
                 f"An image is a path, bytes, an open file, a PIL image or an array, not {type(source).__name__}."
             )
-        path = Path(source).expanduser()
+        path = user_path(source)
         name = str(path)
         try:
             data = path.read_bytes()

@@ -20,8 +20,10 @@ from llm2clip_search.encoders.inputs import (
     is_array,
     is_image,
 )
+from llm2clip_search.engine.captions import clean_caption
 from llm2clip_search.engine.numbers import is_number, whole_number
 from llm2clip_search.errors import QueryError
+from llm2clip_search.store.names import is_unicode
 
 Fuse = Literal["mean", "max", "rank"]
 """How several captions make one ranking: by the mean of their vectors, by the cosine with the best matching caption,
@@ -36,13 +38,17 @@ _ID = re.compile(r"\d+(@\d+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One part of a query; its unit vector is multiplied by ``weight``."""
+    """One part of a query; its unit vector is multiplied by ``weight``. A caption is made plain by `clean_caption`."""
 
     kind: Literal["text", "image", "like"]
     value: str | bytes
     """A caption; a file's path, or the content of an image file that is not on disk; or the id of an indexed image,
     where ``ID@N`` is the image of the N-th index, from 1."""
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind == "text" and isinstance(self.value, str):
+            object.__setattr__(self, "value", clean_caption(self.value))
 
     @property
     def name(self) -> str:
@@ -76,6 +82,10 @@ class Query:
     """Order the best results by maximal marginal relevance (`diversity.diversify`)."""
     group_duplicates: float | None = None
     """Images whose cosine with a better result is at least this much are grouped under that result."""
+    unique: bool = False
+    """Files with the same content are one result, the first of them in the ranking."""
+    sort: str | None = None
+    """Column by which the results of the page are ordered in the end, see `results.in_order_of`."""
 
     def __post_init__(self) -> None:
         for name in ("terms", "alternatives"):  # a list could change, and has no hash
@@ -84,9 +94,9 @@ class Query:
             raise QueryError("The query is empty.", hint=_ASK)
         for term in (*self.terms, *self.alternatives):
             _check_term(term)
-            if term.kind == "text" and not str(term.value).strip():
+            if term.kind == "text" and not term.value:
                 raise QueryError("The query is empty.", hint=_ASK)
-            if term.kind == "text" and not _is_unicode(str(term.value)):
+            if term.kind == "text" and not is_unicode(str(term.value)):
                 raise QueryError(f"The caption {term.value!a} is not valid UTF-8.", hint="Set the terminal to UTF-8.")
             if not is_number(term.weight) or not math.isfinite(term.weight) or term.weight == 0.0:
                 raise QueryError(
@@ -95,17 +105,17 @@ class Query:
         if all(term.weight < 0 for term in (*self.terms, *self.alternatives)):
             raise QueryError("The query only subtracts; it needs a caption or an image to search for.", hint=_ASK)
         _check_fuse(self.fuse)
-        if self.where is not None and not isinstance(self.where, str):
-            raise QueryError(f"The condition is text, not {type(self.where).__name__}.")
-        if self.where is not None and not _is_unicode(self.where):
-            raise QueryError(f"The condition {self.where!a} is not valid UTF-8.")
+        for name, value in (("condition", self.where), ("column to sort by", self.sort)):
+            if value is not None and not isinstance(value, str):
+                raise QueryError(f"The {name} is text, not {type(value).__name__}.")
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        for name, least in (("k", 1), ("offset", 0)):
-            object.__setattr__(self, name, whole_number(getattr(self, name), name, least=least))
-        if not isinstance(self.diverse, bool | np.bool_):
-            raise QueryError(f"diverse is {self.diverse!r}; it must be True or False.")
+        object.__setattr__(self, "k", whole_number(self.k, "k", least=1))
+        object.__setattr__(self, "offset", whole_number(self.offset, "The offset", least=0))
+        for name in ("diverse", "unique"):
+            if not isinstance(value := getattr(self, name), bool | np.bool_):
+                raise QueryError(f"{name} is {value!r}; it must be True or False.")
         above_0 = "it must be above 0 and at most 1"
         self._check_share("threshold", "The threshold", "cosines are between -1 and 1", least=-1.0)
         self._check_share("recall", "The recall", above_0)
@@ -123,11 +133,6 @@ class Query:
     def compositions(self) -> tuple[tuple[Term, ...], ...]:
         """The terms of each query vector."""
         return tuple((caption, *self.terms) for caption in self.alternatives) or (self.terms,)
-
-
-def _is_unicode(text: str) -> bool:
-    """False for the surrogates that Python makes of command-line bytes that are not UTF-8."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def compose_terms(
@@ -164,7 +169,7 @@ def compose_terms(
     terms += [_image_term(each, -1.0) for each in unwanted]
     for sign, captions in ((1.0, added), (-1.0, subtracted)):
         for caption in captions:
-            value, weight = _weighted(caption)
+            value, weight = _weighted(clean_caption(caption))
             terms.append(Term(kind="text", value=value, weight=sign * weight))
     return tuple(terms)
 
@@ -180,11 +185,12 @@ def _images(given: ImageRef | Iterable[ImageRef] | None) -> Iterable[ImageRef]:
 
 
 def _image_term(given: Any, sign: float, *, may_be_id: bool = True) -> Term:
-    """A term of an id or an image; a path that is not a string is a file as it is, whatever its name ends in."""
+    """A term of an id or an image. A `Path`, or the name of a file that exists, is that file, whatever it ends in."""
     if isinstance(given, os.PathLike):
         return Term(kind="image", value=os.fspath(given), weight=sign)
     if isinstance(given, str):
-        value, weight = _weighted(given)
+        exists = os.path.exists(given)  # noqa: PTH110 - any text is a question
+        value, weight = (given, 1.0) if exists else _weighted(given)
         kind: Literal["like", "image"] = "like" if may_be_id and _ID.fullmatch(value) else "image"
         return Term(kind=kind, value=value, weight=sign * weight)
     if may_be_id and not is_image(given) and np.ndim(given) == 0:
@@ -225,6 +231,8 @@ class QueryOptions(TypedDict, total=False):
     recall: float | None
     diverse: bool
     group_duplicates: float | None
+    unique: bool
+    sort: str | None
 
 
 def compose_query(texts: str | Iterable[str], **options: Unpack[QueryOptions]) -> Query:
@@ -248,7 +256,8 @@ def compose_query(texts: str | Iterable[str], **options: Unpack[QueryOptions]) -
     if fuse is None:
         raise QueryError(
             f"There are {len(captions)} captions, but nothing says how to combine them: fuse is mean, max or rank.",
-            hint="Put a caption of several words in quotes, or give --fuse mean, max or rank.",
+            hint="Put a caption of several words in quotes, give --fuse mean, max or rank to combine them, or --batch"
+            " to answer each by itself.",
         )
     alternatives = tuple(Term(kind="text", value=caption) for caption in captions)
     return Query(terms=terms[1:], alternatives=alternatives, fuse=fuse, **rest)  # type: ignore[arg-type]

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from llm2clip_search.base.files import user_path
 from llm2clip_search.base.lazy import Lazy
 from llm2clip_search.encoders import Encoder, as_encoder, load_encoder
 from llm2clip_search.encoders.inputs import as_array, captions_of
 from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.towers import Runtime
+from llm2clip_search.engine.captions import clean_caption
 from llm2clip_search.engine.numbers import whole_number
 from llm2clip_search.engine.plan import SearchPlan, plan_search
 from llm2clip_search.engine.query import Query
@@ -83,9 +85,9 @@ class SearchIndex(Searcher):
             QueryError: an empty caption.
             InputError: a caption that is not a string.
         """
-        captions = captions_of(texts)
+        captions = [clean_caption(caption) for caption in captions_of(texts)]
         for number, caption in enumerate(captions, start=1):
-            if not caption.strip():
+            if not caption:
                 raise QueryError(f"Caption {number} of {len(captions)} is empty.")
         return self.search(self.encoder.encode_texts(captions), k=k)
 
@@ -276,7 +278,7 @@ def _folders(given: object) -> list[Path]:
     for each in several:
         if not isinstance(each, str | os.PathLike):
             raise InputError(f"The folder of an index is a path, not {type(each).__name__}.")
-    paths = [Path(each).expanduser() for each in several]
+    paths = [user_path(each) for each in several]
     return [
         path / DEFAULT_FOLDER if not has_index(path) and has_index(path / DEFAULT_FOLDER) else path for path in paths
     ]

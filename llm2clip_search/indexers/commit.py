@@ -61,8 +61,8 @@ class Committer:
     def take(self, decoded: Decoded) -> None:
         """Add one item: failed, of known content, or with a fresh vector. Commits when it is time."""
         path = self.writer.snapshot.stored(decoded.item.uri)
-        if decoded.error is not None or not _is_text(path):
-            self._fail(path, decoded.error or ImageError("its name is not valid UTF-8", stage="read"))
+        if decoded.error is not None:
+            self._fail(path, decoded.error)
         elif decoded.vector is not None:
             self._add(path, decoded)
         else:
@@ -123,8 +123,8 @@ class Committer:
         self.reused += 1
 
     def _fail(self, path: str, error: ImageError) -> None:
-        printable = path.encode("utf-8", "backslashreplace").decode("utf-8")
-        self.failures.append(Failure(path=printable, stage=error.stage, reason=str(error)))
+        reason = str(error).encode("utf-8", "backslashreplace").decode()  # it may quote a name
+        self.failures.append(Failure(path=path, stage=error.stage, reason=reason))
         before = self.plan.known.find(path)
         if before >= 0 and error.stage != "read":
             # The item now holds something else, which is broken; the old vector no longer describes it.
@@ -154,11 +154,3 @@ class Committer:
                 )
             )
         return rows, vectors
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

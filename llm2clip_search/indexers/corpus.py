@@ -4,9 +4,9 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.files import user_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Corpus, FolderCorpus
 from llm2clip_search.encoders import Encoder, as_encoder
@@ -17,6 +17,7 @@ from llm2clip_search.indexers.commit import Committer
 from llm2clip_search.indexers.embed import embed_ahead
 from llm2clip_search.indexers.plan import plan_update, refuse_empty
 from llm2clip_search.store import Snapshot, Writer, default_index, has_index
+from llm2clip_search.store.names import decode, json_path
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 
@@ -64,7 +65,8 @@ class IndexSummary:
     elapsed: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """A JSON object; ``path_bytes`` of a failure is as of `Hit`."""
+        return {**asdict(self), "failures": [{**each, **json_path(each["path"])} for each in self.failures]}
 
 
 def index_corpus(
@@ -92,7 +94,7 @@ def index_corpus(
     encoder = as_encoder(encoder)
     config = config or IndexConfig()
     started = time.perf_counter()
-    folder = Path(index).expanduser() if index is not None else default_index()
+    folder = user_path(index) if index is not None else default_index()
     if next(iter(corpus.items()), None) is None:  # no index is created for an empty folder
         refuse_empty(corpus, Snapshot(folder) if has_index(folder) else None)
     with Writer.open(folder, model=encoder.identity, dim=encoder.dim) as writer:
@@ -140,7 +142,7 @@ def index_corpus(
             failed=len(committer.failures),
             total=writer.manifest.live,
             unreadable=[f"{part}: {reason}" for part, reason in corpus.unreadable().items()],
-            failures=[failure.to_dict() for failure in committer.failures],
+            failures=[{**failure.to_dict(), "path": decode(failure.path)} for failure in committer.failures],
             ann=entry.factory if entry else None,
             seconds=seconds,
             elapsed=time.perf_counter() - started,

@@ -24,9 +24,10 @@ from llm2clip_search.indexers.ann import build_ann, no_captions
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot, Writer, has_index
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, ColumnEntry
+from llm2clip_search.store.names import encode
 from llm2clip_search.store.schema import Failure
 from llm2clip_search.store.shard import Shard
-from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, check_same_model, is_uri, plain_path
+from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, check_same_model, index_folder, is_uri
 from llm2clip_search.store.writer import FAILURES
 from llm2clip_search.vectorindex.policy import AnnConfig
 
@@ -89,7 +90,7 @@ def merge_indices(
             a further column has two types.
     """
     started = time.perf_counter()
-    target = plain_path(Path(out))
+    target = index_folder(Path(out))
     snapshots = [Snapshot(Path(source)) for source in sources]
     check_same_model(snapshots)
     _check_columns(snapshots)
@@ -207,7 +208,7 @@ class _Rebase:
     """Paths of one index as another one stores them."""
 
     def __init__(self, snapshot: Snapshot, base: Path) -> None:
-        self._from, self._to = (f"{folder.as_posix().rstrip('/')}/" for folder in (snapshot.base, base))
+        self._from, self._to = f"{snapshot.stored_base}/", f"{encode(base.as_posix()).rstrip('/')}/"
 
     def __call__(self, path: str) -> str:
         return self.all([path])[0]

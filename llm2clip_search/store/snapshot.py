@@ -15,6 +15,7 @@ from llm2clip_search.base.files import file_sha256
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import Manifest
+from llm2clip_search.store.names import decode, encode, is_unicode
 from llm2clip_search.store.schema import metadata_schema
 from llm2clip_search.store.shard import Shard, completed
 from llm2clip_search.store.tombstones import Tombstones
@@ -26,6 +27,20 @@ ANN = "ann"
 def plain_path(path: Path) -> Path:
     """An absolute path without ``..``; links are kept as the user wrote them."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", Path.resolve follows links
+
+
+def index_folder(path: Path) -> Path:
+    """The folder of an index as `plain_path` writes it.
+
+    Raises:
+        StoreError: its name is not UTF-8, so that Arrow and DuckDB cannot open files in it.
+    """
+    folder = plain_path(path)
+    if not is_unicode(str(folder)):
+        raise StoreError(
+            f"The name of the index folder {folder} is not valid UTF-8.", hint="Name a folder elsewhere with --index."
+        )
+    return folder
 
 
 def is_uri(name: str) -> bool:
@@ -85,7 +100,7 @@ class Snapshot:
         Raises:
             StoreError: as `Manifest.read`, or tombstones that cannot be read.
         """
-        folder = plain_path(folder)
+        folder = index_folder(folder)
         manifest, lease = open_generation(folder)
         if lease is not None:
             weakref.finalize(self, os.close, lease)
@@ -94,7 +109,7 @@ class Snapshot:
     @classmethod
     def unleased(cls, folder: Path) -> "Snapshot":
         """For the writer, which alone removes files; arguments and errors as of the constructor."""
-        folder = plain_path(folder)
+        folder = index_folder(folder)
         manifest = Manifest.read(folder)
         snapshot = cls.__new__(cls)
         snapshot._set(folder, manifest, _read_tombstones(folder, manifest))
@@ -198,21 +213,26 @@ class Snapshot:
 
     def located(self, path: str) -> str:
         """A metadata path as a caller can use it: an absolute path of this machine, or a URI as it is."""
-        return path if is_uri(path) else (self.base / path).as_posix()
+        name = decode(path)
+        return name if is_uri(name) else (self.base / name).as_posix()
 
     def stored(self, uri: str) -> str:
         """A path or URI as the metadata writes it: paths are posix, and relative if they are below the base."""
         if is_uri(uri):
-            return uri
+            return encode(uri)
         path = plain_path(Path(uri))
-        return (path.relative_to(self.base) if path.is_relative_to(self.base) else path).as_posix()
+        return encode((path.relative_to(self.base) if path.is_relative_to(self.base) else path).as_posix())
+
+    @cached_property
+    def stored_base(self) -> str:
+        """The base as the metadata writes absolute paths, without a slash at its end."""
+        return encode(self.base.as_posix()).rstrip("/")
 
     def is_under(self, path: str, root: str) -> bool:
         """True if ``path`` is ``root`` or lies below it, both as the metadata writes them."""
-        top = self.located(root).rstrip("/")
+        top = encode(self.located(root)).rstrip("/")
         # One row at a time, so this is faster than Path.
-        base = self.base.as_posix().rstrip("/")
-        full = path if is_uri(path) or os.path.isabs(path) else f"{base}/{path}"  # noqa: PTH117
+        full = path if is_uri(path) or os.path.isabs(path) else f"{self.stored_base}/{path}"  # noqa: PTH117
         return full == top or full.startswith(f"{top}/")
 
     def verify(self) -> None:

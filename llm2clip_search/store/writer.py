@@ -25,7 +25,7 @@ from llm2clip_search.store.manifest import MANIFEST, AnnEntry, ColumnEntry, Mani
 from llm2clip_search.store.row_files import write_rows
 from llm2clip_search.store.schema import FAILURE_SCHEMA, METADATA_SCHEMA, UNIQUE, Failure, Row, column_entry
 from llm2clip_search.store.shard import METADATA, ROWS, VECTORS, Shard
-from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, Snapshot, plain_path
+from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, Snapshot, index_folder
 from llm2clip_search.store.tombstones import Tombstones
 from llm2clip_search.vectorindex.policy import AnnConfig
 
@@ -50,7 +50,7 @@ class Writer:
         Raises:
             StoreError: another writer has it open, the folder holds something else, or another model made it.
         """
-        folder = plain_path(folder)
+        folder = index_folder(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -131,6 +131,8 @@ def test_one_caption_stands_for_itself(index: SearchIndex) -> None:
         ({"text": "a", "threshold": "0.1"}, "The threshold is '0.1'; cosines"),
         ({"text": "a", "recall": True}, "The recall is True; it must be above 0"),
         ({"text": "a", "diverse": "yes"}, "diverse is 'yes'; it must be True or False"),
+        ({"text": "a", "unique": 1}, "unique is 1; it must be True or False"),
+        ({"text": "a", "sort": 3}, "The column to sort by is text, not int"),
         ({"text": "a", "group_duplicates": True}, "The cosine of duplicates is True"),
     ],
 )
