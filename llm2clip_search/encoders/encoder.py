@@ -132,8 +132,10 @@ def _encoding(method: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
         if not captions:
             return np.empty((0, self.dim), dtype=np.float32)
         for caption in captions:
-            if any("\ud800" <= character <= "\udfff" for character in caption):
-                raise InputError(f"The caption {caption!a} is not valid Unicode.")
+            try:
+                caption.encode()
+            except UnicodeEncodeError as error:  # half of a pair of surrogates, as of bytes that are not UTF-8
+                raise InputError(f"The caption {caption!a} is not valid Unicode.") from error
         return method(self, captions, **options)
 
     return encode_texts

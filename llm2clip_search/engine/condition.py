@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from llm2clip_search.engine.comparison import understood
-from llm2clip_search.engine.kinds import FUNCTIONS, TYPES, Kind, parts_of
+from llm2clip_search.engine.kinds import FUNCTIONS, NOW, TYPES, Kind, parts_of
 from llm2clip_search.errors import QueryError
 
 MAX_BYTES = 4096
@@ -62,7 +62,8 @@ def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Co
         parsed = _checked(connection, where)
         statement = parsed["statements"][0]["node"]
         meant = understood(statement["where_clause"], kinds)
-        columns = {part["column_names"][-1] for part in parts_of(meant) if part["class"] == "COLUMN_REF"}
+        names = {part["column_names"][-1] for part in parts_of(meant) if part["class"] == "COLUMN_REF"}
+        columns = {name for name in names if name.casefold() in kinds or name.casefold() not in NOW}
         if _bare(meant) == _bare(statement["where_clause"]):
             return Condition(where, frozenset(columns))
         statement["where_clause"] = meant

@@ -313,6 +313,7 @@ def test_columns_of_corpora_are_written_as_they_are_named() -> None:
     with duckdb.connect() as connection:
         read = read_condition(connection, where, kinds)
         assert read.columns == {"Order Date", "it's", "select"}
+        assert read_condition(connection, '"Order Date" < CURRENT_DATE', kinds).columns == {"Order Date"}
         connection.execute("""CREATE TABLE t ("Order Date" TIMESTAMP, "it's" DOUBLE, "select" DATE)""")
         connection.execute("INSERT INTO t VALUES ('2016-05-05', 2, '2016-12-31'), ('2015-05-05', 2, '2016-12-31')")
         assert connection.execute(f"SELECT count(*) FROM t WHERE {read.sql}").fetchone() == (1,)
