@@ -18,7 +18,7 @@ from itertools import islice
 from llm2clip_search.engine.kinds import (
     NOW,
     PHRASES,
-    READS_TEXT,
+    TEXT_ARGUMENTS,
     Kind,
     Node,
     Typed,
@@ -111,8 +111,9 @@ class _Reader:
             items = [self.read(each["expression"]) for each in arguments[0].node["arguments"]]
             if (met := _any_of(arguments[1], items)) is not None:
                 return Typed(met, "truth")
-        if name in READS_TEXT and arguments and arguments[0].kind in (*_DATES, "number"):
-            arguments[0] = Typed(_cast(arguments[0].node, "VARCHAR"), "text")
+        for place, argument in enumerate(arguments[: TEXT_ARGUMENTS.get(name, 0)]):
+            if argument.kind in (*_DATES, "number"):
+                arguments[place] = Typed(_cast(argument.node, "VARCHAR"), "text")
         written = [each | {"expression": new.node} for each, new in zip(node["arguments"], arguments, strict=True)]
         return Typed(node | {"arguments": written}, kind_of_result(name, arguments))
 
@@ -154,6 +155,11 @@ def _compared(node: Node, left: Typed, right: Typed) -> Node:
                 f"{shown(left.node)} is compared with a date; write {shown(left.node)} {_DISTINCT[how]}"
                 f" {shown(right.node)} instead of IS [NOT] DISTINCT FROM."
             )
+        if "null" not in (left.kind, right.kind):
+            right = (
+                right if left.kind != "number" or right.kind != "string" else Typed(_number(left, right.node), "number")
+            )
+            _check_same(left, right)
         return _comparison(how, left.node, right.node)
     if "null" in (left.kind, right.kind):
         other = left if right.kind == "null" else right

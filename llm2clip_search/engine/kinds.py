@@ -41,8 +41,11 @@ _NAMES: Mapping[Kind, str] = {
     "span": "to_years to_months to_weeks to_days to_hours to_minutes to_seconds",
     "unknown": "+ - * ifnull nullif least greatest list_value",
 }
-READS_TEXT = frozenset(f"{_LIKE} {_SEARCHED} {_CUT} {_MEASURED}".split())
-"""Functions whose first argument is text."""
+TEXT_ARGUMENTS: Mapping[str, int] = {
+    **dict.fromkeys(f"{_LIKE} {_SEARCHED}".split(), 2),
+    **dict.fromkeys(f"{_CUT} {_MEASURED}".split(), 1),
+}
+"""How many arguments of a function, from the first on, are text."""
 FUNCTIONS: Mapping[str, Kind] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 """Functions that a condition may use, and the kind of their results, ``unknown`` where it follows from the arguments;
 operators and LIKE are functions to DuckDB too. The cost of each is that of reading its arguments."""
