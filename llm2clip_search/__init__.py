@@ -21,7 +21,7 @@ from llm2clip_search.errors import (
 if TYPE_CHECKING:
     from llm2clip_search.base.identity import ModelIdentity
     from llm2clip_search.base.progress import Progress
-    from llm2clip_search.corpora import Corpus, FolderCorpus, Item, open_corpus
+    from llm2clip_search.corpora import Corpus, FolderCorpus, Item, Skipped, open_corpus
     from llm2clip_search.encoders import Encoder, load_encoder
     from llm2clip_search.encoders.config import PreprocessConfig
     from llm2clip_search.encoders.inputs import ImageInput
@@ -45,9 +45,13 @@ if TYPE_CHECKING:
         IndexConfig,
         IndexSummary,
         MergeSummary,
+        Source,
+        forget_source,
         index_corpus,
         index_folder,
+        list_sources,
         merge_indices,
+        move_source,
     )
 
 __all__ = [
@@ -79,13 +83,18 @@ __all__ = [
     "SearchIndices",
     "SearchPlan",
     "Searcher",
+    "Skipped",
+    "Source",
     "StoreError",
     "Term",
     "find_duplicates",
+    "forget_source",
     "index_corpus",
     "index_folder",
+    "list_sources",
     "load_encoder",
     "merge_indices",
+    "move_source",
     "open_corpus",
     "open_index",
 ]
@@ -93,7 +102,7 @@ __all__ = [
 _HOMES = {
     "base.identity": ("ModelIdentity",),
     "base.progress": ("Progress",),
-    "corpora": ("Corpus", "FolderCorpus", "Item", "open_corpus"),
+    "corpora": ("Corpus", "FolderCorpus", "Item", "Skipped", "open_corpus"),
     "encoders": ("Encoder", "load_encoder"),
     "encoders.config": ("PreprocessConfig",),
     "encoders.inputs": ("ImageInput",),
@@ -102,8 +111,8 @@ _HOMES = {
         *("SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),
     ),
     "indexers": (
-        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary"),
-        *("index_corpus", "index_folder", "merge_indices"),
+        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary", "Source"),
+        *("forget_source", "index_corpus", "index_folder", "list_sources", "merge_indices", "move_source"),
     ),
 }
 

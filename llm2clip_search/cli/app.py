@@ -16,6 +16,7 @@ from llm2clip_search.cli.merge import merge
 from llm2clip_search.cli.models import models
 from llm2clip_search.cli.query import query
 from llm2clip_search.cli.query_command import QueryCommand
+from llm2clip_search.cli.sources import sources
 from llm2clip_search.cli.train import train
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ app.command()(index)
 app.command(cls=QueryCommand)(query)
 app.command()(duplicates)
 app.command()(info)
+app.add_typer(sources, name="sources")
 app.command()(compact)
 app.command()(merge)
 app.command()(demo)

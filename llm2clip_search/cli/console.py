@@ -108,6 +108,11 @@ def _plain(message: str) -> str:
     return escape(_SURROGATES.sub(lambda match: _escape(match[0]), message))
 
 
+def images(count: int) -> str:
+    """``1 image``, ``1,234 images``."""
+    return f"{count:,} image" + ("" if count == 1 else "s")
+
+
 def table(*columns: str, left: Collection[str] = (), title: str = "") -> "Table":
     """An empty table in the style of all commands: bold headers and no borders.
 

@@ -106,7 +106,8 @@ def _print_table(hits: Sequence["Hit"], style: Style) -> None:
         number = f"@{style.indices.index(hit.index) + 1}" if hit.index is not None else ""
         more = [f"+{len(hit.duplicates)}" if hit.duplicates else ""] if grouped else []
         size = f"{hit.metadata['width']}x{hit.metadata['height']}"
-        cells = [f"{hit.score:.3f}", f"{hit.id}{number}", *more, size, escape(console.printable(hit.uri))]
+        name = escape(console.printable(hit.uri)) + (" [red](gone)[/red]" if hit.exists is False else "")
+        cells = [f"{hit.score:.3f}", f"{hit.id}{number}", *more, size, name]
         table.add_row(*cells, *([_picture(hit.uri)] if style.preview else []))
     console.out.print(table)
 

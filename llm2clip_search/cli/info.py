@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.options import IndexFolder
+from llm2clip_search.cli.sources import say_if_moved
 
 
 def info(
@@ -36,7 +37,7 @@ def info(
     lines = {
         "index": str(snapshot.folder),
         "images": f"{manifest.live:,} ({manifest.dead:,} rows deleted or replaced, {manifest.failures:,} failures)",
-        "folders": ", ".join(snapshot.located(root) for root in manifest.roots) or "none",
+        "sources": ", ".join(snapshot.located(source.uri) for source in manifest.sources) or "none",
         "model": f"{manifest.model.name} ({manifest.model.fingerprint})",
         "vectors": f"{manifest.dim} x {manifest.dtype} in {len(manifest.shards)} shards",
         "search": ann.factory if ann else "exact",
@@ -50,3 +51,4 @@ def info(
             lines["recall"] = f"{points[0].recall:.3f} (recall@10 of {ann.queries})"
     for name, value in lines.items():
         console.out.print(f"[bold]{name:>8}[/bold]  {escape(console.visible(value))}")
+    say_if_moved(snapshot)

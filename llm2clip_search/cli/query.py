@@ -13,6 +13,7 @@ from llm2clip_search.cli.batch import STDIN, count_captions, read_captions, type
 from llm2clip_search.cli.hits import LABELS, Style, form_of, print_head, print_hits, style_of
 from llm2clip_search.cli.options import Device, ModelName, QuantizeName, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
+from llm2clip_search.cli.sources import say_if_moved
 
 if TYPE_CHECKING:
     from llm2clip_search.engine import Result, Searcher
@@ -188,6 +189,8 @@ def query(
     else:
         assert batch is not None, "captions come from it"
         results = _answer(opened, captions, options, style, total=count_captions(batch))
+    for part in opened.parts:
+        say_if_moved(part.snapshot)
     if explain:
         _explain(results, opened, per="" if batch is None else " per caption")
         if batch is None and any(plan.point is not None for plan in results[0].plans):

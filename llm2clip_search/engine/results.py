@@ -64,6 +64,11 @@ class Hit:
             raise ValueError(f"{self.uri} is not a file of this machine")
         return Path(self.uri)
 
+    @property
+    def exists(self) -> bool | None:
+        """True if its file is there now, None if it is not a file of this machine. Looks at the disk."""
+        return None if is_uri(self.uri) else Path(self.uri).exists()
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; times are ISO 8601, missing values null.
 
@@ -73,6 +78,7 @@ class Hit:
         shown = json_path(self.uri)
         rest = {key: v.isoformat() if isinstance(v, datetime) else v for key, v in self.metadata.items()}
         row = {"rank": self.rank, "id": self.id, "score": self.score, "path": shown.pop("path"), **rest}
+        row["exists"] = self.exists
         if self.index is not None:
             row["index"] = self.index
         if self.duplicates is not None:

@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import Manifest
 from llm2clip_search.store.names import decode, encode, is_unicode
+from llm2clip_search.store.paths import as_mask, is_below, located
 from llm2clip_search.store.schema import metadata_schema
 from llm2clip_search.store.shard import Shard, completed
 from llm2clip_search.store.tombstones import Tombstones
 
+FAILURES = "failures.parquet"
 ANN = "ann"
 """Folder of the approximate index's files."""
 
@@ -234,6 +237,34 @@ class Snapshot:
         # One row at a time, so this is faster than Path.
         full = path if is_uri(path) or os.path.isabs(path) else f"{self.stored_base}/{path}"  # noqa: PTH117
         return full == top or full.startswith(f"{top}/")
+
+    def live_paths(self) -> Iterator[tuple[Shard, pa.ChunkedArray]]:
+        """Stored paths of the live rows, in row order, one shard at a time."""
+        for shard in self.shards:
+            paths = shard.read(["path"]).column("path")
+            yield shard, paths.take(pa.array(shard.live_rows)) if len(shard.dead) else paths
+
+    def below(self, paths: pa.ChunkedArray, root: str) -> np.ndarray:
+        """As `is_under` for a column of stored paths, bool ``[n]``."""
+        [top] = located(pa.chunked_array([[root]], pa.string()), self.stored_base).to_pylist()
+        return as_mask(is_below(located(paths, self.stored_base), top))
+
+    def failures(self) -> list[dict[str, str]]:
+        """Rows of ``failures.parquet``.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        path = self.folder / FAILURES
+        if not path.exists():
+            return []
+        try:
+            rows: list[dict[str, str]] = pq.read_table(path).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{path} cannot be read: {error}.", hint="Delete it; the next run writes a new one."
+            ) from error
+        return rows
 
     def verify(self) -> None:
         """Compare every named file with its checksum.

@@ -12,7 +12,7 @@ from tests.support.commands import COMMAND, RunCli, is_one_error
 
 KEYS = [
     *("rank", "id", "score", "path", "content_hash", "size", "mtime_ns", "width", "height", "format"),
-    *("taken", "camera", "latitude", "longitude"),
+    *("taken", "camera", "latitude", "longitude", "exists"),
 ]
 """Of a hit in ``--json``, in order: a released schema, which may grow at its end."""
 
@@ -24,6 +24,7 @@ def test_json_is_the_documented_schema(indexed: Path, run_cli: RunCli) -> None:
     assert [hit["rank"] for hit in hits] == [3, 4, 5]
     assert {type(hit["score"]) for hit in hits} == {float}
     assert hits[0]["taken"] is None
+    assert hits[0]["exists"] is True
     summary = run_cli("index", "images", "--json", cwd=indexed)
     assert json.loads(summary.stdout)["unchanged"] == 8
     assert summary.stderr == ""
