@@ -111,8 +111,9 @@ class _Reader:
             items = [self.read(each["expression"]) for each in arguments[0].node["arguments"]]
             if (met := _any_of(arguments[1], items)) is not None:
                 return Typed(met, "truth")
+        searched = arguments[0].kind if arguments else "unknown"
         for place, argument in enumerate(arguments[: TEXT_ARGUMENTS.get(name, 0)]):
-            if argument.kind in (*_DATES, "number"):
+            if argument.kind in (*_DATES, "number") and searched != "unknown":  # which may be a list
                 arguments[place] = Typed(_cast(argument.node, "VARCHAR"), "text")
         written = [each | {"expression": new.node} for each, new in zip(node["arguments"], arguments, strict=True)]
         return Typed(node | {"arguments": written}, kind_of_result(name, arguments))
@@ -156,9 +157,8 @@ def _compared(node: Node, left: Typed, right: Typed) -> Node:
                 f" {shown(right.node)} instead of IS [NOT] DISTINCT FROM."
             )
         if "null" not in (left.kind, right.kind):
-            right = (
-                right if left.kind != "number" or right.kind != "string" else Typed(_number(left, right.node), "number")
-            )
+            if left.kind == "number" and right.kind == "string":
+                right = Typed(_number(left, right.node), "number")
             _check_same(left, right)
         return _comparison(how, left.node, right.node)
     if "null" in (left.kind, right.kind):

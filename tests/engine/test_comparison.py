@@ -157,6 +157,8 @@ MEANT: dict[str, Callable[[dict[str, Any]], bool]] = {
     "'1000' < width": lambda row: row["width"] > 1000,
     "size BETWEEN '1e6' AND 2_000_000": lambda row: 1e6 <= row["size"] <= 2e6,
     "size > 1.5e6": lambda row: row["size"] > 1.5e6,
+    "id IN [7, 8] OR contains([9, 10], id)": lambda row: 7 <= row["id"] <= 10,
+    "NOT list_contains([7, 8], id)": lambda row: row["id"] not in (7, 8),
     "id = '7'": lambda row: row["id"] == 7,
     "content_hash LIKE 5": lambda row: False,
     "path LIKE width": lambda row: False,
