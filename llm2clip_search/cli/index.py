@@ -145,10 +145,10 @@ def _print(summary: "IndexSummary", *, shown: int) -> None:
     for folder in summary.unreadable:
         console.warn(f"{console.visible(folder)}; images below it stay in the index")
     for part, count in summary.vacant.items():
-        kept = f"{console.images(count)} below it stay in the index"
-        console.warn(f"{console.visible(part)} is empty now; {kept}. Is a disk not mounted? --forget removes them")
+        kept = f"the index keeps {console.images(count)} below it"
+        console.warn(f"{console.visible(part)} is empty or gone; {kept}. Is a disk not mounted? --forget removes them")
     for part, count in summary.missing.items():
-        kept = f"{console.images(count)} of it stay in the index"
+        kept = f"the index keeps {console.images(count)} of it"
         console.warn(
             f"{console.visible(part)} is missing; {kept}. 'sources move' follows it, 'sources forget' removes them"
         )

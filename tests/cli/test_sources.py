@@ -82,7 +82,7 @@ def test_what_is_skipped_and_kept_is_said(own: Path, run_cli: RunCli) -> None:
     done = run_cli("index", "images", cwd=own)
     assert "1 .cr2 file skipped: " in done.stderr
     assert "1 system folder or file skipped: #recycle" in done.stderr
-    assert "images/disk is empty now; 1 image below it stay in the index. Is a disk not mounted?" in done.stderr
+    assert "images/disk is empty or gone; the index keeps 1 image below it. Is a disk not mounted?" in done.stderr
     assert "1 removed" in run_cli("index", "images", "--forget", cwd=own).stdout
     (own / "#recycle").mkdir()
     photograph(93).save(own / "#recycle" / "x.png")
