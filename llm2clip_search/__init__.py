@@ -8,7 +8,15 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
-from llm2clip_search.errors import CorpusError, ImageError, Llm2ClipError, ModelError, QueryError, StoreError
+from llm2clip_search.errors import (
+    CorpusError,
+    ImageError,
+    InputError,
+    Llm2ClipError,
+    ModelError,
+    QueryError,
+    StoreError,
+)
 
 if TYPE_CHECKING:
     from llm2clip_search.base.identity import ModelIdentity
@@ -16,6 +24,7 @@ if TYPE_CHECKING:
     from llm2clip_search.corpora import Corpus, FolderCorpus, Item, Skipped, open_corpus
     from llm2clip_search.encoders import Encoder, load_encoder
     from llm2clip_search.encoders.config import PreprocessConfig
+    from llm2clip_search.encoders.inputs import ImageInput
     from llm2clip_search.engine import (
         Duplicate,
         DuplicateGroup,
@@ -56,8 +65,10 @@ __all__ = [
     "FolderCorpus",
     "Hit",
     "ImageError",
+    "ImageInput",
     "IndexConfig",
     "IndexSummary",
+    "InputError",
     "Item",
     "Llm2ClipError",
     "MergeSummary",
@@ -94,6 +105,7 @@ _HOMES = {
     "corpora": ("Corpus", "FolderCorpus", "Item", "Skipped", "open_corpus"),
     "encoders": ("Encoder", "load_encoder"),
     "encoders.config": ("PreprocessConfig",),
+    "encoders.inputs": ("ImageInput",),
     "engine": (
         *("Duplicate", "DuplicateGroup", "Duplicates", "Hit", "Query", "Result", "SearchIndex", "SearchIndices"),
         *("SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),

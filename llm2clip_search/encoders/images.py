@@ -8,17 +8,16 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from llm2clip_search.base.files import user_path
 from llm2clip_search.encoders.config import PreprocessConfig
-from llm2clip_search.errors import ImageError
-
-ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
+from llm2clip_search.encoders.inputs import ImageInput, array_image, image_bytes, is_array
+from llm2clip_search.errors import ImageError, InputError
 
 MAX_PIXELS = 200_000_000
 """Default limit on an image's size, in pixels: 600 MB as RGB."""
@@ -122,41 +121,41 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def read_rgb(source: ImageInput, *, max_pixels: int = MAX_PIXELS, shortest: int | None = None) -> Image.Image:
-    """An upright RGB image from a path, a PIL image, or an array.
+    """An upright RGB image of anything that is one.
 
     Args:
-        source: arrays are ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``, uint8 in 0..255 or float in 0..1.
-        shortest: as for `decode_upright`, for paths.
+        source: as `ImageInput` describes.
+        shortest: as for `decode_upright`, for files.
 
     Raises:
         ImageError: with the stage that failed.
+        InputError: something that is not an image.
     """
     if isinstance(source, Image.Image):
-        return decode_upright(source.copy())
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
-    path = Path(source)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or error}", stage="read") from error
+        try:
+            copy = source.copy()
+        except Exception as error:  # it was opened and not decoded yet, or is closed
+            raise ImageError(f"{type(error).__name__}: {error}", stage="decode") from error
+        return decode_upright(copy)
+    if is_array(source):
+        return _to_rgb(array_image(source))
+    name, data = "the image in memory", image_bytes(source)
+    if data is None:
+        if not isinstance(source, str | os.PathLike):
+            raise InputError(
+                f"An image is a path, bytes, an open file, a PIL image or an array, not {type(source).__name__}."
+            )
+        path = user_path(source)
+        name = str(path)
+        try:
+            data = path.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+            raise ImageError(f"{path}: {getattr(error, 'strerror', None) or error}", stage="read") from error
     try:
         with open_image(io.BytesIO(data), max_pixels=max_pixels) as image:
             return decode_upright(image, shortest=shortest)
     except ImageError as error:
-        raise ImageError(f"{path}: {error}", stage=error.stage, hint=error.hint) from error
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
-        raise ImageError(f"an image array is [H, W] or [H, W, 1|3|4], not {list(array.shape)}", stage="decode")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if np.issubdtype(array.dtype, np.floating):
-        array = (np.clip(array, 0.0, 1.0) * 255.0).round().astype(np.uint8)
-    elif array.dtype != np.uint8:
-        raise ImageError(f"an image array is uint8 or float, not {array.dtype}", stage="decode")
-    return _to_rgb(Image.fromarray(array))
+        raise ImageError(f"{name}: {error}", stage=error.stage, hint=error.hint) from error
 
 
 def to_pixels(image: Image.Image, config: PreprocessConfig) -> np.ndarray:
