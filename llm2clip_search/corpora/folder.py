@@ -25,7 +25,8 @@ _NOT_IMAGES = frozenset({".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".wmf", ".emf",
 def image_extensions() -> frozenset[str]:
     """Lower-case extensions, with the dot, that the installed Pillow and its plug-ins read."""
     register_plugins()
-    readable = {ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN}
+    opened = {*Image.OPEN, "MPO"}  # JPEG's reader opens MPO too
+    readable = {ext for ext, name in Image.registered_extensions().items() if name in opened}
     return frozenset(readable) - _NOT_IMAGES
 
 

@@ -55,6 +55,8 @@ class IndexSummary:
     index: str
     indexed: int = 0
     """Embedded in this run."""
+    damaged: int = 0
+    """Of those, images whose file is damaged; the column ``damage`` says how."""
     reused: int = 0
     """New paths whose content was known: renamed, copied, or touched without change."""
     unchanged: int = 0
@@ -157,6 +159,7 @@ def index_corpus(
             root=corpus.uri,
             index=str(writer.snapshot.folder),
             indexed=committer.indexed,
+            damaged=committer.damaged,
             reused=committer.reused,
             unchanged=committer.unchanged,
             removed=committer.removed,
