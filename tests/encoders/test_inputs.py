@@ -207,7 +207,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "table": (Table(), "pass its values or one of its columns"),
     "array of arrays of names": (np.array([["x.png"], ["y.png"]]), "integers or floats, not <U5"),
     "no image": (b"hello", "the image in memory: not an image"),
-    "nothing": (b"", "the image in memory: not an image"),
+    "nothing": (b"", "the image in memory: the file is empty"),
     "text file": (io.StringIO("x"), "mode 'rb'"),
     "file at its end": (io.BytesIO(b""), "at its end; seek"),
     "closed file": (CLOSED, "cannot be read"),
