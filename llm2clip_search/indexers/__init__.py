@@ -1,8 +1,9 @@
-"""Indexers: plan what changed, embed it, commit it; and merge indices."""
+"""Indexers: plan what changed, embed it, commit it; merge and repair indices."""
 
 from llm2clip_search.indexers.ann import build_ann
 from llm2clip_search.indexers.corpus import IndexConfig, IndexSummary, index_corpus, index_folder
 from llm2clip_search.indexers.merge import MergeSummary, merge_indices
+from llm2clip_search.indexers.repair import RepairSummary, repair_index
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 __all__ = [
@@ -10,8 +11,10 @@ __all__ = [
     "IndexConfig",
     "IndexSummary",
     "MergeSummary",
+    "RepairSummary",
     "build_ann",
     "index_corpus",
     "index_folder",
     "merge_indices",
+    "repair_index",
 ]

@@ -21,13 +21,13 @@ from llm2clip_search.base.files import fsync_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers.ann import build_ann, no_captions
-from llm2clip_search.store import METADATA_SCHEMA, Snapshot, Writer, has_index
+from llm2clip_search.store import METADATA_SCHEMA, Snapshot, Writer
+from llm2clip_search.store.faults import unreadable, writing
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, ColumnEntry
-from llm2clip_search.store.schema import Failure
+from llm2clip_search.store.schema import FAILURES, Failure
 from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, check_same_model, is_uri, plain_path
-from llm2clip_search.store.writer import FAILURES
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 ROWS_PER_COMMIT = 262_144
@@ -238,7 +238,7 @@ def _failures(snapshot: Snapshot) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path} cannot be read: {error}.") from error
+        raise unreadable(path, error) from error
     return rows
 
 
@@ -267,10 +267,8 @@ def _new_folder(target: Path) -> Iterator[Path]:
     """A folder to build an index in, which becomes ``target`` on success; on an error nothing of it is left."""
     is_new = not target.exists()
     _refuse(target)
-    try:
+    with writing(target):
         target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{target} cannot be created: {error.strerror}.") from error
     try:
         with writer_lock(target):
             _clear(target)  # what a merge left that was killed
@@ -292,7 +290,7 @@ def _refuse(target: Path) -> None:
     hint = "Name a folder that does not exist."
     if target.exists() and not target.is_dir():
         raise StoreError(f"{target} is a file.", hint=hint)
-    if has_index(target):
+    if (target / MANIFEST).is_file():
         raise StoreError(f"{target} holds an index already.", hint=hint)
     there = {path.name for path in target.iterdir()} if target.exists() else set()
     own = {"writer.lock", "writer.json", *((WORK, *_PUBLISHED) if WORK in there else ())}
@@ -312,7 +310,7 @@ def _publish(target: Path) -> None:
 
 def _clear(target: Path) -> None:
     """Remove the hidden folder, and unless there is an index, whatever was moved out of it."""
-    for name in (WORK,) if has_index(target) else (WORK, *_PUBLISHED):
+    for name in (WORK,) if (target / MANIFEST).is_file() else (WORK, *_PUBLISHED):
         path = target / name
         if path.is_dir():
             shutil.rmtree(path)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.base.files import file_sha256
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import Manifest
@@ -74,7 +73,7 @@ def _ascending(ids: np.ndarray) -> np.ndarray:
 
 
 class Snapshot:
-    """An index folder as its manifest stood when this was opened.
+    """An index folder as its manifest stood when this was opened; `verification.verify_index` checks its files.
 
     While it exists, writers leave the files of its generation in place (see `lease`).
     """
@@ -92,12 +91,16 @@ class Snapshot:
         self._set(folder, manifest, _read_tombstones(folder, manifest))
 
     @classmethod
-    def unleased(cls, folder: Path) -> "Snapshot":
-        """For the writer, which alone removes files; arguments and errors as of the constructor."""
+    def unleased(cls, folder: Path, tombstones: Tombstones | None = None) -> "Snapshot":
+        """For the writer, which alone removes files; arguments and errors as of the constructor.
+
+        Args:
+            tombstones: to take instead of those on disk, which are damaged.
+        """
         folder = plain_path(folder)
         manifest = Manifest.read(folder)
         snapshot = cls.__new__(cls)
-        snapshot._set(folder, manifest, _read_tombstones(folder, manifest))
+        snapshot._set(folder, manifest, _read_tombstones(folder, manifest) if tombstones is None else tombstones)
         return snapshot
 
     def after(self, manifest: Manifest, tombstones: Tombstones) -> "Snapshot":
@@ -215,21 +218,6 @@ class Snapshot:
         full = path if is_uri(path) or os.path.isabs(path) else f"{base}/{path}"  # noqa: PTH117
         return full == top or full.startswith(f"{top}/")
 
-    def verify(self) -> None:
-        """Compare every named file with its checksum.
-
-        Raises:
-            StoreError: the first file that differs or is missing.
-        """
-        named = [(s.folder / name, digest) for s in self.shards for name, digest in s.entry.sha256.items()]
-        if self.ann_path is not None and self.manifest.ann is not None and self.manifest.ann.sha256 is not None:
-            named.append((self.ann_path, self.manifest.ann.sha256))
-        if self.manifest.tombstones is not None:
-            named.append((self.folder / self.manifest.tombstones, self.manifest.tombstones_sha256 or ""))
-        for path, expected in named:
-            if not path.is_file() or file_sha256(path) != expected:
-                raise StoreError(f"{path} differs from what was committed: its checksum is not the manifest's.")
-
 
 def check_same_model(snapshots: Sequence[Snapshot]) -> None:
     """Refuse indices whose vectors cannot be compared.
@@ -255,4 +243,5 @@ def check_same_model(snapshots: Sequence[Snapshot]) -> None:
 
 
 def _read_tombstones(folder: Path, manifest: Manifest) -> Tombstones:
-    return Tombstones() if manifest.tombstones is None else Tombstones.read(folder / manifest.tombstones)
+    name = manifest.tombstones
+    return Tombstones() if name is None else Tombstones.read(folder / name, manifest.tombstones_sha256)

@@ -7,7 +7,7 @@ at any instant, the index is what the last manifest says, and the next writer re
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,17 +19,27 @@ import pyarrow.parquet as pq
 from llm2clip_search.base.files import file_sha256, fsync_path, replace_file, replaced_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
+from llm2clip_search.store.faults import unreadable, writing
 from llm2clip_search.store.lease import READERS, oldest_lease
 from llm2clip_search.store.lock import writer_lock
-from llm2clip_search.store.manifest import MANIFEST, AnnEntry, ColumnEntry, Manifest, ShardEntry
+from llm2clip_search.store.manifest import MANIFEST, SHARDS, AnnEntry, ColumnEntry, Manifest, ShardEntry, has_shards
 from llm2clip_search.store.row_files import write_rows
-from llm2clip_search.store.schema import FAILURE_SCHEMA, METADATA_SCHEMA, UNIQUE, Failure, Row, column_entry
+from llm2clip_search.store.schema import (
+    FAILURE_SCHEMA,
+    FAILURES,
+    METADATA_SCHEMA,
+    UNIQUE,
+    Failure,
+    Row,
+    column_entry,
+    described,
+    parquet_bytes,
+)
 from llm2clip_search.store.shard import METADATA, ROWS, VECTORS, Shard
 from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, Snapshot, plain_path
 from llm2clip_search.store.tombstones import Tombstones
 from llm2clip_search.vectorindex.policy import AnnConfig
 
-FAILURES = "failures.parquet"
 ABSOLUTE = "^/|^.:/|://"
 """Paths that are not relative: of this machine, of Windows, and URIs."""
 ROW_GROUP = 2048
@@ -39,32 +49,47 @@ ROW_GROUP = 2048
 class Writer:
     """Commits to an index folder; made by `Writer.open`, which holds the lock."""
 
-    def __init__(self, folder: Path) -> None:
-        self.snapshot = Snapshot.unleased(folder)
+    def __init__(self, folder: Path, tombstones: Tombstones | None = None) -> None:
+        self.snapshot = Snapshot.unleased(folder, tombstones)
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path, *, model: ModelIdentity, dim: int) -> Iterator["Writer"]:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        model: ModelIdentity,
+        dim: int,
+        tombstones: Callable[[], Tombstones | None] = lambda: None,
+    ) -> Iterator["Writer"]:
         """Open an index for writing, or start one.
 
+        Args:
+            tombstones: called with the lock held; what it gives is taken instead of those on disk, which are damaged,
+                and `replace_shards` writes it.
+
         Raises:
-            StoreError: another writer has it open, the folder holds something else, or another model made it.
+            StoreError: another writer has it open, the folder holds something else or cannot be written, or another
+                model made it.
+            DamagedError: the manifest or the tombstones are damaged, or there are shards without a manifest.
         """
         folder = plain_path(folder)
-        try:
+        if folder.is_file():
+            raise StoreError(f"{folder} is a file, not the folder of an index.", hint="Name a folder with --index.")
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"{folder} cannot be created: {error.strerror}.", hint="Name another folder with --index."
-            ) from error
-        if not (folder / MANIFEST).exists():
-            foreign = [entry.name for entry in folder.iterdir() if not entry.name.startswith(("writer.", "."))]
-            if foreign and not set(foreign) <= {"shards", ANN, READERS}:
-                raise StoreError(f"{folder} is neither empty nor an index: it holds {sorted(foreign)[0]!r}.")
+            is_new = not (folder / MANIFEST).exists()
+            entries = [entry.name for entry in folder.iterdir()] if is_new else []
+        if has_shards(folder) and is_new:  # it lost its manifest: a new one would have all its shards swept away
+            Manifest.read(folder)
+        foreign = sorted(name for name in entries if not name.startswith(("writer.", ".")))
+        if not set(foreign) <= {SHARDS, ANN, READERS}:
+            raise StoreError(f"{folder} is neither empty nor an index: it holds {foreign[0]!r}.")
         with writer_lock(folder):
             if not (folder / MANIFEST).exists():
-                Manifest(model=model, dim=dim).write(folder)
-            writer = cls(folder)
+                with writing(folder / MANIFEST):
+                    Manifest(model=model, dim=dim).write(folder)
+            writer = cls(folder, tombstones())
             check_model(writer.snapshot, model)
             writer._sweep()
             yield writer
@@ -156,7 +181,7 @@ class Writer:
 
         Args:
             merged: shards by the name of the new one, which is the next free number and those after it.
-            dropped: names of shards without live rows, which get no replacement.
+            dropped: names of shards that get no replacement: without live rows, or set aside by a repair.
         """
         manifest = self.manifest
         sources = {shard.name for shards in merged.values() for shard in shards} | set(dropped)
@@ -183,12 +208,11 @@ class Writer:
             try:
                 recorded = pq.read_table(path).to_pylist()
             except (OSError, pa.ArrowException) as error:
-                raise StoreError(
-                    f"{path} cannot be read: {error}.", hint="Delete it; the next run writes a new one."
-                ) from error
+                raise unreadable(path, error) from error
             kept = [row for row in recorded if not self.snapshot.is_under(row["path"], under)]
         found = [*kept, *(failure.to_dict() for failure in failures)]
-        replace_file(path, _parquet(pa.Table.from_pylist(found, schema=FAILURE_SCHEMA)))
+        with self._writing(path):
+            replace_file(path, parquet_bytes(pa.Table.from_pylist(found, schema=FAILURE_SCHEMA)))
         self._publish(self.manifest.next(failures=len(found)))
 
     def publish_ann(self, save: Callable[[Path], None], entry: AnnEntry, config: AnnConfig) -> AnnEntry:
@@ -199,10 +223,11 @@ class Writer:
             config: how it was chosen.
         """
         folder = self.snapshot.folder / ANN
-        folder.mkdir(exist_ok=True)
         name = f"{self.manifest.generation + 1:08d}.faiss"
-        with replaced_file(folder / name) as path:
-            save(path)
+        with self._writing(folder / name):
+            folder.mkdir(exist_ok=True)
+            with replaced_file(folder / name) as path:
+                save(path)
         entry = replace(entry, name=name, sha256=file_sha256(folder / name))
         self.set_ann(entry, config)
         return entry
@@ -212,19 +237,25 @@ class Writer:
         if (entry, config) != (self.manifest.ann, self.manifest.ann_config):
             self._publish(self.manifest.next(ann=entry, ann_config=config))
 
+    def _writing(self, path: Path) -> AbstractContextManager[None]:
+        """`writing`, which says that the last commit is as it was."""
+        return writing(path, kept=lambda: f"; the {self.manifest.live:,} images committed so far are kept")
+
     def _publish(self, manifest: Manifest, tombstones: Tombstones | None = None) -> None:
         """Make a manifest the index's; changed tombstones are written first, and rows counted anew."""
         if tombstones is not None and tombstones is not self.snapshot.tombstones:
             name, digest = None, None
             if len(tombstones):
                 name = f"tombstones-{manifest.generation:08d}.parquet"
-                replace_file(self.snapshot.folder / name, _parquet(tombstones.to_table()))
-                digest = file_sha256(self.snapshot.folder / name)
+                with self._writing(self.snapshot.folder / name):
+                    replace_file(self.snapshot.folder / name, parquet_bytes(tombstones.to_table()))
+                    digest = file_sha256(self.snapshot.folder / name)
             manifest = replace(manifest, tombstones=name, tombstones_sha256=digest)
         tombstones = self.snapshot.tombstones if tombstones is None else tombstones
         dead = len(tombstones)
         manifest = replace(manifest, live=sum(entry.rows for entry in manifest.shards) - dead, dead=dead)
-        manifest.write(self.snapshot.folder)
+        with self._writing(self.snapshot.folder / MANIFEST):
+            manifest.write(self.snapshot.folder)
         self.snapshot = self.snapshot.after(manifest, tombstones)
 
     def _columns(self, table: pa.Table | None) -> tuple[ColumnEntry, ...]:
@@ -263,40 +294,53 @@ class Writer:
 
     def _write_shard(self, name: str, table: pa.Table, blocks: Iterable[np.ndarray]) -> ShardEntry:
         """Write a shard: metadata, and its vectors in blocks ``[m, dim]``."""
-        shards = self.snapshot.folder / "shards"
-        shards.mkdir(exist_ok=True)
+        shards = self.snapshot.folder / SHARDS
         temporary = shards / f".{name}.{os.getpid()}.tmp"
-        temporary.mkdir()
-        # One block after the other: a merged shard may be larger than memory.
-        vectors = np.lib.format.open_memmap(
-            temporary / VECTORS, mode="w+", dtype=self.manifest.dtype, shape=(len(table), self.manifest.dim)
-        )
-        start = 0
-        for block in blocks:
-            vectors[start : start + len(block)] = block
-            start += len(block)
-        assert start == len(table), "one vector per row"
-        vectors.flush()
-        del vectors
-        repeated = [name for name in table.column_names if name not in UNIQUE]
-        pq.write_table(table, temporary / METADATA, row_group_size=ROW_GROUP, use_dictionary=repeated)
-        write_rows(temporary / ROWS, table)
-        digests = {file: file_sha256(temporary / file) for file in (VECTORS, METADATA, ROWS)}
-        for file in digests:
-            fsync_path(temporary / file)
-        fsync_path(temporary)
-        temporary.rename(shards / name)
-        fsync_path(shards)
+        table = described(table, self.manifest.model)
+        try:
+            with self._writing(temporary):
+                shards.mkdir(exist_ok=True)
+                temporary.mkdir()
+                digests = self._write_files(temporary, table, blocks)
+                # There is one if a commit could not write its manifest and is tried again.
+                shutil.rmtree(shards / name, ignore_errors=True)
+                temporary.rename(shards / name)
+                fsync_path(shards)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # it may have filled the disk
+            raise
         ids = table.column("id").to_numpy()
-        absolute = pc.any(pc.match_substring_regex(table.column("path"), ABSOLUTE)).as_py()
         return ShardEntry(
             name=name,
             rows=len(ids),
             first_id=int(ids.min()),
             last_id=int(ids.max()),
-            relative=not absolute,
+            relative=are_relative(table.column("path")),
             sha256=digests,
         )
+
+    def _write_files(self, folder: Path, table: pa.Table, blocks: Iterable[np.ndarray]) -> dict[str, str]:
+        """Write and flush the files of a shard; returns their checksums."""
+        shape, dtype = (len(table), self.manifest.dim), np.dtype(self.manifest.dtype)
+        with (folder / VECTORS).open("wb") as file:
+            # One block after the other: a merged shard may be larger than memory. Written, not mapped: a full disk is
+            # an error of a write, but kills a process that has the file mapped.
+            header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
+            np.lib.format.write_array_header_1_0(file, header)
+            written = 0
+            for block in blocks:
+                file.write(np.ascontiguousarray(block, dtype=dtype).data)
+                written += len(block)
+        assert written == len(table), "one vector per row"
+        repeated = [name for name in table.column_names if name not in UNIQUE]
+        options = {"row_group_size": ROW_GROUP, "use_dictionary": repeated, "write_page_checksum": True}
+        pq.write_table(table, folder / METADATA, **options)
+        write_rows(folder / ROWS, table)
+        digests = {file: file_sha256(folder / file) for file in (VECTORS, METADATA, ROWS)}
+        for name in digests:
+            fsync_path(folder / name)
+        fsync_path(folder)
+        return digests
 
     def _with_dead(self, ids: np.ndarray) -> Tombstones:
         """The present tombstones, and one for each live row of ``ids``, int64 ascending; the same object if none."""
@@ -331,6 +375,11 @@ class Writer:
             path.unlink()
 
 
+def are_relative(paths: pa.ChunkedArray) -> bool:
+    """True if every path is relative to the base."""
+    return not pc.any(pc.match_substring_regex(paths, ABSOLUTE)).as_py()
+
+
 def check_model(snapshot: Snapshot, model: ModelIdentity) -> None:
     """Refuse to mix embeddings of two models.
 
@@ -346,11 +395,5 @@ def check_model(snapshot: Snapshot, model: ModelIdentity) -> None:
         )
 
 
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    return bytes(sink.getvalue().to_pybytes())
-
-
 def _has(shards: Sequence[Shard], column: str) -> bool:
-    return any(column in pq.read_schema(shard.metadata_path).names for shard in shards)
+    return any(column in shard.columns for shard in shards)

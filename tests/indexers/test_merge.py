@@ -19,7 +19,7 @@ from llm2clip_search.store import Snapshot, Writer
 from llm2clip_search.store.schema import Failure
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
-from tests.support.stores import MODEL, fill, row, vectors
+from tests.support.stores import MODEL, check_intact, fill, row, vectors
 from tests.support.vectors import DIM, add, clustered
 
 
@@ -67,7 +67,7 @@ def test_any_indices_are_merged_bit_by_bit(
     summary = merge_indices(folders[3], folders[: len(shards)], rows_per_commit=rows_per_commit)
     assert by_uri(folders[3]) == expected
     merged = Snapshot(folders[3])
-    merged.verify()
+    check_intact(merged)
     assert summary.total == merged.manifest.live == len(expected)
     assert summary.skipped == count - len(expected)
     assert merged.live_ids.tolist() == list(range(len(expected)))
@@ -214,5 +214,5 @@ def test_a_killed_merge_is_no_index_and_can_be_run_again(tmp_path: Path) -> None
             Snapshot(out)
     assert step == 5  # two shards, then "shards", "failures.parquet" and the manifest
     assert len(by_uri(out)) == 5
-    Snapshot(out).verify()
+    check_intact(Snapshot(out))
     np.testing.assert_array_equal(Snapshot(out).live_ids, np.arange(5))
