@@ -28,6 +28,7 @@ def set_aside(folder: Path, path: Path) -> str:
     kept = folder / DAMAGED
     with writing(kept):
         kept.mkdir(exist_ok=True)
+        _remove_leftovers(kept)
         for number in count(1):
             name = path.name if number == 1 else f"{path.stem}-{number}{path.suffix}"
             if not (kept / name).exists():
@@ -45,9 +46,9 @@ def set_aside(folder: Path, path: Path) -> str:
     return f"{DAMAGED}/{name}"
 
 
-def remove_leftovers(folder: Path) -> None:
+def _remove_leftovers(kept: Path) -> None:
     """Remove what a killed `set_aside` was making; what it was made of is where it was."""
-    for path in (folder / DAMAGED).glob(".*.tmp"):
+    for path in kept.glob(".*.tmp"):
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -18,6 +18,8 @@ from llm2clip_search.vectorindex.operating import OperatingPoint
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 MANIFEST = "manifest.json"
+UNFINISHED = ".merging"
+"""Folder within a new index's own where a merge builds it; without a manifest beside it, shards are no index yet."""
 SHARDS = "shards"
 """Folder of the shards' folders."""
 SCHEMA_VERSION = 3
@@ -149,14 +151,14 @@ class Manifest:
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if not isinstance(version, int) or version < 1:
             raise DamagedError(f"{path} is not the manifest of an index.")
+        # Those of schemas before 3 have no checksum.
+        if "checksum" in raw and raw.pop("checksum") != _digest(text.rpartition(_CHECKSUM)[0]):
+            raise DamagedError(f"{path} differs from its own checksum.")
         if version > SCHEMA_VERSION:
             raise StoreError(
                 f"{folder} has schema version {version}, newer than {SCHEMA_VERSION}, which this version reads.",
                 hint="Upgrade with pip install -U llm2clip-search.",
             )
-        # Those of schemas before 3 have no checksum.
-        if "checksum" in raw and raw.pop("checksum") != _digest(text.rpartition(_CHECKSUM)[0]):
-            raise DamagedError(f"{path} differs from its own checksum.")
         try:
             return _from_mapping(upgrade(raw, folder))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
@@ -172,8 +174,10 @@ def _digest(text: str) -> str:
 
 
 def has_shards(folder: Path) -> bool:
-    """True if a folder holds shards, whether or not a manifest names them."""
+    """True if a folder holds the shards of an index, whether or not it has lost its manifest."""
     try:
+        if (folder / UNFINISHED).exists():
+            return False
         return any(path.name.isdecimal() for path in (folder / SHARDS).iterdir())
     except OSError:
         return False

@@ -18,7 +18,7 @@ from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import DamagedError
-from llm2clip_search.store.aside import DAMAGED, remove_leftovers, set_aside
+from llm2clip_search.store.aside import DAMAGED, set_aside
 from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, Manifest
@@ -77,7 +77,6 @@ def repair_files(folder: Path, *, model: ModelIdentity | None = None, progress: 
         return _tombstones(folder, Manifest.read(folder), done)
 
     with Writer.open(folder, model=manifest.model, dim=manifest.dim, tombstones=tombstones) as writer:
-        remove_leftovers(folder)
         found = verify_files(folder, writer.manifest, progress=progress).damaged
         done.damaged += found
         named = {file.path: file for file in found}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from llm2clip_search import AnnConfig, index_folder, merge_indices, open_index
 from llm2clip_search.errors import StoreError
-from llm2clip_search.indexers.merge import WORK
 from llm2clip_search.store import Snapshot, Writer
+from llm2clip_search.store.manifest import UNFINISHED
 from llm2clip_search.store.schema import Failure
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
@@ -72,7 +72,7 @@ def test_any_indices_are_merged_bit_by_bit(
     assert summary.skipped == count - len(expected)
     assert merged.live_ids.tolist() == list(range(len(expected)))
     assert [entry.rows for entry in merged.manifest.shards[:-1]] == [rows_per_commit] * (len(merged.shards) - 1)
-    assert not (folders[3] / WORK).exists()
+    assert not (folders[3] / UNFINISHED).exists()
 
 
 def test_a_merged_index_is_brought_up_to_date_like_any_other(tmp_path: Path, colours: ColourEncoder) -> None:
@@ -160,7 +160,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         ("a", ["a"], "/a holds an index already"),
         ("full", ["a"], "/full is not empty: it holds 'x'"),
         ("file", ["a"], "/file is a file"),
-        ("file/x", ["a"], "/file/x cannot be created"),
+        ("file/x", ["a"], "/file/x cannot be written"),
     ):
         with pytest.raises(StoreError, match=message):
             merge_indices(tmp_path / out, [tmp_path / source for source in sources])
