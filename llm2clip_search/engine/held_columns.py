@@ -37,7 +37,7 @@ class HeldColumns:
             used: columns as the condition spells them.
         """
         wanted = frozenset(self._names[name.casefold()] for name in used if name.casefold() in self._names)
-        if self._is_first or len(wanted) < len(used):
+        if self._is_first or not used or len(wanted) < len(used):
             self._is_first = False
             return self._view
         if wanted <= self._held:

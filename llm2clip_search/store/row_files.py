@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llm2clip_search.base.mapping import map_file
+
 BATCH_ROWS = 256
 """Rows per batch: reading one takes 0.05 ms, and smaller ones compress less."""
 
@@ -45,7 +47,8 @@ class ArrowRows:
     @cached_property
     def _file(self) -> Any:
         # Threads for the columns of a batch this small take longer than decoding it.
-        return pa.ipc.open_file(pa.memory_map(str(self._path)), options=pa.ipc.IpcReadOptions(use_threads=False))
+        mapped = pa.py_buffer(map_file(self._path))
+        return pa.ipc.open_file(mapped, options=pa.ipc.IpcReadOptions(use_threads=False))
 
     def read(self, parts: list[int]) -> pa.Table:
         return pa.Table.from_batches([self._checked(part) for part in parts])

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llm2clip_search.base.mapping import map_array
 from llm2clip_search.errors import DamagedError
 from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.manifest import ShardEntry
@@ -110,23 +111,19 @@ class Shard:
 
     @cached_property
     def vectors(self) -> np.ndarray:
-        """Memory-mapped ``[rows, dim]``.
+        """Memory-mapped ``[rows, dim]``, read only.
 
         Raises:
             DamagedError: the file is missing, or its shape differs from the manifest.
         """
         path = self.folder / VECTORS
         try:
-            vectors: np.memmap = np.load(path, mmap_mode="r", allow_pickle=False)
-            size = path.stat().st_size
-        except (OSError, EOFError, ValueError) as error:
+            vectors = map_array(path)
+        except (OSError, ValueError) as error:
             raise unreadable(path, error) from error
-        if vectors.shape != (self.entry.rows, self._dim):
-            raise DamagedError(
-                f"{path} holds {list(vectors.shape)}, but the manifest says {[self.entry.rows, self._dim]}."
-            )
-        if vectors.dtype.kind != "f" or not vectors.flags.c_contiguous or size != vectors.offset + vectors.nbytes:
-            raise DamagedError(f"{path} has {size} bytes, which are not {self.entry.rows} rows of floats.")
+        if vectors.shape != (self.entry.rows, self._dim) or vectors.dtype.kind != "f":
+            found, expected = f"{list(vectors.shape)} {vectors.dtype}", [self.entry.rows, self._dim]
+            raise DamagedError(f"{path} holds {found}, but the manifest says {expected}.")
         return vectors
 
     def metadata(self, schema: pa.Schema) -> pa.Table:

@@ -85,6 +85,7 @@ def test_conditions_are_the_same_from_files_and_from_memory(snapshot: Snapshot) 
             found = threads.map(lambda where: shared.ids(where).tolist(), CONDITIONS)
             assert dict(zip(CONDITIONS, found, strict=True)) == expected
     assert shared.ids("images.width > 42").tolist() == expected["width > 42 -- wide"]
+    assert [Filter(snapshot).ids("1 = 0").tolist(), shared.ids("1 = 0").tolist()] == [[], []]
     with pytest.raises(QueryError, match="'breadth' that does not exist"):
         shared.ids("width > 42 AND breadth > 1")
 

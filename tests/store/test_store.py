@@ -208,7 +208,7 @@ def test_what_cannot_be_opened_is_told_in_a_sentence(tmp_path: Path) -> None:
             Snapshot(folder)
     (folder / "manifest.json").write_text(text)
     np.save(folder / "shards" / "000001" / "embeddings.npy", np.zeros((1, 4), dtype=np.float16))
-    with pytest.raises(StoreError, match=r"holds \[1, 4\], but the manifest says \[2, 4\]"):
+    with pytest.raises(StoreError, match=r"holds \[1, 4\] float16, but the manifest says \[2, 4\]"):
         Snapshot(folder).vectors([0])
     assert [(file.path, file.images) for file in verify_index(folder).damaged] == [("shards/000001/embeddings.npy", 2)]
     (tmp_path / "full").mkdir()

@@ -63,7 +63,9 @@ class ScalePoint:
     scan_ms: dict[str, float]
     """The same by DuckDB alone, over the same Parquet files."""
     join_ms: float
-    """Metadata of 20 random rows."""
+    """Metadata of 20 random rows that were not read before."""
+    join_again_ms: float
+    """The same rows read again."""
     search: SearchCost
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,6 +136,7 @@ def _measured(
         filter_ms={name: median_ms(conditions.ids, [where] * (ROUNDS + 1)) for name, where in CONDITIONS.items()},
         scan_ms={name: median_ms(scan, [where] * (ROUNDS + 1)) for name, where in CONDITIONS.items()},
         join_ms=median_ms(snapshot.rows, drawn),
+        join_again_ms=median_ms(snapshot.rows, drawn),
         search=measure_search(snapshot, captions, building),
         peak_gb=peak.bytes / 1e9,
     )

@@ -8,6 +8,7 @@ from llm2clip_search.cli.bench.compare import bench_compare
 from llm2clip_search.cli.bench.datasets import bench_datasets
 from llm2clip_search.cli.bench.evaluation import bench_evaluation
 from llm2clip_search.cli.bench.failures import bench_failures
+from llm2clip_search.cli.bench.feeding import bench_feeding
 from llm2clip_search.cli.bench.lengths import bench_lengths
 from llm2clip_search.cli.bench.opening import bench_opening
 from llm2clip_search.cli.bench.report import bench_report
@@ -30,5 +31,6 @@ bench.command("training")(training)
 bench.command("ann")(bench_ann)
 bench.command("speed")(bench_speed)
 bench.command("scale")(bench_scale)
+bench.command("feeding")(bench_feeding)
 bench.command("opening")(bench_opening)
 bench.command("evaluation")(bench_evaluation)

@@ -56,7 +56,9 @@ def bench_scale(
 
 
 def _tables(points: "Sequence[ScalePoint]") -> "Iterator[Table]":
-    store = console.table("rows", "shards", "commit ms", "rows/s", "B/row", "open ms", "20 rows ms", "peak memory")
+    store = console.table(
+        "rows", "shards", "commit ms", "rows/s", "B/row", "open ms", "20 rows ms", "again", "peak memory"
+    )
     for point in points:
         store.add_row(
             f"{point.rows:,}",
@@ -66,6 +68,7 @@ def _tables(points: "Sequence[ScalePoint]") -> "Iterator[Table]":
             f"{point.bytes_per_row:,.0f}",
             f"{point.open_ms:.1f}",
             f"{point.join_ms:.1f}",
+            f"{point.join_again_ms:.1f}",
             f"{point.peak_gb:.2f} GB",
         )
     yield store

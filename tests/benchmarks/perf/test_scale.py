@@ -19,6 +19,7 @@ def test_an_index_is_grown_and_measured_at_each_size(monkeypatch: pytest.MonkeyP
     for point in points:
         assert point.filter_ms.keys() == CONDITIONS.keys()
         assert min(point.commit_ms, point.rows_per_second, point.open_ms, point.search.exact_ms, point.join_ms) > 0
+        assert point.join_again_ms > 0
         assert point.scan_ms.keys() == CONDITIONS.keys()
         assert (point.search.ann, point.search.recall) == (None, 1.0)
         assert [cost.recall for cost in point.search.filtered] == [1.0] * 4

@@ -1,0 +1,76 @@
+"""Files in memory without a file descriptor: an index of thousands of shards must not run into the limit of open files.
+
+``mmap.mmap`` duplicates the descriptor and keeps it, until Python 3.13 brought ``trackfd``. The system does not need
+it: POSIX says that a mapping outlives the descriptor it was made from.
+"""
+
+import ctypes
+import math
+import mmap
+import os
+import sys
+import weakref
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+
+def map_file(path: Path) -> np.ndarray:
+    """The bytes of a file, read only, uint8 ``[size]``; they are mapped for as long as the array or a view of it lives.
+
+    On Windows the file stays open meanwhile.
+
+    Raises:
+        OSError: the file cannot be opened or mapped.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            return np.empty(0, dtype=np.uint8)
+        if os.name == "nt":
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+        if sys.version_info >= (3, 13):
+            kept = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, trackfd=False)
+            return np.frombuffer(kept, dtype=np.uint8)
+        address = _libc().mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    if address == ctypes.c_void_p(-1).value:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
+    memory: Any = (ctypes.c_uint8 * size).from_address(address)
+    # At exit the system takes the memory back, when other finalizers may still read it.
+    weakref.finalize(memory, _libc().munmap, address, size).atexit = False
+    mapped: np.ndarray = np.frombuffer(memory, dtype=np.uint8)
+    mapped.flags.writeable = False
+    return mapped
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The array of a ``.npy`` file, read only and mapped as `map_file` does.
+
+    Raises:
+        OSError: the file cannot be opened or mapped.
+        ValueError: it is not a ``.npy`` file of numbers in C order, or not as long as its header says.
+    """
+    data = map_file(path)
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read(file)
+        start = file.tell()
+    if is_fortran or dtype.hasobject:
+        raise ValueError("it is not an array of numbers in C order")
+    expected = start + dtype.itemsize * math.prod(shape)
+    if len(data) != expected:
+        raise ValueError(f"it has {len(data):,} bytes, but its header asks for {expected:,}")
+    return data[start:expected].view(dtype).reshape(shape)
+
+
+@cache
+def _libc() -> Any:
+    library = cast("Any", ctypes.CDLL(None, use_errno=True))
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return library
