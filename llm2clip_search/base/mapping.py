@@ -12,6 +12,7 @@ import sys
 import weakref
 from functools import cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, cast
 
 import numpy as np
@@ -57,7 +58,10 @@ def map_array(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read(file)
+        try:
+            shape, is_fortran, dtype = read(file)
+        except (SyntaxError, TokenError, TypeError) as error:  # numpy parses it as Python
+            raise ValueError("its header is damaged") from error
         start = file.tell()
     if is_fortran or dtype.hasobject:
         raise ValueError("it is not an array of numbers in C order")

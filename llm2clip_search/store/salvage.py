@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from llm2clip_search.base.files import file_sha256, replace_file
 from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.base.mapping import map_array
 from llm2clip_search.errors import DamagedError, StoreError
 from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.lease import READERS
@@ -163,10 +164,10 @@ def _find(folder: Path) -> _Found | None:
     if table is None or not len(table):
         return None
     try:
-        vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        vectors = map_array(folder / VECTORS)
         shape = vectors.shape if vectors.ndim == 2 and len(vectors) == len(table) else None
         dtype = str(vectors.dtype)
-    except (OSError, EOFError, ValueError):
+    except (OSError, ValueError):
         shape, dtype = None, ""
     model = maker(table.schema)
     if model is None and not (folder / ROWS).exists():  # a schema that had no such file

@@ -121,7 +121,8 @@ class Shard:
             vectors = map_array(path)
         except (OSError, ValueError) as error:
             raise unreadable(path, error) from error
-        if vectors.shape != (self.entry.rows, self._dim) or vectors.dtype.kind != "f":
+        is_float = vectors.dtype.kind == "f" and vectors.dtype.isnative
+        if vectors.shape != (self.entry.rows, self._dim) or not is_float:
             found, expected = f"{list(vectors.shape)} {vectors.dtype}", [self.entry.rows, self._dim]
             raise DamagedError(f"{path} holds {found}, but the manifest says {expected}.")
         return vectors

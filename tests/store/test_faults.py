@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llm2clip_search.errors import DamagedError, StoreError
@@ -112,3 +113,23 @@ def test_what_cannot_be_reached_is_not_called_damaged(error: OSError, is_damage:
     found = unreadable(Path("shard"), error)
     assert isinstance(found, DamagedError) == is_damage
     assert ("repair" in found.hint) == is_damage
+
+
+@pytest.mark.filterwarnings("ignore:Reading")
+def test_any_bit_of_the_header_of_vectors(tmp_path: Path) -> None:
+    """numpy parses it as Python and raises what Python's parser does."""
+    folder = tmp_path / "i"
+    fill(folder, 0, 1, 2)
+    path = folder / "shards" / "000001" / "embeddings.npy"
+    whole = path.read_bytes()
+    found = 0
+    for at in range(len(whole) - 3 * 4 * 2):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[at] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                np.testing.assert_array_equal(Snapshot(folder).vectors([0, 1, 2]), vectors(0, 1, 2))
+            except DamagedError:
+                found += 1
+    assert found > 1000
