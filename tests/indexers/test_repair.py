@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm2clip_search.engine import SearchIndex
+from llm2clip_search.engine.filter import Filter
 from llm2clip_search.errors import DamagedError, Llm2ClipError
 from llm2clip_search.indexers import AnnConfig, RepairSummary, repair_index
 from llm2clip_search.indexers.commit import Committer
@@ -121,6 +122,9 @@ def test_any_damage_is_named_and_mended(original: Path, kind: str, which: int, w
         assert named == [name] or (named == [] and (is_report or is_same))
 
         given_now = answers_or_error(index)
+        if name.endswith("metadata.parquet") and kind in ("cut", "delete", "append"):
+            with pytest.raises(DamagedError, match=r"metadata\.parquet"):
+                Filter(Snapshot(index)).ids("width > 1 AND path LIKE '%png'")
         if isinstance(given_now, Llm2ClipError):
             assert named, given_now
         elif name.endswith("embeddings.npy"):  # only the row of a flipped bit has another score
