@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.errors import StoreError
+from llm2clip_search.errors import DamagedError, StoreError
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import Manifest
 from llm2clip_search.store.schema import metadata_schema
@@ -181,8 +181,11 @@ class Snapshot:
         for shard in self.shards:
             positions, rows = shard.find(wanted)
             if len(rows):
+                table = shard.rows(rows)
+                if "id" not in table.column_names or table.column("id").to_pylist() != wanted[positions].tolist():
+                    raise DamagedError(f"{shard.folder} gives other images than those of its ids; a file is damaged.")
                 places += positions.tolist()
-                tables.append(shard.rows(rows))
+                tables.append(table)
         if not tables:
             return []
         read = completed(pa.concat_tables(tables, promote_options="default"), self.schema).to_pylist()
