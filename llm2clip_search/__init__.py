@@ -8,7 +8,15 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
-from llm2clip_search.errors import CorpusError, ImageError, Llm2ClipError, ModelError, QueryError, StoreError
+from llm2clip_search.errors import (
+    CorpusError,
+    DamagedError,
+    ImageError,
+    Llm2ClipError,
+    ModelError,
+    QueryError,
+    StoreError,
+)
 
 if TYPE_CHECKING:
     from llm2clip_search.base.identity import ModelIdentity
@@ -36,15 +44,20 @@ if TYPE_CHECKING:
         IndexConfig,
         IndexSummary,
         MergeSummary,
+        RepairSummary,
         index_corpus,
         index_folder,
         merge_indices,
+        repair_index,
     )
+    from llm2clip_search.store import DamagedFile, Verification, verify_index
 
 __all__ = [
     "AnnConfig",
     "Corpus",
     "CorpusError",
+    "DamagedError",
+    "DamagedFile",
     "Duplicate",
     "DuplicateGroup",
     "Duplicates",
@@ -63,6 +76,7 @@ __all__ = [
     "Progress",
     "Query",
     "QueryError",
+    "RepairSummary",
     "Result",
     "SearchIndex",
     "SearchIndices",
@@ -70,6 +84,7 @@ __all__ = [
     "Searcher",
     "StoreError",
     "Term",
+    "Verification",
     "find_duplicates",
     "index_corpus",
     "index_folder",
@@ -77,6 +92,8 @@ __all__ = [
     "merge_indices",
     "open_corpus",
     "open_index",
+    "repair_index",
+    "verify_index",
 ]
 
 _HOMES = {
@@ -90,9 +107,10 @@ _HOMES = {
         *("SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),
     ),
     "indexers": (
-        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary"),
-        *("index_corpus", "index_folder", "merge_indices"),
+        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary", "RepairSummary"),
+        *("index_corpus", "index_folder", "merge_indices", "repair_index"),
     ),
+    "store": ("DamagedFile", "Verification", "verify_index"),
 }
 
 # A library is silent unless its caller configures logging; the command line does.
