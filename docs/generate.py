@@ -45,7 +45,7 @@ MEANINGS = {
     "camera": "Camera make and model from EXIF.",
     "latitude": "EXIF latitude in degrees, north positive.",
     "longitude": "EXIF longitude in degrees, east positive.",
-    "corpus": "Corpus that the image came from, as in `roots`; null in rows of schema 1.",
+    "corpus": "Source that the image came from, as in `sources` of the manifest; null in rows of schema 1.",
     "version": "Mark by which the corpus recognises an unchanged item; null if it has none.",
 }
 """Every metadata column in one sentence. A column without an entry fails with a `KeyError`."""
@@ -132,6 +132,7 @@ def hit_keys() -> str:
         "rank": ("integer", "Position in the whole ranking, from 1; pages continue the count."),
         "score": ("number", "Cosine similarity, -1 to 1."),
         "path": ("string", ABSOLUTE),
+        "exists": ("boolean or null", "Whether the file is there now; null if it is not a file of this machine."),
     }
     metadata = {name: None for name in METADATA_SCHEMA.names if name not in ("id", "path", *INTERNAL)}
     rows = []

@@ -21,7 +21,7 @@ from llm2clip_search.errors import (
 if TYPE_CHECKING:
     from llm2clip_search.base.identity import ModelIdentity
     from llm2clip_search.base.progress import Progress
-    from llm2clip_search.corpora import Corpus, FolderCorpus, Item, open_corpus
+    from llm2clip_search.corpora import Corpus, FolderCorpus, Item, Skipped, open_corpus
     from llm2clip_search.encoders import Encoder, load_encoder
     from llm2clip_search.encoders.config import PreprocessConfig
     from llm2clip_search.engine import (
@@ -45,9 +45,13 @@ if TYPE_CHECKING:
         IndexSummary,
         MergeSummary,
         RepairSummary,
+        Source,
+        forget_source,
         index_corpus,
         index_folder,
+        list_sources,
         merge_indices,
+        move_source,
         repair_index,
     )
     from llm2clip_search.store import DamagedFile, Verification, verify_index
@@ -82,14 +86,19 @@ __all__ = [
     "SearchIndices",
     "SearchPlan",
     "Searcher",
+    "Skipped",
+    "Source",
     "StoreError",
     "Term",
     "Verification",
     "find_duplicates",
+    "forget_source",
     "index_corpus",
     "index_folder",
+    "list_sources",
     "load_encoder",
     "merge_indices",
+    "move_source",
     "open_corpus",
     "open_index",
     "repair_index",
@@ -99,7 +108,7 @@ __all__ = [
 _HOMES = {
     "base.identity": ("ModelIdentity",),
     "base.progress": ("Progress",),
-    "corpora": ("Corpus", "FolderCorpus", "Item", "open_corpus"),
+    "corpora": ("Corpus", "FolderCorpus", "Item", "Skipped", "open_corpus"),
     "encoders": ("Encoder", "load_encoder"),
     "encoders.config": ("PreprocessConfig",),
     "engine": (
@@ -107,8 +116,9 @@ _HOMES = {
         *("SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),
     ),
     "indexers": (
-        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary", "RepairSummary"),
-        *("index_corpus", "index_folder", "merge_indices", "repair_index"),
+        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary", "RepairSummary", "Source"),
+        *("forget_source", "index_corpus", "index_folder", "list_sources", "merge_indices", "move_source"),
+        "repair_index",
     ),
     "store": ("DamagedFile", "Verification", "verify_index"),
 }

@@ -15,7 +15,9 @@ from llm2clip_search.cli.info import info
 from llm2clip_search.cli.merge import merge
 from llm2clip_search.cli.models import models
 from llm2clip_search.cli.query import query
+from llm2clip_search.cli.query_command import QueryCommand
 from llm2clip_search.cli.repair import repair
+from llm2clip_search.cli.sources import sources
 from llm2clip_search.cli.train import train
 from llm2clip_search.cli.verify import verify
 
@@ -49,9 +51,10 @@ def options(
 
 
 app.command()(index)
-app.command()(query)
+app.command(cls=QueryCommand)(query)
 app.command()(duplicates)
 app.command()(info)
+app.add_typer(sources, name="sources")
 app.command()(compact)
 app.command()(merge)
 app.command()(verify)
@@ -66,5 +69,6 @@ def main() -> None:
     """Entry point of the ``llm2clip-search`` command."""
     # Pillow warns of damaged EXIF and the like; what matters is in the failures.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    console.tolerate_any_encoding()
     with console.errors_as_sentences():
         app()

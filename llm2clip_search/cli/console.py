@@ -1,12 +1,17 @@
 """Output of the commands: results on stdout, everything else on stderr, errors as one sentence and a hint."""
 
+import codecs
+import io
+import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -37,13 +42,75 @@ debug = False
 """Set by ``--debug``: errors show their traceback."""
 
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
+"""What Python makes of bytes that are not UTF-8, in names and arguments."""
+
+
+def tolerate_any_encoding() -> None:
+    """Print ``?`` for characters that stdout's encoding lacks, instead of failing; stderr has escapes by default."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def print_bytes(data: bytes) -> None:
+    """Write to stdout as it is, after what has been printed before; a reader gets it at once."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def print_json(value: Any) -> None:
+    """Print a value as `json_line`."""
+    print_bytes(json_line(value))
+
+
+def json_line(value: Any) -> bytes:
+    """A value as one line of JSON: in UTF-8, with escapes where stdout has another encoding.
+
+    Bytes of names that are not UTF-8 become U+FFFD: JSON cannot hold them.
+    """
+    text = _SURROGATES.sub("\ufffd", json.dumps(value, ensure_ascii=False))
+    if codecs.lookup(sys.stdout.encoding).name != "utf-8":
+        text = re.sub(r"[^\x00-\x7f]+", lambda match: json.dumps(match[0])[1:-1], text)
+    return f"{text}\n".encode()
+
+
+def printable(text: str) -> str:
+    """As `visible`; a path below the current folder is relative."""
+    return visible(text.removeprefix(f"{Path.cwd().as_posix().rstrip('/')}/"))
+
+
+def visible(text: str) -> str:
+    """Text with escapes for what could steer a terminal, and for bytes that are not UTF-8."""
+    return "".join(c if c.isprintable() or c in _JOINERS else _escape(c) for c in text)
+
+
+_JOINERS = "\u200c\u200d"
+"""Not printable by themselves, but parts of emoji and of words."""
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
 def say(message: str) -> None:
     """One line of status on stderr."""
-    err.print(escape(message))
+    err.print(_plain(message))
 
 
 def warn(message: str) -> None:
-    err.print(f"[yellow]note:[/yellow] {escape(message)}")
+    err.print(f"[yellow]note:[/yellow] {_plain(message)}")
+
+
+def _plain(message: str) -> str:
+    return escape(_SURROGATES.sub(lambda match: _escape(match[0]), message))
+
+
+def images(count: int) -> str:
+    """``1 image``, ``1,234 images``."""
+    return f"{count:,} image" + ("" if count == 1 else "s")
 
 
 def table(*columns: str, left: Collection[str] = (), title: str = "") -> "Table":
@@ -72,9 +139,9 @@ def fail(error: Llm2ClipError) -> NoReturn:
     """
     if debug:
         traceback.print_exception(error)
-    err.print(f"[bold red]error:[/bold red] {escape(str(error))}")
+    err.print(f"[bold red]error:[/bold red] {_plain(str(error))}")
     if error.hint:
-        err.print(f"[bold]hint:[/bold] {escape(error.hint)}")
+        err.print(f"[bold]hint:[/bold] {_plain(error.hint)}")
     raise SystemExit(1)
 
 

@@ -1,7 +1,6 @@
 """``llm2clip-search duplicates``: groups of near-duplicate images."""
 
-import json
-import sys
+import os
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +8,6 @@ import typer
 from rich.markup import escape
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.hits import printable
 from llm2clip_search.cli.options import IndexFolder
 from llm2clip_search.cli.progress import ProgressBar
 
@@ -54,11 +52,11 @@ def duplicates(
     with console.results():
         if json_output:
             for group in found:
-                print(json.dumps(group.to_dict(), ensure_ascii=False))
+                console.print_json(group.to_dict())
         elif paths or null:
             for group in found:
-                for other in group.others:
-                    sys.stdout.write(other["path"] + ("\0" if null else "\n"))
+                paths_of_it = (os.fsencode(other["path"]) for other in group.others)
+                console.print_bytes(b"".join(path + (b"\0" if null else b"\n") for path in paths_of_it))
         elif len(found):
             _print_table(found)
     members = sum(map(len, found.groups))
@@ -81,7 +79,7 @@ def _print_table(found: "Duplicates") -> None:
     for group in islice(found, GROUPS_SHOWN):
         for number, row in enumerate([group.best, *group.others[:SHOWN]]):
             first = [str(len(group)), ""] if number == 0 else ["", f"{row['score']:.3f}"]
-            name = escape(printable(row["path"]))
+            name = escape(console.printable(row["path"]))
             table.add_row(*first, str(row["id"]), f"{row['width']}x{row['height']}", name)
         if len(group.others) > SHOWN:
             table.add_row("", "", "", "", f"and {len(group.others) - SHOWN:,} more")

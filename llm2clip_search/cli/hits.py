@@ -1,56 +1,99 @@
-"""How hits are printed: as a table with thumbnails, as JSON, or as paths."""
+"""How hits are printed: as a table with thumbnails, as JSON, as CSV, or as paths."""
 
+import csv
+import io
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 
 from llm2clip_search.cli import console
+from llm2clip_search.errors import QueryError
 
 if TYPE_CHECKING:
-    from llm2clip_search.engine import Hit, Result
+    from llm2clip_search.engine import Hit, Result, Searcher
+
+Form = Literal["table", "json", "csv", "paths", "null"]
+"""``null`` ends each path with a zero byte."""
+LABELS = ("query", "query_line")
+"""What JSON and CSV say of the caption of a batch besides its hits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
     """What one command prints hits as."""
 
-    form: Literal["table", "json", "paths", "null"] = "table"
-    """``null`` ends each path with a zero byte."""
+    form: Form = "table"
     preview: bool = False
     """Thumbnails in the table."""
     indices: Sequence[str] = ()
     """Folders of the indices if there are several; a table then shows ids as ``ID@N``, which --like takes."""
+    columns: Sequence[str] = ()
+    """Of CSV: the keys of JSON objects."""
 
 
-def style_of(*, json_output: bool, paths: bool, null: bool, preview: bool | None, indices: Sequence[Any]) -> Style:
-    """The style that a command's options ask for; ``indices`` are those that are searched."""
-    form: Literal["table", "json", "paths", "null"] = "table"
-    if json_output:
-        form = "json"
-    elif paths or null:
-        form = "null" if null else "paths"
-    folders = [str(each.snapshot.folder) for each in indices]
-    is_shown = form == "table" and wants_pictures(preview)
-    return Style(form=form, preview=is_shown, indices=folders if len(folders) > 1 else ())
+def form_of(*, json_output: bool, csv_output: bool, paths: bool, null: bool) -> Form:
+    """The form that a command's options ask for.
+
+    Raises:
+        QueryError: more than one.
+    """
+    asked: dict[Form, bool] = {"json": json_output, "csv": csv_output, "paths": paths and not null, "null": null}
+    forms = [form for form, is_asked in asked.items() if is_asked]
+    if len(forms) > 1:
+        raise QueryError(
+            "Results are printed in one form, but several are given.", hint="Choose --json, --csv, --paths."
+        )
+    return forms[0] if forms else "table"
+
+
+def style_of(opened: "Searcher", form: Form, *, preview: bool | None, is_grouped: bool, is_batch: bool) -> Style:
+    """How to print the hits of a query in some form; ``preview`` is as of `wants_pictures`."""
+    folders = [str(part.snapshot.folder) for part in opened.parts]
+    optional = {"index": len(folders) > 1, "duplicates": is_grouped, **dict.fromkeys(LABELS, is_batch)}
+    return Style(
+        form=form,
+        preview=form == "table" and wants_pictures(preview),
+        indices=folders if len(folders) > 1 else (),
+        columns=("rank", "id", "score", "path", *opened.columns, *(name for name, given in optional.items() if given)),
+    )
+
+
+def print_head(style: Style) -> None:
+    """Print what comes before all hits: the header line of CSV."""
+    if style.form == "csv":
+        console.print_bytes(_csv_line(style.columns))
 
 
 def print_hits(result: "Result", style: Style, *, labels: Mapping[str, Any] | None = None) -> None:
-    """Print hits on stdout; ``labels`` are further keys of each JSON object."""
-    if style.form == "json":
-        for hit in result.hits:
-            print(json.dumps({**hit.to_dict(), **(labels or {})}, ensure_ascii=False))
-    elif style.form == "table":
+    """Print hits on stdout; ``labels`` are further keys of each JSON object and line of CSV."""
+    if style.form == "table":
         _print_table(result.hits, style)
-    else:
-        end = "\0" if style.form == "null" else "\n"
-        for hit in result.hits:
-            sys.stdout.write(hit.uri + end)
+        return
+    console.print_bytes(b"".join(_line(hit, style, labels or {}) for hit in result.hits))
+
+
+def _line(hit: "Hit", style: Style, labels: Mapping[str, Any]) -> bytes:
+    if style.form in ("paths", "null"):  # the bytes that the path is on disk, whatever the encoding of stdout
+        return os.fsencode(hit.uri) + (b"\0" if style.form == "null" else b"\n")
+    row = {**hit.to_dict(), **labels}
+    return console.json_line(row) if style.form == "json" else _csv_line(_cell(row.get(key)) for key in style.columns)
+
+
+def _csv_line(cells: Iterable[Any]) -> bytes:
+    """One record of RFC 4180, in UTF-8 whatever the encoding of stdout."""
+    line = io.StringIO(newline="")
+    csv.writer(line).writerow(cells)
+    return line.getvalue().encode("utf-8", "replace")
+
+
+def _cell(value: Any) -> Any:
+    """A value as CSV shows it: nothing for null, lists and objects as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | list | dict) else value
 
 
 def _print_table(hits: Sequence["Hit"], style: Style) -> None:
@@ -63,15 +106,10 @@ def _print_table(hits: Sequence["Hit"], style: Style) -> None:
         number = f"@{style.indices.index(hit.index) + 1}" if hit.index is not None else ""
         more = [f"+{len(hit.duplicates)}" if hit.duplicates else ""] if grouped else []
         size = f"{hit.metadata['width']}x{hit.metadata['height']}"
-        cells = [f"{hit.score:.3f}", f"{hit.id}{number}", *more, size, escape(printable(hit.uri))]
+        name = escape(console.printable(hit.uri)) + (" [red](gone)[/red]" if hit.exists is False else "")
+        cells = [f"{hit.score:.3f}", f"{hit.id}{number}", *more, size, name]
         table.add_row(*cells, *([_picture(hit.uri)] if style.preview else []))
     console.out.print(table)
-
-
-def printable(text: str) -> str:
-    """Text for a table: a path below the current folder is relative, control characters are shown as escapes."""
-    shown = text.removeprefix(f"{Path.cwd().as_posix().rstrip('/')}/")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 def wants_pictures(asked: bool | None) -> bool:

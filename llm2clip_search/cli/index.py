@@ -34,9 +34,27 @@ def index(
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            "--exclude", help="Skip what matches this gitignore pattern; may be repeated.", show_default=False
+            "--exclude",
+            help="Skip what matches this gitignore pattern; may be repeated. Default: as the last time.",
+            show_default=False,
         ),
     ] = None,
+    no_exclude: Annotated[bool, typer.Option("--no-exclude", help="Exclude nothing any more.")] = False,
+    everything: Annotated[
+        bool | None,
+        typer.Option(
+            "--all/--no-all",
+            help="Read hidden files and system folders too. Default: as the last time, else no.",
+            show_default=False,
+        ),
+    ] = None,
+    rehash: Annotated[
+        bool,
+        typer.Option("--rehash", help="Read all images and compare contents, also where size and times are unchanged."),
+    ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Remove the images of folders that have become empty, which are kept else.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per call of the vision tower.")] = 32,
     threads: Annotated[
         int | None,
@@ -66,31 +84,39 @@ def index(
 
     [dim]llm2clip-search index ./images --exclude 'thumbs/'[/dim]
     """
-    from llm2clip_search.corpora import open_corpus
     from llm2clip_search.encoders import load_encoder
     from llm2clip_search.encoders.registry import DEFAULT_MODEL
-    from llm2clip_search.indexers import AnnConfig, IndexConfig, index_corpus
-    from llm2clip_search.store import Manifest, default_index, has_index
+    from llm2clip_search.indexers import AnnConfig, IndexConfig, index_corpus, open_source
+    from llm2clip_search.store import Snapshot, default_index, has_index
 
+    if exclude and no_exclude:
+        raise typer.BadParameter("--exclude and --no-exclude contradict each other.")
     target = index or default_index()
-    manifest = Manifest.read(target) if has_index(target) else None
+    snapshot = Snapshot(target) if has_index(target) else None
+    corpus = open_source(source, snapshot, exclude=() if no_exclude else exclude, everything=everything)
+    manifest = snapshot.manifest if snapshot is not None else None
+    del snapshot  # its lease would keep the files that this run replaces
     if model is None:
         model = manifest.model.name if manifest else DEFAULT_MODEL
     chosen = {"threads": threads, "max_pixels": max_pixels}
     config = IndexConfig(
         batch_size=batch_size,
+        rehash=rehash,
+        forget=forget,
         ann=ann_config((manifest.ann_config if manifest else None) or AnnConfig(), ann, recall, memory),
         **{name: value for name, value in chosen.items() if value is not None},
     )
-    corpus = open_corpus(source, exclude=exclude or ())
+    if exclude is None and corpus.exclude:
+        patterns = ", ".join(map(repr, corpus.exclude))
+        console.say(f"excluding {patterns}, as the last time; --exclude names other patterns, --no-exclude none")
+    if everything is None and corpus.everything:
+        console.say("reading hidden files and system folders, as the last time; --no-all skips them")
     encoder = load_encoder(model, runtime=runtime, device=device)
     with ProgressBar() as progress:
         summary = index_corpus(corpus, encoder=encoder, index=target, config=config, progress=progress)
     if json_output:
-        import json
-
         with console.results():
-            print(json.dumps(summary.to_dict()))
+            console.print_json(summary.to_dict())
     else:
         _print(summary, shown=5)
     if max_failures is not None and summary.failed > max_failures:
@@ -113,10 +139,22 @@ def _print(summary: "IndexSummary", *, shown: int) -> None:
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
     console.say(f"  {stages} (read and decode run in threads, beside encode)")
     for failure in summary.failures[:shown]:
-        console.warn(f"{failure['path']!r}: {failure['reason']}")
+        console.warn(f"'{console.printable(failure['path'])}': {failure['reason']}")
     if summary.failed > shown:
         console.warn(f"... and {summary.failed - shown} more in {Path(summary.index) / 'failures.parquet'}")
     for folder in summary.unreadable:
-        console.warn(f"{folder}; images below it stay in the index")
+        console.warn(f"{console.visible(folder)}; images below it stay in the index")
+    for part, count in summary.vacant.items():
+        kept = f"{console.images(count)} below it stay in the index"
+        console.warn(f"{console.visible(part)} is empty now; {kept}. Is a disk not mounted? --forget removes them")
+    for part, count in summary.missing.items():
+        kept = f"{console.images(count)} of it stay in the index"
+        console.warn(
+            f"{console.visible(part)} is missing; {kept}. 'sources move' follows it, 'sources forget' removes them"
+        )
+    if summary.followed:
+        console.warn(f"the index has moved, but its images are still in {summary.followed}; their paths lead there now")
+    for reason in summary.skipped.reasons():
+        console.say(f"  {reason}")
     search = f"approximate search ({summary.ann})" if summary.ann else "exact search"
     console.say(f"  {summary.total:,} images in {summary.index}, {search}")

@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.options import IndexFolder
+from llm2clip_search.cli.sources import say_if_moved
 
 
 def info(
@@ -23,18 +24,17 @@ def info(
     snapshot = Snapshot(Path(index) if index is not None else find_index())
     manifest = snapshot.manifest
     if json_output:
-        import json
         from dataclasses import asdict
 
         with console.results():
-            print(json.dumps(asdict(manifest)))
+            console.print_json(asdict(manifest))
         return
     size = sum(path.stat().st_size for path in snapshot.folder.rglob("*") if path.is_file())
     ann = manifest.ann
     lines = {
         "index": str(snapshot.folder),
         "images": f"{manifest.live:,} ({manifest.dead:,} rows deleted or replaced, {manifest.failures:,} failures)",
-        "folders": ", ".join(snapshot.located(root) for root in manifest.roots) or "none",
+        "sources": ", ".join(snapshot.located(source.uri) for source in manifest.sources) or "none",
         "model": f"{manifest.model.name} ({manifest.model.fingerprint})",
         "vectors": f"{manifest.dim} x {manifest.dtype} in {len(manifest.shards)} shards",
         "search": ann.factory if ann else "exact",
@@ -47,4 +47,5 @@ def info(
         if not ann.exact_ms:  # an earlier version measured no times
             lines["recall"] = f"{points[0].recall:.3f} (recall@10 of {ann.queries})"
     for name, value in lines.items():
-        console.out.print(f"[bold]{name:>8}[/bold]  {escape(value)}")
+        console.out.print(f"[bold]{name:>8}[/bold]  {escape(console.visible(value))}")
+    say_if_moved(snapshot)

@@ -1,6 +1,5 @@
 """``llm2clip-search merge``: one new index of several."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +35,7 @@ def merge(
         summary = merge_indices(out, indices, ann=config, captions=captions, progress=progress)
     if json_output:
         with console.results():
-            print(json.dumps(summary.to_dict()))
+            console.print_json(summary.to_dict())
         return
     indices_text = "1 index" if summary.sources == 1 else f"{summary.sources} indices"
     console.out.print(f"{summary.total:,} images of {indices_text} merged in {summary.elapsed:.1f} s")

@@ -1,6 +1,5 @@
 """``llm2clip-search query``: search one or several indices."""
 
-import sys
 from collections.abc import Iterator
 from itertools import tee
 from pathlib import Path
@@ -10,10 +9,11 @@ import typer
 from rich.markup import escape
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.batch import STDIN, count_captions, read_captions
-from llm2clip_search.cli.hits import Style, print_hits, printable, style_of
+from llm2clip_search.cli.batch import STDIN, count_captions, read_captions, typed_captions
+from llm2clip_search.cli.hits import LABELS, Style, form_of, print_head, print_hits, style_of
 from llm2clip_search.cli.options import Device, ModelName, QuantizeName, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
+from llm2clip_search.cli.sources import say_if_moved
 
 if TYPE_CHECKING:
     from llm2clip_search.engine import Result, Searcher
@@ -28,7 +28,8 @@ def query(
     text: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A caption, as long and precise as you like; several need --fuse.",
+            help="A caption, as long and precise as you like; - reads captions from stdin, one per line. Several need"
+            " --fuse, and --batch answers each by itself.",
             show_default=False,
             metavar="CAPTION",
         ),
@@ -105,8 +106,21 @@ def query(
             metavar="COSINE",
         ),
     ] = None,
+    unique: Annotated[bool, typer.Option("--unique", help="Show files with the same content once.")] = False,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="Order the -k best results by a column, such as taken, mtime, path or size; -taken is descending."
+            " Default: by score.",
+            show_default=False,
+            metavar="[-]COLUMN",
+        ),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print how the search was done and what it took.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    csv_output: Annotated[
+        bool, typer.Option("--csv", help="Comma-separated values in UTF-8, after a line with the names of the columns.")
+    ] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print paths only, one per line.")] = False,
     null: Annotated[bool, typer.Option("-0", "--null", help="Print paths only, each ended by a zero byte.")] = False,
     preview: Annotated[
@@ -142,8 +156,11 @@ def query(
     [dim]llm2clip-search query --like 4711 --like 4713 --unlike 12^0.5 --diverse[/dim]
     [dim]llm2clip-search query "a dog swims" "a wet dog" --fuse max --group-duplicates 0.95[/dim]
     [dim]llm2clip-search query --batch captions.txt --json --index 2023 --index 2024[/dim]
+    [dim]generate-caption | llm2clip-search query - --unique --sort -taken --csv[/dim]
     """
+    form = form_of(json_output=json_output, csv_output=csv_output, paths=paths, null=null)
     captions = _batch(batch, text, fuse) if batch is not None else None
+    typed = typed_captions(text or [])
     from llm2clip_search.engine import open_index
 
     options: QueryOptions = {
@@ -160,20 +177,25 @@ def query(
         "recall": recall,
         "diverse": diverse,
         "group_duplicates": group_duplicates,
+        "unique": unique,
+        "sort": sort,
     }
     opened = open_index(index or None, model=model, runtime=runtime, device=device, quantize=quantize)
-    style = style_of(json_output=json_output, paths=paths, null=null, preview=preview, indices=opened.parts)
+    is_grouped = group_duplicates is not None
+    style = style_of(opened, form, preview=preview, is_grouped=is_grouped, is_batch=captions is not None)
     if captions is None:
-        results = [opened.query(text, **options)]
+        results = [opened.query(typed, **options)]
         _print(results[0], style)
     else:
         assert batch is not None, "captions come from it"
         results = _answer(opened, captions, options, style, total=count_captions(batch))
+    for part in opened.parts:
+        say_if_moved(part.snapshot)
     if explain:
         _explain(results, opened, per="" if batch is None else " per caption")
         if batch is None and any(plan.point is not None for plan in results[0].plans):
             exactly: QueryOptions = {**options, "recall": 1.0}
-            _compare(results[0], opened.query(text, **exactly))
+            _compare(results[0], opened.query(typed, **exactly))
 
 
 def _batch(batch: str, text: list[str] | None, fuse: str | None) -> Iterator[tuple[int, str]]:
@@ -197,6 +219,7 @@ def _print(result: "Result", style: Style) -> None:
         console.say("No image matches the query.")
         return
     with console.results():
+        print_head(style)
         print_hits(result, style)
 
 
@@ -208,6 +231,7 @@ def _answer(
     answers = opened.query_batch((caption for _, caption in asked), **options)
     last: list[Result] = []
     with ProgressBar() as progress, console.results():
+        print_head(style)
         for done, (result, (line, caption)) in enumerate(zip(answers, shown, strict=False), start=1):
             for warning in result.warnings:
                 console.warn(f"Line {line:,}: {warning}")
@@ -215,12 +239,11 @@ def _answer(
                 console.say(f"Line {line:,}: No image matches the query.")
             elif style.form == "table":
                 shown_caption = caption if len(caption) <= HEADING else f"{caption[:HEADING]}..."
-                console.out.print(f"[bold]{line}: {escape(printable(shown_caption))}[/bold]")
+                console.out.print(f"[bold]{line}: {escape(console.printable(shown_caption))}[/bold]")
                 print_hits(result, style)
                 console.out.print()
             else:
-                print_hits(result, style, labels={"query": caption, "query_line": line})
-                sys.stdout.flush()  # a reader gets each answer as it comes
+                print_hits(result, style, labels=dict(zip(LABELS, (caption, line), strict=True)))
             if total and not console.out.is_terminal:
                 progress("captions", done, total, {})
             last = [result]

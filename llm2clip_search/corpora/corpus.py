@@ -1,8 +1,10 @@
 """What a corpus is: the seam behind which folders, archives, tables and buckets look alike."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from llm2clip_search.corpora.skipped import Skipped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,6 +16,8 @@ class Item:
     version: str = ""
     """Equal for as long as the content is the same, as far as the source can tell without reading it; empty if it
     cannot tell, and then the item is read and compared by content hash."""
+    former_version: str = ""
+    """What an earlier release would have written as the version of the same content; as good as `version`."""
     size: int = 0
     """Bytes; 0 if unknown."""
     mtime_ns: int = 0
@@ -38,6 +42,14 @@ class Corpus(ItemReader, Protocol):
     def uri(self) -> str:
         """Names the corpus in an index; the URI of each item starts with it and ``/``, or equals it."""
 
+    exclude: Sequence[str] = ()
+    """Patterns of what is left out; the index remembers them."""
+    everything: bool = False
+    """True if hidden and system files are read too; the index remembers it."""
+
+    part_of: str = ""
+    """URI of the source whose part this is; empty if it is a source by itself, which the index remembers."""
+
     def items(self) -> Iterator[Item]:
         """All items, in the same order each time.
 
@@ -51,6 +63,17 @@ class Corpus(ItemReader, Protocol):
         Rows of items below them are kept: nothing is known about what became of them.
         """
         return {}
+
+    def vacant(self) -> list[str]:
+        """Parts that are there and hold nothing at all, such as the mount point of a disk that is not mounted, by URI.
+
+        Rows of items below them are kept unless the caller says otherwise.
+        """
+        return []
+
+    def skipped(self) -> Skipped:
+        """What the last `items` left out."""
+        return Skipped()
 
     def looked_for(self) -> str:
         """What counts as an item, as the message about an empty corpus says it."""

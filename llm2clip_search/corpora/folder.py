@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from llm2clip_search.corpora.corpus import Corpus, Item
+from llm2clip_search.corpora.skipped import Skipped, is_system_name
+from llm2clip_search.encoders import image_types
 from llm2clip_search.encoders.images import register_plugins
 from llm2clip_search.errors import CorpusError
 
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
 IGNORE_FILE = ".llm2clipignore"
-SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found"})
-"""Folders that hold no photographs of the user's: caches, thumbnails, waste bins."""
 _NOT_IMAGES = frozenset({".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".wmf", ".emf", ".h5", ".hdf", ".grib", ".bufr"})
 """Extensions that Pillow registers but that are documents, films or need another program."""
 
@@ -31,16 +31,35 @@ def image_extensions() -> frozenset[str]:
 class FolderCorpus(Corpus):
     """The image files below a folder, in sorted order.
 
-    Hidden files and folders, `SKIPPED_FOLDERS`, and what ``exclude`` or a ``.llm2clipignore`` in the folder matches
-    are left out. Links are followed; a folder is entered once, so loops end. An item's URI is its path as the root was
-    given, its version the time of its last change.
+    System folders (`skipped.SYSTEM_FOLDERS`), hidden files and folders, and what ``exclude`` or a ``.llm2clipignore``
+    in the folder matches are left out. Links are followed; a folder is entered once, so loops end. An item's URI is its
+    path as the root was given, its version the times of its last changes (content, and anything else).
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, exclude: Sequence[str] = ()) -> None:
-        """``exclude`` holds gitignore patterns, relative to the folder."""
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        exclude: Sequence[str] = (),
+        everything: bool = False,
+        part_of: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """A folder that is read when `items` is called.
+
+        Args:
+            exclude: gitignore patterns, relative to the folder.
+            everything: read hidden files and system folders too.
+            part_of: a folder above ``root`` whose patterns these are, and whose ignore file counts.
+        """
         self.root = Path(root).expanduser()
-        self.exclude = tuple(exclude)
+        self.exclude, self.everything = tuple(exclude), everything
+        self.part_of = "" if part_of is None else os.fspath(part_of)
+        self._top = Path(part_of or self.root)
         self._unreadable: dict[str, str] = {}
+        self._skipped = Skipped()
+        self._dangling: list[str] = []
+        self._fileless: dict[str, int] = {}
+        """Folders that hold nothing but folders, with the number of these, parents first."""
 
     @property
     def uri(self) -> str:
@@ -56,35 +75,45 @@ class FolderCorpus(Corpus):
         self._check_root()
         ignored = self._ignored()
         extensions = image_extensions()
-        self._unreadable = {}
+        self._unreadable, self._skipped, self._dangling, self._fileless = {}, Skipped(), [], {}
         seen: set[tuple[int, int]] = set()
         pending = [self.root]
         while pending:
             folder = pending.pop()
-            entries = self._entries(folder, seen)
+            if (entries := self._entries(folder, seen)) is None:
+                continue
             folders: list[Path] = []
             for entry in entries:
                 path = Path(entry.path)
-                if entry.name.startswith(".") or entry.name in SKIPPED_FOLDERS:
-                    continue
                 try:
                     is_folder = entry.is_dir()
-                    name = path.relative_to(self.root).as_posix() + ("/" if is_folder else "")
-                    if ignored.patterns and ignored.match_file(name):
+                    is_image = not is_folder and path.suffix.lower() in extensions
+                    if self._leaves_out(path, ignored, is_folder=is_folder, is_image=is_image):
                         continue
                     if is_folder:
                         folders.append(path)
-                    elif path.suffix.lower() in extensions and entry.is_file():
-                        status = entry.stat()
-                        yield Item(
-                            uri=entry.path,
-                            version=str(status.st_mtime_ns),
-                            size=status.st_size,
-                            mtime_ns=status.st_mtime_ns,
-                        )
+                    elif entry.is_symlink() and not path.exists():
+                        self._dangling.append(entry.path)
+                    elif is_image and entry.is_file():
+                        yield _item(entry)
+                    elif not is_image and image_types.of_name(path) is not None:
+                        self._skipped.types[path.suffix.lower()] += 1
+                    else:
+                        self._skipped.other += 1
                 except OSError as error:
                     self._unreadable[str(path)] = error.strerror or str(error)
+            if len(folders) == len(entries):
+                self._fileless[str(folder)] = len(folders)
             pending.extend(reversed(folders))
+
+    def covers(self, path: Path, *, is_folder: bool) -> bool:
+        """True if nothing leaves out a path below this folder: neither its name, nor a parent's, nor a pattern."""
+        ignored, parts = self._ignored(), path.relative_to(self.root).parts
+        folders = (self.root.joinpath(*parts[: number + 1]) for number in range(len(parts) - (not is_folder)))
+        return not (
+            any(self._leaves_out(folder, ignored, is_folder=True, is_image=False) for folder in folders)
+            or (not is_folder and self._leaves_out(path, ignored, is_folder=False, is_image=True))
+        )
 
     def open(self, uri: str) -> bytes:
         return Path(uri).read_bytes()
@@ -92,23 +121,53 @@ class FolderCorpus(Corpus):
     def unreadable(self) -> dict[str, str]:
         return dict(self._unreadable)
 
+    def vacant(self) -> list[str]:
+        """Links whose target is missing, and the topmost folders without any file in or below them."""
+        left, empty = dict(self._fileless), set[str]()
+        for folder in reversed(self._fileless):
+            if not left[folder]:
+                empty.add(folder)
+                parent = str(Path(folder).parent)
+                if parent in left:
+                    left[parent] -= 1
+        return [*self._dangling, *(folder for folder in self._fileless if _is_topmost(folder, empty))]
+
+    def skipped(self) -> Skipped:
+        return self._skipped
+
     def looked_for(self) -> str:
         some = [ext for ext in (".jpg", ".png", ".webp", ".heic", ".avif") if ext in image_extensions()]
         return f"{', '.join(some)} and others"
 
-    def _entries(self, folder: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
-        """What a folder holds, sorted; nothing if it was entered before or cannot be read."""
+    def _leaves_out(self, path: Path, ignored: "GitIgnoreSpec", *, is_folder: bool, is_image: bool) -> bool:
+        """True if a file or folder is passed over, which is counted."""
+        if not self.everything:
+            if is_system_name(path.name, is_folder=is_folder):
+                self._skipped.add_system(path.name, is_folder=is_folder)
+                return True
+            if path.name.startswith("."):
+                self._skipped.hidden += is_image
+                self._skipped.hidden_folders += is_folder
+                return True
+        name = path.relative_to(self._top).as_posix() + ("/" if is_folder else "")
+        if ignored.patterns and ignored.match_file(name):
+            self._skipped.excluded += is_folder or is_image
+            return True
+        return False
+
+    def _entries(self, folder: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]] | None:
+        """What a folder holds, sorted; None if it was entered before or cannot be read."""
         try:
             status = folder.stat()
             if (status.st_dev, status.st_ino) in seen:
-                return []
+                return None
             seen.add((status.st_dev, status.st_ino))
             return sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             if folder == self.root:
                 raise CorpusError(f"{self.root} cannot be read: {error.strerror}.") from error
             self._unreadable[str(folder)] = error.strerror or str(error)
-            return []
+            return None
 
     def _check_root(self) -> None:
         try:
@@ -123,7 +182,7 @@ class FolderCorpus(Corpus):
     def _ignored(self) -> "GitIgnoreSpec":
         from pathspec import GitIgnoreSpec
 
-        file, lines = self.root / IGNORE_FILE, []
+        file, lines = self._top / IGNORE_FILE, []
         if file.is_file():
             try:
                 lines = file.read_text("utf-8").splitlines()
@@ -136,3 +195,19 @@ class FolderCorpus(Corpus):
             raise CorpusError(
                 f"{source} contain something that is not a gitignore pattern: {error}.", hint="See --exclude."
             ) from error
+
+
+def _item(entry: os.DirEntry[str]) -> Item:
+    """A file; its version changes with its content, its name and whatever else a system notes the time of."""
+    status = entry.stat()
+    return Item(
+        uri=entry.path,
+        version=f"{status.st_mtime_ns}:{status.st_ctime_ns}",
+        former_version=str(status.st_mtime_ns),
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+    )
+
+
+def _is_topmost(folder: str, folders: set[str]) -> bool:
+    return folder in folders and str(Path(folder).parent) not in folders

@@ -13,11 +13,12 @@ CORPUS_PLUGINS = Plugins("llm2clip_search.corpora")
 """Each entry point is named for a URI scheme and is a callable from a URI to a `Corpus`."""
 
 
-def open_corpus(source: str | os.PathLike[str], *, exclude: Sequence[str] = ()) -> Corpus:
+def open_corpus(source: str | os.PathLike[str], *, exclude: Sequence[str] = (), everything: bool = False) -> Corpus:
     """The corpus that a source names: ``scheme://...`` of an installed plug-in, otherwise a folder.
 
     Args:
         exclude: gitignore patterns, for folders only.
+        everything: read hidden files and system folders too, of a folder.
 
     Raises:
         CorpusError: a scheme that no plug-in has, a plug-in that cannot be loaded, or patterns for one.
@@ -25,7 +26,7 @@ def open_corpus(source: str | os.PathLike[str], *, exclude: Sequence[str] = ()) 
     name = os.fspath(source)
     scheme, separator, _ = name.partition("://")
     if not separator:
-        return FolderCorpus(name, exclude=exclude)
+        return FolderCorpus(name, exclude=exclude, everything=everything)
     if exclude:
         raise CorpusError(f"{name} is not a folder, so no patterns can be excluded from it.", hint="Omit --exclude.")
     try:

@@ -6,7 +6,7 @@ Headers are checked before pixels are decoded, so that a hostile file costs no m
 import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -33,12 +33,13 @@ _RESAMPLING = {
 
 @cache
 def register_plugins() -> None:
-    """Register HEIC with Pillow if pillow-heif is installed; Pillow itself reads AVIF."""
-    try:
+    """Register HEIC and JPEG XL with Pillow if their extras are installed; Pillow itself reads AVIF."""
+    with suppress(ImportError):
         import pillow_heif
-    except ImportError:
-        return
-    pillow_heif.register_heif_opener()
+
+        pillow_heif.register_heif_opener()
+    with suppress(ImportError):
+        import pillow_jxl  # noqa: F401 - its import registers it
 
 
 @contextmanager

@@ -115,6 +115,17 @@ class Rows:
             out[of_it] = self.parts[number].snapshot.vectors(ids[of_it].tolist())
         return unit(out)
 
+    def contents(self, keys: np.ndarray) -> list[str]:
+        """Content hashes of some rows, in their order."""
+        numbers, ids = parts_and_ids(keys)
+        out = [""] * len(keys)
+        for number in np.unique(numbers).tolist():
+            places = np.flatnonzero(numbers == number)
+            found = self.parts[number].snapshot.rows(ids[places].tolist())
+            for place, row in zip(places.tolist(), found, strict=True):
+                out[place] = row["content_hash"]
+        return out
+
 
 class Candidates:
     """What one query's vectors find, asked for to growing depths."""

@@ -13,6 +13,7 @@ from llm2clip_search.engine.diversity import ROUNDING
 from llm2clip_search.engine.search import SearchIndex
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store import Snapshot
+from llm2clip_search.store.names import json_path
 
 EXACT_ROWS = 100_000
 """Up to this many images, each is compared with each."""
@@ -48,7 +49,8 @@ _KEYS = ("id", "path", "width", "height", "size", "score")
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in _KEYS if key in row}
+    shown = json_path(row["path"])
+    return {key: shown.pop(key) if key == "path" else row[key] for key in _KEYS if key in row} | shown
 
 
 class Duplicates:

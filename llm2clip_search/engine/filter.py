@@ -13,6 +13,7 @@ from llm2clip_search.engine.condition import check_condition
 from llm2clip_search.engine.held_columns import HeldColumns
 from llm2clip_search.errors import DamagedError, QueryError, first_line
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot
+from llm2clip_search.store.names import encode
 from llm2clip_search.store.shard import Shard
 
 COLUMNS = tuple(name for name in METADATA_SCHEMA.names if name not in ("mtime_ns", "version"))
@@ -64,6 +65,7 @@ class Filter:
         """
         import duckdb
 
+        where = encode(where)  # a name in it is compared with names as they are stored
         with self._connection.cursor() as cursor:
             try:
                 source = self._held.source(cursor, check_condition(cursor, where))
@@ -118,7 +120,7 @@ def time_limit(cursor: Any, seconds: float) -> Iterator[None]:
 
 def _live_rows(snapshot: Snapshot) -> str:
     """The view of live rows with whole paths: shards as they are, and shards with dead rows without those."""
-    base = snapshot.base.as_posix().rstrip("/").replace("'", "''")
+    base = snapshot.stored_base.replace("'", "''")
     below = f"'{base}/' || path"
     # Patterns that DuckDB turns into prefix and substring searches; a regular expression takes three times as long.
     is_whole = "starts_with(path, '/') OR contains(path, '://') OR path LIKE '_:/%'"

@@ -1,13 +1,16 @@
 """A query: terms with weights, captions as alternatives, and which part of the ranking to return."""
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack, get_args
 
+from llm2clip_search.engine.captions import clean_caption
 from llm2clip_search.errors import QueryError
+from llm2clip_search.store.names import is_unicode
 
 Fuse = Literal["mean", "max", "rank"]
 """How several captions make one ranking: by the mean of their vectors, by the cosine with the best matching caption,
@@ -22,12 +25,16 @@ _ID = re.compile(r"\d+(@\d+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One part of a query; its unit vector is multiplied by ``weight``."""
+    """One part of a query; its unit vector is multiplied by ``weight``. A caption is made plain by `clean_caption`."""
 
     kind: Literal["text", "image", "like"]
     value: str
     """A caption, a file's path, or the id of an indexed image; ``ID@N`` is the image of the N-th index, from 1."""
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind == "text":
+            object.__setattr__(self, "value", clean_caption(self.value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +60,18 @@ class Query:
     """Order the best results by maximal marginal relevance (`diversity.diversify`)."""
     group_duplicates: float | None = None
     """Images whose cosine with a better result is at least this much are grouped under that result."""
+    unique: bool = False
+    """Files with the same content are one result, the first of them in the ranking."""
+    sort: str | None = None
+    """Column by which the results of the page are ordered in the end, see `results.in_order_of`."""
 
     def __post_init__(self) -> None:
         if not self.terms and not self.alternatives:
             raise QueryError("The query is empty.", hint=_ASK)
         for term in (*self.terms, *self.alternatives):
-            if term.kind == "text" and not term.value.strip():
+            if term.kind == "text" and not term.value:
                 raise QueryError("The query is empty.", hint=_ASK)
-            if term.kind == "text" and not _is_unicode(term.value):
+            if term.kind == "text" and not is_unicode(term.value):
                 raise QueryError(f"The caption {term.value!a} is not valid UTF-8.", hint="Set the terminal to UTF-8.")
             if not math.isfinite(term.weight) or term.weight == 0.0:
                 raise QueryError(
@@ -70,8 +81,6 @@ class Query:
             raise QueryError("The query only subtracts; it needs a caption or an image to search for.", hint=_ASK)
         if self.fuse not in get_args(Fuse):
             raise QueryError(f"Captions are fused by {', '.join(get_args(Fuse))}, not by {self.fuse!r}.")
-        if self.where is not None and not _is_unicode(self.where):
-            raise QueryError(f"The condition {self.where!a} is not valid UTF-8.")
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -90,11 +99,6 @@ class Query:
     def compositions(self) -> tuple[tuple[Term, ...], ...]:
         """The terms of each query vector."""
         return tuple((caption, *self.terms) for caption in self.alternatives) or (self.terms,)
-
-
-def _is_unicode(text: str) -> bool:
-    """False for the surrogates that Python makes of command-line bytes that are not UTF-8."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def compose_terms(
@@ -127,7 +131,7 @@ def compose_terms(
     terms += [_image_term(each, -1.0) for each in _list(unlike)]
     for sign, captions in ((1.0, add), (-1.0, sub)):
         for caption in captions:
-            value, weight = _weighted(caption)
+            value, weight = _weighted(clean_caption(caption))
             terms.append(Term(kind="text", value=value, weight=sign * weight))
     return tuple(terms)
 
@@ -139,14 +143,17 @@ def _list(given: ImageRef | Sequence[ImageRef] | None) -> Sequence[ImageRef]:
 
 
 def _image_term(given: ImageRef, sign: float, *, may_be_id: bool = True) -> Term:
-    """A term of an id or a file; a `Path` is a file as it is, whatever its name ends in."""
+    """A term of an id or a file. A `Path`, or the name of a file that exists, is that file, whatever it ends in."""
     if isinstance(given, Path):
         return Term(kind="image", value=str(given), weight=sign)
     if not isinstance(given, str):
         return Term(kind="like", value=str(given), weight=sign)
-    value, weight = _weighted(given)
-    kind: Literal["like", "image"] = "like" if may_be_id and _ID.fullmatch(value) else "image"
-    return Term(kind=kind, value=value, weight=sign * weight)
+    value, weight = (given, 1.0) if os.path.exists(given) else _weighted(given)  # noqa: PTH110 - any text is a question
+    if may_be_id and _ID.fullmatch(value):
+        return Term(kind="like", value=value, weight=sign * weight)
+    if not os.path.exists(value):  # noqa: PTH110
+        value = os.path.expanduser(value)  # noqa: PTH111 - shells leave the ~ in --image=~/a.jpg
+    return Term(kind="image", value=value, weight=sign * weight)
 
 
 def _weighted(given: str) -> tuple[str, float]:
@@ -170,6 +177,8 @@ class QueryOptions(TypedDict, total=False):
     recall: float | None
     diverse: bool
     group_duplicates: float | None
+    unique: bool
+    sort: str | None
 
 
 def compose_query(captions: Sequence[str], **options: Unpack[QueryOptions]) -> Query:
@@ -189,7 +198,8 @@ def compose_query(captions: Sequence[str], **options: Unpack[QueryOptions]) -> Q
     if fuse is None:
         raise QueryError(
             f"There are {len(captions)} captions, but nothing says how to combine them.",
-            hint="Put a caption of several words in quotes, or give --fuse mean, max or rank.",
+            hint="Put a caption of several words in quotes, give --fuse mean, max or rank to combine them, or --batch"
+            " to answer each by itself.",
         )
     alternatives = tuple(Term(kind="text", value=caption) for caption in captions)
     return Query(terms=terms[1:], alternatives=alternatives, fuse=fuse, **rest)  # type: ignore[arg-type]

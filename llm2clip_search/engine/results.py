@@ -1,11 +1,15 @@
 """Typed results; the command line only formats them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from llm2clip_search.engine.plan import SearchPlan
+from llm2clip_search.errors import QueryError
+from llm2clip_search.store.names import json_path
 from llm2clip_search.store.snapshot import is_uri
 
 INTERNAL = ("corpus", "version")
@@ -23,8 +27,10 @@ class Duplicate:
     """As of `Hit`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object; ``index`` is there only if several indices were searched."""
-        return {"id": self.id, "path": self.uri} | ({"index": self.index} if self.index is not None else {})
+        """A JSON object; ``index`` is there only if several indices were searched, ``path_bytes`` as of `Hit`."""
+        shown = json_path(self.uri)
+        row = {"id": self.id, "path": shown.pop("path")}
+        return row | ({"index": self.index} if self.index is not None else {}) | shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,8 @@ class Hit:
     score: float
     """Cosine."""
     uri: str
-    """Absolute path of its file, or ``scheme://...`` for an item that is not a file of this machine."""
+    """Absolute path of its file, or ``scheme://...`` for an item that is not a file of this machine. Bytes that are not
+    UTF-8 are there as Python has them in names: `os.fsencode` gives them back."""
     metadata: dict[str, Any]
     """The other columns of its row."""
     index: str | None = None
@@ -56,18 +63,26 @@ class Hit:
             raise ValueError(f"{self.uri} is not a file of this machine")
         return Path(self.uri)
 
+    @property
+    def exists(self) -> bool | None:
+        """True if its file is there now, None if it is not a file of this machine. Looks at the disk."""
+        return None if is_uri(self.uri) else Path(self.uri).exists()
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; times are ISO 8601, missing values null.
 
-        ``index`` and ``duplicates`` are its last keys, and there only if the query asks for them.
+        ``index`` and ``duplicates`` are its last keys, and there only if the query asks for them; after them
+        ``path_bytes`` if the path is not UTF-8 (see `names.json_path`).
         """
+        shown = json_path(self.uri)
         rest = {key: v.isoformat() if isinstance(v, datetime) else v for key, v in self.metadata.items()}
-        row = {"rank": self.rank, "id": self.id, "score": self.score, "path": self.uri, **rest}
+        row = {"rank": self.rank, "id": self.id, "score": self.score, "path": shown.pop("path"), **rest}
+        row["exists"] = self.exists
         if self.index is not None:
             row["index"] = self.index
         if self.duplicates is not None:
             row["duplicates"] = [duplicate.to_dict() for duplicate in self.duplicates]
-        return row
+        return row | shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,3 +101,39 @@ class Result:
     def plan(self) -> SearchPlan:
         """The plan of the index that was searched, of the first one if there are several."""
         return self.plans[0]
+
+
+_ALIASES = {"mtime": "mtime_ns"}
+"""Names of columns in conditions that results call otherwise."""
+
+
+def sortable(columns: Sequence[str]) -> tuple[str, ...]:
+    """What hits with these columns of metadata can be ordered by."""
+    return ("score", "id", "path", *_ALIASES, *columns)
+
+
+def in_order_of(hits: list[Hit], sort: str | None) -> list[Hit]:
+    """Hits by the value of a column, ascending, or descending for ``-COLUMN``; as they are without one.
+
+    Hits without a value come last in either order, and equal values by rank.
+
+    Raises:
+        QueryError: values that have no order, such as objects.
+    """
+    if sort is None:
+        return hits
+    name = sort.removeprefix("-")
+    values = {hit.rank: _value(hit, _ALIASES.get(name, name)) for hit in hits}
+    known = [hit for hit in hits if values[hit.rank] is not None]
+    missing = [hit for hit in hits if values[hit.rank] is None]
+    try:
+        return [*sorted(known, key=lambda hit: values[hit.rank], reverse=sort.startswith("-")), *missing]
+    except TypeError as error:
+        kind = type(values[known[0].rank]).__name__
+        raise QueryError(f"The results cannot be ordered by {name!r}: its values ({kind}) have no order.") from error
+
+
+def _value(hit: Hit, name: str) -> Any:
+    own = {"score": hit.score, "id": hit.id, "path": hit.uri}
+    value = own[name] if name in own else hit.metadata.get(name)
+    return None if isinstance(value, float) and isnan(value) else value  # no number comes before or after NaN

@@ -16,7 +16,7 @@ from llm2clip_search.engine.candidates import Candidates, Part, Rows
 from llm2clip_search.engine.diversity import Group
 from llm2clip_search.engine.query import Fuse, ImageRef, Query, QueryOptions, compose_query
 from llm2clip_search.engine.ranking import parts_and_ids
-from llm2clip_search.engine.results import INTERNAL, Duplicate, Hit, Result
+from llm2clip_search.engine.results import INTERNAL, Duplicate, Hit, Result, in_order_of, sortable
 from llm2clip_search.engine.selection import first_depth, select
 from llm2clip_search.errors import QueryError
 
@@ -43,6 +43,12 @@ class Searcher(ABC):
 
     def __len__(self) -> int:
         return sum(part.snapshot.manifest.live for part in self.parts)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns in the metadata of hits, of all indices."""
+        names = [name for part in self.parts for name in part.snapshot.schema.names]
+        return tuple(name for name in dict.fromkeys(names) if name not in ("id", "path", *INTERNAL))
 
     @property
     def encoder(self) -> Encoder:
@@ -73,6 +79,8 @@ class Searcher(ABC):
         recall: float | None = None,
         diverse: bool = False,
         group_duplicates: float | None = None,
+        unique: bool = False,
+        sort: str | None = None,
     ) -> Result:
         """Find the images nearest to a caption, an image, an indexed image, or their sum.
 
@@ -91,6 +99,9 @@ class Searcher(ABC):
             recall: as in `Query`.
             diverse: order the best 100 results by maximal marginal relevance.
             group_duplicates: least cosine at which an image counts as a duplicate of a better result.
+            unique: files with the same content are one result.
+            sort: column to order the results by, as ``"taken"``, or ``"-taken"`` for descending order. The results are
+                still the ``k`` best, and their ranks say how good.
 
         Raises:
             QueryError: an empty query, several captions without ``fuse``, an id or column that does not exist, wrong
@@ -114,12 +125,15 @@ class Searcher(ABC):
                 recall=recall,
                 diverse=diverse,
                 group_duplicates=group_duplicates,
+                unique=unique,
+                sort=sort,
             )
         )
 
     def run(self, query: Query) -> Result:
         """Run one query; errors as for `query`."""
         started = time.perf_counter()
+        self._check_sort(query)
         rows = Rows(self.parts, query.where)
         return self._run([query], rows, time.perf_counter() - started)[0]
 
@@ -140,6 +154,7 @@ class Searcher(ABC):
         any_query = compose_query(["any"], **options)  # options are checked before a caption is read
         size = max(1, min(BATCH, _BATCH_CANDIDATES // first_depth(any_query)))
         started = time.perf_counter()
+        self._check_sort(any_query)
         rows = Rows(self.parts, any_query.where)
         filtered = time.perf_counter() - started
         pending = iter(captions)
@@ -164,13 +179,23 @@ class Searcher(ABC):
             pages.append(select(found))
             used.append(found.plans)
         clock.lap("search")
-        hits = self._join(pages, queries[0])
+        hits = [in_order_of(page, queries[0].sort) for page in self._join(pages, queries[0])]
         clock.lap("join")
         seconds = {stage: spent / len(queries) for stage, spent in clock.seconds.items()}
         return [
             Result(hits=page, plans=plan, warnings=said, seconds=seconds)
             for page, plan, said in zip(hits, used, warnings, strict=True)
         ]
+
+    def _check_sort(self, query: Query) -> None:
+        if query.sort is None:
+            return
+        name, columns = query.sort.removeprefix("-"), sortable(self.columns)
+        if name not in columns:
+            raise QueryError(
+                f"The results cannot be ordered by {name!r}; the columns are {', '.join(columns)}.",
+                hint="A minus sign before the column, as in --sort -taken, means descending order.",
+            )
 
     def _warnings(self, query: Query) -> list[str]:
         captions = [term.value for term in (*query.alternatives, *query.terms) if term.kind == "text"]
@@ -216,8 +241,9 @@ class Searcher(ABC):
         holders = [each for each in asked if int(identifier) in self.parts[each - 1].snapshot]
         if not holders:
             where = f"Index {number}" if number else "The index" if len(self.parts) == 1 else "None of the indices"
+            hint = f"Use an id that results show, or write ./{identifier} for a file of that name."
             has = "has an" if where.startswith("None") else "has no"
-            raise QueryError(f"{where} {has} image with id {identifier}.", hint="Use an id that results show.")
+            raise QueryError(f"{where} {has} image with id {identifier}.", hint=hint)
         if len(holders) > 1:
             folders = " and ".join(f"{self.parts[each - 1].snapshot.folder} ({identifier}@{each})" for each in holders)
             raise QueryError(

@@ -1,4 +1,4 @@
-"""From what a query's vectors find to the results of a page: fuse, cut, group, diversify.
+"""From what a query's vectors find to the results of a page: fuse, cut, drop copies, group, diversify.
 
 Each step is defined on the whole ranking, so that pages continue each other. Steps that look at many rows at once
 concern the first rows only, a pool that is the same for every page; after it the ranking goes on by cosine.
@@ -14,7 +14,7 @@ from llm2clip_search.engine.ranking import Ranking, continued, ranked, reciproca
 FUSED_POOL = 500
 """Rows of each caption's ranking that rank fusion takes into account, and the first look for duplicates."""
 MOST_GROUPED = 100_000
-"""Results that are looked at for groups of duplicates; a low cosine would group the whole index."""
+"""Results that are looked at for duplicates and copies; a low cosine would group the whole index."""
 DIVERSE_POOL = 100
 """Results that are ordered by maximal marginal relevance. Those of a larger pool are less and less relevant."""
 
@@ -23,7 +23,7 @@ def first_depth(query: Query) -> int:
     """How deep the first search of a query's vectors goes."""
     if _is_fused_by_rank(query):
         return FUSED_POOL
-    return max(_wanted(query), FUSED_POOL if query.group_duplicates is not None else 1)
+    return max(_wanted(query) * (2 if query.unique else 1), FUSED_POOL if query.group_duplicates is not None else 1)
 
 
 def select(found: Candidates) -> list[Group]:
@@ -34,6 +34,8 @@ def select(found: Candidates) -> list[Group]:
     while True:
         ranking = _fused(found, depth)
         kept = ranking.above(query.threshold)
+        if query.unique:
+            kept = _first_of_each_content(kept, found)
         if query.group_duplicates is None:
             groups = ungrouped(kept)
         else:
@@ -51,6 +53,15 @@ def select(found: Candidates) -> list[Group]:
         order = diversify(np.array([group.score for group in pool]), vectors)
         groups = [*(pool[place] for place in order.tolist()), *rest]
     return groups[query.offset : query.offset + query.k]
+
+
+def _first_of_each_content(ranking: Ranking, found: Candidates) -> Ranking:
+    """The rows of a ranking but for those whose file has the content of an earlier one."""
+    first: dict[str, int] = {}
+    for place, content in enumerate(found.rows.contents(ranking.keys)):
+        first.setdefault(content or str(place), place)
+    kept = np.fromiter(first.values(), dtype=np.int64, count=len(first))
+    return Ranking(keys=ranking.keys[kept], scores=ranking.scores[kept])
 
 
 def _wanted(query: Query) -> int:

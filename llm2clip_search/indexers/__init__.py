@@ -4,6 +4,7 @@ from llm2clip_search.indexers.ann import build_ann
 from llm2clip_search.indexers.corpus import IndexConfig, IndexSummary, index_corpus, index_folder
 from llm2clip_search.indexers.merge import MergeSummary, merge_indices
 from llm2clip_search.indexers.repair import RepairSummary, repair_index
+from llm2clip_search.indexers.sources import Source, forget_source, list_sources, move_source, open_source
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 __all__ = [
@@ -12,9 +13,14 @@ __all__ = [
     "IndexSummary",
     "MergeSummary",
     "RepairSummary",
+    "Source",
     "build_ann",
+    "forget_source",
     "index_corpus",
     "index_folder",
+    "list_sources",
     "merge_indices",
+    "move_source",
+    "open_source",
     "repair_index",
 ]

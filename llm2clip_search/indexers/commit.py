@@ -3,28 +3,29 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from llm2clip_search.corpora.decode import Decoded, ImageFacts
 from llm2clip_search.errors import ImageError
-from llm2clip_search.indexers.known import content_key
-from llm2clip_search.indexers.plan import IndexPlan
+from llm2clip_search.indexers.known import Embedded, content_key
+from llm2clip_search.indexers.plan import IndexPlan, is_lost
 from llm2clip_search.store import Row, Writer
 from llm2clip_search.store.compaction import compact
 from llm2clip_search.store.schema import Failure
+from llm2clip_search.store.snapshot import is_uri
 
 _FACTS = tuple(each.name for each in fields(ImageFacts))
 
 
 @dataclass(slots=True)
 class _Ready:
-    """A row waiting for its commit: embedded, or with the id of a row whose content it shares."""
+    """A row waiting for its commit: embedded, or with the vector of a row whose content it shares."""
 
     path: str
     decoded: Decoded
-    id: int | None = None
-    """Of the row, if it keeps one."""
+    id: int
     twin: int | None = None
     """Id of the row that its vector and facts are taken from."""
 
@@ -44,25 +45,38 @@ class Committer:
         self.failures: list[Failure] = []
         self.seconds = 0.0
         """Spent on writing."""
-        # Vectors and facts of known content come from here: a later commit may remove the row that has them.
+        # Vectors and facts of content that was known come from here: a later commit may remove the row that has them.
         self._before = writer.snapshot
-        known = plan.known
-        self._gone = set(known.ids[plan.gone].tolist())
-        self._moved_from = dict(zip(known.contents[plan.gone].tolist(), known.ids[plan.gone].tolist(), strict=True))
+        self._embedded = Embedded()
+        self._gone = np.zeros(len(plan.known), dtype=bool)
+        self._gone[plan.gone] = True
+        self._elsewhere = plan.known.present.copy()
+        """Rows whose file is known to be in its place, or to have been found in another one."""
         self._ready: list[_Ready] = []
+        self._next_id = writer.manifest.next_id
         self._removed: set[int] = set()
         self._committed = time.monotonic()
 
     @property
     def removed(self) -> int:
         """Rows whose item is gone and was not found again elsewhere."""
-        return len(self._gone)
+        return int(self._gone.sum())
+
+    @property
+    def vacant(self) -> dict[str, int]:
+        """Rows that are kept below parts that hold nothing any more, and were not found again elsewhere."""
+        counts = {part: int((~self._elsewhere[rows]).sum()) for part, rows in self.plan.vacant.items()}
+        return {part: count for part, count in counts.items() if count}
+
+    def knows(self, content_hash: str) -> bool:
+        """True if a row has the content, in the index as it was or by what this run has embedded; for any thread."""
+        return self.plan.known.find_content(content_hash) >= 0 or self._embedded.find(content_hash) >= 0
 
     def take(self, decoded: Decoded) -> None:
         """Add one item: failed, of known content, or with a fresh vector. Commits when it is time."""
         path = self.writer.snapshot.stored(decoded.item.uri)
-        if decoded.error is not None or not _is_text(path):
-            self._fail(path, decoded.error or ImageError("its name is not valid UTF-8", stage="read"))
+        if decoded.error is not None:
+            self._fail(path, decoded.error)
         elif decoded.vector is not None:
             self._add(path, decoded)
         else:
@@ -76,7 +90,7 @@ class Committer:
         started = time.perf_counter()
         if self._ready or self._removed:
             rows, vectors = self._assemble()
-            self.writer.commit(rows, vectors, removed=self._removed)
+            self.writer.commit(rows, vectors, removed=self._removed, source=self.plan.source)
             self._ready, self._removed = [], set()
             compact(self.writer)
         self._committed = time.monotonic()
@@ -85,10 +99,11 @@ class Committer:
     def finish(self) -> None:
         """Write the rest, forget rows whose item is gone, and record the corpus and its failures."""
         started = time.perf_counter()
-        removed = self._removed | self._gone
-        if self._ready or removed or self.plan.root not in self.writer.manifest.roots:
+        source = self.plan.source
+        removed = np.concatenate([np.array([*self._removed], dtype=np.int64), self.plan.known.ids[self._gone]])
+        if self._ready or len(removed) or (source is not None and source not in self.writer.manifest.sources):
             rows, vectors = self._assemble()
-            self.writer.commit(rows, vectors, removed=removed, root=self.plan.root)
+            self.writer.commit(rows, vectors, removed=removed, source=source)
             self._ready, self._removed = [], set()
         self.writer.record_failures(self.failures, under=self.plan.root)
         compact(self.writer)
@@ -98,33 +113,59 @@ class Committer:
         if (before := self.plan.known.find(path)) >= 0:
             # A changed item's old row goes in the commit that brings its new one.
             self._removed.add(int(self.plan.known.ids[before]))
-        self._ready.append(_Ready(path, decoded))
+        ready = _Ready(path, decoded, self._fresh_id())
+        self._embedded.add(decoded.content_hash, ready.id)
+        self._ready.append(ready)
         self.indexed += 1
 
     def _reuse(self, path: str, decoded: Decoded) -> None:
-        """A row for known content: it keeps the id of its own or its vanished row, else copies the vector."""
-        known, content = self.plan.known, int(content_key(decoded.content_hash))
+        """A row for known content: it keeps the id of its own row or of a lost one, else it copies the vector."""
+        known, content = self.plan.known, content_key(decoded.content_hash)
         before = known.find(path)
         own = int(known.ids[before]) if before >= 0 else None
-        keeps: int | None = None
-        if before >= 0 and int(known.contents[before]) == content:
+        if before >= 0 and known.contents[before] == content:
             same_time = known.mtimes[before] == decoded.item.mtime_ns
             if same_time and known.has_version(before, decoded.item):
                 self.unchanged += 1
                 return
             keeps = own
-        elif (moved := self._moved_from.pop(content, None)) is not None:
-            keeps = moved
-            self._gone.discard(moved)
+        else:
+            keeps = self._moved_from(decoded.content_hash)
         if own is not None and keeps != own:
             self._removed.add(own)
-        twin = int(known.ids[known.find_content(decoded.content_hash)]) if keeps is None else keeps
-        self._ready.append(_Ready(path, decoded, id=keeps, twin=twin))
+        twin = keeps
+        if twin is None:
+            row = known.find_content(decoded.content_hash)
+            twin = int(known.ids[row]) if row >= 0 else self._embedded.find(decoded.content_hash)
+        self._ready.append(_Ready(path, decoded, self._fresh_id() if keeps is None else keeps, twin))
         self.reused += 1
 
+    def _moved_from(self, content_hash: str) -> int | None:
+        """Id of a row with a content whose file is gone: of this corpus, else of any other; each is given once.
+
+        Files of other corpora are looked for on the disk, so that a file that is still there is not taken for moved.
+        """
+        rows = self.plan.known.with_content(content_hash)
+        rows = rows[~self._elsewhere[rows]]
+        for row in rows[np.argsort(~self._gone[rows], kind="stable")]:
+            self._elsewhere[row] = True
+            identifier = int(self.plan.known.ids[row])
+            if self._gone[row] or self._is_lost(identifier):
+                self._gone[row] = False
+                return identifier
+        return None
+
+    def _is_lost(self, identifier: int) -> bool:
+        path = self._before.rows([identifier])[0]["path"]
+        return not is_uri(path) and is_lost(self._before.located(path))
+
+    def _fresh_id(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
+
     def _fail(self, path: str, error: ImageError) -> None:
-        printable = path.encode("utf-8", "backslashreplace").decode("utf-8")
-        self.failures.append(Failure(path=printable, stage=error.stage, reason=str(error)))
+        reason = str(error).encode("utf-8", "backslashreplace").decode()  # it may quote a name
+        self.failures.append(Failure(path=path, stage=error.stage, reason=reason))
         before = self.plan.known.find(path)
         if before >= 0 and error.stage != "read":
             # The item now holds something else, which is broken; the old vector no longer describes it.
@@ -132,33 +173,39 @@ class Committer:
 
     def _assemble(self) -> tuple[list[Row], np.ndarray]:
         ready: Sequence[_Ready] = self._ready
-        fresh = iter(self.writer.allocate(sum(each.id is None for each in ready)))
         vectors = np.empty((len(ready), self.writer.manifest.dim), dtype=np.float32)
-        twins = sorted({each.twin for each in ready if each.twin is not None})
-        stored = dict(zip(twins, self._before.vectors(twins), strict=True))
-        facts = {row["id"]: row for row in self._before.rows(twins)}
+        stored, facts = self._stored({each.twin for each in ready if each.twin is not None})
         rows: list[Row] = []
         for number, each in enumerate(ready):
             item, twin = each.decoded.item, facts.get(each.twin) if each.twin is not None else None
             vectors[number] = each.decoded.vector if each.twin is None else stored[each.twin]
             rows.append(
                 Row(
-                    id=next(fresh) if each.id is None else each.id,
+                    id=each.id,
                     path=each.path,
                     content_hash=each.decoded.content_hash,
                     size=each.decoded.size,
                     mtime_ns=item.mtime_ns,
-                    corpus=self.plan.root,
+                    corpus=self.plan.owner,
                     version=item.version or None,
                     **{name: twin[name] if twin else getattr(each.decoded.facts, name) for name in _FACTS},
                 )
             )
         return rows, vectors
 
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    def _stored(self, twins: set[int]) -> tuple[dict[int, np.ndarray], dict[int, dict[str, Any]]]:
+        """Vectors and facts by id of rows that were there before the run, that it has committed, or that wait here."""
+        vectors, facts = dict[int, np.ndarray](), dict[int, dict[str, Any]]()
+        waiting = {
+            each.id: each.decoded for each in self._ready if each.id in twins and each.decoded.vector is not None
+        }
+        for identifier, decoded in waiting.items():
+            assert decoded.vector is not None
+            vectors[identifier] = decoded.vector
+            facts[identifier] = {name: getattr(decoded.facts, name) for name in _FACTS}
+        first = self._before.manifest.next_id
+        for snapshot, is_new in ((self._before, False), (self.writer.snapshot, True)):
+            ids = sorted(each for each in twins if (each >= first) is is_new and each not in waiting)
+            vectors |= zip(ids, snapshot.vectors(ids), strict=True)
+            facts |= {row["id"]: row for row in snapshot.rows(ids)}
+        return vectors, facts

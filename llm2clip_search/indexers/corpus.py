@@ -3,21 +3,23 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llm2clip_search.base.progress import Progress, no_progress
-from llm2clip_search.corpora import Corpus, FolderCorpus
+from llm2clip_search.corpora import Corpus, Skipped
 from llm2clip_search.corpora.corpus import ItemReader
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
-from llm2clip_search.errors import StoreError
+from llm2clip_search.errors import CorpusError, StoreError
 from llm2clip_search.indexers.ann import build_ann
 from llm2clip_search.indexers.commit import Committer
 from llm2clip_search.indexers.embed import embed_ahead
 from llm2clip_search.indexers.plan import plan_update, refuse_empty
+from llm2clip_search.indexers.sources import check_missing, follow_base, open_source
 from llm2clip_search.store import Snapshot, Writer, default_index, has_index
+from llm2clip_search.store.names import decode, json_path
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 
@@ -36,6 +38,11 @@ class IndexConfig:
     rows_per_commit: int = 8192
     seconds_per_commit: float = 60.0
     """A commit is made after this time or that many rows: what a kill can lose."""
+    rehash: bool = False
+    """Read every item and compare contents, whatever size and version say."""
+    forget: bool = False
+    """Remove rows below parts of the corpus that hold nothing any more, which otherwise are kept: an unmounted disk
+    looks like an emptied folder."""
     ann: AnnConfig | None = None
     """When and how search becomes approximate; None keeps the index's own configuration."""
 
@@ -57,6 +64,18 @@ class IndexSummary:
     """Live rows of the index afterwards, all corpora together."""
     unreadable: list[str] = field(default_factory=list)
     """Parts of the corpus that could not be looked into; rows below them were kept."""
+    vacant: dict[str, int] = field(default_factory=dict)
+    """Parts that hold nothing any more, with the number of rows below them, which were kept."""
+    missing: dict[str, int] = field(default_factory=dict)
+    """Other sources whose folder is missing, with the number of rows that the index keeps of them."""
+    skipped: Skipped = field(default_factory=Skipped)
+    """Counts of what the corpus left out."""
+    exclude: list[str] = field(default_factory=list)
+    """Patterns of what was left out; the index remembers them."""
+    everything: bool = False
+    """Hidden files and system folders were read; the index remembers it."""
+    followed: str = ""
+    """Folder that the index lay in before, if it has moved without its images: paths lead there now."""
     failures: list[dict[str, str]] = field(default_factory=list)
     ann: str | None = None
     """FAISS factory string of the approximate index; None when search is exact."""
@@ -65,7 +84,9 @@ class IndexSummary:
     elapsed: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """A JSON object; ``path_bytes`` of a failure is as of `Hit`."""
+        failures = [{**each, **json_path(each["path"])} for each in self.failures]
+        return {**asdict(replace(self, skipped=Skipped())), "skipped": self.skipped.to_dict(), "failures": failures}
 
 
 def index_corpus(
@@ -93,17 +114,18 @@ def index_corpus(
     config = config or IndexConfig()
     started = time.perf_counter()
     folder = Path(index) if index is not None else default_index()
-    if next(iter(corpus.items()), None) is None:  # no index is created for an empty folder
-        refuse_empty(corpus, Snapshot(folder) if has_index(folder) else None)
+    _look_for_items(corpus, folder, forget=config.forget)  # no index is created for an empty folder
     with Writer.open(folder, model=encoder.identity, dim=encoder.dim) as writer:
-        plan = plan_update(writer.snapshot, corpus)
-        if plan.is_empty:  # it was emptied, or unmounted, a moment ago
+        followed = follow_base(writer)
+        plan = plan_update(writer.snapshot, corpus, rehash=config.rehash, forget=config.forget)
+        if plan.is_empty and not config.forget:  # it was emptied, or unmounted, a moment ago
             refuse_empty(corpus, writer.snapshot)
         committer = Committer(
             writer, plan, rows_per_commit=config.rows_per_commit, seconds_per_commit=config.seconds_per_commit
         )
         seconds = embed_and_commit(corpus, committer, encoder, config, progress)
         committer.finish()
+        missing = check_missing(writer)
         building = time.perf_counter()
         ann = config.ann or writer.manifest.ann_config or AnnConfig()
         entry = build_ann(writer, ann, captions=encoder.caption_sample, progress=progress)
@@ -120,7 +142,13 @@ def index_corpus(
             failed=len(committer.failures),
             total=writer.manifest.live,
             unreadable=[f"{part}: {reason}" for part, reason in corpus.unreadable().items()],
-            failures=[failure.to_dict() for failure in committer.failures],
+            vacant=committer.vacant,
+            missing=missing,
+            skipped=corpus.skipped(),
+            exclude=list(corpus.exclude),
+            everything=corpus.everything,
+            followed=followed,
+            failures=[{**failure.to_dict(), "path": decode(failure.path)} for failure in committer.failures],
             ann=entry.factory if entry else None,
             seconds=seconds,
             elapsed=time.perf_counter() - started,
@@ -145,7 +173,7 @@ def embed_and_commit(
         threads=config.threads,
         ahead=config.ahead_batches * config.batch_size,
         max_pixels=config.max_pixels,
-        known=lambda content_hash: plan.known.find_content(content_hash) >= 0,
+        known=committer.knows,
     )
     progress("images", 0, plan.changed, {})
     try:
@@ -167,10 +195,40 @@ def index_folder(
     *,
     encoder: Encoder,
     index: str | os.PathLike[str] | None = None,
-    exclude: Sequence[str] = (),
+    exclude: Sequence[str] | None = None,
+    everything: bool | None = None,
     config: IndexConfig | None = None,
     progress: Progress = no_progress,
 ) -> IndexSummary:
-    """`index_corpus` of a folder of image files; ``exclude`` holds gitignore patterns."""
-    corpus = FolderCorpus(root, exclude=exclude)
-    return index_corpus(corpus, encoder=encoder, index=index, config=config, progress=progress)
+    """`index_corpus` of a folder of image files.
+
+    Args:
+        exclude: gitignore patterns of what to leave out; None for those that the index remembers.
+        everything: read hidden files and system folders too; None for what the index remembers.
+    """
+    target = Path(index) if index is not None else default_index()
+    known = Snapshot(target) if has_index(target) else None
+    corpus = open_source(Path(root), known, exclude=exclude, everything=everything)
+    del known  # its lease would keep the files that this run replaces
+    return index_corpus(corpus, encoder=encoder, index=target, config=config, progress=progress)
+
+
+def _look_for_items(corpus: Corpus, index: Path, *, forget: bool) -> None:
+    """Refuse a corpus without items, unless those that an index knows shall be forgotten.
+
+    Raises:
+        CorpusError: it has none, or is not there; the hint says what to do about a source that the index knows.
+    """
+    snapshot = Snapshot(index) if has_index(index) else None
+    try:
+        is_empty = next(iter(corpus.items()), None) is None
+    except CorpusError as error:
+        root = snapshot.stored(corpus.uri) if snapshot is not None else ""
+        if snapshot is not None and any(snapshot.is_under(root, each.uri) for each in snapshot.manifest.sources):
+            error.hint = error.hint or (
+                f"If it has moved, 'llm2clip-search sources move {corpus.uri} NEW' follows it;"
+                f" 'llm2clip-search sources forget {corpus.uri}' removes its images from the index."
+            )
+        raise
+    if is_empty and not (forget and snapshot is not None):
+        refuse_empty(corpus, snapshot)

@@ -33,23 +33,38 @@ def embed_ahead(
         max_pixels, known: as for `decode_item`; a known item passes through without pixels and without a vector.
 
     Yields:
-        Every item once: with a vector, with an error, or known. One image that fails does not affect the others of
+        Every item once: with a vector, with an error, or known; of several items with the same content, the first has
+        the vector and the others count as known. One image that fails does not affect the others of
         its batch.
 
     Raises:
         Llm2ClipError: the model itself fails, not an image.
     """
     waiting: list[Decoded] = []  # in order: those with pixels, and what came between them
-    pending = 0
+    batch: dict[str, Decoded] = {}  # those with pixels, by content
     for decoded in decode_ahead(
         reader, items, encoder.preprocess, threads=threads, ahead=ahead, max_pixels=max_pixels, known=known
     ):
         waiting.append(decoded)
-        pending += decoded.pixels is not None
-        if pending == batch_size or not pending:
-            yield from _encode(encoder, waiting)
-            waiting, pending = [], 0
-    yield from _encode(encoder, waiting)
+        if decoded.pixels is not None:
+            # Its twin may have been embedded, or be about to be, since a thread asked whether its content is known.
+            if decoded.content_hash in batch or known(decoded.content_hash):
+                decoded.pixels = None
+            else:
+                batch[decoded.content_hash] = decoded
+        if len(batch) == batch_size or not batch:
+            yield from _with_twins(_encode(encoder, waiting), batch)
+            waiting, batch = [], {}
+    yield from _with_twins(_encode(encoder, waiting), batch)
+
+
+def _with_twins(items: list[Decoded], batch: dict[str, Decoded]) -> list[Decoded]:
+    """Items of which some have their content embedded with another one, whose failure is theirs too."""
+    for item in items:
+        first = batch.get(item.content_hash)
+        if first is not None and first is not item:
+            item.error = first.error
+    return items
 
 
 def _encode(encoder: Encoder, items: list[Decoded]) -> list[Decoded]:

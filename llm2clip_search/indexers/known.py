@@ -6,6 +6,8 @@ import pyarrow as pa
 from llm2clip_search.corpora import Item
 from llm2clip_search.store import Snapshot
 
+_RECENT = 4096
+"""Contents in a dictionary before they are sorted into an array."""
 _COLUMNS = ["id", "path", "content_hash", "size", "mtime_ns", "version"]
 
 
@@ -59,7 +61,53 @@ class KnownRows:
 
     def has_version(self, row: int, item: Item) -> bool:
         """True if a row was written with the version that an item has now."""
-        return bool(self._versions[row] == (hash(item.version) if item.version else 0))
+        version = self._versions[row]
+        if item.former_version and version == hash(item.former_version):
+            return True
+        return bool(version == (hash(item.version) if item.version else 0))
+
+    def with_content(self, content_hash: str) -> np.ndarray:
+        """Positions of the rows with the same content, int64."""
+        key = content_key(content_hash)
+        first, last = (int(np.searchsorted(self.contents, key, s, sorter=self._by_content)) for s in ("left", "right"))
+        rows: np.ndarray = self._by_content[first:last]
+        return rows
+
+
+class Embedded:
+    """Contents that a run has embedded so far, with the ids of their rows, in 16 bytes each.
+
+    Read by many threads and written by one.
+    """
+
+    def __init__(self) -> None:
+        self._recent: dict[int, int] = {}
+        self._sorted: list[np.ndarray] = []
+        """uint64 ``[2, n]`` each, keys ascending and their ids; each at least twice as long as the next."""
+
+    def add(self, content_hash: str, row_id: int) -> None:
+        """Remember the row of a content."""
+        self._recent[int(content_key(content_hash))] = row_id
+        if len(self._recent) < _RECENT:
+            return
+        merged = np.array([[*self._recent], [*self._recent.values()]], dtype=np.uint64)
+        kept = list(self._sorted)
+        while kept and kept[-1].shape[1] < 2 * merged.shape[1]:
+            merged = np.concatenate([kept.pop(), merged], axis=1)
+        # A reader that does not find a content in the dictionary looks here next, so this is replaced first.
+        self._sorted = [*kept, merged[:, np.argsort(merged[0], kind="stable")]]
+        self._recent = {}
+
+    def find(self, content_hash: str) -> int:
+        """Id of the row of a content; -1 if the run has not embedded it."""
+        key = content_key(content_hash)
+        if (recent := self._recent.get(int(key))) is not None:
+            return recent
+        for keys, ids in self._sorted:
+            at = int(np.searchsorted(keys, key))
+            if at < len(keys) and keys[at] == key:
+                return int(ids[at])
+        return -1
 
 
 def content_key(content_hash: str) -> np.uint64:

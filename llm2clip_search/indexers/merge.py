@@ -9,25 +9,25 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llm2clip_search.base.files import fsync_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers.ann import build_ann, no_captions
-from llm2clip_search.store import METADATA_SCHEMA, Snapshot, Writer
-from llm2clip_search.store.faults import unreadable, writing
+from llm2clip_search.store import METADATA_SCHEMA, Snapshot, SourceEntry, Writer
+from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, UNFINISHED, ColumnEntry
-from llm2clip_search.store.schema import FAILURES, Failure
+from llm2clip_search.store.paths import PathChange
+from llm2clip_search.store.schema import Failure
 from llm2clip_search.store.shard import Shard
-from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, check_same_model, is_uri, plain_path
+from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, FAILURES, check_same_model, index_folder
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 ROWS_PER_COMMIT = 262_144
@@ -87,7 +87,7 @@ def merge_indices(
             a further column has two types.
     """
     started = time.perf_counter()
-    target = plain_path(Path(out))
+    target = index_folder(Path(out))
     snapshots = [Snapshot(Path(source)) for source in sources]
     check_same_model(snapshots)
     _check_columns(snapshots)
@@ -134,20 +134,14 @@ class _Merge:
     def take(self, snapshot: Snapshot) -> Iterator[None]:
         """Copy the live rows of an index, one shard at a time."""
         own = []
-        rebase = _Rebase(snapshot, self._base)
+        rebase = PathChange(before=snapshot.base, after=self._base)
         for shard in snapshot.shards:
-            table = shard.metadata(snapshot.schema)
-            paths = rebase.all(table.column("path").to_pylist())
-            corpora = table.column("corpus").to_pylist()
-            table = table.set_column(table.column_names.index("path"), "path", pa.array(paths, pa.string()))
-            moved = {corpus: rebase(corpus) for corpus in set(corpora) if corpus is not None}
-            column = pa.array([moved.get(corpus) for corpus in corpora], pa.string())
-            table = table.set_column(table.column_names.index("corpus"), "corpus", column)
-            hashes = np.fromiter(map(hash, paths), dtype=np.int64, count=len(paths))
+            table = rebase.of_table(shard.metadata(snapshot.schema))
+            hashes = np.fromiter(map(hash, table.column("path").to_pylist()), dtype=np.int64, count=len(table))
             kept = np.flatnonzero(~self._is_known(hashes))
             own.append(hashes[kept])
-            self.skipped += len(paths) - len(kept)
-            self.seen += len(paths)
+            self.skipped += len(table) - len(kept)
+            self.seen += len(table)
             self._add(table, shard, kept)
             yield
         self._paths = np.sort(np.concatenate([self._paths, *own]))
@@ -156,14 +150,17 @@ class _Merge:
         """Commit the rest, and what the sources say of corpora and failures."""
         self._commit()
         failures: dict[str, Failure] = {}
+        sources: dict[str, SourceEntry] = {}
         for snapshot in snapshots:
-            rebase = _Rebase(snapshot, self._base)
-            for root in snapshot.manifest.roots:
-                self._writer.commit(root=rebase(root))
-            for row in _failures(snapshot):
-                path = rebase(row["path"])
+            rebase = PathChange(before=snapshot.base, after=self._base)
+            for source in snapshot.manifest.sources:
+                moved = replace(source, uri=rebase.of(source.uri))
+                sources.setdefault(moved.uri, moved)
+            for row in snapshot.failures() if snapshot.manifest.failures else ():
+                path = rebase.of(row["path"])
                 failures.setdefault(path, Failure(path=path, stage=row["stage"], reason=row["reason"]))
-        self._writer.record_failures(failures.values(), under=".")
+        self._writer.set_sources([*sources.values()], base=self._base.as_posix())
+        self._writer.replace_failures([*failures.values()])
 
     def _is_known(self, hashes: np.ndarray) -> np.ndarray:
         """True for the hashes of paths that an earlier index has, bool ``[n]``."""
@@ -201,43 +198,10 @@ class _Merge:
         self._tables, self._vectors, self._waiting = [], [], 0
 
 
-class _Rebase:
-    """Paths of one index as another one stores them."""
-
-    def __init__(self, snapshot: Snapshot, base: Path) -> None:
-        self._from, self._to = (f"{folder.as_posix().rstrip('/')}/" for folder in (snapshot.base, base))
-
-    def __call__(self, path: str) -> str:
-        return self.all([path])[0]
-
-    def all(self, paths: Sequence[str]) -> list[str]:
-        """Paths as the new index stores them; strings, because `Path` takes ten times as long."""
-        if self._from == self._to:
-            return list(paths)
-        whole = (path if is_uri(path) or os.path.isabs(path) else self._from + path for path in paths)  # noqa: PTH117
-        # "." is the base itself: a corpus can be the folder that holds the index.
-        plain = (path.removesuffix("/.") if path.endswith("/.") else path for path in whole)
-        return [self._relative(path) for path in plain]
-
-    def _relative(self, path: str) -> str:
-        return "." if f"{path}/" == self._to else path.removeprefix(self._to)
-
-
 def _blocks(vectors: Sequence[tuple[Shard, np.ndarray]]) -> Iterator[np.ndarray]:
     for shard, rows in vectors:
         for start in range(0, len(rows), BLOCK_ROWS):
             yield shard.vectors[rows[start : start + BLOCK_ROWS]]
-
-
-def _failures(snapshot: Snapshot) -> list[dict[str, Any]]:
-    path = snapshot.folder / FAILURES
-    if not snapshot.manifest.failures or not path.exists():
-        return []
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(path, error) from error
-    return rows
 
 
 def _check_columns(snapshots: Sequence[Snapshot]) -> None:

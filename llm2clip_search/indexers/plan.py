@@ -1,15 +1,19 @@
 """Planning an index run: which items of a corpus are new or changed, and which rows have lost their item."""
 
+import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.corpora import Corpus, Item
+from llm2clip_search.corpora import Corpus, FolderCorpus, Item
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers.known import KnownRows
-from llm2clip_search.store import Snapshot
+from llm2clip_search.store import Snapshot, SourceEntry
+from llm2clip_search.store.snapshot import is_uri
 
 HELD_ITEMS = 500_000
 """Up to this many changed items are held in memory; if there are more, the corpus is listed a second time instead."""
@@ -21,6 +25,10 @@ class IndexPlan:
 
     root: str
     """The corpus as the metadata writes it."""
+    owner: str
+    """The source that the rows belong to: the corpus, or the one that it is a part of."""
+    source: SourceEntry | None
+    """What the index shall remember of the corpus; None for a part of another source."""
     known: KnownRows
     """Live rows of the whole index."""
     items: Iterable[Item]
@@ -30,6 +38,8 @@ class IndexPlan:
     unchanged: int = 0
     gone: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """Rows of this corpus whose item is no longer there, positions in ``known``."""
+    vacant: dict[str, np.ndarray] = field(default_factory=dict)
+    """Rows below parts that hold nothing any more, which are kept: positions in ``known`` by the part's URI."""
 
     @property
     def is_empty(self) -> bool:
@@ -37,80 +47,147 @@ class IndexPlan:
         return not self.changed + self.unchanged
 
 
-def plan_update(snapshot: Snapshot, corpus: Corpus) -> IndexPlan:
+def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, forget: bool = False) -> IndexPlan:
     """Compare a corpus with what an index knows of it.
+
+    Args:
+        rehash: read every item, whatever its version says.
+        forget: count rows below vacant parts as gone.
 
     Raises:
         CorpusError: no such corpus.
     """
     known = KnownRows(snapshot)
-    plan = IndexPlan(root=snapshot.stored(corpus.uri), known=known, items=())
+    root = snapshot.stored(corpus.uri)
+    source = SourceEntry(uri=root, exclude=tuple(corpus.exclude), everything=corpus.everything)
+    owner = snapshot.stored(corpus.part_of) if corpus.part_of else root
+    plan = IndexPlan(root=root, owner=owner, source=None if corpus.part_of else source, known=known, items=())
     held: list[Item] = []
     for item in corpus.items():
         row = known.find(snapshot.stored(item.uri))
         if row >= 0:
             known.present[row] = True
-            if known.is_unchanged(row, item):
+            if not rehash and known.is_unchanged(row, item):
                 plan.unchanged += 1
                 continue
         plan.changed += 1
         if plan.changed <= HELD_ITEMS:
             held.append(item)
-    plan.items = held if plan.changed <= HELD_ITEMS else _Changed(snapshot, corpus, known)
-    plan.gone = _gone(snapshot, corpus, known)
+    everything = _Changed(snapshot, corpus, None if rehash else known)
+    plan.items = held if plan.changed <= HELD_ITEMS else everything
+    plan.gone = _gone(snapshot, corpus, plan, forget=forget)
     return plan
 
 
 @dataclass
 class _Changed:
-    """The changed items of a corpus, listed again."""
+    """The changed items of a corpus, listed again; all of them if nothing is known."""
 
     snapshot: Snapshot
     corpus: Corpus
-    known: KnownRows
+    known: KnownRows | None
 
     def __iter__(self) -> Iterator[Item]:
         for item in self.corpus.items():
-            row = self.known.find(self.snapshot.stored(item.uri))
-            if row < 0 or not self.known.is_unchanged(row, item):
+            row = self.known.find(self.snapshot.stored(item.uri)) if self.known is not None else -1
+            if self.known is None or row < 0 or not self.known.is_unchanged(row, item):
                 yield item
 
 
-def _gone(snapshot: Snapshot, corpus: Corpus, known: KnownRows) -> np.ndarray:
-    """Rows below the corpus that no item stands for, but for those below parts that could not be read."""
+def _gone(snapshot: Snapshot, corpus: Corpus, plan: IndexPlan, *, forget: bool) -> np.ndarray:
+    """Rows below the corpus that no item stands for, but for those that are kept.
+
+    Kept are rows below parts that could not be read, below parts that hold nothing at all, and rows of another source
+    that lies within this one or around it. Only shards that hold a row without an item are read.
+    """
+    known = plan.known
     missing = np.flatnonzero(~known.present)
     ids = np.sort(known.ids[missing])
-    root, unreadable = snapshot.stored(corpus.uri), [snapshot.stored(uri) for uri in corpus.unreadable()]
-    lost: set[int] = set()
+    unreadable = {snapshot.stored(uri) for uri in corpus.unreadable()}
+    vacant = {snapshot.stored(uri): uri for uri in corpus.vacant()}
+    others = _overlapping(snapshot, corpus)
+    lost, below = list[np.ndarray](), defaultdict[str, list[int]](list)
     for shard in snapshot.shards:
         _, rows = shard.find(ids)
         if not len(rows):
             continue
-        paths = shard.read(["path"]).column("path").take(pa.array(rows)).to_pylist()
-        for identifier, path in zip(shard.ids[rows].tolist(), paths, strict=True):
-            if snapshot.is_under(path, root) and not any(snapshot.is_under(path, part) for part in unreadable):
-                lost.add(identifier)
-    return missing[np.isin(known.ids[missing], np.fromiter(lost, dtype=np.int64, count=len(lost)))]
+        paths = shard.read(["path"]).column("path").take(pa.array(rows))
+        gone = np.flatnonzero(snapshot.below(paths, plan.root))
+        if unreadable or vacant or others:
+            kept = np.zeros(len(gone), dtype=bool)
+            for number, path in enumerate(paths.take(pa.array(gone)).to_pylist()):
+                parts = _upward(path)
+                part = next((each for each in parts if each in vacant), None)
+                if any(each in unreadable for each in parts):
+                    kept[number] = True
+                elif part is not None:
+                    kept[number] = not forget
+                    below[vacant[part]].append(shard.ids[rows[gone[number]]])
+                else:
+                    kept[number] = _is_of_another(Path(snapshot.located(path)), others)
+            gone = gone[~kept]
+        lost.append(shard.ids[rows[gone]])
+    if not forget:
+        plan.vacant = {part: missing[np.isin(known.ids[missing], kept_ids)] for part, kept_ids in below.items()}
+    return missing[np.isin(known.ids[missing], np.concatenate([*lost, np.empty(0, dtype=np.int64)]))]
+
+
+def _upward(path: str) -> list[str]:
+    """A stored path and all folders above it."""
+    return [path, *map(str, PurePosixPath(path).parents)]
+
+
+def _overlapping(snapshot: Snapshot, corpus: Corpus) -> list[FolderCorpus]:
+    """Other sources of the index that are folders and share rows with a folder."""
+    own = {snapshot.stored(uri) for uri in (corpus.uri, corpus.part_of) if uri}
+    root = snapshot.stored(corpus.uri)
+    return [
+        FolderCorpus(snapshot.located(other.uri), exclude=other.exclude, everything=other.everything)
+        for other in snapshot.manifest.sources
+        if other.uri not in own
+        and not is_uri(other.uri)
+        and (snapshot.is_under(other.uri, root) or snapshot.is_under(root, other.uri))
+    ]
+
+
+def _is_of_another(path: Path, others: list[FolderCorpus]) -> bool:
+    """True if a file is there and belongs to one of some sources."""
+    return any(path.is_relative_to(other.root) and other.covers(path, is_folder=False) for other in others) and (
+        not is_lost(path)
+    )
+
+
+def is_lost(path: str | os.PathLike[str]) -> bool:
+    """True if there is no file any more; False if that cannot be told."""
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def refuse_empty(corpus: Corpus, snapshot: Snapshot | None) -> None:
     """Raise the error of a corpus without items.
 
     Raises:
-        CorpusError: always; it says how many rows of the corpus the index keeps.
+        CorpusError: always; it says what was skipped, and how many rows of the corpus the index keeps.
     """
-    parts = corpus.unreadable()
-    why = f"; {len(parts)} folders could not be read" if parts else ""
-    kept = ""
+    skipped = corpus.skipped()
+    why = [f"looked for {corpus.looked_for()}", *skipped.reasons()]
+    if parts := corpus.unreadable():
+        why.append(f"{len(parts):,} folders or files could not be read")
+    if skipped.excluded:
+        why.append(f"{skipped.excluded:,} images and folders are excluded")
+    kept, hint = "", skipped.hint()
+    if not hint and (skipped.system or skipped.hidden):
+        hint = "Use --all to read hidden files and system folders."
     if snapshot is not None:
         root = snapshot.stored(corpus.uri)
-        paths = (path for shard in snapshot.shards for path in _live_paths(shard.read(["path"]), shard.live_rows))
-        rows = sum(snapshot.is_under(path, root) for path in paths)
-        # An unmounted disk looks like an emptied folder: forgetting its images would be a costly guess.
-        kept = f"; the index keeps the {rows} it knows from there" if rows else ""
-    raise CorpusError(f"There are no images in {corpus.uri} (looked for {corpus.looked_for()}{why}){kept}.")
-
-
-def _live_paths(table: pa.Table, rows: np.ndarray) -> list[str]:
-    paths: list[str] = table.column("path").take(pa.array(rows)).to_pylist()
-    return paths
+        rows = sum(int(snapshot.below(paths, root).sum()) for _, paths in snapshot.live_paths())
+        if rows:
+            # An unmounted disk looks like an emptied folder: forgetting its images would be a costly guess.
+            kept = f"; the index keeps the {rows:,} it knows from there"
+            hint = hint or "Use --forget to remove them from the index."
+    raise CorpusError(f"There are no images in {corpus.uri} ({'; '.join(why)}){kept}.", hint=hint)

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.progress import Progress, no_progress
-from llm2clip_search.corpora import open_corpus
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers.ann import build_ann, no_captions
@@ -20,7 +19,9 @@ from llm2clip_search.indexers.commit import Committer
 from llm2clip_search.indexers.corpus import IndexConfig, embed_and_commit
 from llm2clip_search.indexers.known import KnownRows
 from llm2clip_search.indexers.plan import IndexPlan
+from llm2clip_search.indexers.sources import open_source
 from llm2clip_search.store import Manifest, Writer
+from llm2clip_search.store.names import decode
 from llm2clip_search.store.repair import FileRepair, lost_images, repair_files, write_lost_images
 from llm2clip_search.store.writer import check_model
 from llm2clip_search.vectorindex.policy import AnnConfig
@@ -107,7 +108,7 @@ def _by_source(writer: Writer, lost: pa.Table) -> dict[str, set[str]]:
     for row in lost.to_pylist():
         path, corpus = row["path"], row["corpus"]
         if corpus is None:  # schema 1
-            corpus = next((root for root in snapshot.manifest.roots if snapshot.is_under(path, root)), path)
+            corpus = next((s.uri for s in snapshot.manifest.sources if snapshot.is_under(path, s.uri)), path)
         by_source.setdefault(corpus, set()).add(path)
     return by_source
 
@@ -124,14 +125,14 @@ def _embed(
     """Embed lost images of one corpus, and nothing else of it."""
     snapshot = writer.snapshot
     try:
-        corpus = open_corpus(snapshot.located(root))
+        corpus = open_source(snapshot.located(root), snapshot)
         items = [item for item in corpus.items() if snapshot.stored(item.uri) in paths]
     except CorpusError:  # the whole of it is out of reach
-        done.missing += sorted(paths)
+        done.missing += sorted(map(decode, paths))
         return
-    done.missing += sorted(paths - {snapshot.stored(item.uri) for item in items})
+    done.missing += sorted(map(decode, paths - {snapshot.stored(item.uri) for item in items}))
     # Nothing is gone in this plan: it says nothing of other items of the corpus.
-    plan = IndexPlan(root=root, known=KnownRows(snapshot), items=items, changed=len(items))
+    plan = IndexPlan(root=root, owner=root, source=None, known=KnownRows(snapshot), items=items, changed=len(items))
     committer = Committer(
         writer, plan, rows_per_commit=config.rows_per_commit, seconds_per_commit=config.seconds_per_commit
     )
@@ -139,4 +140,4 @@ def _embed(
     committer.commit()
     done.embedded += committer.indexed
     done.reused += committer.reused
-    done.failures += [failure.to_dict() for failure in committer.failures]
+    done.failures += [{**failure.to_dict(), "path": decode(failure.path)} for failure in committer.failures]

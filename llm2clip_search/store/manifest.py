@@ -5,7 +5,7 @@ It is replaced atomically at each commit, and a file that it does not name does 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ UNFINISHED = ".merging"
 """Folder within a new index's own where a merge builds it; without a manifest beside it, shards are no index yet."""
 SHARDS = "shards"
 """Folder of the shards' folders."""
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,18 @@ class ColumnEntry:
     """Arrow's name of its type, for people."""
     arrow: str
     """Its Arrow schema, serialised and in base64: the same in every shard that has the column; others have nulls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceEntry:
+    """A corpus that the index was made from, and how it is read; later runs read it in the same way."""
+
+    uri: str
+    """Path or URI, as the metadata writes them."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of what is left out."""
+    everything: bool = False
+    """Hidden files and system folders are read too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +114,11 @@ class Manifest:
     ann: AnnEntry | None = None
     ann_config: AnnConfig | None = None
     """How approximate search was configured; later runs keep it unless they are given another."""
-    roots: tuple[str, ...] = field(default=())
-    """Corpora indexed so far, by path or URI as in the metadata."""
+    sources: tuple[SourceEntry, ...] = ()
+    """Corpora indexed so far."""
+    base: str = ""
+    """Absolute folder that the index lay in when its paths were last known to be right, posix; empty if an earlier
+    version wrote it. If the index lies elsewhere now, it was moved or copied, with its images or without them."""
     columns: tuple[ColumnEntry, ...] = ()
     """Columns that corpora brought along."""
 
@@ -116,6 +131,7 @@ class Manifest:
         indentation takes 40 times as long."""
         entries = {**vars(self), "model": self.model.to_dict(), "ann": asdict(self.ann) if self.ann else None}
         entries["ann_config"] = asdict(self.ann_config) if self.ann_config else None
+        entries["sources"] = [vars(source) for source in self.sources]
         entries["columns"] = [vars(column) for column in self.columns]
         shards = ",\n  ".join(json.dumps(vars(shard)) for shard in entries.pop("shards"))
         lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in entries.items()]
@@ -189,12 +205,16 @@ def _from_mapping(raw: dict[str, Any]) -> Manifest:
             **raw,
             "model": ModelIdentity(**raw["model"]),
             "shards": tuple(ShardEntry(**entry) for entry in raw["shards"]),
-            "roots": tuple(raw["roots"]),
+            "sources": tuple(_source_entry(entry) for entry in raw["sources"]),
             "columns": tuple(ColumnEntry(**column) for column in raw["columns"]),
             "ann": _ann_entry(raw["ann"]) if raw["ann"] else None,
             "ann_config": AnnConfig(**raw["ann_config"]) if raw["ann_config"] else None,
         }
     )
+
+
+def _source_entry(raw: dict[str, Any]) -> SourceEntry:
+    return SourceEntry(**{**raw, "exclude": tuple(raw["exclude"])})
 
 
 def _ann_entry(raw: dict[str, Any]) -> AnnEntry:

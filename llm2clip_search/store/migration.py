@@ -47,7 +47,17 @@ def _from_2(raw: Manifest, _folder: Path) -> Manifest:
     return {**raw, "schema_version": 3, "shards": shards, "ann": ann, "ann_config": None}
 
 
-_STEPS: dict[int, Callable[[Manifest, Path], Manifest]] = {1: _from_1, 2: _from_2}
+def _from_3(raw: Manifest, _folder: Path) -> Manifest:
+    """Schema 4 knows how each source was read, and where the index lay. A part of another source, which could have no
+    options of its own, is no longer a source by itself."""
+    roots = raw["roots"]
+    whole = [root for root in roots if not any(root.startswith(f"{other}/") or other == "." != root for other in roots)]
+    sources = [{"uri": root, "exclude": [], "everything": False} for root in whole]
+    kept = {name: value for name, value in raw.items() if name != "roots"}
+    return {**kept, "schema_version": 4, "sources": sources, "base": ""}
+
+
+_STEPS: dict[int, Callable[[Manifest, Path], Manifest]] = {1: _from_1, 2: _from_2, 3: _from_3}
 
 
 def _id_range(path: Path) -> tuple[int, int] | None:

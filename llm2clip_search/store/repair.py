@@ -23,9 +23,9 @@ from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, Manifest
 from llm2clip_search.store.salvage import TwinShard, readable, rebuild_manifest, superseded
-from llm2clip_search.store.schema import FAILURES, parquet_bytes
+from llm2clip_search.store.schema import parquet_bytes
 from llm2clip_search.store.shard import METADATA, ROWS, VECTORS, Shard
-from llm2clip_search.store.snapshot import ANN, plain_path
+from llm2clip_search.store.snapshot import ANN, FAILURES, index_folder
 from llm2clip_search.store.tombstones import Tombstones
 from llm2clip_search.store.verification import DamagedFile, verify_files
 from llm2clip_search.store.writer import Writer
@@ -68,7 +68,7 @@ def repair_files(folder: Path, *, model: ModelIdentity | None = None, progress: 
     Raises:
         StoreError: there is no index, another process writes it, it cannot be written, or nothing of it can be read.
     """
-    folder = plain_path(folder)
+    folder = index_folder(folder)
     done = FileRepair()
     manifest = _manifest(folder, model, done)
     before = manifest.dead
@@ -96,7 +96,7 @@ def repair_files(folder: Path, *, model: ModelIdentity | None = None, progress: 
         if FAILURES in named:
             done.set_aside.append(set_aside(folder, folder / FAILURES))
             (folder / FAILURES).unlink()
-            writer.record_failures((), under=".")
+            writer.replace_failures(())
     return done
 
 

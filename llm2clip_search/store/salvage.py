@@ -15,7 +15,7 @@ from llm2clip_search.base.mapping import map_array
 from llm2clip_search.errors import DamagedError, StoreError
 from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.lease import READERS
-from llm2clip_search.store.manifest import MANIFEST, SHARDS, ColumnEntry, Manifest, ShardEntry, has_shards
+from llm2clip_search.store.manifest import MANIFEST, SHARDS, ColumnEntry, Manifest, ShardEntry, SourceEntry, has_shards
 from llm2clip_search.store.row_files import ArrowRows
 from llm2clip_search.store.schema import METADATA_SCHEMA, column_entry, maker, parquet_bytes
 from llm2clip_search.store.shard import METADATA, ROWS, VECTORS, Shard
@@ -96,7 +96,7 @@ class _Found:
     dtype: str
     model: ModelIdentity | None
     columns: tuple[ColumnEntry, ...]
-    roots: tuple[str, ...]
+    sources: tuple[str, ...]
 
 
 def rebuild_manifest(folder: Path, model: ModelIdentity | None) -> Manifest:
@@ -145,7 +145,8 @@ def rebuild_manifest(folder: Path, model: ModelIdentity | None) -> Manifest:
         shards=tuple(sorted(entries, key=lambda entry: (entry.first_id, entry.name))),
         live=sum(entry.rows for entry in entries) - len(dead),
         dead=len(dead),
-        roots=tuple(dict.fromkeys(root for each in found for root in each.roots)),
+        sources=tuple(SourceEntry(uri=uri) for uri in dict.fromkeys(uri for each in found for uri in each.sources)),
+        base=folder.parent.as_posix(),
         columns=tuple({column.name: column for each in found for column in each.columns}.values()),
     )
     if len(dead):
@@ -188,7 +189,7 @@ def _find(folder: Path) -> _Found | None:
         dtype=dtype,
         model=model,
         columns=tuple(column_entry(field) for field in table.schema if field.name not in METADATA_SCHEMA.names),
-        roots=tuple(corpora),
+        sources=tuple(corpora),
     )
 
 

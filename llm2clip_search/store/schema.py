@@ -36,7 +36,6 @@ METADATA_SCHEMA = pa.schema(
 UNIQUE = frozenset({"id", "path", "content_hash", "size", "mtime_ns", "version"})
 """Columns whose values hardly repeat: dictionaries of them take space, and time of whoever reads them."""
 
-FAILURES = "failures.parquet"
 FAILURE_SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),

@@ -10,14 +10,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from llm2clip_search.errors import DamagedError, StoreError
+from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import Manifest
+from llm2clip_search.store.names import decode, encode, is_unicode
+from llm2clip_search.store.paths import as_mask, is_below, located
 from llm2clip_search.store.schema import metadata_schema
 from llm2clip_search.store.shard import Shard, completed
 from llm2clip_search.store.tombstones import Tombstones
 
+FAILURES = "failures.parquet"
 ANN = "ann"
 """Folder of the approximate index's files."""
 
@@ -25,6 +30,20 @@ ANN = "ann"
 def plain_path(path: Path) -> Path:
     """An absolute path without ``..``; links are kept as the user wrote them."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", Path.resolve follows links
+
+
+def index_folder(path: Path) -> Path:
+    """The folder of an index as `plain_path` writes it.
+
+    Raises:
+        StoreError: its name is not UTF-8, so that Arrow and DuckDB cannot open files in it.
+    """
+    folder = plain_path(path)
+    if not is_unicode(str(folder)):
+        raise StoreError(
+            f"The name of the index folder {folder} is not valid UTF-8.", hint="Name a folder elsewhere with --index."
+        )
+    return folder
 
 
 def is_uri(name: str) -> bool:
@@ -84,7 +103,7 @@ class Snapshot:
         Raises:
             StoreError: as `Manifest.read`, or tombstones that cannot be read.
         """
-        folder = plain_path(folder)
+        folder = index_folder(folder)
         manifest, lease = open_generation(folder)
         if lease is not None:
             weakref.finalize(self, os.close, lease)
@@ -97,7 +116,7 @@ class Snapshot:
         Args:
             tombstones: to take instead of those on disk, which are damaged.
         """
-        folder = plain_path(folder)
+        folder = index_folder(folder)
         manifest = Manifest.read(folder)
         snapshot = cls.__new__(cls)
         snapshot._set(folder, manifest, _read_tombstones(folder, manifest) if tombstones is None else tombstones)
@@ -204,22 +223,53 @@ class Snapshot:
 
     def located(self, path: str) -> str:
         """A metadata path as a caller can use it: an absolute path of this machine, or a URI as it is."""
-        return path if is_uri(path) else (self.base / path).as_posix()
+        name = decode(path)
+        return name if is_uri(name) else (self.base / name).as_posix()
 
     def stored(self, uri: str) -> str:
         """A path or URI as the metadata writes it: paths are posix, and relative if they are below the base."""
         if is_uri(uri):
-            return uri
+            return encode(uri)
         path = plain_path(Path(uri))
-        return (path.relative_to(self.base) if path.is_relative_to(self.base) else path).as_posix()
+        return encode((path.relative_to(self.base) if path.is_relative_to(self.base) else path).as_posix())
+
+    @cached_property
+    def stored_base(self) -> str:
+        """The base as the metadata writes absolute paths, without a slash at its end."""
+        return encode(self.base.as_posix()).rstrip("/")
 
     def is_under(self, path: str, root: str) -> bool:
         """True if ``path`` is ``root`` or lies below it, both as the metadata writes them."""
-        top = self.located(root).rstrip("/")
+        top = encode(self.located(root)).rstrip("/")
         # One row at a time, so this is faster than Path.
-        base = self.base.as_posix().rstrip("/")
-        full = path if is_uri(path) or os.path.isabs(path) else f"{base}/{path}"  # noqa: PTH117
+        full = path if is_uri(path) or os.path.isabs(path) else f"{self.stored_base}/{path}"  # noqa: PTH117
         return full == top or full.startswith(f"{top}/")
+
+    def live_paths(self) -> Iterator[tuple[Shard, pa.ChunkedArray]]:
+        """Stored paths of the live rows, in row order, one shard at a time."""
+        for shard in self.shards:
+            paths = shard.read(["path"]).column("path")
+            yield shard, paths.take(pa.array(shard.live_rows)) if len(shard.dead) else paths
+
+    def below(self, paths: pa.ChunkedArray, root: str) -> np.ndarray:
+        """As `is_under` for a column of stored paths, bool ``[n]``."""
+        [top] = located(pa.chunked_array([[root]], pa.string()), self.stored_base).to_pylist()
+        return as_mask(is_below(located(paths, self.stored_base), top))
+
+    def failures(self) -> list[dict[str, str]]:
+        """Rows of ``failures.parquet``.
+
+        Raises:
+            DamagedError: the file is damaged.
+        """
+        path = self.folder / FAILURES
+        if not path.exists():
+            return []
+        try:
+            rows: list[dict[str, str]] = pq.read_table(path).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(path, error) from error
+        return rows
 
 
 def check_same_model(snapshots: Sequence[Snapshot]) -> None:

@@ -16,8 +16,8 @@ from llm2clip_search.errors import DamagedError, StoreError, first_line
 from llm2clip_search.store.faults import DAMAGE, unreadable
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, Manifest
-from llm2clip_search.store.schema import FAILURE_SCHEMA, FAILURES
-from llm2clip_search.store.snapshot import ANN, plain_path
+from llm2clip_search.store.schema import FAILURE_SCHEMA
+from llm2clip_search.store.snapshot import ANN, FAILURES, index_folder
 from llm2clip_search.store.tombstones import Tombstones
 
 
@@ -76,7 +76,7 @@ def verify_index(folder: Path, *, progress: Progress = no_progress) -> Verificat
     Raises:
         StoreError: there is no index, it is of a newer schema, or a file cannot be reached.
     """
-    folder = plain_path(folder)
+    folder = index_folder(folder)
     try:
         manifest, lease = open_generation(folder)
     except DamagedError as error:

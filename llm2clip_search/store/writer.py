@@ -19,14 +19,23 @@ import pyarrow.parquet as pq
 from llm2clip_search.base.files import file_sha256, fsync_path, replace_file, replaced_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
-from llm2clip_search.store.faults import unreadable, writing
+from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lease import READERS, oldest_lease
 from llm2clip_search.store.lock import writer_lock
-from llm2clip_search.store.manifest import MANIFEST, SHARDS, AnnEntry, ColumnEntry, Manifest, ShardEntry, has_shards
+from llm2clip_search.store.manifest import (
+    MANIFEST,
+    SHARDS,
+    AnnEntry,
+    ColumnEntry,
+    Manifest,
+    ShardEntry,
+    SourceEntry,
+    has_shards,
+)
+from llm2clip_search.store.paths import ABSOLUTE
 from llm2clip_search.store.row_files import write_rows
 from llm2clip_search.store.schema import (
     FAILURE_SCHEMA,
-    FAILURES,
     METADATA_SCHEMA,
     UNIQUE,
     Failure,
@@ -36,12 +45,10 @@ from llm2clip_search.store.schema import (
     parquet_bytes,
 )
 from llm2clip_search.store.shard import METADATA, ROWS, VECTORS, Shard
-from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, Snapshot, plain_path
+from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, FAILURES, Snapshot, index_folder
 from llm2clip_search.store.tombstones import Tombstones
 from llm2clip_search.vectorindex.policy import AnnConfig
 
-ABSOLUTE = "^/|^.:/|://"
-"""Paths that are not relative: of this machine, of Windows, and URIs."""
 ROW_GROUP = 2048
 """Rows per Parquet row group: a filter skips those that its statistics rule out."""
 
@@ -73,7 +80,7 @@ class Writer:
                 model made it.
             DamagedError: the manifest or the tombstones are damaged, or there are shards without a manifest.
         """
-        folder = plain_path(folder)
+        folder = index_folder(folder)
         if folder.is_file():
             raise StoreError(f"{folder} is a file, not the folder of an index.", hint="Name a folder with --index.")
         with writing(folder):
@@ -88,7 +95,7 @@ class Writer:
         with writer_lock(folder):
             if not (folder / MANIFEST).exists():
                 with writing(folder / MANIFEST):
-                    Manifest(model=model, dim=dim).write(folder)
+                    Manifest(model=model, dim=dim, base=folder.parent.as_posix()).write(folder)
             writer = cls(folder, tombstones())
             check_model(writer.snapshot, model)
             writer._sweep()
@@ -109,8 +116,8 @@ class Writer:
         vectors: np.ndarray | None = None,
         *,
         columns: pa.Table | None = None,
-        removed: Collection[int] = (),
-        root: str | None = None,
+        removed: Collection[int] | np.ndarray = (),
+        source: SourceEntry | None = None,
     ) -> None:
         """Add a shard, delete rows, or both, in one step.
 
@@ -123,7 +130,7 @@ class Writer:
             vectors: float ``[len(rows), dim]``, unit length.
             columns: further columns, one row per vector; any type that Parquet stores.
             removed: ids to delete.
-            root: a corpus to remember, as the metadata writes paths and URIs.
+            source: a corpus to remember, in place of what was remembered of it.
 
         Raises:
             StoreError: a further column with a fixed column's name, or with another type than before; a vector that is
@@ -145,11 +152,12 @@ class Writer:
             entry = self._write_shard(f"{next_shard:06d}", table, [vectors])
             shards, next_shard = (*shards, entry), next_shard + 1
             next_id = max(next_id, entry.last_id + 1)
-        replaced = (row.id for row in rows if row.id < manifest.next_id)
-        tombstones = self._with_dead(np.unique(np.array([*removed, *replaced], dtype=np.int64)))
-        roots = manifest.roots if root is None or root in manifest.roots else (*manifest.roots, root)
+        replaced = [row.id for row in rows if row.id < manifest.next_id]
+        dying = np.fromiter(removed, dtype=np.int64, count=len(removed))
+        tombstones = self._with_dead(np.unique(np.concatenate([dying, np.array(replaced, dtype=np.int64)])))
+        sources = manifest.sources if source is None else _with_source(manifest.sources, source)
         self._publish(
-            manifest.next(shards=shards, next_id=next_id, next_shard=next_shard, columns=known, roots=roots),
+            manifest.next(shards=shards, next_id=next_id, next_shard=next_shard, columns=known, sources=sources),
             tombstones,
         )
 
@@ -176,44 +184,58 @@ class Writer:
             )
         )
 
-    def replace_shards(self, merged: Mapping[str, Sequence[Shard]], *, dropped: Collection[str] = ()) -> None:
+    def replace_shards(
+        self,
+        merged: Mapping[str, Sequence[Shard]],
+        *,
+        dropped: Collection[str] = (),
+        change: Callable[[pa.Table], pa.Table] = lambda table: table,
+        sources: Sequence[SourceEntry] | None = None,
+        base: str | None = None,
+    ) -> None:
         """Put new shards with the live rows of some shards in their place, in one commit.
 
         Args:
             merged: shards by the name of the new one, which is the next free number and those after it.
             dropped: names of shards that get no replacement: without live rows, or set aside by a repair.
+            change: from the metadata of some rows to what it shall be; ids and the number of rows stay.
+            sources, base: as for `set_sources`, if they change too.
         """
         manifest = self.manifest
-        sources = {shard.name for shards in merged.values() for shard in shards} | set(dropped)
-        added = [self._merge(name, shards) for name, shards in merged.items()]
+        replaced = {shard.name for shards in merged.values() for shard in shards} | set(dropped)
+        added = [self._merge(name, shards, change) for name, shards in merged.items()]
         ann = manifest.ann
         if ann is not None:
             covered = tuple(n for n, shards in merged.items() if all(s.name in ann.shards for s in shards))
-            ann = replace(ann, shards=(*(name for name in ann.shards if name not in sources), *covered))
-        kept = tuple(entry for entry in manifest.shards if entry.name not in sources)
+            ann = replace(ann, shards=(*(name for name in ann.shards if name not in replaced), *covered))
+        kept = tuple(entry for entry in manifest.shards if entry.name not in replaced)
         self._publish(
             manifest.next(
                 shards=tuple(sorted((*kept, *added), key=lambda entry: (entry.first_id, entry.name))),
                 next_shard=manifest.next_shard + len(added),
                 ann=ann,
+                sources=manifest.sources if sources is None else tuple(sources),
+                base=manifest.base if base is None else base,
             ),
-            self.snapshot.tombstones.without(frozenset(sources)),
+            self.snapshot.tombstones.without(frozenset(replaced)),
         )
+
+    def set_sources(self, sources: Sequence[SourceEntry], *, base: str) -> None:
+        """Say what the index is made from, and that its paths are right where ``base`` is the folder it lies in."""
+        if (tuple(sources), base) != (self.manifest.sources, self.manifest.base):
+            self._publish(self.manifest.next(sources=tuple(sources), base=base))
 
     def record_failures(self, failures: Iterable[Failure], *, under: str) -> None:
         """Replace the failures of the corpus ``under``; those of other corpora stay."""
-        path = self.snapshot.folder / FAILURES
-        kept: list[dict[str, str]] = []
-        if path.exists():
-            try:
-                recorded = pq.read_table(path).to_pylist()
-            except (OSError, pa.ArrowException) as error:
-                raise unreadable(path, error) from error
-            kept = [row for row in recorded if not self.snapshot.is_under(row["path"], under)]
-        found = [*kept, *(failure.to_dict() for failure in failures)]
-        with self._writing(path):
-            replace_file(path, parquet_bytes(pa.Table.from_pylist(found, schema=FAILURE_SCHEMA)))
-        self._publish(self.manifest.next(failures=len(found)))
+        kept = [Failure(**row) for row in self.snapshot.failures() if not self.snapshot.is_under(row["path"], under)]
+        self.replace_failures([*kept, *failures])
+
+    def replace_failures(self, failures: Sequence[Failure]) -> None:
+        """Replace all failures."""
+        table = pa.Table.from_pylist([failure.to_dict() for failure in failures], schema=FAILURE_SCHEMA)
+        with self._writing(self.snapshot.folder / FAILURES):
+            replace_file(self.snapshot.folder / FAILURES, parquet_bytes(table))
+        self._publish(self.manifest.next(failures=len(failures)))
 
     def publish_ann(self, save: Callable[[Path], None], entry: AnnEntry, config: AnnConfig) -> AnnEntry:
         """Write an approximate index with ``save`` and make it the index's own.
@@ -271,7 +293,7 @@ class Writer:
                 )
         return tuple(known.values())
 
-    def _merge(self, name: str, shards: Sequence[Shard]) -> ShardEntry:
+    def _merge(self, name: str, shards: Sequence[Shard], change: Callable[[pa.Table], pa.Table]) -> ShardEntry:
         """A shard of the live rows of some shards, in the order of their ids; vectors keep their bits."""
         schema = self.snapshot.schema
         tables = [shard.metadata(schema) for shard in shards]
@@ -290,7 +312,7 @@ class Writer:
                     block[of_it] = shards[number].vectors[rows[part][of_it]]
                 yield block
 
-        return self._write_shard(name, table.take(order).select(present), blocks())
+        return self._write_shard(name, change(table.take(order).select(present)), blocks())
 
     def _write_shard(self, name: str, table: pa.Table, blocks: Iterable[np.ndarray]) -> ShardEntry:
         """Write a shard: metadata, and its vectors in blocks ``[m, dim]``."""
@@ -393,6 +415,11 @@ def check_model(snapshot: Snapshot, model: ModelIdentity) -> None:
             f" ({model.fingerprint}).",
             hint=f"Use --model {made.name}, or name a second index with --index.",
         )
+
+
+def _with_source(sources: Sequence[SourceEntry], source: SourceEntry) -> tuple[SourceEntry, ...]:
+    """Sources and one more, or one in place of what was known of it."""
+    return tuple({**{each.uri: each for each in sources}, source.uri: source}.values())
 
 
 def _has(shards: Sequence[Shard], column: str) -> bool:

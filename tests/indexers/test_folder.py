@@ -113,7 +113,7 @@ def test_two_corpora_live_in_one_index(tmp_path: Path, colours: ColourEncoder) -
     index = tmp_path / ".llm2clip"
     assert index_folder(tmp_path / "ab" / "sub", encoder=colours, index=index).removed == 1
     assert sorted(rows(tmp_path / "a")) == ["a/sub/1.png", "a/sub/2.png", "ab/sub/0.png", "ab/sub/2.png"]
-    assert Snapshot(index).manifest.roots == ("a", "ab", "ab/sub")
+    assert [source.uri for source in Snapshot(index).manifest.sources] == ["a", "ab"]
 
 
 def test_a_corpus_above_the_index_is_kept_in_step(tmp_path: Path, colours: ColourEncoder) -> None:
@@ -196,7 +196,8 @@ def test_walk_takes_images_and_leaves_the_rest(tmp_path: Path) -> None:
     found = list(FolderCorpus(tmp_path, exclude=["thumbs/", "raw_*"]).items())
     assert [Path(item.uri).relative_to(tmp_path).as_posix() for item in found] == ["B.JPG", "a.png", "sub/c.webp"]
     assert all(item.size == 1 for item in found)
-    assert all(item.version == str(item.mtime_ns) for item in found)
+    assert all(item.former_version == str(item.mtime_ns) for item in found)
+    assert all(item.version.startswith(f"{item.mtime_ns}:") for item in found)
 
 
 def test_corpora_that_cannot_be(tmp_path: Path, photographs: Path, colours: ColourEncoder) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from llm2clip_search.corpora import FolderCorpus, Item
 from llm2clip_search.corpora.decode import decode_item, read_facts
-from llm2clip_search.corpora.folder import SKIPPED_FOLDERS
+from llm2clip_search.corpora.skipped import SYSTEM_FOLDERS
 from llm2clip_search.errors import CorpusError, ModelError
 from llm2clip_search.store import Snapshot
 from tests.support.encoders import ColourEncoder
@@ -102,7 +102,7 @@ def test_the_way_to_the_index_does_not_matter(
         summary = index_folder(root, encoder=colours, index=index)
         assert (summary.unchanged, summary.total) == (12, 12)
     assert colours.embedded == 12
-    assert Snapshot(base / ".llm2clip").manifest.roots == ("images",)
+    assert [source.uri for source in Snapshot(base / ".llm2clip").manifest.sources] == ["images"]
 
 
 def test_an_index_moves_with_its_images(photographs: Path, colours: ColourEncoder, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_twins_keep_apart(tmp_path: Path, colours: ColourEncoder) -> None:
 
 
 def test_folders_of_no_interest_are_skipped_and_loops_end(tmp_path: Path) -> None:
-    for name in (*SKIPPED_FOLDERS, ".hidden", "kept"):
+    for name in (*SYSTEM_FOLDERS, ".hidden", "kept"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").touch()
     (tmp_path / "kept" / "loop").symlink_to(tmp_path / "kept")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llm2clip_search import AnnConfig, index_folder, merge_indices, open_index
 from llm2clip_search.errors import StoreError
-from llm2clip_search.store import Snapshot, Writer
+from llm2clip_search.store import Snapshot, SourceEntry, Writer
 from llm2clip_search.store.manifest import UNFINISHED
 from llm2clip_search.store.schema import Failure
 from tests.support.encoders import ColourEncoder
@@ -91,7 +91,7 @@ def test_a_merged_index_is_brought_up_to_date_like_any_other(tmp_path: Path, col
         summary = merge_indices(out, sources)
         assert (summary.total, summary.skipped, summary.failures) == (8, 0, 2)
         merged = Snapshot(out)
-        assert [merged.located(root) for root in merged.manifest.roots] == [
+        assert [merged.located(source.uri) for source in merged.manifest.sources] == [
             str(tmp_path / "a" / "images"),
             str(tmp_path / "b" / "images"),
             str(tmp_path / "b"),
@@ -124,14 +124,15 @@ def test_uris_keep_their_names(tmp_path: Path) -> None:
     for name in "ab":
         with Writer.open(tmp_path / name / "i", model=MODEL, dim=4) as writer:
             rows = [row(0, f"s3://bucket/{name}.jpg"), row(1, "s3://bucket/both.jpg"), row(2, "/else/where.jpg")]
-            writer.commit(rows, vectors(0, 1, 2), root="s3://bucket")
+            writer.commit(rows, vectors(0, 1, 2), source=SourceEntry(uri="s3://bucket"))
             writer.record_failures([Failure(path="s3://bucket/bad", stage="read", reason=name)], under="s3://bucket")
     summary = merge_indices(tmp_path / "out", [tmp_path / "b" / "i", tmp_path / "a" / "i"])
     snapshot = Snapshot(tmp_path / "out")
     assert snapshot.metadata().column("path").to_pylist() == [
         *("s3://bucket/b.jpg", "s3://bucket/both.jpg", "/else/where.jpg", "s3://bucket/a.jpg"),
     ]
-    assert (summary.skipped, summary.failures, snapshot.manifest.roots) == (2, 1, ("s3://bucket",))
+    assert (summary.skipped, summary.failures) == (2, 1)
+    assert snapshot.manifest.sources == (SourceEntry(uri="s3://bucket"),)
 
 
 def test_an_approximate_index_is_built(tmp_path: Path) -> None:

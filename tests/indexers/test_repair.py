@@ -206,7 +206,7 @@ def test_a_lost_manifest_is_made_of_the_shards(photos: Path) -> None:
     assert [file.path for file in done.damaged] == ["manifest.json"]
     assert rows(photos) == before
     made = Manifest.read(index)
-    assert (made.model, made.dim, made.roots, made.live) == (manifest.model, 16, manifest.roots, IMAGES)
+    assert (made.model, made.dim, made.sources, made.live) == (manifest.model, 16, manifest.sources, IMAGES)
     assert made.next_id >= manifest.next_id
     assert update(photos, ColourEncoder()).unchanged == IMAGES
 

@@ -22,7 +22,15 @@ from llm2clip_search.engine import SearchIndex
 from llm2clip_search.engine.filter import Filter
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers import build_ann
-from llm2clip_search.store import METADATA_SCHEMA, Manifest, Snapshot, Writer, find_index, verify_index
+from llm2clip_search.store import (
+    METADATA_SCHEMA,
+    Manifest,
+    Snapshot,
+    SourceEntry,
+    Writer,
+    find_index,
+    verify_index,
+)
 from llm2clip_search.store import writer as writer_module
 from llm2clip_search.store.compaction import compact
 from llm2clip_search.store.manifest import AnnEntry, ShardEntry
@@ -43,9 +51,11 @@ texts = st.text(max_size=8)
 @given(
     st.lists(st.tuples(texts, st.integers(0, 2**40)), max_size=3),
     st.none() | st.floats(0, 1),
-    st.lists(texts, max_size=3),
+    st.lists(st.tuples(texts, st.lists(texts), st.booleans()), max_size=3),
 )
-def test_a_manifest_survives_its_file(shards: list[tuple[str, int]], recall: float | None, roots: list[str]) -> None:
+def test_a_manifest_survives_its_file(
+    shards: list[tuple[str, int]], recall: float | None, sources: list[tuple[str, list[str], bool]]
+) -> None:
     import tempfile
 
     ann, config = None, None
@@ -58,7 +68,10 @@ def test_a_manifest_survives_its_file(shards: list[tuple[str, int]], recall: flo
         ShardEntry(name=name, rows=rows, first_id=rows, last_id=2 * rows, relative=rows % 2 == 0, sha256={"f": name})
         for name, rows in shards
     )
-    manifest = Manifest(model=MODEL, dim=4, shards=entries, ann=ann, ann_config=config, roots=tuple(roots))
+    made_from = tuple(SourceEntry(uri=uri, exclude=tuple(exclude), everything=all_) for uri, exclude, all_ in sources)
+    manifest = Manifest(
+        model=MODEL, dim=4, shards=entries, ann=ann, ann_config=config, sources=made_from, base="/somewhere"
+    )
     with tempfile.TemporaryDirectory() as folder:
         manifest.write(Path(folder))
         assert Manifest.read(Path(folder)) == manifest
@@ -197,7 +210,7 @@ def test_what_cannot_be_opened_is_told_in_a_sentence(tmp_path: Path) -> None:
         pass
     text = (folder / "manifest.json").read_text()
     for damage, message in (
-        ('{"schema_version": 99}', "schema version 99, newer than 3"),
+        ('{"schema_version": 99}', "schema version 99, newer than 4"),
         (text[: len(text) // 2], "cannot be read"),
         ("[]", "not the manifest"),
         (text.replace('"dim": 4', '"dim": 5'), "differs from its own checksum"),
@@ -249,7 +262,7 @@ def test_schema_1_is_migrated_by_the_next_commit(schema_1: Path) -> None:
     with Writer.open(schema_1, model=MODEL, dim=4) as writer:
         assert [(entry.first_id, entry.last_id) for entry in writer.manifest.shards] == [(0, 2), (1, 1)]
         writer.commit([replace(row(3), corpus="photos", version="7")], vectors(3))
-    assert json.loads((schema_1 / "manifest.json").read_text())["schema_version"] == 3
+    assert json.loads((schema_1 / "manifest.json").read_text())["schema_version"] == 4
     snapshot = Snapshot(schema_1)
     check_intact(snapshot)
     assert live(schema_1) == {0: "0.jpg", 1: "sub/renamed.jpg", 3: "3.jpg"}

@@ -62,6 +62,21 @@ def run_in_subprocess(*arguments: str | Path, cwd: Path) -> subprocess.Completed
     )
 
 
+def run_for_bytes(
+    *arguments: str | bytes | Path, cwd: Path, stdin: bytes = b"", **variables: str
+) -> subprocess.CompletedProcess[bytes]:
+    """As `run_in_subprocess`, with bytes in and out, and environment variables of its own."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "COLUMNS": WIDTH, **variables},
+    )
+
+
 def is_one_error(stderr: str) -> bool:
     """True for one ``error:`` line, followed by at most one ``hint:`` line."""
     lines = stderr.splitlines()

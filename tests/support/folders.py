@@ -10,7 +10,9 @@ from llm2clip_search.store import Snapshot
 from tests.support.encoders import ColourEncoder
 
 
-def update(folder: Path, encoder: ColourEncoder, *, exclude: Sequence[str] = (), **config: object) -> IndexSummary:
+def update(
+    folder: Path, encoder: ColourEncoder, *, exclude: Sequence[str] | None = None, **config: object
+) -> IndexSummary:
     """Index a folder into ``.llm2clip`` beside it."""
     return index_folder(
         folder,

@@ -1,6 +1,5 @@
 """What the ``bench`` commands that measure an encoder on a data set share: options, opening and output."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,4 +128,4 @@ def print_rows(rows: Iterable[Mapping[str, Any]], table: "Callable[[], Renderabl
             console.out.print(table())
             return
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+            console.print_json(row)

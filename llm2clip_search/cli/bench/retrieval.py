@@ -1,6 +1,5 @@
 """``llm2clip-search bench retrieval``: recall on benchmarks, optionally with figures from papers."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -108,7 +107,7 @@ def bench_retrieval(
                 results.append(result)
                 if json_output:
                     with console.results():
-                        print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
+                        console.print_json(result.to_dict())
                 if out is not None:
                     write_results(out, results)  # after each, so that an interrupted run leaves its results
     if not json_output:

@@ -1,0 +1,112 @@
+"""``llm2clip-search sources``: what an index is made from; forget a folder, or follow one that has moved."""
+
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.options import IndexFolder
+
+if TYPE_CHECKING:
+    from llm2clip_search.store import Snapshot
+
+sources = typer.Typer(help="List what an index is made from, forget a folder, or follow one that has moved.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@sources.callback(invoke_without_command=True)
+def listed(context: typer.Context, index: IndexFolder = None, json_output: Json = False) -> None:
+    """List the sources of an index: images, failures, state and options; or forget or move one.
+
+    A source is a folder that was indexed. Its state is present, missing, empty (perhaps a disk that is not mounted),
+    moved (the index was moved away from it) or unknown (it is not a folder of this machine).
+
+    [dim]llm2clip-search sources[/dim]
+    [dim]llm2clip-search sources move photos pictures[/dim]
+    [dim]llm2clip-search sources forget photos/2019[/dim]
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from rich.markup import escape
+
+    from llm2clip_search.indexers import list_sources
+    from llm2clip_search.store import Snapshot, find_index
+
+    snapshot = Snapshot(index or find_index())
+    found = list_sources(snapshot)
+    if json_output:
+        with console.results():
+            for source in found:
+                console.print_json(source.to_dict())
+        return
+    table = console.table("images", "failures", "state", "source", "options", left=("state", "source", "options"))
+    for source in found:
+        options = [f"--exclude {pattern!r}" for pattern in source.exclude] + ["--all"] * source.everything
+        numbers = (f"{source.images:,}", f"{source.failures:,}")
+        table.add_row(*numbers, source.state, escape(console.printable(source.uri)), escape(" ".join(options)))
+    with console.results():
+        console.out.print(table)
+    say_if_moved(snapshot)
+
+
+def say_if_moved(snapshot: "Snapshot") -> None:
+    """A note if an index lies where its images are not, but where it lay before they are."""
+    from llm2clip_search.indexers.sources import stranded_sources
+
+    if stranded_sources(snapshot):
+        old, new = snapshot.manifest.base, snapshot.base.as_posix()
+        console.warn(
+            f"the index has moved from {old} to {new}, but its images are still in {old}. To follow them, run"
+            f" llm2clip-search sources move {quote(new)} {quote(old)}; the next index run does so by itself"
+        )
+
+
+@sources.command()
+def forget(
+    path: Annotated[str, typer.Argument(help="A source, or a folder within one; it need not exist.")],
+    index: IndexFolder = None,
+    json_output: Json = False,
+) -> None:
+    """Remove the images of a folder from an index. Files are not touched.
+
+    [dim]llm2clip-search sources forget photos/2019[/dim]
+    """
+    from pathlib import Path
+
+    from llm2clip_search.indexers import forget_source
+    from llm2clip_search.store import find_index
+
+    removed = forget_source(index or find_index(), path)
+    if json_output:
+        console.print_json({"path": path, "removed": removed})
+    else:
+        console.out.print(f"{console.images(removed)} removed from the index")
+    if Path(path).is_dir():
+        console.say(
+            f"{path} is still there: indexing it, or a folder above it without --exclude, adds its images again"
+        )
+
+
+@sources.command()
+def move(
+    old: Annotated[str, typer.Argument(help="Where the folder was: a source, or a folder within or around some.")],
+    new: Annotated[str, typer.Argument(help="Where it is now.")],
+    index: IndexFolder = None,
+    json_output: Json = False,
+) -> None:
+    """Follow a folder that was renamed or moved: only paths are rewritten, no image is read or embedded.
+
+    [dim]llm2clip-search sources move /media/old-disk/photos /media/new-disk/photos[/dim]
+    """
+    from rich.markup import escape
+
+    from llm2clip_search.indexers import move_source
+    from llm2clip_search.store import find_index
+
+    moved = move_source(index or find_index(), old, new)
+    if json_output:
+        console.print_json({"old": old, "new": new, "moved": moved})
+    else:
+        console.out.print(f"{console.images(moved)} moved to {escape(console.visible(new))}")

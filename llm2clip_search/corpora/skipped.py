@@ -1,0 +1,92 @@
+"""What a walk leaves out: files and folders of systems and tools, told by their names; and counts of all that."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm2clip_search.encoders import image_types
+
+SYSTEM_FOLDERS = frozenset(
+    name.casefold()
+    for name in (
+        # Synology and QNAP
+        *("#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "@tmp", "@eaDir", "@sharebin", "@appstore"),
+        *("@database", "@docker", "@download", "@img_bkp_cache", "@autoupdate", "@S2S", "@quarantine", "@__thumb"),
+        *(".@__thumb", ".@upload_cache", ".@__comp", ".streams"),
+        # other servers and file systems
+        *("lost+found", ".snapshot", ".snapshots", "~snapshot", ".zfs", ".recycle", ".deleted", ".versions"),
+        # Windows
+        *("System Volume Information", "$RECYCLE.BIN", "RECYCLER", "RECYCLED", "$WinREAgent", "$Extend", "found.000"),
+        # macOS
+        *(".Trashes", ".Trash", ".Spotlight-V100", ".fseventsd", ".DocumentRevisions-V100", ".TemporaryItems"),
+        *("Network Trash Folder", "Temporary Items", ".AppleDouble", ".AppleDB", "__MACOSX"),
+        # desktops and tools
+        *(".thumbnails", ".thumb", ".thumbs", ".picasaoriginals", "node_modules", "__pycache__"),
+    )
+)
+"""Waste bins, snapshots, thumbnails and caches, in lower case."""
+_SYSTEM_PREFIXES = ("@syno", ".trash-", ".sync-", ".stversions", ".stfolder")
+SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", ".ds_store"})
+_RESOURCE_FORK = "._"
+"""macOS puts the attributes of ``x.jpg`` into ``._x.jpg`` where a disk has no place for them."""
+
+
+def is_system_name(name: str, *, is_folder: bool) -> bool:
+    """True for a folder or file that a system or tool made for itself."""
+    lower = name.casefold()
+    if is_folder:
+        return lower in SYSTEM_FOLDERS or lower.startswith(_SYSTEM_PREFIXES)
+    return lower in SYSTEM_FILES or lower.startswith(_RESOURCE_FORK)
+
+
+@dataclass(kw_only=True)
+class Skipped:
+    """Counts of what a corpus left out. What is in a folder that is not entered is not counted."""
+
+    types: Counter[str] = field(default_factory=Counter)
+    """Image files of types that are not read, by extension: lower case, with the dot."""
+    system: Counter[str] = field(default_factory=Counter)
+    """System folders and files, by name; ``._*`` stands for resource forks of macOS."""
+    hidden: int = 0
+    """Hidden image files."""
+    hidden_folders: int = 0
+    excluded: int = 0
+    """Image files and folders that a pattern matches."""
+    other: int = 0
+    """Files that are not images."""
+
+    def add_system(self, name: str, *, is_folder: bool) -> None:
+        """Count a system folder or file."""
+        self.system["._*" if not is_folder and name.startswith(_RESOURCE_FORK) else name] += 1
+
+    def reasons(self) -> list[str]:
+        """Phrases for people: what was skipped that may be images, and why. Excluded images are left out."""
+        found = []
+        for extension, count in sorted(self.types.items()):
+            kind = image_types.of_name(f"x{extension}")
+            lack = kind.lack if kind else "cannot be decoded"
+            found.append(f"{count:,} {extension} {'file' if count == 1 else 'files'} skipped: {lack}")
+        if self.system:
+            total, names = sum(self.system.values()), ", ".join(sorted(self.system)[:6])
+            more = f" and {len(self.system) - 6} other names" if len(self.system) > 6 else ""
+            found.append(
+                f"{total:,} system {'folder or file' if total == 1 else 'folders and files'} skipped: {names}{more}"
+            )
+        if self.hidden:
+            found.append(f"{self.hidden:,} hidden {'image' if self.hidden == 1 else 'images'} skipped")
+        return found
+
+    def hint(self) -> str:
+        """How to have the first type read that something here can read; empty if there is none."""
+        kinds = (image_types.of_name(f"x{extension}") for extension in sorted(self.types))
+        return next((kind.hint for kind in kinds if kind is not None and kind.hint), "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: types by extension, each with its number of ``files`` and the ``extra`` that reads them or null."""
+        types = {}
+        for extension, count in sorted(self.types.items()):
+            kind = image_types.of_name(f"x{extension}")
+            types[extension] = {"files": count, "extra": kind.extra or None if kind else None}
+        counts = ("hidden", "hidden_folders", "excluded", "other")
+        rest = {name: getattr(self, name) for name in counts}
+        return {"types": types, "system": dict(sorted(self.system.items())), **rest}

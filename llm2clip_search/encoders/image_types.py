@@ -1,0 +1,173 @@
+"""Types of images that need an extra or that nothing here reads, told by file extension and by first bytes.
+
+Skipped files are counted with `of_name`, and what is in a file that Pillow does not open is told with `describe`.
+"""
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from PIL import Image
+
+HEAD_BYTES = 512
+"""First bytes of a file that `of_content` and `describe` need."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageType:
+    """A type of image file that Pillow alone does not read."""
+
+    name: str
+    extensions: tuple[str, ...]
+    """Lower case, with the dot."""
+    extra: str = ""
+    """The extra of this package that reads it; empty if nothing here does."""
+    plugin: str = ""
+    """Pillow's name of the reader that the extra brings, once `images.register_plugins` was called."""
+
+    @property
+    def lack(self) -> str:
+        """Why files of this type are not read, to follow their count: ``needs the extra [heif]``."""
+        return f"needs the extra [{self.extra}]" if self.extra else f"no reader for {self.name}"
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its reader is installed."""
+        return bool(self.plugin) and self.plugin in Image.OPEN
+
+    @property
+    def hint(self) -> str:
+        """How to have such files read; empty if there is no way."""
+        return f"Install it with: pip install 'llm2clip-search[{self.extra}]'." if self.extra else ""
+
+
+HEIC = ImageType(name="HEIC", extensions=(".heic", ".heif", ".hif", ".heics", ".heifs"), extra="heif", plugin="HEIF")
+JPEG_XL = ImageType(name="JPEG XL", extensions=(".jxl",), extra="jxl", plugin="JXL")
+CAMERA_RAW = ImageType(
+    name="camera RAW",
+    extensions=(
+        *(
+            ".cr2",
+            ".cr3",
+            ".crw",
+            ".nef",
+            ".nrw",
+            ".arw",
+            ".srf",
+            ".sr2",
+            ".dng",
+            ".raf",
+            ".orf",
+            ".ori",
+            ".rw2",
+            ".rwl",
+        ),
+        *(".pef", ".srw", ".x3f", ".3fr", ".fff", ".iiq", ".mef", ".mos", ".mrw", ".kdc", ".dcr", ".erf", ".gpr"),
+    ),
+)
+JPEG_XR = ImageType(name="JPEG XR", extensions=(".jxr", ".wdp", ".hdp"))
+BPG = ImageType(name="BPG", extensions=(".bpg",))
+DJVU = ImageType(name="DjVu", extensions=(".djvu", ".djv"))
+HIGH_DYNAMIC_RANGE = ImageType(name="high-dynamic-range images", extensions=(".exr", ".hdr"))
+VECTOR = ImageType(
+    name="vector drawings",
+    extensions=(".svg", ".svgz", ".ai", ".cdr", ".eps", ".wmf", ".emf", ".sketch", ".afdesign"),
+)
+PROJECT = ImageType(
+    name="projects of image editors",
+    extensions=(".xcf", ".psb", ".kra", ".ora", ".clip", ".pdn", ".afphoto", ".procreate"),
+)
+
+IMAGE_TYPES = (HEIC, JPEG_XL, CAMERA_RAW, JPEG_XR, BPG, DJVU, HIGH_DYNAMIC_RANGE, VECTOR, PROJECT)
+
+_BY_EXTENSION = {extension: each for each in IMAGE_TYPES for extension in each.extensions}
+_BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"), HEIC),
+    b"crx ": CAMERA_RAW,
+}
+"""Major brands of ISO media files; ``mif1`` may hold AVIF too, which Pillow opens."""
+_SIGNATURES: tuple[tuple[int, bytes, ImageType], ...] = (
+    (0, b"\xff\x0a", JPEG_XL),
+    (0, b"\x00\x00\x00\x0cJXL \r\n\x87\n", JPEG_XL),
+    (0, b"FUJIFILMCCD-RAW", CAMERA_RAW),
+    (8, b"CR", CAMERA_RAW),  # Canon CR2, after a TIFF header
+    (0, b"IIRO", CAMERA_RAW),  # Olympus
+    (0, b"IIRS", CAMERA_RAW),
+    (0, b"MMOR", CAMERA_RAW),
+    (0, b"IIU\x00", CAMERA_RAW),  # Panasonic
+    (0, b"\x00MRM", CAMERA_RAW),  # Minolta
+    (0, b"FOVb", CAMERA_RAW),  # Sigma
+    (6, b"HEAPCCDR", CAMERA_RAW),  # Canon CRW
+    (0, b"II\xbc\x01", JPEG_XR),
+    (0, b"BPG\xfb", BPG),
+    (0, b"AT&TFORM", DJVU),
+    (0, b"v/1\x01", HIGH_DYNAMIC_RANGE),  # OpenEXR
+    (0, b"#?RADIANCE", HIGH_DYNAMIC_RANGE),
+    (0, b"%!PS", VECTOR),
+    (0, b"\xc5\xd0\xd3\xc6", VECTOR),  # EPS with a preview
+    (0, b"gimp xcf", PROJECT),
+    (0, b"8BPS\x00\x02", PROJECT),  # Photoshop's large documents
+)
+_OTHERS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"%PDF", "a PDF document"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"PK\x05\x06", "a ZIP archive"),
+    (0, b"Rar!\x1a\x07", "a RAR archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"BZh", "a bzip2 archive"),
+    (0, b"\xfd7zXZ\x00", "an xz archive"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (4, b"ftyp", "a video"),
+    (4, b"moov", "a video"),
+    (4, b"mdat", "a video"),
+    (0, b"\x1aE\xdf\xa3", "a video"),  # Matroska, WebM
+    (8, b"AVI ", "a video"),
+    (0, b"FLV\x01", "a video"),
+    (0, b"\x00\x00\x01\xba", "a video"),
+    (0, b"\x30\x26\xb2\x75", "a video"),  # Windows Media
+    (8, b"WAVE", "a sound file"),
+    (0, b"ID3", "a sound file"),
+    (0, b"OggS", "a sound or video file"),
+    (0, b"fLaC", "a sound file"),
+    (0, b"\x7fELF", "a program"),
+    (0, b"MZ", "a program"),
+    (0, b"SQLite format 3\x00", "a database"),
+    (0, b"\x00\x05\x16\x07", "the macOS attributes of another file"),
+    (0, b"version https://git-lfs", "a Git LFS pointer to the image, which was not fetched"),
+    (0, b"\xd0\xcf\x11\xe0", "a document of an earlier Microsoft Office"),
+)
+_TEXTS = ((b"<!doctype html", "a web page"), (b"<html", "a web page"), (b"<?xml", "an XML document"))
+"""First words of text files that people mistake for images, in lower case."""
+
+
+def of_name(path: str | PurePath) -> ImageType | None:
+    """The type that a file's extension stands for; None if Pillow reads it or it is not an image's extension."""
+    return _BY_EXTENSION.get(PurePath(path).suffix.lower())
+
+
+def of_content(head: bytes) -> ImageType | None:
+    """The type of a file that begins with these bytes, at least `HEAD_BYTES` of them; None if it is another."""
+    if head[4:8] == b"ftyp" and head[8:12] in _BRANDS:
+        return _BRANDS[head[8:12]]
+    for offset, signature, kind in _SIGNATURES:
+        if head.startswith(signature, offset):
+            return kind
+    text = _text(head)
+    return VECTOR if text.startswith(b"<svg") or (text.startswith(b"<?xml") and b"<svg" in text) else None
+
+
+def describe(head: bytes) -> str:
+    """What a file that Pillow does not open is, by its first bytes, to follow its name and a colon."""
+    if not head.strip(b"\x00"):
+        return "not an image: it holds nothing but zeros"
+    if (kind := of_content(head)) is not None:
+        if kind.is_read:
+            return f"a damaged {kind.name} image"
+        return f"a {kind.name} image, which {kind.lack}" if kind.extra else f"not read: there is {kind.lack}"
+    other = next((name for offset, mark, name in _OTHERS if head.startswith(mark, offset)), "")
+    other = other or next((name for mark, name in _TEXTS if _text(head).startswith(mark)), "")
+    return f"not an image but {other}" if other else "not an image that Pillow can read"
+
+
+def _text(head: bytes) -> bytes:
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()

@@ -1,0 +1,277 @@
+"""What an index is made from: sources that move, vanish and are forgotten, and an index that moves away from them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from llm2clip_search.corpora import Corpus, FolderCorpus, open_corpus
+from llm2clip_search.errors import CorpusError, StoreError
+from llm2clip_search.store import Manifest, Snapshot, SourceEntry, Writer
+from llm2clip_search.store.moving import move_paths
+from llm2clip_search.store.names import decode, encode
+from llm2clip_search.store.paths import PathChange
+from llm2clip_search.store.snapshot import is_uri
+
+SAMPLE = 8
+"""Rows of each shard whose files are looked for when an index lies in another folder than before."""
+
+State = Literal["present", "missing", "empty", "moved", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A source of an index, and what has become of it."""
+
+    uri: str
+    """Absolute path of its folder, or its URI."""
+    images: int
+    """Rows of it; a row below several sources counts for the innermost one."""
+    failures: int
+    state: State
+    """``missing``: there is no such folder; ``empty``: there is nothing in it, as in a mount point without its disk;
+    ``moved``: the index has moved, and the folder is where it was; ``unknown``: not a folder of this machine."""
+    exclude: tuple[str, ...] = ()
+    everything: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def open_source(
+    name: str | os.PathLike[str],
+    snapshot: Snapshot | None,
+    *,
+    exclude: Sequence[str] | None = None,
+    everything: bool | None = None,
+) -> Corpus:
+    """A corpus as an index reads it: what is not given is as the index remembers it.
+
+    A folder within a source of the index, if nothing else is asked for, is read as a part of that source: with its
+    patterns.
+
+    Args:
+        name: as for `open_corpus`.
+        snapshot: the index; None for a new one.
+
+    Raises:
+        CorpusError: as `open_corpus`.
+    """
+    if snapshot is None or "://" in os.fspath(name):
+        return open_corpus(name, exclude=exclude or (), everything=bool(everything))
+    path = Path(name).expanduser()
+    uri = snapshot.stored(str(path))
+    known = {source.uri: source for source in snapshot.manifest.sources}
+    for source in stranded_sources(snapshot):  # the next run follows them
+        known[encode(str(Path(snapshot.manifest.base) / decode(source.uri)))] = known.pop(source.uri)
+    own = known.get(uri, SourceEntry(uri=uri))
+    if uri not in known and exclude is None and everything is None:
+        around = [each for each in known.values() if not is_uri(each.uri) and snapshot.is_under(uri, each.uri)]
+        for source in sorted(around, key=lambda each: len(snapshot.located(each.uri)), reverse=True):
+            whole = _folder(snapshot, source)
+            part = Path(snapshot.located(uri))
+            if whole.covers(part, is_folder=True):
+                return FolderCorpus(part, exclude=source.exclude, everything=source.everything, part_of=whole.root)
+    return FolderCorpus(
+        path,
+        exclude=own.exclude if exclude is None else exclude,
+        everything=own.everything if everything is None else everything,
+    )
+
+
+def list_sources(index: str | os.PathLike[str] | Snapshot) -> list[Source]:
+    """The sources of an index, with the number of their rows. Reads the paths of all rows.
+
+    Raises:
+        StoreError: there is no index.
+    """
+    snapshot = index if isinstance(index, Snapshot) else Snapshot(Path(index))
+    sources = snapshot.manifest.sources
+    inner_first = sorted(sources, key=lambda each: len(snapshot.located(each.uri)), reverse=True)
+    images = dict.fromkeys(sources, 0)
+    for _, paths in snapshot.live_paths():
+        left = np.ones(len(paths), dtype=bool)
+        for source in inner_first:
+            own = left & snapshot.below(paths, source.uri)
+            images[source] += int(own.sum())
+            left &= ~own
+    failures = dict.fromkeys(sources, 0)
+    for row in snapshot.failures():
+        for source in inner_first:
+            if snapshot.is_under(row["path"], source.uri):
+                failures[source] += 1
+                break
+    stranded = stranded_sources(snapshot)
+    return [
+        Source(
+            uri=snapshot.located(source.uri),
+            images=images[source],
+            failures=failures[source],
+            state="moved" if source in stranded else source_state(snapshot, source),
+            exclude=source.exclude,
+            everything=source.everything,
+        )
+        for source in sources
+    ]
+
+
+def source_state(snapshot: Snapshot, source: SourceEntry) -> State:
+    """What has become of a source, as far as a look at its folder tells."""
+    if is_uri(source.uri):
+        return "unknown"
+    try:
+        with os.scandir(snapshot.located(source.uri)) as entries:
+            return "present" if next(entries, None) is not None else "empty"
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing"
+    except OSError:
+        return "unknown"
+
+
+def forget_source(index: str | os.PathLike[str], uri: str) -> int:
+    """Remove the rows, failures and sources at and below a path or URI from an index; whether it exists is no matter.
+
+    Returns:
+        Rows that were removed.
+
+    Raises:
+        StoreError: the index has nothing there.
+    """
+    folder = Path(index)
+    manifest = Manifest.read(folder)
+    with Writer.open(folder, model=manifest.model, dim=manifest.dim) as writer:
+        snapshot = writer.snapshot
+        root = snapshot.stored(uri)
+        removed = _rows_below(snapshot, root)
+        kept = [source for source in writer.manifest.sources if not snapshot.is_under(source.uri, root)]
+        if not len(removed) and len(kept) == len(writer.manifest.sources):
+            raise _unknown(snapshot, uri)
+        writer.commit(removed=removed)
+        writer.record_failures([], under=root)
+        writer.set_sources(kept, base=_settled_base(writer.snapshot))
+    return len(removed)
+
+
+def move_source(index: str | os.PathLike[str], old: str, new: str) -> int:
+    """Follow a folder that has moved: paths at and below ``old`` become paths below ``new``; no image is read.
+
+    Ids and vectors stay. ``old`` may be a source, a folder within one, or a folder around several.
+
+    Returns:
+        Rows that have another path now.
+
+    Raises:
+        CorpusError: there is no folder ``new``.
+        StoreError: the index has nothing at ``old``.
+    """
+    if not is_uri(new) and not Path(new).is_dir():
+        raise CorpusError(f"There is no folder {new}.")
+    folder = Path(index)
+    manifest = Manifest.read(folder)
+    with Writer.open(folder, model=manifest.model, dim=manifest.dim) as writer:
+        snapshot = writer.snapshot
+        root, target = snapshot.stored(old), snapshot.stored(new)
+        known = any(snapshot.is_under(source.uri, root) for source in manifest.sources)
+        if not known and not len(_rows_below(snapshot, root)):
+            raise _unknown(snapshot, old)
+        around = next((each for each in manifest.sources if snapshot.is_under(root, each.uri)), None)
+        move = (snapshot.located(root), snapshot.located(target))
+        moved = move_paths(writer, PathChange(before=snapshot.base, after=snapshot.base, moves=(move,)))
+        sources = list(writer.manifest.sources)
+        if around is not None and not any(snapshot.is_under(target, each.uri) for each in sources):
+            sources.append(replace(around, uri=target))  # a part that has left its source is one by itself
+        writer.set_sources(sources, base=_settled_base(writer.snapshot))
+    return moved
+
+
+def stranded_sources(snapshot: Snapshot) -> list[SourceEntry]:
+    """Sources whose files are not where the index says, but where it would say if it lay where it did before.
+
+    That is so when an index was moved or copied without its images. A few files of each are looked for.
+    """
+    old = Path(snapshot.manifest.base)
+    if not snapshot.manifest.base or old == snapshot.base:
+        return []
+    sample: list[str] = []
+    for shard in snapshot.shards:
+        rows = shard.live_rows[:: max(1, len(shard.live_rows) // SAMPLE)]
+        sample += shard.rows(rows).column("path").to_pylist() if len(rows) else []
+    relative = [each for each in snapshot.manifest.sources if not is_uri(each.uri) and not Path(each.uri).is_absolute()]
+    bases = {"along": snapshot.base, "behind": old}
+    whereabouts = dict.fromkeys(relative, "nowhere")
+    for source in relative:
+        files = [path for path in sample if not Path(path).is_absolute() and snapshot.is_under(path, source.uri)]
+        # The folder itself tells least: there may be another one of the same name.
+        for paths, (place, base) in product((files, [source.uri] if source.uri != "." else []), bases.items()):
+            if any((base / decode(path)).exists() for path in paths):
+                whereabouts[source] = place
+                break
+    behind = {"behind"} if "along" in whereabouts.values() else {"behind", "nowhere"}
+    if "behind" not in whereabouts.values():
+        return []
+    return [source for source, place in whereabouts.items() if place in behind]
+
+
+def follow_base(writer: Writer) -> str:
+    """Bring the paths of an index up to date that lies in another folder than before.
+
+    If its images moved with it, relative paths are right already. If they did not, paths lead to where they are.
+
+    Returns:
+        The folder it lay in before, if its images are still there; otherwise an empty string.
+    """
+    snapshot, old = writer.snapshot, writer.manifest.base
+    if old == snapshot.base.as_posix():
+        return ""
+    stranded = stranded_sources(snapshot)
+    before = Path(old or snapshot.base)
+    left_behind = ((before / decode(each.uri)).as_posix() for each in stranded)
+    moves = (*((place, place) for place in left_behind), (before.as_posix(), snapshot.base.as_posix()))
+    change = PathChange(before=before, after=snapshot.base, moves=moves)
+    move_paths(writer, change, base=snapshot.base.as_posix())
+    return old if stranded else ""
+
+
+def check_missing(writer: Writer) -> dict[str, int]:
+    """Rows of sources whose folder is missing, by folder; a source of which no row is left is forgotten.
+
+    Paths of rows are read only if a folder is missing.
+    """
+    snapshot = writer.snapshot
+    missing = [each for each in writer.manifest.sources if source_state(snapshot, each) == "missing"]
+    counts = dict.fromkeys(missing, 0)
+    for _, paths in snapshot.live_paths() if missing else ():
+        for source in missing:
+            counts[source] += int(snapshot.below(paths, source.uri).sum())
+    if found_elsewhere := [source for source, count in counts.items() if not count]:
+        for source in found_elsewhere:
+            writer.record_failures([], under=source.uri)
+        kept = [each for each in writer.manifest.sources if each not in found_elsewhere]
+        writer.set_sources(kept, base=writer.manifest.base)
+    return {snapshot.located(source.uri): count for source, count in counts.items() if count}
+
+
+def _settled_base(snapshot: Snapshot) -> str:
+    return snapshot.manifest.base if stranded_sources(snapshot) else snapshot.base.as_posix()
+
+
+def _rows_below(snapshot: Snapshot, root: str) -> np.ndarray:
+    """Ids of the live rows at and below a stored path, int64."""
+    found = [shard.live_ids[snapshot.below(paths, root)] for shard, paths in snapshot.live_paths()]
+    return np.concatenate([*found, np.empty(0, dtype=np.int64)])
+
+
+def _unknown(snapshot: Snapshot, uri: str) -> StoreError:
+    known = ", ".join(snapshot.located(source.uri) for source in snapshot.manifest.sources)
+    return StoreError(
+        f"The index {snapshot.folder} has nothing below {snapshot.located(snapshot.stored(uri))}.",
+        hint=f"It is made from {known}." if known else "",
+    )
+
+
+def _folder(snapshot: Snapshot, source: SourceEntry) -> FolderCorpus:
+    return FolderCorpus(snapshot.located(source.uri), exclude=source.exclude, everything=source.everything)
