@@ -167,7 +167,7 @@ class Manifest:
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if not isinstance(version, int) or version < 1:
             raise DamagedError(f"{path} is not the manifest of an index.")
-        # Those of schemas before 3 have no checksum.
+        # Those of schemas before 4 have no checksum.
         if "checksum" in raw and raw.pop("checksum") != _digest(text.rpartition(_CHECKSUM)[0]):
             raise DamagedError(f"{path} differs from its own checksum.")
         if version > SCHEMA_VERSION:

@@ -19,9 +19,9 @@ from llm2clip_search.store.manifest import MANIFEST, SHARDS, ColumnEntry, Manife
 from llm2clip_search.store.row_files import ArrowRows
 from llm2clip_search.store.schema import METADATA_SCHEMA, column_entry, maker, parquet_bytes
 from llm2clip_search.store.shard import METADATA, ROWS, VECTORS, Shard
+from llm2clip_search.store.shard_files import are_relative
 from llm2clip_search.store.snapshot import ANN
 from llm2clip_search.store.tombstones import NOTHING, Tombstones
-from llm2clip_search.store.writer import are_relative
 
 
 class TwinShard(Shard):

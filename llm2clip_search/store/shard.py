@@ -163,7 +163,7 @@ class Shard:
 
     @contextmanager
     def _metadata(self) -> Iterator[pq.ParquetFile]:
-        # Pages carry checksums since schema 3; comparing them takes a tenth of the time of decoding.
+        # Pages carry checksums since schema 4; comparing them takes a tenth of the time of decoding.
         try:
             with pq.ParquetFile(self.metadata_path, page_checksum_verification=True) as file:
                 yield file

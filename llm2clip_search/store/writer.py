@@ -4,7 +4,6 @@ A shard is written under a temporary name, flushed and renamed; then the manifes
 at any instant, the index is what the last manifest says, and the next writer removes what that does not name.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from llm2clip_search.base.files import file_sha256, fsync_path, replace_file, replaced_file
+from llm2clip_search.base.files import file_sha256, replace_file, replaced_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store.faults import writing
@@ -32,25 +30,20 @@ from llm2clip_search.store.manifest import (
     SourceEntry,
     has_shards,
 )
-from llm2clip_search.store.paths import ABSOLUTE
-from llm2clip_search.store.row_files import write_rows
 from llm2clip_search.store.schema import (
     FAILURE_SCHEMA,
     METADATA_SCHEMA,
-    UNIQUE,
     Failure,
     Row,
     column_entry,
     described,
     parquet_bytes,
 )
-from llm2clip_search.store.shard import METADATA, ROWS, VECTORS, Shard
+from llm2clip_search.store.shard import Shard
+from llm2clip_search.store.shard_files import write_shard
 from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, FAILURES, Snapshot, index_folder
 from llm2clip_search.store.tombstones import Tombstones
 from llm2clip_search.vectorindex.policy import AnnConfig
-
-ROW_GROUP = 2048
-"""Rows per Parquet row group: a filter skips those that its statistics rule out."""
 
 
 class Writer:
@@ -316,53 +309,10 @@ class Writer:
 
     def _write_shard(self, name: str, table: pa.Table, blocks: Iterable[np.ndarray]) -> ShardEntry:
         """Write a shard: metadata, and its vectors in blocks ``[m, dim]``."""
-        shards = self.snapshot.folder / SHARDS
-        temporary = shards / f".{name}.{os.getpid()}.tmp"
-        table = described(table, self.manifest.model)
-        try:
-            with self._writing(temporary):
-                shards.mkdir(exist_ok=True)
-                temporary.mkdir()
-                digests = self._write_files(temporary, table, blocks)
-                # There is one if a commit could not write its manifest and is tried again.
-                shutil.rmtree(shards / name, ignore_errors=True)
-                temporary.rename(shards / name)
-                fsync_path(shards)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)  # it may have filled the disk
-            raise
-        ids = table.column("id").to_numpy()
-        return ShardEntry(
-            name=name,
-            rows=len(ids),
-            first_id=int(ids.min()),
-            last_id=int(ids.max()),
-            relative=are_relative(table.column("path")),
-            sha256=digests,
-        )
-
-    def _write_files(self, folder: Path, table: pa.Table, blocks: Iterable[np.ndarray]) -> dict[str, str]:
-        """Write and flush the files of a shard; returns their checksums."""
-        shape, dtype = (len(table), self.manifest.dim), np.dtype(self.manifest.dtype)
-        with (folder / VECTORS).open("wb") as file:
-            # One block after the other: a merged shard may be larger than memory. Written, not mapped: a full disk is
-            # an error of a write, but kills a process that has the file mapped.
-            header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
-            np.lib.format.write_array_header_1_0(file, header)
-            written = 0
-            for block in blocks:
-                file.write(np.ascontiguousarray(block, dtype=dtype).data)
-                written += len(block)
-        assert written == len(table), "one vector per row"
-        repeated = [name for name in table.column_names if name not in UNIQUE]
-        options = {"row_group_size": ROW_GROUP, "use_dictionary": repeated, "write_page_checksum": True}
-        pq.write_table(table, folder / METADATA, **options)
-        write_rows(folder / ROWS, table)
-        digests = {file: file_sha256(folder / file) for file in (VECTORS, METADATA, ROWS)}
-        for name in digests:
-            fsync_path(folder / name)
-        fsync_path(folder)
-        return digests
+        shards, manifest = self.snapshot.folder / SHARDS, self.manifest
+        with self._writing(shards / name):
+            table = described(table, manifest.model)
+            return write_shard(shards / name, table, blocks, dim=manifest.dim, dtype=manifest.dtype)
 
     def _with_dead(self, ids: np.ndarray) -> Tombstones:
         """The present tombstones, and one for each live row of ``ids``, int64 ascending; the same object if none."""
@@ -395,11 +345,6 @@ class Writer:
                 path.unlink()
         for path in folder.glob(".*.tmp"):
             path.unlink()
-
-
-def are_relative(paths: pa.ChunkedArray) -> bool:
-    """True if every path is relative to the base."""
-    return not pc.any(pc.match_substring_regex(paths, ABSOLUTE)).as_py()
 
 
 def check_model(snapshot: Snapshot, model: ModelIdentity) -> None:

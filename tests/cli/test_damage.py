@@ -57,7 +57,7 @@ def test_damage_is_named_and_repaired(copy: Path, run_cli: RunCli) -> None:
     assert json.loads(run_cli("repair", "--json", cwd=copy).stdout)["missing"] == ["images/2024/3.png"]
     (copy / ".llm2clip" / "damaged" / "lost.parquet").unlink()
     assert run_cli("repair", cwd=copy).stdout.startswith("nothing is damaged; 7 images in ")
-    assert "7 unchanged" in run_cli("index", "images", cwd=copy).stdout
+    assert run_cli("index", "images", cwd=copy).stdout.startswith("0 indexed")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 3}', "\0\0\0", None])
@@ -72,7 +72,7 @@ def test_every_command_says_that_the_manifest_is_damaged(copy: Path, run_cli: Ru
         assert is_one_error(done.stderr)
     assert run_cli("verify", cwd=copy).returncode == 1
     assert "8 images in" in run_cli("repair", cwd=copy).stderr
-    assert "8 unchanged" in run_cli("index", "images", cwd=copy).stdout
+    assert run_cli("index", "images", cwd=copy).stdout.startswith("0 indexed")
 
 
 def test_a_file_that_outgrows_its_limit_keeps_what_was_committed(copy: Path, run_cli: RunCli) -> None:
@@ -91,7 +91,7 @@ def test_a_file_that_outgrows_its_limit_keeps_what_was_committed(copy: Path, run
         assert "cannot be written: file too large; the 8 images committed so far are kept." in done.stderr
         assert is_one_error(done.stderr)
     assert run_cli("info", "--json", cwd=copy).stdout == before
-    assert "1 indexed, 0 moved or copied, 8 unchanged" in run_cli("index", "images", cwd=copy).stdout
+    assert "1 indexed" in run_cli("index", "images", cwd=copy).stdout
 
 
 @contextmanager

@@ -208,7 +208,7 @@ def test_a_lost_manifest_is_made_of_the_shards(photos: Path) -> None:
     made = Manifest.read(index)
     assert (made.model, made.dim, made.sources, made.live) == (manifest.model, 16, manifest.sources, IMAGES)
     assert made.next_id >= manifest.next_id
-    assert update(photos, ColourEncoder()).unchanged == IMAGES
+    assert update(photos, ColourEncoder()).indexed == 0
 
 
 def test_damaged_tombstones_bring_back_what_only_they_knew(photos: Path) -> None:
@@ -221,7 +221,7 @@ def test_damaged_tombstones_bring_back_what_only_they_knew(photos: Path) -> None
     assert done.revived == 1
     assert rows(photos).keys() == before.keys() | {"photos/2.png"}
     assert update(photos, ColourEncoder()).removed == 1
-    assert rows(photos) == before
+    assert {path: row["id"] for path, row in rows(photos).items()} == {path: row["id"] for path, row in before.items()}
 
 
 @pytest.mark.parametrize("victim", ["embeddings.npy", "metadata.parquet", "manifest.json", "tombstones"])

@@ -29,6 +29,7 @@ from llm2clip_search.store import (
     SourceEntry,
     Writer,
     find_index,
+    shard_files,
     verify_index,
 )
 from llm2clip_search.store import writer as writer_module
@@ -112,7 +113,8 @@ def test_a_commit_that_breaks_off_changes_nothing(
     """Whatever step fails, at whichever of its calls, the index is what it was, or all of the commit."""
     folder = tmp_path / "i"
     fill(folder, 0, 1)
-    real, calls = getattr(writer_module, step), [0]
+    module = writer_module if step == "replace_file" else shard_files
+    real, calls = getattr(module, step), [0]
 
     def broken(*args: object) -> object:
         calls[0] += 1
@@ -121,7 +123,7 @@ def test_a_commit_that_breaks_off_changes_nothing(
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer_module, step, broken)
+        patch.setattr(module, step, broken)
         try:
             with Writer.open(folder, model=MODEL, dim=4) as writer:
                 writer.commit([row(1, "moved.jpg"), row(2)], vectors(1, 2), removed=[0])
