@@ -1,7 +1,7 @@
 """Faults of the disk as sentences: what cannot be written or read, why, and what is kept."""
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ DAMAGE = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVA
 
 
 @contextmanager
-def writing(path: Path, *, kept: Callable[[], str] = str) -> Iterator[None]:
+def writing(path: Path, *, kept: str = "") -> Iterator[None]:
     """Turn the system's errors while a file or folder is written into one sentence.
 
     Args:
@@ -33,7 +33,7 @@ def writing(path: Path, *, kept: Callable[[], str] = str) -> Iterator[None]:
         elif error.errno in REFUSED:
             hint = "Run it as the user who owns the index, or name another folder with --index."
         name = error.filename or path
-        raise StoreError(f"{name} cannot be written: {first_line(error)}{kept()}.", hint=hint) from error
+        raise StoreError(f"{name} cannot be written: {first_line(error)}{kept}.", hint=hint) from error
 
 
 def unreadable(path: Path, error: Exception) -> StoreError:

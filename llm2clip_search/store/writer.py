@@ -254,7 +254,8 @@ class Writer:
 
     def _writing(self, path: Path) -> AbstractContextManager[None]:
         """`writing`, which says that the last commit is as it was."""
-        return writing(path, kept=lambda: f"; the {self.manifest.live:,} images committed so far are kept")
+        live = self.manifest.live
+        return writing(path, kept=f"; the {live:,} images committed so far are kept" if live else "")
 
     def _publish(self, manifest: Manifest, tombstones: Tombstones | None = None) -> None:
         """Make a manifest the index's; changed tombstones are written first, and rows counted anew."""
