@@ -12,6 +12,7 @@ from llm2clip_search.errors import (
     CorpusError,
     DamagedError,
     ImageError,
+    InputError,
     Llm2ClipError,
     ModelError,
     QueryError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from llm2clip_search.corpora import Corpus, FolderCorpus, Item, Skipped, open_corpus
     from llm2clip_search.encoders import Encoder, load_encoder
     from llm2clip_search.encoders.config import PreprocessConfig
+    from llm2clip_search.encoders.inputs import ImageInput
     from llm2clip_search.engine import (
         Duplicate,
         DuplicateGroup,
@@ -69,8 +71,10 @@ __all__ = [
     "FolderCorpus",
     "Hit",
     "ImageError",
+    "ImageInput",
     "IndexConfig",
     "IndexSummary",
+    "InputError",
     "Item",
     "Llm2ClipError",
     "MergeSummary",
@@ -111,6 +115,7 @@ _HOMES = {
     "corpora": ("Corpus", "FolderCorpus", "Item", "Skipped", "open_corpus"),
     "encoders": ("Encoder", "load_encoder"),
     "encoders.config": ("PreprocessConfig",),
+    "encoders.inputs": ("ImageInput",),
     "engine": (
         *("Duplicate", "DuplicateGroup", "Duplicates", "Hit", "Query", "Result", "SearchIndex", "SearchIndices"),
         *("SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),

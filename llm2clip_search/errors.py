@@ -20,6 +20,10 @@ class Llm2ClipError(Exception):
         self.hint = hint
 
 
+class InputError(Llm2ClipError, ValueError):
+    """An argument has a type or a value that is not accepted; the message says which are."""
+
+
 class ModelError(Llm2ClipError):
     """A model cannot be resolved, fetched, verified or loaded."""
 
@@ -54,7 +58,7 @@ class CorpusError(Llm2ClipError):
     """A corpus or data set cannot be read: no such folder, or nothing in it to use."""
 
 
-class QueryError(Llm2ClipError):
+class QueryError(InputError):
     """A query is empty, contradicts itself or names something that does not exist."""
 
 

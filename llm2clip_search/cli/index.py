@@ -53,7 +53,8 @@ def index(
         typer.Option("--rehash", help="Read all images and compare contents, also where size and times are unchanged."),
     ] = False,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Remove the images of folders that have become empty, which are kept else.")
+        bool,
+        typer.Option("--forget", help="Remove the images of folders that have become empty, which are otherwise kept."),
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per call of the vision tower.")] = 32,
     threads: Annotated[
@@ -138,6 +139,8 @@ def _print(summary: "IndexSummary", *, shown: int) -> None:
     console.out.print(f"{parts} in {summary.elapsed:.1f} s{rate}")
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
     console.say(f"  {stages} (read and decode run in threads, beside encode)")
+    if summary.damaged:
+        console.say(f"  {summary.damaged:,} of the indexed images with damage: --where 'damage IS NOT NULL' finds them")
     for failure in summary.failures[:shown]:
         console.warn(f"'{console.printable(failure['path'])}': {failure['reason']}")
     if summary.failed > shown:
@@ -145,10 +148,10 @@ def _print(summary: "IndexSummary", *, shown: int) -> None:
     for folder in summary.unreadable:
         console.warn(f"{console.visible(folder)}; images below it stay in the index")
     for part, count in summary.vacant.items():
-        kept = f"{console.images(count)} below it stay in the index"
-        console.warn(f"{console.visible(part)} is empty now; {kept}. Is a disk not mounted? --forget removes them")
+        kept = f"the index keeps {console.images(count)} below it"
+        console.warn(f"{console.visible(part)} is empty or gone; {kept}. Is a disk not mounted? --forget removes them")
     for part, count in summary.missing.items():
-        kept = f"{console.images(count)} of it stay in the index"
+        kept = f"the index keeps {console.images(count)} of it"
         console.warn(
             f"{console.visible(part)} is missing; {kept}. 'sources move' follows it, 'sources forget' removes them"
         )

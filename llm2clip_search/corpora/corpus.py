@@ -71,6 +71,13 @@ class Corpus(ItemReader, Protocol):
         """
         return []
 
+    def mounts(self) -> list[str]:
+        """Parts that lie on another disk than what is around them, by URI; the index remembers them.
+
+        If one is missing later, it counts as vacant: some systems remove a mount point with its disk.
+        """
+        return []
+
     def skipped(self) -> Skipped:
         """What the last `items` left out."""
         return Skipped()

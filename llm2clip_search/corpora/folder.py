@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from llm2clip_search.corpora.corpus import Corpus, Item
-from llm2clip_search.corpora.skipped import Skipped, is_system_name
+from llm2clip_search.corpora.skipped import Reason, Skipped, is_system_name
 from llm2clip_search.encoders import image_types
 from llm2clip_search.encoders.images import register_plugins
 from llm2clip_search.errors import CorpusError
@@ -24,7 +25,8 @@ _NOT_IMAGES = frozenset({".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".wmf", ".emf",
 def image_extensions() -> frozenset[str]:
     """Lower-case extensions, with the dot, that the installed Pillow and its plug-ins read."""
     register_plugins()
-    readable = {ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN}
+    opened = {*Image.OPEN, "MPO"}  # JPEG's reader opens MPO too
+    readable = {ext for ext, name in Image.registered_extensions().items() if name in opened}
     return frozenset(readable) - _NOT_IMAGES
 
 
@@ -40,24 +42,26 @@ class FolderCorpus(Corpus):
         self,
         root: str | os.PathLike[str],
         *,
-        exclude: Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
         everything: bool = False,
         part_of: str | os.PathLike[str] | None = None,
     ) -> None:
         """A folder that is read when `items` is called.
 
         Args:
-            exclude: gitignore patterns, relative to the folder.
+            exclude: gitignore patterns, relative to the folder, or one of them.
             everything: read hidden files and system folders too.
             part_of: a folder above ``root`` whose patterns these are, and whose ignore file counts.
         """
         self.root = Path(root).expanduser()
-        self.exclude, self.everything = tuple(exclude), everything
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.everything = everything
         self.part_of = "" if part_of is None else os.fspath(part_of)
         self._top = Path(part_of or self.root)
         self._unreadable: dict[str, str] = {}
         self._skipped = Skipped()
         self._dangling: list[str] = []
+        self._mounts: list[str] = []
         self._fileless: dict[str, int] = {}
         """Folders that hold nothing but folders, with the number of these, parents first."""
 
@@ -75,20 +79,25 @@ class FolderCorpus(Corpus):
         self._check_root()
         ignored = self._ignored()
         extensions = image_extensions()
-        self._unreadable, self._skipped, self._dangling, self._fileless = {}, Skipped(), [], {}
+        self._unreadable, self._skipped, self._fileless = {}, Skipped(), {}
+        self._dangling, self._mounts = [], []
         seen: set[tuple[int, int]] = set()
-        pending = [self.root]
+        pending: list[tuple[Path, int | None]] = [(self.root, None)]
         while pending:
-            folder = pending.pop()
-            if (entries := self._entries(folder, seen)) is None:
+            folder, device_above = pending.pop()
+            if (entered := self._enter(folder, seen)) is None:
                 continue
+            device, entries = entered
+            if device_above not in (None, device) and not folder.is_symlink():
+                self._mounts.append(str(folder))
             folders: list[Path] = []
             for entry in entries:
                 path = Path(entry.path)
                 try:
                     is_folder = entry.is_dir()
                     is_image = not is_folder and path.suffix.lower() in extensions
-                    if self._leaves_out(path, ignored, is_folder=is_folder, is_image=is_image):
+                    if (why := self._why_not(path, ignored, is_folder=is_folder)) is not None:
+                        self._skipped.add(path.name, why, is_folder=is_folder, is_image=is_image)
                         continue
                     if is_folder:
                         folders.append(path)
@@ -104,15 +113,20 @@ class FolderCorpus(Corpus):
                     self._unreadable[str(path)] = error.strerror or str(error)
             if len(folders) == len(entries):
                 self._fileless[str(folder)] = len(folders)
-            pending.extend(reversed(folders))
+            pending.extend((each, device) for each in reversed(folders))
+
+    @cached_property
+    def _patterns(self) -> "GitIgnoreSpec":
+        """The patterns as they were when first asked for; a walk reads them anew."""
+        return self._ignored()
 
     def covers(self, path: Path, *, is_folder: bool) -> bool:
         """True if nothing leaves out a path below this folder: neither its name, nor a parent's, nor a pattern."""
-        ignored, parts = self._ignored(), path.relative_to(self.root).parts
+        ignored, parts = self._patterns, path.relative_to(self.root).parts
         folders = (self.root.joinpath(*parts[: number + 1]) for number in range(len(parts) - (not is_folder)))
         return not (
-            any(self._leaves_out(folder, ignored, is_folder=True, is_image=False) for folder in folders)
-            or (not is_folder and self._leaves_out(path, ignored, is_folder=False, is_image=True))
+            any(self._why_not(folder, ignored, is_folder=True) for folder in folders)
+            or (not is_folder and self._why_not(path, ignored, is_folder=False))
         )
 
     def open(self, uri: str) -> bytes:
@@ -132,6 +146,9 @@ class FolderCorpus(Corpus):
                     left[parent] -= 1
         return [*self._dangling, *(folder for folder in self._fileless if _is_topmost(folder, empty))]
 
+    def mounts(self) -> list[str]:
+        return list(self._mounts)
+
     def skipped(self) -> Skipped:
         return self._skipped
 
@@ -139,30 +156,24 @@ class FolderCorpus(Corpus):
         some = [ext for ext in (".jpg", ".png", ".webp", ".heic", ".avif") if ext in image_extensions()]
         return f"{', '.join(some)} and others"
 
-    def _leaves_out(self, path: Path, ignored: "GitIgnoreSpec", *, is_folder: bool, is_image: bool) -> bool:
-        """True if a file or folder is passed over, which is counted."""
+    def _why_not(self, path: Path, ignored: "GitIgnoreSpec", *, is_folder: bool) -> Reason | None:
+        """Why a file or folder is passed over; None if it is not."""
         if not self.everything:
             if is_system_name(path.name, is_folder=is_folder):
-                self._skipped.add_system(path.name, is_folder=is_folder)
-                return True
+                return "system"
             if path.name.startswith("."):
-                self._skipped.hidden += is_image
-                self._skipped.hidden_folders += is_folder
-                return True
+                return "hidden"
         name = path.relative_to(self._top).as_posix() + ("/" if is_folder else "")
-        if ignored.patterns and ignored.match_file(name):
-            self._skipped.excluded += is_folder or is_image
-            return True
-        return False
+        return "excluded" if ignored.patterns and ignored.match_file(name) else None
 
-    def _entries(self, folder: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]] | None:
-        """What a folder holds, sorted; None if it was entered before or cannot be read."""
+    def _enter(self, folder: Path, seen: set[tuple[int, int]]) -> tuple[int, list[os.DirEntry[str]]] | None:
+        """A folder's device and what it holds, sorted; None if it was entered before or cannot be read."""
         try:
             status = folder.stat()
             if (status.st_dev, status.st_ino) in seen:
                 return None
             seen.add((status.st_dev, status.st_ino))
-            return sorted(os.scandir(folder), key=lambda entry: entry.name)
+            return status.st_dev, sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             if folder == self.root:
                 raise CorpusError(f"{self.root} cannot be read: {error.strerror}.") from error

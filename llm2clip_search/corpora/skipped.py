@@ -2,9 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from llm2clip_search.encoders import image_types
+
+Reason = Literal["system", "hidden", "excluded"]
+"""Why a walk passes over a file or folder."""
 
 SYSTEM_FOLDERS = frozenset(
     name.casefold()
@@ -55,9 +58,15 @@ class Skipped:
     other: int = 0
     """Files that are not images."""
 
-    def add_system(self, name: str, *, is_folder: bool) -> None:
-        """Count a system folder or file."""
-        self.system["._*" if not is_folder and name.startswith(_RESOURCE_FORK) else name] += 1
+    def add(self, name: str, why: Reason, *, is_folder: bool, is_image: bool) -> None:
+        """Count a file or folder that was passed over."""
+        if why == "system":
+            self.system["._*" if not is_folder and name.startswith(_RESOURCE_FORK) else name] += 1
+        elif why == "hidden":
+            self.hidden += is_image
+            self.hidden_folders += is_folder
+        else:
+            self.excluded += is_folder or is_image
 
     def reasons(self) -> list[str]:
         """Phrases for people: what was skipped that may be images, and why. Excluded images are left out."""

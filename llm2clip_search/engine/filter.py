@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.engine.condition import check_condition
+from llm2clip_search.engine.condition import read_condition
 from llm2clip_search.engine.held_columns import HeldColumns
+from llm2clip_search.engine.kinds import Kind, kind_of_column
 from llm2clip_search.errors import DamagedError, QueryError, first_line
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot
 from llm2clip_search.store.names import encode
+from llm2clip_search.store.schema import metadata_schema
 from llm2clip_search.store.shard import Shard
 
 COLUMNS = tuple(name for name in METADATA_SCHEMA.names if name not in ("mtime_ns", "version"))
@@ -36,6 +38,9 @@ class Filter:
         import duckdb
 
         self._columns = (*COLUMNS, *(column.name for column in snapshot.manifest.columns), "mtime")
+        schema = metadata_schema(snapshot.manifest.columns)
+        self._kinds: dict[str, Kind] = {field.name.casefold(): kind_of_column(field.type) for field in schema}
+        self._kinds["mtime"] = "time"
         self._connection = duckdb.connect(":memory:")
         execute = self._connection.execute
         execute("SET GLOBAL python_enable_replacements = false")
@@ -68,9 +73,11 @@ class Filter:
         where = encode(where)  # a name in it is compared with names as they are stored
         with self._connection.cursor() as cursor:
             try:
-                source = self._held.source(cursor, check_condition(cursor, where))
+                condition = read_condition(cursor, where, self._kinds)
+                source = self._held.source(cursor, condition.columns)
                 with time_limit(cursor, TIME_LIMIT_S):
-                    found = cursor.execute(f"SELECT id FROM {source} AS images WHERE (\n{where}\n)").fetchnumpy()["id"]
+                    sql = f"SELECT id FROM {source} AS images WHERE (\n{condition.sql}\n)"
+                    found = cursor.execute(sql).fetchnumpy()["id"]
             except duckdb.InterruptException as error:
                 raise QueryError(f"The condition took longer than {TIME_LIMIT_S:.0f} s.") from error
             except (duckdb.BinderException, duckdb.ConversionException) as error:
@@ -95,7 +102,10 @@ class Filter:
         message = str(error)
         if match := re.search(r'column "?([^"\s]+)"? not found', message):
             columns = ", ".join(self._columns)
-            return f"The condition names a column {match[1]!r} that does not exist; the columns are {columns}."
+            return (
+                f"The condition names a column {match[1]!r} that does not exist; the columns are {columns}, and text is"
+                f" written in single quotes."
+            )
         first = message.splitlines()[0] if message else type(error).__name__
         return f"{where!r} is not a valid condition: {first.partition(': ')[2] or first}"
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,12 @@ from llm2clip_search.indexers.known import Embedded, content_key
 from llm2clip_search.indexers.plan import IndexPlan, is_lost
 from llm2clip_search.store import Row, Writer
 from llm2clip_search.store.compaction import compact
+from llm2clip_search.store.row_files import BATCH_ROWS
 from llm2clip_search.store.schema import Failure
 from llm2clip_search.store.snapshot import is_uri
 
+_BLOCKS = 64
+"""Blocks of paths that are held."""
 _FACTS = tuple(each.name for each in fields(ImageFacts))
 
 
@@ -38,6 +42,8 @@ class Committer:
         self.rows_per_commit, self.seconds_per_commit = rows_per_commit, seconds_per_commit
         self.indexed = 0
         """Items embedded in this run."""
+        self.damaged = 0
+        """Of those, items whose file is damaged; their rows say how."""
         self.reused = 0
         """Items whose content was in the index: renamed, copied, or touched without change."""
         self.unchanged = plan.unchanged
@@ -47,6 +53,7 @@ class Committer:
         """Spent on writing."""
         # Vectors and facts of content that was known come from here: a later commit may remove the row that has them.
         self._before = writer.snapshot
+        self._paths = lru_cache(maxsize=_BLOCKS)(self._read_paths)
         self._embedded = Embedded()
         self._gone = np.zeros(len(plan.known), dtype=bool)
         self._gone[plan.gone] = True
@@ -117,6 +124,7 @@ class Committer:
         self._embedded.add(decoded.content_hash, ready.id)
         self._ready.append(ready)
         self.indexed += 1
+        self.damaged += decoded.facts is not None and decoded.facts.damage is not None
 
     def _reuse(self, path: str, decoded: Decoded) -> None:
         """A row for known content: it keeps the id of its own row or of a lost one, else it copies the vector."""
@@ -156,8 +164,12 @@ class Committer:
         return None
 
     def _is_lost(self, identifier: int) -> bool:
-        path = self._before.rows([identifier])[0]["path"]
+        path = self._paths(identifier // BATCH_ROWS)[identifier]
         return not is_uri(path) and is_lost(self._before.located(path))
+
+    def _read_paths(self, block: int) -> dict[int, str]:
+        """Paths by id, `BATCH_ROWS` ids at a time: a folder that has moved asks for one after the other."""
+        return self._before.paths(np.arange(block * BATCH_ROWS, (block + 1) * BATCH_ROWS))
 
     def _fresh_id(self) -> int:
         self._next_id += 1

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.files import user_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Corpus, Skipped
 from llm2clip_search.corpora.corpus import ItemReader
-from llm2clip_search.encoders import Encoder
+from llm2clip_search.encoders import Encoder, as_encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
-from llm2clip_search.errors import CorpusError, StoreError
+from llm2clip_search.errors import CorpusError, InputError, StoreError
 from llm2clip_search.indexers.ann import build_ann
 from llm2clip_search.indexers.commit import Committer
 from llm2clip_search.indexers.embed import embed_ahead
@@ -55,6 +56,8 @@ class IndexSummary:
     index: str
     indexed: int = 0
     """Embedded in this run."""
+    damaged: int = 0
+    """Of those, images whose file is damaged; the column ``damage`` says how."""
     reused: int = 0
     """New paths whose content was known: renamed, copied, or touched without change."""
     unchanged: int = 0
@@ -92,7 +95,7 @@ class IndexSummary:
 def index_corpus(
     corpus: Corpus,
     *,
-    encoder: Encoder,
+    encoder: Encoder | str,
     index: str | os.PathLike[str] | None = None,
     config: IndexConfig | None = None,
     progress: Progress = no_progress,
@@ -103,6 +106,7 @@ def index_corpus(
     keep their vector. Items that fail are rows of ``failures.parquet``.
 
     Args:
+        encoder: an encoder, or the name of a model.
         index: the index folder, by default the nearest ``.llm2clip`` upward, else a new one here.
         progress: called with ``images`` as items are done.
 
@@ -111,9 +115,10 @@ def index_corpus(
         StoreError: another model made the index, another process is writing it, or it cannot be written; what was
             committed until then is kept, and the next run goes on from there.
     """
+    encoder = as_encoder(encoder)
     config = config or IndexConfig()
     started = time.perf_counter()
-    folder = Path(index) if index is not None else default_index()
+    folder = user_path(index) if index is not None else default_index()
     _look_for_items(corpus, folder, forget=config.forget)  # no index is created for an empty folder
     with Writer.open(folder, model=encoder.identity, dim=encoder.dim) as writer:
         followed = follow_base(writer)
@@ -136,6 +141,7 @@ def index_corpus(
             root=corpus.uri,
             index=str(writer.snapshot.folder),
             indexed=committer.indexed,
+            damaged=committer.damaged,
             reused=committer.reused,
             unchanged=committer.unchanged,
             removed=committer.removed,
@@ -193,9 +199,9 @@ def embed_and_commit(
 def index_folder(
     root: str | os.PathLike[str],
     *,
-    encoder: Encoder,
+    encoder: Encoder | str,
     index: str | os.PathLike[str] | None = None,
-    exclude: Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
     everything: bool | None = None,
     config: IndexConfig | None = None,
     progress: Progress = no_progress,
@@ -203,10 +209,17 @@ def index_folder(
     """`index_corpus` of a folder of image files.
 
     Args:
-        exclude: gitignore patterns of what to leave out; None for those that the index remembers.
+        exclude: gitignore patterns of what to leave out, or one of them; None for those that the index remembers.
         everything: read hidden files and system folders too; None for what the index remembers.
+
+    Raises:
+        InputError: several folders; each is indexed by a call of its own, into the same index.
     """
-    target = Path(index) if index is not None else default_index()
+    if not isinstance(root, str | os.PathLike):
+        raise InputError(f"A folder is one path, not {type(root).__name__}; index several by one call for each.")
+    if isinstance(exclude, str):
+        exclude = [exclude]
+    target = user_path(index) if index is not None else default_index()
     known = Snapshot(target) if has_index(target) else None
     corpus = open_source(Path(root), known, exclude=exclude, everything=everything)
     del known  # its lease would keep the files that this run replaces

@@ -62,9 +62,9 @@ class KnownRows:
     def has_version(self, row: int, item: Item) -> bool:
         """True if a row was written with the version that an item has now."""
         version = self._versions[row]
-        if item.former_version and version == hash(item.former_version):
+        if version == (hash(item.version) if item.version else 0):
             return True
-        return bool(version == (hash(item.version) if item.version else 0))
+        return bool(item.former_version) and bool(version == hash(item.former_version))
 
     def with_content(self, content_hash: str) -> np.ndarray:
         """Positions of the rows with the same content, int64."""

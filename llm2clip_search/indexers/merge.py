@@ -154,7 +154,7 @@ class _Merge:
         for snapshot in snapshots:
             rebase = PathChange(before=snapshot.base, after=self._base)
             for source in snapshot.manifest.sources:
-                moved = replace(source, uri=rebase.of(source.uri))
+                moved = replace(source, uri=rebase.of(source.uri), mounts=tuple(map(rebase.of, source.mounts)))
                 sources.setdefault(moved.uri, moved)
             for row in snapshot.failures() if snapshot.manifest.failures else ():
                 path = rebase.of(row["path"])

@@ -2,9 +2,9 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -59,9 +59,8 @@ def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, for
     """
     known = KnownRows(snapshot)
     root = snapshot.stored(corpus.uri)
-    source = SourceEntry(uri=root, exclude=tuple(corpus.exclude), everything=corpus.everything)
     owner = snapshot.stored(corpus.part_of) if corpus.part_of else root
-    plan = IndexPlan(root=root, owner=owner, source=None if corpus.part_of else source, known=known, items=())
+    plan = IndexPlan(root=root, owner=owner, source=None, known=known, items=())
     held: list[Item] = []
     for item in corpus.items():
         row = known.find(snapshot.stored(item.uri))
@@ -75,7 +74,18 @@ def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, for
             held.append(item)
     everything = _Changed(snapshot, corpus, None if rehash else known)
     plan.items = held if plan.changed <= HELD_ITEMS else everything
-    plan.gone = _gone(snapshot, corpus, plan, forget=forget)
+    mounts = next((each.mounts for each in snapshot.manifest.sources if each.uri == owner), ())
+    unmounted = {each: snapshot.located(each) for each in mounts if is_lost(snapshot.located(each))}
+    vacant = {**{snapshot.stored(uri): uri for uri in corpus.vacant()}, **unmounted}
+    plan.gone = _gone(snapshot, corpus, plan, vacant, forget=forget)
+    if not corpus.part_of:
+        kept = [each for each, uri in unmounted.items() if uri in plan.vacant]
+        plan.source = SourceEntry(
+            uri=root,
+            exclude=tuple(corpus.exclude),
+            everything=corpus.everything,
+            mounts=(*(snapshot.stored(uri) for uri in corpus.mounts()), *kept),
+        )
     return plan
 
 
@@ -94,17 +104,18 @@ class _Changed:
                 yield item
 
 
-def _gone(snapshot: Snapshot, corpus: Corpus, plan: IndexPlan, *, forget: bool) -> np.ndarray:
+def _gone(
+    snapshot: Snapshot, corpus: Corpus, plan: IndexPlan, vacant: Mapping[str, str], *, forget: bool
+) -> np.ndarray:
     """Rows below the corpus that no item stands for, but for those that are kept.
 
-    Kept are rows below parts that could not be read, below parts that hold nothing at all, and rows of another source
-    that lies within this one or around it. Only shards that hold a row without an item are read.
+    Kept are rows below parts that could not be read, below parts that are vacant (URIs by stored path), and rows of
+    another source that lies within this one or around it. Only shards that hold a row without an item are read.
     """
     known = plan.known
     missing = np.flatnonzero(~known.present)
     ids = np.sort(known.ids[missing])
     unreadable = {snapshot.stored(uri) for uri in corpus.unreadable()}
-    vacant = {snapshot.stored(uri): uri for uri in corpus.vacant()}
     others = _overlapping(snapshot, corpus)
     lost, below = list[np.ndarray](), defaultdict[str, list[int]](list)
     for shard in snapshot.shards:
@@ -120,7 +131,7 @@ def _gone(snapshot: Snapshot, corpus: Corpus, plan: IndexPlan, *, forget: bool) 
                 part = next((each for each in parts if each in vacant), None)
                 if any(each in unreadable for each in parts):
                     kept[number] = True
-                elif part is not None:
+                elif part is not None and _is_wanted(path, snapshot, corpus):
                     kept[number] = not forget
                     below[vacant[part]].append(shard.ids[rows[gone[number]]])
                 else:
@@ -134,7 +145,11 @@ def _gone(snapshot: Snapshot, corpus: Corpus, plan: IndexPlan, *, forget: bool) 
 
 def _upward(path: str) -> list[str]:
     """A stored path and all folders above it."""
-    return [path, *map(str, PurePosixPath(path).parents)]
+    found = [path]
+    while "/" in path:  # URIs too, which `PurePosixPath` would change
+        path = path.rpartition("/")[0]
+        found.append(path)
+    return [*found, "."] if path else found
 
 
 def _overlapping(snapshot: Snapshot, corpus: Corpus) -> list[FolderCorpus]:
@@ -148,6 +163,14 @@ def _overlapping(snapshot: Snapshot, corpus: Corpus) -> list[FolderCorpus]:
         and not is_uri(other.uri)
         and (snapshot.is_under(other.uri, root) or snapshot.is_under(root, other.uri))
     ]
+
+
+def _is_wanted(path: str, snapshot: Snapshot, corpus: Corpus) -> bool:
+    """True unless a folder's patterns leave out a path."""
+    return not isinstance(corpus, FolderCorpus) or corpus.covers(
+        corpus.root / Path(snapshot.located(path)).relative_to(snapshot.located(snapshot.stored(corpus.uri))),
+        is_folder=False,
+    )
 
 
 def _is_of_another(path: Path, others: list[FolderCorpus]) -> bool:

@@ -62,6 +62,8 @@ class SourceEntry:
     """Patterns of what is left out."""
     everything: bool = False
     """Hidden files and system folders are read too."""
+    mounts: tuple[str, ...] = ()
+    """Folders within it that were on a disk of their own, as the metadata writes paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +216,7 @@ def _from_mapping(raw: dict[str, Any]) -> Manifest:
 
 
 def _source_entry(raw: dict[str, Any]) -> SourceEntry:
-    return SourceEntry(**{**raw, "exclude": tuple(raw["exclude"])})
+    return SourceEntry(**{**raw, "exclude": tuple(raw["exclude"]), "mounts": tuple(raw["mounts"])})
 
 
 def _ann_entry(raw: dict[str, Any]) -> AnnEntry:

@@ -52,7 +52,7 @@ def _from_3(raw: Manifest, _folder: Path) -> Manifest:
     options of its own, is no longer a source by itself."""
     roots = raw["roots"]
     whole = [root for root in roots if not any(root.startswith(f"{other}/") or other == "." != root for other in roots)]
-    sources = [{"uri": root, "exclude": [], "everything": False} for root in whole]
+    sources = [{"uri": root, "exclude": [], "everything": False, "mounts": []} for root in whole]
     kept = {name: value for name, value in raw.items() if name != "roots"}
     return {**kept, "schema_version": 4, "sources": sources, "base": ""}
 

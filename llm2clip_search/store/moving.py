@@ -51,7 +51,7 @@ def _moved(sources: Sequence[SourceEntry], change: PathChange) -> list[SourceEnt
     before, after = (places.to_pylist() for places in change.places(names))
     staying = {new for old, new in zip(before, after, strict=True) if old == new}
     changed = [
-        replace(source, uri=change.of(source.uri))
+        replace(source, uri=change.of(source.uri), mounts=tuple(map(change.of, source.mounts)))
         for source, old, new in zip(sources, before, after, strict=True)
         if old == new or new not in staying
     ]

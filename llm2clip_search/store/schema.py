@@ -29,6 +29,7 @@ METADATA_SCHEMA = pa.schema(
         pa.field("longitude", pa.float64()),  # degrees, east positive
         pa.field("corpus", pa.string()),  # path or URI of the corpus that it came from; null before schema 2
         pa.field("version", pa.string()),  # the corpus's own mark of an unchanged item; null if it has none
+        pa.field("damage", pa.string()),  # what is wrong with a file that is indexed nevertheless; null if it is sound
     ]
 )
 """The fixed columns; `metadata_schema` adds those that corpora brought along."""
@@ -63,6 +64,7 @@ class Row:
     longitude: float | None = None
     corpus: str | None = None
     version: str | None = None
+    damage: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -251,6 +251,15 @@ class Snapshot:
             paths = shard.read(["path"]).column("path")
             yield shard, paths.take(pa.array(shard.live_rows)) if len(shard.dead) else paths
 
+    def paths(self, ids: np.ndarray) -> dict[int, str]:
+        """Stored paths of the live rows among some ids, which are int64 ascending."""
+        found: dict[int, str] = {}
+        for shard in self.shards:
+            positions, rows = shard.find(ids)
+            if len(rows):
+                found |= zip(ids[positions].tolist(), shard.rows(rows).column("path").to_pylist(), strict=True)
+        return found
+
     def below(self, paths: pa.ChunkedArray, root: str) -> np.ndarray:
         """As `is_under` for a column of stored paths, bool ``[n]``."""
         [top] = located(pa.chunked_array([[root]], pa.string()), self.stored_base).to_pylist()

@@ -45,6 +45,9 @@ def test_sources_are_listed_moved_and_forgotten(own: Path, run_cli: RunCli) -> N
     assert json.loads(done.stdout) == {"path": "pics", "removed": 8}
     assert "pics is still there" in done.stderr
     assert listed(run_cli, own) == []
+    assert run_cli("sources", "list", "--index", own / ".llm2clip", cwd=own.parent).returncode == 0
+    misplaced = run_cli("sources", "--index", own / ".llm2clip", "forget", "pics", cwd=own)
+    assert (misplaced.returncode, "options of forget follow its name" in misplaced.stderr) == (2, True)
     wrong = run_cli("sources", "forget", "pics", cwd=own)
     assert (wrong.returncode, is_one_error(wrong.stderr)) == (1, True)
 
@@ -82,7 +85,7 @@ def test_what_is_skipped_and_kept_is_said(own: Path, run_cli: RunCli) -> None:
     done = run_cli("index", "images", cwd=own)
     assert "1 .cr2 file skipped: " in done.stderr
     assert "1 system folder or file skipped: #recycle" in done.stderr
-    assert "images/disk is empty now; 1 image below it stay in the index. Is a disk not mounted?" in done.stderr
+    assert "images/disk is empty or gone; the index keeps 1 image below it. Is a disk not mounted?" in done.stderr
     assert "1 removed" in run_cli("index", "images", "--forget", cwd=own).stdout
     (own / "#recycle").mkdir()
     photograph(93).save(own / "#recycle" / "x.png")

@@ -254,7 +254,7 @@ class History(RuleBasedStateMachine):
 
     def real_sources(self) -> dict[Path, tuple[str, ...]]:
         snapshot = Snapshot(self.index)
-        return {Path(snapshot.located(each.uri)): each.exclude for each in snapshot.manifest.sources}
+        return {Path(snapshot.manifest.base) / each.uri: each.exclude for each in snapshot.manifest.sources}
 
     def real_rows(self) -> dict[str, tuple[bytes, int]]:
         snapshot = Snapshot(self.index)
@@ -293,11 +293,12 @@ class History(RuleBasedStateMachine):
         """What a complete run has made of the index."""
         after = self.real_rows()
         below = {path for path in before if Path(path).is_relative_to(root)}
-        folders = tuple(pattern for pattern in summary.exclude if pattern.endswith("/"))
         kept = {
             path
             for path in below - seen.keys()
-            if not forget and self.is_vacant(path, root) and not _matches(Path(path).relative_to(root), folders)
+            if not forget
+            and self.is_vacant(path, root)
+            and not _matches(Path(path).relative_to(root), tuple(summary.exclude))
         }
         gone = below - seen.keys() - kept
         lost = kept | {path for path in before.keys() - below if not Path(path).exists()}
@@ -353,5 +354,5 @@ def _matches(path: Path, patterns: tuple[str, ...]) -> bool:
 
 TestHistory = History.TestCase
 TestHistory.settings = settings(
-    max_examples=2, stateful_step_count=200, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=5, stateful_step_count=200, deadline=None, suppress_health_check=list(HealthCheck)
 )

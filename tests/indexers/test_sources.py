@@ -134,6 +134,51 @@ def test_a_sub_folder_that_was_deleted_is_removed(base: Path, colours: ColourEnc
     assert (run(base / "a", colours).removed, list(paths(base / ".llm2clip"))) == (2, ["a/1.png"])
 
 
+def test_a_disk_whose_mount_point_has_gone_is_kept_until_it_is_forgotten(
+    base: Path, colours: ColourEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk is told by its device number, which a test cannot give a folder but by a pretence."""
+    real = Path.stat
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        status = real(path, **options)
+        return os.stat_result((*status[:2], status[2] + 1, *status[3:])) if path.name == "sub" else status
+
+    monkeypatch.setattr(Path, "stat", stat)
+    run(base / "a", colours)
+    assert Snapshot(base / ".llm2clip").manifest.sources[0].mounts == ("a/sub",)
+    (base / "a" / "sub").rename(base / "away")
+    for _ in range(2):
+        summary = run(base / "a", colours)
+        assert (summary.removed, summary.vacant) == (0, {str(base / "a" / "sub"): 2})
+    (base / "away").rename(base / "a" / "sub")
+    assert run(base / "a", colours).unchanged == 3
+    (base / "a").rename(base / "c")
+    move_source(base / ".llm2clip", str(base / "a"), str(base / "c"))
+    assert Snapshot(base / ".llm2clip").manifest.sources[0].mounts == ("c/sub",)
+    shutil.rmtree(base / "c" / "sub")
+    assert run(base / "c", colours, forget=True).removed == 2
+    assert Snapshot(base / ".llm2clip").manifest.sources[0].mounts == ()
+
+
+def test_parts_of_uris_that_cannot_be_read_keep_their_rows(base: Path, colours: ColourEncoder) -> None:
+    class Buckets(Bucket):
+        left: tuple[str, ...] = ("bucket://b/x/1", "bucket://b/y/1")
+
+        def items(self) -> "list[Item]":  # type: ignore[override]
+            return [Item(uri=uri, version="1") for uri in self.left]
+
+        def unreadable(self) -> dict[str, str]:
+            return {"bucket://b/x": "no permission"} if len(self.left) == 1 else {}
+
+    run(base / "a", colours)
+    buckets = Buckets()
+    index_corpus(buckets, encoder=colours, index=base / ".llm2clip")
+    buckets.left = ("bucket://b/z/1",)
+    index_corpus(buckets, encoder=colours, index=base / ".llm2clip")
+    assert {path for path in paths(base / ".llm2clip") if "://" in path} == {"bucket://b/x/1", "bucket://b/z/1"}
+
+
 def test_an_emptied_source_can_be_forgotten_by_a_run(base: Path, colours: ColourEncoder) -> None:
     run(base / "a", colours)
     run(base / "b", colours)

@@ -69,7 +69,9 @@ def test_a_manifest_survives_its_file(
         ShardEntry(name=name, rows=rows, first_id=rows, last_id=2 * rows, relative=rows % 2 == 0, sha256={"f": name})
         for name, rows in shards
     )
-    made_from = tuple(SourceEntry(uri=uri, exclude=tuple(exclude), everything=all_) for uri, exclude, all_ in sources)
+    made_from = tuple(
+        SourceEntry(uri=uri, exclude=tuple(exclude), everything=all_, mounts=(uri,)) for uri, exclude, all_ in sources
+    )
     manifest = Manifest(
         model=MODEL, dim=4, shards=entries, ann=ann, ann_config=config, sources=made_from, base="/somewhere"
     )
