@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm2clip_search.errors import (
     CorpusError,
+    DamagedError,
     ImageError,
     InputError,
     Llm2ClipError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         IndexConfig,
         IndexSummary,
         MergeSummary,
+        RepairSummary,
         Source,
         forget_source,
         index_corpus,
@@ -52,12 +54,16 @@ if TYPE_CHECKING:
         list_sources,
         merge_indices,
         move_source,
+        repair_index,
     )
+    from llm2clip_search.store import DamagedFile, Verification, verify_index
 
 __all__ = [
     "AnnConfig",
     "Corpus",
     "CorpusError",
+    "DamagedError",
+    "DamagedFile",
     "Duplicate",
     "DuplicateGroup",
     "Duplicates",
@@ -78,6 +84,7 @@ __all__ = [
     "Progress",
     "Query",
     "QueryError",
+    "RepairSummary",
     "Result",
     "SearchIndex",
     "SearchIndices",
@@ -87,6 +94,7 @@ __all__ = [
     "Source",
     "StoreError",
     "Term",
+    "Verification",
     "find_duplicates",
     "forget_source",
     "index_corpus",
@@ -97,6 +105,8 @@ __all__ = [
     "move_source",
     "open_corpus",
     "open_index",
+    "repair_index",
+    "verify_index",
 ]
 
 _HOMES = {
@@ -111,9 +121,11 @@ _HOMES = {
         *("SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),
     ),
     "indexers": (
-        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary", "Source"),
+        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary", "RepairSummary", "Source"),
         *("forget_source", "index_corpus", "index_folder", "list_sources", "merge_indices", "move_source"),
+        "repair_index",
     ),
+    "store": ("DamagedFile", "Verification", "verify_index"),
 }
 
 # A library is silent unless its caller configures logging; the command line does.

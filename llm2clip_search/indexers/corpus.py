@@ -10,9 +10,10 @@ from typing import Any
 from llm2clip_search.base.files import user_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Corpus, Skipped
+from llm2clip_search.corpora.corpus import ItemReader
 from llm2clip_search.encoders import Encoder, as_encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
-from llm2clip_search.errors import CorpusError, InputError
+from llm2clip_search.errors import CorpusError, InputError, StoreError
 from llm2clip_search.indexers.ann import build_ann
 from llm2clip_search.indexers.commit import Committer
 from llm2clip_search.indexers.embed import embed_ahead
@@ -111,7 +112,8 @@ def index_corpus(
 
     Raises:
         CorpusError: no such corpus, or nothing in it.
-        StoreError: another model made the index, or another process is writing it.
+        StoreError: another model made the index, another process is writing it, or it cannot be written; what was
+            committed until then is kept, and the next run goes on from there.
     """
     encoder = as_encoder(encoder)
     config = config or IndexConfig()
@@ -126,27 +128,7 @@ def index_corpus(
         committer = Committer(
             writer, plan, rows_per_commit=config.rows_per_commit, seconds_per_commit=config.seconds_per_commit
         )
-        seconds = dict.fromkeys(("read", "decode", "encode", "write"), 0.0)
-        results = embed_ahead(
-            corpus,
-            plan.items,
-            encoder,
-            batch_size=config.batch_size,
-            threads=config.threads,
-            ahead=config.ahead_batches * config.batch_size,
-            max_pixels=config.max_pixels,
-            known=committer.knows,
-        )
-        progress("images", 0, plan.changed, {})
-        try:
-            for done, decoded in enumerate(results, start=1):
-                for stage, spent in decoded.seconds.items():
-                    seconds[stage] += spent
-                committer.take(decoded)
-                progress("images", done, plan.changed, {})
-        except BaseException:
-            committer.commit()  # interrupted, or the model failed: what is embedded already is kept
-            raise
+        seconds = embed_and_commit(corpus, committer, encoder, config, progress)
         committer.finish()
         missing = check_missing(writer)
         building = time.perf_counter()
@@ -177,6 +159,41 @@ def index_corpus(
             seconds=seconds,
             elapsed=time.perf_counter() - started,
         )
+
+
+def embed_and_commit(
+    reader: ItemReader, committer: Committer, encoder: Encoder, config: IndexConfig, progress: Progress
+) -> dict[str, float]:
+    """Embed the items of a committer's plan and commit them from time to time; the last ones wait for the caller.
+
+    Returns:
+        Seconds by stage.
+    """
+    plan = committer.plan
+    seconds = dict.fromkeys(("read", "decode", "encode", "write"), 0.0)
+    results = embed_ahead(
+        reader,
+        plan.items,
+        encoder,
+        batch_size=config.batch_size,
+        threads=config.threads,
+        ahead=config.ahead_batches * config.batch_size,
+        max_pixels=config.max_pixels,
+        known=committer.knows,
+    )
+    progress("images", 0, plan.changed, {})
+    try:
+        for done, decoded in enumerate(results, start=1):
+            for stage, spent in decoded.seconds.items():
+                seconds[stage] += spent
+            committer.take(decoded)
+            progress("images", done, plan.changed, {})
+    except StoreError:
+        raise  # the commit itself: a second one would fail as well
+    except BaseException:
+        committer.commit()  # interrupted, or the model failed: what is embedded already is kept
+        raise
+    return seconds
 
 
 def index_folder(
