@@ -54,12 +54,13 @@ def form_of(*, json_output: bool, csv_output: bool, paths: bool, null: bool) -> 
 def style_of(opened: "Searcher", form: Form, *, preview: bool | None, is_grouped: bool, is_batch: bool) -> Style:
     """How to print the hits of a query in some form; ``preview`` is as of `wants_pictures`."""
     folders = [str(part.snapshot.folder) for part in opened.parts]
+    keys = ("rank", "id", "score", "path", *opened.columns, "exists")
     optional = {"index": len(folders) > 1, "duplicates": is_grouped, **dict.fromkeys(LABELS, is_batch)}
     return Style(
         form=form,
         preview=form == "table" and wants_pictures(preview),
         indices=folders if len(folders) > 1 else (),
-        columns=("rank", "id", "score", "path", *opened.columns, *(name for name, given in optional.items() if given)),
+        columns=(*keys, *(name for name, given in optional.items() if given)),
     )
 
 

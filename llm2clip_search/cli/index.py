@@ -53,7 +53,8 @@ def index(
         typer.Option("--rehash", help="Read all images and compare contents, also where size and times are unchanged."),
     ] = False,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Remove the images of folders that have become empty, which are kept else.")
+        bool,
+        typer.Option("--forget", help="Remove the images of folders that have become empty, which are otherwise kept."),
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per call of the vision tower.")] = 32,
     threads: Annotated[

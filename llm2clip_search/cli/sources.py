@@ -1,5 +1,6 @@
 """``llm2clip-search sources``: what an index is made from; forget a folder, or follow one that has moved."""
 
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,24 +12,36 @@ from llm2clip_search.cli.options import IndexFolder
 if TYPE_CHECKING:
     from llm2clip_search.store import Snapshot
 
-sources = typer.Typer(help="List what an index is made from, forget a folder, or follow one that has moved.")
+sources = typer.Typer()
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @sources.callback(invoke_without_command=True)
 def listed(context: typer.Context, index: IndexFolder = None, json_output: Json = False) -> None:
-    """List the sources of an index: images, failures, state and options; or forget or move one.
+    """List what an index is made from, forget a folder, or follow one that has moved.
 
-    A source is a folder that was indexed. Its state is present, missing, empty (perhaps a disk that is not mounted),
-    moved (the index was moved away from it) or unknown (it is not a folder of this machine).
+    The list shows each source with its images, failures, state and remembered options. The state is present, missing,
+    empty (perhaps a disk that is not mounted), moved (the index was moved away from it) or unknown (it is not a folder
+    of this machine).
 
     [dim]llm2clip-search sources[/dim]
     [dim]llm2clip-search sources move photos pictures[/dim]
     [dim]llm2clip-search sources forget photos/2019[/dim]
     """
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        _show(index, json_output=json_output)
+    elif index is not None or json_output:
+        raise typer.BadParameter(f"options of {context.invoked_subcommand} follow its name.")
+
+
+@sources.command(name="list")
+def list_(index: IndexFolder = None, json_output: Json = False) -> None:
+    """List the sources of an index, as sources alone does."""
+    _show(index, json_output=json_output)
+
+
+def _show(index: Path | None, *, json_output: bool) -> None:
     from rich.markup import escape
 
     from llm2clip_search.indexers import list_sources
@@ -73,8 +86,6 @@ def forget(
 
     [dim]llm2clip-search sources forget photos/2019[/dim]
     """
-    from pathlib import Path
-
     from llm2clip_search.indexers import forget_source
     from llm2clip_search.store import find_index
 

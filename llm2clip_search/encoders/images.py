@@ -2,17 +2,18 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from llm2clip_search.base.files import user_path
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.decode_memory import MAX_PIXELS
 from llm2clip_search.encoders.image_types import register_plugins
+from llm2clip_search.encoders.inputs import ImageInput, array_image, image_bytes, is_array
 from llm2clip_search.encoders.reading import Picture, reading, upright_rgb
 from llm2clip_search.encoders.to_rgb import to_rgb
-from llm2clip_search.errors import ImageError
+from llm2clip_search.errors import ImageError, InputError
 
 __all__ = [
     "MAX_PIXELS",
@@ -25,7 +26,6 @@ __all__ = [
     "to_pixels",
 ]
 
-ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
 
 _LARGE = 1 << 24
 """An image that would have more pixels between two steps of a resize, as one of 3,000,000 x 1 pixels has, is resized in
@@ -38,41 +38,41 @@ _RESAMPLING = {
 
 
 def read_rgb(source: ImageInput, *, max_pixels: int = MAX_PIXELS, shortest: int | None = None) -> Image.Image:
-    """An upright RGB image from a path, a PIL image, or an array; files are read as `reading` does.
+    """An upright RGB image of anything that is one; files are read as `reading` does.
 
     Args:
-        source: arrays are ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``, uint8 in 0..255 or float in 0..1.
-        shortest: as for `reading`, for paths.
+        source: as `ImageInput` describes.
+        shortest: as for `reading`, for files.
 
     Raises:
         ImageError: with the stage that failed.
+        InputError: something that is not an image.
     """
     if isinstance(source, Image.Image):
-        return upright_rgb(source.copy())
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
-    path = Path(source)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or error}", stage="read") from error
+        try:
+            copy = source.copy()
+        except Exception as error:  # it was opened and not decoded yet, or is closed
+            raise ImageError(f"{type(error).__name__}: {error}", stage="decode") from error
+        return upright_rgb(copy)
+    if is_array(source):
+        return to_rgb(array_image(source))
+    name, data = "the image in memory", image_bytes(source)
+    if data is None:
+        if not isinstance(source, str | os.PathLike):
+            raise InputError(
+                f"An image is a path, bytes, an open file, a PIL image or an array, not {type(source).__name__}."
+            )
+        path = user_path(source)
+        name = str(path)
+        try:
+            data = path.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+            raise ImageError(f"{path}: {getattr(error, 'strerror', None) or error}", stage="read") from error
     try:
         with reading(data, max_pixels=max_pixels, shortest=shortest) as picture:
             return picture.rgb
     except ImageError as error:
-        raise ImageError(f"{path}: {error}", stage=error.stage, hint=error.hint) from error
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
-        raise ImageError(f"an image array is [H, W] or [H, W, 1|3|4], not {list(array.shape)}", stage="decode")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if np.issubdtype(array.dtype, np.floating):
-        array = (np.clip(array, 0.0, 1.0) * 255.0).round().astype(np.uint8)
-    elif array.dtype != np.uint8:
-        raise ImageError(f"an image array is uint8 or float, not {array.dtype}", stage="decode")
-    return to_rgb(Image.fromarray(array))
+        raise ImageError(f"{name}: {error}", stage=error.stage, hint=error.hint) from error
 
 
 def to_pixels(image: Image.Image, config: PreprocessConfig) -> np.ndarray:

@@ -45,6 +45,9 @@ def test_sources_are_listed_moved_and_forgotten(own: Path, run_cli: RunCli) -> N
     assert json.loads(done.stdout) == {"path": "pics", "removed": 8}
     assert "pics is still there" in done.stderr
     assert listed(run_cli, own) == []
+    assert run_cli("sources", "list", "--index", own / ".llm2clip", cwd=own.parent).returncode == 0
+    misplaced = run_cli("sources", "--index", own / ".llm2clip", "forget", "pics", cwd=own)
+    assert (misplaced.returncode, "options of forget follow its name" in misplaced.stderr) == (2, True)
     wrong = run_cli("sources", "forget", "pics", cwd=own)
     assert (wrong.returncode, is_one_error(wrong.stderr)) == (1, True)
 
