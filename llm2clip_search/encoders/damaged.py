@@ -135,7 +135,7 @@ def _jpeg_scans(data: bytes) -> tuple[int | None, bool, bool, list[int]]:
     """
     position, is_progressive, levels = 2, False, [15] * 64
     end: int | None = None
-    first = -1
+    first = b""  # the first component's number
     while (marker := _MARKER.search(data, position)) is not None:
         kind, position = data[marker.end() - 1], marker.end()
         if kind in (0x01, 0xD8):
@@ -148,11 +148,11 @@ def _jpeg_scans(data: bytes) -> tuple[int | None, bool, bool, list[int]]:
             return end, False, is_progressive, levels
         position += length
         if kind in (0xC0, 0xC1, 0xC2) and len(segment) > 6:
-            is_progressive, first = kind == 0xC2, segment[6]
+            is_progressive, first = kind == 0xC2, segment[6:7]
         if kind == 0xDA and len(segment) >= 4:
             following = _MARKER.search(data, position)
             count = segment[0]
-            of_first = first in segment[1 : 1 + 2 * count : 2]
+            of_first = first in segment[1 : 1 + 2 * count : 2] and len(segment) == 4 + 2 * count
             if following is not None and of_first:
                 low, high, bits = segment[1 + 2 * count : 4 + 2 * count]
                 levels[low : high + 1] = [bits & 15] * (min(high, 63) + 1 - low)

@@ -44,6 +44,8 @@ _TURNS = {
 """What makes an image of an EXIF orientation upright."""
 _CUT = re.compile("truncated|end of file|broken data stream|beyond|bounds", re.IGNORECASE)
 """In messages of libraries about data that ends too early."""
+_CODE = re.compile(r"\\x|b'|\w\(|object")
+"""In messages that are about Python rather than about the file."""
 _SWAPPING = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 
@@ -96,7 +98,7 @@ def _because(error: Exception) -> str:
     text = first_line(error)
     if _CUT.search(text):
         return ": it is cut off or damaged"
-    return f": {text}" if " " in text else ""
+    return f": {text}" if " " in text and not _CODE.search(text) else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +167,7 @@ def _decode_repaired(
         raise ImageError(str(error), stage=failed.stage) from failed
     except OverLimitError:
         raise
-    except ImageError as error:
+    except Exception as error:  # what was wrong at first says more than what is wrong with the repaired file
         raise failed from error
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from llm2clip_search.encoders import Encoder, load_encoder
+from llm2clip_search.encoders.images import reading
+from llm2clip_search.errors import ImageError
 from llm2clip_search.store import Snapshot
 from tests.support.encoders import PixelEncoder
 from tests.support.odd_files import OddFile, odd_files
@@ -88,3 +90,24 @@ def test_extensions_are_complete_when_they_are_first_asked_for() -> None:
     code = "from llm2clip_search.corpora.folder import image_extensions; print(*sorted(image_extensions()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {".jpg", ".png", ".webp", ".tif", ".mpo", ".heic", ".jxl", ".avif"} <= set(done.stdout.split())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_random_damage_is_an_image_or_a_failure(odd: dict[str, OddFile]) -> None:
+    """Changed bytes, most of them in headers, and cuts: nothing else is raised than what callers expect."""
+    generator = np.random.default_rng(1)
+    files = [each.data for each in odd.values() if 0 < len(each.data) < 100_000]
+    outcomes = {"read": 0, "failed": 0}
+    for _ in range(1500):
+        data = bytearray(files[int(generator.integers(len(files)))])
+        for _ in range(int(generator.integers(1, 6))):
+            within = min(len(data), int(generator.choice([60, 600, 100_000])))
+            data[int(generator.integers(within))] = int(generator.integers(256))
+        if generator.random() < 0.3:
+            del data[int(generator.integers(len(data))) :]
+        try:
+            with reading(bytes(data), max_pixels=1_000_000):
+                outcomes["read"] += 1
+        except ImageError:
+            outcomes["failed"] += 1
+    assert min(outcomes.values()) > 100
