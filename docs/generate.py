@@ -47,6 +47,7 @@ MEANINGS = {
     "longitude": "EXIF longitude in degrees, east positive.",
     "corpus": "Source that the image came from, as in `sources` of the manifest; null in rows of schema 1.",
     "version": "Mark by which the corpus recognises an unchanged item; null if it has none.",
+    "damage": "What is wrong with a file whose picture could be read nevertheless; null if it is sound.",
 }
 """Every metadata column in one sentence. A column without an entry fails with a `KeyError`."""
 ABSOLUTE = "Absolute path of the image file, or the URI of an item that is not a file of this machine."

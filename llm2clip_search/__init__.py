@@ -8,7 +8,16 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
-from llm2clip_search.errors import CorpusError, ImageError, Llm2ClipError, ModelError, QueryError, StoreError
+from llm2clip_search.errors import (
+    CorpusError,
+    DamagedError,
+    ImageError,
+    InputError,
+    Llm2ClipError,
+    ModelError,
+    QueryError,
+    StoreError,
+)
 
 if TYPE_CHECKING:
     from llm2clip_search.base.identity import ModelIdentity
@@ -16,6 +25,7 @@ if TYPE_CHECKING:
     from llm2clip_search.corpora import Corpus, FolderCorpus, Item, Skipped, open_corpus
     from llm2clip_search.encoders import Encoder, load_encoder
     from llm2clip_search.encoders.config import PreprocessConfig
+    from llm2clip_search.encoders.inputs import ImageInput
     from llm2clip_search.engine import (
         Duplicate,
         DuplicateGroup,
@@ -36,6 +46,7 @@ if TYPE_CHECKING:
         IndexConfig,
         IndexSummary,
         MergeSummary,
+        RepairSummary,
         Source,
         forget_source,
         index_corpus,
@@ -43,12 +54,16 @@ if TYPE_CHECKING:
         list_sources,
         merge_indices,
         move_source,
+        repair_index,
     )
+    from llm2clip_search.store import DamagedFile, Verification, verify_index
 
 __all__ = [
     "AnnConfig",
     "Corpus",
     "CorpusError",
+    "DamagedError",
+    "DamagedFile",
     "Duplicate",
     "DuplicateGroup",
     "Duplicates",
@@ -56,8 +71,10 @@ __all__ = [
     "FolderCorpus",
     "Hit",
     "ImageError",
+    "ImageInput",
     "IndexConfig",
     "IndexSummary",
+    "InputError",
     "Item",
     "Llm2ClipError",
     "MergeSummary",
@@ -67,6 +84,7 @@ __all__ = [
     "Progress",
     "Query",
     "QueryError",
+    "RepairSummary",
     "Result",
     "SearchIndex",
     "SearchIndices",
@@ -76,6 +94,7 @@ __all__ = [
     "Source",
     "StoreError",
     "Term",
+    "Verification",
     "find_duplicates",
     "forget_source",
     "index_corpus",
@@ -86,6 +105,8 @@ __all__ = [
     "move_source",
     "open_corpus",
     "open_index",
+    "repair_index",
+    "verify_index",
 ]
 
 _HOMES = {
@@ -94,14 +115,17 @@ _HOMES = {
     "corpora": ("Corpus", "FolderCorpus", "Item", "Skipped", "open_corpus"),
     "encoders": ("Encoder", "load_encoder"),
     "encoders.config": ("PreprocessConfig",),
+    "encoders.inputs": ("ImageInput",),
     "engine": (
         *("Duplicate", "DuplicateGroup", "Duplicates", "Hit", "Query", "Result", "SearchIndex", "SearchIndices"),
         *("SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),
     ),
     "indexers": (
-        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary", "Source"),
+        *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary", "RepairSummary", "Source"),
         *("forget_source", "index_corpus", "index_folder", "list_sources", "merge_indices", "move_source"),
+        "repair_index",
     ),
+    "store": ("DamagedFile", "Verification", "verify_index"),
 }
 
 # A library is silent unless its caller configures logging; the command line does.

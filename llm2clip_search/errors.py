@@ -5,6 +5,8 @@ what to do about it in terms of commands and flags; only the command line prints
 the library has neither.
 """
 
+import os
+
 
 class Llm2ClipError(Exception):
     """Base of every error that this package raises on purpose.
@@ -16,6 +18,10 @@ class Llm2ClipError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class InputError(Llm2ClipError, ValueError):
+    """An argument has a type or a value that is not accepted; the message says which are."""
 
 
 class ModelError(Llm2ClipError):
@@ -38,14 +44,29 @@ class StoreError(Llm2ClipError):
     """An index on disk is missing, damaged, locked or made by another model."""
 
 
+class DamagedError(StoreError):
+    """A file of an index is missing, or does not hold what was committed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            hint="Run 'llm2clip-search verify' to see all that is damaged, and 'llm2clip-search repair' to mend it.",
+        )
+
+
 class CorpusError(Llm2ClipError):
     """A corpus or data set cannot be read: no such folder, or nothing in it to use."""
 
 
-class QueryError(Llm2ClipError):
+class QueryError(InputError):
     """A query is empty, contradicts itself or names something that does not exist."""
 
 
 def first_line(error: Exception) -> str:
-    """The first line of another library's error, to quote in a sentence; the type's name if it says nothing."""
+    """The first line of another library's error, to quote in a sentence; the type's name if it says nothing.
+
+    Of an error of the system, it is what went wrong, without number and path: ``no space left on device``.
+    """
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
     return str(error).partition("\n")[0].rstrip(".:") or type(error).__name__

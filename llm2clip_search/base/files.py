@@ -9,6 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as a program got it from its user: ``~`` is the home folder, unless a file of that name exists."""
+    given = Path(path)
+    return given if given.exists() else Path(os.path.expanduser(given))  # noqa: PTH111 - Path's raises for ~nobody
+
+
 def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:

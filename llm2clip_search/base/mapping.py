@@ -5,12 +5,14 @@ it: POSIX says that a mapping outlives the descriptor it was made from.
 """
 
 import ctypes
+import math
 import mmap
 import os
 import sys
 import weakref
 from functools import cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, cast
 
 import numpy as np
@@ -50,18 +52,21 @@ def map_array(path: Path) -> np.ndarray:
 
     Raises:
         OSError: the file cannot be opened or mapped.
-        ValueError: it is not a ``.npy`` file of numbers in C order, or it is cut off.
+        ValueError: it is not a ``.npy`` file of numbers in C order, or not as long as its header says.
     """
     data = map_file(path)
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read(file)
+        try:
+            shape, is_fortran, dtype = read(file)
+        except (SyntaxError, TokenError, TypeError) as error:  # numpy parses it as Python
+            raise ValueError("its header is damaged") from error
         start = file.tell()
     if is_fortran or dtype.hasobject:
         raise ValueError("it is not an array of numbers in C order")
-    expected = start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-    if len(data) < expected:
+    expected = start + dtype.itemsize * math.prod(shape)
+    if len(data) != expected:
         raise ValueError(f"it has {len(data):,} bytes, but its header asks for {expected:,}")
     return data[start:expected].view(dtype).reshape(shape)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from llm2clip_search.benchmarks.datasets.base import RetrievalSet
 from llm2clip_search.benchmarks.missed_queries import MissedQueries, MissedQuery, ScoredItem
 from llm2clip_search.corpora.image_files import ImageFiles
-from llm2clip_search.encoders.images import decode_upright, open_image
+from llm2clip_search.encoders.images import reading
 from llm2clip_search.errors import ImageError
 
 SIDE = 160
@@ -41,8 +41,8 @@ def thumbnail(data: bytes) -> bytes:
     Raises:
         ImageError: ``data`` is not an image, or is damaged.
     """
-    with open_image(io.BytesIO(data)) as image:
-        small = decode_upright(image, shortest=SIDE)
+    with reading(data, shortest=SIDE) as picture:
+        small = picture.rgb.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     small.save(out, "JPEG", quality=QUALITY, optimize=True)

@@ -16,8 +16,10 @@ from llm2clip_search.cli.merge import merge
 from llm2clip_search.cli.models import models
 from llm2clip_search.cli.query import query
 from llm2clip_search.cli.query_command import QueryCommand
+from llm2clip_search.cli.repair import repair
 from llm2clip_search.cli.sources import sources
 from llm2clip_search.cli.train import train
+from llm2clip_search.cli.verify import verify
 
 app = typer.Typer(
     name="llm2clip-search",
@@ -55,6 +57,8 @@ app.command()(info)
 app.add_typer(sources, name="sources")
 app.command()(compact)
 app.command()(merge)
+app.command()(verify)
+app.command()(repair)
 app.command()(demo)
 app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")

@@ -139,6 +139,8 @@ def _print(summary: "IndexSummary", *, shown: int) -> None:
     console.out.print(f"{parts} in {summary.elapsed:.1f} s{rate}")
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
     console.say(f"  {stages} (read and decode run in threads, beside encode)")
+    if summary.damaged:
+        console.say(f"  {summary.damaged:,} of the indexed images with damage: --where 'damage IS NOT NULL' finds them")
     for failure in summary.failures[:shown]:
         console.warn(f"'{console.printable(failure['path'])}': {failure['reason']}")
     if summary.failed > shown:

@@ -12,10 +12,9 @@ from llm2clip_search.cli.sources import say_if_moved
 
 def info(
     index: IndexFolder = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its checksum.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Show an index: images, model, size on disk, and how it is searched."""
+    """Show an index: images, model, size on disk, and how it is searched. `verify` checks its files."""
     from pathlib import Path
 
     from rich.filesize import decimal
@@ -23,8 +22,6 @@ def info(
     from llm2clip_search.store import Snapshot, find_index
 
     snapshot = Snapshot(Path(index) if index is not None else find_index())
-    if verify:
-        snapshot.verify()
     manifest = snapshot.manifest
     if json_output:
         from dataclasses import asdict
@@ -41,7 +38,7 @@ def info(
         "model": f"{manifest.model.name} ({manifest.model.fingerprint})",
         "vectors": f"{manifest.dim} x {manifest.dtype} in {len(manifest.shards)} shards",
         "search": ann.factory if ann else "exact",
-        "on disk": decimal(size) + (", all checksums match" if verify else ""),
+        "on disk": decimal(size),
     }
     if ann is not None:
         points = [point for point in ann.points if point.depth == ann.points[0].depth]

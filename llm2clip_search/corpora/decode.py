@@ -1,8 +1,6 @@
 """One item to what an index stores of it: content hash, facts from its header, and the vision tower's pixels."""
 
-import contextlib
 import hashlib
-import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,17 +8,14 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 
 from llm2clip_search.corpora.corpus import Item, ItemReader
 from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.encoders.config import PreprocessConfig
-from llm2clip_search.encoders.images import MAX_PIXELS, decode_upright, open_image, to_pixels
-from llm2clip_search.errors import ImageError
-
-_SWAPPED = frozenset({5, 6, 7, 8})
-"""EXIF orientations that exchange width and height."""
+from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL
+from llm2clip_search.encoders.images import MAX_PIXELS, Picture, reading, to_pixels
+from llm2clip_search.errors import ImageError, first_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +30,8 @@ class ImageFacts:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    damage: str | None = None
+    """What is wrong with the file, if its picture could be read nevertheless."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,6 +70,12 @@ def decode_item(
     out = Decoded(item=item)
     started = time.perf_counter()
     try:
+        if item.size > BYTES_PER_PIXEL * max_pixels:
+            raise ImageError(
+                f"the file has {item.size:,} bytes, more than {BYTES_PER_PIXEL} for each of {max_pixels:,} pixels",
+                stage="read",
+                hint="Raise the limit with --max-pixels.",
+            )
         try:
             data = reader.open(item.uri)
         except OSError as error:
@@ -85,13 +88,15 @@ def decode_item(
         if known(out.content_hash):
             return out
         started = time.perf_counter()
-        with open_image(io.BytesIO(data), max_pixels=max_pixels) as image:
-            facts = read_facts(image)
-            pixels = to_pixels(decode_upright(image, shortest=preprocess.shortest), preprocess)
-        out.facts, out.pixels = facts, pixels
+        with reading(data, max_pixels=max_pixels, shortest=preprocess.shortest) as picture:
+            out.facts, out.pixels = read_facts(picture), to_pixels(picture.rgb, preprocess)
         out.seconds["decode"] = time.perf_counter() - started
     except ImageError as error:
         out.error = error
+    except MemoryError:
+        out.error = ImageError("reading it takes more memory than there is", stage="decode")
+    except Exception as error:  # no item may end a run
+        out.error = ImageError(f"it cannot be decoded: {first_line(error)}", stage="decode")
     return out
 
 
@@ -114,26 +119,26 @@ def decode_ahead(
     )
 
 
-def read_facts(image: Image.Image) -> ImageFacts:
-    """Size and EXIF data of an opened image; damaged EXIF leaves its columns empty."""
-    width, height, kind = image.width, image.height, image.format
-    exif: Any = {}
+def read_facts(picture: Picture) -> ImageFacts:
+    """Size and EXIF data of a picture; damaged EXIF leaves its columns empty."""
+    exif: Any = picture.exif
     details: Any = {}
     position: Any = {}
-    with contextlib.suppress(Exception):  # Pillow raises many types on damaged EXIF
-        exif = image.getexif()
+    damage = picture.damage
+    try:
         details, position = exif.get_ifd(IFD.Exif), exif.get_ifd(IFD.GPSInfo)
-    if exif.get(Base.Orientation) in _SWAPPED:
-        width, height = height, width
+    except Exception:  # Pillow raises many types on damaged EXIF
+        damage = damage or "damaged EXIF"
     camera = " ".join(str(part).strip(" \x00") for part in (exif.get(Base.Make), exif.get(Base.Model)) if part)
     return ImageFacts(
-        width=width,
-        height=height,
-        format=kind,
+        width=picture.size[0],
+        height=picture.size[1],
+        format=picture.format,
         taken=_time(details.get(Base.DateTimeOriginal) or exif.get(Base.DateTime)),
         camera=_text(camera),
         latitude=_degrees(position.get(GPS.GPSLatitude), position.get(GPS.GPSLatitudeRef), limit=90.0),
         longitude=_degrees(position.get(GPS.GPSLongitude), position.get(GPS.GPSLongitudeRef), limit=180.0),
+        damage=damage,
     )
 
 

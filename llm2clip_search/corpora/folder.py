@@ -25,7 +25,8 @@ _NOT_IMAGES = frozenset({".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".wmf", ".emf",
 def image_extensions() -> frozenset[str]:
     """Lower-case extensions, with the dot, that the installed Pillow and its plug-ins read."""
     register_plugins()
-    readable = {ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN}
+    opened = {*Image.OPEN, "MPO"}  # JPEG's reader opens MPO too
+    readable = {ext for ext, name in Image.registered_extensions().items() if name in opened}
     return frozenset(readable) - _NOT_IMAGES
 
 
@@ -41,19 +42,20 @@ class FolderCorpus(Corpus):
         self,
         root: str | os.PathLike[str],
         *,
-        exclude: Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
         everything: bool = False,
         part_of: str | os.PathLike[str] | None = None,
     ) -> None:
         """A folder that is read when `items` is called.
 
         Args:
-            exclude: gitignore patterns, relative to the folder.
+            exclude: gitignore patterns, relative to the folder, or one of them.
             everything: read hidden files and system folders too.
             part_of: a folder above ``root`` whose patterns these are, and whose ignore file counts.
         """
         self.root = Path(root).expanduser()
-        self.exclude, self.everything = tuple(exclude), everything
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.everything = everything
         self.part_of = "" if part_of is None else os.fspath(part_of)
         self._top = Path(part_of or self.root)
         self._unreadable: dict[str, str] = {}

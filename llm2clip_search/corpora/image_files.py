@@ -5,6 +5,7 @@ and a run can resume anywhere.
 """
 
 import hashlib
+import posixpath
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class ByteRange:
 class ImageFiles:
     """Images by id; the id is the name in the shard or the path relative to the folder.
 
-    `find` also accepts ids without their suffix, because webdataset keys have none.
+    `find` also accepts ids without their suffix, because webdataset keys have none, and paths as tables spell them.
     """
 
     def __init__(self, ranges: Mapping[str, ByteRange]) -> None:
@@ -68,8 +69,29 @@ class ImageFiles:
         return iter(self._ranges)
 
     def find(self, image_id: str) -> str | None:
-        """The id of the image that an id in a caption file refers to, with or without suffix; None if there is none."""
-        return image_id if image_id in self._ranges else self._by_stem.get(image_id)
+        """The id of the image that an id in a caption file refers to, with or without suffix; None if there is none.
+
+        Folders named ``.`` and backslashes between folders are accepted, and another case of letters for a file in
+        a file system that ignores case.
+        """
+        for spelling in (image_id, _plain(image_id)):
+            if spelling in self._ranges:
+                return spelling
+            if spelling in self._by_stem:
+                return self._by_stem[spelling]
+        other = self._by_folded.get(_plain(image_id).casefold(), "")
+        return other if other and self._ignores_case(other, _plain(image_id)) else None
+
+    def _ignores_case(self, image_id: str, spelling: str) -> bool:
+        """Whether the file of an image is also found under another spelling of its id."""
+        path = self.path(image_id)
+        if not path.as_posix().endswith(f"/{image_id}"):
+            return False  # it is in a shard, where case counts
+        suffix = "" if len(spelling) == len(image_id) else image_id[image_id.rindex(".") :]
+        try:
+            return Path(path.as_posix().removesuffix(image_id) + spelling + suffix).samefile(path)
+        except OSError:
+            return False
 
     def only(self, image_ids: Sequence[str]) -> "ImageFiles":
         """A selection of these images, in the given order.
@@ -102,9 +124,23 @@ class ImageFiles:
         return self.read(uri)
 
     @cached_property
+    def _by_folded(self) -> dict[str, str]:
+        """Ids by their spelling without case, with and without suffix, where only one image has it."""
+        folded: dict[str, set[str]] = {}
+        for image_id in self._ranges:
+            for spelling in (image_id, image_id.rpartition(".")[0]):
+                folded.setdefault(spelling.casefold(), set()).add(image_id)
+        return {spelling: ids.pop() for spelling, ids in folded.items() if len(ids) == 1}
+
+    @cached_property
     def content_hashes(self) -> dict[str, str]:
         """Hex SHA-256 of every image's bytes by id; computed once, which reads every image."""
         return {image_id: hashlib.sha256(self.read(image_id)).hexdigest() for image_id in self._ranges}
+
+
+def _plain(image_id: str) -> str:
+    """An id with slashes between folders, and without folders named ``.``."""
+    return posixpath.normpath(image_id.replace("\\", "/"))
 
 
 def _folder(folder: Path) -> Iterator[tuple[str, ByteRange]]:

@@ -1,22 +1,26 @@
 """The encoder protocol: images and captions as unit vectors in one shared space."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.encoders.config import PreprocessConfig
-from llm2clip_search.encoders.images import ImageInput, read_rgb, stack_pixels
+from llm2clip_search.encoders.images import read_rgb, stack_pixels
+from llm2clip_search.encoders.inputs import ImageInput, captions_of, images_of
+from llm2clip_search.errors import InputError
 
 
 class Encoder(Protocol):
     """What the indexers, the engine and the benchmarks need from a model.
 
     Subclass it explicitly to inherit `name`, `fingerprint`, `training_data`, `caption_sample` and `encode_images`;
-    everything else is abstract:
+    everything else is abstract. Whatever a caller passes to `encode_texts` and `count_tokens`, the subclass's own
+    method receives a list of strings, which is not empty for `encode_texts`:
 
     >>> class ConstantEncoder(Encoder):
     ...     identity, dim, max_tokens = ModelIdentity.from_name("constant"), 4, 77
@@ -39,6 +43,12 @@ class Encoder(Protocol):
     """How an image becomes the pixels that `encode_pixels` takes."""
     training_data: tuple[str, ...] = ()
     """What the model card lists as training data, one line per data set."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, around in (("encode_texts", _encoding), ("count_tokens", _counting)):
+            if name in vars(cls):
+                setattr(cls, name, around(vars(cls)[name]))
 
     @property
     def name(self) -> str:
@@ -65,13 +75,20 @@ class Encoder(Protocol):
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Embed captions; each is truncated to ``max_tokens`` tokens.
 
+        Args:
+            texts: one caption, or any iterable of captions, such as a generator or a column of a table; an empty
+                caption has the embedding that the model gives to no words.
+
         Returns:
-            C-contiguous float32 ``[n, dim]``, L2-normalised, in the order of ``texts``.
+            C-contiguous float32 ``[n, dim]``, L2-normalised, in the order of ``texts``; ``[1, dim]`` for one caption.
+
+        Raises:
+            InputError: something that is not a string of valid Unicode; the message names the first.
         """
 
     @abstractmethod
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Number of tokens of each caption before truncation, special tokens included."""
+        """Number of tokens of each caption before truncation, special tokens included; arguments as `encode_texts`."""
 
     def caption_sample(self, count: int) -> np.ndarray | None:
         """Embeddings of captions that the model brings along; the recall of approximate search is measured with them.
@@ -81,21 +98,52 @@ class Encoder(Protocol):
         """
         return None
 
-    def encode_images(self, images: Iterable[ImageInput], *, batch_size: int = 32) -> np.ndarray:
-        """Embed images: paths, PIL images, or arrays ``[H, W(, 3|4)]`` of uint8 or of floats in 0..1.
+    def encode_images(self, images: ImageInput | Iterable[ImageInput], *, batch_size: int = 32) -> np.ndarray:
+        """Embed images.
+
+        Args:
+            images: one image as `ImageInput` describes it, any iterable of images, or an array ``[n, H, W, 3]``.
 
         Returns:
-            C-contiguous float32 ``[n, dim]``, L2-normalised.
+            C-contiguous float32 ``[n, dim]``, L2-normalised; ``[1, dim]`` for one image.
 
         Raises:
             ImageError: an image cannot be read; the message names its path.
+            InputError: something that is not an image.
         """
-        out: list[np.ndarray] = []
+        out = [np.empty((0, self.dim), dtype=np.float32)]
         batch: list[Image.Image] = []
-        for image in images:
+        for image in images_of(images):
             batch.append(read_rgb(image, shortest=self.preprocess.shortest))
             if len(batch) == batch_size:
                 out.append(self.encode_pixels(stack_pixels(batch, self.preprocess)))
                 batch.clear()
-        out.append(self.encode_pixels(stack_pixels(batch, self.preprocess)))
+        if batch:
+            out.append(self.encode_pixels(stack_pixels(batch, self.preprocess)))
         return np.concatenate(out)
+
+
+def _encoding(method: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """A subclass's `encode_texts` behind `captions_of`, so that no author can forget it."""
+
+    @wraps(method)
+    def encode_texts(self: Encoder, texts: object, **options: Any) -> np.ndarray:
+        captions = captions_of(texts)
+        if not captions:
+            return np.empty((0, self.dim), dtype=np.float32)
+        for caption in captions:
+            try:
+                caption.encode()
+            except UnicodeEncodeError as error:  # half of a pair of surrogates, as of bytes that are not UTF-8
+                raise InputError(f"The caption {caption!a} is not valid Unicode.") from error
+        return method(self, captions, **options)
+
+    return encode_texts
+
+
+def _counting(method: Callable[..., list[int]]) -> Callable[..., list[int]]:
+    @wraps(method)
+    def count_tokens(self: Encoder, texts: object) -> list[int]:
+        return method(self, captions_of(texts))
+
+    return count_tokens

@@ -3,7 +3,9 @@
 Skipped files are counted with `of_name`, and what is in a file that Pillow does not open is told with `describe`.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePath
 
 from PIL import Image
@@ -14,7 +16,7 @@ HEAD_BYTES = 512
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageType:
-    """A type of image file that Pillow alone does not read."""
+    """A type of image file that not every installation reads."""
 
     name: str
     extensions: tuple[str, ...]
@@ -22,7 +24,7 @@ class ImageType:
     extra: str = ""
     """The extra of this package that reads it; empty if nothing here does."""
     plugin: str = ""
-    """Pillow's name of the reader that the extra brings, once `images.register_plugins` was called."""
+    """Pillow's name of the reader that the extra brings, once `register_plugins` was called."""
 
     @property
     def lack(self) -> str:
@@ -40,6 +42,10 @@ class ImageType:
         return f"Install it with: pip install 'llm2clip-search[{self.extra}]'." if self.extra else ""
 
 
+UNKNOWN = "not an image that Pillow can read"
+"""What `describe` says of bytes that it does not know."""
+
+AVIF = ImageType(name="AVIF", extensions=(".avif", ".avifs"), plugin="AVIF")
 HEIC = ImageType(name="HEIC", extensions=(".heic", ".heif", ".hif", ".heics", ".heifs"), extra="heif", plugin="HEIF")
 JPEG_XL = ImageType(name="JPEG XL", extensions=(".jxl",), extra="jxl", plugin="JXL")
 CAMERA_RAW = ImageType(
@@ -77,17 +83,20 @@ PROJECT = ImageType(
     extensions=(".xcf", ".psb", ".kra", ".ora", ".clip", ".pdn", ".afphoto", ".procreate"),
 )
 
-IMAGE_TYPES = (HEIC, JPEG_XL, CAMERA_RAW, JPEG_XR, BPG, DJVU, HIGH_DYNAMIC_RANGE, VECTOR, PROJECT)
+IMAGE_TYPES = (AVIF, HEIC, JPEG_XL, CAMERA_RAW, JPEG_XR, BPG, DJVU, HIGH_DYNAMIC_RANGE, VECTOR, PROJECT)
 
 _BY_EXTENSION = {extension: each for each in IMAGE_TYPES for extension in each.extensions}
 _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"), HEIC),
+    **dict.fromkeys((b"avif", b"avis"), AVIF),
     b"crx ": CAMERA_RAW,
 }
 """Major brands of ISO media files; ``mif1`` may hold AVIF too, which Pillow opens."""
+_CODESTREAM, _CONTAINER = b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n"
+"""How JPEG XL files begin, bare or in boxes."""
 _SIGNATURES: tuple[tuple[int, bytes, ImageType], ...] = (
-    (0, b"\xff\x0a", JPEG_XL),
-    (0, b"\x00\x00\x00\x0cJXL \r\n\x87\n", JPEG_XL),
+    (0, _CODESTREAM, JPEG_XL),
+    (0, _CONTAINER, JPEG_XL),
     (0, b"FUJIFILMCCD-RAW", CAMERA_RAW),
     (8, b"CR", CAMERA_RAW),  # Canon CR2, after a TIFF header
     (0, b"IIRO", CAMERA_RAW),  # Olympus
@@ -140,8 +149,19 @@ _TEXTS = ((b"<!doctype html", "a web page"), (b"<html", "a web page"), (b"<?xml"
 """First words of text files that people mistake for images, in lower case."""
 
 
+@cache
+def register_plugins() -> None:
+    """Register HEIC and JPEG XL with Pillow if their extras are installed; Pillow itself reads AVIF."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    with suppress(ImportError):
+        import pillow_jxl  # noqa: F401 - its import registers it
+
+
 def of_name(path: str | PurePath) -> ImageType | None:
-    """The type that a file's extension stands for; None if Pillow reads it or it is not an image's extension."""
+    """The type that a file's extension stands for; None if Pillow always reads it, or no image has it."""
     return _BY_EXTENSION.get(PurePath(path).suffix.lower())
 
 
@@ -158,6 +178,10 @@ def of_content(head: bytes) -> ImageType | None:
 
 def describe(head: bytes) -> str:
     """What a file that Pillow does not open is, by its first bytes, to follow its name and a colon."""
+    if not head:
+        return "the file is empty"
+    if head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+") and of_content(head) is None:
+        return "a damaged TIFF image, or a RAW image of a camera"
     if not head.strip(b"\x00"):
         return "not an image: it holds nothing but zeros"
     if (kind := of_content(head)) is not None:
@@ -166,8 +190,48 @@ def describe(head: bytes) -> str:
         return f"a {kind.name} image, which {kind.lack}" if kind.extra else f"not read: there is {kind.lack}"
     other = next((name for offset, mark, name in _OTHERS if head.startswith(mark, offset)), "")
     other = other or next((name for mark, name in _TEXTS if _text(head).startswith(mark)), "")
-    return f"not an image but {other}" if other else "not an image that Pillow can read"
+    return f"not an image but {other}" if other else UNKNOWN
 
 
 def _text(head: bytes) -> bytes:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+
+
+def jxl_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that a JPEG XL file declares; None for other files. Its reader decodes when it opens a file."""
+    if not data.startswith(_CODESTREAM):
+        return _boxed_jxl_size(data) if data.startswith(_CONTAINER) else None
+    bits = int.from_bytes(data[2:14].ljust(12, b"\x00"), "little")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value, bits = bits & ((1 << count) - 1), bits >> count
+        return value
+
+    def side(small: int) -> int:
+        return 8 * (take(5) + 1) if small else 1 + take((9, 13, 18, 30)[take(2)])
+
+    # SizeHeader of ISO/IEC 18181-1: a height, then a width or its ratio to the height.
+    small = take(1)
+    height = side(small)
+    ratio = take(3)
+    if ratio == 0:
+        return side(small), height
+    numerator, denominator = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
+    return height * numerator // denominator, height
+
+
+def _boxed_jxl_size(data: bytes) -> tuple[int, int] | None:
+    position = 0
+    while position + 8 <= len(data):
+        length, kind = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8]
+        start = position + 8
+        if length == 1:
+            length, start = int.from_bytes(data[start : start + 8]), start + 8
+        start += 4 * (kind == b"jxlp")
+        if kind in (b"jxlc", b"jxlp"):
+            return jxl_size(data[start : start + 16]) if data.startswith(_CODESTREAM, start) else None
+        if length < 8:
+            return None
+        position += length
+    return None

@@ -1,29 +1,35 @@
-"""Decode files, PIL images and arrays to upright RGB, and resize them to a tower's pixels.
+"""Files, PIL images and arrays as upright RGB, resized to a tower's pixels."""
 
-Headers are checked before pixels are decoded, so that a hostile file costs no more than reading its header.
-"""
-
-import io
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache
-from pathlib import Path
-from threading import Lock
-from typing import BinaryIO
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from llm2clip_search.base.files import user_path
 from llm2clip_search.encoders.config import PreprocessConfig
-from llm2clip_search.errors import ImageError
+from llm2clip_search.encoders.decode_memory import MAX_PIXELS
+from llm2clip_search.encoders.image_types import register_plugins
+from llm2clip_search.encoders.inputs import ImageInput, array_image, image_bytes, is_array
+from llm2clip_search.encoders.reading import Picture, reading, upright_rgb
+from llm2clip_search.encoders.to_rgb import to_rgb
+from llm2clip_search.errors import ImageError, InputError
 
-ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
+__all__ = [
+    "MAX_PIXELS",
+    "ImageInput",
+    "Picture",
+    "read_rgb",
+    "reading",
+    "register_plugins",
+    "stack_pixels",
+    "to_pixels",
+]
 
-MAX_PIXELS = 200_000_000
-"""Default limit on an image's size, in pixels: 600 MB as RGB."""
 
-_LIMIT = Lock()
+_LARGE = 1 << 24
+"""An image that would have more pixels between two steps of a resize, as one of 3,000,000 x 1 pixels has, is resized in
+another order, which differs in rounding from what other libraries do and takes little memory."""
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -31,132 +37,42 @@ _RESAMPLING = {
 }
 
 
-@cache
-def register_plugins() -> None:
-    """Register HEIC and JPEG XL with Pillow if their extras are installed; Pillow itself reads AVIF."""
-    with suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-    with suppress(ImportError):
-        import pillow_jxl  # noqa: F401 - its import registers it
-
-
-@contextmanager
-def _pillow_without_its_own_limit() -> Iterator[None]:
-    """Disable Pillow's limit of 179 MP, a global that other code may rely on, while `open_image` applies its own."""
-    with _LIMIT:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def open_image(file: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image's header; pixels are not decoded.
-
-    Raises:
-        ImageError: stage ``read`` if the file cannot be opened, ``header`` if it is not an image or declares more than
-            ``max_pixels`` pixels.
-    """
-    register_plugins()
-    try:
-        with _pillow_without_its_own_limit():
-            image = Image.open(file)
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image that Pillow can read", stage="header") from error
-    except OSError as error:
-        # Errors of the operating system have a number; without one, the file's content is at fault.
-        raise ImageError(error.strerror or str(error), stage="read" if error.errno else "header") from error
-    except Exception as error:  # a format's parser may raise anything on a hostile header
-        raise ImageError(f"{type(error).__name__} in its header: {error}", stage="header") from error
-    pixels = image.width * image.height
-    if pixels > max_pixels:
-        raise ImageError(
-            f"declares {image.width} x {image.height} = {pixels:,} pixels, over the limit of {max_pixels:,}",
-            stage="header",
-            hint="Raise the limit with --max-pixels.",
-        )
-    return image
-
-
-def decode_upright(image: Image.Image, *, shortest: int | None = None) -> Image.Image:
-    """Decode an opened image to RGB: its first frame, with EXIF rotation applied.
-
-    Transparency is blended with white; 16-bit and float images are scaled to 8 bits by their range.
-
-    Args:
-        shortest: a JPEG is decoded at a reduced size whose shorter side has at least ``2 * shortest`` pixels, so that
-            the resize that follows still has twice the detail it keeps.
-
-    Raises:
-        ImageError: stage ``decode``, if the pixels are truncated or damaged.
-    """
-    try:
-        if shortest is not None:
-            image.draft(None, (2 * shortest, 2 * shortest))
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        return _to_rgb(upright)
-    except Exception as error:  # codecs raise OSError, SyntaxError, struct.error, ValueError, ...
-        raise ImageError(f"{type(error).__name__}: {error}", stage="decode") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        # 16-bit PNGs may have mode I, and floats may be in 0..1; anything else is scaled by its range.
-        top = 65535.0 if image.mode == "I" and 255 < values.max() <= 65535 else max(values.max(), 1.0)
-        low = min(values.min(), 0.0)
-        scaled = (values - low) / (top - low) * 255.0
-        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
-
-
 def read_rgb(source: ImageInput, *, max_pixels: int = MAX_PIXELS, shortest: int | None = None) -> Image.Image:
-    """An upright RGB image from a path, a PIL image, or an array.
+    """An upright RGB image of anything that is one; files are read as `reading` does.
 
     Args:
-        source: arrays are ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``, uint8 in 0..255 or float in 0..1.
-        shortest: as for `decode_upright`, for paths.
+        source: as `ImageInput` describes.
+        shortest: as for `reading`, for files.
 
     Raises:
         ImageError: with the stage that failed.
+        InputError: something that is not an image.
     """
     if isinstance(source, Image.Image):
-        return decode_upright(source.copy())
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
-    path = Path(source)
+        try:
+            copy = source.copy()
+        except Exception as error:  # it was opened and not decoded yet, or is closed
+            raise ImageError(f"{type(error).__name__}: {error}", stage="decode") from error
+        return upright_rgb(copy)
+    if is_array(source):
+        return to_rgb(array_image(source))
+    name, data = "the image in memory", image_bytes(source)
+    if data is None:
+        if not isinstance(source, str | os.PathLike):
+            raise InputError(
+                f"An image is a path, bytes, an open file, a PIL image or an array, not {type(source).__name__}."
+            )
+        path = user_path(source)
+        name = str(path)
+        try:
+            data = path.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+            raise ImageError(f"{path}: {getattr(error, 'strerror', None) or error}", stage="read") from error
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or error}", stage="read") from error
-    try:
-        with open_image(io.BytesIO(data), max_pixels=max_pixels) as image:
-            return decode_upright(image, shortest=shortest)
+        with reading(data, max_pixels=max_pixels, shortest=shortest) as picture:
+            return picture.rgb
     except ImageError as error:
-        raise ImageError(f"{path}: {error}", stage=error.stage, hint=error.hint) from error
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
-        raise ImageError(f"an image array is [H, W] or [H, W, 1|3|4], not {list(array.shape)}", stage="decode")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if np.issubdtype(array.dtype, np.floating):
-        array = (np.clip(array, 0.0, 1.0) * 255.0).round().astype(np.uint8)
-    elif array.dtype != np.uint8:
-        raise ImageError(f"an image array is uint8 or float, not {array.dtype}", stage="decode")
-    return _to_rgb(Image.fromarray(array))
+        raise ImageError(f"{name}: {error}", stage=error.stage, hint=error.hint) from error
 
 
 def to_pixels(image: Image.Image, config: PreprocessConfig) -> np.ndarray:
@@ -167,9 +83,8 @@ def to_pixels(image: Image.Image, config: PreprocessConfig) -> np.ndarray:
     """
     method = _RESAMPLING[config.interpolation]
     if config.resize == "squash":
-        if image.size != (config.width, config.height):
-            image = image.resize((config.width, config.height), method)
-        return np.asarray(image)
+        whole = (0.0, 0.0, float(image.width), float(image.height))
+        return np.asarray(_resize(image, (config.width, config.height), method, whole))
     short = config.shortest
     width, height = image.size
     scaled = (
@@ -177,13 +92,46 @@ def to_pixels(image: Image.Image, config: PreprocessConfig) -> np.ndarray:
         if width <= height
         else (max(1, int(short * width / height)), short)
     )
-    if scaled != image.size:
-        image = image.resize(scaled, method)
     over = (scaled[0] - config.width, scaled[1] - config.height)
     left, top = (rest // 2 if config.crop_rounding == "down" else round(rest / 2) for rest in over)
+    if scaled[0] * scaled[1] > _LARGE and min(over) >= 0:
+        return _resized_part(image, scaled, (left, top, left + config.width, top + config.height), method)
+    if scaled != image.size:
+        image = image.resize(scaled, method)
     if (left, top) != (0, 0) or scaled != (config.width, config.height):
         image = image.crop((left, top, left + config.width, top + config.height))
     return np.asarray(image)
+
+
+def _resized_part(
+    image: Image.Image, scaled: tuple[int, int], part: tuple[int, int, int, int], method: Image.Resampling
+) -> np.ndarray:
+    """What a box holds of the image resized to ``scaled``. The widest filter reads three pixels around it."""
+    width, height = image.width / scaled[0], image.height / scaled[1]  # of a pixel of the result
+    beside, above = (3 + int(np.ceil(3 / side)) for side in (width, height))
+    left, top = max(0, part[0] - beside), max(0, part[1] - above)
+    right, bottom = min(scaled[0], part[2] + beside), min(scaled[1], part[3] + above)
+    box = (left * width, top * height, right * width, bottom * height)
+    around = _resize(image, (right - left, bottom - top), method, box)
+    return np.asarray(around.crop((part[0] - left, part[1] - top, part[2] - left, part[3] - top)))
+
+
+def _resize(
+    image: Image.Image,
+    size: tuple[int, int],
+    method: Image.Resampling,
+    box: tuple[float, float, float, float],
+) -> Image.Image:
+    """Resize what a box holds. Pillow resizes rows first; columns come first where that takes less memory."""
+    if size == image.size and tuple(box[:2]) == (0, 0) and tuple(box[2:]) == size:
+        return image
+    if size[0] * (box[3] - box[1]) > _LARGE and size[0] > box[2] - box[0]:
+        left, right = int(box[0]), min(image.width, int(np.ceil(box[2])) + 1)
+        image = image.crop((left, 0, right, image.height)).resize(
+            (right - left, size[1]), method, box=(0, box[1], right - left, box[3])
+        )
+        box = (box[0] - left, 0, box[2] - left, size[1])
+    return image.resize(size, method, box=box)
 
 
 def stack_pixels(images: Sequence[Image.Image], config: PreprocessConfig) -> np.ndarray:

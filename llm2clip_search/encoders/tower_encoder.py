@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.plugins import ENCODER_PLUGINS, load_plugin
 from llm2clip_search.encoders.registry import DEFAULT_MODEL, SCHEMES, fetch_model
 from llm2clip_search.encoders.towers import Runtime, load_tower
+from llm2clip_search.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +33,23 @@ class TowerEncoder(Encoder):
         self.max_tokens = model.config.text.max_tokens
         self.preprocess = model.config.vision.preprocess
         self.training_data = model.config.training_data
-        self._vision = Lazy(lambda: load_tower(model, "vision", runtime=runtime, device=device))
-        self._text = Lazy(lambda: load_tower(model, "text", runtime=runtime, device=device, quantize=quantize))
+        self._placed: dict[str, Any] = {"runtime": runtime, "device": device}
+        self._quantize: Quantize = quantize
+        self._start()
+
+    def _start(self) -> None:
+        model, placed, quantize = self.model, self._placed, self._quantize
+        self._vision = Lazy(lambda: load_tower(model, "vision", **placed))
+        self._text = Lazy(lambda: load_tower(model, "text", **placed, quantize=quantize))
         self._tokenizer = Lazy(model.tokenizer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, in this process or another, loads towers and tokenizer again when it first uses them."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, Lazy)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start()
 
     @cached_property
     def identity(self) -> ModelIdentity:  # type: ignore[override]  # a cached property is writable
@@ -98,3 +114,20 @@ def load_encoder(
     if (runtime, device, quantize) != ("auto", "auto", "none"):
         logger.warning("%s is loaded by %s, which chooses runtime, device and precision itself.", name, provider)
     return load_plugin(name)
+
+
+def as_encoder(encoder: Encoder | str) -> Encoder:
+    """An encoder as it is, or the one that `load_encoder` gives for a name.
+
+    Raises:
+        InputError: something else, such as the class of an encoder.
+        ModelError: as `load_encoder`.
+    """
+    if isinstance(encoder, str):
+        return load_encoder(encoder)
+    if isinstance(encoder, type) or not all(
+        hasattr(encoder, name) for name in ("encode_pixels", "encode_texts", "dim")
+    ):
+        kind = type(encoder).__name__ if not isinstance(encoder, type) else f"the class {encoder.__name__}"
+        raise InputError(f"An encoder is what load_encoder gives, or the name of a model, not {kind}.")
+    return encoder

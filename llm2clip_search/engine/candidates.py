@@ -9,11 +9,16 @@ from llm2clip_search.base.vectors import unit
 from llm2clip_search.engine.plan import SearchPlan
 from llm2clip_search.engine.query import Query
 from llm2clip_search.engine.ranking import Ranking, keys_of, parts_and_ids, ranked
+from llm2clip_search.errors import DamagedError
 from llm2clip_search.store import Snapshot
 
 COPIES = 16
 """Candidates that exact search gives beyond those wanted. Its matrix products round differently in different shards, so
 that of copies of one image any may be the last that is wanted; ranked again, the one with the lowest id is."""
+
+
+LONGEST = 1.01
+"""Above the square of any stored vector's length, which is 1 but for rounding to float16."""
 
 
 class Part(Protocol):
@@ -82,10 +87,24 @@ class Rows:
         for number in np.unique(numbers).tolist():
             of_it = slice(*np.searchsorted(numbers, [number, number + 1]))
             for found, block in self.parts[number].snapshot.blocks(ids[of_it]):
+                self._check_lengths(number, found, block)
                 at = of_it.start + np.searchsorted(ids[of_it], found)
                 for row, vector in enumerate(wide):
                     out[row, at] = (block * vector).sum(axis=1)
         return out
+
+    def _check_lengths(self, number: int, ids: np.ndarray, vectors: np.ndarray) -> None:
+        """Notice damage that searches bring to the top: a bit of an exponent makes a vector long.
+
+        Raises:
+            DamagedError: a stored vector, float32 ``[n, dim]``, is longer than 1 or not finite.
+        """
+        squares = np.einsum("nd,nd->n", vectors, vectors)
+        if len(bad := np.flatnonzero(~(squares < LONGEST))):
+            raise DamagedError(
+                f"The vector of id {ids[bad[0]]} in {self.parts[number].snapshot.folder} is damaged: its length is"
+                f" {np.sqrt(squares[bad[0]]):.3g}, not 1."
+            )
 
     def vectors(self, keys: np.ndarray) -> np.ndarray:
         """Stored vectors of some rows, scaled to unit length: float32 ``[n, dim]``."""

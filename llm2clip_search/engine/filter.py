@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.engine.condition import check_condition
+from llm2clip_search.engine.condition import read_condition
 from llm2clip_search.engine.held_columns import HeldColumns
-from llm2clip_search.errors import QueryError
+from llm2clip_search.engine.kinds import Kind, kind_of_column
+from llm2clip_search.errors import DamagedError, QueryError, first_line
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot
 from llm2clip_search.store.names import encode
+from llm2clip_search.store.schema import metadata_schema
 from llm2clip_search.store.shard import Shard
 
 COLUMNS = tuple(name for name in METADATA_SCHEMA.names if name not in ("mtime_ns", "version"))
@@ -36,6 +38,9 @@ class Filter:
         import duckdb
 
         self._columns = (*COLUMNS, *(column.name for column in snapshot.manifest.columns), "mtime")
+        schema = metadata_schema(snapshot.manifest.columns)
+        self._kinds: dict[str, Kind] = {field.name.casefold(): kind_of_column(field.type) for field in schema}
+        self._kinds["mtime"] = "time"
         self._connection = duckdb.connect(":memory:")
         execute = self._connection.execute
         execute("SET GLOBAL python_enable_replacements = false")
@@ -46,7 +51,12 @@ class Filter:
         execute("SET enable_external_access = false; SET lock_configuration = true")
         self._connection.register("dead_rows", _dead_rows(snapshot))
         execute("CREATE TABLE dead AS SELECT * FROM dead_rows")
-        execute(_live_rows(snapshot))
+        self._snapshot = snapshot
+        try:
+            execute(_live_rows(snapshot))
+        except duckdb.Error as error:
+            self._refuse_damage()
+            raise DamagedError(f"The metadata in {snapshot.folder} cannot be read: {first_line(error)}.") from error
         execute(_IMAGES)
         self._held = HeldColumns(snapshot, (*COLUMNS, "mtime"), view="images")
 
@@ -56,28 +66,46 @@ class Filter:
         Raises:
             QueryError: SQL that is wrong, names an unknown column, is more than one condition, uses something that
                 is not on the allow-list, or takes longer than `TIME_LIMIT_S`.
+            DamagedError: the metadata of a shard is damaged.
         """
         import duckdb
 
         where = encode(where)  # a name in it is compared with names as they are stored
         with self._connection.cursor() as cursor:
             try:
-                source = self._held.source(cursor, check_condition(cursor, where))
+                condition = read_condition(cursor, where, self._kinds)
+                source = self._held.source(cursor, condition.columns)
                 with time_limit(cursor, TIME_LIMIT_S):
-                    found = cursor.execute(f"SELECT id FROM {source} AS images WHERE (\n{where}\n)").fetchnumpy()["id"]
+                    sql = f"SELECT id FROM {source} AS images WHERE (\n{condition.sql}\n)"
+                    found = cursor.execute(sql).fetchnumpy()["id"]
             except duckdb.InterruptException as error:
                 raise QueryError(f"The condition took longer than {TIME_LIMIT_S:.0f} s.") from error
-            except duckdb.Error as error:
+            except (duckdb.BinderException, duckdb.ConversionException) as error:
+                raise QueryError(self._sentence(where, error)) from error
+            except duckdb.Error as error:  # is the condition at fault, or what it reads?
+                self._refuse_damage()
                 raise QueryError(self._sentence(where, error)) from error
         ids = np.asarray(found, dtype=np.int64)
         # Each file gives ascending ids; a stable sort merges such runs in a tenth of the time.
         return ids if bool((ids[1:] > ids[:-1]).all()) else np.sort(ids, kind="stable")
 
+    def _refuse_damage(self) -> None:
+        """Read all metadata, because DuckDB's messages do not name the file.
+
+        Raises:
+            DamagedError: the first file that is damaged.
+        """
+        for shard in self._snapshot.shards:
+            shard.read(sorted(shard.columns))
+
     def _sentence(self, where: str, error: Exception) -> str:
         message = str(error)
         if match := re.search(r'column "?([^"\s]+)"? not found', message):
             columns = ", ".join(self._columns)
-            return f"The condition names a column {match[1]!r} that does not exist; the columns are {columns}."
+            return (
+                f"The condition names a column {match[1]!r} that does not exist; the columns are {columns}, and text is"
+                f" written in single quotes."
+            )
         first = message.splitlines()[0] if message else type(error).__name__
         return f"{where!r} is not a valid condition: {first.partition(': ')[2] or first}"
 

@@ -1,22 +1,35 @@
 """A query: terms with weights, captions as alternatives, and which part of the ranking to return."""
 
+import io
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, TypedDict, Unpack, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 
+import numpy as np
+
+from llm2clip_search.encoders.images import read_rgb
+from llm2clip_search.encoders.inputs import (
+    ImageInput,
+    as_array,
+    captions_of,
+    image_bytes,
+    images_of,
+    is_array,
+    is_image,
+)
 from llm2clip_search.engine.captions import clean_caption
+from llm2clip_search.engine.numbers import is_number, whole_number
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store.names import is_unicode
 
 Fuse = Literal["mean", "max", "rank"]
 """How several captions make one ranking: by the mean of their vectors, by the cosine with the best matching caption,
 or by reciprocal rank fusion of their rankings."""
-ImageRef = int | str | Path
-"""The id of an indexed image, or the path of an image file; a string may end in a weight."""
+ImageRef: TypeAlias = int | np.integer[Any] | ImageInput
+"""The id of an indexed image, as an integer or a string of digits, or an image; a string may end in a weight."""
 
 _ASK = "Give a caption, --image FILE or --like ID."
 _WEIGHT = re.compile(r"(?P<value>.*)\^(?P<weight>\d+(\.\d+)?)", re.DOTALL)
@@ -28,13 +41,22 @@ class Term:
     """One part of a query; its unit vector is multiplied by ``weight``. A caption is made plain by `clean_caption`."""
 
     kind: Literal["text", "image", "like"]
-    value: str
-    """A caption, a file's path, or the id of an indexed image; ``ID@N`` is the image of the N-th index, from 1."""
+    value: str | bytes
+    """A caption; a file's path, or the content of an image file that is not on disk; or the id of an indexed image,
+    where ``ID@N`` is the image of the N-th index, from 1."""
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind == "text":
+        if self.kind == "text" and isinstance(self.value, str):
             object.__setattr__(self, "value", clean_caption(self.value))
+
+    @property
+    def name(self) -> str:
+        """The value as a message shows it: the content of a file by its size."""
+        return f"an image of {len(self.value):,} bytes" if isinstance(self.value, bytes) else repr(self.value)
+
+    def __repr__(self) -> str:
+        return f"Term(kind={self.kind!r}, value={self.name}, weight={self.weight!r})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,34 +88,46 @@ class Query:
     """Column by which the results of the page are ordered in the end, see `results.in_order_of`."""
 
     def __post_init__(self) -> None:
+        for name in ("terms", "alternatives"):  # a list could change, and has no hash
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.terms and not self.alternatives:
             raise QueryError("The query is empty.", hint=_ASK)
         for term in (*self.terms, *self.alternatives):
+            _check_term(term)
             if term.kind == "text" and not term.value:
                 raise QueryError("The query is empty.", hint=_ASK)
-            if term.kind == "text" and not is_unicode(term.value):
+            if term.kind == "text" and not is_unicode(str(term.value)):
                 raise QueryError(f"The caption {term.value!a} is not valid UTF-8.", hint="Set the terminal to UTF-8.")
-            if not math.isfinite(term.weight) or term.weight == 0.0:
+            if not is_number(term.weight) or not math.isfinite(term.weight) or term.weight == 0.0:
                 raise QueryError(
-                    f"The weight of {term.value!r} is {term.weight}; it must be a finite number other than 0."
+                    f"The weight of {term.name} is {term.weight}; it must be a finite number other than 0."
                 )
         if all(term.weight < 0 for term in (*self.terms, *self.alternatives)):
             raise QueryError("The query only subtracts; it needs a caption or an image to search for.", hint=_ASK)
-        if self.fuse not in get_args(Fuse):
-            raise QueryError(f"Captions are fused by {', '.join(get_args(Fuse))}, not by {self.fuse!r}.")
+        _check_fuse(self.fuse)
+        for name, value in (("condition", self.where), ("column to sort by", self.sort)):
+            if value is not None and not isinstance(value, str):
+                raise QueryError(f"The {name} is text, not {type(value).__name__}.")
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        if self.k < 1:
-            raise QueryError(f"k is {self.k}; it must be at least 1.")
-        if self.offset < 0:
-            raise QueryError(f"The offset is {self.offset}; it must be at least 0.")
-        if self.threshold is not None and not -1.0 <= self.threshold <= 1.0:
-            raise QueryError(f"The threshold is {self.threshold}; cosines are between -1 and 1.")
-        if self.recall is not None and not 0.0 < self.recall <= 1.0:
-            raise QueryError(f"The recall is {self.recall}; it must be above 0 and at most 1.")
-        if self.group_duplicates is not None and not 0.0 < self.group_duplicates <= 1.0:
-            raise QueryError(f"The cosine of duplicates is {self.group_duplicates}; it must be above 0 and at most 1.")
+        object.__setattr__(self, "k", whole_number(self.k, "k", least=1))
+        object.__setattr__(self, "offset", whole_number(self.offset, "The offset", least=0))
+        for name in ("diverse", "unique"):
+            if not isinstance(value := getattr(self, name), bool | np.bool_):
+                raise QueryError(f"{name} is {value!r}; it must be True or False.")
+        above_0 = "it must be above 0 and at most 1"
+        self._check_share("threshold", "The threshold", "cosines are between -1 and 1", least=-1.0)
+        self._check_share("recall", "The recall", above_0)
+        self._check_share("group_duplicates", "The cosine of duplicates", above_0)
+
+    def _check_share(self, field: str, name: str, rule: str, *, least: float = math.ulp(0.0)) -> None:
+        value = getattr(self, field)
+        if value is None:
+            return
+        if not is_number(value) or not least <= value <= 1.0:
+            raise QueryError(f"{name} is {value!r}; {rule}.")
+        object.__setattr__(self, field, float(value))
 
     @property
     def compositions(self) -> tuple[tuple[Term, ...], ...]:
@@ -104,56 +138,76 @@ class Query:
 def compose_terms(
     *,
     text: str | None = None,
-    image: str | Path | Sequence[str | Path] | None = None,
-    like: ImageRef | Sequence[ImageRef] | None = None,
-    unlike: ImageRef | Sequence[ImageRef] | None = None,
-    add: Sequence[str] = (),
-    sub: Sequence[str] = (),
+    image: ImageInput | Iterable[ImageInput] | None = None,
+    like: ImageRef | Iterable[ImageRef] | None = None,
+    unlike: ImageRef | Iterable[ImageRef] | None = None,
+    add: str | Iterable[str] = (),
+    sub: str | Iterable[str] = (),
 ) -> tuple[Term, ...]:
-    """Terms of a caption, of image files, of images to be like or unlike, and of captions to add or subtract.
+    """Terms of a caption, of images, of images to be like or unlike, and of captions to add or subtract.
 
-    Strings other than ``text`` may end in ``^WEIGHT``, as in ``"at night^0.5"``; 1 is the default. In ``like`` and
-    ``unlike``, a string of digits is an id, ``ID@N`` is an image of the N-th index, and any other string is a path.
+    Each may be one value or several. Strings other than ``text`` may end in ``^WEIGHT``, as in ``"at night^0.5"``; 1 is
+    the default. In ``like`` and ``unlike``, an integer or a string of digits is an id, ``ID@N`` is an image of the N-th
+    index, and anything else is an image.
 
     Raises:
         QueryError: an empty caption, a weight of zero, or only terms that change others.
+        InputError: something that is neither a caption nor an image.
+        ImageError: an image in memory that is none.
     """
     terms: list[Term] = []
     if text is not None:
         terms.append(Term(kind="text", value=text))
-    terms += [_image_term(each, 1.0, may_be_id=False) for each in _list(image)]
-    terms += [_image_term(each, 1.0) for each in _list(like)]
+    terms += [_image_term(each, 1.0, may_be_id=False) for each in _images(image)]
+    terms += [_image_term(each, 1.0) for each in _images(like)]
+    added, subtracted, unwanted = captions_of(add), captions_of(sub), list(_images(unlike))
     if not terms:
-        if add or sub:
+        if added or subtracted:
             raise QueryError("There are captions to add or subtract, but nothing to change.", hint=_ASK)
-        if _list(unlike):
+        if unwanted:
             raise QueryError("There are images to be unlike, but nothing to search for.", hint=_ASK)
-    terms += [_image_term(each, -1.0) for each in _list(unlike)]
-    for sign, captions in ((1.0, add), (-1.0, sub)):
+    terms += [_image_term(each, -1.0) for each in unwanted]
+    for sign, captions in ((1.0, added), (-1.0, subtracted)):
         for caption in captions:
             value, weight = _weighted(clean_caption(caption))
             terms.append(Term(kind="text", value=value, weight=sign * weight))
     return tuple(terms)
 
 
-def _list(given: ImageRef | Sequence[ImageRef] | None) -> Sequence[ImageRef]:
+def _images(given: ImageRef | Iterable[ImageRef] | None) -> Iterable[ImageRef]:
     if given is None:
         return ()
-    return given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+    if isinstance(given, int | float | np.number):  # an id, or to be refused as one
+        return (given,)
+    if is_array(given) and not is_image(given) and (ids := as_array(given)).ndim < 2 and ids.dtype.kind in "iu":
+        return [int(each) for each in ids.reshape(-1)]
+    return images_of(given)
 
 
-def _image_term(given: ImageRef, sign: float, *, may_be_id: bool = True) -> Term:
-    """A term of an id or a file. A `Path`, or the name of a file that exists, is that file, whatever it ends in."""
-    if isinstance(given, Path):
-        return Term(kind="image", value=str(given), weight=sign)
-    if not isinstance(given, str):
-        return Term(kind="like", value=str(given), weight=sign)
-    value, weight = (given, 1.0) if os.path.exists(given) else _weighted(given)  # noqa: PTH110 - any text is a question
-    if may_be_id and _ID.fullmatch(value):
-        return Term(kind="like", value=value, weight=sign * weight)
-    if not os.path.exists(value):  # noqa: PTH110
-        value = os.path.expanduser(value)  # noqa: PTH111 - shells leave the ~ in --image=~/a.jpg
-    return Term(kind="image", value=value, weight=sign * weight)
+def _image_term(given: Any, sign: float, *, may_be_id: bool = True) -> Term:
+    """A term of an id or an image. A `Path`, or the name of a file that exists, is that file, whatever it ends in."""
+    if isinstance(given, os.PathLike):
+        return Term(kind="image", value=os.fspath(given), weight=sign)
+    if isinstance(given, str):
+        exists = os.path.exists(given)  # noqa: PTH110 - any text is a question
+        value, weight = (given, 1.0) if exists else _weighted(given)
+        kind: Literal["like", "image"] = "like" if may_be_id and _ID.fullmatch(value) else "image"
+        return Term(kind=kind, value=value, weight=sign * weight)
+    if may_be_id and not is_image(given) and np.ndim(given) == 0:
+        return Term(kind="like", value=str(whole_number(given, "The id of an image", least=0)), weight=sign)
+    return Term(kind="image", value=_content(given), weight=sign)
+
+
+def _content(image: Any) -> bytes:
+    """An image in memory as the content of a file, which does not change, and is compared and copied as it is.
+
+    A PIL image or an array becomes the simplest format that keeps its pixels.
+    """
+    if (data := image_bytes(image)) is not None:
+        return data
+    out = io.BytesIO()
+    read_rgb(image).save(out, "PPM")
+    return out.getvalue()
 
 
 def _weighted(given: str) -> tuple[str, float]:
@@ -164,11 +218,11 @@ def _weighted(given: str) -> tuple[str, float]:
 class QueryOptions(TypedDict, total=False):
     """What a query may say besides its captions; `Searcher.query` explains each."""
 
-    image: str | Path | Sequence[str | Path] | None
-    like: ImageRef | Sequence[ImageRef] | None
-    unlike: ImageRef | Sequence[ImageRef] | None
-    add: Sequence[str]
-    sub: Sequence[str]
+    image: ImageInput | Iterable[ImageInput] | None
+    like: ImageRef | Iterable[ImageRef] | None
+    unlike: ImageRef | Iterable[ImageRef] | None
+    add: str | Iterable[str]
+    sub: str | Iterable[str]
     fuse: Fuse | None
     k: int
     offset: int
@@ -181,25 +235,44 @@ class QueryOptions(TypedDict, total=False):
     sort: str | None
 
 
-def compose_query(captions: Sequence[str], **options: Unpack[QueryOptions]) -> Query:
+def compose_query(texts: str | Iterable[str], **options: Unpack[QueryOptions]) -> Query:
     """A query of no caption, one, or several as alternatives.
 
     Raises:
         QueryError: as `compose_terms` and `Query`, or several captions without ``fuse``.
+        InputError, ImageError: as `compose_terms`.
     """
+    captions = captions_of(texts)
     rest = dict(options)
     names = ("image", "like", "unlike", "add", "sub")
     parts = {name: rest.pop(name) for name in names if name in rest}
     fuse = rest.pop("fuse", None)
     # Checked with a caption in its place: terms that change others need one.
     terms = compose_terms(text=captions[0] if captions else None, **parts)  # type: ignore[arg-type]
+    if fuse is not None:
+        _check_fuse(fuse)
     if len(captions) < 2:
         return Query(terms=terms, **rest)  # type: ignore[arg-type]
     if fuse is None:
         raise QueryError(
-            f"There are {len(captions)} captions, but nothing says how to combine them.",
+            f"There are {len(captions)} captions, but nothing says how to combine them: fuse is mean, max or rank.",
             hint="Put a caption of several words in quotes, give --fuse mean, max or rank to combine them, or --batch"
             " to answer each by itself.",
         )
     alternatives = tuple(Term(kind="text", value=caption) for caption in captions)
     return Query(terms=terms[1:], alternatives=alternatives, fuse=fuse, **rest)  # type: ignore[arg-type]
+
+
+def _check_fuse(fuse: object) -> None:
+    if fuse not in get_args(Fuse):
+        raise QueryError(f"Captions are fused by {', '.join(get_args(Fuse))}, not by {fuse!r}.")
+
+
+def _check_term(term: object) -> None:
+    """Refuse terms that were made by hand and cannot be searched for."""
+    if not isinstance(term, Term) or term.kind not in ("text", "image", "like"):
+        raise QueryError("A query consists of terms of the kinds text, image and like.")
+    if not isinstance(term.value, str | bytes if term.kind == "image" else str):
+        raise QueryError(f"The value of a term of kind {term.kind} is text, not {type(term.value).__name__}.")
+    if term.kind == "like" and not _ID.fullmatch(str(term.value)):
+        raise QueryError(f"{term.value!r} is not the id of an image, which is a whole number.")

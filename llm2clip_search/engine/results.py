@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from html import escape
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Hit:
     uri: str
     """Absolute path of its file, or ``scheme://...`` for an item that is not a file of this machine. Bytes that are not
     UTF-8 are there as Python has them in names: `os.fsencode` gives them back."""
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] = field(repr=False)
     """The other columns of its row."""
     index: str | None = None
     """Folder of its index if several were searched; None for one."""
@@ -101,6 +102,19 @@ class Result:
     def plan(self) -> SearchPlan:
         """The plan of the index that was searched, of the first one if there are several."""
         return self.plans[0]
+
+    def __repr__(self) -> str:
+        """Rank, score and path of each hit, a line each."""
+        lines = [f"{hit.rank:>4}  {hit.score:6.3f}  {hit.uri}" for hit in self.hits]
+        return "\n".join([f"Result with {len(lines)} hit{'s' * (len(lines) != 1)}", *lines, *self.warnings])
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        rows = "".join(
+            f"<tr><td>{hit.rank}</td><td>{hit.score:.3f}</td><td>{escape(hit.uri)}</td></tr>" for hit in self.hits
+        )
+        notes = "".join(f"<p>{escape(warning)}</p>" for warning in self.warnings)
+        return f"<table><tr><th>rank</th><th>score</th><th>path</th></tr>{rows}</table>{notes}"
 
 
 _ALIASES = {"mtime": "mtime_ns"}

@@ -1,21 +1,26 @@
 """An open index, and how to open one or several."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from llm2clip_search.base.files import user_path
 from llm2clip_search.base.lazy import Lazy
-from llm2clip_search.encoders import Encoder, load_encoder
+from llm2clip_search.encoders import Encoder, as_encoder, load_encoder
+from llm2clip_search.encoders.inputs import as_array, captions_of
 from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.towers import Runtime
+from llm2clip_search.engine.captions import clean_caption
+from llm2clip_search.engine.numbers import whole_number
 from llm2clip_search.engine.plan import SearchPlan, plan_search
 from llm2clip_search.engine.query import Query
 from llm2clip_search.engine.searcher import Searcher
 from llm2clip_search.engine.several import SearchIndices
-from llm2clip_search.errors import QueryError, StoreError
-from llm2clip_search.store import Snapshot, find_index
+from llm2clip_search.errors import InputError, QueryError, StoreError
+from llm2clip_search.store import DEFAULT_FOLDER, Snapshot, find_index, has_index
 from llm2clip_search.store.snapshot import check_same_model
 from llm2clip_search.store.writer import check_model
 from llm2clip_search.vectorindex.exact import SLACK, ExactIndex, rank_again
@@ -62,14 +67,29 @@ class SearchIndex(Searcher):
         """Recall that approximate searches aim at unless a query asks for another."""
         return (self.snapshot.manifest.ann_config or AnnConfig()).recall
 
-    def query_texts(self, texts: Sequence[str], *, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in this process or another, opens the index again, at its newest commit."""
+        return _opened_again, (self.snapshot.folder, self._encoder)
+
+    def query_texts(self, texts: str | Iterable[str], *, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """Search for many captions at once, without metadata.
+
+        Args:
+            texts: one caption, or any iterable of captions.
 
         Returns:
             float32 cosines and int64 ids, each ``[n, min(k, rows)]``, best first. A place for which approximate search
             finds nothing has id -1 and score -2.
+
+        Raises:
+            QueryError: an empty caption.
+            InputError: a caption that is not a string.
         """
-        return self.search(self.encoder.encode_texts(texts), k=k)
+        captions = [clean_caption(caption) for caption in captions_of(texts)]
+        for number, caption in enumerate(captions, start=1):
+            if not caption:
+                raise QueryError(f"Caption {number} of {len(captions)} is empty.")
+        return self.search(self.encoder.encode_texts(captions), k=k)
 
     def search(
         self, vectors: np.ndarray, *, k: int = 10, allowed: np.ndarray | None = None, recall: float | None = None
@@ -84,8 +104,9 @@ class SearchIndex(Searcher):
             As `query_texts`.
 
         Raises:
-            QueryError: vectors of another width, or with values that are not finite.
+            QueryError: vectors of another width, or with values that are not finite; or ``k`` is not at least 1.
         """
+        vectors, k = as_array(vectors), whole_number(k, "k", least=1)
         if vectors.ndim != 2 or vectors.shape[1] != self.snapshot.manifest.dim:
             raise QueryError(f"Vectors are {list(vectors.shape)}, but the index is {self.snapshot.manifest.dim} wide.")
         queries = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -174,12 +195,19 @@ class SearchIndex(Searcher):
         return load_index(kind_of(ann.factory), path, rows=ann.rows, dim=self.snapshot.manifest.dim)
 
 
+def _opened_again(folder: Path, encoder: Encoder | None) -> SearchIndex:
+    snapshot = Snapshot(folder)
+    if encoder is not None:
+        check_model(snapshot, encoder.identity)
+    return SearchIndex(snapshot, encoder)
+
+
 @overload
 def open_index(
-    folder: str | Path | None = None,
+    folder: str | os.PathLike[str] | None = None,
     *,
     model: str | None = None,
-    encoder: Encoder | None = None,
+    encoder: Encoder | str | None = None,
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
@@ -188,10 +216,10 @@ def open_index(
 
 @overload
 def open_index(
-    folder: Sequence[str | Path],
+    folder: Iterable[str | os.PathLike[str]],
     *,
     model: str | None = None,
-    encoder: Encoder | None = None,
+    encoder: Encoder | str | None = None,
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
@@ -199,10 +227,10 @@ def open_index(
 
 
 def open_index(
-    folder: str | Path | Sequence[str | Path] | None = None,
+    folder: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
     *,
     model: str | None = None,
-    encoder: Encoder | None = None,
+    encoder: Encoder | str | None = None,
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
@@ -210,10 +238,11 @@ def open_index(
     """Open an index for searching, or several as one.
 
     Args:
-        folder: the index folder; by default the nearest ``.llm2clip`` from the current folder upward. Several folders
-            are searched together, and their images make one ranking.
+        folder: the index folder, or the folder that holds it as ``.llm2clip``; by default the nearest ``.llm2clip``
+            from the current folder upward. ``~`` is the home folder. Several folders are searched together, and their
+            images make one ranking.
         model: name of the model to load, by default the one that made the index.
-        encoder: an encoder that is loaded already, instead of ``model`` and the options below.
+        encoder: an encoder that is loaded already, instead of ``model`` and the options below; a name is ``model``.
         runtime, device, quantize: as for `load_encoder`.
 
     Returns:
@@ -222,12 +251,14 @@ def open_index(
     Raises:
         StoreError: no index there, another model made it, or two indices were made by different models.
         ModelError: the model cannot be loaded.
+        InputError: something that is not a folder.
     """
-    if folder is None:
-        folders: Sequence[str | Path] = [find_index()]
-    else:
-        folders = [folder] if isinstance(folder, str | Path) else folder
-    snapshots = [Snapshot(Path(each)) for each in folders]
+    folders = [find_index()] if folder is None else _folders(folder)
+    if isinstance(encoder, str):
+        encoder, model = None, encoder if model is None else model
+    elif encoder is not None:
+        encoder = as_encoder(encoder)
+    snapshots = [Snapshot(each) for each in folders]
     check_same_model(snapshots)
     if encoder is None:
         name = model or snapshots[0].manifest.model.name
@@ -238,3 +269,16 @@ def open_index(
         check_model(snapshot, encoder.identity)
     opened = [SearchIndex(snapshot, encoder) for snapshot in snapshots]
     return opened[0] if len(opened) == 1 else SearchIndices(opened, encoder)
+
+
+def _folders(given: object) -> list[Path]:
+    """Index folders of one path or several; a folder that holds ``.llm2clip`` stands for it."""
+    one = isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable)
+    several: list[Any] = [given] if one else list(given)  # type: ignore[call-overload]
+    for each in several:
+        if not isinstance(each, str | os.PathLike):
+            raise InputError(f"The folder of an index is a path, not {type(each).__name__}.")
+    paths = [user_path(each) for each in several]
+    return [
+        path / DEFAULT_FOLDER if not has_index(path) and has_index(path / DEFAULT_FOLDER) else path for path in paths
+    ]

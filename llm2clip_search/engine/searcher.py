@@ -5,13 +5,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
 from llm2clip_search.base.vectors import unit
 from llm2clip_search.encoders import Encoder
+from llm2clip_search.encoders.inputs import ImageInput
 from llm2clip_search.engine.candidates import Candidates, Part, Rows
 from llm2clip_search.engine.diversity import Group
 from llm2clip_search.engine.query import Fuse, ImageRef, Query, QueryOptions, compose_query
@@ -64,13 +64,13 @@ class Searcher(ABC):
 
     def query(
         self,
-        text: str | Sequence[str] | None = None,
+        text: str | Iterable[str] | None = None,
         *,
-        image: str | Path | Sequence[str | Path] | None = None,
-        like: ImageRef | Sequence[ImageRef] | None = None,
-        unlike: ImageRef | Sequence[ImageRef] | None = None,
-        add: Sequence[str] = (),
-        sub: Sequence[str] = (),
+        image: ImageInput | Iterable[ImageInput] | None = None,
+        like: ImageRef | Iterable[ImageRef] | None = None,
+        unlike: ImageRef | Iterable[ImageRef] | None = None,
+        add: str | Iterable[str] = (),
+        sub: str | Iterable[str] = (),
         fuse: Fuse | None = None,
         k: int = 10,
         offset: int = 0,
@@ -86,9 +86,9 @@ class Searcher(ABC):
 
         Args:
             text: a caption; several need ``fuse``, and the other terms join each of them.
-            image: path of an image file, or several.
-            like, unlike: ids of indexed images, or paths of image files, to add or subtract. Each string may have a
-                weight, as in ``"beach.jpg^0.5"``. ``"4711@2"`` is the image 4711 of the second index.
+            image: an image as `ImageInput` describes it, for example a path, a PIL image or an array; or several.
+            like, unlike: ids of indexed images, or images, to add or subtract. Each string may have a weight, as in
+                ``"beach.jpg^0.5"``. ``"4711@2"`` is the image 4711 of the second index.
             add, sub: captions to add or subtract, each optionally with a weight as in ``"rain^0.5"``.
             fuse: how several captions make one ranking: ``mean`` of their vectors; ``max``, the cosine with the best
                 matching caption; ``rank``, reciprocal rank fusion of their rankings.
@@ -106,12 +106,12 @@ class Searcher(ABC):
         Raises:
             QueryError: an empty query, several captions without ``fuse``, an id or column that does not exist, wrong
                 SQL.
+            InputError: something that is neither a caption nor an image.
             ImageError: an image that cannot be read.
         """
-        captions = [text] if isinstance(text, str) else text or ()
         return self.run(
             compose_query(
-                captions,
+                () if text is None else text,
                 image=image,
                 like=like,
                 unlike=unlike,
@@ -137,7 +137,7 @@ class Searcher(ABC):
         rows = Rows(self.parts, query.where)
         return self._run([query], rows, time.perf_counter() - started)[0]
 
-    def query_batch(self, captions: Iterable[str], **options: Unpack[QueryOptions]) -> Iterator[Result]:
+    def query_batch(self, captions: str | Iterable[str], **options: Unpack[QueryOptions]) -> Iterator[Result]:
         """Answer many captions, each as `query` does, `BATCH` of them encoded and searched together.
 
         Args:
@@ -157,7 +157,7 @@ class Searcher(ABC):
         self._check_sort(any_query)
         rows = Rows(self.parts, any_query.where)
         filtered = time.perf_counter() - started
-        pending = iter(captions)
+        pending = iter([captions] if isinstance(captions, str) else captions)
         while batch := list(islice(pending, size)):
             yield from self._run([compose_query([caption], **options) for caption in batch], rows, filtered)
             filtered = 0.0
@@ -198,7 +198,7 @@ class Searcher(ABC):
             )
 
     def _warnings(self, query: Query) -> list[str]:
-        captions = [term.value for term in (*query.alternatives, *query.terms) if term.kind == "text"]
+        captions = [str(term.value) for term in (*query.alternatives, *query.terms) if term.kind == "text"]
         if not captions:
             return []
         limit, counts = self.encoder.max_tokens, self.encoder.count_tokens(captions)
@@ -212,15 +212,15 @@ class Searcher(ABC):
     def _compose(self, queries: Sequence[Query]) -> list[np.ndarray]:
         """The vectors of each query, float32 ``[n, dim]``; what several have in common is embedded once."""
         terms = [term for query in queries for composition in query.compositions for term in composition]
-        captions = list(dict.fromkeys(term.value for term in terms if term.kind == "text"))
-        embedded: dict[tuple[str, str], np.ndarray] = {}
+        captions = list(dict.fromkeys(str(term.value) for term in terms if term.kind == "text"))
+        embedded: dict[tuple[str, str | bytes], np.ndarray] = {}
         if captions:
             encoded = self.encoder.encode_texts(captions)
             embedded = {("text", caption): vector for caption, vector in zip(captions, encoded, strict=True)}
         for term in terms:
             if (term.kind, term.value) not in embedded:
                 is_file = term.kind == "image"
-                vector = self.encoder.encode_images([term.value])[0] if is_file else self._stored(term.value)
+                vector = self.encoder.encode_images([term.value])[0] if is_file else self._stored(str(term.value))
                 embedded[term.kind, term.value] = vector
         vectors = []
         for query in queries:

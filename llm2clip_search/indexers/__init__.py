@@ -1,8 +1,9 @@
-"""Indexers: plan what changed, embed it, commit it; and merge indices."""
+"""Indexers: plan what changed, embed it, commit it; merge and repair indices."""
 
 from llm2clip_search.indexers.ann import build_ann
 from llm2clip_search.indexers.corpus import IndexConfig, IndexSummary, index_corpus, index_folder
 from llm2clip_search.indexers.merge import MergeSummary, merge_indices
+from llm2clip_search.indexers.repair import RepairSummary, repair_index
 from llm2clip_search.indexers.sources import Source, forget_source, list_sources, move_source, open_source
 from llm2clip_search.vectorindex.policy import AnnConfig
 
@@ -11,6 +12,7 @@ __all__ = [
     "IndexConfig",
     "IndexSummary",
     "MergeSummary",
+    "RepairSummary",
     "Source",
     "build_ann",
     "forget_source",
@@ -20,4 +22,5 @@ __all__ = [
     "merge_indices",
     "move_source",
     "open_source",
+    "repair_index",
 ]

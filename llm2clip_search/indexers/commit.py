@@ -42,6 +42,8 @@ class Committer:
         self.rows_per_commit, self.seconds_per_commit = rows_per_commit, seconds_per_commit
         self.indexed = 0
         """Items embedded in this run."""
+        self.damaged = 0
+        """Of those, items whose file is damaged; their rows say how."""
         self.reused = 0
         """Items whose content was in the index: renamed, copied, or touched without change."""
         self.unchanged = plan.unchanged
@@ -122,6 +124,7 @@ class Committer:
         self._embedded.add(decoded.content_hash, ready.id)
         self._ready.append(ready)
         self.indexed += 1
+        self.damaged += decoded.facts is not None and decoded.facts.damage is not None
 
     def _reuse(self, path: str, decoded: Decoded) -> None:
         """A row for known content: it keeps the id of its own row or of a lost one, else it copies the vector."""

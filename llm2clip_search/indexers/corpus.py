@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.files import user_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Corpus, Skipped
-from llm2clip_search.encoders import Encoder
+from llm2clip_search.corpora.corpus import ItemReader
+from llm2clip_search.encoders import Encoder, as_encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
-from llm2clip_search.errors import CorpusError
+from llm2clip_search.errors import CorpusError, InputError, StoreError
 from llm2clip_search.indexers.ann import build_ann
 from llm2clip_search.indexers.commit import Committer
 from llm2clip_search.indexers.embed import embed_ahead
@@ -54,6 +56,8 @@ class IndexSummary:
     index: str
     indexed: int = 0
     """Embedded in this run."""
+    damaged: int = 0
+    """Of those, images whose file is damaged; the column ``damage`` says how."""
     reused: int = 0
     """New paths whose content was known: renamed, copied, or touched without change."""
     unchanged: int = 0
@@ -91,7 +95,7 @@ class IndexSummary:
 def index_corpus(
     corpus: Corpus,
     *,
-    encoder: Encoder,
+    encoder: Encoder | str,
     index: str | os.PathLike[str] | None = None,
     config: IndexConfig | None = None,
     progress: Progress = no_progress,
@@ -102,16 +106,19 @@ def index_corpus(
     keep their vector. Items that fail are rows of ``failures.parquet``.
 
     Args:
+        encoder: an encoder, or the name of a model.
         index: the index folder, by default the nearest ``.llm2clip`` upward, else a new one here.
         progress: called with ``images`` as items are done.
 
     Raises:
         CorpusError: no such corpus, or nothing in it.
-        StoreError: another model made the index, or another process is writing it.
+        StoreError: another model made the index, another process is writing it, or it cannot be written; what was
+            committed until then is kept, and the next run goes on from there.
     """
+    encoder = as_encoder(encoder)
     config = config or IndexConfig()
     started = time.perf_counter()
-    folder = Path(index) if index is not None else default_index()
+    folder = user_path(index) if index is not None else default_index()
     _look_for_items(corpus, folder, forget=config.forget)  # no index is created for an empty folder
     with Writer.open(folder, model=encoder.identity, dim=encoder.dim) as writer:
         followed = follow_base(writer)
@@ -121,27 +128,7 @@ def index_corpus(
         committer = Committer(
             writer, plan, rows_per_commit=config.rows_per_commit, seconds_per_commit=config.seconds_per_commit
         )
-        seconds = dict.fromkeys(("read", "decode", "encode", "write"), 0.0)
-        results = embed_ahead(
-            corpus,
-            plan.items,
-            encoder,
-            batch_size=config.batch_size,
-            threads=config.threads,
-            ahead=config.ahead_batches * config.batch_size,
-            max_pixels=config.max_pixels,
-            known=committer.knows,
-        )
-        progress("images", 0, plan.changed, {})
-        try:
-            for done, decoded in enumerate(results, start=1):
-                for stage, spent in decoded.seconds.items():
-                    seconds[stage] += spent
-                committer.take(decoded)
-                progress("images", done, plan.changed, {})
-        except BaseException:
-            committer.commit()  # interrupted, or the model failed: what is embedded already is kept
-            raise
+        seconds = embed_and_commit(corpus, committer, encoder, config, progress)
         committer.finish()
         missing = check_missing(writer)
         building = time.perf_counter()
@@ -154,6 +141,7 @@ def index_corpus(
             root=corpus.uri,
             index=str(writer.snapshot.folder),
             indexed=committer.indexed,
+            damaged=committer.damaged,
             reused=committer.reused,
             unchanged=committer.unchanged,
             removed=committer.removed,
@@ -173,12 +161,47 @@ def index_corpus(
         )
 
 
+def embed_and_commit(
+    reader: ItemReader, committer: Committer, encoder: Encoder, config: IndexConfig, progress: Progress
+) -> dict[str, float]:
+    """Embed the items of a committer's plan and commit them from time to time; the last ones wait for the caller.
+
+    Returns:
+        Seconds by stage.
+    """
+    plan = committer.plan
+    seconds = dict.fromkeys(("read", "decode", "encode", "write"), 0.0)
+    results = embed_ahead(
+        reader,
+        plan.items,
+        encoder,
+        batch_size=config.batch_size,
+        threads=config.threads,
+        ahead=config.ahead_batches * config.batch_size,
+        max_pixels=config.max_pixels,
+        known=committer.knows,
+    )
+    progress("images", 0, plan.changed, {})
+    try:
+        for done, decoded in enumerate(results, start=1):
+            for stage, spent in decoded.seconds.items():
+                seconds[stage] += spent
+            committer.take(decoded)
+            progress("images", done, plan.changed, {})
+    except StoreError:
+        raise  # the commit itself: a second one would fail as well
+    except BaseException:
+        committer.commit()  # interrupted, or the model failed: what is embedded already is kept
+        raise
+    return seconds
+
+
 def index_folder(
     root: str | os.PathLike[str],
     *,
-    encoder: Encoder,
+    encoder: Encoder | str,
     index: str | os.PathLike[str] | None = None,
-    exclude: Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
     everything: bool | None = None,
     config: IndexConfig | None = None,
     progress: Progress = no_progress,
@@ -186,10 +209,17 @@ def index_folder(
     """`index_corpus` of a folder of image files.
 
     Args:
-        exclude: gitignore patterns of what to leave out; None for those that the index remembers.
+        exclude: gitignore patterns of what to leave out, or one of them; None for those that the index remembers.
         everything: read hidden files and system folders too; None for what the index remembers.
+
+    Raises:
+        InputError: several folders; each is indexed by a call of its own, into the same index.
     """
-    target = Path(index) if index is not None else default_index()
+    if not isinstance(root, str | os.PathLike):
+        raise InputError(f"A folder is one path, not {type(root).__name__}; index several by one call for each.")
+    if isinstance(exclude, str):
+        exclude = [exclude]
+    target = user_path(index) if index is not None else default_index()
     known = Snapshot(target) if has_index(target) else None
     corpus = open_source(Path(root), known, exclude=exclude, everything=everything)
     del known  # its lease would keep the files that this run replaces

@@ -10,7 +10,7 @@ from llm2clip_search.corpora.corpus import ItemReader
 from llm2clip_search.corpora.decode import Decoded, decode_ahead
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
-from llm2clip_search.errors import ImageError, Llm2ClipError
+from llm2clip_search.errors import ImageError, Llm2ClipError, first_line
 
 
 def embed_ahead(
@@ -80,7 +80,7 @@ def _encode(encoder: Encoder, items: list[Decoded]) -> list[Decoded]:
         raise  # the model itself is at fault, not one image
     except Exception as error:
         if len(batch) == 1:
-            _fail(batch[0], f"{type(error).__name__}: {error}")
+            _fail(batch[0], f"the vision tower cannot embed it: {first_line(error)}")
         else:
             for item in batch:  # finds the one that fails and keeps the others
                 _encode(encoder, [item])

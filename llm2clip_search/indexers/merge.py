@@ -20,9 +20,10 @@ from llm2clip_search.base.files import fsync_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers.ann import build_ann, no_captions
-from llm2clip_search.store import METADATA_SCHEMA, Snapshot, SourceEntry, Writer, has_index
+from llm2clip_search.store import METADATA_SCHEMA, Snapshot, SourceEntry, Writer
+from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lock import writer_lock
-from llm2clip_search.store.manifest import MANIFEST, ColumnEntry
+from llm2clip_search.store.manifest import MANIFEST, UNFINISHED, ColumnEntry
 from llm2clip_search.store.paths import PathChange
 from llm2clip_search.store.schema import Failure
 from llm2clip_search.store.shard import Shard
@@ -31,8 +32,6 @@ from llm2clip_search.vectorindex.policy import AnnConfig
 
 ROWS_PER_COMMIT = 262_144
 """Rows per shard of the new index: the size up to which compaction would merge it with others."""
-WORK = ".merging"
-"""Folder within the new index's own where it is built."""
 _PUBLISHED = ("shards", ANN, FAILURES)
 """What a finished index consists of besides its manifest."""
 
@@ -230,15 +229,13 @@ def _new_folder(target: Path) -> Iterator[Path]:
     """A folder to build an index in, which becomes ``target`` on success; on an error nothing of it is left."""
     is_new = not target.exists()
     _refuse(target)
-    try:
+    with writing(target):
         target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{target} cannot be created: {error.strerror}.") from error
     try:
         with writer_lock(target):
             _clear(target)  # what a merge left that was killed
             try:
-                yield target / WORK
+                yield target / UNFINISHED
                 _publish(target)
             finally:
                 _clear(target)
@@ -255,10 +252,10 @@ def _refuse(target: Path) -> None:
     hint = "Name a folder that does not exist."
     if target.exists() and not target.is_dir():
         raise StoreError(f"{target} is a file.", hint=hint)
-    if has_index(target):
+    if (target / MANIFEST).is_file():
         raise StoreError(f"{target} holds an index already.", hint=hint)
     there = {path.name for path in target.iterdir()} if target.exists() else set()
-    own = {"writer.lock", "writer.json", *((WORK, *_PUBLISHED) if WORK in there else ())}
+    own = {"writer.lock", "writer.json", *((UNFINISHED, *_PUBLISHED) if UNFINISHED in there else ())}
     if foreign := sorted(there - own):
         raise StoreError(f"{target} is not empty: it holds {foreign[0]!r}.", hint=hint)
 
@@ -266,16 +263,16 @@ def _refuse(target: Path) -> None:
 def _publish(target: Path) -> None:
     """Move a finished index out of its hidden folder; its manifest comes last and makes it an index."""
     for name in _PUBLISHED:
-        if (target / WORK / name).exists():
-            (target / WORK / name).rename(target / name)
+        if (target / UNFINISHED / name).exists():
+            (target / UNFINISHED / name).rename(target / name)
     fsync_path(target)
-    (target / WORK / MANIFEST).rename(target / MANIFEST)
+    (target / UNFINISHED / MANIFEST).rename(target / MANIFEST)
     fsync_path(target)
 
 
 def _clear(target: Path) -> None:
     """Remove the hidden folder, and unless there is an index, whatever was moved out of it."""
-    for name in (WORK,) if has_index(target) else (WORK, *_PUBLISHED):
+    for name in (UNFINISHED,) if (target / MANIFEST).is_file() else (UNFINISHED, *_PUBLISHED):
         path = target / name
         if path.is_dir():
             shutil.rmtree(path)

@@ -4,18 +4,22 @@ from llm2clip_search.store.discover import DEFAULT_FOLDER, default_index, find_i
 from llm2clip_search.store.manifest import AnnEntry, Manifest, SourceEntry
 from llm2clip_search.store.schema import METADATA_SCHEMA, Row
 from llm2clip_search.store.snapshot import Snapshot
+from llm2clip_search.store.verification import DamagedFile, Verification, verify_index
 from llm2clip_search.store.writer import Writer
 
 __all__ = [
     "DEFAULT_FOLDER",
     "METADATA_SCHEMA",
     "AnnEntry",
+    "DamagedFile",
     "Manifest",
     "Row",
     "Snapshot",
     "SourceEntry",
+    "Verification",
     "Writer",
     "default_index",
     "find_index",
     "has_index",
+    "verify_index",
 ]

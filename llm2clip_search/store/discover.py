@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from llm2clip_search.errors import StoreError
-from llm2clip_search.store.manifest import MANIFEST
+from llm2clip_search.store.manifest import MANIFEST, has_shards
 
 DEFAULT_FOLDER = ".llm2clip"
 
@@ -17,8 +17,11 @@ def default_index() -> Path:
 
 
 def has_index(folder: Path) -> bool:
-    """True if a folder holds an index."""
-    return (folder / MANIFEST).is_file()
+    """True if a folder holds an index, be it one that has lost its manifest or that this user may not read."""
+    try:
+        return (folder / MANIFEST).is_file() or has_shards(folder)
+    except PermissionError:
+        return True
 
 
 def find_index(start: Path | None = None) -> Path:

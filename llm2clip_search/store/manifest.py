@@ -3,6 +3,7 @@
 It is replaced atomically at each commit, and a file that it does not name does not exist.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,12 +11,17 @@ from typing import Any
 
 from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.identity import ModelIdentity
-from llm2clip_search.errors import StoreError
+from llm2clip_search.errors import DamagedError, StoreError
+from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.migration import upgrade
 from llm2clip_search.vectorindex.operating import OperatingPoint
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 MANIFEST = "manifest.json"
+UNFINISHED = ".merging"
+"""Folder within a new index's own where a merge builds it; without a manifest beside it, shards are no index yet."""
+SHARDS = "shards"
+"""Folder of the shards' folders."""
 SCHEMA_VERSION = 4
 
 
@@ -131,7 +137,8 @@ class Manifest:
         entries["columns"] = [vars(column) for column in self.columns]
         shards = ",\n  ".join(json.dumps(vars(shard)) for shard in entries.pop("shards"))
         lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in entries.items()]
-        return "{\n" + ",\n".join([*lines, f' "shards": [\n  {shards}\n ]']) + "\n}\n"
+        text = "{\n" + ",\n".join([*lines, f' "shards": [\n  {shards}\n ]'])
+        return f'{text}{_CHECKSUM}{_digest(text)}"\n}}\n'
 
     def next(self, **changes: Any) -> "Manifest":
         """The manifest of the next commit."""
@@ -142,20 +149,29 @@ class Manifest:
         """Read the manifest of an index folder.
 
         Raises:
-            StoreError: no index there, damaged JSON, or a schema newer than this version's.
+            StoreError: no index there, no permission to read it, or a schema newer than this version's.
+            DamagedError: the file is lost while shards are there, or it is not a manifest.
         """
         path = folder / MANIFEST
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            raw = json.loads(text)
         except FileNotFoundError as error:
+            if has_shards(folder):
+                raise unreadable(path, error) from error
             raise StoreError(
                 f"{folder} holds no index.", hint="Run 'llm2clip-search index FOLDER' to create one."
             ) from error
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path} cannot be read: {error}.") from error
+        except NotADirectoryError as error:
+            raise StoreError(f"{folder} is a file, not the folder of an index.") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise unreadable(path, error) from error
         version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if not isinstance(version, int):
-            raise StoreError(f"{path} is not the manifest of an index.")
+        if not isinstance(version, int) or version < 1:
+            raise DamagedError(f"{path} is not the manifest of an index.")
+        # Those of schemas before 4 have no checksum.
+        if "checksum" in raw and raw.pop("checksum") != _digest(text.rpartition(_CHECKSUM)[0]):
+            raise DamagedError(f"{path} differs from its own checksum.")
         if version > SCHEMA_VERSION:
             raise StoreError(
                 f"{folder} has schema version {version}, newer than {SCHEMA_VERSION}, which this version reads.",
@@ -163,8 +179,26 @@ class Manifest:
             )
         try:
             return _from_mapping(upgrade(raw, folder))
-        except (TypeError, KeyError) as error:
-            raise StoreError(f"{path} lacks or misnames an entry: {error}.") from error
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise DamagedError(f"{path} lacks or misnames an entry: {error}.") from error
+
+
+_CHECKSUM = ',\n "checksum": "'
+"""What stands between the last entry and the checksum of all before it."""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def has_shards(folder: Path) -> bool:
+    """True if a folder holds the shards of an index, whether or not it has lost its manifest."""
+    try:
+        if (folder / UNFINISHED).exists():
+            return False
+        return any(path.name.isdecimal() for path in (folder / SHARDS).iterdir())
+    except OSError:
+        return False
 
 
 def _from_mapping(raw: dict[str, Any]) -> Manifest:

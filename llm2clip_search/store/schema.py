@@ -1,13 +1,16 @@
 """Columns of a shard's ``metadata.parquet`` and of ``failures.parquet``."""
 
 import base64
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.store.manifest import ColumnEntry
 
 METADATA_SCHEMA = pa.schema(
@@ -26,6 +29,7 @@ METADATA_SCHEMA = pa.schema(
         pa.field("longitude", pa.float64()),  # degrees, east positive
         pa.field("corpus", pa.string()),  # path or URI of the corpus that it came from; null before schema 2
         pa.field("version", pa.string()),  # the corpus's own mark of an unchanged item; null if it has none
+        pa.field("damage", pa.string()),  # what is wrong with a file that is indexed nevertheless; null if it is sound
     ]
 )
 """The fixed columns; `metadata_schema` adds those that corpora brought along."""
@@ -60,6 +64,7 @@ class Row:
     longitude: float | None = None
     corpus: str | None = None
     version: str | None = None
+    damage: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,6 +88,21 @@ def metadata_schema(columns: Iterable[ColumnEntry]) -> pa.Schema:
     return pa.schema([*fixed, *(column_field(column) for column in columns)])
 
 
+_MADE_BY = b"llm2clip-search"
+"""Key in the schema of a shard's files under which they name their model."""
+
+
+def described(table: pa.Table, model: ModelIdentity) -> pa.Table:
+    """A table whose files say which model made the vectors beside it, so that an index can outlive its manifest."""
+    return table.replace_schema_metadata({_MADE_BY: json.dumps(model.to_dict()).encode()})
+
+
+def maker(schema: pa.Schema) -> ModelIdentity | None:
+    """The model that a shard's schema names; None if an earlier version wrote it."""
+    described = (schema.metadata or {}).get(_MADE_BY)
+    return None if described is None else ModelIdentity(**json.loads(described))
+
+
 def column_entry(field: pa.Field) -> ColumnEntry:
     """How a manifest names a column."""
     return ColumnEntry(
@@ -90,6 +110,13 @@ def column_entry(field: pa.Field) -> ColumnEntry:
         type=str(field.type),
         arrow=base64.b64encode(pa.schema([field.remove_metadata()]).serialize().to_pybytes()).decode(),
     )
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file, for `replace_file`."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def column_field(column: ColumnEntry) -> pa.Field:

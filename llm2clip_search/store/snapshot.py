@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm2clip_search.base.files import file_sha256
-from llm2clip_search.errors import StoreError
+from llm2clip_search.errors import DamagedError, StoreError
+from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import Manifest
 from llm2clip_search.store.names import decode, encode, is_unicode
@@ -92,7 +92,7 @@ def _ascending(ids: np.ndarray) -> np.ndarray:
 
 
 class Snapshot:
-    """An index folder as its manifest stood when this was opened.
+    """An index folder as its manifest stood when this was opened; `verification.verify_index` checks its files.
 
     While it exists, writers leave the files of its generation in place (see `lease`).
     """
@@ -110,12 +110,16 @@ class Snapshot:
         self._set(folder, manifest, _read_tombstones(folder, manifest))
 
     @classmethod
-    def unleased(cls, folder: Path) -> "Snapshot":
-        """For the writer, which alone removes files; arguments and errors as of the constructor."""
+    def unleased(cls, folder: Path, tombstones: Tombstones | None = None) -> "Snapshot":
+        """For the writer, which alone removes files; arguments and errors as of the constructor.
+
+        Args:
+            tombstones: to take instead of those on disk, which are damaged.
+        """
         folder = index_folder(folder)
         manifest = Manifest.read(folder)
         snapshot = cls.__new__(cls)
-        snapshot._set(folder, manifest, _read_tombstones(folder, manifest))
+        snapshot._set(folder, manifest, _read_tombstones(folder, manifest) if tombstones is None else tombstones)
         return snapshot
 
     def after(self, manifest: Manifest, tombstones: Tombstones) -> "Snapshot":
@@ -196,8 +200,11 @@ class Snapshot:
         for shard in self.shards:
             positions, rows = shard.find(wanted)
             if len(rows):
+                table = shard.rows(rows)
+                if "id" not in table.column_names or table.column("id").to_pylist() != wanted[positions].tolist():
+                    raise DamagedError(f"{shard.folder} gives other images than those of its ids; a file is damaged.")
                 places += positions.tolist()
-                tables.append(shard.rows(rows))
+                tables.append(table)
         if not tables:
             return []
         read = completed(pa.concat_tables(tables, promote_options="default"), self.schema).to_pylist()
@@ -262,7 +269,7 @@ class Snapshot:
         """Rows of ``failures.parquet``.
 
         Raises:
-            StoreError: the file is damaged.
+            DamagedError: the file is damaged.
         """
         path = self.folder / FAILURES
         if not path.exists():
@@ -270,25 +277,8 @@ class Snapshot:
         try:
             rows: list[dict[str, str]] = pq.read_table(path).to_pylist()
         except (OSError, pa.ArrowException) as error:
-            raise StoreError(
-                f"{path} cannot be read: {error}.", hint="Delete it; the next run writes a new one."
-            ) from error
+            raise unreadable(path, error) from error
         return rows
-
-    def verify(self) -> None:
-        """Compare every named file with its checksum.
-
-        Raises:
-            StoreError: the first file that differs or is missing.
-        """
-        named = [(s.folder / name, digest) for s in self.shards for name, digest in s.entry.sha256.items()]
-        if self.ann_path is not None and self.manifest.ann is not None and self.manifest.ann.sha256 is not None:
-            named.append((self.ann_path, self.manifest.ann.sha256))
-        if self.manifest.tombstones is not None:
-            named.append((self.folder / self.manifest.tombstones, self.manifest.tombstones_sha256 or ""))
-        for path, expected in named:
-            if not path.is_file() or file_sha256(path) != expected:
-                raise StoreError(f"{path} differs from what was committed: its checksum is not the manifest's.")
 
 
 def check_same_model(snapshots: Sequence[Snapshot]) -> None:
@@ -315,4 +305,5 @@ def check_same_model(snapshots: Sequence[Snapshot]) -> None:
 
 
 def _read_tombstones(folder: Path, manifest: Manifest) -> Tombstones:
-    return Tombstones() if manifest.tombstones is None else Tombstones.read(folder / manifest.tombstones)
+    name = manifest.tombstones
+    return Tombstones() if name is None else Tombstones.read(folder / name, manifest.tombstones_sha256)

@@ -1,5 +1,6 @@
 """Tombstones: rows of a shard that were deleted, or that a later shard holds under the same id."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm2clip_search.errors import StoreError
+from llm2clip_search.errors import DamagedError
+from llm2clip_search.store.faults import unreadable
 
 TOMBSTONE_SCHEMA = pa.schema(
     [pa.field("shard", pa.string(), nullable=False), pa.field("id", pa.int64(), nullable=False)]
@@ -44,16 +46,20 @@ class Tombstones:
         return Tombstones({name: ids for name, ids in self._dead.items() if name not in shards})
 
     @classmethod
-    def read(cls, path: Path) -> "Tombstones":
-        """Read a tombstone file.
+    def read(cls, path: Path, sha256: str | None) -> "Tombstones":
+        """Read a tombstone file and compare it with its checksum, if there is one: it is small, and a wrong one would
+        bring deleted images back or hide others.
 
         Raises:
-            StoreError: it is missing or damaged.
+            DamagedError: it is missing or damaged.
         """
         try:
-            table = pq.read_table(path, schema=TOMBSTONE_SCHEMA)
+            data = path.read_bytes()
+            if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+                raise DamagedError(f"{path} differs from what was committed: its checksum is not the manifest's.")
+            table = pq.read_table(pa.BufferReader(data), schema=TOMBSTONE_SCHEMA)
         except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{path} cannot be read: {error}.") from error
+            raise unreadable(path, error) from error
         encoded = table.column("shard").combine_chunks().dictionary_encode()
         codes, ids = encoded.indices.to_numpy(), table.column("id").to_numpy()
         order = np.lexsort((ids, codes))

@@ -4,65 +4,92 @@ A shard is written under a temporary name, flushed and renamed; then the manifes
 at any instant, the index is what the last manifest says, and the next writer removes what that does not name.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from llm2clip_search.base.files import file_sha256, fsync_path, replace_file, replaced_file
+from llm2clip_search.base.files import file_sha256, replace_file, replaced_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
+from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lease import READERS, oldest_lease
 from llm2clip_search.store.lock import writer_lock
-from llm2clip_search.store.manifest import MANIFEST, AnnEntry, ColumnEntry, Manifest, ShardEntry, SourceEntry
-from llm2clip_search.store.paths import ABSOLUTE
-from llm2clip_search.store.row_files import write_rows
-from llm2clip_search.store.schema import FAILURE_SCHEMA, METADATA_SCHEMA, UNIQUE, Failure, Row, column_entry
-from llm2clip_search.store.shard import METADATA, ROWS, VECTORS, Shard
+from llm2clip_search.store.manifest import (
+    MANIFEST,
+    SHARDS,
+    AnnEntry,
+    ColumnEntry,
+    Manifest,
+    ShardEntry,
+    SourceEntry,
+    has_shards,
+)
+from llm2clip_search.store.schema import (
+    FAILURE_SCHEMA,
+    METADATA_SCHEMA,
+    Failure,
+    Row,
+    column_entry,
+    described,
+    parquet_bytes,
+)
+from llm2clip_search.store.shard import Shard
+from llm2clip_search.store.shard_files import write_shard
 from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, FAILURES, Snapshot, index_folder
 from llm2clip_search.store.tombstones import Tombstones
 from llm2clip_search.vectorindex.policy import AnnConfig
-
-ROW_GROUP = 2048
-"""Rows per Parquet row group: a filter skips those that its statistics rule out."""
 
 
 class Writer:
     """Commits to an index folder; made by `Writer.open`, which holds the lock."""
 
-    def __init__(self, folder: Path) -> None:
-        self.snapshot = Snapshot.unleased(folder)
+    def __init__(self, folder: Path, tombstones: Tombstones | None = None) -> None:
+        self.snapshot = Snapshot.unleased(folder, tombstones)
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path, *, model: ModelIdentity, dim: int) -> Iterator["Writer"]:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        model: ModelIdentity,
+        dim: int,
+        tombstones: Callable[[], Tombstones | None] = lambda: None,
+    ) -> Iterator["Writer"]:
         """Open an index for writing, or start one.
 
+        Args:
+            tombstones: called with the lock held; what it gives is taken instead of those on disk, which are damaged,
+                and `replace_shards` writes it.
+
         Raises:
-            StoreError: another writer has it open, the folder holds something else, or another model made it.
+            StoreError: another writer has it open, the folder holds something else or cannot be written, or another
+                model made it.
+            DamagedError: the manifest or the tombstones are damaged, or there are shards without a manifest.
         """
         folder = index_folder(folder)
-        try:
+        if folder.is_file():
+            raise StoreError(f"{folder} is a file, not the folder of an index.", hint="Name a folder with --index.")
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"{folder} cannot be created: {error.strerror}.", hint="Name another folder with --index."
-            ) from error
-        if not (folder / MANIFEST).exists():
-            foreign = [entry.name for entry in folder.iterdir() if not entry.name.startswith(("writer.", "."))]
-            if foreign and not set(foreign) <= {"shards", ANN, READERS}:
-                raise StoreError(f"{folder} is neither empty nor an index: it holds {sorted(foreign)[0]!r}.")
+            is_new = not (folder / MANIFEST).exists()
+            entries = [entry.name for entry in folder.iterdir()] if is_new else []
+        if has_shards(folder) and is_new:  # it lost its manifest: a new one would have all its shards swept away
+            Manifest.read(folder)
+        foreign = sorted(name for name in entries if not name.startswith(("writer.", ".")))
+        if not set(foreign) <= {SHARDS, ANN, READERS}:
+            raise StoreError(f"{folder} is neither empty nor an index: it holds {foreign[0]!r}.")
         with writer_lock(folder):
             if not (folder / MANIFEST).exists():
-                Manifest(model=model, dim=dim, base=folder.parent.as_posix()).write(folder)
-            writer = cls(folder)
+                with writing(folder / MANIFEST):
+                    Manifest(model=model, dim=dim, base=folder.parent.as_posix()).write(folder)
+            writer = cls(folder, tombstones())
             check_model(writer.snapshot, model)
             writer._sweep()
             yield writer
@@ -163,7 +190,7 @@ class Writer:
 
         Args:
             merged: shards by the name of the new one, which is the next free number and those after it.
-            dropped: names of shards without live rows, which get no replacement.
+            dropped: names of shards that get no replacement: without live rows, or set aside by a repair.
             change: from the metadata of some rows to what it shall be; ids and the number of rows stay.
             sources, base: as for `set_sources`, if they change too.
         """
@@ -199,7 +226,8 @@ class Writer:
     def replace_failures(self, failures: Sequence[Failure]) -> None:
         """Replace all failures."""
         table = pa.Table.from_pylist([failure.to_dict() for failure in failures], schema=FAILURE_SCHEMA)
-        replace_file(self.snapshot.folder / FAILURES, _parquet(table))
+        with self._writing(self.snapshot.folder / FAILURES):
+            replace_file(self.snapshot.folder / FAILURES, parquet_bytes(table))
         self._publish(self.manifest.next(failures=len(failures)))
 
     def publish_ann(self, save: Callable[[Path], None], entry: AnnEntry, config: AnnConfig) -> AnnEntry:
@@ -210,10 +238,11 @@ class Writer:
             config: how it was chosen.
         """
         folder = self.snapshot.folder / ANN
-        folder.mkdir(exist_ok=True)
         name = f"{self.manifest.generation + 1:08d}.faiss"
-        with replaced_file(folder / name) as path:
-            save(path)
+        with self._writing(folder / name):
+            folder.mkdir(exist_ok=True)
+            with replaced_file(folder / name) as path:
+                save(path)
         entry = replace(entry, name=name, sha256=file_sha256(folder / name))
         self.set_ann(entry, config)
         return entry
@@ -223,19 +252,26 @@ class Writer:
         if (entry, config) != (self.manifest.ann, self.manifest.ann_config):
             self._publish(self.manifest.next(ann=entry, ann_config=config))
 
+    def _writing(self, path: Path) -> AbstractContextManager[None]:
+        """`writing`, which says that the last commit is as it was."""
+        live = self.manifest.live
+        return writing(path, kept=f"; the {live:,} images committed so far are kept" if live else "")
+
     def _publish(self, manifest: Manifest, tombstones: Tombstones | None = None) -> None:
         """Make a manifest the index's; changed tombstones are written first, and rows counted anew."""
         if tombstones is not None and tombstones is not self.snapshot.tombstones:
             name, digest = None, None
             if len(tombstones):
                 name = f"tombstones-{manifest.generation:08d}.parquet"
-                replace_file(self.snapshot.folder / name, _parquet(tombstones.to_table()))
-                digest = file_sha256(self.snapshot.folder / name)
+                with self._writing(self.snapshot.folder / name):
+                    replace_file(self.snapshot.folder / name, parquet_bytes(tombstones.to_table()))
+                    digest = file_sha256(self.snapshot.folder / name)
             manifest = replace(manifest, tombstones=name, tombstones_sha256=digest)
         tombstones = self.snapshot.tombstones if tombstones is None else tombstones
         dead = len(tombstones)
         manifest = replace(manifest, live=sum(entry.rows for entry in manifest.shards) - dead, dead=dead)
-        manifest.write(self.snapshot.folder)
+        with self._writing(self.snapshot.folder / MANIFEST):
+            manifest.write(self.snapshot.folder)
         self.snapshot = self.snapshot.after(manifest, tombstones)
 
     def _columns(self, table: pa.Table | None) -> tuple[ColumnEntry, ...]:
@@ -274,40 +310,10 @@ class Writer:
 
     def _write_shard(self, name: str, table: pa.Table, blocks: Iterable[np.ndarray]) -> ShardEntry:
         """Write a shard: metadata, and its vectors in blocks ``[m, dim]``."""
-        shards = self.snapshot.folder / "shards"
-        shards.mkdir(exist_ok=True)
-        temporary = shards / f".{name}.{os.getpid()}.tmp"
-        temporary.mkdir()
-        # One block after the other: a merged shard may be larger than memory.
-        vectors = np.lib.format.open_memmap(
-            temporary / VECTORS, mode="w+", dtype=self.manifest.dtype, shape=(len(table), self.manifest.dim)
-        )
-        start = 0
-        for block in blocks:
-            vectors[start : start + len(block)] = block
-            start += len(block)
-        assert start == len(table), "one vector per row"
-        vectors.flush()
-        del vectors
-        repeated = [name for name in table.column_names if name not in UNIQUE]
-        pq.write_table(table, temporary / METADATA, row_group_size=ROW_GROUP, use_dictionary=repeated)
-        write_rows(temporary / ROWS, table)
-        digests = {file: file_sha256(temporary / file) for file in (VECTORS, METADATA, ROWS)}
-        for file in digests:
-            fsync_path(temporary / file)
-        fsync_path(temporary)
-        temporary.rename(shards / name)
-        fsync_path(shards)
-        ids = table.column("id").to_numpy()
-        absolute = pc.any(pc.match_substring_regex(table.column("path"), ABSOLUTE)).as_py()
-        return ShardEntry(
-            name=name,
-            rows=len(ids),
-            first_id=int(ids.min()),
-            last_id=int(ids.max()),
-            relative=not absolute,
-            sha256=digests,
-        )
+        shards, manifest = self.snapshot.folder / SHARDS, self.manifest
+        with self._writing(shards / name):
+            table = described(table, manifest.model)
+            return write_shard(shards / name, table, blocks, dim=manifest.dim, dtype=manifest.dtype)
 
     def _with_dead(self, ids: np.ndarray) -> Tombstones:
         """The present tombstones, and one for each live row of ``ids``, int64 ascending; the same object if none."""
@@ -362,11 +368,5 @@ def _with_source(sources: Sequence[SourceEntry], source: SourceEntry) -> tuple[S
     return tuple({**{each.uri: each for each in sources}, source.uri: source}.values())
 
 
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    return bytes(sink.getvalue().to_pybytes())
-
-
 def _has(shards: Sequence[Shard], column: str) -> bool:
-    return any(column in pq.read_schema(shard.metadata_path).names for shard in shards)
+    return any(column in shard.columns for shard in shards)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from llm2clip_search.errors import StoreError
-from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss
+from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss, write_index
 from llm2clip_search.vectorindex.index import Capabilities
 from llm2clip_search.vectorindex.inverted_lists import InvertedListsIndex
 from llm2clip_search.vectorindex.kinds import Cagra, Hnsw, IndexKind, IvfPq, IvfRaBitQ, padded
@@ -49,7 +49,7 @@ class GraphIndex:
         return scores, ids
 
     def save(self, path: Path) -> None:
-        import_faiss().write_index(self.faiss_index, str(path))
+        write_index(self.faiss_index, path)
 
 
 FaissIndex = GraphIndex | InvertedListsIndex

@@ -1,7 +1,10 @@
 """FAISS itself: imported where it is used, with an error that says how to install it."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,20 @@ def import_faiss() -> Any:
             hint="Install it with pip install 'llm2clip-search[cpu]', or [gpu] or [cuvs] for NVIDIA GPUs.",
         ) from error
     return faiss
+
+
+def write_index(index: Any, path: Path) -> None:
+    """Write a FAISS index to a file.
+
+    Raises:
+        OSError: as of any file that is written; FAISS itself tells the cause in its message only.
+    """
+    try:
+        import_faiss().write_index(index, str(path))
+    except RuntimeError as error:
+        causes = (code for code in errno.errorcode if os.strerror(code) in str(error))
+        code = next(causes, errno.EIO)
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def gpu_count() -> int:

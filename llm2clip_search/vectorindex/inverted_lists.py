@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from llm2clip_search.vectorindex.clustering import spherical_centroids
-from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss
+from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss, write_index
 from llm2clip_search.vectorindex.index import Capabilities
 from llm2clip_search.vectorindex.kinds import TRAINING_PER_LIST, Ivf, IvfPq, IvfRaBitQ
 
@@ -88,7 +88,7 @@ class InvertedListsIndex:
         return self._read(rotated, k, *self._lists_with(rotated, probes, kept), selector=kept.bitmap.selector)
 
     def save(self, path: Path) -> None:
-        import_faiss().write_index(self.faiss_index, str(path))
+        write_index(self.faiss_index, path)
 
     def _rotated(self, vectors: np.ndarray) -> np.ndarray:
         if self._rotation is None:

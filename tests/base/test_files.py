@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-from llm2clip_search.base.files import remove_leftovers, replaced_file
+import pytest
+
+from llm2clip_search.base.files import remove_leftovers, replaced_file, user_path
 
 
 def test_leftovers_of_one_file_are_removed_and_no_others(tmp_path: Path) -> None:
@@ -25,3 +27,17 @@ def test_a_write_that_is_cut_off_leaves_a_leftover_of_that_name(tmp_path: Path) 
     assert len(list(tmp_path.iterdir())) == 1
     remove_leftovers(tmp_path / "a.bin")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tilde_is_the_home_folder_unless_a_file_has_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert user_path("~") == tmp_path / "home"
+    assert user_path("~/a.png") == tmp_path / "home" / "a.png"
+    assert user_path("~nobody.png") == Path("~nobody.png")
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "a.png").write_bytes(b"x")
+    assert user_path("~/a.png") == Path("~/a.png")

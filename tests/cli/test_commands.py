@@ -74,7 +74,7 @@ print([name for name in ("torch", "transformers", "timm", "open_clip") if name i
 
 
 def test_info_and_models(indexed: Path, run_cli: RunCli, tiny_model: Path) -> None:
-    assert "all checksums match" in run_cli("info", "--verify", cwd=indexed).stdout
+    assert "all checksums match" in run_cli("verify", cwd=indexed).stdout
     assert json.loads(run_cli("info", "--json", cwd=indexed).stdout)["live"] == 8
     listed = run_cli("models", "list").stdout
     assert "nano" in listed

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -73,25 +72,6 @@ def test_odd_arguments_are_one_sentence(
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert is_one_error(done.stderr)
-
-
-def test_a_damaged_index_is_one_sentence(indexed: Path, run_cli: RunCli, tmp_path: Path) -> None:
-    shutil.copytree(indexed / ".llm2clip", tmp_path / ".llm2clip")
-    vectors = tmp_path / ".llm2clip" / "shards" / "000001" / "embeddings.npy"
-    data = bytearray(vectors.read_bytes())
-    data[-1] ^= 1
-    vectors.write_bytes(data)
-    done = run_cli("info", "--verify")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "embeddings.npy differs from what was committed" in done.stderr
-    vectors.unlink()
-    done = run_cli("query", "--like", "1")
-    assert done.returncode == 1
-    assert is_one_error(done.stderr)
-    (tmp_path / ".llm2clip" / "manifest.json").write_text("{")
-    done = run_cli("query", "dog")
-    assert done.returncode == 1
-    assert "manifest.json cannot be read" in done.stderr
 
 
 def test_a_second_writer_is_refused_while_one_is_at_work(indexed: Path, run_cli: RunCli, tmp_path: Path) -> None:

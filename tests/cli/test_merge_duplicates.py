@@ -68,7 +68,7 @@ def test_indices_are_merged(pictures: Path, run_cli: RunCli, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("16 images of 2 indices merged in ")
     assert done.stderr == f"  16 images in {tmp_path / 'all'}, exact search\n"
-    assert "all checksums match" in run_cli("info", "--verify", "--index", "all").stdout
+    assert "all checksums match" in run_cli("verify", "--index", "all").stdout
     both = run_cli("merge", "again", "all", ".llm2clip", "--json")
     assert {"total": 16, "skipped": 8, "sources": 2}.items() <= json.loads(both.stdout).items()
     told = run_cli("merge", "third", "all", ".llm2clip")

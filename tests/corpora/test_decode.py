@@ -17,7 +17,7 @@ from PIL import Image
 from llm2clip_search.corpora import FolderCorpus, Item
 from llm2clip_search.corpora.decode import decode_item, read_facts
 from llm2clip_search.corpora.lookahead import map_ahead
-from llm2clip_search.encoders.images import register_plugins
+from llm2clip_search.encoders.images import reading, register_plugins
 from llm2clip_search.indexers import index_folder
 from tests.support.encoders import ColourEncoder
 from tests.support.images import PREPROCESS, photograph
@@ -58,11 +58,11 @@ def test_good_and_bad_files_in_one_folder(tmp_path: Path, colours: ColourEncoder
     whole = (folder / "large.jpg").read_bytes()
     bad = {
         "empty.jpg": (b"", "header", "empty"),
-        "cut.jpg": (whole[: len(whole) // 2], "decode", "truncated"),
-        "headless.jpg": (whole[:100], "header", "runcated"),
+        "cut.jpg": (whole[: len(whole) // 2], "decode", "cut off or damaged: 44% of its rows"),
+        "headless.jpg": (whole[:100], "header", "cut off before its pixels"),
         "text.jpg": (b"Dear diary, this is no picture.", "header", "not an image"),
         "bomb.png": (png_header(50_000, 50_000), "header", "2,500,000,000 pixels, over the limit of 200,000,000"),
-        "cut.png": (png_header(10, 10), "decode", ""),
+        "cut.png": (png_header(10, 10), "decode", "0% of its pixels"),
     }
     for name, (data, _, _) in bad.items():
         (folder / name).write_bytes(data)
@@ -99,8 +99,8 @@ def test_exif_facts_are_read(tmp_path: Path) -> None:
     gps = exif.get_ifd(0x8825)
     gps[1], gps[2], gps[3], gps[4] = "S", (33.0, 51.0, 36.0), "E", (151.0, 12.0, 0.0)
     photograph(1, (64, 48)).save(tmp_path / "x.jpg", exif=exif)
-    with Image.open(tmp_path / "x.jpg") as image:
-        facts = read_facts(image)
+    with reading((tmp_path / "x.jpg").read_bytes()) as picture:
+        facts = read_facts(picture)
     assert (facts.width, facts.height, facts.format) == (48, 64, "JPEG")
     assert (facts.taken, facts.camera) == (datetime(2024, 5, 6, 7, 8, 9), "Fuji X100")
     assert facts.latitude == pytest.approx(-33.86)

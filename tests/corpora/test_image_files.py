@@ -75,3 +75,23 @@ def test_no_image_is_an_error(tmp_path: Path) -> None:
         ImageFiles.scan(tmp_path, ["s.tar"])
     with pytest.raises(CorpusError, match=r"t\.tar does not exist"):
         ImageFiles.scan(tmp_path, ["t.tar"])
+
+
+def test_paths_are_found_as_tables_spell_them(tmp_path: Path) -> None:
+    """`./`, backslashes, and another case where the file system finds the file under it."""
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    for name in ("a.jpg", "deep/B.PNG", "deep/c.jpg", "deep/C.jpg"):
+        (tmp_path / "images" / name).write_bytes(name.encode())
+    write_tar(tmp_path / "s.tar", {"./In/shard.jpg": b"S"})
+    files = ImageFiles.scan(tmp_path, ["images", "s.tar"])
+    assert files.find("./a.jpg") == files.find("././a") == files.find(".\\a.jpg") == "a.jpg"
+    assert files.find("deep\\B.PNG") == files.find("./deep/./B") == "deep/B.PNG"
+    assert files.find("./In/shard") == "In/shard.jpg"
+    assert files.find("DEEP/b.png") is None, "this file system tells case apart"
+    # What a file system that ignores case does: the other spelling leads to the same file.
+    (tmp_path / "images" / "DEEP").symlink_to("deep")
+    (tmp_path / "images" / "deep" / "b.png").hardlink_to(tmp_path / "images" / "deep" / "B.PNG")
+    (tmp_path / "images" / "deep" / "b.PNG").hardlink_to(tmp_path / "images" / "deep" / "B.PNG")
+    assert files.find("DEEP/b.png") == files.find("./DEEP/b") == "deep/B.PNG"
+    assert files.find("deep/C.JPG") is None, "two files differ in case only"
+    assert files.find("in/shard.jpg") is None, "case counts within a shard"

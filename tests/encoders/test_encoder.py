@@ -201,6 +201,6 @@ def test_images_of_every_mode_become_rgb() -> None:
     assert read_rgb(Image.new("CMYK", (2, 2), (0, 255, 255, 0))).getpixel((0, 0)) == (255, 0, 0)
     assert read_rgb(np.full((2, 2, 3), 0.5)).getpixel((0, 0)) == (128, 128, 128)
     assert read_rgb(Image.new("1", (2, 2), 1)).getpixel((0, 0)) == (255, 255, 255)
-    for bad in (np.zeros((2, 2, 5), np.uint8), np.zeros((0, 2, 3), np.uint8), np.zeros((2, 2), np.int64), np.zeros(3)):
+    for bad in (np.zeros((2, 2, 5), np.uint8), np.zeros((0, 2, 3), np.uint8), np.full((2, 2), 256), np.zeros(3)):
         with pytest.raises(ImageError):
             read_rgb(bad)

@@ -8,7 +8,7 @@ import pytest
 
 from llm2clip_search.encoders import Encoder, ModelIdentity, TowerEncoder, load_encoder
 from llm2clip_search.encoders.config import PreprocessConfig
-from llm2clip_search.encoders.images import ImageInput
+from llm2clip_search.encoders.inputs import ImageInput
 from llm2clip_search.encoders.plugins import load_plugin
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.errors import ImageError, ModelError

@@ -157,3 +157,25 @@ def test_a_large_jpeg_differs_by_less_than_a_level(tmp_path: Path) -> None:
     fraction = to_pixels(read_rgb(tmp_path / "x.jpg", shortest=config.shortest), config)
     assert 0 < np.abs(whole - fraction).mean() < 1
     assert np.abs(whole - fraction).max() <= 8
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "down"])
+def test_thin_images_are_resized_and_cropped_in_one_step(rounding: Any) -> None:
+    """The result is that of the two steps within rounding, and only what is kept is computed."""
+    config = PreprocessConfig(height=64, width=64, crop_rounding=rounding)
+    for size in ((60_000, 7), (7, 60_000)):
+        image = photograph(1, size)
+        scaled = (int(64 * size[0] / 7), int(64 * size[1] / 7))
+        whole = image.resize(scaled, Image.Resampling.BICUBIC)
+        left, top = (rest // 2 if rounding == "down" else round(rest / 2) for rest in (scaled[0] - 64, scaled[1] - 64))
+        expected = np.asarray(whole.crop((left, top, left + 64, top + 64))).astype(int)
+        assert np.abs(to_pixels(image, config) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+@pytest.mark.parametrize("size", [(3_000_000, 1), (1, 3_000_000), (2, 900_000)])
+def test_thin_images_take_little_memory(resize: Any, size: tuple[int, int]) -> None:
+    """Scaled to its shorter side, the first would have 150 thousand million pixels."""
+    image = Image.new("RGB", size, (9, 90, 200))
+    tracked = to_pixels(image, PreprocessConfig(height=224, width=224, resize=resize))
+    assert (tracked == (9, 90, 200)).all()

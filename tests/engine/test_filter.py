@@ -52,6 +52,7 @@ CONDITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "year(taken) IN (2021, 2025)": lambda row: row["taken"] is not None and row["taken"].year in (2021, 2025),
     "taken IS NULL": lambda row: row["taken"] is None,
     "NOT (camera = 'Fuji X3')": lambda row: row["camera"] not in (None, "Fuji X3"),  # NULL meets neither
+    "damage IS NOT NULL OR id = 0": lambda row: row["damage"] is not None or row["id"] == 0,
     "camera ILIKE 'fuji%'": lambda row: row["camera"] is not None,
     "latitude < -20": lambda row: row["latitude"] is not None and row["latitude"] < -20,
     "coalesce(longitude, 0) <= -60 OR id = 0": lambda row: (row["longitude"] or 0) <= -60 or row["id"] == 0,

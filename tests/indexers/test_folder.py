@@ -217,7 +217,7 @@ def test_corpora_that_cannot_be(tmp_path: Path, photographs: Path, colours: Colo
     assert Snapshot(tmp_path / ".llm2clip").manifest.live == 12
     (tmp_path / "file").touch()
     photograph(1).save(photographs / "x.png")
-    with pytest.raises(StoreError, match="cannot be created"):
+    with pytest.raises(StoreError, match="cannot be written: not a directory"):
         index_folder(photographs, encoder=colours, index=tmp_path / "file" / "index")
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from llm2clip_search.corpora import FolderCorpus, Item
 from llm2clip_search.corpora.decode import decode_item, read_facts
 from llm2clip_search.corpora.skipped import SYSTEM_FOLDERS
+from llm2clip_search.encoders.images import Picture
 from llm2clip_search.errors import CorpusError, ModelError
 from llm2clip_search.store import Snapshot
 from tests.support.encoders import ColourEncoder
@@ -197,7 +198,7 @@ def test_latitudes_are_places_on_earth_or_missing(
     image = Image.new("RGB", (2, 2))
     gps = image.getexif().get_ifd(0x8825)
     gps[1], gps[2] = reference, parts
-    facts = read_facts(image)
+    facts = read_facts(Picture(rgb=image, size=image.size, format=None, exif=image.getexif()))
     assert facts.latitude == (None if latitude is None else pytest.approx(latitude))
     assert facts.longitude is None
 

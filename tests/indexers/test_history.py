@@ -22,6 +22,7 @@ from llm2clip_search.store import Snapshot, has_index
 from tests.support.encoders import ColourEncoder
 from tests.support.faults import PowerCutError, cut_power_at
 from tests.support.images import png
+from tests.support.stores import check_intact
 
 ROOTS = ("a", "b", "c")
 FOLDERS = ("", "x", "x/deep", "y")
@@ -182,7 +183,7 @@ class History(RuleBasedStateMachine):
                 self.encoder.left = -1
         if not has_index(self.index):
             return
-        Snapshot(self.index).verify()
+        check_intact(Snapshot(self.index))
         after = self.real_rows()
         for path, (data, identifier) in before.items():
             if Path(path).exists() and Path(path).read_bytes() == data and not self.is_excluded(path):

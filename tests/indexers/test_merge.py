@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from llm2clip_search import AnnConfig, index_folder, merge_indices, open_index
 from llm2clip_search.errors import StoreError
-from llm2clip_search.indexers.merge import WORK
 from llm2clip_search.store import Snapshot, SourceEntry, Writer
+from llm2clip_search.store.manifest import UNFINISHED
 from llm2clip_search.store.schema import Failure
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
-from tests.support.stores import MODEL, fill, row, vectors
+from tests.support.stores import MODEL, check_intact, fill, row, vectors
 from tests.support.vectors import DIM, add, clustered
 
 
@@ -67,12 +67,12 @@ def test_any_indices_are_merged_bit_by_bit(
     summary = merge_indices(folders[3], folders[: len(shards)], rows_per_commit=rows_per_commit)
     assert by_uri(folders[3]) == expected
     merged = Snapshot(folders[3])
-    merged.verify()
+    check_intact(merged)
     assert summary.total == merged.manifest.live == len(expected)
     assert summary.skipped == count - len(expected)
     assert merged.live_ids.tolist() == list(range(len(expected)))
     assert [entry.rows for entry in merged.manifest.shards[:-1]] == [rows_per_commit] * (len(merged.shards) - 1)
-    assert not (folders[3] / WORK).exists()
+    assert not (folders[3] / UNFINISHED).exists()
 
 
 def test_a_merged_index_is_brought_up_to_date_like_any_other(tmp_path: Path, colours: ColourEncoder) -> None:
@@ -161,7 +161,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         ("a", ["a"], "/a holds an index already"),
         ("full", ["a"], "/full is not empty: it holds 'x'"),
         ("file", ["a"], "/file is a file"),
-        ("file/x", ["a"], "/file/x cannot be created"),
+        ("file/x", ["a"], "/file/x cannot be written"),
     ):
         with pytest.raises(StoreError, match=message):
             merge_indices(tmp_path / out, [tmp_path / source for source in sources])
@@ -215,5 +215,5 @@ def test_a_killed_merge_is_no_index_and_can_be_run_again(tmp_path: Path) -> None
             Snapshot(out)
     assert step == 5  # two shards, then "shards", "failures.parquet" and the manifest
     assert len(by_uri(out)) == 5
-    Snapshot(out).verify()
+    check_intact(Snapshot(out))
     np.testing.assert_array_equal(Snapshot(out).live_ids, np.arange(5))

@@ -16,7 +16,7 @@ from llm2clip_search.store.compaction import Compaction, compact
 from llm2clip_search.store.shard import Shard
 from tests.support.commands import RunCli
 from tests.support.faults import PowerCutError, cut_power_at
-from tests.support.stores import MODEL, fill, live, row, vectors
+from tests.support.stores import MODEL, check_intact, fill, live, row, vectors
 from tests.support.vectors import DIM, add, clustered
 from tests.support.vectors import MODEL as CLUSTERED_MODEL
 
@@ -30,7 +30,7 @@ def test_an_index_that_is_fed_one_row_at_a_time_stays_small(tmp_path: Path) -> N
             counts.append(len(writer.manifest.shards))
     assert max(counts) <= 7 * 3 + 1  # at most seven of each level: 1 to 7 rows, 8 to 63, 64 to 511
     snapshot = Snapshot(tmp_path)
-    snapshot.verify()
+    check_intact(snapshot)
     assert live(tmp_path) == {i: f"{i}.jpg" for i in range(300)}
     np.testing.assert_array_equal(snapshot.vectors(range(300)), vectors(*range(300)))
     assert len(list((tmp_path / "shards").iterdir())) == len(snapshot.manifest.shards)  # replaced ones are swept
@@ -70,7 +70,7 @@ def test_any_history_leaves_the_rows_that_it_should(
                 if step == "all":
                     assert writer.manifest.dead == 0
     snapshot = Snapshot(folder)
-    snapshot.verify()
+    check_intact(snapshot)
     assert live(folder) == expected
     assert snapshot.live_ids.tolist() == sorted(expected)
     assert snapshot.manifest.live == len(expected)
@@ -101,7 +101,7 @@ def test_a_power_cut_at_any_step_of_a_compaction_loses_nothing(
                     done = True
             except PowerCutError:
                 done = False
-        Snapshot(folder).verify()
+        check_intact(Snapshot(folder))
         assert live(folder) == expected, step
         fill(folder, 9)
         assert live(folder) == expected | {9: "9.jpg"}

@@ -14,7 +14,7 @@ from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Snapshot, Writer
 from llm2clip_search.store.schema import Failure
 from tests.support.faults import PowerCutError, cut_power_at
-from tests.support.stores import MODEL, fill, live, row, vectors
+from tests.support.stores import MODEL, check_intact, fill, live, row, vectors
 
 BEFORE = {0: "0.jpg", 1: "1.jpg"}
 AFTER = {1: "moved.jpg", 2: "2.jpg"}
@@ -42,7 +42,7 @@ def test_death_at_every_step_leaves_the_old_state_or_the_new(
                 break
             except PowerCutError:
                 pass
-        Snapshot(folder).verify()
+        check_intact(Snapshot(folder))
         states.append(live(folder))
         assert states[-1] in (BEFORE, AFTER), step
         fill(folder, 9)
@@ -93,8 +93,8 @@ def test_lost_and_damaged_files_are_named(tmp_path: Path) -> None:
     uses: list[tuple[Path, Callable[[Snapshot], Any], str]] = [
         (folder / "shards" / "000001" / "embeddings.npy", lambda s: s.vectors([1]), "embeddings.npy cannot be read"),
         (folder / "shards" / "000001" / "metadata.parquet", lambda s: s.rows([1]), "metadata.parquet cannot be read"),
-        (folder / "shards" / "000001" / "rows.arrow", lambda s: s.rows([1]), "The metadata in .*000001 cannot be read"),
-        (tombstones, lambda s: s.live_ids, "tombstones-00000002.parquet cannot be read"),
+        (folder / "shards" / "000001" / "rows.arrow", lambda s: s.rows([1]), "rows.arrow cannot be read"),
+        (tombstones, lambda s: s.live_ids, "tombstones-00000002.parquet (cannot be read|differs)"),
     ]
     for path, use, message in uses:
         whole = path.read_bytes()
@@ -103,12 +103,11 @@ def test_lost_and_damaged_files_are_named(tmp_path: Path) -> None:
             with pytest.raises(StoreError, match=message):
                 use(Snapshot(folder))
         path.write_bytes(whole)
-    snapshot = Snapshot(folder)
     flipped = bytearray(whole)
     flipped[20] ^= 1
     tombstones.write_bytes(flipped)
     with pytest.raises(StoreError, match=r"tombstones-00000002\.parquet differs from what was committed"):
-        snapshot.verify()
+        Snapshot(folder)
 
 
 def test_a_damaged_list_of_failures_is_told(tmp_path: Path) -> None:

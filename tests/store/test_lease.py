@@ -14,7 +14,7 @@ from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Snapshot, Writer
 from llm2clip_search.store.lease import oldest_lease
 from tests.support.stores import MODEL as STORE_MODEL
-from tests.support.stores import fill, live
+from tests.support.stores import check_intact, fill, live
 from tests.support.vectors import DIM, MODEL, add, clustered
 
 HNSW = AnnConfig(kind="hnsw")
@@ -119,7 +119,7 @@ def test_readers_open_while_a_writer_commits(tmp_path: Path) -> None:
             try:
                 snapshot = Snapshot(tmp_path)
                 assert len(snapshot.live_ids) == snapshot.manifest.live
-                snapshot.verify()
+                check_intact(snapshot)
             except BaseException as error:
                 errors.append(error)
                 return

@@ -15,7 +15,7 @@ from llm2clip_search.store import Snapshot, SourceEntry, Writer
 from llm2clip_search.store.moving import move_paths
 from llm2clip_search.store.paths import PathChange
 from tests.support.faults import PowerCutError, cut_power_at
-from tests.support.stores import MODEL, live, row, vectors
+from tests.support.stores import MODEL, check_intact, live, row, vectors
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -29,7 +29,7 @@ def schema_3(tmp_path: Path) -> Path:
 
 def test_schema_3_opens_for_ever(schema_3: Path) -> None:
     snapshot = Snapshot(schema_3)
-    snapshot.verify()
+    check_intact(snapshot)
     assert live(schema_3) == {0: "photos/0.jpg", 1: "photos/sub/renamed.jpg", 3: "s3://bucket/3.jpg"}
     assert snapshot.manifest.sources == (SourceEntry(uri="photos"), SourceEntry(uri="s3://bucket"))
     assert (snapshot.manifest.base, snapshot.manifest.columns[0].name) == ("", "stars")
@@ -47,7 +47,7 @@ def test_schema_3_is_migrated_by_the_next_commit(schema_3: Path) -> None:
     raw = json.loads((schema_3 / "manifest.json").read_text())
     assert (raw["schema_version"], raw["base"], "roots" in raw) == (4, schema_3.parent.as_posix(), False)
     snapshot = Snapshot(schema_3)
-    snapshot.verify()
+    check_intact(snapshot)
     assert live(schema_3) == {0: "p/0.jpg", 1: "p/sub/renamed.jpg", 3: "s3://bucket/3.jpg"}
     assert [each["stars"] for each in snapshot.rows([0, 3])] == [None, 5]
     assert [each["corpus"] for each in snapshot.rows([0, 1, 3])] == ["p", "p/sub", "s3://bucket"]
@@ -78,7 +78,7 @@ def test_a_power_cut_while_paths_are_rewritten_leaves_the_old_ones_or_the_new(
                 done = True
             except PowerCutError:
                 pass
-        Snapshot(folder).verify()
+        check_intact(Snapshot(folder))
         assert live(folder) in (before, after)
         names = {source.uri for source in Snapshot(folder).manifest.sources}
         assert names == ({"moved"} if live(folder) == after else {"a"})

@@ -14,18 +14,24 @@ class PowerCutError(BaseException):
     """Not an Exception: no handler in the package may make it good."""
 
 
-def cut_power_at(patch: pytest.MonkeyPatch, step: int, *, late: bool) -> list[int]:
-    """Let the ``step``-th operation on the disk be the last: not done, or with ``late`` done. Counts operations."""
+def cut_power_at(
+    patch: pytest.MonkeyPatch, step: int, *, late: bool, error: Callable[[], BaseException] = PowerCutError
+) -> list[int]:
+    """Let the ``step``-th operation on the disk be the last: not done, or with ``late`` done. Counts operations.
+
+    Args:
+        error: what this one and all later ones raise.
+    """
     done = [0]
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
         def operation(*args: Any, **options: Any) -> Any:
             done[0] += 1
             if done[0] > step and not late:
-                raise PowerCutError
+                raise error()
             result = real(*args, **options)
             if done[0] > step:
-                raise PowerCutError
+                raise error()
             return result
 
         return operation

@@ -6,6 +6,7 @@ import numpy as np
 
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.store import Row, Snapshot, Writer
+from llm2clip_search.store.verification import verify_files
 
 MODEL = ModelIdentity(name="m", revision="r", weights_sha256="w", preprocess_sha256="p")
 
@@ -32,6 +33,11 @@ def vectors(*ids: int) -> np.ndarray:
 def fill(folder: Path, *ids: int) -> None:
     with Writer.open(folder, model=MODEL, dim=4) as writer:
         writer.commit([row(i) for i in ids], vectors(*ids))
+
+
+def check_intact(snapshot: Snapshot) -> None:
+    """Every file that a snapshot names is what was committed."""
+    assert verify_files(snapshot.folder, snapshot.manifest).damaged == ()
 
 
 def live(folder: Path) -> dict[int, str]:

@@ -1,6 +1,5 @@
 """Training images as pixels for the vision tower, decoded in threads."""
 
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +8,7 @@ from PIL import Image
 
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.config import PreprocessConfig
-from llm2clip_search.encoders.images import decode_upright, open_image, to_pixels
+from llm2clip_search.encoders.images import reading, to_pixels
 from llm2clip_search.errors import CorpusError, ImageError, first_line
 from llm2clip_search.training.data.augmentation import Augmentation
 from llm2clip_search.training.runtime.seeds import generator
@@ -59,6 +58,7 @@ class ImagePixels:
 
     def _open(self, image_id: str, files: ImageFiles | None = None) -> Image.Image:
         try:
-            return decode_upright(open_image(io.BytesIO((files or self.files).read(image_id))))
+            with reading((files or self.files).read(image_id)) as picture:
+                return picture.rgb
         except ImageError as error:
             raise CorpusError(f"Training image {image_id!r} cannot be read: {first_line(error)}.") from error
