@@ -25,8 +25,8 @@ _NOT_IMAGES = frozenset({".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".wmf", ".emf",
 def image_extensions() -> frozenset[str]:
     """Lower-case extensions, with the dot, that the installed Pillow and its plug-ins read."""
     register_plugins()
-    opened = {*Image.OPEN, "MPO"}  # JPEG's reader opens MPO too
-    readable = {ext for ext, name in Image.registered_extensions().items() if name in opened}
+    formats = Image.registered_extensions()  # makes Pillow load its readers, which are in `Image.OPEN` only then
+    readable = {ext for ext, name in formats.items() if name in Image.OPEN or name == "MPO"}  # JPEG's opens MPO too
     return frozenset(readable) - _NOT_IMAGES
 
 

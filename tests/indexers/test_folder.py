@@ -3,6 +3,8 @@
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -198,6 +200,13 @@ def test_walk_takes_images_and_leaves_the_rest(tmp_path: Path) -> None:
     assert all(item.size == 1 for item in found)
     assert all(item.former_version == str(item.mtime_ns) for item in found)
     assert all(item.version.startswith(f"{item.mtime_ns}:") for item in found)
+
+
+def test_the_first_walk_of_a_process_knows_all_formats(photographs: Path) -> None:
+    """Pillow loads most of its readers late, and a process that has opened an image hides that."""
+    code = "import sys; from llm2clip_search.corpora import FolderCorpus as F; print(len(list(F(sys.argv[1]).items())))"
+    done = subprocess.run([sys.executable, "-c", code, photographs], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == len(list(FolderCorpus(photographs).items())) > 0
 
 
 def test_corpora_that_cannot_be(tmp_path: Path, photographs: Path, colours: ColourEncoder) -> None:
