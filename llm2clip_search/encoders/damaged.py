@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,18 +38,20 @@ class Repair:
     """One file, or two that differ in the pixels that the damaged file lacks."""
     damage: str
     """What was wrong with the file if no rows are missing; empty if it was sound."""
+    is_interlaced: bool = False
+    """Whether its only version has its rows in the order of an interlaced GIF."""
 
 
 class TooLittleError(ValueError):
     """So much is missing that no repair makes sense; the message says what there is."""
 
 
-def repair(data: bytes, *, max_pixels: int, tile_offset: int | None = None, is_unknown: bool = False) -> Repair | None:
+def repair(data: bytes, *, max_pixels: int, tile: Any = None, is_unknown: bool = False) -> Repair | None:
     """Make a damaged file readable; None if nothing is known that could help.
 
     Args:
         max_pixels: larger images are left as they are.
-        tile_offset: where Pillow says that the pixels begin, if it can read the header.
+        tile: Pillow's description of where the pixels are, if it can read the header.
         is_unknown: whether the file begins like no known type, so that an image may begin later.
 
     Raises:
@@ -64,9 +67,7 @@ def repair(data: bytes, *, max_pixels: int, tile_offset: int | None = None, is_u
         return _png(data, max_pixels)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _webp(data)
-    if tile_offset is None:
-        return None
-    return _gif(data, tile_offset) if data.startswith(b"GIF8") else _padded(data, len(data) // 4 + 4096)
+    return _other(data, tile) if tile is not None else None
 
 
 def is_cut_jpeg(data: bytes) -> bool:
@@ -74,20 +75,25 @@ def is_cut_jpeg(data: bytes) -> bool:
     return data.startswith(b"\xff\xd8") and data.endswith(bytes(64))
 
 
-def missing_rows(versions: list[Image.Image], *, jpeg: bool) -> np.ndarray:
+def missing_rows(versions: list[Image.Image], *, jpeg: bool, interlaced: bool) -> np.ndarray:
     """Which rows of a repaired image are padding: bool ``[height]``.
 
     Args:
         versions: the decoded versions of a `Repair`.
+        interlaced: `Repair.is_interlaced`.
     """
     first = np.asarray(versions[0])
     if len(versions) > 1:
         return np.array([bool((a != b).any()) for a, b in zip(first, np.asarray(versions[1]), strict=True)])
-    # Rows end with the colour of missing data: grey in a JPEG, the palette's first in a GIF.
+    # The last rows end with the colour of missing data: grey in a JPEG, the palette's first in a GIF.
     last = first[:, -1].reshape(len(first), -1)
     padding = (np.abs(last.astype(int) - _GREY) <= 1 if jpeg else last == 0).all(axis=1)
-    sound = np.flatnonzero(~padding)
-    return np.arange(len(first)) > (sound[-1] if len(sound) else -1)
+    passes = ((0, 8), (4, 8), (2, 4), (1, 2)) if interlaced else ((0, 1),)
+    order = np.concatenate([np.arange(start, len(first), step) for start, step in passes])
+    sound = np.flatnonzero(~padding[order])
+    missing = np.zeros(len(first), dtype=bool)
+    missing[order[sound[-1] + 1 if len(sound) else 0 :]] = True
+    return missing
 
 
 def fill_rows(image: Image.Image, missing: np.ndarray) -> Image.Image:
@@ -262,12 +268,18 @@ def _webp(data: bytes) -> Repair | None:
     return _padded(data, lack)
 
 
+def _other(data: bytes, tile: Any) -> Repair | None:
+    if data.startswith(b"GIF8"):
+        return _gif(data, tile.offset, interlaced=bool(tile.args[1]))
+    return _padded(data, len(data) // 4 + 4096)
+
+
 def _padded(data: bytes, lack: int) -> Repair:
     # WebP decodes most sequences of these two bytes, other formats any byte.
     return Repair(versions=(data + bytes(lack), data + b"\x80" * lack), damage=_LAST_BYTES)
 
 
-def _gif(data: bytes, position: int) -> Repair | None:
+def _gif(data: bytes, position: int, *, interlaced: bool) -> Repair | None:
     """Blocks of codes 0, each of which is one pixel of the palette's first colour, up to the missing end."""
     while position < len(data) and (size := data[position]):
         if position + 1 + size > len(data):
@@ -278,4 +290,5 @@ def _gif(data: bytes, position: int) -> Repair | None:
             return None  # it is complete, so something else is wrong
     begun = bytes(max(0, position + 1 + data[position] - len(data))) if position < len(data) else b""
     blocks = (b"\xff" + bytes(255)) * (len(data) // 255 + 64)
-    return Repair(versions=(data + begun + blocks + b"\x00\x3b",), damage=_LAST_BYTES)
+    whole = data + begun + blocks + b"\x00\x3b"
+    return Repair(versions=(whole,), damage=_LAST_BYTES, is_interlaced=interlaced)

@@ -12,7 +12,15 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import IFDRational
 
-from llm2clip_search.encoders.damaged import ENOUGH, TooLittleError, fill_rows, is_cut_jpeg, missing_rows, repair
+from llm2clip_search.encoders.damaged import (
+    ENOUGH,
+    Repair,
+    TooLittleError,
+    fill_rows,
+    is_cut_jpeg,
+    missing_rows,
+    repair,
+)
 from llm2clip_search.encoders.decode_memory import MAX_PIXELS, MemoryBudget, OverLimitError, decoding_bytes
 from llm2clip_search.encoders.image_types import HEAD_BYTES, UNKNOWN, describe, jxl_size, of_content, register_plugins
 from llm2clip_search.encoders.to_rgb import to_rgb
@@ -142,17 +150,17 @@ def _decode(data: bytes, held: ExitStack, max_pixels: int, shortest: int | None)
 def _decode_repaired(
     data: bytes, failed: ImageError, held: ExitStack, max_pixels: int, shortest: int | None
 ) -> Picture:
-    offset = None
+    tile: Any = None
     with suppress(ImageError, IndexError):
         opened: Any = open_image(data, max_pixels=max_pixels)
-        offset = opened.tile[0].offset
+        tile = opened.tile[0]
     try:
-        is_unknown = offset is None and describe(data[:HEAD_BYTES]) == UNKNOWN
-        mended = repair(data, max_pixels=max_pixels, tile_offset=offset, is_unknown=is_unknown)
+        is_unknown = tile is None and describe(data[:HEAD_BYTES]) == UNKNOWN
+        mended = repair(data, max_pixels=max_pixels, tile=tile, is_unknown=is_unknown)
         if mended is None:
             raise failed
         images = [open_image(version, max_pixels=max_pixels) for version in mended.versions]
-        return _upright(images, held, max_pixels, shortest, damage=mended.damage)
+        return _upright(images, held, max_pixels, shortest, repaired=mended)
     except TooLittleError as error:
         raise ImageError(str(error), stage=failed.stage) from failed
     except OverLimitError:
@@ -162,11 +170,11 @@ def _decode_repaired(
 
 
 def _upright(
-    images: list[Image.Image], held: ExitStack, max_pixels: int, shortest: int | None, *, damage: str | None = None
+    images: list[Image.Image], held: ExitStack, max_pixels: int, shortest: int | None, *, repaired: Repair | None = None
 ) -> Picture:
     """The picture of an opened image, or of the versions of a repaired one."""
     image = images[0]
-    size, orientation = image.size, 1
+    size, orientation, damage = image.size, 1, repaired.damage if repaired else ""
     try:
         exif = image.getexif()
         orientation = exif.get(Base.Orientation, 1)
@@ -181,14 +189,15 @@ def _upright(
         for each in images:
             each.draft(None, (2 * shortest, 2 * shortest))
     needed = sum(decoding_bytes(each, full_size=size) for each in images)
-    needed *= 1 if damage is None else 2  # versions are compared, and rows are filled
+    needed *= 1 if repaired is None else 2  # versions are compared, and rows are filled
     held.enter_context(_MEMORY.hold(needed, max_pixels=max_pixels))
     try:
         for each in images:
             damaged_exif |= not _load(each)
         rgb = to_rgb(image)
-        if damage is not None:
-            missing = missing_rows(images, jpeg=image.format in ("JPEG", "MPO"))
+        if repaired is not None:
+            is_jpeg = image.format in ("JPEG", "MPO")
+            missing = missing_rows(images, jpeg=is_jpeg, interlaced=repaired.is_interlaced)
             share = 1.0 - float(missing.mean())
             if share < ENOUGH:
                 raise TooLittleError(f"cut off or damaged: {share:.0%} of its rows can be read")

@@ -106,6 +106,7 @@ def _cut(picture: Image.Image) -> Iterator[OddFile]:
         ("alpha.png", _with_alpha(picture), "PNG", {}),
         ("deep.png", _deep_grey(grey, 257), "PNG", {}),
         ("x.gif", picture.quantize(64), "GIF", {"interlace": 0}),
+        ("interlaced.gif", picture.quantize(64), "GIF", {"interlace": 1}),
         ("lossy.webp", picture, "WEBP", {"quality": 90}),
         ("lossless.webp", picture, "WEBP", {"lossless": True}),
         ("x.bmp", picture, "BMP", {}),
