@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -243,10 +244,13 @@ class History(RuleBasedStateMachine):
         root = self.world / Path(path).relative_to(self.world).parts[0]
         return _matches(Path(path).relative_to(root), self.patterns.get(str(root), ()))
 
-    def is_vacant(self, path: str, root: Path) -> bool:
-        """True if a folder above a path is there, within the root, and there is no file below it."""
+    def is_vacant(self, path: str, root: Path, exclude: Sequence[str]) -> bool:
+        """True if a folder above a path is there, within the root, and there is nothing below it but folders that the
+        run enters."""
         above = [folder for folder in Path(path).parents if folder.is_relative_to(root) and folder.is_dir()]
-        return any(not any(each.is_file() for each in folder.rglob("*")) for folder in above)
+        return any(
+            not any(each.is_file() or f"{each.name}/" in exclude for each in folder.rglob("*")) for folder in above
+        )
 
     def is_away(self) -> bool:
         """True if the index was moved and no run has followed it yet."""
@@ -297,7 +301,7 @@ class History(RuleBasedStateMachine):
             path
             for path in below - seen.keys()
             if not forget
-            and self.is_vacant(path, root)
+            and self.is_vacant(path, root, summary.exclude)
             and not _matches(Path(path).relative_to(root), tuple(summary.exclude))
         }
         gone = below - seen.keys() - kept
