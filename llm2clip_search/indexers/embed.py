@@ -22,7 +22,7 @@ def embed_ahead(
     threads: int,
     ahead: int,
     max_pixels: int = MAX_PIXELS,
-    known: Callable[[str], bool] = lambda content_hash: False,
+    known: Callable[[str], bool] | None = None,
 ) -> Iterator[Decoded]:
     """Decode and embed items, in their order.
 
@@ -30,40 +30,46 @@ def embed_ahead(
         batch_size: images per call of the vision tower.
         threads: that read and decode.
         ahead: items that may be decoded or in work at once; bounds memory.
-        max_pixels, known: as for `decode_item`; a known item passes through without pixels and without a vector.
+        max_pixels, known: as for `decode_item`; a known item passes through without pixels and without a vector. With
+            ``known``, of several items with the same content the first has the vector, and the others pass as known.
 
     Yields:
-        Every item once: with a vector, with an error, or known; of several items with the same content, the first has
-        the vector and the others count as known. One image that fails does not affect the others of
-        its batch.
+        Every item once: with a vector, with an error, or known. One image that fails does not affect the others of its
+        batch.
 
     Raises:
         Llm2ClipError: the model itself fails, not an image.
     """
     waiting: list[Decoded] = []  # in order: those with pixels, and what came between them
-    batch: dict[str, Decoded] = {}  # those with pixels, by content
+    first: dict[str, Decoded] = {}  # of each content among those with pixels
+    pending = 0
     for decoded in decode_ahead(
-        reader, items, encoder.preprocess, threads=threads, ahead=ahead, max_pixels=max_pixels, known=known
+        reader, items, encoder.preprocess, threads=threads, ahead=ahead, max_pixels=max_pixels, known=known or _nothing
     ):
         waiting.append(decoded)
+        # Its twin may have been embedded, or be about to be, since a thread asked whether its content is known.
+        if known is not None and (decoded.content_hash in first or known(decoded.content_hash)):
+            decoded.pixels = None
         if decoded.pixels is not None:
-            # Its twin may have been embedded, or be about to be, since a thread asked whether its content is known.
-            if decoded.content_hash in batch or known(decoded.content_hash):
-                decoded.pixels = None
-            else:
-                batch[decoded.content_hash] = decoded
-        if len(batch) == batch_size or not batch:
-            yield from _with_twins(_encode(encoder, waiting), batch)
-            waiting, batch = [], {}
-    yield from _with_twins(_encode(encoder, waiting), batch)
+            pending += 1
+            first.setdefault(decoded.content_hash, decoded)
+        if pending == batch_size or not pending:
+            yield from _encode(encoder, waiting) if known is None else _failed_with(first, _encode(encoder, waiting))
+            waiting, first, pending = [], {}, 0
+    yield from _encode(encoder, waiting) if known is None else _failed_with(first, _encode(encoder, waiting))
 
 
-def _with_twins(items: list[Decoded], batch: dict[str, Decoded]) -> list[Decoded]:
+def _nothing(content_hash: str) -> bool:
+    """Nothing is known."""
+    return False
+
+
+def _failed_with(first: dict[str, Decoded], items: list[Decoded]) -> list[Decoded]:
     """Items of which some have their content embedded with another one, whose failure is theirs too."""
     for item in items:
-        first = batch.get(item.content_hash)
-        if first is not None and first is not item:
-            item.error = first.error
+        twin = first.get(item.content_hash)
+        if twin is not None and twin is not item:
+            item.error = twin.error
     return items
 
 

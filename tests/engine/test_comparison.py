@@ -60,6 +60,7 @@ ROWS: list[dict[str, Any]] = [
         "latitude": 4.5 * number if number % 5 else None,
         "longitude": -4.5 * number if number % 5 else None,
         "corpus": "/photos",
+        "damage": "damaged EXIF" if number % 4 == 1 else None,
     }
     for number, taken in enumerate(TAKEN)
 ]
@@ -90,6 +91,8 @@ def place(test: Callable[[float], bool]) -> Callable[[dict[str, Any]], bool]:
 
 TODAY = NOW.date()
 MEANT: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "damage LIKE '%EXIF'": lambda row: row["damage"] is not None,
+    "damage IS NULL": lambda row: row["damage"] is None,
     # A date in quotes is the whole year, month, day, hour, minute or second.
     "taken = '2016'": taken(lambda t: t.year == 2016),
     "taken != '2016'": taken(lambda t: t.year != 2016),
@@ -211,6 +214,7 @@ def test_dates_count_from_now(conditions: Filter, where: str, column: str) -> No
 
 
 REFUSED = {
+    "damage = 3": "damage is text, but 3 is a number; write text in single quotes, as in damage = '3'",
     "taken > '2016-11'": "write taken >= '2016-11' to include it, or taken >= '2016-12' for what comes after it",
     "'2016' < mtime": "write mtime >= '2016' to include it, or mtime >= '2017' for",
     "taken >= 2016": "taken is a date, but 2016 is a number; write dates in single quotes, as in taken >= '2026-11-25'",

@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_at_6)
-    with pytest.raises(ModelError, match=r"step 6 cannot be written to .*No space left.*the previous one is intact"):
+    with pytest.raises(ModelError, match=r"step 6 cannot be written to .*no space left.*the previous one is intact"):
         train(ToyTask(World()), tmp_path)
     assert TrainingCheckpoint.read(tmp_path / "last.pt", "toy").step == 4
     assert [path.name for path in tmp_path.glob(".*")] == []
