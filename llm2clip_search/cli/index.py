@@ -160,4 +160,4 @@ def _print(summary: "IndexSummary", *, shown: int) -> None:
     for reason in summary.skipped.reasons():
         console.say(f"  {reason}")
     search = f"approximate search ({summary.ann})" if summary.ann else "exact search"
-    console.say(f"  {summary.total:,} images in {summary.index}, {search}")
+    console.say(f"  {console.images(summary.total)} in {summary.index}, {search}")

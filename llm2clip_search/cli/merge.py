@@ -44,4 +44,4 @@ def merge(
             f"{summary.skipped:,} images have a path that an index named earlier has too; only the earlier one is kept"
         )
     search = f"approximate search ({summary.ann})" if summary.ann else "exact search"
-    console.say(f"  {summary.total:,} images in {summary.index}, {search}")
+    console.say(f"  {console.images(summary.total)} in {summary.index}, {search}")

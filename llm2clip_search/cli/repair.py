@@ -70,7 +70,7 @@ def _identity(model: str | None) -> "ModelIdentity | None":
 
 def _print(summary: "RepairSummary", *, shown: int) -> None:
     if not summary.damaged and not summary.lost and not summary.embedded + summary.reused + len(summary.missing):
-        console.out.print(f"nothing is damaged; {summary.total:,} images in {summary.index}")
+        console.out.print(f"nothing is damaged; {console.images(summary.total)} in {summary.index}")
         return
     for file in summary.damaged:
         console.out.print(f"{file.path}: {file.reason}", markup=False)
@@ -96,4 +96,4 @@ def _print(summary: "RepairSummary", *, shown: int) -> None:
         console.warn(f"no file names {summary.unnamed:,} of the lost images; index their folders to find them")
     if summary.revived:
         console.warn(f"{summary.revived:,} deleted images may be back; index their folders to remove them")
-    console.say(f"  {summary.total:,} images in {summary.index}")
+    console.say(f"  {console.images(summary.total)} in {summary.index}")

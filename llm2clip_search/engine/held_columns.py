@@ -42,12 +42,12 @@ class HeldColumns:
             return self._view
         if wanted <= self._held:
             return _TABLE
-        columns = self._held | wanted
-        if self._bytes(len(columns)) > MEMORY_SHARE * physical_bytes():
+        if self._bytes(len(self._held | wanted)) > MEMORY_SHARE * physical_bytes():
             return self._view
         if not self._loading.acquire(blocking=False):  # by another thread: reading the files is quicker than waiting
             return self._view
         try:
+            columns = self._held | wanted  # as it is now that no other thread adds to it
             # Threads that read the table keep their version of it, and columns are only ever added.
             names = ", ".join(f'"{name}"' for name in sorted(columns | {"id"}))
             cursor.execute(f"CREATE OR REPLACE TABLE {_TABLE} AS SELECT {names} FROM {self._view}")
