@@ -52,7 +52,7 @@ def test_the_demo_leaves_an_index_that_answers(demo: Path, run_cli: RunCli) -> N
 
 def test_a_caption_longer_than_the_model_reads_is_told(demo: Path) -> None:
     """Both token counts are in the sentence, and the query is answered all the same."""
-    caption = "a dog and a cat " * 200
+    caption = " ".join(["a dog and a cat"] * 200)
     opened = open_index(demo / ".llm2clip")
     (count,) = opened.encoder.count_tokens([caption])
     result = opened.query(caption, k=1)
