@@ -22,7 +22,7 @@ import typer
 
 from llm2clip_search.cli.app import app
 from llm2clip_search.engine.filter import COLUMNS as FILTER_COLUMNS
-from llm2clip_search.engine.results import INTERNAL, Hit
+from llm2clip_search.engine.results import NOT_METADATA, Hit
 from llm2clip_search.store import METADATA_SCHEMA
 
 ROOT = Path(__file__).parents[1]
@@ -135,7 +135,7 @@ def hit_keys() -> str:
         "path": ("string", ABSOLUTE),
         "exists": ("boolean or null", "Whether the file is there now; null if it is not a file of this machine."),
     }
-    metadata = {name: None for name in METADATA_SCHEMA.names if name not in ("id", "path", *INTERNAL)}
+    metadata = {name: None for name in METADATA_SCHEMA.names if name not in NOT_METADATA}
     rows = []
     for key in Hit(rank=1, id=0, score=1.0, uri="/", metadata=metadata).to_dict():
         if key in own:

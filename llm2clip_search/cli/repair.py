@@ -39,7 +39,6 @@ def repair(
 
     [dim]llm2clip-search repair[/dim]
     """
-    import json
 
     from llm2clip_search.encoders import Encoder, load_encoder
     from llm2clip_search.indexers import repair_index
@@ -57,7 +56,7 @@ def repair(
         summary = repair_index(folder, encoder=encoder, model=_identity(model), captions=captions, progress=progress)
     if json_output:
         with console.results():
-            print(json.dumps(summary.to_dict()))
+            console.print_json(summary.to_dict())
         return
     _print(summary, shown=5)
 

@@ -1,8 +1,8 @@
-"""How numbers of parameters and bytes are written and read."""
+"""How numbers, and sizes in parameters and bytes, are written and read."""
 
 import re
 
-from llm2clip_search.errors import StoreError
+from llm2clip_search.errors import CorpusError, StoreError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -17,6 +17,18 @@ def to_bytes(text: str) -> int:
     if match is None:
         raise StoreError(f"{text!r} is not an amount of memory.", hint="Write it as 4GB, 512MB or a number of bytes.")
     return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """``10,1_000`` as numbers; ``option`` is what gave the text.
+
+    Raises:
+        CorpusError: something else.
+    """
+    try:
+        return [int(each.replace("_", "")) for each in text.split(",")]
+    except ValueError as error:
+        raise CorpusError(f"{option} is {text!r}, which is not a list of numbers.") from error
 
 
 def parameters(count: int) -> str:

@@ -19,7 +19,6 @@ def verify(
 
     [dim]llm2clip-search verify[/dim]
     """
-    import json
 
     from rich.filesize import decimal
 
@@ -29,7 +28,7 @@ def verify(
         found = verify_index(index or find_index(), progress=progress)
     with console.results():
         if json_output:
-            print(json.dumps(found.to_dict()))
+            console.print_json(found.to_dict())
         elif not found.damaged:
             console.out.print(f"{found.files:,} files ({decimal(found.bytes)}), all checksums match")
         else:

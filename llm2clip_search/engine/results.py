@@ -13,8 +13,9 @@ from llm2clip_search.errors import QueryError
 from llm2clip_search.store.names import json_path
 from llm2clip_search.store.snapshot import is_uri
 
-INTERNAL = ("corpus", "version")
-"""Columns that say how a row is kept up to date, not what is in the image; results leave them out."""
+NOT_METADATA = ("id", "path", "corpus", "version")
+"""Columns that a hit has as fields of its own, and columns that say how a row is kept up to date, not what is in the
+image."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from llm2clip_search.engine.candidates import Candidates, Part, Rows
 from llm2clip_search.engine.diversity import Group
 from llm2clip_search.engine.query import Fuse, ImageRef, Query, QueryOptions, compose_query
 from llm2clip_search.engine.ranking import parts_and_ids
-from llm2clip_search.engine.results import INTERNAL, Duplicate, Hit, Result, in_order_of, sortable
+from llm2clip_search.engine.results import NOT_METADATA, Duplicate, Hit, Result, in_order_of, sortable
 from llm2clip_search.engine.selection import first_depth, select
 from llm2clip_search.errors import QueryError
 
@@ -48,7 +48,7 @@ class Searcher(ABC):
     def columns(self) -> tuple[str, ...]:
         """Names of the columns in the metadata of hits, of all indices."""
         names = [name for part in self.parts for name in part.snapshot.schema.names]
-        return tuple(name for name in dict.fromkeys(names) if name not in ("id", "path", *INTERNAL))
+        return tuple(name for name in dict.fromkeys(names) if name not in NOT_METADATA)
 
     @property
     def encoder(self) -> Encoder:
@@ -292,7 +292,7 @@ def _hit(rank: int, group: Group, rows: Mapping[int, _Row], query: Query) -> Hit
         id=columns["id"],
         score=max(-1.0, min(1.0, group.score)),
         uri=uri,
-        metadata={name: value for name, value in columns.items() if name not in ("id", "path", *INTERNAL)},
+        metadata={name: value for name, value in columns.items() if name not in NOT_METADATA},
         index=folder,
         duplicates=None if query.group_duplicates is None else duplicates,
     )

@@ -41,22 +41,23 @@ def embed_ahead(
         Llm2ClipError: the model itself fails, not an image.
     """
     waiting: list[Decoded] = []  # in order: those with pixels, and what came between them
-    first: dict[str, Decoded] = {}  # of each content among those with pixels
+    first: dict[str, Decoded] = {}  # of each content among those with pixels; empty if all of them are embedded
     pending = 0
     for decoded in decode_ahead(
         reader, items, encoder.preprocess, threads=threads, ahead=ahead, max_pixels=max_pixels, known=known or _nothing
     ):
         waiting.append(decoded)
-        # Its twin may have been embedded, or be about to be, since a thread asked whether its content is known.
-        if known is not None and (decoded.content_hash in first or known(decoded.content_hash)):
-            decoded.pixels = None
-        if decoded.pixels is not None:
-            pending += 1
-            first.setdefault(decoded.content_hash, decoded)
+        if known is not None and decoded.pixels is not None:
+            # Its twin may have been embedded, or be about to be, since a thread asked whether its content is known.
+            if decoded.content_hash in first or known(decoded.content_hash):
+                decoded.pixels = None
+            else:
+                first[decoded.content_hash] = decoded
+        pending += decoded.pixels is not None
         if pending == batch_size or not pending:
-            yield from _encode(encoder, waiting) if known is None else _failed_with(first, _encode(encoder, waiting))
+            yield from _failed_with(first, _encode(encoder, waiting))
             waiting, first, pending = [], {}, 0
-    yield from _encode(encoder, waiting) if known is None else _failed_with(first, _encode(encoder, waiting))
+    yield from _failed_with(first, _encode(encoder, waiting))
 
 
 def _nothing(content_hash: str) -> bool:

@@ -23,7 +23,7 @@ from llm2clip_search.indexers.ann import build_ann, no_captions
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot, SourceEntry, Writer
 from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lock import writer_lock
-from llm2clip_search.store.manifest import MANIFEST, UNFINISHED, ColumnEntry
+from llm2clip_search.store.manifest import MANIFEST, SHARDS, UNFINISHED, ColumnEntry
 from llm2clip_search.store.paths import PathChange
 from llm2clip_search.store.schema import Failure
 from llm2clip_search.store.shard import Shard
@@ -32,7 +32,7 @@ from llm2clip_search.vectorindex.policy import AnnConfig
 
 ROWS_PER_COMMIT = 262_144
 """Rows per shard of the new index: the size up to which compaction would merge it with others."""
-_PUBLISHED = ("shards", ANN, FAILURES)
+_PUBLISHED = (SHARDS, ANN, FAILURES)
 """What a finished index consists of besides its manifest."""
 
 

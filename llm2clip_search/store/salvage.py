@@ -58,9 +58,7 @@ def readable(shard: Shard, dim: int, *, suspect: frozenset[str] = frozenset()) -
     for each in order:
         try:
             each.read(["id", "path", "corpus"]).validate(full=True)
-        except StoreError:
-            continue
-        except pa.ArrowException:
+        except (StoreError, pa.ArrowException):
             continue
         return each
     return None

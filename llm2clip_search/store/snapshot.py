@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from llm2clip_search.errors import DamagedError, StoreError
 from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.lease import open_generation
-from llm2clip_search.store.manifest import Manifest
+from llm2clip_search.store.manifest import SHARDS, Manifest
 from llm2clip_search.store.names import decode, encode, is_unicode
 from llm2clip_search.store.paths import as_mask, is_below, located
 from llm2clip_search.store.schema import metadata_schema
@@ -139,7 +139,7 @@ class Snapshot:
         self.shards = tuple(
             known[entry.name].with_dead(tombstones.of(entry.name))
             if entry.name in known
-            else Shard(folder / "shards" / entry.name, entry, tombstones.of(entry.name), manifest.dim)
+            else Shard(folder / SHARDS / entry.name, entry, tombstones.of(entry.name), manifest.dim)
             for entry in manifest.shards
         )
 

@@ -1,6 +1,5 @@
 """``llm2clip-search bench feeding``: what an index costs that gets one image at a time."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from llm2clip_search.cli import console
 from llm2clip_search.cli.options import ModelName
 from llm2clip_search.cli.progress import ProgressBar
+from llm2clip_search.cli.sizes import numbers
 
 
 def bench_feeding(
@@ -26,10 +26,7 @@ def bench_feeding(
     from llm2clip_search.encoders.registry import DEFAULT_MODEL
     from llm2clip_search.errors import CorpusError
 
-    try:
-        counts = [int(count.replace("_", "")) for count in runs.split(",")]
-    except ValueError as error:
-        raise CorpusError(f"--runs is {runs!r}, which is not a list of numbers.") from error
+    counts = numbers(runs, "--runs")
     if counts[0] < 1 or counts != sorted(set(counts)):
         raise CorpusError(f"--runs is {runs!r}, but the numbers must ascend from at least 1.")
     encoder = load_encoder(model or DEFAULT_MODEL)
@@ -37,7 +34,7 @@ def bench_feeding(
     with ProgressBar() as progress, console.results():
         for fed in benchmark_feeding(encoder, counts, progress=progress):
             if json_output:
-                print(json.dumps(fed.to_dict()), flush=True)
+                console.print_json(fed.to_dict())
             whole = (fed.runs, fed.images, fed.shards, fed.files, fed.dead)
             held = "-" if fed.descriptors is None else str(fed.descriptors)
             table.add_row(*(f"{count:,}" for count in whole), f"{fed.run_ms:.0f}", f"{fed.query_ms:.1f}", held)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.sizes import gigabytes
+from llm2clip_search.cli.sizes import gigabytes, numbers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,14 +34,9 @@ def bench_scale(
     [dim]llm2clip-search bench scale --sizes 100000,1000000,10000000 --out ./scale[/dim]
     """
     from llm2clip_search.benchmarks.perf.scale import benchmark_scale, write_scale
-    from llm2clip_search.errors import CorpusError
 
-    try:
-        rows = [int(size.replace("_", "")) for size in sizes.split(",")]
-    except ValueError as error:
-        raise CorpusError(f"--sizes is {sizes!r}, which is not a list of numbers.") from error
     points = []
-    for point in benchmark_scale(rows, dim=dim, seed=seed):
+    for point in benchmark_scale(numbers(sizes, "--sizes"), dim=dim, seed=seed):
         points.append(point)
         if json_output:
             with console.results():
