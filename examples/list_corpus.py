@@ -25,9 +25,9 @@ class ListCorpus(Corpus):
         for number in range(len(self.images)):
             yield Item(uri=f"{self.uri}/{number}")
 
-    def open(self, uri: str) -> bytes:
+    def open(self, item: Item) -> bytes:
         png = io.BytesIO()
-        self.images[int(uri.rpartition("/")[2])].save(png, "PNG")
+        self.images[int(item.uri.rpartition("/")[2])].save(png, "PNG")
         return png.getvalue()
 
 

@@ -1,18 +1,28 @@
 """What a corpus is: the seam behind which folders, archives, tables and buckets look alike."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from llm2clip_search.corpora.skipped import Skipped
+from llm2clip_search.errors import CorpusError
+
+if TYPE_CHECKING:
+    from llm2clip_search.encoders import Encoder
+
+
+Modality = Literal["image", "text"]
+"""What the items of a corpus are embedded as: images by the vision tower, texts by the LLM."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One thing to index, known without reading it."""
+    """One thing to index, known without reading it; or a container, whose parts are such things."""
 
     uri: str
-    """Where it is: a path of this machine, or ``scheme://...``. Unique within the index."""
+    """Where it is: a path of this machine, or ``scheme://...``. Unique within the index. That of a part is the URI of
+    its container, ``#``, and which part it is: ``shard.tar#000012.jpg``, ``scan.pdf#page=3``, ``clip.mp4#t=12.5``."""
     version: str = ""
     """Equal for as long as the content is the same, as far as the source can tell without reading it; empty if it
     cannot tell, and then the item is read and compared by content hash."""
@@ -22,16 +32,28 @@ class Item:
     """Bytes; 0 if unknown."""
     mtime_ns: int = 0
     """Time of the last change, nanoseconds since 1970; 0 if unknown."""
+    is_container: bool = False
+    """True for an archive, a table, a document or a video: `Corpus.parts` lists what is indexed. A container whose
+    version is known and whose rows are all there is not opened."""
+    data: bytes | None = field(default=None, repr=False)
+    """Its content, if listing it has read it anyway; None if `Corpus.open` reads it."""
+    columns: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What the source knows of it, such as a caption or a licence: values that Arrow can store, by column. One that has
+    the name of a descriptive column of the index (caption, rating, keywords, taken, ...) takes its place."""
+    described: str = ""
+    """Mark of `columns`, equal for as long as they are. If it alone has changed, the row gets the new columns, and the
+    item is neither read nor embedded."""
 
 
 class ItemReader(Protocol):
     """Gives the bytes of items."""
 
-    def open(self, uri: str) -> bytes:
+    def open(self, item: Item) -> bytes:
         """The bytes of one item; may be called from several threads at once.
 
         Raises:
             OSError: it cannot be read, or is not there any more.
+            ImageError: it can be read, but holds nothing that can be indexed, such as an HTML page for an image.
         """
 
 
@@ -40,22 +62,44 @@ class Corpus(ItemReader, Protocol):
 
     @property
     def uri(self) -> str:
-        """Names the corpus in an index; the URI of each item starts with it and ``/``, or equals it."""
+        """Names the corpus in an index, which stores it with each row."""
 
+    modality: Modality = "image"
+    """What the items are."""
+    is_partial: bool = False
+    """True if `items` lists only some of what the corpus holds, such as the files that a caller names. Rows of items
+    that are not listed are then kept, unless the file that they come from is gone."""
     exclude: Sequence[str] = ()
     """Patterns of what is left out; the index remembers them."""
     everything: bool = False
     """True if hidden and system files are read too; the index remembers it."""
+    options: Mapping[str, Any] = MappingProxyType({})
+    """How else it is read (see `SourceOptions`), as JSON; the index remembers it."""
 
     part_of: str = ""
     """URI of the source whose part this is; empty if it is a source by itself, which the index remembers."""
 
+    def prepare(self, encoder: "Encoder") -> None:
+        """Called before items are listed for a run: texts are cut into passages that the encoder reads as a whole."""
+        return
+
     def items(self) -> Iterator[Item]:
-        """All items, in the same order each time.
+        """All items and containers, in the same order each time.
 
         Raises:
             CorpusError: the source is missing or cannot be read.
         """
+
+    def parts(self, container: Item) -> Iterator[Item]:
+        """The items of a container, in the same order each time.
+
+        What was listed before an error is indexed; the container is a failure.
+
+        Raises:
+            OSError: it cannot be read.
+            CorpusError: it is damaged, locked, or not what its name says.
+        """
+        raise CorpusError(f"{container.uri} has no parts.")
 
     def unreadable(self) -> dict[str, str]:
         """Parts of the source that the last `items` could not look into, by URI, each with the reason.

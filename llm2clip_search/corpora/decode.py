@@ -77,7 +77,7 @@ def decode_item(
                 hint="Raise the limit with --max-pixels.",
             )
         try:
-            data = reader.open(item.uri)
+            data = reader.open(item) if item.data is None else item.data
         except OSError as error:
             raise ImageError(error.strerror or str(error), stage="read") from error
         out.size = len(data)

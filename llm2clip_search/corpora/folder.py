@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from llm2clip_search.corpora.corpus import Corpus, Item
+from llm2clip_search.corpora.files import file_status
+from llm2clip_search.corpora.named import item_of
 from llm2clip_search.corpora.skipped import Reason, Skipped, is_system_name
 from llm2clip_search.encoders import image_types
 from llm2clip_search.encoders.images import register_plugins
@@ -104,7 +106,7 @@ class FolderCorpus(Corpus):
                     elif entry.is_symlink() and not path.exists():
                         self._dangling.append(entry.path)
                     elif is_image and entry.is_file():
-                        yield _item(entry)
+                        yield item_of(file_status(entry.path, entry.stat()))
                     elif not is_image and image_types.of_name(path) is not None:
                         self._skipped.types[path.suffix.lower()] += 1
                     else:
@@ -129,8 +131,8 @@ class FolderCorpus(Corpus):
             or (not is_folder and self._why_not(path, ignored, is_folder=False))
         )
 
-    def open(self, uri: str) -> bytes:
-        return Path(uri).read_bytes()
+    def open(self, item: Item) -> bytes:
+        return Path(item.uri).read_bytes()
 
     def unreadable(self) -> dict[str, str]:
         return dict(self._unreadable)
@@ -206,18 +208,6 @@ class FolderCorpus(Corpus):
             raise CorpusError(
                 f"{source} contain something that is not a gitignore pattern: {error}.", hint="See --exclude."
             ) from error
-
-
-def _item(entry: os.DirEntry[str]) -> Item:
-    """A file; its version changes with its content, its name and whatever else a system notes the time of."""
-    status = entry.stat()
-    return Item(
-        uri=entry.path,
-        version=f"{status.st_mtime_ns}:{status.st_ctime_ns}",
-        former_version=str(status.st_mtime_ns),
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
-    )
 
 
 def _is_topmost(folder: str, folders: set[str]) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from llm2clip_search.corpora.corpus import Item
 from llm2clip_search.corpora.shards import find_files, shard_members
 from llm2clip_search.errors import CorpusError
 
@@ -119,9 +120,9 @@ class ImageFiles:
             raise CorpusError(f"{found.path} ends within {image_id!r}: it has {len(data)} of {found.size} bytes.")
         return data
 
-    def open(self, uri: str) -> bytes:
-        """`read`, as a `corpora.corpus.ItemReader` that knows items by image id."""
-        return self.read(uri)
+    def open(self, item: Item) -> bytes:
+        """`read`, as a `corpora.corpus.ItemReader` whose items have image ids as URIs."""
+        return self.read(item.uri)
 
     @cached_property
     def _by_folded(self) -> dict[str, str]:

@@ -27,8 +27,8 @@ class Bucket(Corpus):
         for name, (_, version) in sorted(self.objects.items()):
             yield Item(uri=f"{self.uri}/{name}", version=version)
 
-    def open(self, uri: str) -> bytes:
-        self.read.append(uri.rpartition("/")[2])
+    def open(self, item: Item) -> bytes:
+        self.read.append(item.uri.rpartition("/")[2])
         return self.objects[self.read[-1]][0]
 
 

@@ -418,7 +418,7 @@ class Bucket(Corpus):
     def items(self) -> "list[Item]":  # type: ignore[override]
         return [Item(uri="bucket://b/1", version="1")]
 
-    def open(self, uri: str) -> bytes:
+    def open(self, item: Item) -> bytes:
         return png(1)
 
 

@@ -28,8 +28,8 @@ class Gradients(Corpus):
         for number in range(self.count):
             yield Item(uri=f"{self.uri}/{number}", version="1")
 
-    def open(self, uri: str) -> bytes:
-        blue = round(255 * int(uri.rpartition("/")[2]) / max(1, self.count - 1))
+    def open(self, item: Item) -> bytes:
+        blue = round(255 * int(item.uri.rpartition("/")[2]) / max(1, self.count - 1))
         data = io.BytesIO()
         Image.new("RGB", (32, 24), (255 - blue, 0, blue)).save(data, "PNG")
         return data.getvalue()

@@ -1,0 +1,57 @@
+"""Files that hold many items: archives, tables, documents, videos. Each kind is one reader behind `Container`."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from llm2clip_search.corpora.corpus import Item, Modality
+from llm2clip_search.corpora.files import Files
+from llm2clip_search.corpora.options import SourceOptions
+
+
+class Container(Protocol):
+    """Reads one kind of file. A reader has no state that grows; one object reads many files from many threads."""
+
+    kind: str
+    """As ``--as`` names it: tar, table, pdf, video, text."""
+    suffixes: frozenset[str]
+    """Lower-case ends of the names of such files, with the dot."""
+    modalities: frozenset[Modality]
+    """What its parts can be indexed as."""
+    extra: str
+    """The extra that installs what it needs; empty if nothing is missing."""
+
+    def parts(self, files: Files, container: Item, options: SourceOptions) -> Iterator[Item]:
+        """As `Corpus.parts`. Items whose bytes listing reads anyway carry them as ``data``."""
+
+    def open(self, files: Files, item: Item) -> bytes:
+        """The bytes of one part, by its URI and version alone: also long after it was listed.
+
+        Raises:
+            OSError: it cannot be read, or is not there any more.
+        """
+
+
+def container_uri(uri: str) -> tuple[str, str]:
+    """A part's URI as that of its container and which part it is; an empty string if it is no part.
+
+    >>> container_uri("a/scan.pdf#page=3")
+    ('a/scan.pdf', 'page=3')
+    """
+    for end, letter in enumerate(uri):
+        if letter == "#" and container_for(uri[:end]) is not None:
+            return uri[:end], uri[end + 1 :]
+    return uri, ""
+
+
+def container_for(uri: str, kind: str | None = None) -> Container | None:
+    """The reader of a container by its kind, or by its name; None for any other file."""
+    name = PurePosixPath(uri).name.casefold()
+    for reader in CONTAINERS:
+        if reader.kind == kind or (kind is None and name.endswith(tuple(reader.suffixes))):
+            return reader
+    return None
+
+
+CONTAINERS: Sequence[Container] = ()
+"""All readers; where two fit a name, the first is taken."""

@@ -1,0 +1,60 @@
+"""Files that a caller names, one by one or by a pattern: images, archives, tables, documents, videos."""
+
+from collections.abc import Iterator, Sequence
+
+from llm2clip_search.corpora.containers import container_for, container_uri
+from llm2clip_search.corpora.corpus import Corpus, Item
+from llm2clip_search.corpora.files import FileStatus, files_of
+from llm2clip_search.corpora.options import SourceOptions
+from llm2clip_search.errors import CorpusError
+
+
+class NamedFiles(Corpus):
+    """Some files of one folder; other files of it, indexed before, stay in the index for as long as they are there."""
+
+    is_partial = True
+
+    def __init__(self, folder: str, files: Sequence[str], *, options: SourceOptions) -> None:
+        """Files that are read when `items` is called.
+
+        Args:
+            folder: path or URI of the folder, which is the corpus's URI.
+            files: paths or URIs of files in it.
+        """
+        self._folder, self._files, self._options = folder, list(dict.fromkeys(files)), options
+        self.modality, self.options = options.modality, options.to_dict()
+
+    @property
+    def uri(self) -> str:
+        return self._folder
+
+    def items(self) -> Iterator[Item]:
+        place = files_of(self._folder)
+        for uri in self._files:
+            try:
+                status = place.status(uri)
+            except OSError as error:
+                raise CorpusError(f"{uri} cannot be read: {error.strerror or error}.") from error
+            yield item_of(status, is_container=container_for(uri, self._options.kind) is not None)
+
+    def parts(self, container: Item) -> Iterator[Item]:
+        reader = container_for(container.uri, self._options.kind)
+        assert reader is not None, "only containers have parts"
+        return reader.parts(files_of(self._folder), container, self._options)
+
+    def open(self, item: Item) -> bytes:
+        place, (container, part) = files_of(self._folder), container_uri(item.uri)
+        reader = container_for(container, self._options.kind)
+        return place.read(item.uri) if reader is None or not part else reader.open(place, item)
+
+
+def item_of(status: FileStatus, *, is_container: bool = False) -> Item:
+    """A file as an item."""
+    return Item(
+        uri=status.uri,
+        version=status.version,
+        former_version=status.former_version,
+        size=status.size,
+        mtime_ns=status.mtime_ns,
+        is_container=is_container,
+    )
