@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from llm2clip_search.corpora.corpus import Item, Modality
 from llm2clip_search.corpora.files import Files
 from llm2clip_search.corpora.options import SourceOptions
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 class Container(Protocol):
-    """Reads one kind of file. A reader has no state that grows; one object reads many files from many threads."""
+    """Reads one kind of file. A reader has no state that grows; one object reads many files from many threads. Subclass
+    it to inherit what is given here."""
 
     kind: str
     """As ``--as`` names it: tar, table, pdf, video, text."""
@@ -30,6 +34,10 @@ class Container(Protocol):
         Raises:
             OSError: it cannot be read, or is not there any more.
         """
+
+    def schema(self, files: Files, container: Item, options: SourceOptions) -> "pa.Schema | None":
+        """As `Corpus.schema`."""
+        return None
 
 
 def container_uri(uri: str) -> tuple[str, str]:
@@ -51,6 +59,20 @@ def container_for(uri: str, kind: str | None = None) -> Container | None:
         if reader.kind == kind or (kind is None and name.endswith(tuple(reader.suffixes))):
             return reader
     return None
+
+
+def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
+    """The bytes of a file, or of a part of one, by its URI and version alone.
+
+    Args:
+        kind: of the container, if its name does not tell.
+
+    Raises:
+        OSError: it cannot be read, or is not there any more.
+    """
+    container, part = container_uri(item.uri)
+    reader = container_for(container, kind)
+    return files.read(item.uri) if reader is None or not part else reader.open(files, item)
 
 
 CONTAINERS: Sequence[Container] = ()
