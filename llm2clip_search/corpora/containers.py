@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from llm2clip_search.corpora.corpus import Item, Modality
 from llm2clip_search.corpora.files import Files
 from llm2clip_search.corpora.options import SourceOptions
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 class Container(Protocol):
-    """Reads one kind of file. A reader has no state that grows; one object reads many files from many threads."""
+    """Reads one kind of file. A reader has no state that grows; one object reads many files from many threads. Subclass
+    it to inherit what is given here."""
 
     kind: str
     """As ``--as`` names it: tar, table, pdf, video, text."""
@@ -30,6 +34,10 @@ class Container(Protocol):
         Raises:
             OSError: it cannot be read, or is not there any more.
         """
+
+    def schema(self, files: Files, container: Item, options: SourceOptions) -> "pa.Schema | None":
+        """As `Corpus.schema`."""
+        return None
 
 
 def container_uri(uri: str) -> tuple[str, str]:

@@ -9,6 +9,8 @@ from llm2clip_search.corpora.skipped import Skipped
 from llm2clip_search.errors import CorpusError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from llm2clip_search.encoders import Encoder
 
 
@@ -100,6 +102,15 @@ class Corpus(ItemReader, Protocol):
             CorpusError: it is damaged, locked, or not what its name says.
         """
         raise CorpusError(f"{container.uri} has no parts.")
+
+    def schema(self, container: Item | None = None) -> "pa.Schema | None":
+        """Arrow types of the columns that items carry, or that the parts of a container carry; None if they follow
+        from the values. A column keeps its type for all commits of a run, though the first values be null.
+
+        Raises:
+            OSError, CorpusError: as of `items` and `parts`.
+        """
+        return None
 
     def unreadable(self) -> dict[str, str]:
         """Parts of the source that the last `items` could not look into, by URI, each with the reason.

@@ -1,12 +1,16 @@
 """Files that a caller names, one by one or by a pattern: images, archives, tables, documents, videos."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from llm2clip_search.corpora.containers import container_for, container_uri
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.files import FileStatus, files_of
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.errors import CorpusError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class NamedFiles(Corpus):
@@ -41,6 +45,12 @@ class NamedFiles(Corpus):
         reader = container_for(container.uri, self._options.kind)
         assert reader is not None, "only containers have parts"
         return reader.parts(files_of(self._folder), container, self._options)
+
+    def schema(self, container: Item | None = None) -> "pa.Schema | None":
+        reader = None if container is None else container_for(container.uri, self._options.kind)
+        if container is None or reader is None:
+            return None
+        return reader.schema(files_of(self._folder), container, self._options)
 
     def open(self, item: Item) -> bytes:
         place, (container, part) = files_of(self._folder), container_uri(item.uri)
