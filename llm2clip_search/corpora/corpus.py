@@ -39,6 +39,9 @@ class Item:
     version is known and whose rows are all there is not opened."""
     data: bytes | None = field(default=None, repr=False)
     """Its content, if listing it has read it anyway; None if `Corpus.open` reads it."""
+    fault: str = ""
+    """Why it cannot be indexed, if listing it has shown that, such as a row of a table without an image: it is a
+    failure that is not opened. Empty otherwise."""
     columns: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What the source knows of it, such as a caption or a licence: values that Arrow can store, by column. One that has
     the name of a descriptive column of the index (caption, rating, keywords, taken, ...) takes its place."""

@@ -79,6 +79,8 @@ def decode_item(
     out = Decoded(item=item)
     started = time.perf_counter()
     try:
+        if item.fault:
+            raise ImageError(item.fault, stage="header")
         if item.size > BYTES_PER_PIXEL * max_pixels:
             raise ImageError(
                 f"the file has {item.size:,} bytes, more than {BYTES_PER_PIXEL} for each of {max_pixels:,} pixels",
