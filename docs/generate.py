@@ -48,6 +48,12 @@ MEANINGS = {
     "corpus": "Source that the image came from, as in `sources` of the manifest; null in rows of schema 1.",
     "version": "Mark by which the corpus recognises an unchanged item; null if it has none.",
     "damage": "What is wrong with a file whose picture could be read nevertheless; null if it is sound.",
+    "modality": "`image` or `text`; null in rows of schemas before 5, which are images.",
+    "text": "The passage itself, for texts.",
+    "caption": "What the source, a sidecar file or the image file says of it.",
+    "rating": "Stars, 0 to 5; -1 for rejected.",
+    "keywords": "Keywords of a sidecar file, the image file or the source.",
+    "described": "Mark by which the corpus recognises unchanged columns that it brought along; null if it has none.",
 }
 """Every metadata column in one sentence. A column without an entry fails with a `KeyError`."""
 ABSOLUTE = "Absolute path of the image file, or the URI of an item that is not a file of this machine."
@@ -58,6 +64,7 @@ TYPES: dict[Any, tuple[str, str]] = {
     pa.float64(): ("DOUBLE", "number"),
     pa.string(): ("VARCHAR", "string"),
     pa.timestamp("s"): ("TIMESTAMP", "string, ISO 8601"),
+    pa.list_(pa.string()): ("VARCHAR[]", "array of strings"),
 }
 """Names of an Arrow type in SQL and in JSON."""
 

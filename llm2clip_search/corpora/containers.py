@@ -61,5 +61,19 @@ def container_for(uri: str, kind: str | None = None) -> Container | None:
     return None
 
 
+def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
+    """The bytes of a file, or of a part of one, by its URI and version alone.
+
+    Args:
+        kind: of the container, if its name does not tell.
+
+    Raises:
+        OSError: it cannot be read, or is not there any more.
+    """
+    container, part = container_uri(item.uri)
+    reader = container_for(container, kind)
+    return files.read(item.uri) if reader is None or not part else reader.open(files, item)
+
+
 CONTAINERS: Sequence[Container] = ()
 """All readers; where two fit a name, the first is taken."""

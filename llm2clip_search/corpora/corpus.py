@@ -106,6 +106,10 @@ class Corpus(ItemReader, Protocol):
         """
         raise CorpusError(f"{container.uri} has no parts.")
 
+    def lists(self, container: str) -> bool:
+        """True if `items` would list a container of this URI if it were there: the corpus reads its kind."""
+        return True
+
     def schema(self, container: Item | None = None) -> "pa.Schema | None":
         """Arrow types of the columns that items carry, or that the parts of a container carry; None if they follow
         from the values. A column keeps its type for all commits of a run, though the first values be null.

@@ -39,12 +39,21 @@ class Decoded:
     """An item after its thread: hashed, and decoded unless its content is known or it failed."""
 
     item: Item
+    """Its image or text; or a container whose parts have all passed, with ``error`` if listing them failed."""
+    redescribed: int | None = None
+    """Position of the row that gets the item's columns; nothing else of it has changed."""
+    parts: int = 0
+    """Of a container: parts that were listed."""
+    unchanged: int = 0
+    """Of a container: parts that were not read, because their version is known."""
     content_hash: str = ""
     size: int = 0
     """Bytes that were read."""
     facts: ImageFacts | None = None
     pixels: np.ndarray | None = None
     """uint8 ``[height, width, 3]`` for the vision tower."""
+    text: str | None = None
+    """The text itself, for the LLM."""
     error: ImageError | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """Time by stage: ``read`` and ``decode`` in a thread, and its share of ``encode`` once it is embedded."""
@@ -71,7 +80,7 @@ def decode_item(
     started = time.perf_counter()
     try:
         if item.fault:
-            raise ImageError(item.fault, stage="read")
+            raise ImageError(item.fault, stage="header")
         if item.size > BYTES_PER_PIXEL * max_pixels:
             raise ImageError(
                 f"the file has {item.size:,} bytes, more than {BYTES_PER_PIXEL} for each of {max_pixels:,} pixels",
@@ -104,7 +113,7 @@ def decode_item(
 
 def decode_ahead(
     reader: ItemReader,
-    items: Iterable[Item],
+    items: Iterable[Item | Decoded],
     preprocess: PreprocessConfig,
     *,
     threads: int,
@@ -112,13 +121,15 @@ def decode_ahead(
     max_pixels: int = MAX_PIXELS,
     known: Callable[[str], bool] = lambda content_hash: False,
 ) -> Iterator[Decoded]:
-    """`decode_item` for every item in threads, in order, with at most ``ahead`` items waiting or in work."""
-    return map_ahead(
-        lambda item: decode_item(reader, item, preprocess, max_pixels=max_pixels, known=known),
-        items,
-        threads=threads,
-        ahead=ahead,
-    )
+    """`decode_item` for every item in threads, in order, with at most ``ahead`` items waiting or in work; results among
+    the items pass through."""
+
+    def decoded(item: Item | Decoded) -> Decoded:
+        if isinstance(item, Decoded):
+            return item
+        return decode_item(reader, item, preprocess, max_pixels=max_pixels, known=known)
+
+    return map_ahead(decoded, items, threads=threads, ahead=ahead)
 
 
 def read_facts(picture: Picture) -> ImageFacts:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from llm2clip_search.corpora.containers import Container, container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
-from llm2clip_search.corpora.files import file_status
+from llm2clip_search.corpora.files import LocalFiles, file_status
 from llm2clip_search.corpora.named import item_of
+from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.skipped import Reason, Skipped, is_system_name
 from llm2clip_search.encoders import image_types
 from llm2clip_search.encoders.images import register_plugins
@@ -46,6 +48,7 @@ class FolderCorpus(Corpus):
         *,
         exclude: str | Sequence[str] = (),
         everything: bool = False,
+        options: SourceOptions = SourceOptions(),
         part_of: str | os.PathLike[str] | None = None,
     ) -> None:
         """A folder that is read when `items` is called.
@@ -53,11 +56,13 @@ class FolderCorpus(Corpus):
         Args:
             exclude: gitignore patterns, relative to the folder, or one of them.
             everything: read hidden files and system folders too.
+            options: how else it is read; ``kind`` tar or table reads such files only.
             part_of: a folder above ``root`` whose patterns these are, and whose ignore file counts.
         """
         self.root = Path(root).expanduser()
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self.everything = everything
+        self.modality, self.options, self._options = options.modality, options.to_dict(), options
         self.part_of = "" if part_of is None else os.fspath(part_of)
         self._top = Path(part_of or self.root)
         self._unreadable: dict[str, str] = {}
@@ -80,7 +85,7 @@ class FolderCorpus(Corpus):
         """
         self._check_root()
         ignored = self._ignored()
-        extensions = image_extensions()
+        extensions = image_extensions() if self._reads_images() else frozenset[str]()
         self._unreadable, self._skipped, self._fileless = {}, Skipped(), {}
         self._dangling, self._mounts = [], []
         seen: set[tuple[int, int]] = set()
@@ -105,8 +110,8 @@ class FolderCorpus(Corpus):
                         folders.append(path)
                     elif entry.is_symlink() and not path.exists():
                         self._dangling.append(entry.path)
-                    elif is_image and entry.is_file():
-                        yield item_of(file_status(entry.path, entry.stat()))
+                    elif (is_image or self.lists(path.name)) and entry.is_file():
+                        yield item_of(file_status(entry.path, entry.stat()), is_container=not is_image)
                     elif not is_image and image_types.of_name(path) is not None:
                         self._skipped.types[path.suffix.lower()] += 1
                     else:
@@ -131,8 +136,28 @@ class FolderCorpus(Corpus):
             or (not is_folder and self._why_not(path, ignored, is_folder=False))
         )
 
+    def parts(self, container: Item) -> Iterator[Item]:
+        reader = self._reader(container.uri)
+        assert reader is not None, "only containers have parts"
+        return reader.parts(LocalFiles(), container, self._options)
+
+    def lists(self, container: str) -> bool:
+        reader = self._reader(container)
+        return reader is not None and not reader.extra
+
     def open(self, item: Item) -> bytes:
-        return Path(item.uri).read_bytes()
+        return open_item(item, LocalFiles())
+
+    def _reads_images(self) -> bool:
+        return self.modality == "image" and self._options.kind in (None, "folder")
+
+    def _reader(self, name: str) -> Container | None:
+        """The reader of a file that holds items, if the folder is read for such files."""
+        reader = container_for(name)
+        if reader is None or self.modality not in reader.modalities:
+            return None
+        kinds = ("pdf", "video", "text") if self._options.kind in (None, "folder") else (self._options.kind,)
+        return reader if reader.kind in kinds else None
 
     def unreadable(self) -> dict[str, str]:
         return dict(self._unreadable)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from llm2clip_search.corpora.containers import container_for, container_uri
+from llm2clip_search.corpora.containers import container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.files import FileStatus, files_of
 from llm2clip_search.corpora.options import SourceOptions
@@ -53,9 +53,7 @@ class NamedFiles(Corpus):
         return reader.schema(files_of(self._folder), container, self._options)
 
     def open(self, item: Item) -> bytes:
-        place, (container, part) = files_of(self._folder), container_uri(item.uri)
-        reader = container_for(container, self._options.kind)
-        return place.read(item.uri) if reader is None or not part else reader.open(place, item)
+        return open_item(item, files_of(self._folder), self._options.kind)
 
 
 def item_of(status: FileStatus, *, is_container: bool = False) -> Item:

@@ -18,7 +18,7 @@ from llm2clip_search.store.names import encode
 from llm2clip_search.store.schema import metadata_schema
 from llm2clip_search.store.shard import Shard
 
-COLUMNS = tuple(name for name in METADATA_SCHEMA.names if name not in ("mtime_ns", "version"))
+COLUMNS = tuple(name for name in METADATA_SCHEMA.names if name not in ("mtime_ns", "version", "described"))
 """Fixed columns that a condition may use besides ``mtime``, a timestamp; ``path`` is an absolute path or a URI. Columns
 that corpora brought along come in addition."""
 FILE = "__file"
@@ -111,7 +111,8 @@ class Filter:
 
 
 _IMAGES = (
-    "CREATE VIEW images AS SELECT * EXCLUDE (mtime_ns, version), make_timestamp(mtime_ns // 1000) AS mtime FROM live"
+    "CREATE VIEW images AS SELECT * EXCLUDE (mtime_ns, version, described), make_timestamp(mtime_ns // 1000) AS mtime"
+    " FROM live"
 )
 """The view that conditions are evaluated on: the columns as users know them."""
 
@@ -158,7 +159,7 @@ def _sql_type(arrow: pa.DataType) -> str:
         "double": "DOUBLE",
         "timestamp[s]": "TIMESTAMP_S",
     }
-    return names[str(arrow)]
+    return f"{names[str(arrow.value_type)]}[]" if pa.types.is_list(arrow) else names[str(arrow)]
 
 
 def _dead_rows(snapshot: Snapshot) -> pa.Table:

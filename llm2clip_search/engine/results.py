@@ -13,7 +13,7 @@ from llm2clip_search.errors import QueryError
 from llm2clip_search.store.names import json_path
 from llm2clip_search.store.snapshot import is_uri
 
-NOT_METADATA = ("id", "path", "corpus", "version")
+NOT_METADATA = ("id", "path", "corpus", "version", "described")
 """Columns that a hit has as fields of its own, and columns that say how a row is kept up to date, not what is in the
 image."""
 

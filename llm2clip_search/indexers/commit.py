@@ -1,26 +1,31 @@
 """Committing embedded items: which id each row gets, which rows are replaced or removed, and when to write."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.corpora.decode import Decoded, ImageFacts
 from llm2clip_search.errors import ImageError
+from llm2clip_search.indexers.columns import ColumnTypes
 from llm2clip_search.indexers.known import Embedded, content_key
 from llm2clip_search.indexers.plan import IndexPlan, is_lost
 from llm2clip_search.store import Row, Writer
 from llm2clip_search.store.compaction import compact
+from llm2clip_search.store.paths import as_mask
 from llm2clip_search.store.row_files import BATCH_ROWS
-from llm2clip_search.store.schema import Failure
+from llm2clip_search.store.schema import CONTAINER_SCHEMA, Failure
 from llm2clip_search.store.snapshot import is_uri
 
 _BLOCKS = 64
 """Blocks of paths that are held."""
-_FACTS = tuple(each.name for each in fields(ImageFacts))
+_FACTS = (*(each.name for each in fields(ImageFacts)), "text")
 
 
 @dataclass(slots=True)
@@ -46,6 +51,8 @@ class Committer:
         """Of those, items whose file is damaged; their rows say how."""
         self.reused = 0
         """Items whose content was in the index: renamed, copied, or touched without change."""
+        self.redescribed = 0
+        """Items of which only the columns that the corpus brings along have changed."""
         self.unchanged = plan.unchanged
         """Items that are as their row says, by their version or after they were read."""
         self.failures: list[Failure] = []
@@ -63,6 +70,18 @@ class Committer:
         self._next_id = writer.manifest.next_id
         self._removed: set[int] = set()
         self._committed = time.monotonic()
+        self._containers: dict[str, dict[str, Any]] = {}
+        """Those that this run has read to their end, as `CONTAINER_SCHEMA`, by stored path."""
+        self._rowless = 0
+        """Parts of the container at hand that failed and have no row."""
+        self._recorded, self._recording = time.monotonic(), 0.0
+        """When containers were recorded last, and how long that took."""
+        self.columns = ColumnTypes(writer.manifest.columns)
+
+    @property
+    def untyped(self) -> dict[str, int]:
+        """Values that were left out because they do not have the type of their column, by column."""
+        return dict(self.columns.refused)
 
     @property
     def removed(self) -> int:
@@ -82,8 +101,14 @@ class Committer:
     def take(self, decoded: Decoded) -> None:
         """Add one item: failed, of known content, or with a fresh vector. Commits when it is time."""
         path = self.writer.snapshot.stored(decoded.item.uri)
-        if decoded.error is not None:
+        if decoded.item.is_container:
+            self._end_container(path, decoded)
+        elif decoded.error is not None:
             self._fail(path, decoded.error)
+        elif decoded.redescribed is not None:
+            own = int(self.plan.known.ids[decoded.redescribed])
+            self._ready.append(_Ready(path, decoded, own, own))
+            self.redescribed += 1
         elif decoded.vector is not None:
             self._add(path, decoded)
         else:
@@ -96,9 +121,9 @@ class Committer:
         """Write what is ready, and merge small shards when there are enough of them."""
         started = time.perf_counter()
         if self._ready or self._removed:
-            rows, vectors = self._assemble()
-            self.writer.commit(rows, vectors, removed=self._removed, source=self.plan.source)
-            self._ready, self._removed = [], set()
+            self._write(self._removed)
+            if time.monotonic() - self._recorded > max(self.seconds_per_commit, 100 * self._recording):
+                self.record_containers()
             compact(self.writer)
         self._committed = time.monotonic()
         self.seconds += time.perf_counter() - started
@@ -109,12 +134,56 @@ class Committer:
         source = self.plan.source
         removed = np.concatenate([np.array([*self._removed], dtype=np.int64), self.plan.known.ids[self._gone]])
         if self._ready or len(removed) or (source is not None and source not in self.writer.manifest.sources):
-            rows, vectors = self._assemble()
-            self.writer.commit(rows, vectors, removed=removed, source=source)
-            self._ready, self._removed = [], set()
-        self.writer.record_failures(self.failures, under=self.plan.root)
+            self._write(removed)
+        self.writer.record_failures(self.failures, under=self.plan.root, kept=self._is_of_unchanged_container)
+        self.record_containers()
         compact(self.writer)
         self.seconds += time.perf_counter() - started
+
+    def record_containers(self) -> None:
+        """Say which containers need not be opened again while they stay as they are."""
+        started = time.monotonic()
+        table, snapshot = self.plan.completed.table, self.writer.snapshot
+        kept = np.ones(len(table), dtype=bool)
+        if not self.plan.is_partial and len(table):
+            own = as_mask(pc.equal(table.column("modality"), self.plan.modality))
+            own &= snapshot.below(table.column("path"), self.plan.root)
+            kept = ~own | self.plan.completed.listed
+        replaced = pc.is_in(table.column("path"), pa.array([*self._containers], pa.string()))
+        same = pc.and_(replaced, pc.equal(table.column("modality"), self.plan.modality))
+        kept &= ~as_mask(same) if len(table) else kept
+        if self._containers or not kept.all():
+            new = pa.Table.from_pylist([*self._containers.values()], schema=CONTAINER_SCHEMA)
+            self.writer.record_containers(pa.concat_tables([table.filter(pa.array(kept)), new]))
+        self._recorded = time.monotonic()
+        self._recording = self._recorded - started
+
+    def _end_container(self, path: str, decoded: Decoded) -> None:
+        """All parts of a container have passed: rows of parts that it does not have any more are gone."""
+        known, item = self.plan.known, decoded.item
+        self.unchanged += decoded.unchanged
+        if decoded.error is not None:
+            self._fail(path, decoded.error)  # what lies behind the error is not known, so its rows stay
+        else:
+            rows = known.parts_of(path, self.plan.modality)
+            self._gone[rows[~known.present[rows] & ~self._elsewhere[rows]]] = True
+            if item.version:
+                count = decoded.parts - self._rowless
+                values = (path, self.plan.modality, item.version, count)
+                self._containers[path] = dict(zip(CONTAINER_SCHEMA.names, values, strict=True))
+        self._rowless = 0
+
+    def _is_of_unchanged_container(self, path: str) -> bool:
+        """True for failures of a container that this run did not open."""
+        container, part = container_uri(path)
+        position = self.plan.completed.find(container, self.plan.modality) if part else -1
+        return position >= 0 and self.plan.completed.is_listed(position)
+
+    def _write(self, removed: Collection[int] | np.ndarray) -> None:
+        """Commit the rows that are ready."""
+        rows, vectors, columns = self._assemble()
+        self.writer.commit(rows, vectors, columns=columns, removed=removed, source=self.plan.source)
+        self._ready, self._removed = [], set()
 
     def _add(self, path: str, decoded: Decoded) -> None:
         if (before := self.plan.known.find(path)) >= 0:
@@ -164,8 +233,8 @@ class Committer:
         return None
 
     def _is_lost(self, identifier: int) -> bool:
-        path = self._paths(identifier // BATCH_ROWS)[identifier]
-        return not is_uri(path) and is_lost(self._before.located(path))
+        file, _ = container_uri(self._paths(identifier // BATCH_ROWS)[identifier])
+        return not is_uri(file) and is_lost(self._before.located(file))
 
     def _read_paths(self, block: int) -> dict[int, str]:
         """Paths by id, `BATCH_ROWS` ids at a time: a folder that has moved asks for one after the other."""
@@ -177,33 +246,41 @@ class Committer:
 
     def _fail(self, path: str, error: ImageError) -> None:
         reason = str(error).encode("utf-8", "backslashreplace").decode()  # it may quote a name
-        self.failures.append(Failure(path=path, stage=error.stage, reason=reason))
+        self.failures.append(Failure(path=path, stage=error.stage, reason=reason, corpus=self.plan.owner))
         before = self.plan.known.find(path)
+        self._rowless += before < 0 or error.stage != "read"
         if before >= 0 and error.stage != "read":
             # The item now holds something else, which is broken; the old vector no longer describes it.
             self._removed.add(int(self.plan.known.ids[before]))
 
-    def _assemble(self) -> tuple[list[Row], np.ndarray]:
+    def _assemble(self) -> tuple[list[Row], np.ndarray, pa.Table | None]:
+        """The rows that are ready, their vectors, and the columns that the corpus has brought along."""
         ready: Sequence[_Ready] = self._ready
         vectors = np.empty((len(ready), self.writer.manifest.dim), dtype=np.float32)
         stored, facts = self._stored({each.twin for each in ready if each.twin is not None})
-        rows: list[Row] = []
+        rows, further = list[Row](), list[Mapping[str, Any]]()
         for number, each in enumerate(ready):
-            item, twin = each.decoded.item, facts.get(each.twin) if each.twin is not None else None
-            vectors[number] = each.decoded.vector if each.twin is None else stored[each.twin]
+            decoded, item = each.decoded, each.decoded.item
+            twin = facts.get(each.twin) if each.twin is not None else None
+            vectors[number] = decoded.vector if each.twin is None else stored[each.twin]
+            of_file = twin if twin is not None else facts_of(decoded)
+            keeps_columns = twin is not None and each.twin == each.id and not item.described
             rows.append(
                 Row(
                     id=each.id,
                     path=each.path,
-                    content_hash=each.decoded.content_hash,
-                    size=each.decoded.size,
+                    content_hash=decoded.content_hash or of_file["content_hash"],
+                    size=decoded.size or of_file["size"],
                     mtime_ns=item.mtime_ns,
                     corpus=self.plan.owner,
                     version=item.version or None,
-                    **{name: twin[name] if twin else getattr(each.decoded.facts, name) for name in _FACTS},
+                    modality=self.plan.modality,
+                    described=(of_file["described"] if keeps_columns else item.described) or None,
+                    **{name: of_file.get(name) for name in _FACTS} | self.columns.descriptive(item.columns),
                 )
             )
-        return rows, vectors
+            further.append(of_file if keeps_columns else item.columns)
+        return rows, vectors, self.columns.table(further)
 
     def _stored(self, twins: set[int]) -> tuple[dict[int, np.ndarray], dict[int, dict[str, Any]]]:
         """Vectors and facts by id of rows that were there before the run, that it has committed, or that wait here."""
@@ -214,10 +291,19 @@ class Committer:
         for identifier, decoded in waiting.items():
             assert decoded.vector is not None
             vectors[identifier] = decoded.vector
-            facts[identifier] = {name: getattr(decoded.facts, name) for name in _FACTS}
+            facts[identifier] = facts_of(decoded)
         first = self._before.manifest.next_id
         for snapshot, is_new in ((self._before, False), (self.writer.snapshot, True)):
             ids = sorted(each for each in twins if (each >= first) is is_new and each not in waiting)
             vectors |= zip(ids, snapshot.vectors(ids), strict=True)
             facts |= {row["id"]: row for row in snapshot.rows(ids)}
         return vectors, facts
+
+
+def facts_of(decoded: Decoded) -> dict[str, Any]:
+    """What was found in an image or a text that has just been embedded, by column."""
+    facts = (
+        {} if decoded.facts is None else {each.name: getattr(decoded.facts, each.name) for each in fields(ImageFacts)}
+    )
+    own = {"content_hash": decoded.content_hash, "size": decoded.size, "text": decoded.text, "described": None}
+    return {**facts, **own}

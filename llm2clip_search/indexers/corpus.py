@@ -10,13 +10,14 @@ from typing import Any
 from llm2clip_search.base.files import user_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Corpus, Skipped
-from llm2clip_search.corpora.corpus import ItemReader
+from llm2clip_search.corpora.lookahead import list_ahead
 from llm2clip_search.encoders import Encoder, as_encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
 from llm2clip_search.errors import CorpusError, InputError, StoreError
 from llm2clip_search.indexers.ann import build_ann
 from llm2clip_search.indexers.commit import Committer
 from llm2clip_search.indexers.embed import embed_ahead
+from llm2clip_search.indexers.listing import items_to_read
 from llm2clip_search.indexers.plan import plan_update, refuse_empty
 from llm2clip_search.indexers.sources import check_missing, follow_base, open_source
 from llm2clip_search.store import Snapshot, Writer, default_index, has_index
@@ -60,6 +61,8 @@ class IndexSummary:
     """Of those, images whose file is damaged; the column ``damage`` says how."""
     reused: int = 0
     """New paths whose content was known: renamed, copied, or touched without change."""
+    redescribed: int = 0
+    """Rows that got other columns of their source; nothing of them was read."""
     unchanged: int = 0
     removed: int = 0
     failed: int = 0
@@ -79,7 +82,9 @@ class IndexSummary:
     """Hidden files and system folders were read; the index remembers it."""
     followed: str = ""
     """Folder that the index lay in before, if it has moved without its images: paths lead there now."""
-    failures: list[dict[str, str]] = field(default_factory=list)
+    untyped: dict[str, int] = field(default_factory=dict)
+    """Values of the source that were left out because they do not have the type of their column, by column."""
+    failures: list[dict[str, Any]] = field(default_factory=list)
     ann: str | None = None
     """FAISS factory string of the approximate index; None when search is exact."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -119,6 +124,7 @@ def index_corpus(
     config = config or IndexConfig()
     started = time.perf_counter()
     folder = user_path(index) if index is not None else default_index()
+    corpus.prepare(encoder)
     _look_for_items(corpus, folder, forget=config.forget)  # no index is created for an empty folder
     with Writer.open(folder, model=encoder.identity, dim=encoder.dim) as writer:
         followed = follow_base(writer)
@@ -143,6 +149,7 @@ def index_corpus(
             indexed=committer.indexed,
             damaged=committer.damaged,
             reused=committer.reused,
+            redescribed=committer.redescribed,
             unchanged=committer.unchanged,
             removed=committer.removed,
             failed=len(committer.failures),
@@ -154,6 +161,7 @@ def index_corpus(
             exclude=list(corpus.exclude),
             everything=corpus.everything,
             followed=followed,
+            untyped=committer.untyped,
             failures=[{**failure.to_dict(), "path": decode(failure.path)} for failure in committer.failures],
             ann=entry.factory if entry else None,
             seconds=seconds,
@@ -162,7 +170,7 @@ def index_corpus(
 
 
 def embed_and_commit(
-    reader: ItemReader, committer: Committer, encoder: Encoder, config: IndexConfig, progress: Progress
+    corpus: Corpus, committer: Committer, encoder: Encoder, config: IndexConfig, progress: Progress
 ) -> dict[str, float]:
     """Embed the items of a committer's plan and commit them from time to time; the last ones wait for the caller.
 
@@ -171,23 +179,28 @@ def embed_and_commit(
     """
     plan = committer.plan
     seconds = dict.fromkeys(("read", "decode", "encode", "write"), 0.0)
+    ahead = config.ahead_batches * config.batch_size
     results = embed_ahead(
-        reader,
-        plan.items,
+        corpus,
+        list_ahead(items_to_read(corpus, plan.items, plan.judge, learn=committer.columns.learn), ahead=ahead),
         encoder,
+        modality=corpus.modality,
         batch_size=config.batch_size,
         threads=config.threads,
-        ahead=config.ahead_batches * config.batch_size,
+        ahead=ahead,
         max_pixels=config.max_pixels,
         known=committer.knows,
     )
-    progress("images", 0, plan.changed, {})
+    total, done = plan.changed, 0
+    progress("images", 0, total, {})
     try:
-        for done, decoded in enumerate(results, start=1):
+        for decoded in results:
             for stage, spent in decoded.seconds.items():
                 seconds[stage] += spent
             committer.take(decoded)
-            progress("images", done, plan.changed, {})
+            done += 1
+            # How many parts a container has is not known before its last one.
+            progress("images", done, max(total, done), {})
     except StoreError:
         raise  # the commit itself: a second one would fail as well
     except BaseException:

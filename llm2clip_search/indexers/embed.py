@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from llm2clip_search.corpora import Item
-from llm2clip_search.corpora.corpus import ItemReader
+from llm2clip_search.corpora.corpus import ItemReader, Modality
 from llm2clip_search.corpora.decode import Decoded, decode_ahead
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
@@ -15,9 +15,10 @@ from llm2clip_search.errors import ImageError, Llm2ClipError, first_line
 
 def embed_ahead(
     reader: ItemReader,
-    items: Iterable[Item],
+    items: Iterable[Item | Decoded],
     encoder: Encoder,
     *,
+    modality: Modality = "image",
     batch_size: int,
     threads: int,
     ahead: int,
@@ -27,6 +28,8 @@ def embed_ahead(
     """Decode and embed items, in their order.
 
     Args:
+        items: what is a result already passes through, in its place.
+        modality: what the items are.
         batch_size: images per call of the vision tower.
         threads: that read and decode.
         ahead: items that may be decoded or in work at once; bounds memory.

@@ -1,14 +1,17 @@
-"""What an index knows already, in 56 bytes per row: enough to tell new, changed, moved and unchanged items apart."""
+"""What an index knows already, in 65 bytes per row: enough to tell new, changed, moved and unchanged items apart."""
+
+from array import array
 
 import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.corpora import Item
+from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.store import Snapshot
 
 _RECENT = 4096
 """Contents in a dictionary before they are sorted into an array."""
-_COLUMNS = ["id", "path", "content_hash", "size", "mtime_ns", "version"]
+_COLUMNS = ["id", "path", "content_hash", "size", "mtime_ns", "version", "described", "modality"]
 
 
 class KnownRows:
@@ -20,18 +23,25 @@ class KnownRows:
     Attributes:
         ids, sizes, mtimes: int64 ``[rows]``.
         contents: uint64 ``[rows]``, the first half of the content hash.
+        are_texts: bool ``[rows]``.
         present: bool ``[rows]``, for the caller to mark rows whose item is there.
+        awaited: bool ``[rows]``, for the caller to mark parts of containers that are about to be listed.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        parts = [_read(shard.read(_COLUMNS).take(pa.array(shard.live_rows))) for shard in snapshot.shards]
-        nothing = np.empty((6, 0), dtype=np.int64)
-        columns = np.concatenate(parts, axis=1) if parts else nothing
-        columns = columns[:, np.argsort(columns[0], kind="stable")]
+        containers = array("q")
+        tables = (shard.read(_COLUMNS).take(pa.array(shard.live_rows)) for shard in snapshot.shards)
+        read = [_read(table, containers) for table in tables]
+        columns = np.concatenate(read, axis=1) if read else np.empty((8, 0), dtype=np.int64)
+        by_path = np.argsort(columns[0], kind="stable")
+        columns = columns[:, by_path]
         self._paths = columns[0]
         self.ids, self.sizes, self.mtimes, self._versions = columns[2], columns[3], columns[4], columns[5]
+        self._descriptions, self.are_texts = columns[6], columns[7].astype(bool)
+        self._containers = _Groups(containers, self.ids)
         self.contents = columns[1].view(np.uint64)
         self.present = np.zeros(len(self.ids), dtype=bool)
+        self.awaited = np.zeros(len(self.ids), dtype=bool)
         self._by_content = np.argsort(self.contents, kind="stable")
 
     def __len__(self) -> int:
@@ -49,6 +59,16 @@ class KnownRows:
         position = int(np.searchsorted(self.contents, key, side="right", sorter=self._by_content)) - 1
         row = int(self._by_content[position]) if position >= 0 else -1
         return row if row >= 0 and self.contents[row] == key else -1
+
+    def parts_of(self, path: str, modality: Modality) -> np.ndarray:
+        """Positions of the rows of a container with a stored path, int64 ascending."""
+        rows = self._containers.of(hash(path))
+        found: np.ndarray = rows[self.are_texts[rows] == (modality == "text")]
+        return found
+
+    def is_described(self, row: int, item: Item) -> bool:
+        """True if a row has the columns that the corpus has for its item, or the corpus has none."""
+        return not item.described or bool(self._descriptions[row] == hash(item.described))
 
     def is_unchanged(self, row: int, item: Item) -> bool:
         """True if an item need not be read: its size, as far as it is known, and its version are those of its row."""
@@ -115,15 +135,76 @@ def content_key(content_hash: str) -> np.uint64:
     return np.uint64(int(content_hash[:16] or "0", 16))
 
 
-def _read(table: pa.Table) -> np.ndarray:
-    """int64 ``[6, rows]``: hashes of path, content, id, size, time, hash of the version (0 for none)."""
-    out = np.empty((6, len(table)), dtype=np.int64)
-    out[0] = [hash(path) for path in table.column("path").to_pylist()]
+class _Groups:
+    """Positions of rows by a key that several of them have."""
+
+    def __init__(self, pairs: "array[int]", ids: np.ndarray) -> None:
+        """Keys, each followed by the id of a row; ``ids`` are those of all rows, by position."""
+        keyed = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        order = np.argsort(ids, kind="stable")
+        rows = order[np.searchsorted(ids, keyed[:, 1], sorter=order)] if len(keyed) else keyed[:, 1]
+        by_key = np.lexsort((rows, keyed[:, 0]))
+        self._keys, self._rows = keyed[by_key, 0], rows[by_key]
+
+    def of(self, key: int) -> np.ndarray:
+        """int64 ascending."""
+        first, last = np.searchsorted(self._keys, key), np.searchsorted(self._keys, key, side="right")
+        found: np.ndarray = self._rows[first:last]
+        return found
+
+
+class Completed:
+    """Containers that earlier runs have read to their end, in 32 bytes each."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """A table of `store.schema.CONTAINER_SCHEMA`."""
+        self.table = table
+        names = zip(*(table.column(name).to_pylist() for name in ("path", "modality", "version")), strict=True)
+        keys = np.array([[hash(each[:2]), hash(each[2])] for each in names], dtype=np.int64).reshape(-1, 2)
+        self._order = np.argsort(keys[:, 0], kind="stable")
+        self._keys, self._versions = keys[self._order, 0], keys[self._order, 1]
+        self._rows = table.column("rows").to_numpy()[self._order]
+        self.listed = np.zeros(len(table), dtype=bool)
+        """For the caller to mark containers that are still there, in the order of the table."""
+
+    def find(self, path: str, modality: Modality) -> int:
+        """Position of a container; -1 if no run has read it to its end."""
+        key = hash((path, modality))
+        at = int(np.searchsorted(self._keys, key))
+        return at if at < len(self._keys) and self._keys[at] == key else -1
+
+    def is_unchanged(self, position: int, version: str, rows: int) -> bool:
+        """True if a container has the version that was read, and the index has all rows of it."""
+        return bool(version) and bool(self._versions[position] == hash(version) and self._rows[position] == rows)
+
+    def is_listed(self, position: int) -> bool:
+        """True for a container that was marked."""
+        return bool(self.listed[self._order[position]])
+
+    def mark(self, position: int) -> None:
+        """Note that a container is still there, as it was."""
+        self.listed[self._order[position]] = True
+
+
+def _read(table: pa.Table, containers: "array[int]") -> np.ndarray:
+    """int64 ``[8, rows]``: hashes of path, content, id, size, time, hashes of version and description (0 for none), 1
+    for a text. Adds hashes of containers, each followed by the id of a part."""
+    out = np.zeros((8, len(table)), dtype=np.int64)
+    paths = table.column("path").to_pylist()
+    out[0] = [hash(path) for path in paths]
     out[1] = np.array([content_key(each) for each in table.column("content_hash").to_pylist()], np.uint64).view(
         np.int64
     )
     for row, name in enumerate(("id", "size", "mtime_ns"), start=2):
         out[row] = table.column(name).to_numpy()
-    versions = table.column("version").to_pylist() if "version" in table.column_names else [None] * len(table)
-    out[5] = [hash(version) if version else 0 for version in versions]
+    for row, name in ((5, "version"), (6, "described")):
+        if name in table.column_names:
+            out[row] = [hash(mark) if mark else 0 for mark in table.column(name).to_pylist()]
+    if "modality" in table.column_names:
+        out[7] = [modality == "text" for modality in table.column("modality").to_pylist()]
+    for path, identifier in zip(paths, out[2].tolist(), strict=True):
+        if "#" in path:  # which of them ends the container's name is for whoever asks
+            for at, letter in enumerate(path):
+                if letter == "#":
+                    containers.extend((hash(path[:at]), identifier))
     return out

@@ -150,15 +150,16 @@ class _Merge:
         """Commit the rest, and what the sources say of corpora and failures."""
         self._commit()
         failures: dict[str, Failure] = {}
-        sources: dict[str, SourceEntry] = {}
+        sources: dict[tuple[str, str], SourceEntry] = {}
         for snapshot in snapshots:
             rebase = PathChange(before=snapshot.base, after=self._base)
             for source in snapshot.manifest.sources:
                 moved = replace(source, uri=rebase.of(source.uri), mounts=tuple(map(rebase.of, source.mounts)))
-                sources.setdefault(moved.uri, moved)
+                sources.setdefault((moved.uri, moved.modality), moved)
             for row in snapshot.failures() if snapshot.manifest.failures else ():
                 path = rebase.of(row["path"])
-                failures.setdefault(path, Failure(path=path, stage=row["stage"], reason=row["reason"]))
+                corpus = rebase.of(row["corpus"]) if row.get("corpus") else None
+                failures.setdefault(path, replace(Failure(**row), path=path, corpus=corpus))
         self._writer.set_sources([*sources.values()], base=self._base.as_posix())
         self._writer.replace_failures([*failures.values()])
 

@@ -4,15 +4,22 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llm2clip_search.corpora import Corpus, FolderCorpus, Item
+from llm2clip_search.corpora.containers import container_uri
+from llm2clip_search.corpora.corpus import Modality
+from llm2clip_search.corpora.files import files_of
 from llm2clip_search.errors import CorpusError
-from llm2clip_search.indexers.known import KnownRows
+from llm2clip_search.indexers.known import Completed, KnownRows
+from llm2clip_search.indexers.listing import Judge
 from llm2clip_search.store import Snapshot, SourceEntry
+from llm2clip_search.store.paths import as_mask
 from llm2clip_search.store.snapshot import is_uri
 
 HELD_ITEMS = 500_000
@@ -29,10 +36,14 @@ class IndexPlan:
     """The source that the rows belong to: the corpus, or the one that it is a part of."""
     source: SourceEntry | None
     """What the index shall remember of the corpus; None for a part of another source."""
-    known: KnownRows
-    """Live rows of the whole index."""
+    modality: Modality = "image"
+    """What the items are; rows of the other kind are none of this run's business."""
+    is_partial: bool = False
+    judge: Judge
+    """Tells which parts of containers have to be read."""
     items: Iterable[Item]
-    """Items to read: new ones, and those whose version differs from their row."""
+    """Items to read: new ones, those whose version or description differs from their row, and containers that are new,
+    changed, or were not read to their end."""
     changed: int = 0
     """How many these are."""
     unchanged: int = 0
@@ -40,6 +51,16 @@ class IndexPlan:
     """Rows of this corpus whose item is no longer there, positions in ``known``."""
     vacant: dict[str, np.ndarray] = field(default_factory=dict)
     """Rows below parts that hold nothing any more, which are kept: positions in ``known`` by the part's URI."""
+
+    @property
+    def known(self) -> KnownRows:
+        """Live rows of the whole index."""
+        return self.judge.known
+
+    @property
+    def completed(self) -> Completed:
+        """Containers that earlier runs have read to their end."""
+        return self.judge.completed
 
     @property
     def is_empty(self) -> bool:
@@ -57,23 +78,22 @@ def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, for
     Raises:
         CorpusError: no such corpus.
     """
-    known = KnownRows(snapshot)
     root = snapshot.stored(corpus.uri)
     owner = snapshot.stored(corpus.part_of) if corpus.part_of else root
-    plan = IndexPlan(root=root, owner=owner, source=None, known=known, items=())
+    known, completed = KnownRows(snapshot), Completed(snapshot.containers())
+    judge = Judge(snapshot, known, completed, corpus.modality, rehash=rehash)
+    plan = IndexPlan(root=root, owner=owner, source=None, judge=judge, items=())
+    plan.modality, plan.is_partial = corpus.modality, corpus.is_partial
     held: list[Item] = []
     for item in corpus.items():
-        row = known.find(snapshot.stored(item.uri))
-        if row >= 0:
-            known.present[row] = True
-            if not rehash and known.is_unchanged(row, item):
-                plan.unchanged += 1
-                continue
+        rows = judge.unchanged(item)
+        if rows is not None:
+            plan.unchanged += len(rows)
+            continue
         plan.changed += 1
         if plan.changed <= HELD_ITEMS:
             held.append(item)
-    everything = _Changed(snapshot, corpus, None if rehash else known)
-    plan.items = held if plan.changed <= HELD_ITEMS else everything
+    plan.items = held if plan.changed <= HELD_ITEMS else _Changed(corpus, judge)
     mounts = next((each.mounts for each in snapshot.manifest.sources if each.uri == owner), ())
     unmounted = {each: snapshot.located(each) for each in mounts if is_lost(snapshot.located(each))}
     vacant = {**{snapshot.stored(uri): uri for uri in corpus.vacant()}, **unmounted}
@@ -84,6 +104,8 @@ def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, for
             uri=root,
             exclude=tuple(corpus.exclude),
             everything=corpus.everything,
+            modality=corpus.modality,
+            options=dict(corpus.options),
             mounts=(*(snapshot.stored(uri) for uri in corpus.mounts()), *kept),
         )
     return plan
@@ -91,56 +113,73 @@ def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, for
 
 @dataclass
 class _Changed:
-    """The changed items of a corpus, listed again; all of them if nothing is known."""
+    """The changed items of a corpus, listed again."""
 
-    snapshot: Snapshot
     corpus: Corpus
-    known: KnownRows | None
+    judge: Judge
 
     def __iter__(self) -> Iterator[Item]:
-        for item in self.corpus.items():
-            row = self.known.find(self.snapshot.stored(item.uri)) if self.known is not None else -1
-            if self.known is None or row < 0 or not self.known.is_unchanged(row, item):
-                yield item
+        return (item for item in self.corpus.items() if self.judge.unchanged(item) is None)
 
 
 def _gone(
     snapshot: Snapshot, corpus: Corpus, plan: IndexPlan, vacant: Mapping[str, str], *, forget: bool
 ) -> np.ndarray:
-    """Rows below the corpus that no item stands for, but for those that are kept.
+    """Rows of the corpus that no item or container stands for, but for those that are kept.
 
-    Kept are rows below parts that could not be read, below parts that are vacant (URIs by stored path), and rows of
-    another source that lies within this one or around it. Only shards that hold a row without an item are read.
+    Kept are rows below parts that could not be read, below parts that are vacant (URIs by stored path), rows of
+    another source that lists the same file, and, if the corpus lists only some of its items, rows whose file is there.
+    Only shards that hold a row without an item are read.
     """
     known = plan.known
-    missing = np.flatnonzero(~known.present)
+    missing = np.flatnonzero(~known.present & ~known.awaited & (known.are_texts == (corpus.modality == "text")))
     ids = np.sort(known.ids[missing])
     unreadable = {snapshot.stored(uri) for uri in corpus.unreadable()}
     others = _overlapping(snapshot, corpus)
+    is_lost_file = lru_cache(maxsize=4096)(lambda file: has_vanished(snapshot.located(file)))
     lost, below = list[np.ndarray](), defaultdict[str, list[int]](list)
     for shard in snapshot.shards:
         _, rows = shard.find(ids)
         if not len(rows):
             continue
-        paths = shard.read(["path"]).column("path").take(pa.array(rows))
-        gone = np.flatnonzero(snapshot.below(paths, plan.root))
-        if unreadable or vacant or others:
+        table = shard.read(["path", "corpus"]).take(pa.array(rows))
+        paths = table.column("path")
+        gone = np.flatnonzero(_belong(snapshot, corpus, plan, table))
+        has_parts = pc.any(pc.match_substring(paths, "#")).as_py()
+        if unreadable or vacant or others or corpus.is_partial or has_parts:
             kept = np.zeros(len(gone), dtype=bool)
             for number, path in enumerate(paths.take(pa.array(gone)).to_pylist()):
-                parts = _upward(path)
+                file, of_file = container_uri(path)
+                parts = _upward(file)
                 part = next((each for each in parts if each in vacant), None)
-                if any(each in unreadable for each in parts):
+                is_unlisted = corpus.is_partial or (bool(of_file) and not corpus.lists(snapshot.located(file)))
+                if any(each in unreadable for each in parts) or (is_unlisted and not is_lost_file(file)):
                     kept[number] = True
-                elif part is not None and _is_wanted(path, snapshot, corpus):
+                elif part is not None and _is_wanted(file, snapshot, corpus):
                     kept[number] = not forget
                     below[vacant[part]].append(shard.ids[rows[gone[number]]])
                 else:
-                    kept[number] = _is_of_another(Path(snapshot.located(path)), others)
+                    kept[number] = not is_uri(file) and _is_of_another(Path(snapshot.located(file)), others)
             gone = gone[~kept]
         lost.append(shard.ids[rows[gone]])
     if not forget:
         plan.vacant = {part: missing[np.isin(known.ids[missing], kept_ids)] for part, kept_ids in below.items()}
     return missing[np.isin(known.ids[missing], np.concatenate([*lost, np.empty(0, dtype=np.int64)]))]
+
+
+def _belong(snapshot: Snapshot, corpus: Corpus, plan: IndexPlan, table: pa.Table) -> np.ndarray:
+    """Which rows, with the columns ``path`` and ``corpus``, are the corpus's own: bool ``[n]``.
+
+    A folder owns what lies below it, whichever source brought it along. The items of a list lie anywhere, and those of
+    a corpus that lists some of a folder's files are told from the rest by the source that they came from.
+    """
+    below = snapshot.below(table.column("path"), plan.root)
+    if corpus.part_of:
+        return below
+    if "corpus" not in table.column_names:  # schema 1, which had folders only
+        return below & (not corpus.is_partial)
+    brought = as_mask(pc.fill_null(pc.equal(table.column("corpus"), plan.owner), fill_value=False))
+    return brought if corpus.is_partial else brought | below
 
 
 def _upward(path: str) -> list[str]:
@@ -153,16 +192,26 @@ def _upward(path: str) -> list[str]:
 
 
 def _overlapping(snapshot: Snapshot, corpus: Corpus) -> list[FolderCorpus]:
-    """Other sources of the index that are folders and share rows with a folder."""
+    """Other sources of the index that are folders and may list the same files."""
     own = {snapshot.stored(uri) for uri in (corpus.uri, corpus.part_of) if uri}
     root = snapshot.stored(corpus.uri)
     return [
         FolderCorpus(snapshot.located(other.uri), exclude=other.exclude, everything=other.everything)
         for other in snapshot.manifest.sources
         if other.uri not in own
-        and not is_uri(other.uri)
-        and (snapshot.is_under(other.uri, root) or snapshot.is_under(root, other.uri))
+        and other.modality == corpus.modality
+        and is_folder_source(other)
+        and (
+            not isinstance(corpus, FolderCorpus)
+            or snapshot.is_under(other.uri, root)
+            or snapshot.is_under(root, other.uri)
+        )
     ]
+
+
+def is_folder_source(source: SourceEntry) -> bool:
+    """True for a folder of this machine whose files the index lists."""
+    return not is_uri(source.uri) and source.options.get("kind", "folder") == "folder"
 
 
 def _is_wanted(path: str, snapshot: Snapshot, corpus: Corpus) -> bool:
@@ -187,6 +236,19 @@ def is_lost(path: str | os.PathLike[str]) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return True
     except (OSError, ValueError):
+        return False
+    return False
+
+
+def has_vanished(file: str) -> bool:
+    """True if a file of this machine or an object elsewhere is not there any more; False if that cannot be told."""
+    if not is_uri(file):
+        return is_lost(file)
+    try:
+        files_of(file).status(file)
+    except FileNotFoundError:
+        return True
+    except (OSError, CorpusError):
         return False
     return False
 

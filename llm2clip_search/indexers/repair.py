@@ -12,17 +12,21 @@ import pyarrow as pa
 
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.progress import Progress, no_progress
+from llm2clip_search.corpora import Item
+from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers.ann import build_ann, no_captions
 from llm2clip_search.indexers.commit import Committer
 from llm2clip_search.indexers.corpus import IndexConfig, embed_and_commit
-from llm2clip_search.indexers.known import KnownRows
+from llm2clip_search.indexers.known import Completed, KnownRows
+from llm2clip_search.indexers.listing import Judge
 from llm2clip_search.indexers.plan import IndexPlan
 from llm2clip_search.indexers.sources import open_source
 from llm2clip_search.store import Manifest, Writer
 from llm2clip_search.store.names import decode
 from llm2clip_search.store.repair import FileRepair, lost_images, repair_files, write_lost_images
+from llm2clip_search.store.schema import CONTAINER_SCHEMA
 from llm2clip_search.store.writer import check_model
 from llm2clip_search.vectorindex.policy import AnnConfig
 
@@ -38,7 +42,7 @@ class RepairSummary(FileRepair):
     """Lost images whose content the index still had elsewhere."""
     missing: list[str] = field(default_factory=list)
     """Lost images that their source does not list any more, by path or URI as in the metadata."""
-    failures: list[dict[str, str]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
     """Lost images that could not be embedded."""
     total: int = 0
     """Live rows of the index afterwards."""
@@ -113,6 +117,29 @@ def _by_source(writer: Writer, lost: pa.Table) -> dict[str, set[str]]:
     return by_source
 
 
+@dataclass
+class _Lost(Judge):
+    """Has lost images read, and nothing else."""
+
+    lost: frozenset[str] = frozenset()
+    """Stored paths."""
+    found: set[str] = field(default_factory=set)
+    """Those that their source has listed."""
+
+    def __post_init__(self) -> None:
+        self._containers = {container_uri(path)[0] for path in self.lost}
+
+    def unchanged(self, item: Item) -> np.ndarray | None:
+        path = self.snapshot.stored(item.uri)
+        if path in self.lost:
+            self.found.add(path)
+            return None
+        return None if item.is_container and path in self._containers else np.empty(0, dtype=np.int64)
+
+    def redescribed(self, item: Item) -> int | None:
+        return None
+
+
 def _embed(
     writer: Writer,
     root: str,
@@ -124,20 +151,23 @@ def _embed(
 ) -> None:
     """Embed lost images of one corpus, and nothing else of it."""
     snapshot = writer.snapshot
+    known = KnownRows(snapshot)
+    judge = _Lost(snapshot, known, Completed(CONTAINER_SCHEMA.empty_table()), "image", lost=frozenset(paths))
     try:
         corpus = open_source(snapshot.located(root), snapshot)
-        items = [item for item in corpus.items() if snapshot.stored(item.uri) in paths]
+        judge.modality = corpus.modality
+        items = [item for item in corpus.items() if judge.unchanged(item) is None]
     except CorpusError:  # the whole of it is out of reach
         done.missing += sorted(map(decode, paths))
         return
-    done.missing += sorted(map(decode, paths - {snapshot.stored(item.uri) for item in items}))
     # Nothing is gone in this plan: it says nothing of other items of the corpus.
-    plan = IndexPlan(root=root, owner=root, source=None, known=KnownRows(snapshot), items=items, changed=len(items))
+    plan = IndexPlan(root=root, owner=root, source=None, judge=judge, items=items, changed=len(items), is_partial=True)
     committer = Committer(
         writer, plan, rows_per_commit=config.rows_per_commit, seconds_per_commit=config.seconds_per_commit
     )
     embed_and_commit(corpus, committer, encoder, config, progress)
     committer.commit()
+    done.missing += sorted(map(decode, paths - judge.found))
     done.embedded += committer.indexed
     done.reused += committer.reused
     done.failures += [{**failure.to_dict(), "path": decode(failure.path)} for failure in committer.failures]

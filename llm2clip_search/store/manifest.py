@@ -5,7 +5,7 @@ It is replaced atomically at each commit, and a file that it does not name does 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ UNFINISHED = ".merging"
 """Folder within a new index's own where a merge builds it; without a manifest beside it, shards are no index yet."""
 SHARDS = "shards"
 """Folder of the shards' folders."""
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,10 @@ class SourceEntry:
     """Hidden files and system folders are read too."""
     mounts: tuple[str, ...] = ()
     """Folders within it that were on a disk of their own, as the metadata writes paths."""
+    modality: str = "image"
+    """What its items are embedded as: image or text. One URI may be a source of both."""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """How else it is read, as `corpora.options.SourceOptions` says it."""
 
 
 @dataclass(frozen=True, kw_only=True)

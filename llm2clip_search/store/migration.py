@@ -57,7 +57,16 @@ def _from_3(raw: Manifest, _folder: Path) -> Manifest:
     return {**kept, "schema_version": 4, "sources": sources, "base": ""}
 
 
-_STEPS: dict[int, Callable[[Manifest, Path], Manifest]] = {1: _from_1, 2: _from_2, 3: _from_3}
+def _from_4(raw: Manifest, _folder: Path) -> Manifest:
+    """Schema 5 has texts beside images, and sources that are read by further options. What was a column of a corpus
+    may be one of the index's own now."""
+    sources = [{**each, "modality": "image", "options": {}} for each in raw["sources"]]
+    own = ("modality", "text", "caption", "rating", "keywords", "described")
+    columns = [each for each in raw["columns"] if each["name"] not in own]
+    return {**raw, "schema_version": 5, "sources": sources, "columns": columns}
+
+
+_STEPS: dict[int, Callable[[Manifest, Path], Manifest]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
 
 
 def _id_range(path: Path) -> tuple[int, int] | None:

@@ -39,10 +39,18 @@ def move_paths(writer: Writer, change: PathChange, *, base: str | None = None) -
     groups = {name: [shard] for name, shard in zip(names, affected, strict=True)}
     writer.replace_shards(groups, change=change.of_table, sources=_moved(writer.manifest.sources, change), base=base)
     failures = writer.snapshot.failures()
-    changed_failures = [Failure(**{**row, "path": change.of(row["path"])}) for row in failures]
+    changed_failures = [_moved_failure(Failure(**row), change) for row in failures]
     if any(row["path"] != failure.path for row, failure in zip(failures, changed_failures, strict=True)):
         writer.replace_failures(changed_failures)
+    if len(containers := writer.snapshot.containers()):
+        paths = change.of_all(containers.column("path"))
+        writer.record_containers(containers.set_column(0, containers.schema.field("path"), paths))
     return moved
+
+
+def _moved_failure(failure: Failure, change: PathChange) -> Failure:
+    corpus = change.of(failure.corpus) if failure.corpus else None
+    return replace(failure, path=change.of(failure.path), corpus=corpus)
 
 
 def _moved(sources: Sequence[SourceEntry], change: PathChange) -> list[SourceEntry]:
@@ -55,7 +63,7 @@ def _moved(sources: Sequence[SourceEntry], change: PathChange) -> list[SourceEnt
         for source, old, new in zip(sources, before, after, strict=True)
         if old == new or new not in staying
     ]
-    return [*{source.uri: source for source in changed}.values()]
+    return [*{(source.uri, source.modality): source for source in changed}.values()]
 
 
 def _taken(writer: Writer, change: PathChange) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Paths as the metadata writes them, whole columns at a time: relative to the base below it, absolute elsewhere."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,22 @@ def located(paths: pa.ChunkedArray, base: str) -> pa.ChunkedArray:
     return pc.if_else(pc.match_substring_regex(paths, ABSOLUTE), paths, whole)
 
 
-def is_below(paths: pa.ChunkedArray, top: str) -> pa.ChunkedArray:
-    """True for located paths that are ``top`` or lie below it."""
+_FILE_NAME = re.compile(r"[^/]\.\w{2,8}$")
+"""A name that a file may have: only files have parts, while ``a#b.jpg`` is not below a folder ``a``."""
+
+
+def beginnings(top: str) -> tuple[str, ...]:
+    """What the located paths below ``top`` start with: those in a folder, and the parts of a file."""
     top = top.rstrip("/")
-    return pc.or_(pc.equal(paths, top), pc.starts_with(paths, f"{top}/"))
+    return (f"{top}/", f"{top}#") if _FILE_NAME.search(top) else (f"{top}/",)
+
+
+def is_below(paths: pa.ChunkedArray, top: str) -> pa.ChunkedArray:
+    """True for located paths that are ``top`` or lie below it; parts of a file lie below it."""
+    found = pc.equal(paths, top.rstrip("/"))
+    for start in beginnings(top):
+        found = pc.or_(found, pc.starts_with(paths, start))
+    return found
 
 
 def as_mask(values: pa.ChunkedArray) -> np.ndarray:

@@ -20,8 +20,8 @@ METADATA_SCHEMA = pa.schema(
         pa.field("content_hash", pa.string(), nullable=False),  # BLAKE2b-128 of the file, hex
         pa.field("size", pa.int64(), nullable=False),  # bytes
         pa.field("mtime_ns", pa.int64(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),  # pixels, upright
-        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32()),  # pixels, upright; null for texts
+        pa.field("height", pa.int32()),
         pa.field("format", pa.string()),  # Pillow's name: JPEG, PNG, ...
         pa.field("taken", pa.timestamp("s")),  # EXIF DateTimeOriginal, the camera's local time
         pa.field("camera", pa.string()),  # EXIF make and model
@@ -30,11 +30,17 @@ METADATA_SCHEMA = pa.schema(
         pa.field("corpus", pa.string()),  # path or URI of the corpus that it came from; null before schema 2
         pa.field("version", pa.string()),  # the corpus's own mark of an unchanged item; null if it has none
         pa.field("damage", pa.string()),  # what is wrong with a file that is indexed nevertheless; null if it is sound
+        pa.field("modality", pa.string()),  # image or text; null before schema 5, which knew images only
+        pa.field("text", pa.string()),  # the passage itself; null for images
+        pa.field("caption", pa.string()),  # what the source, a sidecar or the file says of it
+        pa.field("rating", pa.int32()),  # stars, 0 to 5; -1 for rejected
+        pa.field("keywords", pa.list_(pa.string())),
+        pa.field("described", pa.string()),  # the corpus's mark of unchanged columns; null if it brings none along
     ]
 )
 """The fixed columns; `metadata_schema` adds those that corpora brought along."""
 
-UNIQUE = frozenset({"id", "path", "content_hash", "size", "mtime_ns", "version"})
+UNIQUE = frozenset({"id", "path", "content_hash", "size", "mtime_ns", "version", "text", "caption", "described"})
 """Columns whose values hardly repeat: dictionaries of them take space, and time of whoever reads them."""
 
 FAILURE_SCHEMA = pa.schema(
@@ -42,21 +48,32 @@ FAILURE_SCHEMA = pa.schema(
         pa.field("path", pa.string(), nullable=False),
         pa.field("stage", pa.string(), nullable=False),  # read, header, decode or encode
         pa.field("reason", pa.string(), nullable=False),
+        pa.field("corpus", pa.string()),  # as of a row; null before schema 5
     ]
 )
+
+CONTAINER_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),  # as of a row, without the part
+        pa.field("modality", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),  # live ones when it was read to its end
+    ]
+)
+"""Columns of ``containers.parquet``, which nothing depends on: without an entry a container is listed again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One indexed image, as `METADATA_SCHEMA` stores it."""
+    """One indexed image or text, as `METADATA_SCHEMA` stores it."""
 
     id: int
     path: str
     content_hash: str
     size: int
     mtime_ns: int
-    width: int
-    height: int
+    width: int | None = None
+    height: int | None = None
     format: str | None = None
     taken: datetime | None = None
     camera: str | None = None
@@ -65,6 +82,12 @@ class Row:
     corpus: str | None = None
     version: str | None = None
     damage: str | None = None
+    modality: str = "image"
+    text: str | None = None
+    caption: str | None = None
+    rating: int | None = None
+    keywords: list[str] | None = None
+    described: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,8 +100,9 @@ class Failure:
     path: str
     stage: str
     reason: str
+    corpus: str | None = None
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str | None]:
         return asdict(self)
 
 

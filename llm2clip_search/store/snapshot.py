@@ -17,12 +17,13 @@ from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import SHARDS, Manifest
 from llm2clip_search.store.names import decode, encode, is_unicode
-from llm2clip_search.store.paths import as_mask, is_below, located
-from llm2clip_search.store.schema import metadata_schema
+from llm2clip_search.store.paths import as_mask, beginnings, is_below, located
+from llm2clip_search.store.schema import CONTAINER_SCHEMA, metadata_schema
 from llm2clip_search.store.shard import Shard, completed
 from llm2clip_search.store.tombstones import Tombstones
 
 FAILURES = "failures.parquet"
+CONTAINERS = "containers.parquet"
 ANN = "ann"
 """Folder of the approximate index's files."""
 
@@ -243,7 +244,7 @@ class Snapshot:
         top = encode(self.located(root)).rstrip("/")
         # One row at a time, so this is faster than Path.
         full = path if is_uri(path) or os.path.isabs(path) else f"{self.stored_base}/{path}"  # noqa: PTH117
-        return full == top or full.startswith(f"{top}/")
+        return full == top or full.startswith(beginnings(top))
 
     def live_paths(self) -> Iterator[tuple[Shard, pa.ChunkedArray]]:
         """Stored paths of the live rows, in row order, one shard at a time."""
@@ -265,7 +266,17 @@ class Snapshot:
         [top] = located(pa.chunked_array([[root]], pa.string()), self.stored_base).to_pylist()
         return as_mask(is_below(located(paths, self.stored_base), top))
 
-    def failures(self) -> list[dict[str, str]]:
+    def containers(self) -> pa.Table:
+        """Archives, tables, documents and videos that were read to their end, as `CONTAINER_SCHEMA` says.
+
+        A file that is damaged or missing counts as empty: the containers are then listed again.
+        """
+        try:
+            return pq.read_table(self.folder / CONTAINERS).cast(CONTAINER_SCHEMA)
+        except (OSError, ValueError, pa.ArrowException):
+            return CONTAINER_SCHEMA.empty_table()
+
+    def failures(self) -> list[dict[str, Any]]:
         """Rows of ``failures.parquet``.
 
         Raises:
@@ -275,7 +286,7 @@ class Snapshot:
         if not path.exists():
             return []
         try:
-            rows: list[dict[str, str]] = pq.read_table(path).to_pylist()
+            rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         except (OSError, pa.ArrowException) as error:
             raise unreadable(path, error) from error
         return rows

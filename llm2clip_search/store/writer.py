@@ -41,7 +41,7 @@ from llm2clip_search.store.schema import (
 )
 from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.shard_files import write_shard
-from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, FAILURES, Snapshot, index_folder
+from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, CONTAINERS, FAILURES, Snapshot, index_folder
 from llm2clip_search.store.tombstones import Tombstones
 from llm2clip_search.vectorindex.policy import AnnConfig
 
@@ -218,10 +218,31 @@ class Writer:
         if (tuple(sources), base) != (self.manifest.sources, self.manifest.base):
             self._publish(self.manifest.next(sources=tuple(sources), base=base))
 
-    def record_failures(self, failures: Iterable[Failure], *, under: str) -> None:
-        """Replace the failures of the corpus ``under``; those of other corpora stay."""
-        kept = [Failure(**row) for row in self.snapshot.failures() if not self.snapshot.is_under(row["path"], under)]
-        self.replace_failures([*kept, *failures])
+    def record_failures(
+        self, failures: Iterable[Failure], *, under: str, kept: Callable[[str], bool] = lambda path: False
+    ) -> None:
+        """Replace the failures of the corpus ``under``; those of other corpora stay.
+
+        Args:
+            kept: of the corpus's failures, those of which this is true for the path stay too.
+        """
+        former = (Failure(**row) for row in self.snapshot.failures())
+        staying = [
+            failure
+            for failure in former
+            if not (failure.corpus == under or self.snapshot.is_under(failure.path, under)) or kept(failure.path)
+        ]
+        self.replace_failures([*staying, *failures])
+
+    def record_containers(self, table: pa.Table) -> None:
+        """Say which containers have been read to their end, as `CONTAINER_SCHEMA`; an entry counts only while the
+        index has all of its rows."""
+        path = self.snapshot.folder / CONTAINERS
+        with self._writing(path):
+            if len(table):
+                replace_file(path, parquet_bytes(table))
+            else:
+                path.unlink(missing_ok=True)
 
     def replace_failures(self, failures: Sequence[Failure]) -> None:
         """Replace all failures."""
@@ -365,7 +386,7 @@ def check_model(snapshot: Snapshot, model: ModelIdentity) -> None:
 
 def _with_source(sources: Sequence[SourceEntry], source: SourceEntry) -> tuple[SourceEntry, ...]:
     """Sources and one more, or one in place of what was known of it."""
-    return tuple({**{each.uri: each for each in sources}, source.uri: source}.values())
+    return tuple({**{(s.uri, s.modality): s for s in sources}, (source.uri, source.modality): source}.values())
 
 
 def _has(shards: Sequence[Shard], column: str) -> bool:

@@ -61,6 +61,11 @@ ROWS: list[dict[str, Any]] = [
         "longitude": -4.5 * number if number % 5 else None,
         "corpus": "/photos",
         "damage": "damaged EXIF" if number % 4 == 1 else None,
+        "modality": "text" if number % 7 == 1 else "image",
+        "text": f"passage {number}" if number % 7 == 1 else None,
+        "caption": f"caption {number}" if number % 2 else None,
+        "rating": number % 6 if number % 5 else None,
+        "keywords": ["sea", str(number)] if number % 3 else None,
     }
     for number, taken in enumerate(TAKEN)
 ]
@@ -92,6 +97,12 @@ def place(test: Callable[[float], bool]) -> Callable[[dict[str, Any]], bool]:
 TODAY = NOW.date()
 MEANT: dict[str, Callable[[dict[str, Any]], bool]] = {
     "damage LIKE '%EXIF'": lambda row: row["damage"] is not None,
+    "modality = 'text'": lambda row: row["modality"] == "text",
+    "text LIKE 'passage%'": lambda row: row["text"] is not None,
+    "caption = 'caption 3'": lambda row: row["caption"] == "caption 3",
+    "rating >= 4": lambda row: row["rating"] is not None and row["rating"] >= 4,
+    "rating > '3'": lambda row: row["rating"] is not None and row["rating"] > 3,
+    "list_contains(keywords, 'sea')": lambda row: row["keywords"] is not None,
     "damage IS NULL": lambda row: row["damage"] is None,
     # A date in quotes is the whole year, month, day, hour, minute or second.
     "taken = '2016'": taken(lambda t: t.year == 2016),

@@ -53,6 +53,8 @@ CONDITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "taken IS NULL": lambda row: row["taken"] is None,
     "NOT (camera = 'Fuji X3')": lambda row: row["camera"] not in (None, "Fuji X3"),  # NULL meets neither
     "damage IS NOT NULL OR id = 0": lambda row: row["damage"] is not None or row["id"] == 0,
+    "modality = 'image' AND text IS NULL": lambda row: True,
+    "caption IS NOT NULL OR rating > 3 OR list_contains(keywords, 'sea')": lambda row: False,
     "camera ILIKE 'fuji%'": lambda row: row["camera"] is not None,
     "latitude < -20": lambda row: row["latitude"] is not None and row["latitude"] < -20,
     "coalesce(longitude, 0) <= -60 OR id = 0": lambda row: (row["longitude"] or 0) <= -60 or row["id"] == 0,

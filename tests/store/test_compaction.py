@@ -142,9 +142,9 @@ def test_columns_of_any_type_survive(tmp_path: Path) -> None:
     """Shards without a column have nulls; a merge keeps type and values."""
     typed = pa.table(
         {
-            "caption": ["a dog", None],
+            "headline": ["a dog", None],
             "tags": pa.array([["x", "y"], []], pa.list_(pa.string())),
-            "rating": pa.array([5, 3], pa.int8()),
+            "stars": pa.array([5, 3], pa.int8()),
             "place": pa.array([{"lat": 1.0, "name": "a"}, None], pa.struct({"lat": pa.float64(), "name": pa.string()})),
             "price": pa.array([None, 2], pa.decimal128(9, 2)),
         }
@@ -152,9 +152,9 @@ def test_columns_of_any_type_survive(tmp_path: Path) -> None:
     with Writer.open(tmp_path, model=MODEL, dim=4) as writer:
         writer.commit([row(0)], vectors(0))
         writer.commit([row(1), row(2)], vectors(1, 2), columns=typed)
-        writer.commit([row(3)], vectors(3), columns=pa.table({"caption": ["a cat"]}))
+        writer.commit([row(3)], vectors(3), columns=pa.table({"headline": ["a cat"]}))
         for wrong, message in (
-            (pa.table({"caption": [1]}), "'caption' is int64 here, but string in the index"),
+            (pa.table({"headline": [1]}), "'headline' is int64 here, but string in the index"),
             (pa.table({"width": [1]}), "cannot bring a column 'width'"),
         ):
             with pytest.raises(StoreError, match=message):
@@ -165,10 +165,10 @@ def test_columns_of_any_type_survive(tmp_path: Path) -> None:
     assert after.metadata().sort_by("id").equals(before.sort_by("id"))
     assert [column.name for column in after.manifest.columns] == typed.column_names
     first, second, _, last = after.rows([0, 1, 2, 3])
-    assert first["caption"] is first["tags"] is None
-    assert (second["tags"], second["place"], second["rating"]) == (["x", "y"], {"lat": 1.0, "name": "a"}, 5)
-    assert (last["caption"], last["rating"]) == ("a cat", None)
-    found = SearchIndex(after)._filter().ids("rating > 3 OR caption = 'a cat' OR list_contains(tags, 'z')")
+    assert first["headline"] is first["tags"] is None
+    assert (second["tags"], second["place"], second["stars"]) == (["x", "y"], {"lat": 1.0, "name": "a"}, 5)
+    assert (last["headline"], last["stars"]) == ("a cat", None)
+    found = SearchIndex(after)._filter().ids("stars > 3 OR headline = 'a cat' OR list_contains(tags, 'z')")
     assert found.tolist() == [1, 3]
 
 

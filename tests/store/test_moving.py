@@ -45,7 +45,7 @@ def test_schema_3_is_migrated_by_the_next_commit(schema_3: Path) -> None:
     with Writer.open(schema_3, model=MODEL, dim=4) as writer:
         assert move_paths(writer, move, base=schema_3.parent.as_posix()) == 2
     raw = json.loads((schema_3 / "manifest.json").read_text())
-    assert (raw["schema_version"], raw["base"], "roots" in raw) == (4, schema_3.parent.as_posix(), False)
+    assert (raw["schema_version"], raw["base"], "roots" in raw) == (5, schema_3.parent.as_posix(), False)
     snapshot = Snapshot(schema_3)
     check_intact(snapshot)
     assert live(schema_3) == {0: "p/0.jpg", 1: "p/sub/renamed.jpg", 3: "s3://bucket/3.jpg"}

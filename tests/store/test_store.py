@@ -214,7 +214,7 @@ def test_what_cannot_be_opened_is_told_in_a_sentence(tmp_path: Path) -> None:
         pass
     text = (folder / "manifest.json").read_text()
     for damage, message in (
-        ('{"schema_version": 99}', "schema version 99, newer than 4"),
+        ('{"schema_version": 99}', "schema version 99, newer than 5"),
         (text[: len(text) // 2], "cannot be read"),
         ("[]", "not the manifest"),
         (text.replace('"dim": 4', '"dim": 5'), "differs from its own checksum"),
@@ -266,7 +266,7 @@ def test_schema_1_is_migrated_by_the_next_commit(schema_1: Path) -> None:
     with Writer.open(schema_1, model=MODEL, dim=4) as writer:
         assert [(entry.first_id, entry.last_id) for entry in writer.manifest.shards] == [(0, 2), (1, 1)]
         writer.commit([replace(row(3), corpus="photos", version="7")], vectors(3))
-    assert json.loads((schema_1 / "manifest.json").read_text())["schema_version"] == 4
+    assert json.loads((schema_1 / "manifest.json").read_text())["schema_version"] == 5
     snapshot = Snapshot(schema_1)
     check_intact(snapshot)
     assert live(schema_1) == {0: "0.jpg", 1: "sub/renamed.jpg", 3: "3.jpg"}

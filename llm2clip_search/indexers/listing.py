@@ -1,0 +1,91 @@
+"""Listing what a run reads: items that are new or changed, and those of containers that have to be opened."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from llm2clip_search.corpora import Corpus, Item
+from llm2clip_search.corpora.corpus import Modality
+from llm2clip_search.corpora.decode import Decoded
+from llm2clip_search.errors import ImageError, first_line
+from llm2clip_search.indexers.known import Completed, KnownRows
+from llm2clip_search.store import Snapshot
+
+
+@dataclass
+class Judge:
+    """Tells what need not be read, by what an index knows, and marks the rows of what is there."""
+
+    snapshot: Snapshot
+    known: KnownRows
+    completed: Completed
+    modality: Modality
+    rehash: bool = False
+    """Everything is read, whatever its version says."""
+
+    def unchanged(self, item: Item) -> np.ndarray | None:
+        """Positions of the rows of an item or container that need not be read; None if it has to be."""
+        path, known, completed = self.snapshot.stored(item.uri), self.known, self.completed
+        if item.is_container:
+            rows, position = known.parts_of(path, self.modality), completed.find(path, self.modality)
+            if position < 0 or self.rehash or not completed.is_unchanged(position, item.version, len(rows)):
+                known.awaited[rows] = True  # which parts there are is known when they have been listed
+                return None
+            completed.mark(position)
+            known.present[rows] = True
+            return rows
+        row = known.find(path)
+        if row < 0:
+            return None
+        known.present[row] = True
+        is_same = not self.rehash and known.is_unchanged(row, item) and known.is_described(row, item)
+        return np.array([row]) if is_same else None
+
+    def redescribed(self, item: Item) -> int | None:
+        """Position of the row of an item of which only the columns have changed; None for any other item."""
+        row = self.known.find(self.snapshot.stored(item.uri))
+        is_same = row >= 0 and not self.rehash and self.known.is_unchanged(row, item)
+        return row if is_same and not self.known.is_described(row, item) else None
+
+
+def items_to_read(
+    corpus: Corpus, items: Iterable[Item], judge: Judge, *, learn: Callable[[pa.Schema | None], None]
+) -> Iterator[Item | Decoded]:
+    """Items to read, those of containers in place of these.
+
+    Args:
+        learn: called with the types of the columns that items bring along, before the first of them.
+
+    Yields:
+        Items; and as results, because nothing of them is read: those of which only columns have changed, and each
+        container behind its last item, with the error if it could not be listed to its end.
+    """
+    learn(corpus.schema())
+    for item in items:
+        if not item.is_container:
+            yield _judged(item, judge)
+            continue
+        end = Decoded(item=item)
+        try:
+            learn(corpus.schema(item))
+            for part in corpus.parts(item):
+                end.parts += 1
+                if judge.unchanged(part) is not None:
+                    end.unchanged += 1
+                else:
+                    yield _judged(part, judge)
+        except ImageError as error:
+            end.error = error
+        except MemoryError:
+            end.error = ImageError("reading it takes more memory than there is", stage="read")
+        except Exception as error:  # no file may end a run
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+            end.error = ImageError(f"{reason}", stage="read")
+        yield end
+
+
+def _judged(item: Item, judge: Judge) -> Item | Decoded:
+    row = judge.redescribed(item)
+    return item if row is None else Decoded(item=item, redescribed=row)
