@@ -12,7 +12,6 @@ from llm2clip_search.corpora.corpus import Item, Modality
 from llm2clip_search.corpora.files import Files, beside, files_of
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.table_columns import (
-    caption_column,
     columns_of_images,
     from_base64,
     image_columns,
@@ -21,7 +20,7 @@ from llm2clip_search.corpora.table_columns import (
 )
 from llm2clip_search.corpora.table_files import TableFile
 from llm2clip_search.corpora.table_formats import TABLE_SUFFIXES, open_table
-from llm2clip_search.corpora.table_values import CarriedColumn, carried_columns, mark
+from llm2clip_search.corpora.table_values import CarriedColumn, carried_columns, carried_schema, mark
 from llm2clip_search.errors import CorpusError, ImageError
 
 _ROWS = 16
@@ -41,8 +40,7 @@ class TableContainer(Container):
     extra = ""
 
     def schema(self, files: Files, container: Item, options: SourceOptions) -> pa.Schema | None:
-        reading = _reading(open_table(files, container.uri, container.version), options)
-        return pa.schema([(each.as_name, each.type) for each in reading.carried])
+        return carried_schema(_reading(open_table(files, container.uri, container.version), options).carried)
 
     def parts(self, files: Files, container: Item, options: SourceOptions) -> Iterator[Item]:
         table = open_table(files, container.uri, container.version)
@@ -93,13 +91,12 @@ class _Reading:
 def _reading(table: TableFile, options: SourceOptions) -> _Reading:
     if options.modality == "text":
         columns: Sequence[str] = (text_column(table, options.text),)
-        carried = carried_columns(table, used=(*columns, *columns_of_images(table)), wanted=options.columns)
-        return _Reading(columns=columns, names=True, carried=carried)
-    columns = image_columns(table, options.image)
-    names = [each for each in table.schema().names if each not in columns]
-    renamed = {} if (caption := caption_column(names)) is None else {caption: "caption"}
-    carried = carried_columns(table, used=columns, wanted=options.columns, renamed=renamed)
-    return _Reading(columns=columns, names=len(columns) > 1 or options.image is not None, carried=carried)
+        used: Sequence[str] = (*columns, *columns_of_images(table))
+    else:
+        columns = used = image_columns(table, options.image)
+    carried = carried_columns(table, used=used, wanted=options.columns, modality=options.modality)
+    names = options.modality == "text" or len(columns) > 1 or options.image is not None
+    return _Reading(columns=columns, names=names, carried=carried)
 
 
 def _cells(value: Any) -> list[tuple[str, Any]]:

@@ -112,8 +112,8 @@ def text_column(table: TableFile, wanted: str | None) -> str:
 def place_column(table: TableFile, wanted: str | None) -> str | None:
     """The column with paths or URLs of images; None if there is none.
 
-    It is the wanted one; or one of a usual name whose first values may be paths or URLs; or the first whose first values
-    are paths of images, or URLs, beyond doubt.
+    It is the wanted one; or one of a usual name whose first values may be paths or URLs; or the first one whose first
+    values are paths of images, or URLs, beyond doubt.
 
     Raises:
         CorpusError: the wanted column is not there.

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from llm2clip_search.corpora.table_columns import check_column, is_binary, is_list, is_string
+from llm2clip_search.corpora.corpus import Modality
+from llm2clip_search.corpora.table_columns import caption_column, check_column, is_binary, is_list, is_string
 from llm2clip_search.corpora.table_files import TableFile
 
 
@@ -27,22 +28,23 @@ class CarriedColumn:
 
 
 def carried_columns(
-    table: TableFile, *, used: Sequence[str], wanted: Sequence[str] | None, renamed: dict[str, str] | None = None
+    table: TableFile, *, used: Sequence[str], wanted: Sequence[str] | None, modality: Modality
 ) -> list[CarriedColumn]:
     """The columns that become columns of the index: all that are wanted and hold no bytes.
 
     Args:
         used: columns that hold the items themselves.
         wanted: None for all.
-        renamed: names in the index, by name in the table.
+        modality: of the items; a column that describes images, such as LAION's TEXT, becomes their caption.
 
     Raises:
         CorpusError: a wanted column is not there.
     """
-    schema, renamed = table.schema(), renamed or {}
+    schema = table.schema()
     for name in wanted or ():
         check_column(table.uri, schema, name)
     labels = _labels(schema)
+    caption = caption_column([name for name in schema.names if name not in used]) if modality == "image" else None
     found = []
     for each in schema:
         stored = stored_type(each.type)
@@ -52,9 +54,19 @@ def carried_columns(
         if each.name in labels and pa.types.is_integer(each.type):
             stored, convert = pa.string(), _labeller(labels[each.name])
         found.append(
-            CarriedColumn(name=each.name, as_name=renamed.get(each.name, each.name), type=stored, convert=convert)
+            CarriedColumn(
+                name=each.name,
+                as_name="caption" if each.name == caption else each.name,
+                type=stored,
+                convert=convert,
+            )
         )
     return found
+
+
+def carried_schema(carried: Sequence[CarriedColumn]) -> pa.Schema:
+    """The columns of an index that some columns of a table become."""
+    return pa.schema([(each.as_name, each.type) for each in carried])
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType | None:
