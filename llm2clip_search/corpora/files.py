@@ -110,3 +110,17 @@ def files_of(uri: str) -> Files:
     if not separator:
         return LocalFiles()
     raise CorpusError(f"Nothing here reads {scheme}:// addresses, as of {uri}.")
+
+
+def beside(uri: str, name: str) -> str:
+    """What a file calls ``name``: a URI or an absolute path as it is, otherwise relative to the file's folder.
+
+    >>> beside("s3://bucket/photos/list.csv", "2024/a.jpg")
+    's3://bucket/photos/2024/a.jpg'
+    """
+    scheme, separator, rest = uri.partition("://")
+    if "://" in name or (not separator and os.path.isabs(name)):  # noqa: PTH117 - strings in, a million times
+        return name
+    folder, slash, _ = (rest if separator else uri).rpartition("/")
+    path = os.path.normpath(f"{folder}{slash}{name}")
+    return f"{scheme}://{path}" if separator else path

@@ -57,6 +57,8 @@ class Skipped:
     """Image files and folders that a pattern matches."""
     other: int = 0
     """Files that are not images."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """What else is to be said of the items, each with its count: ``rows that name an image again``."""
 
     def add(self, name: str, why: Reason, *, is_folder: bool, is_image: bool) -> None:
         """Count a file or folder that was passed over."""
@@ -83,7 +85,7 @@ class Skipped:
             )
         if self.hidden:
             found.append(f"{self.hidden:,} hidden {'image' if self.hidden == 1 else 'images'} skipped")
-        return found
+        return [*found, *(f"{note}: {count:,}" for note, count in self.notes.items())]
 
     def hint(self) -> str:
         """How to have the first type read that something here can read; empty if there is none."""
@@ -98,4 +100,5 @@ class Skipped:
             types[extension] = {"files": count, "extra": kind.extra or None if kind else None}
         counts = ("hidden", "hidden_folders", "excluded", "other")
         rest = {name: getattr(self, name) for name in counts}
-        return {"types": types, "system": dict(sorted(self.system.items())), **rest}
+        notes = {"notes": dict(self.notes)} if self.notes else {}
+        return {"types": types, "system": dict(sorted(self.system.items())), **rest, **notes}

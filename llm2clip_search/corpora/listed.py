@@ -1,0 +1,235 @@
+"""Lists of paths and URLs: a table, or lines of text, that names the images to index."""
+
+import os
+import shutil
+import stat
+import tempfile
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+import pyarrow as pa
+
+from llm2clip_search.corpora.containers import Container, container_for, open_item
+from llm2clip_search.corpora.corpus import Corpus, Item
+from llm2clip_search.corpora.files import beside, file_status, files_of
+from llm2clip_search.corpora.named import item_of
+from llm2clip_search.corpora.options import SourceOptions
+from llm2clip_search.corpora.skipped import Skipped
+from llm2clip_search.corpora.table_columns import place_column
+from llm2clip_search.corpora.table_files import TableFile
+from llm2clip_search.corpora.table_formats import TABLE_SUFFIXES, open_table
+from llm2clip_search.corpora.table_values import CarriedColumn, carried_columns, carried_schema, mark
+from llm2clip_search.errors import CorpusError
+
+URL_VERSION = "url"
+"""The version of what has an address: it is not fetched again while the list names it."""
+_HELD = 16 << 20
+"""Bytes of standard input that are held in memory; what is more goes to a temporary file."""
+_READ = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """A row of a list."""
+
+    place: str | None
+    """Path or URL; None if it names nothing."""
+    fault: str = ""
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+class ListCorpus(Corpus):
+    """Images that a list names; the further columns of a table go along.
+
+    Paths are relative to the folder of the list. What is named twice is one item, with the columns of its first row.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        options: SourceOptions = SourceOptions(kind="list"),
+        stream: BinaryIO | None = None,
+        separator: bytes = b"\n",
+    ) -> None:
+        """A list that is read when `items` is called.
+
+        Args:
+            source: path or URL of a table, or of a file of lines; for a stream, the folder that its paths are relative
+                to, which becomes the corpus's URI.
+            stream: lines to read instead of a file. They may be some of what was indexed before, so what they do not
+                name stays in the index.
+            separator: of lines; NUL is for names that hold line breaks.
+        """
+        self._source, self._options, self._separator = source, options, separator
+        self._stream, self._spooled = stream, None if stream is None else tempfile.SpooledTemporaryFile(_HELD)  # noqa: SIM115
+        self.is_partial = stream is not None
+        self.modality, self.options = options.modality, options.to_dict()
+        self._repeated = 0
+
+    @property
+    def uri(self) -> str:
+        return self._source
+
+    def items(self) -> Iterator[Item]:
+        first = self._first_of_each()
+        self._repeated = int((~first).sum())
+        for number, row in enumerate(self._rows()):
+            if first[number]:
+                yield self._item(number, row)
+
+    def parts(self, container: Item) -> Iterator[Item]:
+        reader = self._reader(container.uri)
+        assert reader is not None, "only containers have parts"
+        for part in reader.parts(files_of(container.uri), container, self._options):
+            columns = {**container.columns, **part.columns}
+            yield replace(part, columns=columns, described=mark(columns))
+
+    def lists(self, container: str) -> bool:
+        return self._reader(container) is not None
+
+    def schema(self, container: Item | None = None) -> pa.Schema | None:
+        if container is not None:
+            reader = self._reader(container.uri)
+            return None if reader is None else reader.schema(files_of(container.uri), container, self._options)
+        if self._stream is not None or not _is_table(self._source):
+            return None
+        return carried_schema(self._table()[2])
+
+    def open(self, item: Item) -> bytes:
+        return open_item(item, files_of(item.uri))
+
+    def skipped(self) -> Skipped:
+        found = Skipped()
+        if self._repeated:
+            found.notes["rows that name an image again"] = self._repeated
+        return found
+
+    def looked_for(self) -> str:
+        return "paths and URLs"
+
+    def _first_of_each(self) -> np.ndarray:
+        """Which rows name something that no earlier row names: bool ``[rows]``. Holds 8 bytes for each row."""
+        keys = array("q", (hash(self._place(row.place)) if row.place else -number for number, row in self._numbered()))
+        hashes = np.frombuffer(keys, dtype=np.int64)
+        first = np.zeros(len(hashes), dtype=bool)
+        first[np.unique(hashes, return_index=True)[1]] = True
+        return first
+
+    def _numbered(self) -> Iterator[tuple[int, _Row]]:
+        return enumerate(self._rows(with_columns=False), 1)
+
+    def _rows(self, *, with_columns: bool = True) -> Iterator[_Row]:
+        if self._stream is None and _is_table(self._source):
+            yield from self._table_rows(with_columns=with_columns)
+        else:
+            yield from self._lines()
+
+    def _table(self) -> tuple[TableFile, str, list[CarriedColumn]]:
+        """The table, its column with paths or URLs, and the columns that go along."""
+        files = files_of(self._source)
+        try:
+            table = open_table(files, self._source, files.status(self._source).version)
+            column, names = place_column(table, self._options.image), table.schema().names
+        except OSError as error:
+            raise CorpusError(f"{self._source} cannot be read: {error.strerror or error}.") from error
+        if column is None:
+            has = f"it has {', '.join(names)}" if names else "it has no columns"
+            raise CorpusError(
+                f"No column of {self._source} holds paths or URLs of images; {has}.",
+                hint="Name it with --image-column.",
+            )
+        wanted = self._options.columns
+        return table, column, carried_columns(table, used=(column,), wanted=wanted, modality=self.modality)
+
+    def _table_rows(self, *, with_columns: bool) -> Iterator[_Row]:
+        table, column, carried = self._table()
+        carried = carried if with_columns else []
+        for rows in table.rows([column, *(each.name for each in carried)]):
+            values = {each.as_name: each.convert(rows.batch.column(each.name)) for each in carried}
+            for number, place in enumerate(rows.batch.column(column).to_pylist()):
+                fault = rows.faults.get(rows.first + number, "")
+                columns = {name: cells[number] for name, cells in values.items()}
+                yield _Row(place=None if place is None else str(place).strip(), fault=fault, columns=columns)
+
+    def _lines(self) -> Iterator[_Row]:
+        rest = b""
+        with self._opened() as file:
+            while block := file.read(_READ):
+                *lines, rest = (rest + block).split(self._separator)
+                yield from self._of_lines(lines)
+        yield from self._of_lines([rest])
+
+    def _of_lines(self, lines: list[bytes]) -> Iterator[_Row]:
+        for line in lines:
+            name = line.rstrip(b"\r") if self._separator == b"\n" else line
+            if name.strip():
+                yield _Row(place=os.fsdecode(name.removeprefix(b"\xef\xbb\xbf")))
+
+    def _opened(self) -> Any:
+        if self._spooled is None or self._stream is None:
+            try:
+                return files_of(self._source).open(self._source)
+            except OSError as error:
+                raise CorpusError(f"{self._source} cannot be read: {error.strerror or error}.") from error
+        shutil.copyfileobj(self._stream, self._spooled)  # at its end already when the list is read again
+        self._spooled.seek(0)
+        return _Kept(self._spooled)
+
+    def _place(self, name: str) -> str:
+        """Path or URL that a row names."""
+        if name.startswith("file://"):
+            return url2pathname(urlsplit(name).path)
+        if self._stream is not None:
+            return os.path.normpath(Path(self._source, name)) if "://" not in name else name
+        return beside(self._source, name)
+
+    def _item(self, number: int, row: _Row) -> Item:
+        described = mark(row.columns)
+        if not row.place:
+            fault = f"the row {row.fault}" if row.fault else "the row names no image"
+            return Item(uri=f"{self._source}#row={number}", fault=fault, columns=row.columns, described=described)
+        uri = self._place(row.place)
+        item = _item_at(uri, is_container=self._reader(uri) is not None)
+        return replace(item, columns=row.columns, described=described)
+
+    def _reader(self, uri: str) -> Container | None:
+        reader = container_for(uri)
+        return reader if reader is not None and self.modality in reader.modalities and not reader.extra else None
+
+
+def _item_at(uri: str, *, is_container: bool) -> Item:
+    if "://" in uri:
+        return Item(uri=uri, version=URL_VERSION, is_container=is_container)
+    try:
+        status = os.stat(uri)  # noqa: PTH116 - a string in, a million times
+    except (OSError, ValueError) as error:
+        # Of a folder that is not there, such as an unmounted disk, nothing is known: `open` fails, and a row stays.
+        is_gone = os.path.isdir(os.path.dirname(uri) or os.curdir)  # noqa: PTH112, PTH120
+        return Item(uri=uri, fault=str(getattr(error, "strerror", None) or error) if is_gone else "")
+    if stat.S_ISDIR(status.st_mode):
+        return Item(uri=uri, fault="a folder, not a file")
+    return item_of(file_status(uri, status), is_container=is_container)
+
+
+def _is_table(uri: str) -> bool:
+    return uri.casefold().endswith(tuple(TABLE_SUFFIXES))
+
+
+class _Kept:
+    """A file that stays open behind a ``with``."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __enter__(self) -> Any:
+        return self._file
+
+    def __exit__(self, *error: object) -> None:
+        return

@@ -1,0 +1,223 @@
+"""Rows of Parquet and Arrow files as Arrow batches, a few at a time, whatever is in the columns."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm2clip_search.corpora.files import Files, LocalFiles
+from llm2clip_search.errors import CorpusError, first_line
+
+PARQUET_SUFFIXES = (".parquet", ".pq")
+ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
+_PAGES = 1 << 20
+"""Bytes of a column chunk that are read at a time. Without this, pyarrow reads whole chunks: a row group of images can
+be several gigabytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Some consecutive rows of a table."""
+
+    first: int
+    """Number of the first one, from 0 over the whole file."""
+    batch: pa.RecordBatch
+    faults: Mapping[int, str] = field(default_factory=dict)
+    """Why a row cannot be read, by its number; in `batch` it is null."""
+
+
+@dataclass(frozen=True)
+class TableFile(ABC):
+    """A file of rows, opened anew whenever it is read. Two are equal if they are the same version of a file."""
+
+    files: Files = field(compare=False, repr=False)
+    uri: str
+    version: str = ""
+
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """Columns with distinct names and plain types: no dictionaries, no extension types.
+
+        Raises:
+            OSError: it cannot be read.
+            CorpusError: it is damaged, encrypted, or not such a file.
+        """
+
+    @abstractmethod
+    def rows(self, columns: Sequence[str], *, first: int = 0, size: int = 1024) -> Iterator[Rows]:
+        """Rows from number ``first``, at most ``size`` at a time, with some columns of `schema`, in its order.
+
+        Raises:
+            OSError, CorpusError: as of `schema`; the rows before the damage were yielded.
+        """
+
+
+class ParquetFile(TableFile):
+    """A Parquet file. Its footer says which row group holds a row, so those before are not read."""
+
+    def schema(self) -> pa.Schema:
+        with readable(self.uri), opened(self) as source:
+            return plain_schema(pq.ParquetFile(source).schema_arrow)
+
+    def rows(self, columns: Sequence[str], *, first: int = 0, size: int = 1024) -> Iterator[Rows]:
+        with readable(self.uri), opened(self) as source:
+            file = pq.ParquetFile(source, buffer_size=_PAGES, pre_buffer=False, page_checksum_verification=True)
+            names = distinct(file.schema_arrow.names)
+            named = zip(file.schema_arrow.names, names, strict=True)
+            originals = list(dict.fromkeys(old for old, new in named if new in columns))
+            groups, start = list[int](), 0
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                if start + count <= first and not groups:
+                    start += count
+                else:
+                    groups.append(group)
+            if not columns:  # pyarrow counts no rows of no columns
+                yield from _counted(start, file.metadata.num_rows, first=first, size=size)
+                return
+            batches = file.iter_batches(size, row_groups=groups, columns=originals, use_threads=False)
+            yield from _cut(batches, start, file.schema_arrow.names, columns, first=first, size=size)
+
+
+class ArrowFile(TableFile):
+    """An Arrow file with a footer (Feather 2 is the same), or a stream without one, as `datasets` writes them.
+
+    A file of this machine is mapped, so that of a large record batch only what is used is read.
+    """
+
+    def schema(self) -> pa.Schema:
+        with readable(self.uri), opened(self, mapped=True) as source:
+            return plain_schema(self._reader(source).schema)
+
+    def rows(self, columns: Sequence[str], *, first: int = 0, size: int = 1024) -> Iterator[Rows]:
+        with readable(self.uri), opened(self, mapped=True) as source:
+            reader = self._reader(source)
+            names = reader.schema.names
+            if columns and not isinstance(source, pa.MemoryMappedFile):  # where nothing is copied, this would copy
+                wanted = [number for number, name in enumerate(distinct(names)) if name in columns]
+                reader = self._reader(source, pa.ipc.IpcReadOptions(included_fields=wanted))
+            batches = reader if isinstance(reader, pa.RecordBatchReader) else _record_batches(reader)
+            yield from _cut(batches, 0, names, columns, first=first, size=size)
+
+    def _reader(self, source: Any, options: Any = None) -> Any:
+        source.seek(0)
+        magic = source.read(6)
+        source.seek(0)
+        if magic[:4] == b"FEA1":
+            raise CorpusError(f"{self.uri} is a Feather file of version 1, which no longer is read; write it again.")
+        if magic == b"ARROW1":
+            return pa.ipc.open_file(source, options=options)
+        return pa.ipc.open_stream(source, options=options)
+
+
+def _record_batches(reader: Any) -> Iterator[pa.RecordBatch]:
+    return (reader.get_batch(number) for number in range(reader.num_record_batches))
+
+
+def _cut(
+    batches: Iterator[pa.RecordBatch],
+    start: int,
+    names: Sequence[str],
+    columns: Sequence[str],
+    *,
+    first: int,
+    size: int,
+) -> Iterator[Rows]:
+    """Batches of some of a file's columns, from row ``start``, as `TableFile.rows` yields them."""
+    fields: list[tuple[int, str]] | None = None
+    for batch in batches:
+        end = start + batch.num_rows
+        if end > first:
+            fields = fields if fields is not None else _positions(batch.schema.names, names, columns)
+            arrays = {name: batch.column(position) for position, name in fields}
+            for row in range(max(start, first), end, size):
+                some = {name: plain_array(array.slice(row - start, size)) for name, array in arrays.items()}
+                yield Rows(first=row, batch=batch_of(some, min(size, end - row)))
+        start = end
+
+
+def _counted(start: int, end: int, *, first: int, size: int) -> Iterator[Rows]:
+    for row in range(max(start, first), end, size):
+        yield Rows(first=row, batch=batch_of({}, min(size, end - row)))
+
+
+def batch_of(columns: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
+    """Columns as a batch, which has its number of rows without any column too."""
+    if columns:
+        return pa.RecordBatch.from_pydict(dict(columns))
+    return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+
+
+def _positions(read: Sequence[str], names: Sequence[str], columns: Sequence[str]) -> list[tuple[int, str]]:
+    """Where the wanted columns are among those that were read, which are some of the file's, in its order."""
+    found, rest = list[tuple[int, str]](), iter(zip(names, distinct(names), strict=True))
+    for position, name in enumerate(read):
+        new = next(new for old, new in rest if old == name)
+        if new in columns:
+            found.append((position, new))
+    return found
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names of columns; one that is there already gets a number: ``a``, ``a_2``. pandas writes one without a name."""
+    found: dict[str, None] = {}
+    for name in names:
+        new, number = name or "unnamed", 2
+        while new in found:
+            new, number = f"{name or 'unnamed'}_{number}", number + 1
+        found[new] = None
+    return list(found)
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """A column's type without its dictionary or extension."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
+    return plain_type(kind.value_type) if pa.types.is_dictionary(kind) else kind
+
+
+def plain_array(array: pa.Array) -> pa.Array:
+    """A column without its dictionary or extension."""
+    while True:
+        if isinstance(array.type, pa.BaseExtensionType):
+            array = array.storage
+        elif pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        else:
+            return array
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """A schema of distinct names and plain types; the metadata stays."""
+    fields = [pa.field(name, plain_type(each.type)) for name, each in zip(distinct(schema.names), schema, strict=True)]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+@contextmanager
+def opened(table: TableFile, *, mapped: bool = False) -> Iterator[Any]:
+    """A table's file as Arrow reads it."""
+    if not isinstance(table.files, LocalFiles):
+        with table.files.open(table.uri) as stream, pa.PythonFile(stream, "r") as file:
+            yield file
+    else:
+        with pa.memory_map(table.uri) if mapped else pa.OSFile(table.uri) as file:
+            yield file
+
+
+@contextmanager
+def readable(uri: str) -> Iterator[None]:
+    """Turn what readers raise about the content of a file into one sentence; errors of the system pass."""
+    try:
+        yield
+    except CorpusError:
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise CorpusError(f"{uri} cannot be read as a table: {first_line(error)}.") from error
+    except (pa.ArrowException, ValueError, EOFError, NotImplementedError) as error:
+        raise CorpusError(f"{uri} cannot be read as a table: {first_line(error)}.") from error
