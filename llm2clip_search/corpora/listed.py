@@ -62,7 +62,7 @@ class ListCorpus(Corpus):
 
         Args:
             source: path or URL of a table, or of a file of lines; for a stream, the folder that its paths are relative
-                to, which becomes the corpus's URI.
+                to.
             stream: lines to read instead of a file. They may be some of what was indexed before, so what they do not
                 name stays in the index.
             separator: of lines; NUL is for names that hold line breaks.
@@ -75,7 +75,7 @@ class ListCorpus(Corpus):
 
     @property
     def uri(self) -> str:
-        return self._source
+        return self._source if self._stream is None else f"stdin://{self._source}"
 
     def items(self) -> Iterator[Item]:
         first = self._first_of_each()
@@ -143,7 +143,7 @@ class ListCorpus(Corpus):
             has = f"it has {', '.join(names)}" if names else "it has no columns"
             raise CorpusError(
                 f"No column of {self._source} holds paths or URLs of images; {has}.",
-                hint="Name it with --image-column.",
+                hint="Name it with --image.",
             )
         wanted = self._options.columns
         return table, column, carried_columns(table, used=(column,), wanted=wanted, modality=self.modality)
