@@ -1,9 +1,12 @@
 """``llm2clip-search index``: create an index of images, or bring one up to date."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.approximate import ann_config
@@ -11,15 +14,18 @@ from llm2clip_search.cli.options import AnnKind, Device, Memory, ModelName, Reca
 from llm2clip_search.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
+    from llm2clip_search.corpora import Corpus
     from llm2clip_search.indexers import IndexSummary
 
 
 def index(
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
-            help="Folder of images, subfolders included, or the URI of a corpus that an installed package adds.",
+            help="A folder, a file, a pattern such as 'shards/{000..099}.tar', a list of paths or URLs, - for a list on"
+            " stdin, or the address of any of these, such as s3://bucket/photos.",
             show_default=False,
+            metavar="SOURCE...",
         ),
     ],
     index: Annotated[
@@ -31,6 +37,13 @@ def index(
         ),
     ] = None,
     model: ModelName = None,
+    kind: Annotated[
+        Literal["folder", "tar", "table", "list", "pdf", "video", "text"] | None,
+        typer.Option("--as", help="What the source is. Default: told from what it is.", show_default=False),
+    ] = None,
+    modality: Annotated[
+        Literal["image", "text"], typer.Option(help="Index the images of the source, or its texts.")
+    ] = "image",
     exclude: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,6 +61,68 @@ def index(
             show_default=False,
         ),
     ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of a table that holds images, their paths or URLs. Default: told from the table.",
+            show_default=False,
+            metavar="COLUMN",
+        ),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of a table that holds the texts, with --modality text. Default: told from the table.",
+            show_default=False,
+            metavar="COLUMN",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of the source that the index keeps, as in 'caption,license'. Default: all.",
+            show_default=False,
+            metavar="NAMES",
+        ),
+    ] = None,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(
+            help="A table whose columns are joined to the images; also later, without embedding them again.",
+            show_default=False,
+            metavar="FILE",
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of --metadata that names the images: by path, file name or stem. Default: told from it.",
+            show_default=False,
+            metavar="COLUMN",
+        ),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            help="Time between two indexed frames of a video, as in 2s or 1m; 'scenes' for one frame a scene.",
+            show_default=False,
+            metavar="TIME",
+        ),
+    ] = None,
+    separate_raw: Annotated[
+        bool | None,
+        typer.Option(
+            "--separate-raw/--no-separate-raw",
+            help="A RAW file beside a JPEG of the same name is an image by itself. Default: no.",
+            show_default=False,
+        ),
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("-0", "--null", help="The list on stdin has a zero byte behind each path.")
+    ] = False,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Fetch URLs that lead into this machine or a private network too.")
+    ] = False,
     rehash: Annotated[
         bool,
         typer.Option("--rehash", help="Read all images and compare contents, also where size and times are unchanged."),
@@ -78,23 +153,45 @@ def index(
     device: Device = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
-    """Index a folder of images, or bring its index up to date.
+    """Index images or texts, or bring their index up to date.
 
-    Unchanged files are not embedded again, renamed files keep their vector, and deleted files are removed from the
-    index. Images that cannot be read are listed in failures.parquet in the index folder.
+    A source is a folder, an archive (webdataset tar), a table (Parquet, Arrow, CSV, JSON lines) with images or with
+    their paths or URLs, a data set of Hugging Face, a PDF, a video, a list, or text. Unchanged files are not embedded
+    again, renamed files keep their vector, and deleted files are removed from the index. Images that cannot be read are
+    listed in failures.parquet in the index folder. Options of a source are remembered.
 
     [dim]llm2clip-search index ./images --exclude 'thumbs/'[/dim]
+    [dim]llm2clip-search index 'shards/{000..099}.tar'[/dim]
+    [dim]llm2clip-search index photos.parquet --columns caption,license[/dim]
+    [dim]find / -name '*.jpg' -print0 | llm2clip-search index - -0[/dim]
+    [dim]llm2clip-search index captions.parquet --modality text --text caption[/dim]
     """
+    from llm2clip_search.corpora import SourceOptions
     from llm2clip_search.encoders import load_encoder
     from llm2clip_search.encoders.registry import DEFAULT_MODEL
-    from llm2clip_search.indexers import AnnConfig, IndexConfig, index_corpus, open_source
+    from llm2clip_search.indexers import AnnConfig, IndexConfig, index_corpus, open_sources
     from llm2clip_search.store import Snapshot, default_index, has_index
 
     if exclude and no_exclude:
         raise typer.BadParameter("--exclude and --no-exclude contradict each other.")
     target = index or default_index()
     snapshot = Snapshot(target) if has_index(target) else None
-    corpus = open_source(source, snapshot, exclude=() if no_exclude else exclude, everything=everything)
+    asked: dict[str, Any] = {
+        "kind": kind,
+        "exclude": () if no_exclude else None if exclude is None else tuple(exclude),
+        "everything": everything,
+        "image": image,
+        "text": text,
+        "columns": None if columns is None else tuple(name.strip() for name in columns.split(",") if name.strip()),
+        "metadata": None if metadata is None else str(metadata.absolute()),
+        "on": on,
+        "every": None if every is None else seconds_of(every),
+        "separate_raw": separate_raw,
+        "null_separated": null or None,
+        "allow_private": allow_private or None,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    corpora = open_sources(sources, snapshot, SourceOptions(modality=modality, **given), given=given)
     manifest = snapshot.manifest if snapshot is not None else None
     del snapshot  # its lease would keep the files that this run replaces
     if model is None:
@@ -107,36 +204,66 @@ def index(
         ann=ann_config((manifest.ann_config if manifest else None) or AnnConfig(), ann, recall, memory),
         **{name: value for name, value in chosen.items() if value is not None},
     )
-    if exclude is None and corpus.exclude:
+    encoder = load_encoder(model, runtime=runtime, device=device)
+    failed = 0
+    for corpus in corpora:
+        _say_remembered(corpus, given)
+        with ProgressBar() as progress:
+            summary = index_corpus(corpus, encoder=encoder, index=target, config=config, progress=progress)
+        if json_output:
+            with console.results():
+                console.print_json(summary.to_dict())
+        else:
+            _print(summary, shown=5, named=len(corpora) > 1)
+        failed += summary.failed
+    if max_failures is not None and failed > max_failures:
+        console.say(f"{failed} images failed, more than the {max_failures} that --max-failures allows.")
+        raise typer.Exit(1)
+    if failed and not summary.total:
+        raise typer.Exit(1)
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of a time such as ``2s``, ``0.5`` or ``1m``; 0 for ``scenes``."""
+    if text == "scenes":
+        return 0.0
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(s|m|h)?", text.strip())
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"] if match else 0.0
+    if not seconds:
+        raise typer.BadParameter(f"{text!r} is not a time, as in 2s or 1m, nor 'scenes'.", param_hint="--every")
+    return seconds
+
+
+def _say_remembered(corpus: "Corpus", given: Mapping[str, Any]) -> None:
+    """What is as the last time without being asked for."""
+    if "exclude" not in given and corpus.exclude:
         patterns = ", ".join(map(repr, corpus.exclude))
         console.say(f"excluding {patterns}, as the last time; --exclude names other patterns, --no-exclude none")
-    if everything is None and corpus.everything:
+    if "everything" not in given and corpus.everything:
         console.say("reading hidden files and system folders, as the last time; --no-all skips them")
-    encoder = load_encoder(model, runtime=runtime, device=device)
-    with ProgressBar() as progress:
-        summary = index_corpus(corpus, encoder=encoder, index=target, config=config, progress=progress)
-    if json_output:
-        with console.results():
-            console.print_json(summary.to_dict())
-    else:
-        _print(summary, shown=5)
-    if max_failures is not None and summary.failed > max_failures:
-        console.say(f"{summary.failed} images failed, more than the {max_failures} that --max-failures allows.")
-        raise typer.Exit(1)
-    if summary.failed and not summary.total:
-        raise typer.Exit(1)
+    for name, value in corpus.options.items():
+        if name not in given and name != "kind":
+            console.say(f"{name.replace('_', ' ')} {value!r}, as the last time")
 
 
-def _print(summary: "IndexSummary", *, shown: int) -> None:
+def _print(summary: "IndexSummary", *, shown: int, named: bool) -> None:
+    """Print a summary.
+
+    Args:
+        shown: failures that are listed.
+        named: say which source it is of.
+    """
     counts = [
         (summary.indexed, "indexed"),
         (summary.reused, "moved or copied"),
+        *([(summary.redescribed, "with new columns")] if summary.redescribed else []),
         (summary.unchanged, "unchanged"),
     ]
     counts += [(summary.removed, "removed"), (summary.failed, "failed")]
     rate = f", {summary.indexed / summary.elapsed:,.0f} images/s" if summary.indexed else ""
     parts = ", ".join(f"{count:,} {name}" for count, name in counts)
-    console.out.print(f"{parts} in {summary.elapsed:.1f} s{rate}")
+    name = f"{console.visible(summary.root)}: " if named else ""
+    console.out.print(f"{escape(name)}{parts} in {summary.elapsed:.1f} s{rate}")
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
     console.say(f"  {stages} (read and decode run in threads, beside encode)")
     if summary.damaged:
@@ -145,6 +272,8 @@ def _print(summary: "IndexSummary", *, shown: int) -> None:
         console.warn(f"'{console.printable(failure['path'])}': {failure['reason']}")
     if summary.failed > shown:
         console.warn(f"... and {summary.failed - shown} more in {Path(summary.index) / 'failures.parquet'}")
+    for column, count in summary.untyped.items():
+        console.warn(f"{count:,} values of column {column!r} are left out: they do not have its type")
     for folder in summary.unreadable:
         console.warn(f"{console.visible(folder)}; images below it stay in the index")
     for part, count in summary.vacant.items():

@@ -54,10 +54,10 @@ def _show(index: Path | None, *, json_output: bool) -> None:
             for source in found:
                 console.print_json(source.to_dict())
         return
-    table = console.table("images", "failures", "state", "source", "options", left=("state", "source", "options"))
+    table = console.table("rows", "failures", "state", "source", "options", left=("state", "source", "options"))
     for source in found:
         options = [f"--exclude {pattern!r}" for pattern in source.exclude] + ["--all"] * source.everything
-        numbers = (f"{source.images:,}", f"{source.failures:,}")
+        numbers = (f"{source.rows:,}", f"{source.failures:,}")
         table.add_row(*numbers, source.state, escape(console.printable(source.uri)), escape(" ".join(options)))
     with console.results():
         console.out.print(table)

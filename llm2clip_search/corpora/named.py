@@ -18,15 +18,16 @@ class NamedFiles(Corpus):
 
     is_partial = True
 
-    def __init__(self, folder: str, files: Sequence[str], *, options: SourceOptions) -> None:
+    def __init__(self, folder: str, files: Sequence[str], *, options: SourceOptions, part_of: str = "") -> None:
         """Files that are read when `items` is called.
 
         Args:
             folder: path or URI of the folder, which is the corpus's URI.
             files: paths or URIs of files in it.
+            part_of: URI of a source that the folder lies in, if these files belong to it.
         """
         self._folder, self._files, self._options = folder, list(dict.fromkeys(files)), options
-        self.modality, self.options = options.modality, options.to_dict()
+        self.modality, self.options, self.part_of = options.modality, options.to_dict(), part_of
 
     @property
     def uri(self) -> str:

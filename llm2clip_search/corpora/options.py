@@ -35,6 +35,8 @@ class SourceOptions:
     """Seconds between two frames of a video that are indexed; 0: one per scene; None: as the reader decides."""
     separate_raw: bool = False
     """A RAW file beside a JPEG of the same name is an image by itself."""
+    null_separated: bool = False
+    """A list on stdin has a zero byte, not the end of a line, behind each path or URL."""
     allow_private: bool = False
     """URLs may lead to addresses of this machine and of private networks."""
 

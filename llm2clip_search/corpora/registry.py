@@ -1,38 +1,143 @@
-"""Sources by name: a folder of this machine, or a corpus that another package adds by an entry point."""
+"""Sources by name: folders, files and lists of this machine or elsewhere, and corpora that other packages add."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from glob import glob, has_magic
+from pathlib import Path
 from typing import cast
 
 from llm2clip_search.base.plugins import Plugins
 from llm2clip_search.corpora.corpus import Corpus
 from llm2clip_search.corpora.folder import FolderCorpus
+from llm2clip_search.corpora.kinds import kind_of
+from llm2clip_search.corpora.named import NamedFiles
+from llm2clip_search.corpora.options import SourceOptions
+from llm2clip_search.corpora.shards import expand_braces
 from llm2clip_search.errors import CorpusError
 
 CORPUS_PLUGINS = Plugins("llm2clip_search.corpora")
 """Each entry point is named for a URI scheme and is a callable from a URI to a `Corpus`."""
+STDIN = "-"
+"""A source that is a list of paths and URLs on stdin."""
+
+Settle = Callable[[str, SourceOptions], tuple[SourceOptions, str]]
+"""From the URI of a source, and how it shall be read, to how it is read, and to the source that it is a part of."""
 
 
 def open_corpus(source: str | os.PathLike[str], *, exclude: Sequence[str] = (), everything: bool = False) -> Corpus:
-    """The corpus that a source names: ``scheme://...`` of an installed plug-in, otherwise a folder.
+    """The corpus that one source names, as `open_corpora` reads it.
 
     Args:
         exclude: gitignore patterns, for folders only.
         everything: read hidden files and system folders too, of a folder.
 
     Raises:
-        CorpusError: a scheme that no plug-in has, a plug-in that cannot be loaded, or patterns for one.
+        CorpusError: as `open_corpora`; patterns for what is not a folder.
     """
-    name = os.fspath(source)
-    scheme, separator, _ = name.partition("://")
-    if not separator:
-        return FolderCorpus(name, exclude=exclude, everything=everything)
-    if exclude:
-        raise CorpusError(f"{name} is not a folder, so no patterns can be excluded from it.", hint="Omit --exclude.")
+    [corpus] = open_corpora([source], SourceOptions(exclude=tuple(exclude), everything=everything))
+    return corpus
+
+
+def open_corpora(
+    sources: Iterable[str | os.PathLike[str]],
+    options: SourceOptions = SourceOptions(),
+    *,
+    settle: Settle = lambda uri, options: (options, ""),
+) -> list[Corpus]:
+    """The corpora that some sources name, each read when its `items` are.
+
+    A source is a folder, a file, a pattern with braces and ``*`` such as ``shards/{000..099}.tar``, ``-`` for a list on
+    stdin, or ``scheme://...``. What it is follows from its name and from what it holds, unless ``options.kind`` says
+    it. Named files of one folder are one corpus.
+
+    Args:
+        settle: called with the URI of each source.
+
+    Raises:
+        CorpusError: a source that is not there, that nothing here reads, or whose package is missing.
+    """
+    corpora: list[Corpus] = []
+    named: dict[str, list[str]] = {}
+    for source in sources:
+        for place in _places(os.fspath(source)):
+            corpus = _open(place, options, settle)
+            if isinstance(corpus, str):
+                named.setdefault(corpus, []).append(place)
+            else:
+                corpora.append(corpus)
+    for folder, files in named.items():
+        settled, part_of = settle(folder, replace(options, kind=options.kind or "files"))
+        corpora.append(NamedFiles(folder, files, options=settled, part_of=part_of))
+    return corpora
+
+
+def _places(source: str) -> Iterator[str]:
+    """The files, folders and URIs that a source stands for."""
+    for name in [source] if _is_there(source) else expand_braces(source):
+        if "://" not in name and has_magic(name) and not _is_there(name):
+            found = sorted(glob(os.path.expanduser(name), recursive=True))  # noqa: PTH111, PTH207 - patterns, not paths
+            if not found:
+                raise CorpusError(f"No file matches {name}.")
+            yield from found
+        else:
+            yield name
+
+
+def _is_there(name: str) -> bool:
     try:
-        return cast("Corpus", CORPUS_PLUGINS.load(scheme, name, error=CorpusError))
-    except LookupError as error:
-        known = ", ".join(CORPUS_PLUGINS.schemes())
-        raise CorpusError(
-            f"No package adds a corpus {scheme}:// ({f'there are: {known}' if known else 'none is installed'})."
-        ) from error
+        return Path(name).exists()
+    except OSError:
+        return False
+
+
+def _open(place: str, options: SourceOptions, settle: Settle) -> Corpus | str:
+    """The corpus of one place; for a file that is named, the folder or prefix that it lies in."""
+    scheme, separator, _ = place.partition("://")
+    if separator and scheme in CORPUS_PLUGINS.schemes():
+        _refuse_patterns(place, options)
+        return cast("Corpus", CORPUS_PLUGINS.load(scheme, place, error=CorpusError))
+    if separator:
+        return _open_remote(place, options, settle)
+    if place == STDIN:
+        return _open_list(place, options, settle)
+    path = Path(place).expanduser()
+    kind = kind_of(path, options.modality)
+    if options.kind is not None and (kind not in ("folder", "tar", "table") or not path.is_dir()):
+        kind = options.kind
+    if kind == "list":
+        return _open_list(place, options, settle)
+    if path.is_dir():
+        chosen = replace(options, kind=options.kind or (None if kind == "folder" else kind))
+        settled, part_of = settle(str(path), chosen)
+        return FolderCorpus(
+            path, exclude=settled.exclude, everything=settled.everything, options=settled, part_of=part_of or None
+        )
+    _refuse_patterns(place, options)
+    return str(path.parent)
+
+
+def _open_list(place: str, options: SourceOptions, settle: Settle) -> Corpus:
+    from llm2clip_search.corpora.listed import ListCorpus
+
+    _refuse_patterns(place, options)
+    settled, _ = settle(place, replace(options, kind="list"))
+    return ListCorpus(place, options=settled)
+
+
+def _open_remote(place: str, options: SourceOptions, settle: Settle) -> Corpus | str:
+    from llm2clip_search.corpora.remote import RemoteFolder, kind_of_remote
+
+    kind = options.kind or kind_of_remote(place, options)
+    if kind == "list":
+        return _open_list(place, options, settle)
+    if kind == "folder":
+        settled, _ = settle(place, options)
+        return RemoteFolder(place, options=settled)
+    _refuse_patterns(place, options)
+    return place.rpartition("/")[0]
+
+
+def _refuse_patterns(place: str, options: SourceOptions) -> None:
+    if options.exclude:
+        raise CorpusError(f"{place} is not a folder, so no patterns can be excluded from it.", hint="Omit --exclude.")

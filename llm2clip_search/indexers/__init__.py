@@ -4,7 +4,14 @@ from llm2clip_search.indexers.ann import build_ann
 from llm2clip_search.indexers.corpus import IndexConfig, IndexSummary, index_corpus, index_folder
 from llm2clip_search.indexers.merge import MergeSummary, merge_indices
 from llm2clip_search.indexers.repair import RepairSummary, repair_index
-from llm2clip_search.indexers.sources import Source, forget_source, list_sources, move_source, open_source
+from llm2clip_search.indexers.sources import (
+    Source,
+    forget_source,
+    list_sources,
+    move_source,
+    open_source,
+    open_sources,
+)
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 __all__ = [
@@ -22,5 +29,6 @@ __all__ = [
     "merge_indices",
     "move_source",
     "open_source",
+    "open_sources",
     "repair_index",
 ]

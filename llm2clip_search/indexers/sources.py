@@ -1,20 +1,25 @@
 """What an index is made from: sources that move, vanish and are forgotten, and an index that moves away from them."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from llm2clip_search.corpora import Corpus, FolderCorpus, open_corpus
+from llm2clip_search.corpora import Corpus, FolderCorpus
+from llm2clip_search.corpora.options import SourceOptions
+from llm2clip_search.corpora.registry import open_corpora
 from llm2clip_search.errors import CorpusError, StoreError
+from llm2clip_search.indexers.plan import is_folder_source
 from llm2clip_search.store import Manifest, Snapshot, SourceEntry, Writer
 from llm2clip_search.store.moving import move_paths
 from llm2clip_search.store.names import decode, encode
-from llm2clip_search.store.paths import PathChange
+from llm2clip_search.store.paths import PathChange, as_mask
 from llm2clip_search.store.snapshot import is_uri
 
 SAMPLE = 8
@@ -29,7 +34,7 @@ class Source:
 
     uri: str
     """Absolute path of its folder, or its URI."""
-    images: int
+    rows: int
     """Rows of it; a row below several sources counts for the innermost one."""
     failures: int
     state: State
@@ -37,9 +42,55 @@ class Source:
     ``moved``: the index has moved, and the folder is where it was; ``unknown``: not a folder of this machine."""
     exclude: tuple[str, ...] = ()
     everything: bool = False
+    modality: str = "image"
+    options: dict[str, Any] = field(default_factory=dict)
+    """How else it is read, as `SourceOptions` says it."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def open_sources(
+    names: Iterable[str | os.PathLike[str]],
+    snapshot: Snapshot | None,
+    options: SourceOptions = SourceOptions(),
+    *,
+    given: Collection[str] = (),
+) -> list[Corpus]:
+    """Corpora as an index reads them: what is not given is as the index remembers it.
+
+    A folder or file within a folder that is a source of the index, if nothing else is asked for, is read as a part of
+    that source: with its patterns.
+
+    Args:
+        names: as for `open_corpora`.
+        snapshot: the index; None for a new one.
+        given: names of the options that the caller gives; the others may be remembered.
+
+    Raises:
+        CorpusError: as `open_corpora`.
+    """
+    if snapshot is None:
+        return open_corpora(names, options)
+    known = {(source.uri, source.modality): source for source in snapshot.manifest.sources}
+    for source in stranded_sources(snapshot):  # the next run follows them
+        place = encode(str(Path(snapshot.manifest.base) / decode(source.uri)))
+        known[place, source.modality] = known.pop((source.uri, source.modality))
+
+    def settle(uri: str, asked: SourceOptions) -> tuple[SourceOptions, str]:
+        stored = snapshot.stored(uri)
+        if (own := known.get((stored, asked.modality))) is not None:
+            return _as_remembered(own, asked, given), ""
+        if is_uri(uri) or {"exclude", "everything"} & {*given}:
+            return asked, ""
+        around = [each for each in known.values() if is_folder_source(each) and snapshot.is_under(stored, each.uri)]
+        for source in sorted(around, key=lambda each: len(snapshot.located(each.uri)), reverse=True):
+            whole, part = folder_of(snapshot, source), Path(snapshot.located(stored))
+            if source.modality == asked.modality and whole.covers(part, is_folder=True):
+                return _as_remembered(source, asked, given), str(whole.root)
+        return asked, ""
+
+    return open_corpora(names, options, settle=settle)
 
 
 def open_source(
@@ -49,37 +100,33 @@ def open_source(
     exclude: Sequence[str] | None = None,
     everything: bool | None = None,
 ) -> Corpus:
-    """A corpus as an index reads it: what is not given is as the index remembers it.
+    """`open_sources` of one folder or corpus; None stands for what the index remembers."""
+    given = {"exclude": exclude, "everything": everything}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if exclude is not None:
+        values["exclude"] = tuple(exclude)
+    [corpus] = open_sources([name], snapshot, SourceOptions(**values), given=values)
+    return corpus
 
-    A folder within a source of the index, if nothing else is asked for, is read as a part of that source: with its
-    patterns.
 
-    Args:
-        name: as for `open_corpus`.
-        snapshot: the index; None for a new one.
+def _as_remembered(source: SourceEntry, asked: SourceOptions, given: Collection[str]) -> SourceOptions:
+    """How a source was read, but for what is given now."""
+    remembered = SourceOptions.from_dict(source.options)
+    remembered = replace(
+        remembered, exclude=source.exclude, everything=source.everything, modality=asked.modality, kind=asked.kind
+    )
+    return replace(remembered, **{name: getattr(asked, name) for name in given})
 
-    Raises:
-        CorpusError: as `open_corpus`.
-    """
-    if snapshot is None or "://" in os.fspath(name):
-        return open_corpus(name, exclude=exclude or (), everything=bool(everything))
-    path = Path(name).expanduser()
-    uri = snapshot.stored(str(path))
-    known = {source.uri: source for source in snapshot.manifest.sources}
-    for source in stranded_sources(snapshot):  # the next run follows them
-        known[encode(str(Path(snapshot.manifest.base) / decode(source.uri)))] = known.pop(source.uri)
-    own = known.get(uri, SourceEntry(uri=uri))
-    if uri not in known and exclude is None and everything is None:
-        around = [each for each in known.values() if not is_uri(each.uri) and snapshot.is_under(uri, each.uri)]
-        for source in sorted(around, key=lambda each: len(snapshot.located(each.uri)), reverse=True):
-            whole = _folder(snapshot, source)
-            part = Path(snapshot.located(uri))
-            if whole.covers(part, is_folder=True):
-                return FolderCorpus(part, exclude=source.exclude, everything=source.everything, part_of=whole.root)
+
+def folder_of(snapshot: Snapshot, source: SourceEntry) -> FolderCorpus:
+    """A source that is a folder, as it was read."""
     return FolderCorpus(
-        path,
-        exclude=own.exclude if exclude is None else exclude,
-        everything=own.everything if everything is None else everything,
+        snapshot.located(source.uri),
+        exclude=source.exclude,
+        everything=source.everything,
+        options=replace(
+            SourceOptions.from_dict(source.options), modality="text" if source.modality == "text" else "image"
+        ),
     )
 
 
@@ -92,28 +139,32 @@ def list_sources(index: str | os.PathLike[str] | Snapshot) -> list[Source]:
     snapshot = index if isinstance(index, Snapshot) else Snapshot(Path(index))
     sources = snapshot.manifest.sources
     inner_first = sorted(sources, key=lambda each: len(snapshot.located(each.uri)), reverse=True)
-    images = dict.fromkeys(sources, 0)
-    for _, paths in snapshot.live_paths():
-        left = np.ones(len(paths), dtype=bool)
+    rows = dict.fromkeys(sources, 0)
+    for table in _live_rows(snapshot):
+        left = np.ones(len(table), dtype=bool)
         for source in inner_first:
-            own = left & snapshot.below(paths, source.uri)
-            images[source] += int(own.sum())
+            own = left & _of_source(snapshot, table, source.uri)
+            if {each.modality for each in sources} != {source.modality}:
+                own &= _are_texts(table) == (source.modality == "text")
+            rows[source] += int(own.sum())
             left &= ~own
     failures = dict.fromkeys(sources, 0)
     for row in snapshot.failures():
         for source in inner_first:
-            if snapshot.is_under(row["path"], source.uri):
+            if row.get("corpus") == source.uri or snapshot.is_under(row["path"], source.uri):
                 failures[source] += 1
                 break
     stranded = stranded_sources(snapshot)
     return [
         Source(
             uri=snapshot.located(source.uri),
-            images=images[source],
+            rows=rows[source],
             failures=failures[source],
             state="moved" if source in stranded else source_state(snapshot, source),
             exclude=source.exclude,
             everything=source.everything,
+            modality=source.modality,
+            options=source.options,
         )
         for source in sources
     ]
@@ -146,12 +197,14 @@ def forget_source(index: str | os.PathLike[str], uri: str) -> int:
     with Writer.open(folder, model=manifest.model, dim=manifest.dim) as writer:
         snapshot = writer.snapshot
         root = snapshot.stored(uri)
-        removed = _rows_below(snapshot, root)
+        removed = _rows_of(snapshot, root)
         kept = [source for source in writer.manifest.sources if not snapshot.is_under(source.uri, root)]
         if not len(removed) and len(kept) == len(writer.manifest.sources):
             raise _unknown(snapshot, uri)
         writer.commit(removed=removed)
         writer.record_failures([], under=root)
+        containers = snapshot.containers()
+        writer.record_containers(containers.filter(pa.array(~snapshot.below(containers.column("path"), root))))
         writer.set_sources(kept, base=_settled_base(writer.snapshot))
     return len(removed)
 
@@ -168,7 +221,7 @@ def move_source(index: str | os.PathLike[str], old: str, new: str) -> int:
         CorpusError: there is no folder ``new``.
         StoreError: the index has nothing at ``old``.
     """
-    if not is_uri(new) and not Path(new).is_dir():
+    if not is_uri(new) and not Path(new).exists():
         raise CorpusError(f"There is no folder {new}.")
     folder = Path(index)
     manifest = Manifest.read(folder)
@@ -176,7 +229,7 @@ def move_source(index: str | os.PathLike[str], old: str, new: str) -> int:
         snapshot = writer.snapshot
         root, target = snapshot.stored(old), snapshot.stored(new)
         known = any(snapshot.is_under(source.uri, root) for source in manifest.sources)
-        if not known and not len(_rows_below(snapshot, root)):
+        if not known and not len(_rows_of(snapshot, root)):
             raise _unknown(snapshot, old)
         around = next((each for each in manifest.sources if snapshot.is_under(root, each.uri)), None)
         move = (snapshot.located(root), snapshot.located(target))
@@ -259,9 +312,32 @@ def _settled_base(snapshot: Snapshot) -> str:
     return snapshot.manifest.base if stranded_sources(snapshot) else snapshot.base.as_posix()
 
 
-def _rows_below(snapshot: Snapshot, root: str) -> np.ndarray:
-    """Ids of the live rows at and below a stored path, int64."""
-    found = [shard.live_ids[snapshot.below(paths, root)] for shard, paths in snapshot.live_paths()]
+def _live_rows(snapshot: Snapshot) -> Iterator[pa.Table]:
+    """What tells the sources of the live rows, in row order, one shard at a time."""
+    for shard in snapshot.shards:
+        table = shard.read(["id", "path", "corpus", "modality"])
+        yield table.take(pa.array(shard.live_rows)) if len(shard.dead) else table
+
+
+def _of_source(snapshot: Snapshot, table: pa.Table, root: str) -> np.ndarray:
+    """Which rows lie at or below a stored path, or were brought along by the source of that name: bool ``[n]``."""
+    below = snapshot.below(table.column("path"), root)
+    if "corpus" not in table.column_names:  # schema 1
+        return below
+    return below | as_mask(pc.fill_null(pc.equal(table.column("corpus"), root), fill_value=False))
+
+
+def _are_texts(table: pa.Table) -> np.ndarray:
+    """bool ``[n]``."""
+    if "modality" not in table.column_names:
+        return np.zeros(len(table), dtype=bool)
+    return as_mask(pc.fill_null(pc.equal(table.column("modality"), "text"), fill_value=False))
+
+
+def _rows_of(snapshot: Snapshot, root: str) -> np.ndarray:
+    """Ids of the live rows of a source, or at and below a stored path, int64."""
+    tables = _live_rows(snapshot)
+    found = [table.column("id").to_numpy()[_of_source(snapshot, table, root)] for table in tables]
     return np.concatenate([*found, np.empty(0, dtype=np.int64)])
 
 
@@ -271,7 +347,3 @@ def _unknown(snapshot: Snapshot, uri: str) -> StoreError:
         f"The index {snapshot.folder} has nothing below {snapshot.located(snapshot.stored(uri))}.",
         hint=f"It is made from {known}." if known else "",
     )
-
-
-def _folder(snapshot: Snapshot, source: SourceEntry) -> FolderCorpus:
-    return FolderCorpus(snapshot.located(source.uri), exclude=source.exclude, everything=source.everything)

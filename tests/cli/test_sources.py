@@ -26,7 +26,7 @@ def listed(run_cli: RunCli, cwd: Path) -> list[dict[str, object]]:
 def test_sources_are_listed_moved_and_forgotten(own: Path, run_cli: RunCli) -> None:
     shutil.move(own / "images", own / "pics")
     table = run_cli("sources", cwd=own)
-    assert table.stdout.splitlines()[0].split() == ["images", "failures", "state", "source", "options"]
+    assert table.stdout.splitlines()[0].split() == ["rows", "failures", "state", "source", "options"]
     assert table.stdout.splitlines()[1].split() == ["8", "0", "missing", "images"]
     gone = run_cli("query", "a", "-k", "1", cwd=own)
     assert gone.stdout.splitlines()[1].endswith(".png (gone)")
@@ -37,7 +37,7 @@ def test_sources_are_listed_moved_and_forgotten(own: Path, run_cli: RunCli) -> N
     assert "sources move images NEW" in missing.stderr
     assert run_cli("sources", "move", "images", "pics", cwd=own).stdout == "8 images moved to pics\n"
     [source] = listed(run_cli, own)
-    counts = {"images": 8, "failures": 0, "state": "present"}
+    counts = {"rows": 8, "failures": 0, "state": "present"}
     assert source == {"uri": str(own / "pics"), **counts, "exclude": [], "everything": False}
     assert "8 unchanged" in run_cli("index", "pics", cwd=own).stdout
     assert json.loads(run_cli("query", "a", "-k", "1", "--json", cwd=own).stdout)["exists"] is True

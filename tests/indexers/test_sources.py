@@ -50,7 +50,7 @@ def paths(index: Path) -> dict[str, int]:
 
 
 def state(index: Path) -> dict[str, tuple[int, str]]:
-    return {Path(source.uri).name: (source.images, source.state) for source in list_sources(Snapshot(index))}
+    return {Path(source.uri).name: (source.rows, source.state) for source in list_sources(Snapshot(index))}
 
 
 def test_a_renamed_root_moves_without_being_embedded_again(base: Path, colours: ColourEncoder) -> None:
