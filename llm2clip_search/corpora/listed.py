@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.corpora.columns import digest
-from llm2clip_search.corpora.containers import Container, container_for, open_item
+from llm2clip_search.corpora.container import Container
+from llm2clip_search.corpora.containers import container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.files import beside, file_status, files_of
 from llm2clip_search.corpora.named import item_of

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from llm2clip_search.corpora.files import files_of
-from llm2clip_search.corpora.folder import image_extensions
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.table_files import TableFile
 from llm2clip_search.corpora.table_formats import open_table
 from llm2clip_search.encoders import image_types
+from llm2clip_search.encoders.image_types import image_extensions
 from llm2clip_search.encoders.reading import open_image
 from llm2clip_search.errors import CorpusError, ImageError
 

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from llm2clip_search.corpora.columns import digest, source_columns
-from llm2clip_search.corpora.containers import Container, container_uri
+from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.corpus import Item, Modality
 from llm2clip_search.corpora.files import Files
 from llm2clip_search.corpora.options import SourceOptions
@@ -69,7 +69,7 @@ class TarContainer(Container):
 
     def open(self, files: Files, item: Item) -> bytes:
         place = _PLACE.match(item.version)
-        uri, name = container_uri(item.uri)
+        uri, name = self.split(item.uri)
         if place is None:
             raise FileNotFoundError(f"where it lies in {uri} is not known")
         offset, size = int(place[1]), int(place[2])
