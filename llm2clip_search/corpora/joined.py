@@ -29,7 +29,7 @@ class JoinedCorpus(Corpus):
     by stem: see `MetadataTable`. A row that names a container is for all parts that no row names.
     """
 
-    def __init__(self, corpus: Corpus, table: str, on: str, *, columns: Sequence[str] | None = None) -> None:
+    def __init__(self, corpus: Corpus, table: str, on: str = "", *, columns: Sequence[str] | None = None) -> None:
         """Join a table, which is read at once.
 
         Raises:

@@ -57,7 +57,6 @@ class ListCorpus(Corpus):
         *,
         options: SourceOptions = SourceOptions(kind="list"),
         stream: BinaryIO | None = None,
-        separator: bytes = b"\n",
     ) -> None:
         """A list that is read when `items` is called.
 
@@ -65,12 +64,12 @@ class ListCorpus(Corpus):
             source: path or URL of a table, or of a file of lines; for a stream, the folder that its paths are relative
                 to, which becomes the corpus's URI.
             stream: lines to read instead of a file. They may be some of what was indexed before, so what they do not
-                name stays in the index.
-            separator: of lines; NUL is for names that hold line breaks.
+                name stays in the index, which does not remember them as a source.
         """
-        self._source, self._options, self._separator = source, options, separator
+        self._source, self._options = source, options
+        self._separator = b"\0" if options.null_separated else b"\n"
         self._stream, self._spooled = stream, None if stream is None else tempfile.SpooledTemporaryFile(_HELD)  # noqa: SIM115
-        self.is_partial = stream is not None
+        self.is_partial, self.part_of = stream is not None, "" if stream is None else source
         self.modality, self.options = options.modality, options.to_dict()
         self._repeated = 0
 
@@ -144,7 +143,7 @@ class ListCorpus(Corpus):
             has = f"it has {', '.join(names)}" if names else "it has no columns"
             raise CorpusError(
                 f"No column of {self._source} holds paths or URLs of images; {has}.",
-                hint="Name it with --image-column.",
+                hint="Name it with --image.",
             )
         wanted = self._options.columns
         return table, column, carried_columns(table, used=(column,), wanted=wanted, modality=self.modality)

@@ -1,6 +1,7 @@
 """Sources by name: folders, files and lists of this machine or elsewhere, and corpora that other packages add."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from glob import glob, has_magic
@@ -121,6 +122,9 @@ def _open_list(place: str, options: SourceOptions, settle: Settle) -> Corpus:
     from llm2clip_search.corpora.listed import ListCorpus
 
     _refuse_patterns(place, options)
+    if place == STDIN:
+        settled, _ = settle(os.curdir, replace(options, kind="list"))
+        return ListCorpus(os.curdir, options=settled, stream=sys.stdin.buffer)
     settled, _ = settle(place, replace(options, kind="list"))
     return ListCorpus(place, options=settled)
 
