@@ -62,7 +62,7 @@ class ListCorpus(Corpus):
 
         Args:
             source: path or URL of a table, or of a file of lines; for a stream, the folder that its paths are relative
-                to, which becomes the corpus's URI.
+                to.
             stream: lines to read instead of a file. They may be some of what was indexed before, so what they do not
                 name stays in the index, which does not remember them as a source.
         """
@@ -75,7 +75,7 @@ class ListCorpus(Corpus):
 
     @property
     def uri(self) -> str:
-        return self._source
+        return self._source if self._stream is None else f"stdin://{self._source}"
 
     def items(self) -> Iterator[Item]:
         first = self._first_of_each()
