@@ -38,8 +38,8 @@ class JoinedCorpus(Corpus):
         self.corpus = corpus
         self._table = MetadataTable(table, on, columns=columns, modality=corpus.modality)
         self._unmatched = 0
-        is_file = "://" not in corpus.uri and Path(corpus.uri).is_file()
-        self._folder = str(Path(corpus.uri).parent) if is_file else corpus.uri
+        folder = corpus.uri.removeprefix("stdin://")
+        self._folder = str(Path(folder).parent) if "://" not in folder and Path(folder).is_file() else folder
         self.modality, self.is_partial, self.part_of = corpus.modality, corpus.is_partial, corpus.part_of
         self.exclude, self.everything, self.options = corpus.exclude, corpus.everything, corpus.options
 

@@ -64,12 +64,12 @@ class ListCorpus(Corpus):
             source: path or URL of a table, or of a file of lines; for a stream, the folder that its paths are relative
                 to.
             stream: lines to read instead of a file. They may be some of what was indexed before, so what they do not
-                name stays in the index, which does not remember them as a source.
+                name stays in the index.
         """
         self._source, self._options = source, options
         self._separator = b"\0" if options.null_separated else b"\n"
         self._stream, self._spooled = stream, None if stream is None else tempfile.SpooledTemporaryFile(_HELD)  # noqa: SIM115
-        self.is_partial, self.part_of = stream is not None, "" if stream is None else source
+        self.is_partial = stream is not None
         self.modality, self.options = options.modality, options.to_dict()
         self._repeated = 0
 

@@ -5,22 +5,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import pytest
 
-from llm2clip_search.corpora import SourceOptions, containers
-from llm2clip_search.corpora.joined import JoinedCorpus
+from llm2clip_search.corpora import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
-from llm2clip_search.corpora.table import TableContainer
 from llm2clip_search.indexers import IndexSummary, index_corpus
 from llm2clip_search.store import Snapshot
 from tests.support.encoders import ColourEncoder
 from tests.support.tables import images, write_parquet
-
-
-@pytest.fixture(autouse=True)
-def _readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "CONTAINERS", (TableContainer(),))
 
 
 def run(source: Path, index: Path, encoder: ColourEncoder, **options: Any) -> IndexSummary:
