@@ -157,9 +157,8 @@ def _open_list(place: str, options: SourceOptions, settle: Settle) -> Corpus:
 
     _refuse_patterns(place, options)
     if place == STDIN:
-        separator = b"\0" if options.null_separated else b"\n"
         stdin = replace(options, kind="list")
-        return ListCorpus(os.getcwd(), options=stdin, stream=sys.stdin.buffer, separator=separator)  # noqa: PTH109
+        return ListCorpus(os.getcwd(), options=stdin, stream=sys.stdin.buffer)  # noqa: PTH109
     settled, _ = settle(place, replace(options, kind="list"))
     return ListCorpus(place, options=settled)
 
