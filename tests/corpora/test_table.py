@@ -256,7 +256,7 @@ def test_a_damaged_table_is_a_sentence_after_the_rows_before_the_damage(tmp_path
     damaged[middle : middle + 40] = bytes(40)
     (tmp_path / "damaged.parquet").write_bytes(damaged)
     items = TableContainer().parts(LocalFiles(), container(tmp_path / "damaged.parquet"), SourceOptions())
-    found: list[bytes | None] = []
+    found = list[bytes | None]()
     with pytest.raises(CorpusError, match=r"damaged\.parquet cannot be read as a table"):
         found.extend(item.data for item in items)
     assert found == images(60)[: len(found)]
