@@ -118,7 +118,7 @@ def _connected(host: str, port: int, timeout: float | None) -> socket.socket:
     found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     allowed = [each for each in found if transfer.allow_private or is_public(str(each[4][0]))]
     if found and not allowed:
-        raise RefusedError(f"{host} is at {found[0][4][0]}, which is an address of this machine or a private network")
+        raise RefusedError(f"{host} leads to the address {found[0][4][0]} of this machine or a private network")
     last: OSError = OSError(f"{host} has no address")
     for family, kind, protocol, _, address in allowed:
         connection = socket.socket(family, kind, protocol)

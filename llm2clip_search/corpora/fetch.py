@@ -374,16 +374,21 @@ def _as_sentences(transfer: Transfer) -> Iterator[None]:
             raise
         if isinstance(error, ReadTimeoutError):
             raise _RetryError("the server stops sending") from error
-        if isinstance(error, IncompleteRead):
-            raise _RetryError(f"it ends {error.expected:,} bytes too early") from error
+        if isinstance(inner := _innermost(error), IncompleteRead) and inner.expected:
+            raise _RetryError(f"it ends {inner.expected:,} bytes too early") from error
         if isinstance(error, ProtocolError):
             raise _RetryError("the server breaks the connection") from error
         raise OSError(f"the answer cannot be read: {_last(error)}") from error
 
 
+def _innermost(error: BaseException) -> BaseException:
+    """The error that others wrap."""
+    while error.args and isinstance(error.args[-1], BaseException):
+        error = error.args[-1]
+    return error
+
+
 def _last(error: BaseException) -> str:
-    """The innermost message of an error that wraps others."""
-    inner: Any = error
-    while inner.args and isinstance(inner.args[-1], BaseException):
-        inner = inner.args[-1]
+    """What an error says that others wrap."""
+    inner: Any = _innermost(error)
     return str(getattr(inner, "verify_message", "") or getattr(inner, "reason", "") or inner).partition("\n")[0]
