@@ -12,8 +12,8 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_OF_CLOUDS = frozenset({ipaddress.ip_address("168.63.129.16")})
-"""Metadata services with addresses that otherwise look public: Azure's."""
+_OF_CLOUDS = frozenset(ipaddress.ip_address(each) for each in ("168.63.129.16", "192.0.0.192"))
+"""Metadata services with addresses that otherwise look public: those of Azure and Oracle."""
 _LOOK_SECONDS = 0.25
 
 

@@ -177,7 +177,7 @@ class Fetcher:
         address, wanted = _parsed(whole_uri(url)), _Wanted(method=method, part=part, into=into, is_image=is_image)
         for _ in range(self._config.redirects + 1):
             answer = self._tried(address, wanted)
-            if answer.status not in _MOVED or not answer.headers.get("location"):
+            if answer.status not in _MOVED:
                 return answer
             target = _parsed(urljoin(address.url, answer.headers["location"].strip()))
             auth = address.auth if (target.host, target.port) == (address.host, address.port) else None
@@ -224,7 +224,7 @@ class Fetcher:
         )
         try:
             found = Fetched(status=response.status, headers=_lower(response))
-            if found.status in _MOVED:
+            if found.status in _MOVED and found.headers.get("location"):
                 return found
             if not _is_answer(found, wanted.method):
                 raise _fault(found)
