@@ -1,44 +1,11 @@
-"""Files that hold many items: archives, tables, documents, videos. Each kind is one reader behind `Container`."""
+"""Files that hold many items: which reader reads which file, and what the parts of a file are called."""
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Protocol
 
-from llm2clip_search.corpora.corpus import Item, Modality
+from llm2clip_search.corpora.container import Container
+from llm2clip_search.corpora.corpus import Item
 from llm2clip_search.corpora.files import Files
-from llm2clip_search.corpora.options import SourceOptions
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-
-class Container(Protocol):
-    """Reads one kind of file. A reader has no state that grows; one object reads many files from many threads. Subclass
-    it to inherit what is given here."""
-
-    kind: str
-    """As ``--as`` names it: tar, table, pdf, video, text."""
-    suffixes: frozenset[str]
-    """Lower-case ends of the names of such files, with the dot."""
-    modalities: frozenset[Modality]
-    """What its parts can be indexed as."""
-    extra: str
-    """The extra that installs what it needs; empty if nothing is missing."""
-
-    def parts(self, files: Files, container: Item, options: SourceOptions) -> Iterator[Item]:
-        """As `Corpus.parts`. Items whose bytes listing reads anyway carry them as ``data``."""
-
-    def open(self, files: Files, item: Item) -> bytes:
-        """The bytes of one part, by its URI and version alone: also long after it was listed.
-
-        Raises:
-            OSError: it cannot be read, or is not there any more.
-        """
-
-    def schema(self, files: Files, container: Item, options: SourceOptions) -> "pa.Schema | None":
-        """As `Corpus.schema`."""
-        return None
 
 
 def container_uri(uri: str) -> tuple[str, str]:
@@ -66,8 +33,9 @@ def container_for(uri: str, kind: str | None = None) -> Container | None:
 def containers() -> tuple[Container, ...]:
     """All readers; where two fit a name, the first is taken."""
     from llm2clip_search.corpora.table import TableContainer
+    from llm2clip_search.corpora.tar import TarContainer
 
-    return (TableContainer(),)
+    return TarContainer(), TableContainer()
 
 
 @cache

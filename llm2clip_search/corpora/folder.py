@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm2clip_search.corpora.containers import Container, container_for, open_item
+from llm2clip_search.corpora.container import Container
+from llm2clip_search.corpora.containers import container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.files import LocalFiles, file_status
 from llm2clip_search.corpora.named import item_of

@@ -36,6 +36,7 @@ class NamedFiles(Corpus):
         self._folder, self._files, self._options = folder, list(dict.fromkeys(files)), options
         self.modality, self.options, self.part_of = options.modality, options.to_dict(), part_of
         self.is_partial = is_partial
+        self._kind = None if options.kind == "files" else options.kind
 
     @property
     def uri(self) -> str:
@@ -48,21 +49,21 @@ class NamedFiles(Corpus):
                 status = place.status(uri)
             except OSError as error:
                 raise CorpusError(f"{uri} cannot be read: {error.strerror or error}.") from error
-            yield item_of(status, is_container=container_for(uri, self._options.kind) is not None)
+            yield item_of(status, is_container=container_for(uri, self._kind) is not None)
 
     def parts(self, container: Item) -> Iterator[Item]:
-        reader = container_for(container.uri, self._options.kind)
+        reader = container_for(container.uri, self._kind)
         assert reader is not None, "only containers have parts"
         return reader.parts(files_of(self._folder), container, self._options)
 
     def schema(self, container: Item | None = None) -> "pa.Schema | None":
-        reader = None if container is None else container_for(container.uri, self._options.kind)
+        reader = None if container is None else container_for(container.uri, self._kind)
         if container is None or reader is None:
             return None
         return reader.schema(files_of(self._folder), container, self._options)
 
     def open(self, item: Item) -> bytes:
-        return open_item(item, files_of(self._folder), self._options.kind)
+        return open_item(item, files_of(self._folder), self._kind)
 
 
 def item_of(status: FileStatus, *, is_container: bool = False) -> Item:

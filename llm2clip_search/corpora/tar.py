@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from llm2clip_search.corpora.columns import digest, source_columns
-from llm2clip_search.corpora.containers import Container
+from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.corpus import Item, Modality
 from llm2clip_search.corpora.files import Files
 from llm2clip_search.corpora.options import SourceOptions

@@ -324,7 +324,8 @@ def _of_source(snapshot: Snapshot, table: pa.Table, root: str) -> np.ndarray:
     below = snapshot.below(table.column("path"), root)
     if "corpus" not in table.column_names:  # schema 1
         return below
-    return below | as_mask(pc.fill_null(pc.equal(table.column("corpus"), root), fill_value=False))
+    brought: np.ndarray = as_mask(pc.fill_null(pc.equal(table.column("corpus"), root), fill_value=False))
+    return below | brought
 
 
 def _are_texts(table: pa.Table) -> np.ndarray:
@@ -338,7 +339,8 @@ def _rows_of(snapshot: Snapshot, root: str) -> np.ndarray:
     """Ids of the live rows of a source, or at and below a stored path, int64."""
     tables = _live_rows(snapshot)
     found = [table.column("id").to_numpy()[_of_source(snapshot, table, root)] for table in tables]
-    return np.concatenate([*found, np.empty(0, dtype=np.int64)])
+    ids: np.ndarray = np.concatenate([*found, np.empty(0, dtype=np.int64)])
+    return ids
 
 
 def _unknown(snapshot: Snapshot, uri: str) -> StoreError:

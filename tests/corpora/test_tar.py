@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from llm2clip_search.corpora.files import LocalFiles
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.tar import TarContainer
-from tests.support.tars import RemoteFiles, listed, write_tar
+from tests.support.corpus import write_tar
+from tests.support.tars import RemoteFiles, listed
 
 LAYOUTS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 SAMPLES = [
