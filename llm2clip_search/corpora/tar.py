@@ -23,8 +23,6 @@ from llm2clip_search.encoders.image_types import image_extensions, of_name
 from llm2clip_search.errors import CorpusError, first_line
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
-_PART = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, _SUFFIXES))}))#(.+)", re.DOTALL | re.IGNORECASE)
-"""The URI of a member: that of its tar, and its name."""
 _PLACE = re.compile(r"(\d+)\+(\d+)@")
 """How the version of a member begins: offset and size of its data, in bytes."""
 _HEADER = tarfile.BLOCKSIZE
@@ -69,10 +67,10 @@ class TarContainer(Container):
                     yield replace(item, uri=f"{container.uri}#{names.unused(item.uri)}")
 
     def open(self, files: Files, item: Item) -> bytes:
-        part, place = _PART.fullmatch(item.uri), _PLACE.match(item.version)
-        if part is None or place is None:
+        place = _PLACE.match(item.version)
+        if place is None:
             raise FileNotFoundError(f"nothing says where {item.uri} lies")
-        (uri, name), (offset, size) = part.groups(), map(int, place.groups())
+        (uri, name), (offset, size) = self.split(item.uri), map(int, place.groups())
         read = files.read_range(uri, offset - _HEADER, _HEADER + size)
         if not _is_header(read[:_HEADER], name, size):
             raise FileNotFoundError(f"{uri} has changed and has something else in its place")

@@ -324,8 +324,8 @@ def _of_source(snapshot: Snapshot, table: pa.Table, root: str) -> np.ndarray:
     below = snapshot.below(table.column("path"), root)
     if "corpus" not in table.column_names:  # schema 1
         return below
-    brought: np.ndarray = as_mask(pc.fill_null(pc.equal(table.column("corpus"), root), fill_value=False))
-    return below | brought
+    below |= as_mask(pc.fill_null(pc.equal(table.column("corpus"), root), fill_value=False))
+    return below
 
 
 def _are_texts(table: pa.Table) -> np.ndarray:
