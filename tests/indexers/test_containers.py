@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from llm2clip_search.corpora.containers import containers
 from llm2clip_search.corpora.files import LocalFiles
 from llm2clip_search.store import Snapshot
 from tests.support.encoders import ColourEncoder
@@ -35,17 +36,18 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is read of the files of this machine, by any way that readers have."""
-    uris = list[str]()
-    for name in ("open", "read", "read_range"):
-        original = getattr(LocalFiles, name)
+    """What is asked of files: of their readers, and of this machine."""
+    asked = list[str]()
+    for owner in (LocalFiles, *(type(reader) for reader in containers())):
+        for name in {"parts", "schema", "open", "read", "read_range"} & {*dir(owner)}:
+            original = getattr(owner, name)
 
-        def counted(files: LocalFiles, uri: str, *rest: Any, original: Callable[..., Any] = original) -> Any:
-            uris.append(uri)
-            return original(files, uri, *rest)
+            def counted(self: Any, *rest: Any, original: Callable[..., Any] = original) -> Any:
+                asked.append(f"{original.__qualname__}{rest}")
+                return original(self, *rest)
 
-        monkeypatch.setattr(LocalFiles, name, counted)
-    return uris
+            monkeypatch.setattr(owner, name, counted)
+    return asked
 
 
 def test_a_second_run_opens_nothing(kind: Kind, tmp_path: Path, read: list[str]) -> None:
