@@ -53,7 +53,7 @@ def open_corpora(
 
     A source is a folder, a file, a pattern with braces and ``*`` such as ``shards/{000..099}.tar``, ``-`` for a list on
     stdin, or ``scheme://...``. What it is follows from its name and from what it holds, unless ``options.kind`` says
-    it. Named files of one folder are one corpus.
+    it. Several named files of one folder are one corpus.
 
     Args:
         settle: called with the URI of each source.
@@ -71,8 +71,10 @@ def open_corpora(
             else:
                 corpora += opened
     for folder, files in named.items():
-        settled, part_of = settle(folder, replace(options, kind=options.kind or "files"))
-        corpora.append(NamedFiles(folder, files, options=settled, part_of=part_of))
+        is_one = len(set(files)) == 1
+        uri = files[0] if is_one else folder
+        settled, part_of = settle(uri, replace(options, kind=options.kind or "files"))
+        corpora.append(NamedFiles(uri, files, options=settled, part_of=part_of, is_partial=not is_one))
     return [_joined(corpus) for corpus in corpora]
 
 

@@ -86,7 +86,7 @@ def open_sources(
         around = [each for each in known.values() if is_folder_source(each) and snapshot.is_under(stored, each.uri)]
         for source in sorted(around, key=lambda each: len(snapshot.located(each.uri)), reverse=True):
             whole, part = folder_of(snapshot, source), Path(snapshot.located(stored))
-            if source.modality == asked.modality and whole.covers(part, is_folder=True):
+            if source.modality == asked.modality and whole.covers(part, is_folder=not part.is_file()):
                 return _as_remembered(source, asked, given), str(whole.root)
         return asked, ""
 
@@ -327,8 +327,8 @@ def _of_source(snapshot: Snapshot, table: pa.Table, root: str) -> np.ndarray:
     below = snapshot.below(table.column("path"), root)
     if "corpus" not in table.column_names:  # schema 1
         return below
-    brought: np.ndarray = as_mask(pc.fill_null(pc.equal(table.column("corpus"), root), fill_value=False))
-    return below | brought
+    below |= as_mask(pc.fill_null(pc.equal(table.column("corpus"), root), fill_value=False))
+    return below
 
 
 def _are_texts(table: pa.Table) -> np.ndarray:

@@ -1,0 +1,54 @@
+"""Tar archives made from names and bytes."""
+
+import io
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from llm2clip_search.corpora.corpus import Item
+from llm2clip_search.corpora.files import LocalFiles
+from llm2clip_search.corpora.named import item_of
+from llm2clip_search.corpora.options import SourceOptions
+from llm2clip_search.corpora.tar import TarContainer
+from llm2clip_search.errors import CorpusError
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]], *, layout: int = tarfile.GNU_FORMAT) -> Path:
+    """A tar of regular files; ``layout`` is tarfile's format."""
+    with tarfile.open(path, "w", format=layout, encoding="utf-8", errors="surrogateescape") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(data), 1_700_000_000
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+class RemoteFiles(LocalFiles):
+    """Files of this machine that pretend to be far away, and count what is asked of them."""
+
+    is_remote = True
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.ranges = 0
+
+    def open(self, uri: str) -> BinaryIO:
+        self.opened += 1
+        return super().open(uri)
+
+    def read_range(self, uri: str, offset: int, size: int) -> bytes:
+        self.ranges += 1
+        return super().read_range(uri, offset, size)
+
+
+def listed(
+    path: Path, options: SourceOptions = SourceOptions(), *, files: LocalFiles = LocalFiles()
+) -> tuple[list[Item], str]:
+    """The items of a tar, and the message of the error that ends them."""
+    items = list[Item]()
+    try:
+        items.extend(TarContainer().parts(files, item_of(files.status(str(path)), is_container=True), options))
+    except CorpusError as error:
+        return items, str(error)
+    return items, ""
