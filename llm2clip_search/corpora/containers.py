@@ -1,12 +1,14 @@
 """Files that hold many items: archives, tables, documents, videos. Each kind is one reader behind `Container`."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from llm2clip_search.corpora.corpus import Item, Modality
 from llm2clip_search.corpora.files import Files
 from llm2clip_search.corpora.options import SourceOptions
+from llm2clip_search.corpora.passages import char_range
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,9 +72,14 @@ def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
     Raises:
         OSError: it cannot be read, or is not there any more.
     """
+    uri, characters = char_range(item.uri)
     container, part = container_uri(item.uri)
     reader = container_for(container, kind)
-    return files.read(item.uri) if reader is None or not part else reader.open(files, item)
+    if reader is None or not part:
+        return files.read(item.uri)
+    if characters is None:
+        return reader.open(files, item)
+    return reader.open(files, replace(item, uri=uri)).decode()[slice(*characters)].encode()
 
 
 CONTAINERS: Sequence[Container] = ()

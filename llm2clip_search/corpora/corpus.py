@@ -84,10 +84,6 @@ class Corpus(ItemReader, Protocol):
     part_of: str = ""
     """URI of the source whose part this is; empty if it is a source by itself, which the index remembers."""
 
-    def prepare(self, encoder: "Encoder") -> None:
-        """Called before items are listed for a run: texts are cut into passages that the encoder reads as a whole."""
-        return
-
     def items(self) -> Iterator[Item]:
         """All items and containers, in the same order each time.
 

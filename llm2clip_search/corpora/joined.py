@@ -47,9 +47,6 @@ class JoinedCorpus(Corpus):
     def uri(self) -> str:
         return self.corpus.uri
 
-    def prepare(self, encoder: "Encoder") -> None:
-        self.corpus.prepare(encoder)
-
     def items(self) -> Iterator[Item]:
         self._unmatched = 0
         return self._joined(self.corpus.items(), _ITEMS)
