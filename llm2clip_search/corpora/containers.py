@@ -1,7 +1,8 @@
 """Files that hold many items: archives, tables, documents, videos. Each kind is one reader behind `Container`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
@@ -56,11 +57,25 @@ def container_uri(uri: str) -> tuple[str, str]:
 
 def container_for(uri: str, kind: str | None = None) -> Container | None:
     """The reader of a container by its kind, or by its name; None for any other file."""
-    name = PurePosixPath(uri).name.casefold()
-    for reader in CONTAINERS:
-        if reader.kind == kind or (kind is None and name.endswith(tuple(reader.suffixes))):
-            return reader
-    return None
+    if kind is not None:
+        return next((reader for reader in containers() if reader.kind == kind), None)
+    suffixes = PurePosixPath(uri).suffixes[-2:]
+    by_suffix = _by_suffix()
+    return by_suffix.get("".join(suffixes).casefold()) or by_suffix.get("".join(suffixes[-1:]).casefold())
+
+
+@cache
+def containers() -> tuple[Container, ...]:
+    """All readers; where two fit a name, the first is taken."""
+    from llm2clip_search.corpora.table import TableContainer
+    from llm2clip_search.corpora.texts import TextContainer
+
+    return (TableContainer(), TextContainer())
+
+
+@cache
+def _by_suffix() -> dict[str, Container]:
+    return {suffix: reader for reader in reversed(containers()) for suffix in reader.suffixes}
 
 
 def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
@@ -80,7 +95,3 @@ def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
     if characters is None:
         return reader.open(files, item)
     return reader.open(files, replace(item, uri=uri)).decode()[slice(*characters)].encode()
-
-
-CONTAINERS: Sequence[Container] = ()
-"""All readers; where two fit a name, the first is taken."""

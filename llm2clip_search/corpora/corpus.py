@@ -11,8 +11,6 @@ from llm2clip_search.errors import CorpusError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from llm2clip_search.encoders import Encoder
-
 
 Modality = Literal["image", "text"]
 """What the items of a corpus are embedded as: images by the vision tower, texts by the LLM."""

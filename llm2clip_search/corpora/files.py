@@ -27,6 +27,9 @@ class FileStatus:
 class Files(Protocol):
     """A place that holds files. Everything may be called from several threads at once."""
 
+    is_remote: bool
+    """True if each read is a request to another machine, so that reading on is cheaper than reading here and there."""
+
     def status(self, uri: str) -> FileStatus:
         """Look at one file.
 
@@ -66,6 +69,8 @@ class Files(Protocol):
 
 class LocalFiles:
     """Files of this machine; URIs are paths."""
+
+    is_remote = False
 
     def status(self, uri: str) -> FileStatus:
         return file_status(uri, os.stat(uri))  # noqa: PTH116 - a string in, a million times

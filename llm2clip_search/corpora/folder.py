@@ -6,8 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from llm2clip_search.corpora.containers import Container, container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.files import LocalFiles, file_status
@@ -15,23 +13,13 @@ from llm2clip_search.corpora.named import item_of
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.skipped import Reason, Skipped, is_system_name
 from llm2clip_search.encoders import image_types
-from llm2clip_search.encoders.images import register_plugins
+from llm2clip_search.encoders.image_types import image_extensions
 from llm2clip_search.errors import CorpusError
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
 IGNORE_FILE = ".llm2clipignore"
-_NOT_IMAGES = frozenset({".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".wmf", ".emf", ".h5", ".hdf", ".grib", ".bufr"})
-"""Extensions that Pillow registers but that are documents, films or need another program."""
-
-
-def image_extensions() -> frozenset[str]:
-    """Lower-case extensions, with the dot, that the installed Pillow and its plug-ins read."""
-    register_plugins()
-    formats = Image.registered_extensions()  # makes Pillow load its readers, which are in `Image.OPEN` only then
-    readable = {ext for ext, name in formats.items() if name in Image.OPEN or name == "MPO"}  # JPEG's opens MPO too
-    return frozenset(readable) - _NOT_IMAGES
 
 
 class FolderCorpus(Corpus):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from llm2clip_search.corpora.columns import digest
 from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.metadata import MetadataTable
 from llm2clip_search.corpora.skipped import Skipped
-from llm2clip_search.corpora.table_values import mark
 
 if TYPE_CHECKING:
-    from llm2clip_search.encoders import Encoder
+    pass
 
 _ITEMS, _PARTS = 1024, 16
 """Items that are looked up together; parts may hold their bytes."""
@@ -114,8 +114,7 @@ class JoinedCorpus(Corpus):
                 continue
             self._unmatched += columns is None
             merged = {**item.columns, **(columns or {})}
-            # Never empty: a row that had columns loses them when the table has them no more.
-            yield replace(item, columns=merged, described=f"{item.described}+{mark(columns or {})}")
+            yield replace(item, columns=merged, described=f"{item.described}+{digest(columns or {})}")
 
     def _names(self, uri: str) -> list[str]:
         """What may name an item in the table."""

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from llm2clip_search.corpora.containers import container_for
 from llm2clip_search.corpora.corpus import Modality
+from llm2clip_search.corpora.dataset_folders import dataset_tables
 from llm2clip_search.corpora.folder import image_extensions
 from llm2clip_search.corpora.options import Kind
+from llm2clip_search.corpora.table_columns import kind_of_table
 from llm2clip_search.errors import CorpusError
 
 _LOOKED_AT = 10_000
@@ -37,14 +39,13 @@ def kind_of(path: Path, modality: Modality) -> Kind:
 def _of_folder(path: Path, modality: Modality) -> Kind:
     names = list(islice(_names(path), _LOOKED_AT))
     wanted = ("text", "pdf") if modality == "text" else ("pdf", "video")
-    readers = {reader.kind for name in names if (reader := container_for(name)) is not None}
+    kinds = {reader.kind for name in names if (reader := container_for(name)) is not None}
     has_images = modality == "image" and any(Path(name).suffix.lower() in image_extensions() for name in names)
-    if has_images or readers & set(wanted):
+    if has_images or kinds & set(wanted):
         return "folder"
-    if modality == "image" and "tar" in readers:
+    if modality == "image" and "tar" in kinds:
         return "tar"
-    has_tables = any(name.lower().endswith((".parquet", ".arrow", ".feather")) for name in names)
-    return "table" if has_tables else "folder"
+    return "table" if dataset_tables(path) else "folder"
 
 
 def _names(path: Path) -> Iterator[str]:
@@ -58,14 +59,14 @@ def _names(path: Path) -> Iterator[str]:
 def _of_file(path: Path, modality: Modality) -> Kind:
     reader = container_for(path.name)
     if reader is not None and reader.kind == "table" and modality == "image" and path.exists():
-        from llm2clip_search.corpora.table_columns import kind_of_table
-
         return kind_of_table(str(path))
-    if reader is not None or path.suffix.lower() in image_extensions():
+    is_image = modality == "image" and path.suffix.lower() in image_extensions()
+    if is_image or (reader is not None and modality in reader.modalities):
         return "files"
     if not path.exists():
         return "folder"
     raise CorpusError(
-        f"{path} is a {path.suffix or 'file without a suffix'}, which nothing here reads.",
-        hint="If it is a list of paths or URLs, use --as list; --as tar, table, pdf, video or text names its kind.",
+        f"{path} is a {path.suffix or 'file without a suffix'}, which nothing here reads as {modality}s.",
+        hint="If it is a list of paths or URLs, use --as list; --as tar, table, pdf, video or text names its kind, and"
+        " --modality text indexes texts.",
     )

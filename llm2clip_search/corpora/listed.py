@@ -15,6 +15,7 @@ from urllib.request import url2pathname
 import numpy as np
 import pyarrow as pa
 
+from llm2clip_search.corpora.columns import digest
 from llm2clip_search.corpora.containers import Container, container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.files import beside, file_status, files_of
@@ -24,7 +25,7 @@ from llm2clip_search.corpora.skipped import Skipped
 from llm2clip_search.corpora.table_columns import place_column
 from llm2clip_search.corpora.table_files import TableFile
 from llm2clip_search.corpora.table_formats import TABLE_SUFFIXES, open_table
-from llm2clip_search.corpora.table_values import CarriedColumn, carried_columns, carried_schema, mark
+from llm2clip_search.corpora.table_values import CarriedColumn, carried_columns, carried_schema, row_columns
 from llm2clip_search.errors import CorpusError
 
 URL_VERSION = "url"
@@ -62,7 +63,7 @@ class ListCorpus(Corpus):
 
         Args:
             source: path or URL of a table, or of a file of lines; for a stream, the folder that its paths are relative
-                to, which becomes the corpus's URI.
+                to.
             stream: lines to read instead of a file. They may be some of what was indexed before, so what they do not
                 name stays in the index.
             separator: of lines; NUL is for names that hold line breaks.
@@ -75,7 +76,7 @@ class ListCorpus(Corpus):
 
     @property
     def uri(self) -> str:
-        return self._source
+        return self._source if self._stream is None else f"stdin://{self._source}"
 
     def items(self) -> Iterator[Item]:
         first = self._first_of_each()
@@ -89,7 +90,7 @@ class ListCorpus(Corpus):
         assert reader is not None, "only containers have parts"
         for part in reader.parts(files_of(container.uri), container, self._options):
             columns = {**container.columns, **part.columns}
-            yield replace(part, columns=columns, described=mark(columns))
+            yield replace(part, columns=columns, described=digest(columns))
 
     def lists(self, container: str) -> bool:
         return self._reader(container) is not None
@@ -143,7 +144,7 @@ class ListCorpus(Corpus):
             has = f"it has {', '.join(names)}" if names else "it has no columns"
             raise CorpusError(
                 f"No column of {self._source} holds paths or URLs of images; {has}.",
-                hint="Name it with --image-column.",
+                hint="Name it with --image.",
             )
         wanted = self._options.columns
         return table, column, carried_columns(table, used=(column,), wanted=wanted, modality=self.modality)
@@ -152,10 +153,9 @@ class ListCorpus(Corpus):
         table, column, carried = self._table()
         carried = carried if with_columns else []
         for rows in table.rows([column, *(each.name for each in carried)]):
-            values = {each.as_name: each.convert(rows.batch.column(each.name)) for each in carried}
-            for number, place in enumerate(rows.batch.column(column).to_pylist()):
+            places = rows.batch.column(column).to_pylist()
+            for number, (place, columns) in enumerate(zip(places, row_columns(carried, rows.batch), strict=True)):
                 fault = rows.faults.get(rows.first + number, "")
-                columns = {name: cells[number] for name, cells in values.items()}
                 yield _Row(place=None if place is None else str(place).strip(), fault=fault, columns=columns)
 
     def _lines(self) -> Iterator[_Row]:
@@ -191,7 +191,7 @@ class ListCorpus(Corpus):
         return beside(self._source, name)
 
     def _item(self, number: int, row: _Row) -> Item:
-        described = mark(row.columns)
+        described = digest(row.columns)
         if not row.place:
             fault = f"the row {row.fault}" if row.fault else "the row names no image"
             return Item(uri=f"{self._source}#row={number}", fault=fault, columns=row.columns, described=described)

@@ -1,18 +1,19 @@
 """A table of metadata, looked up by the paths, file names or stems that it gives: for tens of millions of rows."""
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llm2clip_search.corpora.columns import digest
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.files import files_of
 from llm2clip_search.corpora.table_columns import check_column
 from llm2clip_search.corpora.table_formats import open_table
-from llm2clip_search.corpora.table_values import CarriedColumn, carried_columns, carried_schema, mark
+from llm2clip_search.corpora.table_values import CarriedColumn, carried_columns, carried_schema, row_columns
 from llm2clip_search.errors import CorpusError
 
 _BLOCK = 1 << 16
@@ -95,10 +96,9 @@ class MetadataTable:
                 place += 1  # noqa: PLW2901 - two keys with one hash
         return rows
 
-    def _values(self, numbers: np.ndarray) -> Iterator[dict[str, Any]]:
-        rows = self._rows.take(pa.array(numbers)) if len(numbers) else self._rows.slice(0, 0)
-        columns = {each.as_name: each.convert(rows.column(each.name).combine_chunks()) for each in self._carried}
-        return ({name: values[number] for name, values in columns.items()} for number in range(len(numbers)))
+    def _values(self, numbers: np.ndarray) -> list[dict[str, Any]]:
+        found = self._rows.take(pa.array(numbers)).combine_chunks().to_batches() if len(numbers) else []
+        return [columns for rows in found for columns in row_columns(self._carried, rows)]
 
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
         """Hashes of the keys in order, and the row of each: int64 ``[keys]``."""
@@ -125,14 +125,14 @@ class MetadataTable:
             pairs = self._numbers[np.stack([places, places + 1], axis=1)]
             rows = pairs.reshape(-1)
             keys = self._rows.column(_KEY).take(pa.array(rows)).to_pylist()
-            values = list(self._values(rows))
+            values = self._values(rows)
             for number, (before, after) in enumerate(pairs):
                 if keys[2 * number] != keys[2 * number + 1]:
                     continue
                 first, second = values[2 * number : 2 * number + 2]
                 count += 1
-                if mark(first) != mark(second):
-                    differ = next(name for name in first if mark({name: first[name]}) != mark({name: second[name]}))
+                if digest(first) != digest(second):
+                    differ = min(name for name in first | second if repr(first.get(name)) != repr(second.get(name)))
                     raise CorpusError(
                         f"{self.uri} has several rows for {self.on} = {keys[2 * number]!r}: rows {before} and {after},"
                         f" counted from 0, differ in {differ}."

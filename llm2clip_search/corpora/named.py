@@ -16,18 +16,26 @@ if TYPE_CHECKING:
 class NamedFiles(Corpus):
     """Some files of one folder; other files of it, indexed before, stay in the index for as long as they are there."""
 
-    is_partial = True
-
-    def __init__(self, folder: str, files: Sequence[str], *, options: SourceOptions, part_of: str = "") -> None:
+    def __init__(
+        self,
+        folder: str,
+        files: Sequence[str],
+        *,
+        options: SourceOptions,
+        part_of: str = "",
+        is_partial: bool = True,
+    ) -> None:
         """Files that are read when `items` is called.
 
         Args:
             folder: path or URI of the folder, which is the corpus's URI.
             files: paths or URIs of files in it.
+            is_partial: False if these are all files of the folder that hold items.
             part_of: URI of a source that the folder lies in, if these files belong to it.
         """
         self._folder, self._files, self._options = folder, list(dict.fromkeys(files)), options
         self.modality, self.options, self.part_of = options.modality, options.to_dict(), part_of
+        self.is_partial = is_partial
 
     @property
     def uri(self) -> str:

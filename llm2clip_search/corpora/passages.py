@@ -16,8 +16,13 @@ Span = tuple[int, int]
 
 _PARAGRAPH = re.compile(r"(?<=\S)(?=[ \t]*\n[ \t]*\n)|(?<=\S)(?=[ \t]*\n#{1,6} )")
 """Behind a paragraph, and before a heading of Markdown. Space belongs to what follows it, as tokens have it."""
+_CLOSING, _WIDE_CLOSING = "\"')\\]\u201d\u2019\u00bb", "\u201d\u2019\uff09\u300d\u300f"
+"""Quotation marks and brackets that close, and those of languages without spaces."""
+_WIDE_END = "\u3002\uff01\uff1f\uff61"
+"""What ends sentences of such languages."""
 _SENTENCE = re.compile(
-    r"(?<=[.!?…])(?=\s)|(?<=[.!?…][\"'”’»)\]])(?=\s)|(?<=[。！？｡])(?![。！？｡”’»）」』])|(?<=[。！？｡][”’»）」』])"
+    rf"(?<=[.!?\u2026])(?=\s)|(?<=[.!?\u2026][{_CLOSING}])(?=\s)"
+    rf"|(?<=[{_WIDE_END}])(?![{_WIDE_END}{_WIDE_CLOSING}])|(?<=[{_WIDE_END}][{_WIDE_CLOSING}])"
 )
 _LINE = re.compile(r"(?<=\S)(?=[ \t]*\n)")
 _HEADING = re.compile(r"\s*#{1,6} ")

@@ -1,6 +1,7 @@
 """Sources by name: folders, files and lists of this machine or elsewhere, and corpora that other packages add."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from glob import glob, has_magic
@@ -9,11 +10,14 @@ from typing import cast
 
 from llm2clip_search.base.plugins import Plugins
 from llm2clip_search.corpora.corpus import Corpus
+from llm2clip_search.corpora.dataset_folders import dataset_tables
+from llm2clip_search.corpora.files import files_of
 from llm2clip_search.corpora.folder import FolderCorpus
 from llm2clip_search.corpora.kinds import kind_of
 from llm2clip_search.corpora.named import NamedFiles
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.shards import expand_braces
+from llm2clip_search.corpora.table_columns import kind_of_table
 from llm2clip_search.errors import CorpusError
 
 CORPUS_PLUGINS = Plugins("llm2clip_search.corpora")
@@ -61,15 +65,25 @@ def open_corpora(
     named: dict[str, list[str]] = {}
     for source in sources:
         for place in _places(os.fspath(source)):
-            corpus = _open(place, options, settle)
-            if isinstance(corpus, str):
-                named.setdefault(corpus, []).append(place)
+            opened = _open(place, options, settle)
+            if isinstance(opened, str):
+                named.setdefault(opened, []).append(place)
             else:
-                corpora.append(corpus)
+                corpora += opened
     for folder, files in named.items():
         settled, part_of = settle(folder, replace(options, kind=options.kind or "files"))
         corpora.append(NamedFiles(folder, files, options=settled, part_of=part_of))
-    return corpora
+    return [_joined(corpus) for corpus in corpora]
+
+
+def _joined(corpus: Corpus) -> Corpus:
+    """A corpus with the columns of the table that its options name."""
+    options = SourceOptions.from_dict(dict(corpus.options))
+    if not options.metadata:
+        return corpus
+    from llm2clip_search.corpora.joined import JoinedCorpus
+
+    return JoinedCorpus(corpus, options.metadata, options.on, columns=options.columns)
 
 
 def _places(source: str) -> Iterator[str]:
@@ -91,49 +105,70 @@ def _is_there(name: str) -> bool:
         return False
 
 
-def _open(place: str, options: SourceOptions, settle: Settle) -> Corpus | str:
-    """The corpus of one place; for a file that is named, the folder or prefix that it lies in."""
+def _open(place: str, options: SourceOptions, settle: Settle) -> list[Corpus] | str:
+    """The corpora of one place; for a file that is named, the folder or prefix that it lies in."""
     scheme, separator, _ = place.partition("://")
     if separator and scheme in CORPUS_PLUGINS.schemes():
         _refuse_patterns(place, options)
-        return cast("Corpus", CORPUS_PLUGINS.load(scheme, place, error=CorpusError))
+        return [cast("Corpus", CORPUS_PLUGINS.load(scheme, place, error=CorpusError))]
     if separator:
         return _open_remote(place, options, settle)
     if place == STDIN:
-        return _open_list(place, options, settle)
+        return [_open_list(place, options, settle)]
     path = Path(place).expanduser()
     kind = kind_of(path, options.modality)
     if options.kind is not None and (kind not in ("folder", "tar", "table") or not path.is_dir()):
         kind = options.kind
+    if kind == "table" and path.is_dir():
+        return _open_tables(path, options, settle)
     if kind == "list":
-        return _open_list(place, options, settle)
-    if path.is_dir():
+        return [_open_list(str(path), options, settle)]
+    if kind in ("folder", "tar") and not path.is_file():
         chosen = replace(options, kind=options.kind or (None if kind == "folder" else kind))
         settled, part_of = settle(str(path), chosen)
-        return FolderCorpus(
+        folder = FolderCorpus(
             path, exclude=settled.exclude, everything=settled.everything, options=settled, part_of=part_of or None
         )
+        return [folder]
     _refuse_patterns(place, options)
     return str(path.parent)
+
+
+def _open_tables(folder: Path, options: SourceOptions, settle: Settle) -> list[Corpus]:
+    """The tables of a folder: one corpus of those that hold items, and one of each that names images."""
+    _refuse_patterns(str(folder), options)
+    tables = dataset_tables(folder)
+    lists = [table for table in tables if kind_of_table(table, options) == "list"]
+    holding = [table for table in tables if table not in lists]
+    corpora = [_open_list(table, options, settle) for table in lists]
+    if holding:
+        settled, part_of = settle(str(folder), replace(options, kind="table"))
+        corpora.append(NamedFiles(str(folder), holding, options=settled, part_of=part_of, is_partial=False))
+    return corpora
 
 
 def _open_list(place: str, options: SourceOptions, settle: Settle) -> Corpus:
     from llm2clip_search.corpora.listed import ListCorpus
 
     _refuse_patterns(place, options)
+    if place == STDIN:
+        separator = b"\0" if options.null_separated else b"\n"
+        stdin = replace(options, kind="list")
+        return ListCorpus(os.getcwd(), options=stdin, stream=sys.stdin.buffer, separator=separator)  # noqa: PTH109
     settled, _ = settle(place, replace(options, kind="list"))
     return ListCorpus(place, options=settled)
 
 
-def _open_remote(place: str, options: SourceOptions, settle: Settle) -> Corpus | str:
+def _open_remote(place: str, options: SourceOptions, settle: Settle) -> list[Corpus] | str:
+    files_of(place)
     from llm2clip_search.corpora.remote import RemoteFolder, kind_of_remote
 
     kind = options.kind or kind_of_remote(place, options)
     if kind == "list":
-        return _open_list(place, options, settle)
+        return [_open_list(place, options, settle)]
     if kind == "folder":
         settled, _ = settle(place, options)
-        return RemoteFolder(place, options=settled)
+        return [RemoteFolder(place, options=settled)]
     _refuse_patterns(place, options)
     return place.rpartition("/")[0]
 

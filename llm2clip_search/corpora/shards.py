@@ -7,6 +7,8 @@ from pathlib import Path
 
 from llm2clip_search.errors import CorpusError
 
+_PADDING = 1 << 20
+"""Bytes behind the end of a shard that are looked at; programs fill up the last 10 KiB."""
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 
@@ -56,18 +58,32 @@ def find_files(root: Path, pattern: str) -> list[Path]:
 def shard_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Regular files of a shard, in order.
 
+    Raises:
+        tarfile.ReadError: as of `all_members`.
+    """
+    return (member for member in all_members(tar) if member.isfile())
+
+
+def all_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Everything that a shard holds, in order and in flat memory: `tarfile` would keep each of them.
+
     `tarfile` mistakes a damaged or missing header for the end of the archive. The real end is marked by a block of
-    512 zeros; it is checked, so that no member is lost unnoticed.
+    512 zeros, and nothing but zeros follow; both are checked, so that no member is lost unnoticed.
 
     Raises:
-        tarfile.ReadError: the shard is damaged or cut off; the last readable member is named.
+        tarfile.ReadError: the shard is damaged or cut off, and the last readable member is named; or another archive
+            follows behind its end.
     """
-    last = "its start"
-    for member in tar:
-        last = repr(member.name)
-        if member.isfile():
-            yield member
+    last, end = "its start", 0
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]
+        if tar.offset <= end or member.size < 0:  # a damaged size leads back, and round and round
+            raise tarfile.ReadError(f"it is damaged after {last}")
+        last, end = repr(member.name), tar.offset
+        yield member
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"it is damaged or cut off after {last}")
+    if tar.fileobj.read(_PADDING).strip(b"\0"):
+        raise tarfile.ReadError(f"it ends after {last}, but more data follow, as if archives had been joined")

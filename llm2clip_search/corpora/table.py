@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, quote
 
 import pyarrow as pa
 
+from llm2clip_search.corpora.columns import digest
 from llm2clip_search.corpora.containers import Container
 from llm2clip_search.corpora.corpus import Item, Modality
 from llm2clip_search.corpora.files import Files, beside, files_of
@@ -20,7 +21,7 @@ from llm2clip_search.corpora.table_columns import (
 )
 from llm2clip_search.corpora.table_files import TableFile
 from llm2clip_search.corpora.table_formats import TABLE_SUFFIXES, open_table
-from llm2clip_search.corpora.table_values import CarriedColumn, carried_columns, carried_schema, mark
+from llm2clip_search.corpora.table_values import CarriedColumn, carried_columns, carried_schema, row_columns
 from llm2clip_search.errors import CorpusError, ImageError
 
 _ROWS = 16
@@ -46,11 +47,9 @@ class TableContainer(Container):
         table = open_table(files, container.uri, container.version)
         reading = _reading(table, options)
         for rows in table.rows([*reading.columns, *(each.name for each in reading.carried)], size=_ROWS):
-            carried = {each.as_name: each.convert(rows.batch.column(each.name)) for each in reading.carried}
-            for number in range(rows.batch.num_rows):
+            for number, columns in enumerate(row_columns(reading.carried, rows.batch)):
                 row = rows.first + number
-                columns = {name: values[number] for name, values in carried.items()}
-                item = replace(container, is_container=False, size=0, columns=columns, described=mark(columns))
+                item = replace(container, is_container=False, size=0, columns=columns, described=digest(columns))
                 if row in rows.faults:
                     yield replace(item, uri=f"{container.uri}#row={row}", fault=f"the row {rows.faults[row]}")
                     continue

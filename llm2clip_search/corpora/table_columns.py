@@ -72,7 +72,7 @@ def image_columns(table: TableFile, wanted: str | None) -> tuple[str, ...]:
         return (wanted,)
     if found := columns_of_images(table):
         return found
-    raise CorpusError(f"No column of {table.uri} holds images; {_has(schema)}.", hint="Name it with --image-column.")
+    raise CorpusError(f"No column of {table.uri} holds images; {_has(schema)}.", hint="Name it with --image.")
 
 
 def columns_of_images(table: TableFile) -> tuple[str, ...]:

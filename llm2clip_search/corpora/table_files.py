@@ -66,9 +66,6 @@ class ParquetFile(TableFile):
     def rows(self, columns: Sequence[str], *, first: int = 0, size: int = 1024) -> Iterator[Rows]:
         with readable(self.uri), opened(self) as source:
             file = pq.ParquetFile(source, buffer_size=_PAGES, pre_buffer=False, page_checksum_verification=True)
-            names = distinct(file.schema_arrow.names)
-            named = zip(file.schema_arrow.names, names, strict=True)
-            originals = list(dict.fromkeys(old for old, new in named if new in columns))
             groups, start = list[int](), 0
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
@@ -76,11 +73,26 @@ class ParquetFile(TableFile):
                     start += count
                 else:
                     groups.append(group)
-            if not columns:  # pyarrow counts no rows of no columns
-                yield from _counted(start, file.metadata.num_rows, first=first, size=size)
-                return
-            batches = file.iter_batches(size, row_groups=groups, columns=originals, use_threads=False)
-            yield from _cut(batches, start, file.schema_arrow.names, columns, first=first, size=size)
+            wanted, leaves, leaf = list[str](), list[int](), 0
+            for name, each in zip(distinct(file.schema_arrow.names), file.schema_arrow, strict=True):
+                count = _leaves(each.type)
+                if name in columns:
+                    wanted.append(name)
+                    leaves += range(leaf, leaf + count)
+                leaf += count
+            if wanted:  # by number, because names may be equal, and pyarrow takes one with a dot for two
+                batches = file.reader.iter_batches(size, row_groups=groups, column_indices=leaves, use_threads=False)
+                yield from _cut(batches, start, wanted, columns, first=first, size=size)
+            else:  # pyarrow counts no rows of no columns
+                for row in range(max(start, first), file.metadata.num_rows, size):
+                    yield Rows(first=row, batch=batch_of({}, min(size, file.metadata.num_rows - row)))
+
+
+def _leaves(kind: pa.DataType) -> int:
+    """Columns of a Parquet file that a column of some type is stored in."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _leaves(kind.storage_type)
+    return sum(_leaves(kind.field(number).type) for number in range(kind.num_fields)) if kind.num_fields else 1
 
 
 class ArrowFile(TableFile):
@@ -96,9 +108,10 @@ class ArrowFile(TableFile):
     def rows(self, columns: Sequence[str], *, first: int = 0, size: int = 1024) -> Iterator[Rows]:
         with readable(self.uri), opened(self, mapped=True) as source:
             reader = self._reader(source)
-            names = reader.schema.names
+            names = distinct(reader.schema.names)
             if columns and not isinstance(source, pa.MemoryMappedFile):  # where nothing is copied, this would copy
-                wanted = [number for number, name in enumerate(distinct(names)) if name in columns]
+                wanted = [number for number, name in enumerate(names) if name in columns]
+                names = [names[number] for number in wanted]
                 reader = self._reader(source, pa.ipc.IpcReadOptions(included_fields=wanted))
             batches = reader if isinstance(reader, pa.RecordBatchReader) else _record_batches(reader)
             yield from _cut(batches, 0, names, columns, first=first, size=size)
@@ -127,22 +140,14 @@ def _cut(
     first: int,
     size: int,
 ) -> Iterator[Rows]:
-    """Batches of some of a file's columns, from row ``start``, as `TableFile.rows` yields them."""
-    fields: list[tuple[int, str]] | None = None
+    """Batches from row ``start``, with columns of the given names, as `TableFile.rows` yields them."""
     for batch in batches:
         end = start + batch.num_rows
-        if end > first:
-            fields = fields if fields is not None else _positions(batch.schema.names, names, columns)
-            arrays = {name: batch.column(position) for position, name in fields}
-            for row in range(max(start, first), end, size):
-                some = {name: plain_array(array.slice(row - start, size)) for name, array in arrays.items()}
-                yield Rows(first=row, batch=batch_of(some, min(size, end - row)))
+        arrays = {name: batch.column(number) for number, name in enumerate(names) if name in columns}
+        for row in range(max(start, first), end, size):
+            some = {name: plain_array(array.slice(row - start, size)) for name, array in arrays.items()}
+            yield Rows(first=row, batch=batch_of(some, min(size, end - row)))
         start = end
-
-
-def _counted(start: int, end: int, *, first: int, size: int) -> Iterator[Rows]:
-    for row in range(max(start, first), end, size):
-        yield Rows(first=row, batch=batch_of({}, min(size, end - row)))
 
 
 def batch_of(columns: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
@@ -150,16 +155,6 @@ def batch_of(columns: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
     if columns:
         return pa.RecordBatch.from_pydict(dict(columns))
     return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
-
-
-def _positions(read: Sequence[str], names: Sequence[str], columns: Sequence[str]) -> list[tuple[int, str]]:
-    """Where the wanted columns are among those that were read, which are some of the file's, in its order."""
-    found, rest = list[tuple[int, str]](), iter(zip(names, distinct(names), strict=True))
-    for position, name in enumerate(read):
-        new = next(new for old, new in rest if old == name)
-        if new in columns:
-            found.append((position, new))
-    return found
 
 
 def distinct(names: Sequence[str]) -> list[str]:

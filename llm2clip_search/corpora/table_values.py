@@ -1,13 +1,13 @@
 """Columns of a table as columns of an index: which types an index stores, and how a value becomes one of them."""
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from llm2clip_search.corpora.columns import column_name
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.table_columns import caption_column, check_column, is_binary, is_list, is_string
 from llm2clip_search.corpora.table_files import TableFile
@@ -45,7 +45,8 @@ def carried_columns(
         check_column(table.uri, schema, name)
     labels = _labels(schema)
     caption = caption_column([name for name in schema.names if name not in used]) if modality == "image" else None
-    found = []
+    found = list[CarriedColumn]()
+    taken = set[str]()
     for each in schema:
         stored = stored_type(each.type)
         if each.name in used or stored is None or (wanted is not None and each.name not in wanted):
@@ -53,14 +54,11 @@ def carried_columns(
         convert = _converter(each.type, stored)
         if each.name in labels and pa.types.is_integer(each.type):
             stored, convert = pa.string(), _labeller(labels[each.name])
-        found.append(
-            CarriedColumn(
-                name=each.name,
-                as_name="caption" if each.name == caption else each.name,
-                type=stored,
-                convert=convert,
-            )
-        )
+        name = "caption" if each.name == caption else column_name(each.name)
+        while name.casefold() in taken:  # as in SQL, case does not matter
+            name += "_2"
+        taken.add(name.casefold())
+        found.append(CarriedColumn(name=each.name, as_name=name, type=stored, convert=convert))
     return found
 
 
@@ -154,6 +152,9 @@ def _labeller(names: list[str]) -> Callable[[pa.Array], list[Any]]:
     return labels
 
 
-def mark(columns: Mapping[str, Any]) -> str:
-    """A short text that is equal for equal columns, for `Item.described`; empty without any."""
-    return hashlib.blake2b(repr(columns).encode(), digest_size=8).hexdigest() if columns else ""
+def row_columns(carried: Sequence[CarriedColumn], rows: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The columns of each of some rows, by their names in the index, without what is null."""
+    values = [(each.as_name, each.convert(rows.column(each.name))) for each in carried]
+    return [
+        {name: cells[number] for name, cells in values if cells[number] is not None} for number in range(rows.num_rows)
+    ]

@@ -145,6 +145,8 @@ _OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer to the image, which was not fetched"),
     (0, b"\xd0\xcf\x11\xe0", "a document of an earlier Microsoft Office"),
 )
+_NOT_IMAGES = frozenset({".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".wmf", ".emf", ".h5", ".hdf", ".grib", ".bufr"})
+"""Extensions that Pillow registers but that are documents, films or need another program."""
 _TEXTS = ((b"<!doctype html", "a web page"), (b"<html", "a web page"), (b"<?xml", "an XML document"))
 """First words of text files that people mistake for images, in lower case."""
 
@@ -158,6 +160,14 @@ def register_plugins() -> None:
         pillow_heif.register_heif_opener()
     with suppress(ImportError):
         import pillow_jxl  # noqa: F401 - its import registers it
+
+
+def image_extensions() -> frozenset[str]:
+    """Lower-case extensions, with the dot, that the installed Pillow and its plug-ins read."""
+    register_plugins()
+    formats = Image.registered_extensions()  # makes Pillow load its readers, which are in `Image.OPEN` only then
+    readable = {ext for ext, name in formats.items() if name in Image.OPEN or name == "MPO"}  # JPEG's opens MPO too
+    return frozenset(readable) - _NOT_IMAGES
 
 
 def of_name(path: str | PurePath) -> ImageType | None:

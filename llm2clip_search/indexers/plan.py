@@ -15,6 +15,7 @@ from llm2clip_search.corpora import Corpus, FolderCorpus, Item
 from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.files import files_of
+from llm2clip_search.corpora.joined import JoinedCorpus
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers.known import Completed, KnownRows
 from llm2clip_search.indexers.listing import Judge
@@ -201,11 +202,7 @@ def _overlapping(snapshot: Snapshot, corpus: Corpus) -> list[FolderCorpus]:
         if other.uri not in own
         and other.modality == corpus.modality
         and is_folder_source(other)
-        and (
-            not isinstance(corpus, FolderCorpus)
-            or snapshot.is_under(other.uri, root)
-            or snapshot.is_under(root, other.uri)
-        )
+        and (_walked(corpus) is None or snapshot.is_under(other.uri, root) or snapshot.is_under(root, other.uri))
     ]
 
 
@@ -216,10 +213,17 @@ def is_folder_source(source: SourceEntry) -> bool:
 
 def _is_wanted(path: str, snapshot: Snapshot, corpus: Corpus) -> bool:
     """True unless a folder's patterns leave out a path."""
-    return not isinstance(corpus, FolderCorpus) or corpus.covers(
-        corpus.root / Path(snapshot.located(path)).relative_to(snapshot.located(snapshot.stored(corpus.uri))),
+    folder = _walked(corpus)
+    return folder is None or folder.covers(
+        folder.root / Path(snapshot.located(path)).relative_to(snapshot.located(snapshot.stored(corpus.uri))),
         is_folder=False,
     )
+
+
+def _walked(corpus: Corpus) -> FolderCorpus | None:
+    """The folder of this machine that a corpus walks; None for any other."""
+    inner = corpus.corpus if isinstance(corpus, JoinedCorpus) else corpus
+    return inner if isinstance(inner, FolderCorpus) else None
 
 
 def _is_of_another(path: Path, others: list[FolderCorpus]) -> bool:

@@ -87,7 +87,7 @@ def test_every_odd_file_looks_as_it_should_or_fails_with_a_reason(
 
 def test_extensions_are_complete_when_they_are_first_asked_for() -> None:
     """In a process that has not read an image yet: Pillow registers its readers late."""
-    code = "from llm2clip_search.corpora.folder import image_extensions; print(*sorted(image_extensions()))"
+    code = "from llm2clip_search.encoders.image_types import image_extensions; print(*sorted(image_extensions()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {".jpg", ".png", ".webp", ".tif", ".mpo", ".heic", ".jxl", ".avif"} <= set(done.stdout.split())
 
