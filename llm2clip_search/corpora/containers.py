@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from llm2clip_search.corpora.corpus import Item, Modality
-from llm2clip_search.corpora.files import Files
+from llm2clip_search.corpora.files import Files, files_of
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.passages import char_range
 
@@ -76,6 +76,11 @@ def containers() -> tuple[Container, ...]:
 @cache
 def _by_suffix() -> dict[str, Container]:
     return {suffix: reader for reader in reversed(containers()) for suffix in reader.suffixes}
+
+
+def open_uri(uri: str, version: str = "") -> bytes:
+    """The bytes of a file or a part of one, wherever it is, by what an index knows of it; errors as `open_item`."""
+    return open_item(Item(uri=uri, version=version), files_of(uri))
 
 
 def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:

@@ -127,7 +127,12 @@ class FolderCorpus(Corpus):
     def parts(self, container: Item) -> Iterator[Item]:
         reader = self._reader(container.uri)
         assert reader is not None, "only containers have parts"
-        return reader.parts(LocalFiles(), container, self._options)
+        is_empty = True
+        for part in reader.parts(LocalFiles(), container, self._options):
+            is_empty = False
+            yield part
+        if is_empty:
+            self._skipped.notes[f"files without {self.modality}s"] += 1
 
     def lists(self, container: str) -> bool:
         reader = self._reader(container)
@@ -168,6 +173,8 @@ class FolderCorpus(Corpus):
         return self._skipped
 
     def looked_for(self) -> str:
+        if self.modality == "text":
+            return "text files"
         some = [ext for ext in (".jpg", ".png", ".webp", ".heic", ".avif") if ext in image_extensions()]
         return f"{', '.join(some)} and others"
 
