@@ -171,11 +171,14 @@ def list_sources(index: str | os.PathLike[str] | Snapshot) -> list[Source]:
 
 
 def source_state(snapshot: Snapshot, source: SourceEntry) -> State:
-    """What has become of a source, as far as a look at its folder tells."""
+    """What has become of a source, as far as a look at its folder, or its list, tells."""
     if is_uri(source.uri):
         return "unknown"
+    place = Path(snapshot.located(source.uri))
     try:
-        with os.scandir(snapshot.located(source.uri)) as entries:
+        if place.is_file():
+            return "present"
+        with os.scandir(place) as entries:
             return "present" if next(entries, None) is not None else "empty"
     except (FileNotFoundError, NotADirectoryError):
         return "missing"
@@ -290,16 +293,16 @@ def follow_base(writer: Writer) -> str:
 
 
 def check_missing(writer: Writer) -> dict[str, int]:
-    """Rows of sources whose folder is missing, by folder; a source of which no row is left is forgotten.
+    """Rows of sources whose folder or list is missing, by source; one of which no row is left is forgotten.
 
-    Paths of rows are read only if a folder is missing.
+    Paths of rows are read only if one is missing.
     """
     snapshot = writer.snapshot
     missing = [each for each in writer.manifest.sources if source_state(snapshot, each) == "missing"]
     counts = dict.fromkeys(missing, 0)
-    for _, paths in snapshot.live_paths() if missing else ():
+    for table in _live_rows(snapshot) if missing else ():
         for source in missing:
-            counts[source] += int(snapshot.below(paths, source.uri).sum())
+            counts[source] += int(_of_source(snapshot, table, source.uri).sum())
     if found_elsewhere := [source for source, count in counts.items() if not count]:
         for source in found_elsewhere:
             writer.record_failures([], under=source.uri)
