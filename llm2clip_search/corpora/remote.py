@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from llm2clip_search.corpora.containers import container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
-from llm2clip_search.corpora.files import files_of
+from llm2clip_search.corpora.files import Files, files_of
+from llm2clip_search.corpora.kinds import UNKNOWN_HINT
 from llm2clip_search.corpora.named import item_of
 from llm2clip_search.corpora.options import Kind, SourceOptions
 from llm2clip_search.corpora.rules import (
@@ -45,10 +46,14 @@ def kind_of_remote(uri: str, options: SourceOptions) -> Kind:
             return "list" if kind_of_table(uri, options) == "list" else "files"
         if reader is not None or _suffix(uri) in image_extensions() or uri.partition("://")[0] in _WEB:
             return "files"
-        with suppress(OSError):  # a file whose name does not tell what it is
-            if options.kind is not None and files_of(uri, options).status(uri).size:
+        files = files_of(uri, options)
+        names = [each.uri for each in islice(files.walk(uri), _LOOKED_AT)]
+        if not names and _is_file(files, uri):
+            if options.kind is not None:
                 return "files"
-        names = [each.uri for each in islice(files_of(uri, options).walk(uri), _LOOKED_AT)]
+            raise CorpusError(
+                f"{uri} is a {_suffix(uri) or 'file without a suffix'}, which nothing here reads.", hint=UNKNOWN_HINT
+            )
     except OSError as error:
         raise _unlisted(uri, error) from error
     kinds = {reader.kind for name in names if (reader := container_for(name)) is not None}
@@ -158,6 +163,13 @@ class RemoteFolder(Corpus):
 
     def looked_for(self) -> str:
         return images_looked_for()
+
+
+def _is_file(files: Files, uri: str) -> bool:
+    try:
+        return bool(files.status(uri))
+    except FileNotFoundError:
+        return False
 
 
 def _suffix(name: str) -> str:

@@ -74,6 +74,10 @@ def packed(request: Request) -> None:
     request.answer(gzip.compress(BODY), Content_Encoding="gzip")
 
 
+def garbage(request: Request) -> None:
+    request.wfile.write(b"\x00\x01garbage\r\n\r\n")
+
+
 def chunked(request: Request) -> None:
     request.wfile.write(OPEN + b"Transfer-Encoding: chunked\r\n\r\n")
     for start in range(0, len(BODY), 1000):
@@ -121,7 +125,7 @@ PAGES: dict[str, Page] = {
     "/file": redirect("file:///etc/passwd"),
     "/noai": robots("noai"),
     "/noimageindex": robots("otherbot: nofollow, llm2clip-search: NoImageIndex"),
-    "/garbage": lambda request: request.wfile.write(b"\x00\x01garbage\r\n\r\n") and None,
+    "/garbage": garbage,
 }
 
 

@@ -1,9 +1,11 @@
 """An S3 server on loopback: moto's, in threads of the test's own process."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
+import urllib3
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "test-secret-9f2c", "AWS_REGION": "us-east-1"}
 
@@ -23,16 +25,30 @@ def s3_server() -> Iterator[str]:
 
 
 def fill_bucket(endpoint: str, bucket: str, objects: Mapping[str, bytes]) -> None:
-    """Make a bucket and put objects into it."""
-    import urllib3
+    """Make a bucket, unless it is there, and put objects into it."""
+    import obstore
 
-    web = urllib3.PoolManager()
-    for path, body in {"": b"", **objects}.items():
-        assert web.request("PUT", f"{endpoint}/{bucket}/{path}".rstrip("/"), body=body).status == 200
+    assert urllib3.PoolManager().request("PUT", f"{endpoint}/{bucket}").status == 200
+    for key, body in objects.items():
+        obstore.put(_store(endpoint, bucket), key, body)
 
 
-def remove_object(endpoint: str, bucket: str, key: str) -> None:
-    """Delete an object."""
-    import urllib3
+def remove_objects(endpoint: str, bucket: str, keys: Iterable[str]) -> None:
+    """Delete objects."""
+    import obstore
 
-    assert urllib3.PoolManager().request("DELETE", f"{endpoint}/{bucket}/{key}").status == 204
+    obstore.delete(_store(endpoint, bucket), list(keys))
+
+
+def _store(endpoint: str, bucket: str) -> Any:
+    from obstore.store import S3Store
+
+    key, secret, region = KEYS.values()
+    return S3Store(
+        bucket,
+        endpoint=endpoint,
+        access_key_id=key,
+        secret_access_key=secret,
+        region=region,
+        client_options={"allow_http": True},
+    )

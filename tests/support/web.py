@@ -51,14 +51,15 @@ class Request(BaseHTTPRequestHandler):
         """Send a body, or the part of it that is asked for."""
         wanted = self.headers.get("Range")
         if wanted is None:
-            self.answer(body, **headers)
+            self.answer(body, status=200, **headers)
             return
         first, last = (int(each) for each in wanted.removeprefix("bytes=").split("-"))
         if first >= len(body):
             self.answer(status=416)
             return
         part = body[first : last + 1]
-        self.answer(part, 206, Content_Range=f"bytes {first}-{first + len(part) - 1}/{len(body)}", **headers)
+        headers["Content_Range"] = f"bytes {first}-{first + len(part) - 1}/{len(body)}"
+        self.answer(part, status=206, **headers)
 
 
 Page = Callable[[Request], None]
