@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from llm2clip_search.corpora.containers import container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
-from llm2clip_search.corpora.files import FileStatus, files_of
+from llm2clip_search.corpora.file_status import FileStatus
+from llm2clip_search.corpora.files import files_of
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.errors import CorpusError
 
@@ -43,7 +44,7 @@ class NamedFiles(Corpus):
         return self._uri
 
     def items(self) -> Iterator[Item]:
-        place = files_of(self._uri)
+        place = files_of(self._uri, self._options)
         for uri in self._files:
             try:
                 status = place.status(uri)
@@ -54,16 +55,16 @@ class NamedFiles(Corpus):
     def parts(self, container: Item) -> Iterator[Item]:
         reader = container_for(container.uri, self._kind)
         assert reader is not None, "only containers have parts"
-        return reader.parts(files_of(self._uri), container, self._options)
+        return reader.parts(files_of(self._uri, self._options), container, self._options)
 
     def schema(self, container: Item | None = None) -> "pa.Schema | None":
         reader = None if container is None else container_for(container.uri, self._kind)
         if container is None or reader is None:
             return None
-        return reader.schema(files_of(self._uri), container, self._options)
+        return reader.schema(files_of(self._uri, self._options), container, self._options)
 
     def open(self, item: Item) -> bytes:
-        return open_item(item, files_of(self._uri), self._kind)
+        return open_item(item, files_of(self._uri, self._options), self._kind)
 
 
 def item_of(status: FileStatus, *, is_container: bool = False) -> Item:

@@ -1,8 +1,5 @@
-"""Tar archives made from names and bytes."""
+"""Listing of tar archives."""
 
-import io
-import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,16 +9,6 @@ from llm2clip_search.corpora.named import item_of
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.tar import TarContainer
 from llm2clip_search.errors import CorpusError
-
-
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]], *, layout: int = tarfile.GNU_FORMAT) -> Path:
-    """A tar of regular files; ``layout`` is tarfile's format."""
-    with tarfile.open(path, "w", format=layout, encoding="utf-8", errors="surrogateescape") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size, info.mtime = len(data), 1_700_000_000
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 class RemoteFiles(LocalFiles):
