@@ -25,7 +25,8 @@ KeyRule = Literal["path", "name", "stem"]
 class MetadataTable:
     """The rows of a table by one of its columns. It holds the values as Arrow does, and 16 bytes a row besides.
 
-    Keys are paths if any has a slash, or a ``#`` before a part; else file names, if most end as such (``.jpg``); else stems.
+    Keys are paths if any has a slash, or a ``#`` before a part; else file names, if most end as such (``.jpg``); else
+    stems.
     """
 
     def __init__(
