@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pytest
 
 from llm2clip_search.corpora import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
@@ -73,7 +72,6 @@ def test_new_captions_embed_nothing(tmp_path: Path) -> None:
     assert rows(index)["photos.parquet#row=7"]["caption"] == "PICTURE 7"
 
 
-@pytest.mark.xfail(reason="texts are not indexed yet", strict=True)
 def test_a_table_of_texts_shares_an_index_with_its_images(tmp_path: Path) -> None:
     index, encoder = tmp_path / "index", ColourEncoder()
     path = write_parquet(tmp_path / "photos.parquet", table(list(range(12))))
@@ -170,6 +168,19 @@ def test_columns_keep_their_type_over_the_commits_of_a_run(tmp_path: Path) -> No
     assert found.pop("tags").startswith("list<")
     assert found == {"first": "double", "second": "int64"}
     assert rows(index)["photos.parquet#row=19"]["second"] == 2**40
+
+
+def test_other_options_read_a_table_that_is_unchanged(tmp_path: Path) -> None:
+    index, encoder = tmp_path / "index", ColourEncoder()
+    first, second = images(6)[:3], images(6)[3:]
+    path = write_parquet(tmp_path / "photos.parquet", {"before": first, "after": second, "n": range(3), "m": range(3)})
+    assert run(path, index, encoder).indexed == 6
+    fewer = run(path, index, encoder, columns=("n",))
+    assert (fewer.redescribed, encoder.embedded) == (6, 6)
+    assert all(row["n"] is not None and row["m"] is None for row in rows(index).values())
+    assert run(path, index, encoder, columns=("n",)).unchanged == 6
+    one = run(path, index, encoder, columns=("n",), image="after")
+    assert (one.total, one.removed, encoder.embedded) == (3, 3, 6)
 
 
 def test_a_cut_table_keeps_the_rows_behind_the_cut(tmp_path: Path) -> None:
