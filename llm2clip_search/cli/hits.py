@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Form = Literal["table", "json", "csv", "paths", "null"]
 """``null`` ends each path with a zero byte."""
+WORDS = 160
+"""Characters of a passage that the table shows."""
 LABELS = ("query", "query_line")
 """What JSON and CSV say of the caption of a batch besides its hits."""
 
@@ -54,7 +56,7 @@ def form_of(*, json_output: bool, csv_output: bool, paths: bool, null: bool) -> 
 def style_of(opened: "Searcher", form: Form, *, preview: bool | None, is_grouped: bool, is_batch: bool) -> Style:
     """How to print the hits of a query in some form; ``preview`` is as of `wants_pictures`."""
     folders = [str(part.snapshot.folder) for part in opened.parts]
-    keys = ("rank", "id", "score", "path", *opened.columns, "exists")
+    keys = ("rank", "id", "score", "path", *opened.columns, "part", "exists")
     optional = {"index": len(folders) > 1, "duplicates": is_grouped, **dict.fromkeys(LABELS, is_batch)}
     return Style(
         form=form,
@@ -98,19 +100,34 @@ def _cell(value: Any) -> Any:
 
 
 def _print_table(hits: Sequence["Hit"], style: Style) -> None:
-    """A table with a column of duplicates if they are grouped, and one of thumbnails if asked for."""
+    """A table with a column of duplicates if they are grouped, and of parts if there are any; images with their size
+    and thumbnails if asked for, texts with their words on a line below."""
     grouped = any(hit.duplicates is not None for hit in hits)
-    further = ["more"] if grouped else []
-    pictures = [""] if style.preview else []
-    table = console.table("score", "id", *further, "size", "image", *pictures, left=("image", ""))
+    are_texts = any(hit.modality == "text" for hit in hits)
+    has_parts = any(hit.part is not None for hit in hits)
+    pictures = style.preview and not are_texts
+    shown = {"more": grouped, "size": not are_texts, "part": has_parts, "text" if are_texts else "image": True}
+    names = [name for name, is_shown in shown.items() if is_shown]
+    table = console.table("score", "id", *names, *([""] if pictures else []), left=("part", "text", "image", ""))
     for hit in hits:
         number = f"@{style.indices.index(hit.index) + 1}" if hit.index is not None else ""
-        more = [f"+{len(hit.duplicates)}" if hit.duplicates else ""] if grouped else []
-        size = f"{hit.metadata['width']}x{hit.metadata['height']}"
-        name = escape(console.printable(hit.uri)) + (" [red](gone)[/red]" if hit.exists is False else "")
-        cells = [f"{hit.score:.3f}", f"{hit.id}{number}", *more, size, name]
-        table.add_row(*cells, *([_picture(hit.uri)] if style.preview else []))
+        name = escape(console.printable(hit.file)) + (" [red](gone)[/red]" if hit.exists is False else "")
+        cells = {
+            "more": f"+{len(hit.duplicates)}" if hit.duplicates else "",
+            "size": f"{hit.metadata['width']}x{hit.metadata['height']}",
+            "part": escape(console.printable(hit.part or "")),
+            "image": name,
+            "text": f"{name}\n[dim]{_words(hit.text or '')}[/dim]",
+        }
+        row = [f"{hit.score:.3f}", f"{hit.id}{number}", *(cells[each] for each in names)]
+        table.add_row(*row, *([_picture(hit)] if pictures else []))
     console.out.print(table)
+
+
+def _words(text: str) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(text[: 2 * WORDS].split())
+    return escape(console.printable(line if len(line) <= WORDS else f"{line[:WORDS]}..."))
 
 
 def wants_pictures(asked: bool | None) -> bool:
@@ -126,15 +143,15 @@ def wants_pictures(asked: bool | None) -> bool:
     return bool(asked) or Image in (SixelImage, TGPImage)
 
 
-def _picture(uri: str) -> Any:
+def _picture(hit: "Hit") -> Any:
     from textual_image.renderable import Image
 
     from llm2clip_search.encoders.images import read_rgb
-    from llm2clip_search.errors import ImageError
+    from llm2clip_search.errors import CorpusError, ImageError
 
     try:
-        thumbnail = read_rgb(uri)
-    except ImageError:
+        thumbnail = read_rgb(hit.open())
+    except (OSError, CorpusError, ImageError):
         return "(gone)"
     thumbnail.thumbnail((320, 320))
     return Image(thumbnail, width=24, height="auto")

@@ -83,6 +83,12 @@ def query(
     threshold: Annotated[
         float | None, typer.Option(help="Lowest cosine to show, from -1 to 1.", show_default=False)
     ] = None,
+    find: Annotated[
+        Literal["images", "texts"] | None,
+        typer.Option(
+            help="What to look for. Default: what the index holds, and images if it holds both.", show_default=False
+        ),
+    ] = None,
     where: Annotated[
         str | None,
         typer.Option(help="SQL condition, as in \"width > 1000 AND path LIKE '%/2024/%'\".", show_default=False),
@@ -107,6 +113,14 @@ def query(
         ),
     ] = None,
     unique: Annotated[bool, typer.Option("--unique", help="Show files with the same content once.")] = False,
+    per_file: Annotated[
+        int | None,
+        typer.Option(
+            help="Show at most so many results of one file, such as pages of a document or frames of a video.",
+            show_default=False,
+            metavar="N",
+        ),
+    ] = None,
     sort: Annotated[
         str | None,
         typer.Option(
@@ -145,7 +159,7 @@ def query(
     device: Device = "auto",
     quantize: QuantizeName = "none",
 ) -> None:
-    """Find images by captions, images, indexed images, or sums of these.
+    """Find images or texts by captions, images, indexed images, or sums of these.
 
     Filters are applied before the search. Scores are cosines. Images and captions to add or subtract may end in a
     weight, as in beach.jpg^0.5. Columns for --where: id, path, content_hash, size, mtime, width, height, format, taken,
@@ -173,11 +187,13 @@ def query(
         "k": k,
         "offset": offset,
         "threshold": threshold,
+        "find": find,
         "where": where,
         "recall": recall,
         "diverse": diverse,
         "group_duplicates": group_duplicates,
         "unique": unique,
+        "per_file": per_file,
         "sort": sort,
     }
     opened = open_index(index or None, model=model, runtime=runtime, device=device, quantize=quantize)
@@ -216,7 +232,7 @@ def _print(result: "Result", style: Style) -> None:
     for warning in result.warnings:
         console.warn(warning)
     if style.form == "table" and not result.hits:
-        console.say("No image matches the query.")
+        console.say(f"No {result.find[:-1]} matches the query.")
         return
     with console.results():
         print_head(style)
@@ -236,7 +252,7 @@ def _answer(
             for warning in result.warnings:
                 console.warn(f"Line {line:,}: {warning}")
             if not result.hits:
-                console.say(f"Line {line:,}: No image matches the query.")
+                console.say(f"Line {line:,}: No {result.find[:-1]} matches the query.")
             elif style.form == "table":
                 shown_caption = caption if len(caption) <= HEADING else f"{caption[:HEADING]}..."
                 console.out.print(f"[bold]{line}: {escape(console.printable(shown_caption))}[/bold]")
@@ -252,6 +268,10 @@ def _answer(
 
 def _explain(results: list["Result"], opened: "Searcher", *, per: str) -> None:
     for result in results:
+        if len({name for part in opened.parts for name in part.snapshot.modalities}) > 1:
+            console.say(
+                f"find: {result.find}, so that no {'images' if result.find == 'texts' else 'texts'} are compared"
+            )
         for part, plan in zip(opened.parts, result.plans, strict=True):
             name = f" of {part.snapshot.folder}" if len(opened.parts) > 1 else ""
             console.say(f"plan{name}: {plan.strategy} on the {plan.device}: {plan.reason}")

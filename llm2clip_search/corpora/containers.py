@@ -1,11 +1,13 @@
 """Files that hold many items: which reader reads which file, and what the parts of a file are called."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import PurePosixPath
 
 from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.corpus import Item
-from llm2clip_search.corpora.files import Files
+from llm2clip_search.corpora.files import Files, files_of
+from llm2clip_search.corpora.passages import char_range
 
 
 def container_uri(uri: str) -> tuple[str, str]:
@@ -34,13 +36,19 @@ def containers() -> tuple[Container, ...]:
     """All readers; where two fit a name, the first is taken."""
     from llm2clip_search.corpora.table import TableContainer
     from llm2clip_search.corpora.tar import TarContainer
+    from llm2clip_search.corpora.texts import TextContainer
 
-    return TarContainer(), TableContainer()
+    return TarContainer(), TableContainer(), TextContainer()
 
 
 @cache
 def _by_suffix() -> dict[str, Container]:
     return {suffix: reader for reader in reversed(containers()) for suffix in reader.suffixes}
+
+
+def open_uri(uri: str, version: str = "") -> bytes:
+    """The bytes of a file or a part of one, wherever it is, by what an index knows of it; errors as `open_item`."""
+    return open_item(Item(uri=uri, version=version), files_of(uri))
 
 
 def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
@@ -52,6 +60,11 @@ def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
     Raises:
         OSError: it cannot be read, or is not there any more.
     """
+    uri, characters = char_range(item.uri)
     container, part = container_uri(item.uri)
     reader = container_for(container, kind)
-    return files.read(item.uri) if reader is None or not part else reader.open(files, item)
+    if reader is None or not part:
+        return files.read(item.uri)
+    if characters is None:
+        return reader.open(files, item)
+    return reader.open(files, replace(item, uri=uri)).decode()[slice(*characters)].encode()

@@ -11,8 +11,6 @@ from llm2clip_search.errors import CorpusError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from llm2clip_search.encoders import Encoder
-
 
 Modality = Literal["image", "text"]
 """What the items of a corpus are embedded as: images by the vision tower, texts by the LLM."""
@@ -83,10 +81,6 @@ class Corpus(ItemReader, Protocol):
 
     part_of: str = ""
     """URI of the source whose part this is; empty if it is a source by itself, which the index remembers."""
-
-    def prepare(self, encoder: "Encoder") -> None:
-        """Called before items are listed for a run: texts are cut into passages that the encoder reads as a whole."""
-        return
 
     def items(self) -> Iterator[Item]:
         """All items and containers, in the same order each time.

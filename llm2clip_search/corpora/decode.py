@@ -1,4 +1,4 @@
-"""One item to what an index stores of it: content hash, facts from its header, and the vision tower's pixels."""
+"""One item to what an index stores of it: content hash, and the facts and pixels of an image, or a text."""
 
 import hashlib
 import time
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL.ExifTags import GPS, IFD, Base
 
-from llm2clip_search.corpora.corpus import Item, ItemReader
+from llm2clip_search.corpora.corpus import Item, ItemReader, Modality
 from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL
@@ -60,18 +60,25 @@ class Decoded:
     vector: np.ndarray | None = None
     """float32 ``[dim]``, unit length, once it is embedded."""
 
+    @property
+    def is_ready(self) -> bool:
+        """True if it is to be embedded, and has not been."""
+        return self.vector is None and self.error is None and (self.pixels is not None or self.text is not None)
+
 
 def decode_item(
     reader: ItemReader,
     item: Item,
     preprocess: PreprocessConfig,
     *,
+    modality: Modality = "image",
     max_pixels: int = MAX_PIXELS,
     known: Callable[[str], bool] = lambda content_hash: False,
 ) -> Decoded:
     """Read, hash and decode one item; a failure is a result, never an exception.
 
     Args:
+        modality: what the item is; the bytes of a text are UTF-8.
         max_pixels: images that declare more fail, before they are decoded.
         known: called with the content hash; if it returns True, the item is not decoded, because its vector and
             facts are in the index.
@@ -81,7 +88,7 @@ def decode_item(
     try:
         if item.fault:
             raise ImageError(item.fault, stage="header")
-        if item.size > BYTES_PER_PIXEL * max_pixels:
+        if modality == "image" and item.size > BYTES_PER_PIXEL * max_pixels:
             raise ImageError(
                 f"the file has {item.size:,} bytes, more than {BYTES_PER_PIXEL} for each of {max_pixels:,} pixels",
                 stage="read",
@@ -99,8 +106,11 @@ def decode_item(
         if known(out.content_hash):
             return out
         started = time.perf_counter()
-        with reading(data, max_pixels=max_pixels, shortest=preprocess.shortest) as picture:
-            out.facts, out.pixels = read_facts(picture), to_pixels(picture.rgb, preprocess)
+        if modality == "text":
+            out.text = _read_text(data)
+        else:
+            with reading(data, max_pixels=max_pixels, shortest=preprocess.shortest) as picture:
+                out.facts, out.pixels = read_facts(picture), to_pixels(picture.rgb, preprocess)
         out.seconds["decode"] = time.perf_counter() - started
     except ImageError as error:
         out.error = error
@@ -116,6 +126,7 @@ def decode_ahead(
     items: Iterable[Item | Decoded],
     preprocess: PreprocessConfig,
     *,
+    modality: Modality = "image",
     threads: int,
     ahead: int,
     max_pixels: int = MAX_PIXELS,
@@ -127,9 +138,19 @@ def decode_ahead(
     def decoded(item: Item | Decoded) -> Decoded:
         if isinstance(item, Decoded):
             return item
-        return decode_item(reader, item, preprocess, max_pixels=max_pixels, known=known)
+        return decode_item(reader, item, preprocess, modality=modality, max_pixels=max_pixels, known=known)
 
     return map_ahead(decoded, items, threads=threads, ahead=ahead)
+
+
+def _read_text(data: bytes) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ImageError("the text is not UTF-8", stage="decode") from error
+    if not text.strip():
+        raise ImageError("the text is empty", stage="header")
+    return text
 
 
 def read_facts(picture: Picture) -> ImageFacts:

@@ -130,7 +130,12 @@ class FolderCorpus(Corpus):
     def parts(self, container: Item) -> Iterator[Item]:
         reader = self._reader(container.uri)
         assert reader is not None, "only containers have parts"
-        return reader.parts(LocalFiles(), container, self._options)
+        is_empty = True
+        for part in reader.parts(LocalFiles(), container, self._options):
+            is_empty = False
+            yield part
+        if is_empty:
+            self._skipped.notes[f"files without {self.modality}s"] += 1
 
     def lists(self, container: str) -> bool:
         reader = self._reader(container)
@@ -163,7 +168,7 @@ class FolderCorpus(Corpus):
         return self._skipped
 
     def looked_for(self) -> str:
-        return images_looked_for()
+        return "text files" if self.modality == "text" else images_looked_for()
 
     def _why_not(self, path: Path, ignored: "GitIgnoreSpec", *, is_folder: bool) -> Reason | None:
         """Why a file or folder is passed over; None if it is not."""

@@ -16,7 +16,7 @@ from llm2clip_search.corpora.metadata import MetadataTable
 from llm2clip_search.corpora.skipped import Skipped
 
 if TYPE_CHECKING:
-    from llm2clip_search.encoders import Encoder
+    pass
 
 _ITEMS, _PARTS = 1024, 16
 """Items that are looked up together; parts may hold their bytes."""
@@ -46,9 +46,6 @@ class JoinedCorpus(Corpus):
     @property
     def uri(self) -> str:
         return self.corpus.uri
-
-    def prepare(self, encoder: "Encoder") -> None:
-        self.corpus.prepare(encoder)
 
     def items(self) -> Iterator[Item]:
         self._unmatched = 0

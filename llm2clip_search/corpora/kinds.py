@@ -60,11 +60,13 @@ def _of_file(path: Path, modality: Modality) -> Kind:
     reader = container_for(path.name)
     if reader is not None and reader.kind == "table" and modality == "image" and path.exists():
         return kind_of_table(str(path))
-    if reader is not None or path.suffix.lower() in image_extensions():
+    is_image = modality == "image" and path.suffix.lower() in image_extensions()
+    if is_image or (reader is not None and modality in reader.modalities):
         return "files"
     if not path.exists():
         return "folder"
     raise CorpusError(
-        f"{path} is a {path.suffix or 'file without a suffix'}, which nothing here reads.",
-        hint="If it is a list of paths or URLs, use --as list; --as tar, table, pdf, video or text names its kind.",
+        f"{path} is a {path.suffix or 'file without a suffix'}, which nothing here reads as {modality}s.",
+        hint="If it is a list of paths or URLs, use --as list; --as tar, table, pdf, video or text names its kind, and"
+        " --modality text indexes texts.",
     )

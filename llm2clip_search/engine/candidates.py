@@ -1,15 +1,16 @@
 """What the vectors of one query find in all indices, to any depth, scored by stored vectors."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from llm2clip_search.base.vectors import unit
+from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.engine.plan import SearchPlan
-from llm2clip_search.engine.query import Query
+from llm2clip_search.engine.query import Find, Query
 from llm2clip_search.engine.ranking import Ranking, keys_of, parts_and_ids, ranked
-from llm2clip_search.errors import DamagedError
+from llm2clip_search.errors import DamagedError, QueryError
 from llm2clip_search.store import Snapshot
 
 COPIES = 16
@@ -26,8 +27,8 @@ class Part(Protocol):
 
     snapshot: Snapshot
 
-    def matches(self, where: str | None) -> np.ndarray | None:
-        """Ids that meet a condition, int64 ascending; None without a condition."""
+    def matches(self, where: str | None, find: Find | None = None) -> np.ndarray | None:
+        """Ids of images, or of texts, that meet a condition, int64 ascending; None if these are all rows."""
 
     def plan(self, query: Query, depth: int, matches: np.ndarray | None) -> SearchPlan:
         """How to find the ``depth`` best rows for a vector of a query."""
@@ -38,13 +39,33 @@ class Part(Protocol):
         """Scores float32 and ids int64, ``[n, at most depth]``, best first; a place without a result has id -1."""
 
 
+def what_to_find(parts: Sequence[Part], find: Find | None) -> Find:
+    """What a query of some indices finds, if it says nothing else: what they hold, and images if they hold both.
+
+    Raises:
+        QueryError: they hold nothing of what is asked for.
+    """
+    held = frozenset[str]().union(*(part.snapshot.modalities for part in parts))
+    if find is None:
+        return "texts" if held == {"text"} else "images"
+    if find.removesuffix("s") not in held:
+        folders = " and ".join(str(part.snapshot.folder) for part in parts)
+        has, what = ("holds", "The index") if len(parts) == 1 else ("hold", "The indices")
+        raise QueryError(
+            f"{what} {folders} {has} no {find}.", hint=f"'llm2clip-search index --modality {find[:-1]}' adds them."
+        )
+    return find
+
+
 class Rows:
     """The rows of some indices that meet one condition: searched by vectors, and read by key."""
 
-    def __init__(self, parts: Sequence[Part], where: str | None) -> None:
-        """Evaluate the condition; errors as `Part.matches`."""
+    def __init__(self, parts: Sequence[Part], where: str | None, find: Find | None = None) -> None:
+        """Evaluate the condition; errors as `what_to_find` and `Part.matches`."""
         self.parts = parts
-        self.matches = [part.matches(where) for part in parts]
+        self.find = what_to_find(parts, find)
+        """What the rows are."""
+        self.matches = [part.matches(where, self.find) for part in parts]
 
     @property
     def total(self) -> int:
@@ -117,14 +138,21 @@ class Rows:
 
     def contents(self, keys: np.ndarray) -> list[str]:
         """Content hashes of some rows, in their order."""
+        return [row["content_hash"] for _, row in self._read(keys)]
+
+    def files(self, keys: np.ndarray) -> list[str]:
+        """The files of some rows, in their order: parts of one container have the same."""
+        return [container_uri(snapshot.located(row["path"]))[0] for snapshot, row in self._read(keys)]
+
+    def _read(self, keys: np.ndarray) -> list[tuple[Snapshot, dict[str, Any]]]:
+        """Metadata of some rows, in their order, each with its index."""
         numbers, ids = parts_and_ids(keys)
-        out = [""] * len(keys)
+        found: dict[int, tuple[Snapshot, dict[str, Any]]] = {}
         for number in np.unique(numbers).tolist():
-            places = np.flatnonzero(numbers == number)
-            found = self.parts[number].snapshot.rows(ids[places].tolist())
-            for place, row in zip(places.tolist(), found, strict=True):
-                out[place] = row["content_hash"]
-        return out
+            places, snapshot = np.flatnonzero(numbers == number), self.parts[number].snapshot
+            rows = snapshot.rows(ids[places].tolist())
+            found |= {place: (snapshot, row) for place, row in zip(places.tolist(), rows, strict=True)}
+        return [found[place] for place in range(len(keys))]
 
 
 class Candidates:

@@ -9,7 +9,9 @@ import numpy as np
 
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.base.vectors import unit
+from llm2clip_search.engine.candidates import what_to_find
 from llm2clip_search.engine.diversity import ROUNDING
+from llm2clip_search.engine.query import Find
 from llm2clip_search.engine.search import SearchIndex
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store import Snapshot
@@ -56,8 +58,12 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 class Duplicates:
     """Groups of near-duplicates, largest first; their metadata is read as they are iterated over."""
 
-    def __init__(self, snapshot: Snapshot, ids: np.ndarray, labels: np.ndarray, *, is_exact: bool) -> None:
+    def __init__(
+        self, snapshot: Snapshot, ids: np.ndarray, labels: np.ndarray, *, find: Find = "images", is_exact: bool
+    ) -> None:
         """``labels`` are equal for rows of one group, int64 ``[rows]`` like ``ids``."""
+        self.find: Find = find
+        """What was compared."""
         self._snapshot, self._ids, self._labels = snapshot, ids, labels
         self.is_exact = is_exact
         """True if each image was compared with each, and not only with its nearest ones."""
@@ -95,7 +101,7 @@ class Duplicates:
         rows = iter(self._snapshot.rows(ids))
         for group in groups:
             members = [next(rows) for _ in group]
-            members.sort(key=lambda row: (-row["width"] * row["height"], -row["size"], row["id"]))
+            members.sort(key=lambda row: (-(row["width"] or 0) * (row["height"] or 0), -row["size"], row["id"]))
             vectors = unit(self._snapshot.vectors([row["id"] for row in members]))
             for row, score in zip(members, (vectors @ vectors[0]).tolist(), strict=True):
                 row["path"] = self._snapshot.located(row["path"])
@@ -109,6 +115,7 @@ def find_duplicates(
     index: SearchIndex,
     *,
     threshold: float = 0.95,
+    find: Find | None = None,
     where: str | None = None,
     exact_rows: int = EXACT_ROWS,
     progress: Progress = no_progress,
@@ -121,15 +128,17 @@ def find_duplicates(
     index's approximate search misses one.
 
     Args:
+        find: images or texts, which are never compared with each other; as in `Query`.
         where: SQL condition; only images that meet it are compared with each other.
         progress: called with ``images`` as they are compared.
 
     Raises:
-        QueryError: a threshold that is not above 0 and at most 1, or wrong SQL.
+        QueryError: a threshold that is not above 0 and at most 1, wrong SQL, or texts of an index that holds none.
     """
     if not 0.0 < threshold <= 1.0:
         raise QueryError(f"The cosine of duplicates is {threshold}; it must be above 0 and at most 1.")
-    matches = index.matches(where)
+    found = what_to_find(index.parts, find)
+    matches = index.matches(where, found)
     ids = index.snapshot.live_ids if matches is None else matches
     components = _Components(len(ids))
     is_exact = len(ids) <= exact_rows
@@ -140,7 +149,7 @@ def find_duplicates(
     )
     for left, right in pairs:
         components.join(left, right)
-    return Duplicates(index.snapshot, ids, components.labels(), is_exact=is_exact)
+    return Duplicates(index.snapshot, ids, components.labels(), find=found, is_exact=is_exact)
 
 
 Pairs = tuple[np.ndarray, np.ndarray]

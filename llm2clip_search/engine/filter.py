@@ -60,8 +60,11 @@ class Filter:
         execute(_IMAGES)
         self._held = HeldColumns(snapshot, (*COLUMNS, "mtime"), view="images")
 
-    def ids(self, where: str) -> np.ndarray:
+    def ids(self, where: str, *, modality: str | None = None) -> np.ndarray:
         """Ids, ascending int64, of the live rows that meet a condition.
+
+        Args:
+            modality: image or text, if only such rows count.
 
         Raises:
             QueryError: SQL that is wrong, names an unknown column, is more than one condition, uses something that
@@ -74,9 +77,10 @@ class Filter:
         with self._connection.cursor() as cursor:
             try:
                 condition = read_condition(cursor, where, self._kinds)
-                source = self._held.source(cursor, condition.columns)
+                columns = condition.columns if modality is None else condition.columns | {"modality"}
+                source = self._held.source(cursor, columns)
                 with time_limit(cursor, TIME_LIMIT_S):
-                    sql = f"SELECT id FROM {source} AS images WHERE (\n{condition.sql}\n)"
+                    sql = f"SELECT id FROM {source} AS images WHERE (\n{condition.sql}\n){_OF_MODALITY[modality]}"
                     found = cursor.execute(sql).fetchnumpy()["id"]
             except duckdb.InterruptException as error:
                 raise QueryError(f"The condition took longer than {TIME_LIMIT_S:.0f} s.") from error
@@ -110,6 +114,11 @@ class Filter:
         return f"{where!r} is not a valid condition: {first.partition(': ')[2] or first}"
 
 
+_OF_MODALITY = {
+    None: "",
+    "text": " AND modality = 'text'",
+    "image": " AND modality IS DISTINCT FROM 'text'",  # null before schema 5
+}
 _IMAGES = (
     "CREATE VIEW images AS SELECT * EXCLUDE (mtime_ns, version, described), make_timestamp(mtime_ns // 1000) AS mtime"
     " FROM live"

@@ -28,6 +28,8 @@ from llm2clip_search.store.names import is_unicode
 Fuse = Literal["mean", "max", "rank"]
 """How several captions make one ranking: by the mean of their vectors, by the cosine with the best matching caption,
 or by reciprocal rank fusion of their rankings."""
+Find = Literal["images", "texts"]
+"""What a query looks for."""
 ImageRef: TypeAlias = int | np.integer[Any] | ImageInput
 """The id of an indexed image, as an integer or a string of digits, or an image; a string may end in a weight."""
 
@@ -73,6 +75,8 @@ class Query:
     """Skip this many top results (paging)."""
     threshold: float | None = None
     """Lowest cosine to return."""
+    find: Find | None = None
+    """What to look for; None is what the indices hold, and images if they hold both."""
     where: str | None = None
     """SQL condition over the metadata columns."""
     recall: float | None = None
@@ -84,6 +88,8 @@ class Query:
     """Images whose cosine with a better result is at least this much are grouped under that result."""
     unique: bool = False
     """Files with the same content are one result, the first of them in the ranking."""
+    per_file: int | None = None
+    """At most this many results are parts of one file, such as pages of a document: the first ones in the ranking."""
     sort: str | None = None
     """Column by which the results of the page are ordered in the end, see `results.in_order_of`."""
 
@@ -105,6 +111,8 @@ class Query:
         if all(term.weight < 0 for term in (*self.terms, *self.alternatives)):
             raise QueryError("The query only subtracts; it needs a caption or an image to search for.", hint=_ASK)
         _check_fuse(self.fuse)
+        if self.find is not None and self.find not in get_args(Find):
+            raise QueryError(f"A query finds {' or '.join(get_args(Find))}, not {self.find!r}.")
         for name, value in (("condition", self.where), ("column to sort by", self.sort)):
             if value is not None and not isinstance(value, str):
                 raise QueryError(f"The {name} is text, not {type(value).__name__}.")
@@ -113,6 +121,8 @@ class Query:
     def _check_numbers(self) -> None:
         object.__setattr__(self, "k", whole_number(self.k, "k", least=1))
         object.__setattr__(self, "offset", whole_number(self.offset, "The offset", least=0))
+        if self.per_file is not None:
+            object.__setattr__(self, "per_file", whole_number(self.per_file, "The results of one file", least=1))
         for name in ("diverse", "unique"):
             if not isinstance(value := getattr(self, name), bool | np.bool_):
                 raise QueryError(f"{name} is {value!r}; it must be True or False.")
@@ -227,11 +237,13 @@ class QueryOptions(TypedDict, total=False):
     k: int
     offset: int
     threshold: float | None
+    find: Find | None
     where: str | None
     recall: float | None
     diverse: bool
     group_duplicates: float | None
     unique: bool
+    per_file: int | None
     sort: str | None
 
 

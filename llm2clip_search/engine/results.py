@@ -8,7 +8,9 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.corpora.containers import container_uri, open_uri
 from llm2clip_search.engine.plan import SearchPlan
+from llm2clip_search.engine.query import Find
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store.names import json_path
 from llm2clip_search.store.snapshot import is_uri
@@ -37,7 +39,7 @@ class Duplicate:
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One image found."""
+    """One image or text found."""
 
     rank: int
     """From 1, over the whole ranking, so that pages continue."""
@@ -45,30 +47,62 @@ class Hit:
     score: float
     """Cosine."""
     uri: str
-    """Absolute path of its file, or ``scheme://...`` for an item that is not a file of this machine. Bytes that are not
-    UTF-8 are there as Python has them in names: `os.fsencode` gives them back."""
+    """Absolute path of its file, or ``scheme://...`` for an item that is not a file of this machine; that of a part of
+    a file ends in ``#`` and which part it is. Bytes that are not UTF-8 are there as Python has them in names:
+    `os.fsencode` gives them back."""
     metadata: dict[str, Any] = field(repr=False)
     """The other columns of its row."""
+    version: str = field(default="", repr=False)
+    """The source's mark of what was indexed."""
     index: str | None = None
     """Folder of its index if several were searched; None for one."""
     duplicates: tuple[Duplicate, ...] | None = None
     """Near-duplicates that are grouped under it, best first; None if the query does not group them."""
 
     @property
+    def modality(self) -> str:
+        """``image`` or ``text``."""
+        return self.metadata.get("modality") or "image"
+
+    @property
+    def text(self) -> str | None:
+        """The passage, if it is a text."""
+        return self.metadata.get("text")
+
+    @property
+    def file(self) -> str:
+        """Path or URI of its file; of the container, such as an archive, if it is a part of one."""
+        return container_uri(self.uri)[0]
+
+    @property
+    def part(self) -> str | None:
+        """Which part of its file it is, such as ``page=3``, ``t=12.5``, ``row=17`` or ``char=0,812``; else None."""
+        return container_uri(self.uri)[1] or None
+
+    @property
     def path(self) -> Path:
         """Absolute path of its file.
 
         Raises:
-            ValueError: the image is not a file of this machine.
+            ValueError: it is not a file of this machine.
         """
         if is_uri(self.uri):
             raise ValueError(f"{self.uri} is not a file of this machine")
-        return Path(self.uri)
+        return Path(self.file)
 
     @property
     def exists(self) -> bool | None:
         """True if its file is there now, None if it is not a file of this machine. Looks at the disk."""
-        return None if is_uri(self.uri) else Path(self.uri).exists()
+        return None if is_uri(self.uri) else Path(self.file).exists()
+
+    def open(self) -> bytes:
+        """The content that was indexed: that of an image file, or of a part of a file; a text as UTF-8.
+
+        Raises:
+            OSError: it cannot be read, or is not there any more.
+            CorpusError: its file is damaged, or what reads it is not installed.
+        """
+        return open_uri(self.uri, self.version)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; times are ISO 8601, missing values null.
@@ -79,7 +113,7 @@ class Hit:
         shown = json_path(self.uri)
         rest = {key: v.isoformat() if isinstance(v, datetime) else v for key, v in self.metadata.items()}
         row = {"rank": self.rank, "id": self.id, "score": self.score, "path": shown.pop("path"), **rest}
-        row["exists"] = self.exists
+        row |= {"modality": self.modality, "part": self.part, "exists": self.exists}
         if self.index is not None:
             row["index"] = self.index
         if self.duplicates is not None:
@@ -94,6 +128,8 @@ class Result:
     hits: list[Hit]
     plans: tuple[SearchPlan, ...]
     """One per index, in their order."""
+    find: Find = "images"
+    """What the hits are."""
     warnings: list[str] = field(default_factory=list)
     """Whole sentences, for instance that a caption was cut."""
     seconds: dict[str, float] = field(default_factory=dict)

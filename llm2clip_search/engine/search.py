@@ -13,10 +13,11 @@ from llm2clip_search.encoders import Encoder, as_encoder, load_encoder
 from llm2clip_search.encoders.inputs import as_array, captions_of
 from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.towers import Runtime
+from llm2clip_search.engine.candidates import what_to_find
 from llm2clip_search.engine.captions import clean_caption
 from llm2clip_search.engine.numbers import whole_number
 from llm2clip_search.engine.plan import SearchPlan, plan_search
-from llm2clip_search.engine.query import Query
+from llm2clip_search.engine.query import Find, Query
 from llm2clip_search.engine.searcher import Searcher
 from llm2clip_search.engine.several import SearchIndices
 from llm2clip_search.errors import InputError, QueryError, StoreError
@@ -52,6 +53,8 @@ class SearchIndex(Searcher):
             lambda: GpuFlatIndex(snapshot, len(self), dim=snapshot.manifest.dim, memory=gpu_memory())
         )
         self._filter = Lazy(self._open_filter)
+        self._texts = Lazy(snapshot.text_ids)
+        self._images = Lazy(lambda: np.setdiff1d(snapshot.live_ids, self._texts(), assume_unique=True))
         self._approximate = Lazy(self._load_approximate)
         self._approximate_on_gpu = Lazy(lambda: GpuListsIndex(self._approximate()))
         ann = snapshot.manifest.ann
@@ -71,25 +74,29 @@ class SearchIndex(Searcher):
         """A copy, in this process or another, opens the index again, at its newest commit."""
         return _opened_again, (self.snapshot.folder, self._encoder)
 
-    def query_texts(self, texts: str | Iterable[str], *, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    def query_texts(
+        self, texts: str | Iterable[str], *, k: int = 10, find: Find | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Search for many captions at once, without metadata.
 
         Args:
             texts: one caption, or any iterable of captions.
+            find: as in `Query`.
 
         Returns:
             float32 cosines and int64 ids, each ``[n, min(k, rows)]``, best first. A place for which approximate search
             finds nothing has id -1 and score -2.
 
         Raises:
-            QueryError: an empty caption.
+            QueryError: an empty caption, or texts of an index that holds none.
             InputError: a caption that is not a string.
         """
         captions = [clean_caption(caption) for caption in captions_of(texts)]
         for number, caption in enumerate(captions, start=1):
             if not caption:
                 raise QueryError(f"Caption {number} of {len(captions)} is empty.")
-        return self.search(self.encoder.encode_texts(captions), k=k)
+        allowed = self.matches(None, what_to_find(self.parts, find))
+        return self.search(self.encoder.encode_texts(captions), k=k, allowed=allowed)
 
     def search(
         self, vectors: np.ndarray, *, k: int = 10, allowed: np.ndarray | None = None, recall: float | None = None
@@ -120,15 +127,24 @@ class SearchIndex(Searcher):
         """The index itself."""
         return (self,)
 
-    def matches(self, where: str | None) -> np.ndarray | None:
-        """Ids that meet a condition, int64 ascending; None without a condition, and then DuckDB is not imported.
+    def matches(self, where: str | None, find: Find | None = None) -> np.ndarray | None:
+        """Ids of images, or of texts, that meet a condition, int64 ascending; None if these are all rows.
+
+        Without a condition DuckDB is not imported.
+
+        Args:
+            find: None allows both.
 
         Raises:
             QueryError: a condition that is wrong or not allowed.
         """
-        if where is None:
-            return None
-        return self._filter().ids(where)
+        modality, held = None if find is None else find.removesuffix("s"), self.snapshot.modalities
+        if modality is not None and modality not in held:
+            return np.empty(0, dtype=np.int64)
+        if modality is None or held == {modality}:
+            return None if where is None else self._filter().ids(where)
+        of_modality = self._texts() if modality == "text" else self._images()
+        return of_modality if where is None else self._filter().ids(where, modality=modality)
 
     def plan_for(self, k: int, *, allowed: np.ndarray | None = None, recall: float | None = None) -> SearchPlan:
         """How `search` would search."""

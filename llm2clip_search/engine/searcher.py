@@ -14,7 +14,7 @@ from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.inputs import ImageInput
 from llm2clip_search.engine.candidates import Candidates, Part, Rows
 from llm2clip_search.engine.diversity import Group
-from llm2clip_search.engine.query import Fuse, ImageRef, Query, QueryOptions, compose_query
+from llm2clip_search.engine.query import Find, Fuse, ImageRef, Query, QueryOptions, compose_query
 from llm2clip_search.engine.ranking import parts_and_ids
 from llm2clip_search.engine.results import NOT_METADATA, Duplicate, Hit, Result, in_order_of, sortable
 from llm2clip_search.engine.selection import first_depth, select
@@ -75,14 +75,16 @@ class Searcher(ABC):
         k: int = 10,
         offset: int = 0,
         threshold: float | None = None,
+        find: Find | None = None,
         where: str | None = None,
         recall: float | None = None,
         diverse: bool = False,
         group_duplicates: float | None = None,
         unique: bool = False,
+        per_file: int | None = None,
         sort: str | None = None,
     ) -> Result:
-        """Find the images nearest to a caption, an image, an indexed image, or their sum.
+        """Find the images or texts nearest to a caption, an image, an indexed image, or their sum.
 
         Args:
             text: a caption; several need ``fuse``, and the other terms join each of them.
@@ -95,17 +97,19 @@ class Searcher(ABC):
             k: results to return.
             offset: results to skip, for paging.
             threshold: lowest cosine to return.
+            find: ``images`` or ``texts``; by default what the indices hold, and images if they hold both.
             where: SQL condition over the metadata, applied before the search.
             recall: as in `Query`.
             diverse: order the best 100 results by maximal marginal relevance.
             group_duplicates: least cosine at which an image counts as a duplicate of a better result.
             unique: files with the same content are one result.
+            per_file: results of one file at most, such as pages of a document or frames of a video.
             sort: column to order the results by, as ``"taken"``, or ``"-taken"`` for descending order. The results are
                 still the ``k`` best, and their ranks say how good.
 
         Raises:
             QueryError: an empty query, several captions without ``fuse``, an id or column that does not exist, wrong
-                SQL.
+                SQL, or texts of indices that hold none.
             InputError: something that is neither a caption nor an image.
             ImageError: an image that cannot be read.
         """
@@ -121,11 +125,13 @@ class Searcher(ABC):
                 k=k,
                 offset=offset,
                 threshold=threshold,
+                find=find,
                 where=where,
                 recall=recall,
                 diverse=diverse,
                 group_duplicates=group_duplicates,
                 unique=unique,
+                per_file=per_file,
                 sort=sort,
             )
         )
@@ -134,7 +140,7 @@ class Searcher(ABC):
         """Run one query; errors as for `query`."""
         started = time.perf_counter()
         self._check_sort(query)
-        rows = Rows(self.parts, query.where)
+        rows = Rows(self.parts, query.where, query.find)
         return self._run([query], rows, time.perf_counter() - started)[0]
 
     def query_batch(self, captions: str | Iterable[str], **options: Unpack[QueryOptions]) -> Iterator[Result]:
@@ -155,7 +161,7 @@ class Searcher(ABC):
         size = max(1, min(BATCH, _BATCH_CANDIDATES // first_depth(any_query)))
         started = time.perf_counter()
         self._check_sort(any_query)
-        rows = Rows(self.parts, any_query.where)
+        rows = Rows(self.parts, any_query.where, any_query.find)
         filtered = time.perf_counter() - started
         pending = iter([captions] if isinstance(captions, str) else captions)
         while batch := list(islice(pending, size)):
@@ -183,7 +189,7 @@ class Searcher(ABC):
         clock.lap("join")
         seconds = {stage: spent / len(queries) for stage, spent in clock.seconds.items()}
         return [
-            Result(hits=page, plans=plan, warnings=said, seconds=seconds)
+            Result(hits=page, plans=plan, find=rows.find, warnings=said, seconds=seconds)
             for page, plan, said in zip(hits, used, warnings, strict=True)
         ]
 
@@ -293,6 +299,7 @@ def _hit(rank: int, group: Group, rows: Mapping[int, _Row], query: Query) -> Hit
         score=max(-1.0, min(1.0, group.score)),
         uri=uri,
         metadata={name: value for name, value in columns.items() if name not in NOT_METADATA},
+        version=columns.get("version") or "",
         index=folder,
         duplicates=None if query.group_duplicates is None else duplicates,
     )

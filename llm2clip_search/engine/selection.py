@@ -4,6 +4,9 @@ Each step is defined on the whole ranking, so that pages continue each other. St
 concern the first rows only, a pool that is the same for every page; after it the ranking goes on by cosine.
 """
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 
 from llm2clip_search.engine.candidates import Candidates
@@ -23,7 +26,8 @@ def first_depth(query: Query) -> int:
     """How deep the first search of a query's vectors goes."""
     if _is_fused_by_rank(query):
         return FUSED_POOL
-    return max(_wanted(query) * (2 if query.unique else 1), FUSED_POOL if query.group_duplicates is not None else 1)
+    is_thinned = query.unique or query.per_file is not None
+    return max(_wanted(query) * (2 if is_thinned else 1), FUSED_POOL if query.group_duplicates is not None else 1)
 
 
 def select(found: Candidates) -> list[Group]:
@@ -35,7 +39,9 @@ def select(found: Candidates) -> list[Group]:
         ranking = _fused(found, depth)
         kept = ranking.above(query.threshold)
         if query.unique:
-            kept = _first_of_each_content(kept, found)
+            kept = _first_of_each(kept, found.rows.contents(kept.keys), 1)
+        if query.per_file is not None:
+            kept = _first_of_each(kept, found.rows.files(kept.keys), query.per_file)
         if query.group_duplicates is None:
             groups = ungrouped(kept)
         else:
@@ -55,12 +61,14 @@ def select(found: Candidates) -> list[Group]:
     return groups[query.offset : query.offset + query.k]
 
 
-def _first_of_each_content(ranking: Ranking, found: Candidates) -> Ranking:
-    """The rows of a ranking but for those whose file has the content of an earlier one."""
-    first: dict[str, int] = {}
-    for place, content in enumerate(found.rows.contents(ranking.keys)):
-        first.setdefault(content or str(place), place)
-    kept = np.fromiter(first.values(), dtype=np.int64, count=len(first))
+def _first_of_each(ranking: Ranking, names: Sequence[str], most: int) -> Ranking:
+    """The rows of a ranking but for those that come after ``most`` of the same name; an empty name is none."""
+    seen = Counter[str]()
+    kept = list[int]()
+    for place, name in enumerate(names):
+        seen[name] += 1
+        if seen[name] <= most or not name:
+            kept.append(place)
     return Ranking(keys=ranking.keys[kept], scores=ranking.scores[kept])
 
 

@@ -11,6 +11,7 @@ from llm2clip_search.base.files import user_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Corpus, Skipped
 from llm2clip_search.corpora.lookahead import list_ahead
+from llm2clip_search.corpora.passages import Passages
 from llm2clip_search.encoders import Encoder, as_encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
 from llm2clip_search.errors import CorpusError, InputError, StoreError
@@ -124,7 +125,6 @@ def index_corpus(
     config = config or IndexConfig()
     started = time.perf_counter()
     folder = user_path(index) if index is not None else default_index()
-    corpus.prepare(encoder)
     _look_for_items(corpus, folder, forget=config.forget)  # no index is created for an empty folder
     with Writer.open(folder, model=encoder.identity, dim=encoder.dim) as writer:
         followed = follow_base(writer)
@@ -180,9 +180,12 @@ def embed_and_commit(
     plan = committer.plan
     seconds = dict.fromkeys(("read", "decode", "encode", "write"), 0.0)
     ahead = config.ahead_batches * config.batch_size
+    passages = Passages(encoder) if corpus.modality == "text" else None
     results = embed_ahead(
         corpus,
-        list_ahead(items_to_read(corpus, plan.items, plan.judge, learn=committer.columns.learn), ahead=ahead),
+        list_ahead(
+            items_to_read(corpus, plan.items, plan.judge, learn=committer.columns.learn, passages=passages), ahead=ahead
+        ),
         encoder,
         modality=corpus.modality,
         batch_size=config.batch_size,

@@ -1,4 +1,4 @@
-"""Embedding items: decoded ahead in threads, stacked into batches, encoded by the vision tower."""
+"""Embedding items: decoded ahead in threads, and encoded in batches by the tower of their modality."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +11,9 @@ from llm2clip_search.corpora.decode import Decoded, decode_ahead
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
 from llm2clip_search.errors import ImageError, Llm2ClipError, first_line
+
+TEXT_BATCHES = 8
+"""Batches of texts that an encoder gets at once, to put texts of similar length into one."""
 
 
 def embed_ahead(
@@ -30,37 +33,46 @@ def embed_ahead(
     Args:
         items: what is a result already passes through, in its place.
         modality: what the items are.
-        batch_size: images per call of the vision tower.
+        batch_size: images per call of the vision tower, or texts per call of the text tower.
         threads: that read and decode.
         ahead: items that may be decoded or in work at once; bounds memory.
-        max_pixels, known: as for `decode_item`; a known item passes through without pixels and without a vector. With
+        max_pixels, known: as for `decode_item`; a known item passes through without pixels, text and vector. With
             ``known``, of several items with the same content the first has the vector, and the others pass as known.
 
     Yields:
-        Every item once: with a vector, with an error, or known. One image that fails does not affect the others of its
+        Every item once: with a vector, with an error, or known. One item that fails does not affect the others of its
         batch.
 
     Raises:
-        Llm2ClipError: the model itself fails, not an image.
+        Llm2ClipError: the model itself fails, not an item.
     """
-    waiting: list[Decoded] = []  # in order: those with pixels, and what came between them
-    first: dict[str, Decoded] = {}  # of each content among those with pixels; empty if all of them are embedded
+    together = batch_size if modality == "image" else TEXT_BATCHES * batch_size
+    waiting: list[Decoded] = []  # in order: those to be embedded, and what came between them
+    first: dict[str, Decoded] = {}  # of each content among those to be embedded; empty if all of them are
     pending = 0
-    for decoded in decode_ahead(
-        reader, items, encoder.preprocess, threads=threads, ahead=ahead, max_pixels=max_pixels, known=known or _nothing
-    ):
+    results = decode_ahead(
+        reader,
+        items,
+        encoder.preprocess,
+        modality=modality,
+        threads=threads,
+        ahead=ahead,
+        max_pixels=max_pixels,
+        known=known or _nothing,
+    )
+    for decoded in results:
         waiting.append(decoded)
-        if known is not None and decoded.pixels is not None:
+        if known is not None and decoded.is_ready:
             # Its twin may have been embedded, or be about to be, since a thread asked whether its content is known.
             if decoded.content_hash in first or known(decoded.content_hash):
-                decoded.pixels = None
+                decoded.pixels = decoded.text = None
             else:
                 first[decoded.content_hash] = decoded
-        pending += decoded.pixels is not None
-        if pending == batch_size or not pending:
-            yield from _failed_with(first, _encode(encoder, waiting))
+        pending += decoded.is_ready
+        if pending == together or not pending:
+            yield from _failed_with(first, _encode(encoder, waiting, batch_size))
             waiting, first, pending = [], {}, 0
-    yield from _failed_with(first, _encode(encoder, waiting))
+    yield from _failed_with(first, _encode(encoder, waiting, batch_size))
 
 
 def _nothing(content_hash: str) -> bool:
@@ -77,23 +89,26 @@ def _failed_with(first: dict[str, Decoded], items: list[Decoded]) -> list[Decode
     return items
 
 
-def _encode(encoder: Encoder, items: list[Decoded]) -> list[Decoded]:
-    """Fill in vectors, or errors, of those that have pixels; the pixels are dropped."""
-    batch = [item for item in items if item.pixels is not None]
+def _encode(encoder: Encoder, items: list[Decoded], batch_size: int) -> list[Decoded]:
+    """Fill in vectors, or errors, of those that are ready; pixels are dropped."""
+    batch = [item for item in items if item.is_ready]
     if not batch:
         return items
+    tower = "vision tower" if batch[0].text is None else "text tower"
     started = time.perf_counter()
-    pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
     try:
-        vectors = encoder.encode_pixels(pixels)
+        if batch[0].text is None:
+            vectors = encoder.encode_pixels(np.stack([item.pixels for item in batch if item.pixels is not None]))
+        else:
+            vectors = encoder.encode_texts([item.text or "" for item in batch], batch_size=batch_size)
     except Llm2ClipError:
-        raise  # the model itself is at fault, not one image
+        raise  # the model itself is at fault, not one item
     except Exception as error:
         if len(batch) == 1:
-            _fail(batch[0], f"the vision tower cannot embed it: {first_line(error)}")
+            _fail(batch[0], f"the {tower} cannot embed it: {first_line(error)}")
         else:
             for item in batch:  # finds the one that fails and keeps the others
-                _encode(encoder, [item])
+                _encode(encoder, [item], batch_size)
         return items
     share = (time.perf_counter() - started) / len(batch)
     for item, vector in zip(batch, vectors, strict=True):
@@ -102,7 +117,7 @@ def _encode(encoder: Encoder, items: list[Decoded]) -> list[Decoded]:
         if np.isfinite(vector).all():
             item.vector = vector
         else:
-            _fail(item, "the vision tower gave a vector that is not finite")
+            _fail(item, f"the {tower} gave a vector that is not finite")
     return items
 
 

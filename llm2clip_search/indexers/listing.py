@@ -1,7 +1,7 @@
 """Listing what a run reads: items that are new or changed, and those of containers that have to be opened."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +9,7 @@ import pyarrow as pa
 from llm2clip_search.corpora import Corpus, Item
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.decode import Decoded
+from llm2clip_search.corpora.passages import Passages, cut_item
 from llm2clip_search.errors import ImageError, first_line
 from llm2clip_search.indexers.known import Completed, KnownRows
 from llm2clip_search.store import Snapshot
@@ -51,11 +52,17 @@ class Judge:
 
 
 def items_to_read(
-    corpus: Corpus, items: Iterable[Item], judge: Judge, *, learn: Callable[[pa.Schema | None], None]
+    corpus: Corpus,
+    items: Iterable[Item],
+    judge: Judge,
+    *,
+    learn: Callable[[pa.Schema | None], None],
+    passages: Passages | None = None,
 ) -> Iterator[Item | Decoded]:
     """Items to read, those of containers in place of these.
 
     Args:
+        passages: cuts the texts of containers; None for images.
         learn: called with the types of the columns that items bring along, before the first of them.
 
     Yields:
@@ -70,7 +77,7 @@ def items_to_read(
         end = Decoded(item=item)
         try:
             learn(corpus.schema(item))
-            for part in corpus.parts(item):
+            for part in _passages_of(corpus.parts(item), corpus, passages):
                 end.parts += 1
                 if judge.unchanged(part) is not None:
                     end.unchanged += 1
@@ -84,6 +91,20 @@ def items_to_read(
             reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
             end.error = ImageError(f"{reason}", stage="read")
         yield end
+
+
+def _passages_of(parts: Iterable[Item], corpus: Corpus, passages: Passages | None) -> Iterator[Item]:
+    """The parts of a container, texts that are too long in passages."""
+    for part in parts:
+        if passages is None or part.fault:
+            yield part
+            continue
+        try:
+            data = corpus.open(part) if part.data is None else part.data
+        except (OSError, ImageError) as error:
+            yield replace(part, fault=getattr(error, "strerror", None) or str(error))
+        else:
+            yield from cut_item(replace(part, data=data), passages)
 
 
 def _judged(item: Item, judge: Judge) -> Item | Decoded:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llm2clip_search.errors import DamagedError, StoreError
@@ -163,6 +164,21 @@ class Snapshot:
         """int64 ascending."""
         parts = [shard.live_ids for shard in self.shards]
         return np.sort(np.concatenate(parts), kind="stable") if parts else np.empty(0, dtype=np.int64)
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What the rows are, image or text, by what the sources were read as."""
+        return frozenset(source.modality for source in self.manifest.sources) or frozenset({"image"})
+
+    def text_ids(self) -> np.ndarray:
+        """Ids of the live rows that are texts, int64 ascending."""
+        found = [np.empty(0, dtype=np.int64)]
+        for shard in self.shards:
+            table = shard.read(["id", "modality"]).take(pa.array(shard.live_rows))
+            if "modality" in table.column_names:  # not before schema 5, which knew images only
+                texts = table.filter(pc.equal(table.column("modality"), "text"))
+                found.append(texts.column("id").to_numpy())
+        return np.sort(np.concatenate(found), kind="stable")
 
     def __contains__(self, identifier: int) -> bool:
         """True if a live row has the id."""
