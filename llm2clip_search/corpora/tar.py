@@ -152,8 +152,8 @@ def _items(key: str, sample: Iterator[_Member], reading: _Reading) -> Iterator[I
             elif len(others) < _NAMED:
                 others.append(f".{extension}")
             if options.columns != () and columns.reads(suffix):
-                if fault := _fault(info) or columns.add(extension, info.size, partial(reading.read, info)):
-                    faults.append(replace(_item(info), fault=fault))
+                fault = _fault(info) or columns.add(extension, info.size, partial(reading.read, info))
+                faults += [replace(_item(info), fault=fault)] if fault else []
             if len(images) + len(faults) >= _HELD_ITEMS:
                 yield from _described(images, columns, options)
                 yield from faults
