@@ -34,6 +34,12 @@ def test_an_output_of_img2dataset_is_its_shards(tmp_path: Path, run_cli: RunCli)
     hits = {json.loads(line)["path"]: json.loads(line) for line in found.stdout.splitlines()}
     assert hits.keys() == {str(tmp_path / "laion" / f"0000{shard}.tar#0000{shard}0002.jpg") for shard in range(2)}
     assert {hit["caption"] for hit in hits.values()} == {"picture 2"}
+    fewer = run_cli("index", "laion", "--columns", "similarity", cwd=tmp_path)
+    assert "0 indexed" in fewer.stdout
+    [hit] = run_cli("query", "a", "-k", "1", "--json", cwd=tmp_path).stdout.splitlines()
+    assert json.loads(hit)["caption"] is None
+    assert json.loads(hit)["similarity"] is not None
+    assert json.loads(hit)["exists"] is True
 
 
 def test_shards_by_braces_and_what_is_wrong_with_some(tmp_path: Path, run_cli: RunCli) -> None:
@@ -45,5 +51,5 @@ def test_shards_by_braces_and_what_is_wrong_with_some(tmp_path: Path, run_cli: R
     assert done.returncode == 0
     assert done.stdout.startswith("3 indexed")
     assert "3 failed" in done.stdout  # two shards, and the image that the cut goes through
-    assert "cannot be read as a tar to its end: it is damaged or cut off after '" in done.stderr
+    assert "'s/00001.tar': cannot be read as a tar to its end: " in done.stderr
     assert "is compressed with gzip" in done.stderr
