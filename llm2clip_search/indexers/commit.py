@@ -169,9 +169,9 @@ class Committer:
         else:
             rows = known.parts_of(path, self.plan.modality)
             self._gone[rows[~known.present[rows] & ~self._moved[rows]]] = True
-            if version := self.plan.judge.as_read(item):
+            if item.version:
                 count = decoded.parts - self._rowless
-                values = (path, self.plan.modality, version, count)
+                values = (path, self.plan.modality, item.version, count)
                 self._containers[path] = dict(zip(CONTAINER_SCHEMA.names, values, strict=True))
         self._rowless = 0
 

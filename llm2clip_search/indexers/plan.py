@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.corpora import Corpus, FolderCorpus, Item
 from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.corpora.corpus import Modality
@@ -83,7 +82,7 @@ def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, for
     root = snapshot.stored(corpus.uri)
     owner = snapshot.stored(corpus.part_of) if corpus.part_of else root
     known, completed = KnownRows(snapshot), Completed(snapshot.containers())
-    judge = Judge(snapshot, known, completed, corpus.modality, rehash=rehash, reading=_reading(corpus))
+    judge = Judge(snapshot, known, completed, corpus.modality, rehash=rehash)
     plan = IndexPlan(root=root, owner=owner, source=None, judge=judge, items=())
     plan.modality, plan.is_partial = corpus.modality, corpus.is_partial
     held: list[Item] = []
@@ -111,14 +110,6 @@ def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, for
             mounts=(*(snapshot.stored(uri) for uri in corpus.mounts()), *kept),
         )
     return plan
-
-
-def _reading(corpus: Corpus) -> str:
-    """Mark of the options that decide what is in a container, empty if there are none."""
-    options = {name: value for name, value in corpus.options.items() if name not in ("kind", "metadata", "on")}
-    if corpus.everything:
-        options["everything"] = True
-    return f"|{json_sha256(options)[:16]}" if options else ""
 
 
 @dataclass
