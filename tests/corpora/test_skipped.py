@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2clip_search.corpora import FolderCorpus
+from llm2clip_search.corpora import FolderCorpus, rules
 from llm2clip_search.corpora.skipped import is_system_name
 from llm2clip_search.encoders import image_types
 from llm2clip_search.errors import CorpusError
