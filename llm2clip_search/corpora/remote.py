@@ -52,9 +52,7 @@ def kind_of_remote(uri: str, options: SourceOptions) -> Kind:
             if options.kind is not None:
                 return "files"
             what = _suffix(uri) or "file without a suffix"
-            raise CorpusError(
-                f"{uri} is a {what}, which nothing here reads as {options.modality}s.", hint=UNKNOWN_HINT
-            )
+            raise CorpusError(f"{uri} is a {what}, which nothing here reads as {options.modality}s.", hint=UNKNOWN_HINT)
     except OSError as error:
         raise _unlisted(uri, error) from error
     kinds = {reader.kind for name in names if (reader := container_for(name)) is not None}

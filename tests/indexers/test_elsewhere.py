@@ -121,9 +121,7 @@ def test_failures_of_urls_are_rows_with_their_reasons(tmp_path: Path) -> None:
     with web_server(pages) as server:
         names = [*pages, "/missing.png"]
         (tmp_path / "urls.txt").write_text("\n".join([*(server.url + name for name in names), "gopher://host/a.png"]))
-        done = run(
-            tmp_path / "urls.txt", tmp_path / "i", ColourEncoder(), LIST
-        )
+        done = run(tmp_path / "urls.txt", tmp_path / "i", ColourEncoder(), LIST)
         refused = run(tmp_path / "urls.txt", tmp_path / "j", ColourEncoder(), SourceOptions(kind="list"))
     reasons = {each["path"].removeprefix(server.url): (each["stage"], each["reason"]) for each in done.failures}
     assert done.indexed == 1
@@ -133,7 +131,7 @@ def test_failures_of_urls_are_rows_with_their_reasons(tmp_path: Path) -> None:
     assert reasons["/missing.png"] == ("read", "the server has no such page (status 404)")
     assert reasons["/text.png"][0] == "header"
     assert reasons["/inwards"] == ("read", "127.0.0.1 cannot be reached: connection refused, 3 times")
-    assert reasons["gopher://host/a.png"] == ("read", "Nothing here reads gopher:// addresses, as of gopher://host.")
+    assert reasons["gopher://host/a.png"] == ("read", "Nothing here reads gopher:// addresses, as of gopher://host")
     assert len(reasons) == 7
     assert refused.indexed == 0
     assert len(refused.failures) == 8
@@ -190,9 +188,7 @@ def test_slow_servers_are_waited_for_together(tmp_path: Path) -> None:
     with web_server({f"/{name}": slow(content) for name, content in pictures().items()}) as server:
         (tmp_path / "urls.txt").write_text("\n".join(f"{server.url}/{name}" for name in NAMES))
         started = time.perf_counter()
-        done = run(
-            tmp_path / "urls.txt", tmp_path / "i", ColourEncoder(), LIST
-        )
+        done = run(tmp_path / "urls.txt", tmp_path / "i", ColourEncoder(), LIST)
         assert done.indexed == 40
         assert server.most_at_once > 4
         assert time.perf_counter() - started < 1.9
