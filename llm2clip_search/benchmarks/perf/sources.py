@@ -204,4 +204,4 @@ def _tower_rate(encoder: Encoder, pixels: np.ndarray, config: IndexConfig) -> fl
 def _vectors(index: Path) -> np.ndarray:
     """The vectors of an index in the order of its rows, which is that of the images."""
     snapshot = Snapshot(index)
-    return snapshot.vectors(snapshot.metadata(["id"]).column("id").to_pylist())
+    return snapshot.vectors(snapshot.metadata().column("id").to_pylist())
