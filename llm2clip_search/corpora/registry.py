@@ -119,8 +119,8 @@ def _open(place: str, options: SourceOptions, settle: Settle) -> list[Corpus] | 
 
 
 def _open_local(path: Path, options: SourceOptions, settle: Settle) -> list[Corpus] | str:
-    kind = kind_of(path, options.modality)
-    if options.kind is not None and (kind not in ("folder", "tar", "table") or not path.is_dir()):
+    kind = options.kind if options.kind is not None and path.is_file() else kind_of(path, options.modality)
+    if options.kind is not None and kind not in ("folder", "tar", "table"):
         kind = options.kind
     if kind == "table" and path.is_dir():
         return _open_tables(path, options, settle)

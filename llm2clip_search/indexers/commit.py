@@ -171,7 +171,7 @@ class Committer:
             self._gone[rows[~known.present[rows] & ~self._moved[rows]]] = True
             if item.version:
                 count = decoded.parts - self._rowless
-                values = (path, self.plan.modality, item.version, count)
+                values = (path, self.plan.modality, self.plan.judge.version(item), count)
                 self._containers[path] = dict(zip(CONTAINER_SCHEMA.names, values, strict=True))
         self._rowless = 0
 
