@@ -11,7 +11,19 @@ _WELCOME = frozenset({"caption", "rating", "keywords", "taken", "camera", "latit
 _OWN = frozenset(
     (
         *("id", "path", "content_hash", "size", "mtime_ns", "width", "height", "format", "corpus", "version", "damage"),
-        *("modality", "text", "described", "rank", "score", "exists", "index", "duplicates", "path_bytes", "mtime"),
+        *(
+            "modality",
+            "text",
+            "described",
+            "rank",
+            "score",
+            "part",
+            "exists",
+            "index",
+            "duplicates",
+            "path_bytes",
+            "mtime",
+        ),
     )
 )
 """Columns that the index and its hits have for something else."""
