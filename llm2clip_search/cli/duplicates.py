@@ -75,8 +75,8 @@ def duplicates(
         console.say(f"The table shows the {GROUPS_SHOWN} largest groups; --json and --paths print all.")
     if not found.is_exact:
         console.warn(
-            f"{found.compared:,} {found.find} are too many to compare each with each: the nearest of each were searched,"
-            " and pairs may be missed"
+            f"{found.compared:,} {found.find} are too many to compare each with each: the nearest of each were"
+            " searched, and pairs may be missed"
         )
 
 

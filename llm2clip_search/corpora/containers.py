@@ -1,11 +1,14 @@
-"""Files that hold many items: archives, tables, documents, videos. Each kind is one reader behind `Container`."""
+"""Files that hold many items: which reader reads which file, and what the parts of a file are called."""
 
+<<<<<<< HEAD
 from collections.abc import Iterator
 from dataclasses import replace
+=======
+>>>>>>> main
 from functools import cache
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Protocol
 
+<<<<<<< HEAD
 from llm2clip_search.corpora.corpus import Item, Modality
 from llm2clip_search.corpora.files import Files, files_of
 from llm2clip_search.corpora.options import SourceOptions
@@ -41,6 +44,11 @@ class Container(Protocol):
     def schema(self, files: Files, container: Item, options: SourceOptions) -> "pa.Schema | None":
         """As `Corpus.schema`."""
         return None
+=======
+from llm2clip_search.corpora.container import Container
+from llm2clip_search.corpora.corpus import Item
+from llm2clip_search.corpora.files import Files
+>>>>>>> main
 
 
 def container_uri(uri: str) -> tuple[str, str]:
@@ -68,9 +76,15 @@ def container_for(uri: str, kind: str | None = None) -> Container | None:
 def containers() -> tuple[Container, ...]:
     """All readers; where two fit a name, the first is taken."""
     from llm2clip_search.corpora.table import TableContainer
+<<<<<<< HEAD
     from llm2clip_search.corpora.texts import TextContainer
 
     return (TableContainer(), TextContainer())
+=======
+    from llm2clip_search.corpora.tar import TarContainer
+
+    return TarContainer(), TableContainer()
+>>>>>>> main
 
 
 @cache

@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llm2clip_search.corpora.table_formats import TABLE_SUFFIXES
 from llm2clip_search.errors import CorpusError
 
+Name = TypeVar("Name")
 _BESIDE = (".md", ".json", ".lock", ".yaml", ".yml", ".py")
 """Ends of the names of files that lie beside tables and hold no items."""
 
@@ -27,7 +28,7 @@ def dataset_tables(folder: str | os.PathLike[str]) -> list[str]:
     if (root / "snapshots").is_dir():
         root = _revision(root)
     if (root / "dataset_dict.json").is_file():
-        splits = _described(root / "dataset_dict.json")["splits"]
+        splits = _described(root / "dataset_dict.json", lambda found: [str(split) for split in found["splits"]])
         return [table for split in splits for table in _saved(root / split)]
     if (root / "state.json").is_file():
         return _saved(root)
@@ -50,18 +51,18 @@ def _revision(repository: Path) -> Path:
 def _saved(folder: Path) -> list[str]:
     """The tables that the state of a saved data set names, which need not be all that lie there."""
     state = folder / "state.json"
-    tables = [folder / each["filename"] for each in _described(state).get("_data_files", ())]
+    tables = _described(state, lambda found: [folder / each["filename"] for each in found["_data_files"]])
     if lost := next((each for each in tables if not each.is_file()), None):
         raise CorpusError(f"{state} names {lost.name}, which is not there.")
     return [str(each) for each in tables]
 
 
-def _described(file: Path) -> dict[str, Any]:
+def _described(file: Path, names: Callable[[Any], list[Name]]) -> list[Name]:
+    """What the description of a data set names."""
     try:
-        found: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"{file}, which describes a data set, cannot be read: {error}.") from error
-    return found
+        return names(json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorpusError(f"{file}, which describes a data set, cannot be read: {error!r}.") from error
 
 
 def _only_tables(folder: Path) -> list[str]:

@@ -2,26 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from llm2clip_search.errors import CorpusError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileStatus:
-    """What is known of a file without reading it."""
-
-    uri: str
-    size: int
-    """Bytes; 0 if unknown."""
-    version: str
-    """Changes with the content: times of this machine's files, the etag of an object; empty if there is nothing."""
-    mtime_ns: int = 0
-    """Nanoseconds since 1970; 0 if unknown."""
-    former_version: str = ""
-    """As of `Item`."""
+from llm2clip_search.corpora.file_status import FileStatus
+from llm2clip_search.corpora.options import SourceOptions
 
 
 class Files(Protocol):
@@ -94,6 +80,9 @@ class LocalFiles:
         return Path(uri).open("rb")
 
 
+_LOCAL = LocalFiles()
+
+
 def file_status(uri: str, status: os.stat_result) -> FileStatus:
     """A file of this machine; its version changes with its content, its name and whatever else its times tell."""
     return FileStatus(
@@ -105,16 +94,36 @@ def file_status(uri: str, status: os.stat_result) -> FileStatus:
     )
 
 
-def files_of(uri: str) -> Files:
+def files_of(uri: str, options: SourceOptions = SourceOptions()) -> Files:
     """The place that a path or URI names.
 
     Raises:
         CorpusError: a scheme that nothing here reads, or whose package is missing; the hint names the extra.
     """
-    scheme, separator, _ = uri.partition("://")
+    scheme, separator, rest = uri.partition("://")
     if not separator:
-        return LocalFiles()
-    raise CorpusError(f"Nothing here reads {scheme}:// addresses, as of {uri}.")
+        return _LOCAL
+    scheme = scheme.lower()
+    return _web(options.allow_private) if scheme in ("http", "https") else _elsewhere(scheme, rest.partition("/")[0])
+
+
+@lru_cache(maxsize=64)
+def _elsewhere(scheme: str, host: str) -> Files:
+    """A place that is not this machine; all who read from it share its connections."""
+    from llm2clip_search.corpora.object_store import EXTRAS, ObjectStoreFiles
+
+    if scheme in EXTRAS:
+        return ObjectStoreFiles(f"{scheme}://{host}")
+    from llm2clip_search.corpora.fsspec_files import FsspecFiles
+
+    return FsspecFiles(f"{scheme}://{host}")
+
+
+@lru_cache
+def _web(allow_private: bool) -> Files:
+    from llm2clip_search.corpora.web import WebFiles
+
+    return WebFiles(allow_private=allow_private)
 
 
 def beside(uri: str, name: str) -> str:

@@ -6,20 +6,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm2clip_search.corpora.containers import Container, container_for, open_item
+from llm2clip_search.corpora.container import Container
+from llm2clip_search.corpora.containers import open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.files import LocalFiles, file_status
 from llm2clip_search.corpora.named import item_of
 from llm2clip_search.corpora.options import SourceOptions
-from llm2clip_search.corpora.skipped import Reason, Skipped, is_system_name
-from llm2clip_search.encoders import image_types
-from llm2clip_search.encoders.image_types import image_extensions
+from llm2clip_search.corpora.rules import (
+    IGNORE_FILE,
+    extensions_in_folder,
+    images_looked_for,
+    patterns,
+    reader_in_folder,
+    why_not,
+)
+from llm2clip_search.corpora.skipped import Reason, Skipped
 from llm2clip_search.errors import CorpusError
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
-
-IGNORE_FILE = ".llm2clipignore"
 
 
 class FolderCorpus(Corpus):
@@ -73,7 +78,7 @@ class FolderCorpus(Corpus):
         """
         self._check_root()
         ignored = self._ignored()
-        extensions = image_extensions() if self._reads_images() else frozenset[str]()
+        extensions = extensions_in_folder(self._options)
         self._unreadable, self._skipped, self._fileless = {}, Skipped(), {}
         self._dangling, self._mounts = [], []
         seen: set[tuple[int, int]] = set()
@@ -100,10 +105,8 @@ class FolderCorpus(Corpus):
                         self._dangling.append(entry.path)
                     elif (is_image or self.lists(path.name)) and entry.is_file():
                         yield item_of(file_status(entry.path, entry.stat()), is_container=not is_image)
-                    elif not is_image and image_types.of_name(path) is not None:
-                        self._skipped.types[path.suffix.lower()] += 1
                     else:
-                        self._skipped.other += 1
+                        self._skipped.add_unread(path.name, is_image=is_image)
                 except OSError as error:
                     self._unreadable[str(path)] = error.strerror or str(error)
             if len(folders) == len(entries):
@@ -141,16 +144,8 @@ class FolderCorpus(Corpus):
     def open(self, item: Item) -> bytes:
         return open_item(item, LocalFiles())
 
-    def _reads_images(self) -> bool:
-        return self.modality == "image" and self._options.kind in (None, "folder")
-
     def _reader(self, name: str) -> Container | None:
-        """The reader of a file that holds items, if the folder is read for such files."""
-        reader = container_for(name)
-        if reader is None or self.modality not in reader.modalities:
-            return None
-        kinds = ("pdf", "video", "text") if self._options.kind in (None, "folder") else (self._options.kind,)
-        return reader if reader.kind in kinds else None
+        return reader_in_folder(name, self._options)
 
     def unreadable(self) -> dict[str, str]:
         return dict(self._unreadable)
@@ -173,20 +168,19 @@ class FolderCorpus(Corpus):
         return self._skipped
 
     def looked_for(self) -> str:
+<<<<<<< HEAD
         if self.modality == "text":
             return "text files"
         some = [ext for ext in (".jpg", ".png", ".webp", ".heic", ".avif") if ext in image_extensions()]
         return f"{', '.join(some)} and others"
+=======
+        return images_looked_for()
+>>>>>>> main
 
     def _why_not(self, path: Path, ignored: "GitIgnoreSpec", *, is_folder: bool) -> Reason | None:
         """Why a file or folder is passed over; None if it is not."""
-        if not self.everything:
-            if is_system_name(path.name, is_folder=is_folder):
-                return "system"
-            if path.name.startswith("."):
-                return "hidden"
-        name = path.relative_to(self._top).as_posix() + ("/" if is_folder else "")
-        return "excluded" if ignored.patterns and ignored.match_file(name) else None
+        relative = path.relative_to(self._top).as_posix()
+        return why_not(relative, ignored, everything=self.everything, is_folder=is_folder)
 
     def _enter(self, folder: Path, seen: set[tuple[int, int]]) -> tuple[int, list[os.DirEntry[str]]] | None:
         """A folder's device and what it holds, sorted; None if it was entered before or cannot be read."""
@@ -213,21 +207,12 @@ class FolderCorpus(Corpus):
             raise CorpusError(f"{self.root} is a file, not a folder.", hint="Name the folder that holds it.")
 
     def _ignored(self) -> "GitIgnoreSpec":
-        from pathspec import GitIgnoreSpec
-
-        file, lines = self._top / IGNORE_FILE, []
-        if file.is_file():
-            try:
-                lines = file.read_text("utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise CorpusError(f"{file} cannot be read as UTF-8 text: {error}.") from error
+        file = self._top / IGNORE_FILE
         try:
-            return GitIgnoreSpec.from_lines([*self.exclude, *lines])
-        except ValueError as error:
-            source = f"{file} or the patterns to exclude" if lines else "The patterns to exclude"
-            raise CorpusError(
-                f"{source} contain something that is not a gitignore pattern: {error}.", hint="See --exclude."
-            ) from error
+            content = file.read_bytes() if file.is_file() else None
+        except OSError as error:
+            raise CorpusError(f"{file} cannot be read: {error}.") from error
+        return patterns(self.exclude, str(file), content)
 
 
 def _is_topmost(folder: str, folders: set[str]) -> bool:

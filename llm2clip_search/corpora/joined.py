@@ -29,7 +29,7 @@ class JoinedCorpus(Corpus):
     by stem: see `MetadataTable`. A row that names a container is for all parts that no row names.
     """
 
-    def __init__(self, corpus: Corpus, table: str, on: str, *, columns: Sequence[str] | None = None) -> None:
+    def __init__(self, corpus: Corpus, table: str, on: str = "", *, columns: Sequence[str] | None = None) -> None:
         """Join a table, which is read at once.
 
         Raises:
@@ -38,8 +38,8 @@ class JoinedCorpus(Corpus):
         self.corpus = corpus
         self._table = MetadataTable(table, on, columns=columns, modality=corpus.modality)
         self._unmatched = 0
-        is_file = "://" not in corpus.uri and Path(corpus.uri).is_file()
-        self._folder = str(Path(corpus.uri).parent) if is_file else corpus.uri
+        folder = corpus.uri.removeprefix("stdin://")
+        self._folder = str(Path(folder).parent) if "://" not in folder and Path(folder).is_file() else folder
         self.modality, self.is_partial, self.part_of = corpus.modality, corpus.is_partial, corpus.part_of
         self.exclude, self.everything, self.options = corpus.exclude, corpus.everything, corpus.options
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from llm2clip_search.corpora.containers import container_for
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.dataset_folders import dataset_tables
-from llm2clip_search.corpora.folder import image_extensions
 from llm2clip_search.corpora.options import Kind
 from llm2clip_search.corpora.table_columns import kind_of_table
+from llm2clip_search.encoders.image_types import image_extensions
 from llm2clip_search.errors import CorpusError
 
 _LOOKED_AT = 10_000

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.corpora.columns import digest
-from llm2clip_search.corpora.containers import Container, container_for, open_item
+from llm2clip_search.corpora.container import Container
+from llm2clip_search.corpora.containers import container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.files import beside, file_status, files_of
 from llm2clip_search.corpora.named import item_of
@@ -57,7 +58,6 @@ class ListCorpus(Corpus):
         *,
         options: SourceOptions = SourceOptions(kind="list"),
         stream: BinaryIO | None = None,
-        separator: bytes = b"\n",
     ) -> None:
         """A list that is read when `items` is called.
 
@@ -66,9 +66,9 @@ class ListCorpus(Corpus):
                 to.
             stream: lines to read instead of a file. They may be some of what was indexed before, so what they do not
                 name stays in the index.
-            separator: of lines; NUL is for names that hold line breaks.
         """
-        self._source, self._options, self._separator = source, options, separator
+        self._source, self._options = source, options
+        self._separator = b"\0" if options.null_separated else b"\n"
         self._stream, self._spooled = stream, None if stream is None else tempfile.SpooledTemporaryFile(_HELD)  # noqa: SIM115
         self.is_partial = stream is not None
         self.modality, self.options = options.modality, options.to_dict()

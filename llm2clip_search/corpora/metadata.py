@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from llm2clip_search.corpora.columns import digest
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.files import files_of
-from llm2clip_search.corpora.table_columns import check_column
+from llm2clip_search.corpora.table_columns import check_column, key_column
 from llm2clip_search.corpora.table_formats import open_table
 from llm2clip_search.corpora.table_values import CarriedColumn, carried_columns, carried_schema, row_columns
 from llm2clip_search.errors import CorpusError
@@ -29,12 +29,12 @@ class MetadataTable:
     """
 
     def __init__(
-        self, uri: str, on: str, *, columns: Sequence[str] | None = None, modality: Modality = "image"
+        self, uri: str, on: str = "", *, columns: Sequence[str] | None = None, modality: Modality = "image"
     ) -> None:
         """Read a table.
 
         Args:
-            on: its column that names the items.
+            on: its column that names the items; empty if that is told from the names of the columns.
             columns: further columns that are wanted; None for all.
             modality: of the items.
 
@@ -45,6 +45,7 @@ class MetadataTable:
         try:
             self.version = files.status(uri).version
             table = open_table(files, uri, self.version)
+            on = on or key_column(table)
             check_column(uri, table.schema(), on)
             self._carried: list[CarriedColumn] = carried_columns(table, used=(on,), wanted=columns, modality=modality)
             blocks = list[pa.RecordBatch]()

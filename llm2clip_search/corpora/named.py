@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from llm2clip_search.corpora.containers import container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
-from llm2clip_search.corpora.files import FileStatus, files_of
+from llm2clip_search.corpora.file_status import FileStatus
+from llm2clip_search.corpora.files import files_of
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.errors import CorpusError
 
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class NamedFiles(Corpus):
-    """Some files of one folder; other files of it, indexed before, stay in the index for as long as they are there."""
+    """A file, or some files of one folder, whose other files stay in the index for as long as they are there."""
 
     def __init__(
         self,
-        folder: str,
+        uri: str,
         files: Sequence[str],
         *,
         options: SourceOptions,
@@ -28,41 +29,42 @@ class NamedFiles(Corpus):
         """Files that are read when `items` is called.
 
         Args:
-            folder: path or URI of the folder, which is the corpus's URI.
-            files: paths or URIs of files in it.
-            is_partial: False if these are all files of the folder that hold items.
+            uri: path or URI of the file, or of the folder that all of them lie in; that of the corpus.
+            files: their paths or URIs.
+            is_partial: False for one file, and if these are all files of the folder that hold items.
             part_of: URI of a source that the folder lies in, if these files belong to it.
         """
-        self._folder, self._files, self._options = folder, list(dict.fromkeys(files)), options
+        self._uri, self._files, self._options = uri, list(dict.fromkeys(files)), options
         self.modality, self.options, self.part_of = options.modality, options.to_dict(), part_of
         self.is_partial = is_partial
+        self._kind = None if options.kind == "files" else options.kind
 
     @property
     def uri(self) -> str:
-        return self._folder
+        return self._uri
 
     def items(self) -> Iterator[Item]:
-        place = files_of(self._folder)
+        place = files_of(self._uri, self._options)
         for uri in self._files:
             try:
                 status = place.status(uri)
             except OSError as error:
                 raise CorpusError(f"{uri} cannot be read: {error.strerror or error}.") from error
-            yield item_of(status, is_container=container_for(uri, self._options.kind) is not None)
+            yield item_of(status, is_container=container_for(uri, self._kind) is not None)
 
     def parts(self, container: Item) -> Iterator[Item]:
-        reader = container_for(container.uri, self._options.kind)
+        reader = container_for(container.uri, self._kind)
         assert reader is not None, "only containers have parts"
-        return reader.parts(files_of(self._folder), container, self._options)
+        return reader.parts(files_of(self._uri, self._options), container, self._options)
 
     def schema(self, container: Item | None = None) -> "pa.Schema | None":
-        reader = None if container is None else container_for(container.uri, self._options.kind)
+        reader = None if container is None else container_for(container.uri, self._kind)
         if container is None or reader is None:
             return None
-        return reader.schema(files_of(self._folder), container, self._options)
+        return reader.schema(files_of(self._uri, self._options), container, self._options)
 
     def open(self, item: Item) -> bytes:
-        return open_item(item, files_of(self._folder), self._options.kind)
+        return open_item(item, files_of(self._uri, self._options), self._kind)
 
 
 def item_of(status: FileStatus, *, is_container: bool = False) -> Item:

@@ -53,7 +53,7 @@ def open_corpora(
 
     A source is a folder, a file, a pattern with braces and ``*`` such as ``shards/{000..099}.tar``, ``-`` for a list on
     stdin, or ``scheme://...``. What it is follows from its name and from what it holds, unless ``options.kind`` says
-    it. Named files of one folder are one corpus.
+    it. Several named files of one folder are one corpus.
 
     Args:
         settle: called with the URI of each source.
@@ -71,8 +71,10 @@ def open_corpora(
             else:
                 corpora += opened
     for folder, files in named.items():
-        settled, part_of = settle(folder, replace(options, kind=options.kind or "files"))
-        corpora.append(NamedFiles(folder, files, options=settled, part_of=part_of))
+        is_one = len(set(files)) == 1
+        uri = files[0] if is_one else folder
+        settled, part_of = settle(uri, replace(options, kind=options.kind or "files"))
+        corpora.append(NamedFiles(uri, files, options=settled, part_of=part_of, is_partial=not is_one))
     return [_joined(corpus) for corpus in corpora]
 
 
@@ -111,11 +113,12 @@ def _open(place: str, options: SourceOptions, settle: Settle) -> list[Corpus] | 
     if separator and scheme in CORPUS_PLUGINS.schemes():
         _refuse_patterns(place, options)
         return [cast("Corpus", CORPUS_PLUGINS.load(scheme, place, error=CorpusError))]
-    if separator:
-        return _open_remote(place, options, settle)
     if place == STDIN:
         return [_open_list(place, options, settle)]
-    path = Path(place).expanduser()
+    return _open_remote(place, options, settle) if separator else _open_local(Path(place).expanduser(), options, settle)
+
+
+def _open_local(path: Path, options: SourceOptions, settle: Settle) -> list[Corpus] | str:
     kind = kind_of(path, options.modality)
     if options.kind is not None and (kind not in ("folder", "tar", "table") or not path.is_dir()):
         kind = options.kind
@@ -127,10 +130,14 @@ def _open(place: str, options: SourceOptions, settle: Settle) -> list[Corpus] | 
         chosen = replace(options, kind=options.kind or (None if kind == "folder" else kind))
         settled, part_of = settle(str(path), chosen)
         folder = FolderCorpus(
-            path, exclude=settled.exclude, everything=settled.everything, options=settled, part_of=part_of or None
+            os.path.abspath(path) if part_of else path,  # noqa: PTH100 - the patterns are relative to an absolute path
+            exclude=settled.exclude,
+            everything=settled.everything,
+            options=settled,
+            part_of=part_of or None,
         )
         return [folder]
-    _refuse_patterns(place, options)
+    _refuse_patterns(str(path), options)
     return str(path.parent)
 
 
@@ -152,9 +159,8 @@ def _open_list(place: str, options: SourceOptions, settle: Settle) -> Corpus:
 
     _refuse_patterns(place, options)
     if place == STDIN:
-        separator = b"\0" if options.null_separated else b"\n"
         stdin = replace(options, kind="list")
-        return ListCorpus(os.getcwd(), options=stdin, stream=sys.stdin.buffer, separator=separator)  # noqa: PTH109
+        return ListCorpus(os.getcwd(), options=stdin, stream=sys.stdin.buffer)  # noqa: PTH109
     settled, _ = settle(place, replace(options, kind="list"))
     return ListCorpus(place, options=settled)
 

@@ -61,7 +61,7 @@ class SampleColumns:
         except (ValueError, RecursionError) as error:
             return f"it is not JSON: {error}"
         for name, each in (value if isinstance(value, dict) else {stem or suffix: value}).items():
-            self._set(name, extension, _plain(name, each))
+            self._set(name, extension, _plain(each))
         return ""
 
     def _set(self, name: str, extension: str, value: Any) -> None:
@@ -77,10 +77,10 @@ def _number(text: str) -> int | str:
         return text
 
 
-def _plain(name: str, value: Any) -> Any:
-    """A value of JSON as a column has it: lists and objects as JSON, but for keywords, which are a list of texts."""
-    if name.casefold() == "keywords" and isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return [_sound(each) for each in value]
+def _plain(value: Any) -> Any:
+    """A value of JSON as a column has it: texts, numbers and lists of texts as they are, all else as JSON."""
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return [_sound(each) for each in value] or None
     if isinstance(value, list | dict):
         value = json.dumps(value, ensure_ascii=False)
     return _sound(value) if isinstance(value, str) else value

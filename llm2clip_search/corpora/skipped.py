@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Literal
 
 from llm2clip_search.encoders import image_types
@@ -69,6 +70,13 @@ class Skipped:
             self.hidden_folders += is_folder
         else:
             self.excluded += is_folder or is_image
+
+    def add_unread(self, name: str, *, is_image: bool) -> None:
+        """Count a file that is nothing to index, or an image that is no regular file."""
+        if not is_image and image_types.of_name(name) is not None:
+            self.types[PurePath(name).suffix.lower()] += 1
+        else:
+            self.other += 1
 
     def reasons(self) -> list[str]:
         """Phrases for people: what was skipped that may be images, and why. Excluded images are left out."""

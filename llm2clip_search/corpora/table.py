@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, quote
 import pyarrow as pa
 
 from llm2clip_search.corpora.columns import digest
-from llm2clip_search.corpora.containers import Container
+from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.corpus import Item, Modality
 from llm2clip_search.corpora.files import Files, beside, files_of
 from llm2clip_search.corpora.options import SourceOptions
@@ -59,7 +59,7 @@ class TableContainer(Container):
                         yield _with_content(files, replace(item, uri=where + part), cell)
 
     def open(self, files: Files, item: Item) -> bytes:
-        uri, _, part = item.uri.rpartition("#")
+        uri, part = self.split(item.uri)
         asked = parse_qs(part)
         row, names, element = int(asked["row"][0]), asked.get("column"), asked.get("item", ["0"])[0]
         table = open_table(files, uri, item.version)

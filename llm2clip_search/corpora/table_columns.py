@@ -10,11 +10,11 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from llm2clip_search.corpora.files import files_of
-from llm2clip_search.corpora.folder import image_extensions
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.table_files import TableFile
 from llm2clip_search.corpora.table_formats import open_table
 from llm2clip_search.encoders import image_types
+from llm2clip_search.encoders.image_types import image_extensions
 from llm2clip_search.encoders.reading import open_image
 from llm2clip_search.errors import CorpusError, ImageError
 
@@ -30,6 +30,8 @@ PLACE_NAMES = (
     *("image_file_name", "image_filename", "image_name", "image", "img", "picture", "photo", "src"),
 )
 """Usual names of columns with paths or URLs of images, in the order in which they are taken."""
+KEY_NAMES = ("key", "__key__", "name", "stem", "image_id", "photo_id", "id")
+"""Further usual names of columns that say which image a row describes."""
 _HEAD = 32
 """Rows that are looked at to tell what a column holds."""
 _BASE64 = re.compile(
@@ -126,6 +128,21 @@ def place_column(table: TableFile, wanted: str | None) -> str | None:
     usual = [name for name in strings if name.casefold() in PLACE_NAMES]
     found = _first_named(_holds(table, usual, is_place), PLACE_NAMES)
     return found or next(iter(_holds(table, strings, is_place_of_image)), None)
+
+
+def key_column(table: TableFile) -> str:
+    """The column of a table of metadata that names the items: one of a usual name, else the first of texts.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    schema = table.schema()
+    strings = [each.name for each in schema if is_string(each.type)]
+    if (found := _first_named(schema.names, (*PLACE_NAMES, *KEY_NAMES)) or next(iter(strings), None)) is None:
+        raise CorpusError(
+            f"Which column of {table.uri} names the items cannot be told; {_has(schema)}.", hint="Use --on."
+        )
+    return found
 
 
 def caption_column(names: Sequence[str]) -> str | None:

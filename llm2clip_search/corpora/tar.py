@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from llm2clip_search.corpora.columns import digest, source_columns
-from llm2clip_search.corpora.containers import Container, container_uri
+from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.corpus import Item, Modality
 from llm2clip_search.corpora.files import Files
 from llm2clip_search.corpora.options import SourceOptions
@@ -22,6 +22,7 @@ from llm2clip_search.corpora.skipped import is_system_name
 from llm2clip_search.encoders.image_types import image_extensions, of_name
 from llm2clip_search.errors import CorpusError, first_line
 
+_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 _PLACE = re.compile(r"(\d+)\+(\d+)@")
 """How the version of a member begins: offset and size of its data, in bytes."""
 _HEADER = tarfile.BLOCKSIZE
@@ -52,9 +53,7 @@ class TarContainer(Container):
     """
 
     kind = "tar"
-    suffixes = frozenset(
-        (".tar", *(f".tar.{method}" for method in ("gz", "bz2", "xz", "zst")), ".tgz", ".tbz2", ".txz", ".tzst")
-    )
+    suffixes = frozenset(_SUFFIXES)
     modalities: frozenset[Modality] = frozenset({"image"})
     extra = ""
 
@@ -69,10 +68,9 @@ class TarContainer(Container):
 
     def open(self, files: Files, item: Item) -> bytes:
         place = _PLACE.match(item.version)
-        uri, name = container_uri(item.uri)
         if place is None:
-            raise FileNotFoundError(f"where it lies in {uri} is not known")
-        offset, size = int(place[1]), int(place[2])
+            raise FileNotFoundError(f"nothing says where {item.uri} lies")
+        (uri, name), (offset, size) = self.split(item.uri), map(int, place.groups())
         read = files.read_range(uri, offset - _HEADER, _HEADER + size)
         if not _is_header(read[:_HEADER], name, size):
             raise FileNotFoundError(f"{uri} has changed and has something else in its place")

@@ -86,7 +86,7 @@ def open_sources(
         around = [each for each in known.values() if is_folder_source(each) and snapshot.is_under(stored, each.uri)]
         for source in sorted(around, key=lambda each: len(snapshot.located(each.uri)), reverse=True):
             whole, part = folder_of(snapshot, source), Path(snapshot.located(stored))
-            if source.modality == asked.modality and whole.covers(part, is_folder=True):
+            if source.modality == asked.modality and whole.covers(part, is_folder=not part.is_file()):
                 return _as_remembered(source, asked, given), str(whole.root)
         return asked, ""
 
@@ -171,11 +171,14 @@ def list_sources(index: str | os.PathLike[str] | Snapshot) -> list[Source]:
 
 
 def source_state(snapshot: Snapshot, source: SourceEntry) -> State:
-    """What has become of a source, as far as a look at its folder tells."""
+    """What has become of a source, as far as a look at its folder, or its list, tells."""
     if is_uri(source.uri):
         return "unknown"
+    place = Path(snapshot.located(source.uri))
     try:
-        with os.scandir(snapshot.located(source.uri)) as entries:
+        if place.is_file():
+            return "present"
+        with os.scandir(place) as entries:
             return "present" if next(entries, None) is not None else "empty"
     except (FileNotFoundError, NotADirectoryError):
         return "missing"
@@ -290,16 +293,16 @@ def follow_base(writer: Writer) -> str:
 
 
 def check_missing(writer: Writer) -> dict[str, int]:
-    """Rows of sources whose folder is missing, by folder; a source of which no row is left is forgotten.
+    """Rows of sources whose folder or list is missing, by source; one of which no row is left is forgotten.
 
-    Paths of rows are read only if a folder is missing.
+    Paths of rows are read only if one is missing.
     """
     snapshot = writer.snapshot
     missing = [each for each in writer.manifest.sources if source_state(snapshot, each) == "missing"]
     counts = dict.fromkeys(missing, 0)
-    for _, paths in snapshot.live_paths() if missing else ():
+    for table in _live_rows(snapshot) if missing else ():
         for source in missing:
-            counts[source] += int(snapshot.below(paths, source.uri).sum())
+            counts[source] += int(_of_source(snapshot, table, source.uri).sum())
     if found_elsewhere := [source for source, count in counts.items() if not count]:
         for source in found_elsewhere:
             writer.record_failures([], under=source.uri)
@@ -324,7 +327,8 @@ def _of_source(snapshot: Snapshot, table: pa.Table, root: str) -> np.ndarray:
     below = snapshot.below(table.column("path"), root)
     if "corpus" not in table.column_names:  # schema 1
         return below
-    return below | as_mask(pc.fill_null(pc.equal(table.column("corpus"), root), fill_value=False))
+    below |= as_mask(pc.fill_null(pc.equal(table.column("corpus"), root), fill_value=False))
+    return below
 
 
 def _are_texts(table: pa.Table) -> np.ndarray:
@@ -338,7 +342,8 @@ def _rows_of(snapshot: Snapshot, root: str) -> np.ndarray:
     """Ids of the live rows of a source, or at and below a stored path, int64."""
     tables = _live_rows(snapshot)
     found = [table.column("id").to_numpy()[_of_source(snapshot, table, root)] for table in tables]
-    return np.concatenate([*found, np.empty(0, dtype=np.int64)])
+    ids: np.ndarray = np.concatenate([*found, np.empty(0, dtype=np.int64)])
+    return ids
 
 
 def _unknown(snapshot: Snapshot, uri: str) -> StoreError:

@@ -90,7 +90,6 @@ def test_info_and_models(indexed: Path, run_cli: RunCli, tiny_model: Path) -> No
     [
         (["index", "nowhere"], "There is no folder nowhere."),
         (["index", "empty"], "There are no images in empty"),
-        (["index", "images/2024/1.png"], "is a file, not a folder"),
         (["index", "images", "--model", "OTHER"], "was made by dir:"),
         (["index", "images", "--model", "nonsense"], "There is no model 'nonsense'"),
         (["query", "dog", "--where", "foo > 1"], "names a column 'foo' that does not exist"),

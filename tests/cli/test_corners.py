@@ -11,7 +11,8 @@ from tests.support.commands import COMMAND, RunCli, is_one_error
 
 KEYS = [
     *("rank", "id", "score", "path", "content_hash", "size", "mtime_ns", "width", "height", "format"),
-    *("taken", "camera", "latitude", "longitude", "damage", "exists"),
+    *("taken", "camera", "latitude", "longitude", "damage"),
+    *("modality", "text", "caption", "rating", "keywords", "exists"),
 ]
 """Of a hit in ``--json``, in order: a released schema, which may grow at its end."""
 

@@ -37,7 +37,7 @@ def test_sources_are_listed_moved_and_forgotten(own: Path, run_cli: RunCli) -> N
     assert "sources move images NEW" in missing.stderr
     assert run_cli("sources", "move", "images", "pics", cwd=own).stdout == "8 images moved to pics\n"
     [source] = listed(run_cli, own)
-    counts = {"rows": 8, "failures": 0, "state": "present"}
+    counts = {"rows": 8, "failures": 0, "state": "present", "modality": "image", "options": {}}
     assert source == {"uri": str(own / "pics"), **counts, "exclude": [], "everything": False}
     assert "8 unchanged" in run_cli("index", "pics", cwd=own).stdout
     assert json.loads(run_cli("query", "a", "-k", "1", "--json", cwd=own).stdout)["exists"] is True

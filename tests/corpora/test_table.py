@@ -181,7 +181,7 @@ def test_names_of_classes_replace_their_numbers(tmp_path: Path) -> None:
 
 
 def test_extension_types_are_read_as_what_they_store(tmp_path: Path) -> None:
-    class Picture(pa.ExtensionType):
+    class Picture(pa.ExtensionType):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(pa.binary(), "tests.picture")
 
@@ -256,7 +256,7 @@ def test_a_damaged_table_is_a_sentence_after_the_rows_before_the_damage(tmp_path
     damaged[middle : middle + 40] = bytes(40)
     (tmp_path / "damaged.parquet").write_bytes(damaged)
     items = TableContainer().parts(LocalFiles(), container(tmp_path / "damaged.parquet"), SourceOptions())
-    found = []
+    found = list[bytes | None]()
     with pytest.raises(CorpusError, match=r"damaged\.parquet cannot be read as a table"):
         found.extend(item.data for item in items)
     assert found == images(60)[: len(found)]

@@ -212,8 +212,9 @@ def test_the_first_walk_of_a_process_knows_all_formats(photographs: Path) -> Non
 def test_corpora_that_cannot_be(tmp_path: Path, photographs: Path, colours: ColourEncoder) -> None:
     with pytest.raises(CorpusError, match="no folder"):
         update(tmp_path / "nowhere", colours)
-    with pytest.raises(CorpusError, match="is a file"):
-        update(photographs / "2024" / "photo-01.png", colours)
+    (tmp_path / "file.xyz").touch()
+    with pytest.raises(CorpusError, match="nothing here reads"):
+        update(tmp_path / "file.xyz", colours)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match=r"no images in .*empty"):
         update(tmp_path / "empty", colours)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm2clip_search.engine.filter import Filter
 from llm2clip_search.store import Snapshot, SourceEntry, Writer
 from llm2clip_search.store.moving import move_paths
 from llm2clip_search.store.paths import PathChange
@@ -52,6 +53,29 @@ def test_schema_3_is_migrated_by_the_next_commit(schema_3: Path) -> None:
     assert [each["stars"] for each in snapshot.rows([0, 3])] == [None, 5]
     assert [each["corpus"] for each in snapshot.rows([0, 1, 3])] == ["p", "p/sub", "s3://bucket"]
     assert [failure["path"] for failure in snapshot.failures()] == ["p/bad.jpg"]
+
+
+def test_schema_4_opens_for_ever(tmp_path: Path) -> None:
+    """Its rows are images, and the next commit migrates it; the fixture is never to be written again."""
+    shutil.copytree(FIXTURES / "v4", tmp_path / "v4")
+    snapshot = Snapshot(tmp_path / "v4")
+    check_intact(snapshot)
+    assert live(tmp_path / "v4") == {0: "photos/0.jpg", 1: "photos/1.jpg", 3: "s3://bucket/3.jpg"}
+    photos = SourceEntry(uri="photos", exclude=("thumbs/",), everything=True, mounts=("photos/disk",))
+    assert snapshot.manifest.sources == (photos, SourceEntry(uri="s3://bucket"))
+    assert [(each["modality"], each["caption"], each["stars"]) for each in snapshot.rows([0, 3])] == [
+        (None, None, None),
+        (None, None, 5),
+    ]
+    assert [(failure["path"], failure.get("corpus")) for failure in snapshot.failures()] == [("photos/bad.jpg", None)]
+    assert Filter(snapshot).ids("modality IS NULL AND keywords IS NULL").tolist() == [0, 1, 3]
+    with Writer.open(tmp_path / "v4", model=MODEL, dim=4) as writer:
+        writer.commit([replace(row(4, "a.txt"), modality="text", text="a passage", keywords=["x"])], vectors(4))
+    assert json.loads((tmp_path / "v4" / "manifest.json").read_text())["schema_version"] == 5
+    snapshot = Snapshot(tmp_path / "v4")
+    check_intact(snapshot)
+    assert Filter(snapshot).ids("text = 'a passage' AND list_contains(keywords, 'x')").tolist() == [4]
+    assert Filter(snapshot).ids("modality IS DISTINCT FROM 'text'").tolist() == [0, 1, 3]
 
 
 @pytest.mark.parametrize("late", [False, True])

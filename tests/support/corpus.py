@@ -4,8 +4,9 @@ import csv
 import gzip
 import io
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 
@@ -24,13 +25,16 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     return path
 
 
-def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
-    """Write a webdataset shard."""
+def write_tar(
+    path: Path, members: Mapping[str, bytes] | Iterable[tuple[str, bytes]], *, layout: int = tarfile.GNU_FORMAT
+) -> Path:
+    """Write a webdataset shard, compressed if its suffix is ``.gz``; ``layout`` is tarfile's format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
-        for name, data in members.items():
+    method: Literal["w", "w:gz"] = "w:gz" if path.suffix == ".gz" else "w"
+    with tarfile.open(path, method, format=layout, encoding="utf-8", errors="surrogateescape") as tar:
+        for name, data in members.items() if isinstance(members, Mapping) else members:
             info = tarfile.TarInfo(name)
-            info.size = len(data)
+            info.size, info.mtime = len(data), 1_700_000_000
             tar.addfile(info, io.BytesIO(data))
     return path
 

@@ -30,7 +30,7 @@ class PixelEncoder(Encoder):
 
 class ColourEncoder(Encoder):
     """Replaces the towers where only the code around them is tested: an image is embedded as its coarse colours, a
-    caption as a random vector seeded by its bytes. Counts the images that it embeds."""
+    caption as a random vector seeded by its bytes. Counts what it embeds."""
 
     def __init__(self, dim: int = 16) -> None:
         self.identity = ModelIdentity.from_name(f"colours:{dim}")
@@ -47,6 +47,7 @@ class ColourEncoder(Encoder):
         return unit
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+        self.embedded += len(texts)
         rows = [np.random.default_rng(sum(text.encode())).normal(size=self.dim) for text in texts]
         vectors = np.array(rows, dtype=np.float32).reshape(-1, self.dim)
         unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -19,6 +19,8 @@ from tests.support.corpus import jpeg
 class ElsewhereFiles:
     """This machine's files, opened as those of another place; counts the bytes that are read."""
 
+    is_remote = True
+
     def __init__(self) -> None:
         self.count = 0
         local = LocalFiles()

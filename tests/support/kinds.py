@@ -1,0 +1,120 @@
+"""Sources of every kind, written from the same pictures or texts, so that one test tells what holds for all of them."""
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from llm2clip_search.corpora import SourceOptions
+from llm2clip_search.corpora.registry import open_corpora
+from llm2clip_search.encoders import Encoder
+from llm2clip_search.indexers import IndexConfig, IndexSummary, index_corpus
+from llm2clip_search.store import Snapshot
+from tests.support.corpus import write_tar
+from tests.support.tables import write_parquet
+
+Content = Mapping[str, int]
+"""What a source holds: by name, in the order of names, the number of a picture or text."""
+FILES = 3
+"""Containers of a source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of source."""
+
+    name: str
+    write: Callable[[Path, Content], None]
+    """Writes the containers of a source into a folder, in place of those that are there."""
+    pattern: str
+    """Of these containers, as the command line takes it."""
+    options: SourceOptions = field(default_factory=SourceOptions)
+
+    def index(self, folder: Path, index: Path, encoder: Encoder, *, rows_per_commit: int = 7) -> IndexSummary:
+        """Bring an index up to date with the source in a folder."""
+        [corpus] = open_corpora([folder / self.pattern], self.options)
+        config = IndexConfig(batch_size=4, threads=2, rows_per_commit=rows_per_commit)
+        return index_corpus(corpus, encoder=encoder, index=index, config=config)
+
+
+@cache
+def picture(number: int) -> bytes:
+    """A PNG of large fields of colours, which survive how documents and videos store them."""
+    fields = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(fields).resize((32, 32), Image.Resampling.NEAREST).save(data, "PNG")
+    return data.getvalue()
+
+
+def caption(number: int) -> str:
+    return f"picture {number} of many"
+
+
+def _write_tars(folder: Path, content: Content) -> None:
+    for path, part in _files(folder, content, ".tar"):
+        members = dict[str, bytes]()
+        for name, number in part.items():
+            members[f"{name}.png"] = picture(number)
+            members[f"{name}.json"] = json.dumps({"number": number}).encode()
+            members[f"{name}.txt"] = caption(number).encode()
+        write_tar(path, members)
+
+
+def _write_tables(folder: Path, content: Content) -> None:
+    for path, part in _files(folder, content, ".parquet"):
+        numbers = list(part.values())
+        columns = {
+            "image": pa.array([picture(each) for each in numbers], pa.binary()),
+            "caption": pa.array([caption(each) for each in numbers], pa.string()),
+            "number": pa.array(numbers, pa.int64()),
+        }
+        write_parquet(path, columns, row_group_size=4)
+
+
+def _write_texts(folder: Path, content: Content) -> None:
+    for path, part in _files(folder, content, ".jsonl"):
+        rows = [{"caption": caption(number), "number": number} for number in part.values()]
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+
+
+def _files(folder: Path, content: Content, suffix: str) -> list[tuple[Path, dict[str, int]]]:
+    """The files of a source and what is in each: consecutive names."""
+    folder.mkdir(exist_ok=True)
+    names = sorted(content)
+    cuts = [len(names) * number // FILES for number in range(FILES + 1)]
+    return [
+        (folder / f"{number}{suffix}", {name: content[name] for name in names[cuts[number] : cuts[number + 1]]})
+        for number in range(FILES)
+    ]
+
+
+KINDS = (
+    Kind(name="tar", write=_write_tars, pattern=f"{{0..{FILES - 1}}}.tar"),
+    Kind(name="table", write=_write_tables, pattern="*.parquet", options=SourceOptions(kind="table")),
+    Kind(
+        name="texts",
+        write=_write_texts,
+        pattern="*.jsonl",
+        options=SourceOptions(kind="table", modality="text", text="caption"),
+    ),
+)
+
+
+def rows(index: Path) -> dict[str, dict[str, Any]]:
+    """The rows of an index by path, with their vectors, without what depends on the order of runs."""
+    snapshot = Snapshot(index)
+    found = dict[str, dict[str, Any]]()
+    for row in snapshot.metadata().to_pylist():
+        [vector] = snapshot.vectors([row.pop("id")])
+        found[row.pop("path")] = {name: value for name, value in row.items() if value is not None} | {
+            "vector": vector.tobytes()
+        }
+    assert len(found) == len(snapshot.metadata())
+    return found
