@@ -1,54 +1,13 @@
 """Files that hold many items: which reader reads which file, and what the parts of a file are called."""
 
-<<<<<<< HEAD
-from collections.abc import Iterator
 from dataclasses import replace
-=======
->>>>>>> main
 from functools import cache
 from pathlib import PurePosixPath
 
-<<<<<<< HEAD
-from llm2clip_search.corpora.corpus import Item, Modality
-from llm2clip_search.corpora.files import Files, files_of
-from llm2clip_search.corpora.options import SourceOptions
-from llm2clip_search.corpora.passages import char_range
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-
-class Container(Protocol):
-    """Reads one kind of file. A reader has no state that grows; one object reads many files from many threads. Subclass
-    it to inherit what is given here."""
-
-    kind: str
-    """As ``--as`` names it: tar, table, pdf, video, text."""
-    suffixes: frozenset[str]
-    """Lower-case ends of the names of such files, with the dot."""
-    modalities: frozenset[Modality]
-    """What its parts can be indexed as."""
-    extra: str
-    """The extra that installs what it needs; empty if nothing is missing."""
-
-    def parts(self, files: Files, container: Item, options: SourceOptions) -> Iterator[Item]:
-        """As `Corpus.parts`. Items whose bytes listing reads anyway carry them as ``data``."""
-
-    def open(self, files: Files, item: Item) -> bytes:
-        """The bytes of one part, by its URI and version alone: also long after it was listed.
-
-        Raises:
-            OSError: it cannot be read, or is not there any more.
-        """
-
-    def schema(self, files: Files, container: Item, options: SourceOptions) -> "pa.Schema | None":
-        """As `Corpus.schema`."""
-        return None
-=======
 from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.corpus import Item
-from llm2clip_search.corpora.files import Files
->>>>>>> main
+from llm2clip_search.corpora.files import Files, files_of
+from llm2clip_search.corpora.passages import char_range
 
 
 def container_uri(uri: str) -> tuple[str, str]:
@@ -76,25 +35,15 @@ def container_for(uri: str, kind: str | None = None) -> Container | None:
 def containers() -> tuple[Container, ...]:
     """All readers; where two fit a name, the first is taken."""
     from llm2clip_search.corpora.table import TableContainer
-<<<<<<< HEAD
+    from llm2clip_search.corpora.tar import TarContainer
     from llm2clip_search.corpora.texts import TextContainer
 
-    return (TableContainer(), TextContainer())
-=======
-    from llm2clip_search.corpora.tar import TarContainer
-
-    return TarContainer(), TableContainer()
->>>>>>> main
+    return TarContainer(), TableContainer(), TextContainer()
 
 
 @cache
 def _by_suffix() -> dict[str, Container]:
     return {suffix: reader for reader in reversed(containers()) for suffix in reader.suffixes}
-
-
-def open_uri(uri: str, version: str = "") -> bytes:
-    """The bytes of a file or a part of one, wherever it is, by what an index knows of it; errors as `open_item`."""
-    return open_item(Item(uri=uri, version=version), files_of(uri))
 
 
 def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
@@ -106,11 +55,16 @@ def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
     Raises:
         OSError: it cannot be read, or is not there any more.
     """
-    uri, characters = char_range(item.uri)
     container, part = container_uri(item.uri)
     reader = container_for(container, kind)
     if reader is None or not part:
         return files.read(item.uri)
+    uri, characters = char_range(item.uri)
     if characters is None:
         return reader.open(files, item)
     return reader.open(files, replace(item, uri=uri)).decode()[slice(*characters)].encode()
+
+
+def open_uri(uri: str, version: str = "") -> bytes:
+    """The bytes of a file or a part of one, wherever it is, by what an index knows of it; errors as `open_item`."""
+    return open_item(Item(uri=uri, version=version), files_of(uri))

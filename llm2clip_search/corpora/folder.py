@@ -168,14 +168,7 @@ class FolderCorpus(Corpus):
         return self._skipped
 
     def looked_for(self) -> str:
-<<<<<<< HEAD
-        if self.modality == "text":
-            return "text files"
-        some = [ext for ext in (".jpg", ".png", ".webp", ".heic", ".avif") if ext in image_extensions()]
-        return f"{', '.join(some)} and others"
-=======
-        return images_looked_for()
->>>>>>> main
+        return "text files" if self.modality == "text" else images_looked_for()
 
     def _why_not(self, path: Path, ignored: "GitIgnoreSpec", *, is_folder: bool) -> Reason | None:
         """Why a file or folder is passed over; None if it is not."""

@@ -4,7 +4,7 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from dataclasses import replace
 
-from llm2clip_search.corpora.containers import Container
+from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.corpus import Item, Modality
 from llm2clip_search.corpora.files import Files
 from llm2clip_search.corpora.options import SourceOptions
