@@ -212,7 +212,7 @@ def test_hits_are_json(index: SearchIndex) -> None:
     hit = index.query("dusk", k=1).hits[0]
     keys = ["rank", "id", "score", "path", "content_hash", "size", "mtime_ns", "width", "height", "format"]
     keys += ["taken", "camera", "latitude", "longitude", "damage"]
-    keys += ["modality", "text", "caption", "rating", "keywords", "exists"]
+    keys += ["modality", "text", "caption", "rating", "keywords", "part", "exists"]
     assert list(json.loads(json.dumps(hit.to_dict()))) == keys
 
 
