@@ -46,11 +46,6 @@ def _by_suffix() -> dict[str, Container]:
     return {suffix: reader for reader in reversed(containers()) for suffix in reader.suffixes}
 
 
-def open_uri(uri: str, version: str = "") -> bytes:
-    """The bytes of a file or a part of one, wherever it is, by what an index knows of it; errors as `open_item`."""
-    return open_item(Item(uri=uri, version=version), files_of(uri))
-
-
 def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
     """The bytes of a file, or of a part of one, by its URI and version alone.
 
@@ -60,11 +55,16 @@ def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
     Raises:
         OSError: it cannot be read, or is not there any more.
     """
-    uri, characters = char_range(item.uri)
     container, part = container_uri(item.uri)
     reader = container_for(container, kind)
     if reader is None or not part:
         return files.read(item.uri)
+    uri, characters = char_range(item.uri)
     if characters is None:
         return reader.open(files, item)
     return reader.open(files, replace(item, uri=uri)).decode()[slice(*characters)].encode()
+
+
+def open_uri(uri: str, version: str = "") -> bytes:
+    """The bytes of a file or a part of one, wherever it is, by what an index knows of it; errors as `open_item`."""
+    return open_item(Item(uri=uri, version=version), files_of(uri))
