@@ -95,7 +95,7 @@ def items_to_read(
             end.error = ImageError("reading it takes more memory than there is", stage="read")
         except Exception as error:  # no file may end a run
             reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-            end.error = ImageError(f"{reason}", stage="read")
+            end.error = ImageError(f"{reason}".removeprefix(f"{item.uri} "), stage="read")  # failures have their path
         yield end
 
 

@@ -84,6 +84,7 @@ def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, for
     owner = snapshot.stored(corpus.part_of) if corpus.part_of else root
     known, completed = KnownRows(snapshot), Completed(snapshot.containers())
     manner = {name: value for name, value in corpus.options.items() if name != "kind"}
+    manner |= {"everything": True} if corpus.everything else {}  # of archives, hidden members too
     judge = Judge(
         snapshot, known, completed, corpus.modality, rehash=rehash, manner=f"+{digest(manner)}" if manner else ""
     )
