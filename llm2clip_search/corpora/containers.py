@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import cache
-from pathlib import PurePosixPath
 
 from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.corpus import Item
@@ -26,9 +25,12 @@ def container_for(uri: str, kind: str | None = None) -> Container | None:
     """The reader of a container by its kind, or by its name; None for any other file."""
     if kind is not None:
         return next((reader for reader in containers() if reader.kind == kind), None)
-    suffixes = PurePosixPath(uri).suffixes[-2:]
+    name = uri[uri.rfind("/") + 1 :].casefold()  # a million times: `PurePosixPath` takes ten times as long
+    last = name.rfind(".")
+    if last <= 0:
+        return None
     by_suffix = _by_suffix()
-    return by_suffix.get("".join(suffixes).casefold()) or by_suffix.get("".join(suffixes[-1:]).casefold())
+    return by_suffix.get(name[max(name.rfind(".", 0, last), 0) :]) or by_suffix.get(name[last:])
 
 
 @cache
