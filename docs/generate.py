@@ -140,6 +140,7 @@ def hit_keys() -> str:
         "rank": ("integer", "Position in the whole ranking, from 1; pages continue the count."),
         "score": ("number", "Cosine similarity, -1 to 1."),
         "path": ("string", ABSOLUTE),
+        "part": ("string or null", "Which part of its file it is, such as `page=3`; null for a whole file."),
         "exists": ("boolean or null", "Whether the file is there now; null if it is not a file of this machine."),
     }
     metadata = {name: None for name in METADATA_SCHEMA.names if name not in NOT_METADATA}

@@ -17,12 +17,12 @@ _OWN = frozenset(
             "described",
             "rank",
             "score",
-            "part",
             "exists",
             "index",
             "duplicates",
             "path_bytes",
             "mtime",
+            "part",
         ),
     )
 )

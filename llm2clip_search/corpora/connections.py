@@ -12,8 +12,8 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_OF_CLOUDS = frozenset({ipaddress.ip_address("168.63.129.16")})
-"""Metadata services with addresses that otherwise look public: Azure's."""
+_OF_CLOUDS = frozenset(ipaddress.ip_address(each) for each in ("168.63.129.16", "192.0.0.192"))
+"""Metadata services with addresses that otherwise look public: those of Azure and Oracle."""
 _LOOK_SECONDS = 0.25
 
 
@@ -21,14 +21,33 @@ class RefusedError(Exception):
     """A host has only addresses that the caller may not reach. No `OSError`, which urllib3 would wrap."""
 
 
+class UnreachableError(Exception):
+    """A host does not answer. No `OSError`, which urllib3 would wrap."""
+
+
+class LateError(Exception):
+    """A transfer has taken too long."""
+
+
 class Transfer:
     """One request of one thread, from its connection to the last byte."""
 
-    def __init__(self, *, seconds: float, allow_private: bool) -> None:
-        self.deadline = time.monotonic() + seconds
-        self.allow_private = allow_private
+    def __init__(self, *, deadline: float, allow_private: bool) -> None:
+        """A request that ends by a time of `time.monotonic`."""
+        self.deadline, self.allow_private = deadline, allow_private
         self.socket: socket.socket | None = None
-        self.is_late = False
+
+    def is_late(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def check(self) -> None:
+        """Find out whether it failed because of its time.
+
+        Raises:
+            LateError: it has taken too long.
+        """
+        if self.is_late():
+            raise LateError
 
 
 _CURRENT = local()
@@ -67,12 +86,11 @@ class Watch:
             self._wanted.wait()
             time.sleep(_LOOK_SECONDS)
             with self._lock:
-                late = [each for each in self._transfers if time.monotonic() > each.deadline]
-                for transfer in late:
-                    transfer.is_late = True
-                    if transfer.socket is not None:
-                        with suppress(OSError):  # closed by now
-                            socket.socket.shutdown(transfer.socket, socket.SHUT_RDWR)
+                late = [each.socket for each in self._transfers if each.is_late()]
+            for each in late:
+                if each is not None:
+                    with suppress(OSError):  # closed by now
+                        socket.socket.shutdown(each, socket.SHUT_RDWR)
 
 
 def is_public(address: str) -> bool:
@@ -100,7 +118,7 @@ def _connected(host: str, port: int, timeout: float | None) -> socket.socket:
     found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     allowed = [each for each in found if transfer.allow_private or is_public(str(each[4][0]))]
     if found and not allowed:
-        raise RefusedError(f"{host} is at {found[0][4][0]}, which is an address of this machine or a private network")
+        raise RefusedError(f"{host} leads to the address {found[0][4][0]} of this machine or a private network")
     last: OSError = OSError(f"{host} has no address")
     for family, kind, protocol, _, address in allowed:
         connection = socket.socket(family, kind, protocol)
@@ -113,13 +131,9 @@ def _connected(host: str, port: int, timeout: float | None) -> socket.socket:
         except OSError as error:
             connection.close()
             last = error
-            if time.monotonic() > transfer.deadline:
+            if transfer.is_late():
                 break
     raise last
-
-
-class UnreachableError(Exception):
-    """A host does not answer. No `OSError`, which urllib3 would wrap."""
 
 
 class _HttpConnection(HTTPConnection):

@@ -12,6 +12,7 @@ from PIL.ExifTags import GPS, IFD, Base
 
 from llm2clip_search.corpora.corpus import Item, ItemReader, Modality
 from llm2clip_search.corpora.lookahead import map_ahead
+from llm2clip_search.corpora.read_ahead import ReadAhead
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL
 from llm2clip_search.encoders.images import MAX_PIXELS, Picture, reading, to_pixels
@@ -135,12 +136,14 @@ def decode_ahead(
     """`decode_item` for every item in threads, in order, with at most ``ahead`` items waiting or in work; results among
     the items pass through."""
 
-    def decoded(item: Item | Decoded) -> Decoded:
-        if isinstance(item, Decoded):
-            return item
-        return decode_item(reader, item, preprocess, modality=modality, max_pixels=max_pixels, known=known)
+    with ReadAhead(reader, largest=BYTES_PER_PIXEL * max_pixels) as source:
 
-    return map_ahead(decoded, items, threads=threads, ahead=ahead)
+        def decoded(item: Item | Decoded) -> Decoded:
+            if isinstance(item, Decoded):
+                return item
+            return decode_item(source, item, preprocess, modality=modality, max_pixels=max_pixels, known=known)
+
+        yield from map_ahead(decoded, source.listed(items), threads=threads, ahead=ahead)
 
 
 def _read_text(data: bytes) -> str:

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from threading import BoundedSemaphore, Lock
@@ -18,7 +18,15 @@ from urllib3.exceptions import HTTPError, IncompleteRead, LocationParseError, Pr
 from urllib3.util import Url, make_headers, parse_url
 
 from llm2clip_search.corpora.addresses import whole_uri
-from llm2clip_search.corpora.connections import HttpPool, HttpsPool, RefusedError, Transfer, UnreachableError, Watch
+from llm2clip_search.corpora.connections import (
+    HttpPool,
+    HttpsPool,
+    LateError,
+    RefusedError,
+    Transfer,
+    UnreachableError,
+    Watch,
+)
 from llm2clip_search.errors import ImageError
 
 OPT_OUT = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
@@ -37,6 +45,7 @@ _NO_IMAGES = (
     "audio/",
 )
 _BLOCK = 1 << 16
+_DAY = 86400.0
 _HOSTS = 4096
 """Hosts whose state is remembered."""
 
@@ -75,22 +84,47 @@ class Fetched:
     body: bytes = field(default=b"", repr=False)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wanted:
+    """What is asked for; see `Fetcher.request`."""
+
+    method: Literal["GET", "HEAD"]
+    part: tuple[int, int] | None
+    into: BinaryIO | None
+    is_image: bool
+
+
 class _RetryError(Exception):
     """It may succeed later."""
 
-    def __init__(self, reason: str, *, wait: float | None = None) -> None:
+    def __init__(self, reason: str, *, wait: float = 0.0) -> None:
         super().__init__(reason)
         self.wait = wait
 
 
 class _Host:
-    """What is known of a host."""
+    """A host, with the manners that it is treated with."""
 
     def __init__(self, requests: int) -> None:
         self.places = BoundedSemaphore(requests)
-        self.not_before = 0.0
-        self.down_until = 0.0
-        self.why_down = ""
+        self._not_before = self._down_until = 0.0
+        self._why_down = ""
+
+    def wait(self) -> None:
+        """Until the host may be asked again.
+
+        Raises:
+            OSError: it was down a moment ago.
+        """
+        if time.monotonic() < self._down_until:
+            raise OSError(self._why_down)
+        time.sleep(max(0.0, self._not_before - time.monotonic()))
+
+    def pause(self, seconds: float) -> None:
+        self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+    def is_down(self, why: str, seconds: float) -> None:
+        self._down_until, self._why_down = time.monotonic() + seconds, why
 
 
 class Fetcher:
@@ -140,86 +174,76 @@ class Fetcher:
             OSError: as of `image`; FileNotFoundError if it is not there.
             ImageError: as of `image`.
         """
-        address = _parsed(whole_uri(url))
+        address, wanted = _parsed(whole_uri(url)), _Wanted(method=method, part=part, into=into, is_image=is_image)
         for _ in range(self._config.redirects + 1):
-            answer = self._tried(address, method, part, into, is_image)
-            if answer.status not in _MOVED or not answer.headers.get("location"):
+            answer = self._tried(address, wanted)
+            if answer.status not in _MOVED:
                 return answer
             target = _parsed(urljoin(address.url, answer.headers["location"].strip()))
             auth = address.auth if (target.host, target.port) == (address.host, address.port) else None
             address = target._replace(auth=auth)
         raise OSError(f"it is redirected more than {self._config.redirects} times")
 
-    def _tried(
-        self, address: Url, method: str, part: tuple[int, int] | None, into: BinaryIO | None, is_image: bool
-    ) -> Fetched:
-        host = self._host(f"{address.host}:{address.port}")
-        for number in range(1, self._config.tries + 1):
+    def _tried(self, address: Url, wanted: "_Wanted") -> Fetched:
+        """An answer, or a redirect, after as many tries as it takes."""
+        config, host = self._config, self._host(f"{address.host}:{address.port}")
+        seconds = config.seconds if wanted.into is None else _DAY
+        transfer = None
+        for number in range(1, config.tries + 1):
             try:
                 with host.places:
-                    self._wait_for(host)
-                    return self._once(address, method, part, into, is_image)
+                    host.wait()
+                    deadline = transfer.deadline if transfer is not None else time.monotonic() + seconds
+                    transfer = Transfer(deadline=deadline, allow_private=config.allow_private)
+                    with self._watch.over(transfer), _as_sentences(transfer):
+                        return self._once(address, wanted, transfer)
+            except LateError as error:
+                raise OSError(f"it takes more than {seconds:,.0f} s") from error
             except (_RetryError, UnreachableError) as error:
-                wait = getattr(error, "wait", None)
-                if wait is not None and wait > self._config.longest_wait_seconds:
+                wait = error.wait if isinstance(error, _RetryError) else 0.0
+                if wait > config.longest_wait_seconds:
                     raise OSError(f"{error} and asks to come back in {wait:,.0f} s") from error
-                if number == self._config.tries:
+                if number == config.tries:
                     if isinstance(error, UnreachableError):
-                        host.down_until, host.why_down = time.monotonic() + self._config.down_seconds, str(error)
+                        host.is_down(str(error), config.down_seconds)
                     raise OSError(f"{error}{f', {number} times' if number > 1 else ''}") from error
-                pause = self._config.back_off_seconds * 2 ** (number - 1) * random.uniform(0.75, 1.25)
-                if wait is not None:
-                    host.not_before = time.monotonic() + wait
-                time.sleep(max(pause, wait or 0.0))
+                host.pause(wait)
+                pause = config.back_off_seconds * 2 ** (number - 1) * random.uniform(0.75, 1.25)
+                time.sleep(max(pause, wait))
         raise AssertionError("the last try returns or raises")
 
-    def _wait_for(self, host: _Host) -> None:
-        now = time.monotonic()
-        if now < host.down_until:
-            raise OSError(host.why_down)
-        if now < host.not_before:
-            time.sleep(host.not_before - now)
-
-    def _once(
-        self, address: Url, method: str, part: tuple[int, int] | None, into: BinaryIO | None, is_image: bool
-    ) -> Fetched:
+    def _once(self, address: Url, wanted: "_Wanted", transfer: Transfer) -> Fetched:
         headers = {"User-Agent": self._agent, "Accept-Encoding": "identity"}
         if address.auth:
             headers |= make_headers(basic_auth=unquote(address.auth))
-        if part is not None:
-            headers["Range"] = f"bytes={part[0]}-{part[0] + part[1] - 1}"
-        seconds = self._config.seconds if into is None else 86400.0
-        transfer = Transfer(seconds=seconds, allow_private=self._config.allow_private)
-        with self._watch.over(transfer), _as_sentences(transfer, seconds):
-            plain = address._replace(auth=None, fragment=None).url
-            response = self._pools.urlopen(
-                method, plain, headers=headers, redirect=False, preload_content=False, assert_same_host=False
-            )
-            try:
-                found = Fetched(status=response.status, headers=_lower(response))
-                if _is_answer(found, method):
-                    if is_image:
-                        _check_image(found)
-                    limit = part[1] if part is not None and found.status == 206 else self._config.max_bytes
-                    body = self._body(response, limit, into) if found.status in (200, 206) else b""
-                    if transfer.is_late:  # a body without a length ends where its connection does
-                        raise TimeoutError
-                    return Fetched(status=found.status, headers=found.headers, body=body)
-                if found.status not in _MOVED:
-                    raise _fault(found)
+        if wanted.part is not None:
+            headers["Range"] = f"bytes={wanted.part[0]}-{wanted.part[0] + wanted.part[1] - 1}"
+        plain = address._replace(auth=None, fragment=None).url
+        response = self._pools.urlopen(
+            wanted.method, plain, headers=headers, redirect=False, preload_content=False, assert_same_host=False
+        )
+        try:
+            found = Fetched(status=response.status, headers=_lower(response))
+            if found.status in _MOVED and found.headers.get("location"):
                 return found
-            finally:
-                if response._fp is not None and not getattr(response._fp, "closed", True):  # a body is left
-                    response.close()
-                response.release_conn()
+            if not _is_answer(found, wanted.method):
+                raise _fault(found)
+            if wanted.is_image:
+                _check_image(found)
+            body = self._body(response, wanted) if found.status in (200, 206) else b""
+            transfer.check()  # a body without a length ends where its connection does
+            return replace(found, body=body)
+        finally:
+            _leave(response)
 
-    def _body(self, response: BaseHTTPResponse, limit: int, into: BinaryIO | None) -> bytes:
-        if response.length_remaining is not None and response.length_remaining > limit and into is None:
-            raise OSError(f"it has {response.length_remaining:,} bytes, more than {limit:,}")
+    def _body(self, response: BaseHTTPResponse, wanted: "_Wanted") -> bytes:
+        limit, left = self._config.max_bytes, response.length_remaining
+        if left is not None and left > limit and wanted.into is None:
+            raise OSError(f"it has {left:,} bytes, more than {limit:,}")
         blocks, size = [], 0
         while block := response.read1(_BLOCK, decode_content=True):
-            if into is not None:
-                into.write(block)
+            if wanted.into is not None:
+                wanted.into.write(block)
                 continue
             size += len(block)
             if size > limit:
@@ -234,6 +258,14 @@ class Fetcher:
             if len(self._hosts) > _HOSTS:
                 self._hosts.popitem(last=False)
             return host
+
+
+def _leave(response: BaseHTTPResponse) -> None:
+    """Keep the connection, if no more than a little is left to read; otherwise close it."""
+    if (response.length_remaining or _BLOCK + 1) <= _BLOCK:
+        response.drain_conn()
+    response.close()
+    response.release_conn()
 
 
 def _tls() -> ssl.SSLContext:
@@ -308,8 +340,8 @@ def _fault(found: Fetched) -> Exception:
     return FileNotFoundError(reason) if found.status in (404, 410) else OSError(reason)
 
 
-def _retry_after(value: str) -> float | None:
-    """Seconds to wait, from a number of them or a date; None if a server says nothing that can be read."""
+def _retry_after(value: str) -> float:
+    """Seconds to wait, from a number of them or a date; 0 if a server says nothing that can be read."""
     try:
         return max(0.0, float(value))
     except ValueError:
@@ -317,41 +349,46 @@ def _retry_after(value: str) -> float | None:
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (TypeError, ValueError):
-        return None
+        return 0.0
 
 
 @contextmanager
-def _as_sentences(transfer: Transfer, seconds: float) -> Iterator[None]:
+def _as_sentences(transfer: Transfer) -> Iterator[None]:
     """Turn errors of urllib3 into sentences.
 
     Raises:
         OSError: it is not to be tried again.
         _RetryError: it may be.
+        LateError: it has taken too long.
     """
-    late = f"it takes more than {seconds:,.0f} s"
     try:
         yield
     except RefusedError as error:
         raise OSError(str(error)) from error
     except SSLError as error:
+        transfer.check()
         raise OSError(f"its certificate is not accepted: {_last(error)}") from error
-    except (HTTPError, OSError) as error:
-        if transfer.is_late:
-            raise OSError(late) from error
-        if isinstance(error, TimeoutError | ReadTimeoutError):
+    except (HTTPError, UnreachableError) as error:
+        transfer.check()
+        if isinstance(error, UnreachableError):
+            raise
+        if isinstance(error, ReadTimeoutError):
             raise _RetryError("the server stops sending") from error
-        if isinstance(error, IncompleteRead):
-            raise _RetryError(f"it ends {error.expected:,} bytes too early") from error
+        if isinstance(inner := _innermost(error), IncompleteRead) and inner.expected:
+            raise _RetryError(f"it ends {inner.expected:,} bytes too early") from error
         if isinstance(error, ProtocolError):
             raise _RetryError("the server breaks the connection") from error
-        if isinstance(error, HTTPError):
-            raise OSError(f"the answer cannot be read: {_last(error)}") from error
-        raise
+        raise OSError(f"the answer cannot be read: {_last(error)}") from error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The error that others wrap."""
+    while error.args and isinstance(error.args[-1], BaseException):
+        error = error.args[-1]
+    return error
 
 
 def _last(error: BaseException) -> str:
-    """The innermost message of an error that wraps others."""
-    inner: Any = error
-    while inner.args and isinstance(inner.args[-1], BaseException):
-        inner = inner.args[-1]
+    """What an error says that others wrap."""
+    inner: Any = _innermost(error)
     return str(getattr(inner, "verify_message", "") or getattr(inner, "reason", "") or inner).partition("\n")[0]

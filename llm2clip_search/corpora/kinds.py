@@ -15,6 +15,8 @@ from llm2clip_search.errors import CorpusError
 
 _LOOKED_AT = 10_000
 """Files of a folder whose names are looked at."""
+UNKNOWN_HINT = "If it is a list of paths or URLs, use --as list; --as tar, table, pdf, video or text names its kind."
+"""What to do about a file whose name does not tell what it is."""
 
 
 def kind_of(path: Path, modality: Modality) -> Kind:

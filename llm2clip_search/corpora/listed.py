@@ -88,7 +88,7 @@ class ListCorpus(Corpus):
     def parts(self, container: Item) -> Iterator[Item]:
         reader = self._reader(container.uri)
         assert reader is not None, "only containers have parts"
-        for part in reader.parts(files_of(container.uri), container, self._options):
+        for part in reader.parts(files_of(container.uri, self._options), container, self._options):
             columns = {**container.columns, **part.columns}
             yield replace(part, columns=columns, described=digest(columns))
 
@@ -98,13 +98,17 @@ class ListCorpus(Corpus):
     def schema(self, container: Item | None = None) -> pa.Schema | None:
         if container is not None:
             reader = self._reader(container.uri)
-            return None if reader is None else reader.schema(files_of(container.uri), container, self._options)
+            return (
+                None
+                if reader is None
+                else reader.schema(files_of(container.uri, self._options), container, self._options)
+            )
         if self._stream is not None or not _is_table(self._source):
             return None
         return carried_schema(self._table()[2])
 
     def open(self, item: Item) -> bytes:
-        return open_item(item, files_of(item.uri))
+        return open_item(item, files_of(item.uri, self._options))
 
     def skipped(self) -> Skipped:
         found = Skipped()
@@ -134,7 +138,7 @@ class ListCorpus(Corpus):
 
     def _table(self) -> tuple[TableFile, str, list[CarriedColumn]]:
         """The table, its column with paths or URLs, and the columns that go along."""
-        files = files_of(self._source)
+        files = files_of(self._source, self._options)
         try:
             table = open_table(files, self._source, files.status(self._source).version)
             column, names = place_column(table, self._options.image), table.schema().names
@@ -175,7 +179,7 @@ class ListCorpus(Corpus):
     def _opened(self) -> Any:
         if self._spooled is None or self._stream is None:
             try:
-                return files_of(self._source).open(self._source)
+                return files_of(self._source, self._options).open(self._source)
             except OSError as error:
                 raise CorpusError(f"{self._source} cannot be read: {error.strerror or error}.") from error
         shutil.copyfileobj(self._stream, self._spooled)  # at its end already when the list is read again

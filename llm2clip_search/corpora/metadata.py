@@ -1,7 +1,7 @@
 """A table of metadata, looked up by the paths, file names or stems that it gives: for tens of millions of rows."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +25,8 @@ KeyRule = Literal["path", "name", "stem"]
 class MetadataTable:
     """The rows of a table by one of its columns. It holds the values as Arrow does, and 16 bytes a row besides.
 
-    Keys are paths if any has a slash; else file names, if most end as such (``.jpg``); else stems.
+    Keys are paths if any has a slash, or a ``#`` before a part; else file names, if most end as such (``.jpg``); else
+    stems.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class MetadataTable:
         except OSError as error:
             raise CorpusError(f"{uri} cannot be read: {error.strerror or error}.") from error
         self.uri, self.on = uri, on
-        self._rows = pa.Table.from_batches(blocks) if blocks else pa.table({_KEY: pa.array([], pa.string())})
-        self.rule: KeyRule = _rule(self._rows.column(_KEY))
-        self._hashes, self._numbers = self._sorted()
-        self.without_key = self._rows.column(_KEY).null_count - self.unreadable
+        self._blocks, self._ends = blocks, np.cumsum([block.num_rows for block in blocks], dtype=np.int64)
+        keys = pa.chunked_array([block.column(_KEY) for block in blocks], pa.string())
+        self.rule: KeyRule = _rule(keys)
+        self._hashes, self._numbers = _sorted(keys)
+        self.without_key = keys.null_count - self.unreadable
         self.repeated = self._check_repeated()
 
     @property
@@ -88,30 +90,45 @@ class MetadataTable:
     def _find(self, keys: list[str]) -> np.ndarray:
         """Row of each key; -1 for one that is not there."""
         hashes = np.fromiter(map(hash, keys), dtype=np.int64, count=len(keys))
+        found = np.full(len(keys), -1, dtype=np.int64)
         places = np.searchsorted(self._hashes, hashes)
-        rows = np.full(len(keys), -1, dtype=np.int64)
-        for number, (place, key) in enumerate(zip(places, keys, strict=True)):
-            while place < len(self._hashes) and self._hashes[place] == hashes[number] and rows[number] < 0:
-                row = int(self._numbers[place])
-                rows[number] = row if self._rows.column(_KEY)[row].as_py() == key else -1
-                place += 1  # noqa: PLW2901 - two keys with one hash
-        return rows
+        asked = np.arange(len(keys))
+        while len(asked):  # once, and again for keys that share their hash with another one
+            asked = asked[places[asked] < len(self._hashes)]
+            asked = asked[self._hashes[places[asked]] == hashes[asked]]
+            rows = self._numbers[places[asked]]
+            theirs = self._keys(rows)
+            same = np.fromiter((theirs[n] == keys[key] for n, key in enumerate(asked)), dtype=bool, count=len(asked))
+            found[asked[same]] = rows[same]
+            asked = asked[~same]
+            places[asked] += 1
+        return found
+
+    def _keys(self, numbers: np.ndarray) -> list[str]:
+        found = [""] * len(numbers)
+        for places, rows in self._taken(numbers, [_KEY]):
+            for place, key in zip(places, rows.column(0).to_pylist(), strict=True):
+                found[place] = key
+        return found
 
     def _values(self, numbers: np.ndarray) -> list[dict[str, Any]]:
-        found = self._rows.take(pa.array(numbers)).combine_chunks().to_batches() if len(numbers) else []
-        return [columns for rows in found for columns in row_columns(self._carried, rows)]
+        found: list[dict[str, Any]] = [{}] * len(numbers)
+        for places, rows in self._taken(numbers, [_KEY, *(each.name for each in self._carried)]):
+            for place, columns in zip(places, row_columns(self._carried, rows), strict=True):
+                found[place] = columns
+        return found
 
-    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
-        """Hashes of the keys in order, and the row of each: int64 ``[keys]``."""
-        keys = self._rows.column(_KEY)
-        hashes = np.empty(len(keys), dtype=np.int64)
-        start = 0
-        for chunk in keys.chunks:
-            hashes[start : start + len(chunk)] = list(map(hash, chunk.to_pylist()))
-            start += len(chunk)
-        present = np.flatnonzero(pc.is_valid(keys).to_numpy())
-        order = present[np.argsort(hashes[present], kind="stable")]
-        return hashes[order], order
+    def _taken(self, numbers: np.ndarray, columns: list[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+        """Some rows, block by block, each with their positions among ``numbers``.
+
+        Arrow joins all blocks of a column of texts whenever rows of several are taken at once.
+        """
+        blocks = np.searchsorted(self._ends, numbers, side="right")
+        order = np.argsort(blocks, kind="stable")
+        for places in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1) if len(order) else ():
+            block = self._blocks[blocks[places[0]]]
+            start = self._ends[blocks[places[0]]] - block.num_rows
+            yield places, block.select(columns).take(pa.array(numbers[places] - start))
 
     def _check_repeated(self) -> int:
         """Rows whose key an earlier row has, with the same values.
@@ -125,7 +142,7 @@ class MetadataTable:
             places = same[start : start + _BLOCK]
             pairs = self._numbers[np.stack([places, places + 1], axis=1)]
             rows = pairs.reshape(-1)
-            keys = self._rows.column(_KEY).take(pa.array(rows)).to_pylist()
+            keys = self._keys(rows)
             values = self._values(rows)
             for number, (before, after) in enumerate(pairs):
                 if keys[2 * number] != keys[2 * number + 1]:
@@ -154,8 +171,19 @@ def _key(value: Any) -> str | None:
     return (text if text.isascii() else unicodedata.normalize("NFC", text)) or None
 
 
+def _sorted(keys: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of keys in order, and the row of each: int64 ``[keys]``, without those that are null."""
+    hashes, start = np.empty(len(keys), dtype=np.int64), 0
+    for chunk in keys.chunks:
+        hashes[start : start + len(chunk)] = list(map(hash, chunk.to_pylist()))
+        start += len(chunk)
+    present = np.flatnonzero(pc.is_valid(keys).to_numpy())
+    order = present[np.argsort(hashes[present], kind="stable")]
+    return hashes[order], order
+
+
 def _rule(keys: pa.ChunkedArray) -> KeyRule:
-    if pc.any(pc.match_substring(keys, "/")).as_py():
+    if pc.any(pc.match_substring_regex(keys, "[/#]")).as_py():
         return "path"
     names = pc.sum(pc.match_substring_regex(keys, r"\.[A-Za-z][A-Za-z0-9]{1,5}$")).as_py() or 0
     return "name" if 2 * names > len(keys) - keys.null_count else "stem"

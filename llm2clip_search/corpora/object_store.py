@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from llm2clip_search.corpora.file_status import FileStatus
 from llm2clip_search.corpora.range_file import buffered
@@ -62,13 +62,13 @@ class ObjectStoreFiles:
         scheme = bucket.partition("://")[0]
         try:
             import obstore
-            from obstore.store import from_url
+            from obstore import store
         except ImportError as error:
             raise CorpusError(
                 f"Reading {bucket} needs the package obstore.",
                 hint=f"Install it with: pip install 'llm2clip-search[{EXTRAS[scheme]}]'.",
             ) from error
-        self._obstore: Any = obstore
+        self._obstore, from_url = obstore, cast("Any", store).from_url
         config = _profile() if EXTRAS[scheme] == "s3" else {}
         variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
         endpoint = config.get("endpoint") or next((os.environ[name] for name in variables if name in os.environ), "")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import cast
 
 from llm2clip_search.base.plugins import Plugins
+from llm2clip_search.corpora.addresses import withhold
 from llm2clip_search.corpora.corpus import Corpus
 from llm2clip_search.corpora.dataset_folders import dataset_tables
-from llm2clip_search.corpora.files import files_of
 from llm2clip_search.corpora.folder import FolderCorpus
 from llm2clip_search.corpora.kinds import kind_of
 from llm2clip_search.corpora.named import NamedFiles
@@ -64,7 +64,7 @@ def open_corpora(
     corpora: list[Corpus] = []
     named: dict[str, list[str]] = {}
     for source in sources:
-        for place in _places(os.fspath(source)):
+        for place in map(withhold, _places(os.fspath(source), options)):
             opened = _open(place, options, settle)
             if isinstance(opened, str):
                 named.setdefault(opened, []).append(place)
@@ -88,16 +88,30 @@ def _joined(corpus: Corpus) -> Corpus:
     return JoinedCorpus(corpus, options.metadata, options.on, columns=options.columns)
 
 
-def _places(source: str) -> Iterator[str]:
+def _places(source: str, options: SourceOptions) -> Iterator[str]:
     """The files, folders and URIs that a source stands for."""
     for name in [source] if _is_there(source) else expand_braces(source):
-        if "://" not in name and has_magic(name) and not _is_there(name):
+        if "://" in name:
+            yield from _places_elsewhere(name, options)
+        elif has_magic(name) and not _is_there(name):
             found = sorted(glob(os.path.expanduser(name), recursive=True))  # noqa: PTH111, PTH207 - patterns, not paths
             if not found:
                 raise CorpusError(f"No file matches {name}.")
             yield from found
         else:
             yield name
+
+
+def _places_elsewhere(name: str, options: SourceOptions) -> list[str]:
+    if (
+        "*" not in name
+        or name.startswith(("http://", "https://"))
+        or name.partition("://")[0] in CORPUS_PLUGINS.schemes()
+    ):
+        return [name]
+    from llm2clip_search.corpora.remote import matching
+
+    return matching(name, options)
 
 
 def _is_there(name: str) -> bool:
@@ -119,8 +133,8 @@ def _open(place: str, options: SourceOptions, settle: Settle) -> list[Corpus] | 
 
 
 def _open_local(path: Path, options: SourceOptions, settle: Settle) -> list[Corpus] | str:
-    kind = kind_of(path, options.modality)
-    if options.kind is not None and (kind not in ("folder", "tar", "table") or not path.is_dir()):
+    kind = options.kind if options.kind is not None and path.is_file() else kind_of(path, options.modality)
+    if options.kind is not None and kind not in ("folder", "tar", "table"):
         kind = options.kind
     if kind == "table" and path.is_dir():
         return _open_tables(path, options, settle)
@@ -166,14 +180,14 @@ def _open_list(place: str, options: SourceOptions, settle: Settle) -> Corpus:
 
 
 def _open_remote(place: str, options: SourceOptions, settle: Settle) -> list[Corpus] | str:
-    files_of(place)
     from llm2clip_search.corpora.remote import RemoteFolder, kind_of_remote
 
-    kind = options.kind or kind_of_remote(place, options)
+    kind = "list" if options.kind == "list" else kind_of_remote(place, options)
     if kind == "list":
         return [_open_list(place, options, settle)]
-    if kind == "folder":
-        settled, _ = settle(place, options)
+    if kind != "files":
+        chosen = replace(options, kind=options.kind or (None if kind == "folder" else kind))
+        settled, _ = settle(place.rstrip("/"), chosen)
         return [RemoteFolder(place, options=settled)]
     _refuse_patterns(place, options)
     return place.rpartition("/")[0]

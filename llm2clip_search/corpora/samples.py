@@ -1,7 +1,7 @@
 """Columns from the texts and JSON that a webdataset sample holds beside its image."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _TEXTS = {
@@ -15,6 +15,9 @@ _NUMBERS = frozenset({"class", "id", "index", "count"})
 _JSON = (".json", ".jsn")
 _MAX_BYTES = 4 << 20
 """Of a text or JSON, which is held in memory and stored in a row."""
+_MAX_COLUMNS = 200
+"""Of one sample. There are more where a dot within the name makes one sample of thousands of files, such as
+``frame.0001.json``, or where the keys of JSON are data."""
 
 
 class SampleColumns:
@@ -24,8 +27,6 @@ class SampleColumns:
         self.values: dict[str, Any] = {}
         """By the sample's own names. Where two members say different things of one, the second has its extension in the
         name: ``txt_caption``."""
-        self.extensions: list[str] = []
-        """Those of the members that were added, with the dot."""
 
     @staticmethod
     def reads(suffix: str) -> bool:
@@ -43,7 +44,6 @@ class SampleColumns:
         Returns:
             Why it holds none; empty otherwise.
         """
-        self.extensions.append(f".{extension}")
         stem, _, suffix = extension.lower().rpartition(".")
         stem = stem.replace(".", "_")
         if size > _MAX_BYTES:
@@ -54,20 +54,21 @@ class SampleColumns:
         text = data.decode("utf-8-sig", "replace")
         if f".{suffix}" not in _JSON:
             name = _TEXTS[f".{suffix}"]
-            self._set(stem or name, extension, _number(text.strip()) if name in _NUMBERS else text.strip())
-            return ""
+            return self._set(extension, {stem or name: _number(text.strip()) if name in _NUMBERS else text.strip()})
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             return f"it is not JSON: {error}"
-        for name, each in (value if isinstance(value, dict) else {stem or suffix: value}).items():
-            self._set(name, extension, _plain(each))
-        return ""
+        return self._set(extension, value if isinstance(value, dict) else {stem or suffix: value})
 
-    def _set(self, name: str, extension: str, value: Any) -> None:
-        if name in self.values and self.values[name] != value:
-            name = f"{extension.replace('.', '_')}_{name}"
-        self.values[name] = value
+    def _set(self, extension: str, values: Mapping[str, Any]) -> str:
+        if len(self.values) + len(values) > _MAX_COLUMNS:
+            return f"its sample would have more than {_MAX_COLUMNS} columns"
+        for name, value in values.items():
+            plain = _plain(value)
+            is_taken = name in self.values and self.values[name] != plain
+            self.values[f"{extension.replace('.', '_')}_{name}" if is_taken else name] = plain
+        return ""
 
 
 def _number(text: str) -> int | str:

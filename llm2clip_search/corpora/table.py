@@ -126,7 +126,7 @@ def _content(files: Files, uri: str, cell: Any) -> bytes:
         data, path = cell.get("bytes"), cell.get("path")
         if data is None and path:
             place = beside(uri, path)
-            return files_of(place).read(place)
+            return (files_of(place) if "://" in path else files).read(place)
         cell = data
     if isinstance(cell, str):
         try:

@@ -49,7 +49,7 @@ def kind_of_table(uri: str, options: SourceOptions | None = None) -> Literal["ta
     options = options or SourceOptions()
     if options.modality == "text":
         return "table"
-    table = open_table(files_of(uri), uri)
+    table = open_table(files_of(uri, options), uri)
     schema = table.schema()
     if options.image is not None and options.image in schema.names:
         is_text = is_string(schema.field(options.image).type)

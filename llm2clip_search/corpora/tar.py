@@ -31,9 +31,11 @@ _LATEST = 1 << 33
 """Seconds since 1970 that count as a time; a nanosecond of it still is an int64."""
 _HELD_BYTES = 64 << 20
 """Bytes of one sample's images that are held while the rest of it is read; what is beyond is read again."""
-_HELD_IMAGES = 1000
+_HELD_ITEMS = 1000
 """Images of one sample that wait for the rest of it. There are so many only where names have other dots: ``img.0.jpg``,
 ``img.1.jpg``, ..."""
+_NAMED = 5
+"""Extensions that the failure of a sample without an image names."""
 _MAX_HEADER = 16 << 20
 """Bytes of a member's extended headers; `tarfile` reads them whole."""
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -137,7 +139,7 @@ def _members(file: BinaryIO, uri: str, *, everything: bool) -> Iterator[_Member]
 
 def _items(key: str, sample: Iterator[_Member], reading: _Reading) -> Iterator[Item]:
     """The items of one sample, with names as URIs; first its images, then what is wrong with it."""
-    images, faults, others = list[Item](), list[Item](), dict[str, None]()
+    images, faults, others = list[Item](), list[Item](), list[str]()
     columns, options, held, count = SampleColumns(), reading.options, 0, 0
     damage = None
     try:
@@ -147,14 +149,15 @@ def _items(key: str, sample: Iterator[_Member], reading: _Reading) -> Iterator[I
                 images.append(item := reading.image(info, held=held))
                 held += len(item.data or b"")
                 count += 1
-            elif options.columns != () and columns.reads(suffix):
-                if fault := _fault(info) or columns.add(extension, info.size, partial(reading.read, info)):
-                    faults.append(replace(_item(info), fault=fault))
-            else:
-                others[f".{extension}"] = None
-            if len(images) >= _HELD_IMAGES:
+            elif len(others) < _NAMED:
+                others.append(f".{extension}")
+            if options.columns != () and columns.reads(suffix):
+                fault = _fault(info) or columns.add(extension, info.size, partial(reading.read, info))
+                faults += [replace(_item(info), fault=fault)] if fault else []
+            if len(images) + len(faults) >= _HELD_ITEMS:
                 yield from _described(images, columns, options)
-                images, held = [], 0
+                yield from faults
+                images, faults, held = [], [], 0
     except CorpusError as error:
         damage = error
     yield from _described(images, columns, options)
@@ -162,8 +165,7 @@ def _items(key: str, sample: Iterator[_Member], reading: _Reading) -> Iterator[I
     if damage is not None:
         raise damage
     if not count:
-        found = ", ".join([*others, *columns.extensions][:5])
-        yield Item(uri=key, fault=f"the sample has no image, but {found}")
+        yield Item(uri=key, fault=f"the sample has no image, but {', '.join(others)}")
 
 
 def _item(info: tarfile.TarInfo) -> Item:

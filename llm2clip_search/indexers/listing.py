@@ -25,13 +25,19 @@ class Judge:
     modality: Modality
     rehash: bool = False
     """Everything is read, whatever its version says."""
+    manner: str = ""
+    """Mark of the options that say how containers are read; empty for the usual way."""
+
+    def version(self, container: Item) -> str:
+        """The version of a container as it is read: with other options, it is another one."""
+        return container.version and container.version + self.manner
 
     def unchanged(self, item: Item) -> np.ndarray | None:
         """Positions of the rows of an item or container that need not be read; None if it has to be."""
         path, known, completed = self.snapshot.stored(item.uri), self.known, self.completed
         if item.is_container:
             rows, position = known.parts_of(path, self.modality), completed.find(path, self.modality)
-            if position < 0 or self.rehash or not completed.is_unchanged(position, item.version, len(rows)):
+            if position < 0 or self.rehash or not completed.is_unchanged(position, self.version(item), len(rows)):
                 known.awaited[rows] = True  # which parts there are is known when they have been listed
                 return None
             completed.mark(position)
@@ -89,7 +95,7 @@ def items_to_read(
             end.error = ImageError("reading it takes more memory than there is", stage="read")
         except Exception as error:  # no file may end a run
             reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-            end.error = ImageError(f"{reason}", stage="read")
+            end.error = ImageError(f"{reason}".removeprefix(f"{item.uri} "), stage="read")  # failures have their path
         yield end
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llm2clip_search.corpora import Corpus, FolderCorpus, Item
+from llm2clip_search.corpora.columns import digest
 from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.files import files_of
@@ -82,7 +83,11 @@ def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, for
     root = snapshot.stored(corpus.uri)
     owner = snapshot.stored(corpus.part_of) if corpus.part_of else root
     known, completed = KnownRows(snapshot), Completed(snapshot.containers())
-    judge = Judge(snapshot, known, completed, corpus.modality, rehash=rehash)
+    manner = {name: value for name, value in corpus.options.items() if name != "kind"}
+    manner |= {"everything": True} if corpus.everything else {}  # of archives, hidden members too
+    judge = Judge(
+        snapshot, known, completed, corpus.modality, rehash=rehash, manner=f"+{digest(manner)}" if manner else ""
+    )
     plan = IndexPlan(root=root, owner=owner, source=None, judge=judge, items=())
     plan.modality, plan.is_partial = corpus.modality, corpus.is_partial
     held: list[Item] = []

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,9 +35,8 @@ class Shard:
         if len(dead) == len(self.dead):
             return self
         other = Shard(self.folder, self.entry, dead, self._dim)
-        other.__dict__ |= {
-            name: self.__dict__[name] for name in ("ids", "_order", "vectors", "_row_file") if name in self.__dict__
-        }
+        read = ("ids", "_order", "vectors", "_row_file", "_ends")
+        other.__dict__ |= {name: self.__dict__[name] for name in read if name in self.__dict__}
         return other
 
     @property
@@ -139,7 +139,7 @@ class Shard:
         """
         file = self._row_file
         try:
-            ends = np.cumsum(file.sizes)
+            ends = self._ends
             parts = np.searchsorted(ends, rows, side="right")
             wanted = np.unique(parts)
             table = file.read(wanted.tolist())
@@ -148,6 +148,29 @@ class Shard:
             return table.take(pa.array(offsets))
         except (OSError, IndexError, pa.ArrowException) as error:
             raise unreadable(self.folder / ROWS if ROWS in self.entry.sha256 else self.metadata_path, error) from error
+
+    def records(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """As `rows`, as dictionaries: for a page of results a third of the time of building a table of them.
+
+        Raises:
+            DamagedError: the file is missing or damaged.
+        """
+        file, found = self._row_file, list[dict[str, Any]]()
+        try:
+            parts = np.searchsorted(self._ends, rows, side="right").tolist()
+            read = {part: file.read([part]) for part in dict.fromkeys(parts)}
+            columns = {part: dict(zip(each.column_names, each.columns, strict=True)) for part, each in read.items()}
+            offsets = (rows - (self._ends - file.sizes)[parts]).tolist()
+            for part, offset in zip(parts, offsets, strict=True):
+                found.append({name: column[offset].as_py() for name, column in columns[part].items()})
+        except (OSError, IndexError, pa.ArrowException) as error:
+            raise unreadable(self.folder / ROWS if ROWS in self.entry.sha256 else self.metadata_path, error) from error
+        return found
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Row behind the last one of each part of the row file, int64."""
+        return np.cumsum(self._row_file.sizes)
 
     @cached_property
     def _row_file(self) -> RowFile:

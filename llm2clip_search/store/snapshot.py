@@ -20,7 +20,7 @@ from llm2clip_search.store.manifest import SHARDS, Manifest
 from llm2clip_search.store.names import decode, encode, is_unicode
 from llm2clip_search.store.paths import as_mask, beginnings, is_below, located
 from llm2clip_search.store.schema import CONTAINER_SCHEMA, metadata_schema
-from llm2clip_search.store.shard import Shard, completed
+from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.tombstones import Tombstones
 
 FAILURES = "failures.parquet"
@@ -212,20 +212,15 @@ class Snapshot:
     def rows(self, ids: Sequence[int]) -> list[dict[str, Any]]:
         """Metadata of some live rows, in the order of ``ids``; only shards that hold one of them are read."""
         wanted, inverse = np.unique(np.asarray(ids, dtype=np.int64), return_inverse=True)
-        places: list[int] = []
-        tables: list[pa.Table] = []
+        names, found = self.schema.names, dict[int, dict[str, Any]]()
         for shard in self.shards:
             positions, rows = shard.find(wanted)
             if len(rows):
-                table = shard.rows(rows)
-                if "id" not in table.column_names or table.column("id").to_pylist() != wanted[positions].tolist():
+                read = shard.records(rows)
+                if [row.get("id") for row in read] != wanted[positions].tolist():
                     raise DamagedError(f"{shard.folder} gives other images than those of its ids; a file is damaged.")
-                places += positions.tolist()
-                tables.append(table)
-        if not tables:
-            return []
-        read = completed(pa.concat_tables(tables, promote_options="default"), self.schema).to_pylist()
-        found = dict(zip(places, read, strict=True))
+                complete = ({name: row.get(name) for name in names} for row in read)
+                found |= zip(positions.tolist(), complete, strict=True)
         return [found[position] for position in inverse.tolist()]
 
     def metadata(self) -> pa.Table:

@@ -12,7 +12,7 @@ from tests.support.commands import COMMAND, RunCli, is_one_error
 KEYS = [
     *("rank", "id", "score", "path", "content_hash", "size", "mtime_ns", "width", "height", "format"),
     *("taken", "camera", "latitude", "longitude", "damage"),
-    *("modality", "text", "caption", "rating", "keywords", "exists"),
+    *("modality", "text", "caption", "rating", "keywords", "part", "exists"),
 ]
 """Of a hit in ``--json``, in order: a released schema, which may grow at its end."""
 

@@ -153,6 +153,11 @@ def test_a_table_that_cannot_be_joined_is_said(tmp_path: Path) -> None:
     assert joined.skipped().notes[f"rows of {tmp_path / 'ragged.csv'} that cannot be read"] == 1
 
 
+def test_a_table_of_keys_alone_has_no_columns(tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "meta.csv", [{"key": "a"}])
+    assert MetadataTable(str(table)).find([["a"], ["b"]]) == [{}, None]
+
+
 def test_accents_are_compared_whichever_way_they_are_written(tmp_path: Path) -> None:
     table = write_csv(tmp_path / "meta.csv", [{"key": unicodedata.normalize("NFC", "é.jpg"), "n": 1}])
     names = [f"/p/{unicodedata.normalize(form, 'é')}.jpg" for form in ("NFC", "NFD")]

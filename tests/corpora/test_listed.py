@@ -69,7 +69,7 @@ def test_the_images_of_a_table_have_its_columns(tmp_path: Path, name: str) -> No
 
 
 def test_urls_keep_their_version_and_are_listed_once(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         *({"url": f"https://example.org/{number}.jpg", "caption": f"caption {number}"} for number in range(2000)),
         {"url": "https://example.org/3.jpg", "caption": "again"},
         {"url": "s3://bucket/a b.jpg", "caption": None},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2clip_search.corpora import FolderCorpus
+from llm2clip_search.corpora import FolderCorpus, rules
 from llm2clip_search.corpora.skipped import is_system_name
 from llm2clip_search.encoders import image_types
 from llm2clip_search.errors import CorpusError
@@ -81,10 +81,10 @@ def test_types_that_are_not_read_are_counted_with_what_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a machine without the extra."""
-    from llm2clip_search.corpora import folder
+    from llm2clip_search.corpora import rules
 
     readable = image_types.image_extensions() - set(image_types.HEIC.extensions)
-    monkeypatch.setattr(folder, "image_extensions", lambda: readable)
+    monkeypatch.setattr(rules, "image_extensions", lambda: readable)
     for name in ("a.HEIC", "b.heic", "c.heif", "d.CR2", "e.txt", "f.json", "g.mp4"):
         (tmp_path / name).write_bytes(b"x")
     corpus = FolderCorpus(tmp_path)

@@ -126,7 +126,7 @@ def test_what_is_no_image_of_a_sample(tmp_path: Path) -> None:
     ]
     path = write_tar(tmp_path / "a.tar", members)
     assert names(path) == ["a.jpg", "a.seg.png", "(b)", "c.left.JPG", "d.nef"]
-    assert fault(path) == "the sample has no image, but .bin, .txt"
+    assert fault(path) == "the sample has no image, but .txt, .bin"
     assert names(path, SourceOptions(everything=True))[5:] == ["@eaDir/a.jpg", ".git/a.jpg"]
 
 
@@ -200,6 +200,7 @@ def test_texts_and_json(tmp_path: Path) -> None:
     [
         (b"{", "it is not JSON: Expecting property name"),
         (b"[" * 100_000, "it is not JSON: maximum recursion"),
+        (json.dumps(dict.fromkeys(map(str, range(300)), 1)).encode(), "its sample would have more than 200 columns"),
         (b" " * (5 << 20), "it has 5,242,880 bytes, more than the 4,194,304 that a column may have"),
     ],
 )

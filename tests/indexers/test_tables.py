@@ -1,5 +1,6 @@
 """Tables, lists and joined metadata through an index: what is embedded again, and what becomes of their columns."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import pyarrow.compute as pc
 
 from llm2clip_search.corpora import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
-from llm2clip_search.indexers import IndexSummary, index_corpus
-from llm2clip_search.store import Snapshot
+from llm2clip_search.indexers import IndexConfig, IndexSummary, index_corpus, merge_indices
+from llm2clip_search.store import Snapshot, Writer
+from llm2clip_search.store.compaction import compact
+from tests.support.corpus import write_csv
 from tests.support.encoders import ColourEncoder
-from tests.support.tables import images, write_parquet
+from tests.support.tables import images, write_arrow, write_parquet
 
 
 def run(source: Path, index: Path, encoder: ColourEncoder, **options: Any) -> IndexSummary:
@@ -67,3 +70,142 @@ def test_new_captions_embed_nothing(tmp_path: Path) -> None:
     summary = run(path, index, encoder)
     assert (summary.indexed, summary.total, encoder.embedded) == (0, 20, 20)
     assert rows(index)["photos.parquet#row=7"]["caption"] == "PICTURE 7"
+
+
+def test_a_table_of_texts_shares_an_index_with_its_images(tmp_path: Path) -> None:
+    index, encoder = tmp_path / "index", ColourEncoder()
+    path = write_parquet(tmp_path / "photos.parquet", table(list(range(12))))
+    run(path, index, encoder)
+    texts = run(path, index, encoder, modality="text", text="caption")
+    assert texts.failures == []
+    assert (texts.indexed, texts.total) == (12, 24)
+    found = rows(index)
+    row = next(row for row in found.values() if row["text"] == "picture 5")
+    assert (row["modality"], row["n"]) == ("text", 5)
+    assert run(path, index, encoder, modality="text", text="caption").unchanged == 12
+    assert run(path, index, encoder).unchanged == 12
+
+
+def test_a_list_follows_its_files(tmp_path: Path) -> None:
+    index, encoder = tmp_path / "index", ColourEncoder()
+    for number, data in enumerate(images(30)):
+        (tmp_path / f"{number}.jpg").write_bytes(data)
+    listing = tmp_path / "list.csv"
+
+    def write(numbers: Iterable[int], caption: str) -> None:
+        write_csv(
+            listing, [{"file": f"{number}.jpg", "TEXT": f"{caption} {number}", "n": number} for number in numbers]
+        )
+
+    write(range(25), "old")
+    assert run(listing, index, encoder).indexed == 25
+    write([*range(5, 25), *range(25, 30)], "new")  # five removed, five added, all captions changed
+    (tmp_path / "7.jpg").unlink()
+    (tmp_path / "8.jpg").rename(tmp_path / "8a.jpg")
+    summary = run(listing, index, encoder)
+    assert (summary.indexed, encoder.embedded) == (5, 30)
+    assert summary.total == 23
+    assert [Path(failure["path"]).name for failure in summary.failures] == ["7.jpg", "8.jpg"]
+    found = rows(index)
+    assert set(found) == {f"{number}.jpg" for number in range(5, 30) if number not in (7, 8)}
+    assert found["9.jpg"]["caption"] == "new 9"
+    assert run(listing, index, encoder).unchanged == 23
+
+
+def test_metadata_joins_later_without_embedding_and_outlives_compaction(tmp_path: Path) -> None:
+    index, encoder = tmp_path / "index", ColourEncoder()
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, data in enumerate(images(20)):
+        (photos / f"{number}.jpg").write_bytes(data)
+    meta = write_csv(
+        tmp_path / "meta.csv", [{"file_name": f"{n}.jpg", "n": n, "author": f"a{n % 3}"} for n in range(15)]
+    )
+    assert run(photos, index, encoder).indexed == 20
+    joined = run(photos, index, encoder, metadata=str(meta), on="file_name")
+    assert (joined.indexed, joined.redescribed, encoder.embedded) == (0, 20, 20)
+    assert joined.skipped.reasons() == [f"items without a row in {meta}: 5"]
+    assert (rows(index)["photos/4.jpg"]["author"], rows(index)["photos/17.jpg"]["author"]) == ("a1", None)
+    assert run(photos, index, encoder, metadata=str(meta), on="file_name").redescribed == 0
+    write_csv(meta, [{"file_name": f"{n}.jpg", "n": n, "author": "b" if n == 4 else f"a{n % 3}"} for n in range(14)])
+    again = run(photos, index, encoder, metadata=str(meta), on="file_name")
+    assert (again.redescribed, encoder.embedded) == (2, 20)  # number 4 has changed, number 14 has lost its row
+    with Writer.open(index, model=encoder.identity, dim=encoder.dim) as writer:
+        compact(writer, everything=True)
+    merged = tmp_path / "merged"
+    merge_indices(merged, [index])
+    for folder in (index, merged):
+        found = {Path(path).name: row for path, row in rows(folder).items()}
+        assert (found["4.jpg"]["author"], found["4.jpg"]["n"]) == ("b", 4)
+        assert found["14.jpg"]["author"] is None
+
+
+def test_metadata_joins_the_rows_of_a_table(tmp_path: Path) -> None:
+    index, encoder = tmp_path / "index", ColourEncoder()
+    path = write_parquet(tmp_path / "photos.parquet", table(list(range(10))))
+    meta = write_csv(tmp_path / "meta.csv", [{"path": f"photos.parquet#row={n}", "score": n / 2} for n in range(10)])
+    run(path, index, encoder)
+    joined = run(path, index, encoder, metadata=str(meta), on="path")
+    assert (joined.indexed, joined.redescribed, encoder.embedded) == (0, 10, 10)
+    row = rows(index)["photos.parquet#row=3"]
+    assert (row["source_score"], row["caption"]) == (1.5, "picture 3")
+
+
+def test_columns_keep_their_type_over_the_commits_of_a_run(tmp_path: Path) -> None:
+    index, encoder = tmp_path / "index", ColourEncoder()
+    columns = {
+        "image": images(20),
+        "first": [None] * 15 + [0.5] * 5,  # nulls, then a fraction
+        "second": pa.array([1] * 15 + [2**40] * 5, pa.int64()),
+        "third": pa.array([None] * 20, pa.date32()),
+        "tags": pa.array([[]] * 15 + [["a"]] * 5, pa.list_(pa.string())),
+    }
+    path = write_parquet(tmp_path / "photos.parquet", columns)
+    [corpus] = open_corpora([path], SourceOptions())
+    summary = index_corpus(corpus, encoder=encoder, index=index, config=IndexConfig(rows_per_commit=4, batch_size=2))
+    assert (summary.indexed, summary.untyped) == (20, {})
+    found = {column.name: column.type for column in Snapshot(index).manifest.columns}
+    assert found.pop("tags").startswith("list<")
+    assert found == {"first": "double", "second": "int64"}
+    assert rows(index)["photos.parquet#row=19"]["second"] == 2**40
+
+
+def test_other_options_read_a_table_that_is_unchanged(tmp_path: Path) -> None:
+    index, encoder = tmp_path / "index", ColourEncoder()
+    first, second = images(6)[:3], images(6)[3:]
+    path = write_parquet(tmp_path / "photos.parquet", {"before": first, "after": second, "n": range(3), "m": range(3)})
+    assert run(path, index, encoder).indexed == 6
+    fewer = run(path, index, encoder, columns=("n",))
+    assert (fewer.redescribed, encoder.embedded) == (6, 6)
+    assert all(row["n"] is not None and row["m"] is None for row in rows(index).values())
+    assert run(path, index, encoder, columns=("n",)).unchanged == 6
+    one = run(path, index, encoder, columns=("n",), image="after")
+    assert (one.total, one.removed, encoder.embedded) == (3, 3, 6)
+
+
+def test_a_cut_table_keeps_the_rows_behind_the_cut(tmp_path: Path) -> None:
+    index, encoder = tmp_path / "index", ColourEncoder()
+    whole = table(list(range(40))).drop_columns(["license", "n", "id"])
+    path = write_arrow(tmp_path / "photos.arrow", whole, stream=True, rows=10)
+    assert run(path, index, encoder).indexed == 40
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    cut = run(path, index, encoder)
+    assert (cut.indexed, cut.total, len(cut.failures)) == (0, 40, 1)
+    assert "photos.arrow cannot be read as a table" in cut.failures[0]["reason"]
+    path.write_bytes(content)
+    assert (run(path, index, encoder).total, encoder.embedded) == (40, 40)
+
+
+def test_null_rows_are_failures_and_are_not_opened_again(tmp_path: Path) -> None:
+    index, encoder = tmp_path / "index", ColourEncoder()
+    path = write_parquet(tmp_path / "photos.parquet", {"image": [*images(3), None, b"not an image"]})
+    summary = run(path, index, encoder)
+    assert (summary.indexed, summary.failed) == (3, 2)
+    assert [failure["reason"] for failure in summary.failures] == [
+        "the row holds nothing",
+        "not an image that Pillow can read",
+    ]
+    again = run(path, index, encoder)
+    assert (again.unchanged, again.failed) == (3, 0)
+    assert len(Snapshot(index).failures()) == 2
