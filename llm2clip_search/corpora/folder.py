@@ -106,7 +106,10 @@ class FolderCorpus(Corpus):
                     elif (is_image or self.lists(path.name)) and entry.is_file():
                         yield item_of(file_status(entry.path, entry.stat()), is_container=not is_image)
                     else:
-                        self._skipped.add_unread(path.name, is_image=is_image)
+                        reader = None if is_image else self._reader(path.name)
+                        self._skipped.add_unread(
+                            path.name, is_image=is_image, extra="" if reader is None else reader.extra
+                        )
                 except OSError as error:
                     self._unreadable[str(path)] = error.strerror or str(error)
             if len(folders) == len(entries):
