@@ -36,11 +36,13 @@ def container_for(uri: str, kind: str | None = None) -> Container | None:
 @cache
 def containers() -> tuple[Container, ...]:
     """All readers; where two fit a name, the first is taken."""
+    from llm2clip_search.corpora.pdf import PdfContainer
     from llm2clip_search.corpora.table import TableContainer
     from llm2clip_search.corpora.tar import TarContainer
     from llm2clip_search.corpora.texts import TextContainer
+    from llm2clip_search.corpora.video import VideoContainer
 
-    return TarContainer(), TableContainer(), TextContainer()
+    return TarContainer(), TableContainer(), PdfContainer(), VideoContainer(), TextContainer()
 
 
 @cache
@@ -61,10 +63,12 @@ def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
     reader = container_for(container, kind)
     if reader is None or not part:
         return files.read(item.uri)
+    if reader.extra:
+        raise OSError(f"reading {container} needs the extra [{reader.extra}]")
     uri, characters = char_range(item.uri)
     if characters is None:
         return reader.open(files, item)
-    return reader.open(files, replace(item, uri=uri)).decode()[slice(*characters)].encode()
+    return reader.text(files, replace(item, uri=uri))[slice(*characters)].encode()
 
 
 def open_uri(uri: str, version: str = "") -> bytes:

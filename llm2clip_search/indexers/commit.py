@@ -168,7 +168,7 @@ class Committer:
             self._fail(path, decoded.error)  # what lies behind the error is not known, so its rows stay
         else:
             rows = known.parts_of(path, self.plan.modality)
-            self._gone[rows[~known.present[rows]]] = True
+            self._gone[rows[~known.present[rows] & ~self._moved[rows]]] = True
             if item.version:
                 count = decoded.parts - self._rowless
                 values = (path, self.plan.modality, self.plan.judge.version(item), count)
