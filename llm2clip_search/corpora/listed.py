@@ -207,26 +207,29 @@ class ListCorpus(Corpus):
             return Item(uri=f"{self._source}#row={number}", fault=fault, columns=row.columns, described=described)
         place = self._place(row.place)
         uri = public_uri(place)
-        item = _item_at(uri, is_container=self._reader(uri) is not None)
-        return replace(item, address=place if place != uri else "", columns=row.columns, described=described)
+        item = _item_at(uri, row.columns, described, is_container=self._reader(uri) is not None)
+        return item if place == uri else replace(item, address=place)
 
     def _reader(self, uri: str) -> Container | None:
         reader = container_for(uri)
         return reader if reader is not None and self.modality in reader.modalities and not reader.extra else None
 
 
-def _item_at(uri: str, *, is_container: bool) -> Item:
+def _item_at(uri: str, columns: dict[str, Any], described: str, *, is_container: bool) -> Item:
     if "://" in uri:
-        return Item(uri=uri, version=URL_VERSION, is_container=is_container)
+        return Item(uri=uri, version=URL_VERSION, is_container=is_container, columns=columns, described=described)
+    fault = ""
     try:
         status = os.stat(uri)  # noqa: PTH116 - a string in, a million times
+        if not stat.S_ISDIR(status.st_mode):
+            item = item_of(file_status(uri, status), is_container=is_container)
+            return replace(item, columns=columns, described=described)
+        fault = "a folder, not a file"
     except (OSError, ValueError) as error:
         # Of a folder that is not there, such as an unmounted disk, nothing is known: `open` fails, and a row stays.
-        is_gone = os.path.isdir(os.path.dirname(uri) or os.curdir)  # noqa: PTH112, PTH120
-        return Item(uri=uri, fault=str(getattr(error, "strerror", None) or error) if is_gone else "")
-    if stat.S_ISDIR(status.st_mode):
-        return Item(uri=uri, fault="a folder, not a file")
-    return item_of(file_status(uri, status), is_container=is_container)
+        if os.path.isdir(os.path.dirname(uri) or os.curdir):  # noqa: PTH112, PTH120
+            fault = str(getattr(error, "strerror", None) or error)
+    return Item(uri=uri, fault=fault, columns=columns, described=described)
 
 
 def _is_table(uri: str) -> bool:

@@ -16,6 +16,7 @@ from llm2clip_search.corpora.rules import (
     IGNORE_FILE,
     extensions_in_folder,
     images_looked_for,
+    missing_extra,
     patterns,
     reader_in_folder,
     why_not,
@@ -135,7 +136,7 @@ class RemoteFolder(Corpus):
                 elif is_image or self.lists(name):
                     yield item_of(status, is_container=not is_image)
                 else:
-                    self._skipped.add_unread(name, is_image=False)
+                    self._skipped.add_unread(name, is_image=False, extra=missing_extra(name, self._options))
         except OSError as error:
             raise _unlisted(self._uri, error) from error
 
