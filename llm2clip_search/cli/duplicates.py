@@ -66,10 +66,10 @@ def duplicates(
         elif len(found):
             _print_table(found)
     members = sum(map(len, found.groups))
-    one = "picture" if found.find == "images" else "text"
     console.say(
         f"{len(found):,} groups with {members:,} of {found.compared:,} {found.find};"
-        f" {members - len(found):,} are duplicates of a larger or equal {one}"
+        f" {members - len(found):,} are duplicates of a larger or equal"
+        f" {'picture' if found.find == 'images' else 'text'}"
     )
     if len(found) > GROUPS_SHOWN and not (json_output or paths or null):
         console.say(f"The table shows the {GROUPS_SHOWN} largest groups; --json and --paths print all.")

@@ -16,7 +16,7 @@ from llm2clip_search.corpora.read_ahead import ReadAhead
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL
 from llm2clip_search.encoders.images import MAX_PIXELS, Picture, reading, to_pixels
-from llm2clip_search.errors import ImageError, first_line
+from llm2clip_search.errors import CorpusError, ImageError, first_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +100,8 @@ def decode_item(
             data = reader.open(item) if item.data is None else item.data
         except OSError as error:
             raise ImageError(error.strerror or str(error), stage="read") from error
+        except CorpusError as error:  # an address that nothing here reads
+            raise ImageError(str(error).rstrip("."), stage="read", hint=error.hint) from error
         out.size = len(data)
         out.content_hash = hashlib.blake2b(data, digest_size=16).hexdigest()
         out.seconds["read"] = time.perf_counter() - started

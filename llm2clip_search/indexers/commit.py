@@ -66,6 +66,8 @@ class Committer:
         self._gone[plan.gone] = True
         self._elsewhere = plan.known.present.copy()
         """Rows whose file is known to be in its place, or to have been found in another one."""
+        self._moved = np.zeros(len(plan.known), dtype=bool)
+        """Rows that have another path now. Of parts of a container that is read, the file alone tells nothing."""
         self._ready: list[_Ready] = []
         self._next_id = writer.manifest.next_id
         self._removed: set[int] = set()
@@ -166,7 +168,7 @@ class Committer:
             self._fail(path, decoded.error)  # what lies behind the error is not known, so its rows stay
         else:
             rows = known.parts_of(path, self.plan.modality)
-            self._gone[rows[~known.present[rows]]] = True
+            self._gone[rows[~known.present[rows] & ~self._moved[rows]]] = True
             if item.version:
                 count = decoded.parts - self._rowless
                 values = (path, self.plan.modality, self.plan.judge.version(item), count)
@@ -228,7 +230,7 @@ class Committer:
             self._elsewhere[row] = True
             identifier = int(self.plan.known.ids[row])
             if self._gone[row] or self._is_lost(identifier):
-                self._gone[row] = False
+                self._gone[row], self._moved[row] = False, True
                 return identifier
         return None
 
