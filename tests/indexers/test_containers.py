@@ -33,8 +33,9 @@ LATER = (
 def kind(request: pytest.FixtureRequest) -> Kind:
     found: Kind = request.param
     reader = container_for(found.pattern)
-    if reader is None or reader.extra:
-        pytest.skip(f"nothing here reads {found.pattern}")
+    assert reader is not None
+    if reader.extra:
+        pytest.skip(f"{found.pattern} needs the extra [{reader.extra}]")
     return found
 
 

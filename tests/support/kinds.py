@@ -102,8 +102,8 @@ def _write_videos(folder: Path, content: Content) -> None:
         with av.open(str(path), "w") as file:
             stream = file.add_stream("mjpeg", rate=1, width=32, height=32, pix_fmt="yuvj444p")
             for number in part.values():
-                frame = av.VideoFrame.from_image(_image(number)).reformat(format="yuvj444p")
-                file.mux(stream.encode(frame))
+                frame = av.VideoFrame.from_ndarray(np.asarray(_image(number)), format="rgb24")
+                file.mux(stream.encode(frame.reformat(format="yuvj444p")))
             file.mux(stream.encode())
 
 
