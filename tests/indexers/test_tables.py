@@ -183,6 +183,17 @@ def test_other_options_read_a_table_that_is_unchanged(tmp_path: Path) -> None:
     assert (one.total, one.removed, encoder.embedded) == (3, 3, 6)
 
 
+def test_tables_among_other_files_are_read_on_demand(tmp_path: Path) -> None:
+    index, encoder, folder = tmp_path / "index", ColourEncoder(), tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "photo.jpg").write_bytes(images(9)[8])
+    write_parquet(folder / "photos.parquet", table(list(range(8))))
+    assert run(folder, index, encoder).indexed == 1
+    assert run(folder, tmp_path / "other", encoder, kind="table").indexed == 8
+    found = {column.name: column.type for column in Snapshot(tmp_path / "other").manifest.columns}
+    assert found == {"license": "string", "n": "int16", "source_id": "int64"}
+
+
 def test_a_cut_table_keeps_the_rows_behind_the_cut(tmp_path: Path) -> None:
     index, encoder = tmp_path / "index", ColourEncoder()
     whole = table(list(range(40))).drop_columns(["license", "n", "id"])
