@@ -36,21 +36,18 @@ def container_for(uri: str, kind: str | None = None) -> Container | None:
 @cache
 def containers() -> tuple[Container, ...]:
     """All readers; where two fit a name, the first is taken."""
+    from llm2clip_search.corpora.pdf import PdfContainer
     from llm2clip_search.corpora.table import TableContainer
     from llm2clip_search.corpora.tar import TarContainer
     from llm2clip_search.corpora.texts import TextContainer
+    from llm2clip_search.corpora.video import VideoContainer
 
-    return TarContainer(), TableContainer(), TextContainer()
+    return TarContainer(), TableContainer(), PdfContainer(), VideoContainer(), TextContainer()
 
 
 @cache
 def _by_suffix() -> dict[str, Container]:
     return {suffix: reader for reader in reversed(containers()) for suffix in reader.suffixes}
-
-
-def open_uri(uri: str, version: str = "") -> bytes:
-    """The bytes of a file or a part of one, wherever it is, by what an index knows of it; errors as `open_item`."""
-    return open_item(Item(uri=uri, version=version), files_of(uri))
 
 
 def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
@@ -62,11 +59,18 @@ def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
     Raises:
         OSError: it cannot be read, or is not there any more.
     """
-    uri, characters = char_range(item.uri)
     container, part = container_uri(item.uri)
     reader = container_for(container, kind)
     if reader is None or not part:
         return files.read(item.uri)
+    if reader.extra:
+        raise OSError(f"reading {container} needs the extra [{reader.extra}]")
+    uri, characters = char_range(item.uri)
     if characters is None:
         return reader.open(files, item)
-    return reader.open(files, replace(item, uri=uri)).decode()[slice(*characters)].encode()
+    return reader.text(files, replace(item, uri=uri))[slice(*characters)].encode()
+
+
+def open_uri(uri: str, version: str = "") -> bytes:
+    """The bytes of a file or a part of one, wherever it is, by what an index knows of it; errors as `open_item`."""
+    return open_item(Item(uri=uri, version=version), files_of(uri))

@@ -16,6 +16,7 @@ from llm2clip_search.corpora.rules import (
     IGNORE_FILE,
     extensions_in_folder,
     images_looked_for,
+    missing_extra,
     patterns,
     reader_in_folder,
     why_not,
@@ -107,7 +108,8 @@ class FolderCorpus(Corpus):
                     elif (is_image or self.lists(path.name)) and entry.is_file():
                         yield item_of(file_status(entry.path, entry.stat()), is_container=not is_image)
                     else:
-                        self._skipped.add_unread(path.name, is_image=is_image)
+                        extra = "" if is_image else missing_extra(path.name, self._options)
+                        self._skipped.add_unread(path.name, is_image=is_image, extra=extra)
                 except OSError as error:
                     self._unreadable[str(path)] = error.strerror or str(error)
             if len(folders) == len(entries):
