@@ -93,7 +93,9 @@ def _reading(table: TableFile, options: SourceOptions) -> _Reading:
         used: Sequence[str] = (*columns, *columns_of_images(table))
     else:
         columns = used = image_columns(table, options.image)
-    carried = carried_columns(table, used=used, wanted=options.columns, modality=options.modality)
+    carried = carried_columns(
+        table, used=used, wanted=options.columns, modality=options.modality, joined=bool(options.metadata)
+    )
     names = options.modality == "text" or len(columns) > 1 or options.image is not None
     return _Reading(columns=columns, names=names, carried=carried)
 

@@ -117,9 +117,12 @@ def _rating(described: list[Element]) -> int | None:
         return stars if -1 <= stars <= 5 else None
     percents = (_number(each, name) for each in described for name in _PERCENT)
     percent = next((found for found in percents if found is not None), None)
-    return None if percent is None else max((own for own in (0, *_STARS) if own <= percent), default=0) and _STARS[
-        max(own for own in _STARS if own <= percent)
-    ]
+    return (
+        None
+        if percent is None
+        else max((own for own in (0, *_STARS) if own <= percent), default=0)
+        and _STARS[max(own for own in _STARS if own <= percent)]
+    )
 
 
 def _number(described: Element, name: str) -> int | None:

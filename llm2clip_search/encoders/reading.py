@@ -256,9 +256,7 @@ def _upright(
     if method in _SWAPPING:
         size = size[1], size[0]
     damage = damage or ("damaged EXIF" if damaged_exif else "")
-    return Picture(
-        rgb=rgb, size=size, format=image.format, exif=exif, damage=damage or None, packets=packets_of(image)
-    )
+    return Picture(rgb=rgb, size=size, format=image.format, exif=exif, damage=damage or None, packets=packets_of(image))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -60,6 +60,16 @@ def test_changed_moved_and_removed_rows_cost_ten_embeddings(tmp_path: Path) -> N
     assert found["photos.parquet#row=12"]["source_id"] == 22
 
 
+def test_a_renamed_table_costs_nothing(tmp_path: Path) -> None:
+    index, encoder = tmp_path / "index", ColourEncoder()
+    path = write_parquet(tmp_path / "photos.parquet", table(list(range(20))))
+    run(path, index, encoder)
+    before = {row["content_hash"]: row["id"] for row in rows(index).values()}
+    moved = run(path.rename(tmp_path / "other.parquet"), index, encoder)
+    assert (moved.indexed, moved.reused, moved.total, encoder.embedded) == (0, 20, 20, 20)
+    assert {row["content_hash"]: row["id"] for row in rows(index).values()} == before
+
+
 def test_new_captions_embed_nothing(tmp_path: Path) -> None:
     index, encoder = tmp_path / "index", ColourEncoder()
     whole = table(list(range(20)))
@@ -148,7 +158,11 @@ def test_metadata_joins_the_rows_of_a_table(tmp_path: Path) -> None:
     joined = run(path, index, encoder, metadata=str(meta), on="path")
     assert (joined.indexed, joined.redescribed, encoder.embedded) == (0, 10, 10)
     row = rows(index)["photos.parquet#row=3"]
-    assert (row["source_score"], row["caption"]) == (1.5, "picture 3")
+    assert (row["source_score"], row["caption"], row["n"]) == (1.5, "picture 3", 3)
+    some = run(path, index, encoder, metadata=str(meta), on="path", columns=("caption", "score"))
+    assert (some.redescribed, encoder.embedded) == (10, 10)
+    row = rows(index)["photos.parquet#row=3"]
+    assert (row["source_score"], row["caption"], row["n"]) == (1.5, "picture 3", None)
 
 
 def test_columns_keep_their_type_over_the_commits_of_a_run(tmp_path: Path) -> None:
