@@ -135,6 +135,6 @@ def _content(files: Files, uri: str, cell: Any) -> bytes:
             cell = from_base64(cell) if is_base64(cell) else cell.encode()
         except ValueError as error:
             raise ImageError(f"the row holds damaged base64: {error}", stage="read") from error
-    if not cell:
+    if cell is None or cell == b"":
         raise ImageError("the row holds nothing", stage="read")
-    return bytes(cell)
+    return cell if isinstance(cell, bytes) else str(cell).encode()  # a column of texts may be one of numbers
