@@ -112,7 +112,7 @@ def test_numbers_are_texts_where_they_are_asked_for(tmp_path: Path) -> None:
     items = parts(path, modality="text", text="year")
     assert [item.data for item in items] == [b"1999", b"0", None]
     assert [content(item) for item in items[:2]] == [b"1999", b"0"]
-    with pytest.raises(CorpusError, match="Column 'box' of .* which holds no texts"):
+    with pytest.raises(CorpusError, match=r"Column 'box' of .* which holds no texts"):
         parts(path, modality="text", text="box")
 
 
