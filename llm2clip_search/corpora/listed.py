@@ -202,7 +202,8 @@ class ListCorpus(Corpus):
         return beside(self._source, name)
 
     def _item(self, number: int, row: _Row) -> Item:
-        described = digest(row.columns)
+        # A list without columns says nothing of its images, and takes nothing away that another source has said.
+        described = digest(row.columns) if row.columns else ""
         if not row.place:
             fault = f"the row {row.fault}" if row.fault else "the row names no image"
             return Item(uri=f"{self._source}#row={number}", fault=fault, columns=row.columns, described=described)
