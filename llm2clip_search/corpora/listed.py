@@ -156,8 +156,9 @@ class ListCorpus(Corpus):
                 f"No column of {self._source} holds paths or URLs of images; {has}.",
                 hint="Name it with --image.",
             )
-        wanted = self._options.columns
-        return table, column, carried_columns(table, used=(column,), wanted=wanted, modality=self.modality)
+        wanted, joined = self._options.columns, bool(self._options.metadata)
+        carried = carried_columns(table, used=(column,), wanted=wanted, modality=self.modality, joined=joined)
+        return table, column, carried
 
     def _table_rows(self, *, with_columns: bool) -> Iterator[_Row]:
         table, column, carried = self._table()
