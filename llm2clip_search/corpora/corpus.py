@@ -23,6 +23,8 @@ class Item:
     uri: str
     """Where it is: a path of this machine, or ``scheme://...``. Unique within the index. That of a part is the URI of
     its container, ``#``, and which part it is: ``shard.tar#000012.jpg``, ``scan.pdf#page=3``, ``clip.mp4#t=12.5``."""
+    address: str = field(default="", repr=False)
+    """Where it is with the secrets that `uri` leaves out, such as a signature; empty if there are none. Not stored."""
     version: str = ""
     """Equal for as long as the content is the same, as far as the source can tell without reading it; empty if it
     cannot tell, and then the item is read and compared by content hash."""

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from llm2clip_search.corpora.xmp import describe
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL
 from llm2clip_search.encoders.images import MAX_PIXELS, Picture, reading, to_pixels
-from llm2clip_search.errors import ImageError, first_line
+from llm2clip_search.errors import CorpusError, ImageError, first_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +93,8 @@ def decode_item(
         known: called with the content hash; if it returns True, the item is not decoded, because its vector and
             facts are in the index.
     """
-    out = Decoded(item=item)
+    # A result waits for its commit, which takes thousands of them; what listing has read must not wait with it.
+    out = Decoded(item=item if item.data is None else replace(item, data=None))
     started = time.perf_counter()
     try:
         if item.fault:
@@ -108,6 +109,8 @@ def decode_item(
             data = reader.open(item) if item.data is None else item.data
         except OSError as error:
             raise ImageError(error.strerror or str(error), stage="read") from error
+        except CorpusError as error:  # an address that nothing here reads
+            raise ImageError(str(error).rstrip("."), stage="read", hint=error.hint) from error
         out.size = len(data)
         out.content_hash = hashlib.blake2b(data, digest_size=16).hexdigest()
         out.seconds["read"] = time.perf_counter() - started
@@ -153,7 +156,14 @@ def decode_ahead(
                 return item
             return decode_item(source, item, preprocess, modality=modality, max_pixels=max_pixels, known=known)
 
-        yield from map_ahead(decoded, source.listed(items), threads=threads, ahead=ahead)
+        yield from map_ahead(decoded, source.listed(items), threads=threads, ahead=ahead, weigh=held_bytes)
+
+
+def held_bytes(item: Item | Decoded) -> int:
+    """Bytes that an item holds before it is decoded: content that was listed with it, or is being read elsewhere."""
+    if isinstance(item, Decoded):
+        return 0
+    return len(item.data) if item.data is not None else item.size * ("://" in item.uri)
 
 
 def _read_text(data: bytes) -> str:

@@ -18,6 +18,7 @@ from llm2clip_search.corpora.rules import (
     IGNORE_FILE,
     extensions_in_folder,
     images_looked_for,
+    missing_extra,
     patterns,
     reader_in_folder,
     why_not,
@@ -116,7 +117,8 @@ class FolderCorpus(Corpus):
                         sidecar = companions.sidecar(path.name) if is_image else None
                         yield item if sidecar is None else self._with_sidecar(item, folder / sidecar)
                     else:
-                        self._skipped.add_unread(path.name, is_image=is_image)
+                        extra = "" if is_image else missing_extra(path.name, self._options)
+                        self._skipped.add_unread(path.name, is_image=is_image, extra=extra)
                 except OSError as error:
                     self._unreadable[str(path)] = error.strerror or str(error)
             if len(folders) == len(entries):

@@ -63,7 +63,13 @@ class Passages:
             return []
         if self._counts(text, [whole])[0] <= self._most:
             return [whole]
-        return self._fitting(text, self._packed(text, whole, self._most))
+        found: list[Span] = []
+        for start, end in self._fitting(text, self._packed(text, whole, self._most)):
+            if found and start <= found[-1][0]:  # where words are apart, what overlaps may be all of a passage
+                found.pop()
+            if not found or end > found[-1][1]:
+                found.append((start, end))
+        return found
 
     def _fitting(self, text: str, spans: Sequence[Span]) -> list[Span]:
         """Passages of which none is too long: pieces were counted by themselves, and may have more tokens together."""

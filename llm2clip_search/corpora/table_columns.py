@@ -49,7 +49,8 @@ def kind_of_table(uri: str, options: SourceOptions | None = None) -> Literal["ta
     options = options or SourceOptions()
     if options.modality == "text":
         return "table"
-    table = open_table(files_of(uri, options), uri)
+    files = files_of(uri, options)
+    table = open_table(files, uri, files.status(uri).version)
     schema = table.schema()
     if options.image is not None and options.image in schema.names:
         is_text = is_string(schema.field(options.image).type)

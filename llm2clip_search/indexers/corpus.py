@@ -10,6 +10,7 @@ from typing import Any
 from llm2clip_search.base.files import user_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Corpus, Skipped
+from llm2clip_search.corpora.decode import held_bytes
 from llm2clip_search.corpora.lookahead import list_ahead
 from llm2clip_search.corpora.passages import Passages
 from llm2clip_search.encoders import Encoder, as_encoder
@@ -184,7 +185,9 @@ def embed_and_commit(
     results = embed_ahead(
         corpus,
         list_ahead(
-            items_to_read(corpus, plan.items, plan.judge, learn=committer.columns.learn, passages=passages), ahead=ahead
+            items_to_read(corpus, plan.items, plan.judge, learn=committer.columns.learn, passages=passages),
+            ahead=ahead,
+            weigh=held_bytes,
         ),
         encoder,
         modality=corpus.modality,

@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from llm2clip_search.indexers import IndexConfig, IndexSummary, index_corpus
 from llm2clip_search.store import Snapshot
 from tests.support.corpus import write_tar
 from tests.support.tables import write_parquet
+from tests.support.web import Page, web_server
 
 Content = Mapping[str, int]
 """What a source holds: by name, in the order of names, the number of a picture or text."""
@@ -36,10 +38,12 @@ class Kind:
     pattern: str
     """Of these containers, as the command line takes it."""
     options: SourceOptions = field(default_factory=SourceOptions)
+    place: Callable[[Path], AbstractContextManager[str]] = lambda folder: nullcontext(str(folder))
+    """Where the folder is, for as long as the context lasts."""
 
-    def index(self, folder: Path, index: Path, encoder: Encoder, *, rows_per_commit: int = 7) -> IndexSummary:
-        """Bring an index up to date with the source in a folder."""
-        [corpus] = open_corpora([folder / self.pattern], self.options)
+    def index(self, place: str, index: Path, encoder: Encoder, *, rows_per_commit: int = 7) -> IndexSummary:
+        """Bring an index up to date with the source in a place."""
+        [corpus] = open_corpora([f"{place}/{self.pattern}"], self.options)
         config = IndexConfig(batch_size=4, threads=2, rows_per_commit=rows_per_commit)
         return index_corpus(corpus, encoder=encoder, index=index, config=config)
 
@@ -95,8 +99,35 @@ def _files(folder: Path, content: Content, suffix: str) -> list[tuple[Path, dict
     ]
 
 
+class _Pages(dict[str, Page]):
+    """The files of a folder as pages, with what changes when they do as their etags."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def get(self, path: str, default: Any = None) -> Any:
+        file = self._folder / path.removeprefix("/")
+        tag = f'"{file.stat().st_mtime_ns}"'
+        return lambda request: request.ranged(file.read_bytes(), ETag=tag, Content_Type="application/x-tar")
+
+
+@contextmanager
+def _on_the_web(folder: Path) -> Iterator[str]:
+    with web_server({}) as server:
+        server.pages = _Pages(folder)
+        yield server.url
+
+
 KINDS = (
     Kind(name="tar", write=_write_tars, pattern=f"{{0..{FILES - 1}}}.tar"),
+    Kind(
+        name="web",
+        write=_write_tars,
+        pattern=f"{{0..{FILES - 1}}}.tar",
+        options=SourceOptions(allow_private=True),
+        place=_on_the_web,
+    ),
     Kind(name="table", write=_write_tables, pattern="*.parquet", options=SourceOptions(kind="table")),
     Kind(
         name="texts",
