@@ -1,4 +1,4 @@
-"""RAW files of cameras: what they are told by, their EXIF data, their embedded preview and their own pixels (LibRaw)."""
+"""RAW files of cameras: how to tell them, their EXIF data, their embedded preview and their own pixels (LibRaw)."""
 
 import io
 import struct
