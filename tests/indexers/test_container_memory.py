@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ITEMS = int(os.environ.get("LLM2CLIP_MEMORY_ITEMS", "0"))
-"""1,000,000 take about fifteen minutes and 2 GB of disk. With fewer than some hundred thousand, what merging small shards
-takes still grows."""
+"""1,000,000 take about fifteen minutes and 2 GB of disk. With fewer than some hundred thousand, what merging small
+shards takes still grows."""
 RUN = """
 import io
 import sys
