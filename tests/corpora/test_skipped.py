@@ -81,7 +81,6 @@ def test_types_that_are_not_read_are_counted_with_what_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a machine without the extra."""
-    from llm2clip_search.corpora import rules
 
     readable = image_types.image_extensions() - set(image_types.HEIC.extensions)
     monkeypatch.setattr(rules, "image_extensions", lambda: readable)
