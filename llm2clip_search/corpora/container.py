@@ -34,6 +34,10 @@ class Container(Protocol):
             OSError: it cannot be read, or is not there any more.
         """
 
+    def text(self, files: Files, item: Item) -> str:
+        """The text that the passages of a part are characters of; errors as `open`."""
+        return self.open(files, item).decode()
+
     def schema(self, files: Files, container: Item, options: SourceOptions) -> "pa.Schema | None":
         """As `Corpus.schema`."""
         return None

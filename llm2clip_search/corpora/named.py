@@ -33,11 +33,21 @@ class NamedFiles(Corpus):
             files: their paths or URIs.
             is_partial: False for one file, and if these are all files of the folder that hold items.
             part_of: URI of a source that the folder lies in, if these files belong to it.
+
+        Raises:
+            CorpusError: the package that reads one of them is missing.
         """
         self._uri, self._files, self._options = uri, list(dict.fromkeys(files)), options
         self.modality, self.options, self.part_of = options.modality, options.to_dict(), part_of
         self.is_partial = is_partial
         self._kind = None if options.kind == "files" else options.kind
+        for name in self._files:
+            reader = container_for(name, self._kind)
+            if reader is not None and reader.extra:
+                raise CorpusError(
+                    f"{name} cannot be read without the extra [{reader.extra}].",
+                    hint=f"Install it with: pip install 'llm2clip-search[{reader.extra}]'.",
+                )
 
     @property
     def uri(self) -> str:

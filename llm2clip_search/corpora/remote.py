@@ -16,6 +16,7 @@ from llm2clip_search.corpora.rules import (
     IGNORE_FILE,
     extensions_in_folder,
     images_looked_for,
+    missing_extra,
     patterns,
     reader_in_folder,
     why_not,
@@ -51,9 +52,8 @@ def kind_of_remote(uri: str, options: SourceOptions) -> Kind:
         if not names and _is_file(files, uri):
             if options.kind is not None:
                 return "files"
-            raise CorpusError(
-                f"{uri} is a {_suffix(uri) or 'file without a suffix'}, which nothing here reads.", hint=UNKNOWN_HINT
-            )
+            what = _suffix(uri) or "file without a suffix"
+            raise CorpusError(f"{uri} is a {what}, which nothing here reads as {options.modality}s.", hint=UNKNOWN_HINT)
     except OSError as error:
         raise _unlisted(uri, error) from error
     kinds = {reader.kind for name in names if (reader := container_for(name)) is not None}
@@ -136,7 +136,7 @@ class RemoteFolder(Corpus):
                 elif is_image or self.lists(name):
                     yield item_of(status, is_container=not is_image)
                 else:
-                    self._skipped.add_unread(name, is_image=False)
+                    self._skipped.add_unread(name, is_image=False, extra=missing_extra(name, self._options))
         except OSError as error:
             raise _unlisted(self._uri, error) from error
 

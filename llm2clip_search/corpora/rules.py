@@ -74,6 +74,12 @@ def reader_in_folder(name: str, options: SourceOptions) -> Container | None:
     return reader if reader.kind in kinds else None
 
 
+def missing_extra(name: str, options: SourceOptions) -> str:
+    """The extra that would read a file of a folder; empty if it is installed, or none would."""
+    reader = reader_in_folder(name, options)
+    return "" if reader is None else reader.extra
+
+
 def images_looked_for() -> str:
     """What counts as an image in a folder, for people."""
     some = [ext for ext in (".jpg", ".png", ".webp", ".heic", ".avif") if ext in image_extensions()]

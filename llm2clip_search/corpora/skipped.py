@@ -49,6 +49,8 @@ class Skipped:
 
     types: Counter[str] = field(default_factory=Counter)
     """Image files of types that are not read, by extension: lower case, with the dot."""
+    extras: dict[str, str] = field(default_factory=dict)
+    """The extra that reads further files among ``types``, such as PDFs, by extension."""
     system: Counter[str] = field(default_factory=Counter)
     """System folders and files, by name; ``._*`` stands for resource forks of macOS."""
     hidden: int = 0
@@ -56,6 +58,8 @@ class Skipped:
     hidden_folders: int = 0
     excluded: int = 0
     """Image files and folders that a pattern matches."""
+    raw: int = 0
+    """RAW files for which an image of the same name stands."""
     other: int = 0
     """Files that are not images."""
     notes: Counter[str] = field(default_factory=Counter)
@@ -71,10 +75,17 @@ class Skipped:
         else:
             self.excluded += is_folder or is_image
 
-    def add_unread(self, name: str, *, is_image: bool) -> None:
-        """Count a file that is nothing to index, or an image that is no regular file."""
-        if not is_image and image_types.of_name(name) is not None:
-            self.types[PurePath(name).suffix.lower()] += 1
+    def add_unread(self, name: str, *, is_image: bool, extra: str = "") -> None:
+        """Count a file that is nothing to index, or an image that is no regular file.
+
+        Args:
+            extra: the one that reads it, of a document or video.
+        """
+        suffix = PurePath(name).suffix.lower()
+        if extra:
+            self.extras[suffix] = extra
+        if extra or (not is_image and image_types.of_name(name) is not None):
+            self.types[suffix] += 1
         else:
             self.other += 1
 
@@ -82,9 +93,10 @@ class Skipped:
         """Phrases for people: what was skipped that may be images, and why. Excluded images are left out."""
         found = []
         for extension, count in sorted(self.types.items()):
-            kind = image_types.of_name(f"x{extension}")
-            lack = kind.lack if kind else "cannot be decoded"
-            found.append(f"{count:,} {extension} {'file' if count == 1 else 'files'} skipped: {lack}")
+            found.append(f"{count:,} {extension} {'file' if count == 1 else 'files'} skipped: {self._lack(extension)}")
+        if self.raw:
+            files, them = ("1 RAW file", "it") if self.raw == 1 else (f"{self.raw:,} RAW files", "them")
+            found.append(f"{files} skipped: a JPEG or other image of the same name is beside {them}")
         if self.system:
             total, names = sum(self.system.values()), ", ".join(sorted(self.system)[:6])
             more = f" and {len(self.system) - 6} other names" if len(self.system) > 6 else ""
@@ -94,6 +106,12 @@ class Skipped:
         if self.hidden:
             found.append(f"{self.hidden:,} hidden {'image' if self.hidden == 1 else 'images'} skipped")
         return [*found, *(f"{note}: {count:,}" for note, count in self.notes.items())]
+
+    def _lack(self, extension: str) -> str:
+        if extension in self.extras:
+            return f"pip install 'llm2clip-search[{self.extras[extension]}]'"
+        kind = image_types.of_name(f"x{extension}")
+        return kind.lack if kind else "cannot be decoded"
 
     def hint(self) -> str:
         """How to have the first type read that something here can read; empty if there is none."""
@@ -105,8 +123,9 @@ class Skipped:
         types = {}
         for extension, count in sorted(self.types.items()):
             kind = image_types.of_name(f"x{extension}")
-            types[extension] = {"files": count, "extra": kind.extra or None if kind else None}
-        counts = ("hidden", "hidden_folders", "excluded", "other")
+            extra = self.extras.get(extension) or (kind.extra if kind else "")
+            types[extension] = {"files": count, "extra": extra or None}
+        counts = ("hidden", "hidden_folders", "excluded", "raw", "other")
         rest = {name: getattr(self, name) for name in counts}
         notes = {"notes": dict(self.notes)} if self.notes else {}
         return {"types": types, "system": dict(sorted(self.system.items())), **rest, **notes}

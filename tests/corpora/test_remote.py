@@ -222,7 +222,7 @@ def test_shards_in_a_bucket_are_named_by_braces_stars_or_their_prefix(
 
 
 def test_a_file_that_nothing_reads_is_refused_unless_its_kind_is_said(endpoint: str) -> None:
-    with pytest.raises(CorpusError, match=r"^s3://files/data\.bin is a \.bin, which nothing here reads\.$"):
+    with pytest.raises(CorpusError, match=r"^s3://files/data\.bin is a \.bin, which nothing here reads as images\.$"):
         open_corpora(["s3://files/*.bin"])
     [corpus] = open_corpora(["s3://files/data.bin"], SourceOptions(kind="tar"))
     assert [item.is_container for item in corpus.items()] == [True]

@@ -127,8 +127,7 @@ def test_hits_say_what_they_are(tmp_path: Path) -> None:
 
 def test_captions_at_once_find_what_a_query_finds(tmp_path: Path) -> None:
     index = mixed(tmp_path, ["image", "text"] * 10)
-    kinds: tuple[Any, ...] = (None, "images", "texts")
-    for find in kinds:
+    for find in (None, "images", "texts"):
         _, ids = index.query_texts(["dusk"], k=5, find=find)
         assert ids[0].tolist() == [hit.id for hit in index.query("dusk", k=5, find=find).hits]
 

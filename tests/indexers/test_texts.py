@@ -77,7 +77,7 @@ def test_passages_are_rows_with_their_text(notes: Path) -> None:
     assert [row["text"] for path, row in found.items() if "long" in path] == list(map(paragraph, range(10)))
     row = found["notes/more/short.txt#char=0,14"]
     assert (row["modality"], row["text"], row["width"], row["height"]) == ("text", "A red bicycle.", None, None)
-    stored = Snapshot(notes.parent / ".llm2clip").vectors([row["id"]])
+    stored = Snapshot(notes.parent / ".llm2clip").vectors([int(str(row["id"]))])
     np.testing.assert_allclose(stored, encoder.encode_texts(["A red bicycle."]), atol=1e-3)
 
 
