@@ -1,6 +1,7 @@
 """Rating, keywords and caption from XMP and IPTC, in the forms that programs write."""
 
 import io
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -155,10 +156,8 @@ def test_what_is_written_is_read(caption: str, rating: int) -> None:
 
 @given(st.binary(max_size=300))
 def test_bytes_of_any_kind_are_read_or_refused(data: bytes) -> None:
-    try:
-        assert isinstance(read_xmp(data), Description)
-    except ValueError as error:
-        assert str(error)
+    with suppress(ValueError):
+        assert read_xmp(data) == Description()
 
 
 def test_iptc() -> None:

@@ -21,10 +21,16 @@ SCENE = photograph(3, (640, 480))
 ROTATED = SCENE.transpose(Image.Transpose.ROTATE_270)
 
 
+def marked(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
 def likeness(one: Image.Image, other: Image.Image) -> float:
     """Correlation of two pictures at 16 x 16."""
     small = [np.asarray(each.convert("RGB").resize((16, 16)), dtype=np.float64).ravel() for each in (one, other)]
-    return float(np.corrcoef(small)[0, 1])
+    return float(np.asarray(np.corrcoef(small))[0, 1])
 
 
 def without_pixels(data: bytes) -> bytes:
@@ -64,12 +70,12 @@ def test_without_a_useful_preview_the_sensors_pixels_are_developed(preview: byte
         (jpeg(SCENE), 1),
         (jpeg(SCENE), 6),  # as most cameras write it
         (jpeg(ROTATED), 6),  # turned already, and the shape shows it
-        (jpeg(SCENE, exif=b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\x01\3\0\1\0\0\0\6\0\0\0\0\0\0\0"), 6),
+        (jpeg(SCENE, exif=marked(6)), 6),
         (
-            jpeg(ROTATED, exif=b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\x01\3\0\1\0\0\0\6\0\0\0\0\0\0\0"),
+            jpeg(ROTATED, exif=marked(6)),
             6,
         ),  # and still says it
-        (jpeg(SCENE, exif=b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\x01\3\0\1\0\0\0\1\0\0\0\0\0\0\0"), 6),  # never says it
+        (jpeg(SCENE, exif=marked(1)), 6),  # never says it
     ],
 )
 def test_a_preview_is_upright_however_its_program_turns_it(preview: bytes, orientation: int) -> None:
@@ -121,7 +127,6 @@ def test_exif_of_other_containers() -> None:
     """Of Panasonic's files, which have a signature of their own, and of Canon's CR3, whose boxes are TIFF files."""
     data = dng(SCENE)
     assert raw_exif(b"IIU\0" + data[4:])[271] == "Testmaker"
-    boxes = b"".join((len(box) + 8).to_bytes(4) + name + box for name, box in ((b"CMT1", data[:]), (b"CMT4", data[:])))
     small = Image.Exif()
     small[271] = "Canon"
     box = small.tobytes().removeprefix(b"Exif\0\0")

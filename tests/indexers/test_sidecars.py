@@ -9,11 +9,10 @@ import pytest
 from llm2clip_search.corpora import FolderCorpus, SourceOptions
 from llm2clip_search.indexers import IndexSummary, index_corpus
 from llm2clip_search.store import Snapshot
-from tests.support.commands import run_in_process
+from tests.support.corpus import write_csv
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
 from tests.support.raws import dng, jpeg
-from tests.support.tables import write_csv
 
 PACKET = (
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description'
@@ -191,12 +190,3 @@ def test_sidecars_and_a_table_of_metadata(photos: Path) -> None:
     sidecar.unlink()
     assert run() == (2, "table", "CC0")
     assert encoder.embedded == 4
-
-
-def test_filters_by_the_command_line(photos: Path, tmp_path: Path) -> None:
-    import json
-
-    (photos / "IMG_3.xmp").write_bytes(packet(rating=4, keyword="sea", caption="at the sea"))
-    update(photos, ColourEncoder())
-    found = run_in_process("info", "--index", tmp_path / "index", "--json", cwd=tmp_path)
-    assert json.loads(found.stdout)["images"] == 4
