@@ -69,7 +69,7 @@ def test_a_raw_file_and_its_jpeg_are_one_image(photos: Path) -> None:
 def test_a_jpeg_that_is_left_out_hides_no_raw_file(photos: Path) -> None:
     (photos / "sub").mkdir()
     (photos / "sub" / "IMG_3.jpg").write_bytes(jpeg(photograph(9)))  # of another folder
-    names = [Path(item.uri).name for item in FolderCorpus(photos, exclude="*.JPG").items()]
+    names = [Path(item.uri).name for item in FolderCorpus(photos, exclude=["*.jpg", "*.JPG"]).items()]
     assert names == ["IMG_1.CR2", "IMG_3.DNG", "img_2.dng"]
 
 
