@@ -69,9 +69,11 @@ def _directory(data: bytes, order: str, offset: int) -> dict[int, tuple[int, ...
 def raw_exif(data: bytes) -> Image.Exif:
     """EXIF data of a RAW file that is a TIFF file; empty for others, whose preview has it, and if it is damaged."""
     exif = Image.Exif()
-    with suppress(Exception):  # Pillow raises many types on damaged EXIF
+    try:
         if data[:4] in _TIFF:
             exif.load(data)
+    except Exception:  # Pillow raises many types on damaged EXIF
+        return Image.Exif()
     return exif
 
 

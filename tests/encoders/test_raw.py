@@ -43,7 +43,7 @@ def without_pixels(data: bytes) -> bytes:
 def test_libraw_reads_the_files_of_these_tests() -> None:
     with rawpy.imread(io.BytesIO(dng(SCENE, preview=jpeg(SCENE), orientation=6))) as raw:
         assert (raw.sizes.width, raw.sizes.height, raw.sizes.flip) == (640, 480, 6)
-        assert raw.extract_thumb().data.endswith(jpeg(SCENE)[20:])  # behind EXIF data that LibRaw puts there
+        assert bytes(raw.extract_thumb().data).endswith(jpeg(SCENE)[20:])  # behind EXIF data that LibRaw puts there
 
 
 def test_the_preview_is_the_picture_and_the_facts_are_those_of_the_file() -> None:
@@ -126,7 +126,7 @@ def test_other_tiff_files_are_no_raw_files() -> None:
 def test_a_preview_without_exif_has_that_of_the_file() -> None:
     """As for Canon's CR3 and other files that are no TIFF files, of which only LibRaw knows the structure."""
     data = dng(SCENE, preview=jpeg(SCENE))
-    with rawpy.imread(io.BytesIO(data)) as raw, reading(raw.extract_thumb().data) as picture:
+    with rawpy.imread(io.BytesIO(data)) as raw, reading(bytes(raw.extract_thumb().data)) as picture:
         facts = read_facts(picture)
     assert (facts.camera, str(facts.taken), facts.latitude) == ("Testmaker Model 1", "2024-05-06 07:08:09", 52.5)
     assert not raw_exif(b"FUJIFILMCCD-RAW " + bytes(100))
