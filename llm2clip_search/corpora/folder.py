@@ -27,6 +27,7 @@ from llm2clip_search.corpora.skipped import Reason, Skipped
 from llm2clip_search.errors import CorpusError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pathspec import GitIgnoreSpec
 
 
@@ -170,6 +171,12 @@ class FolderCorpus(Corpus):
             yield part
         if is_empty:
             self._skipped.notes[f"files without {self.modality}s"] += 1
+
+    def schema(self, container: Item | None = None) -> "pa.Schema | None":
+        reader = None if container is None else self._reader(container.uri)
+        if container is None or reader is None:
+            return None
+        return reader.schema(LocalFiles(), container, self._options)
 
     def lists(self, container: str) -> bool:
         reader = self._reader(container)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,9 +50,16 @@ class Passages:
 
     def __init__(self, encoder: "Encoder") -> None:
         self._encoder = encoder
-        self._around = encoder.count_tokens([""])[0]
-        self._most = max(1, encoder.max_tokens - self._around)
+
+    @cached_property
+    def _around(self) -> int:
+        """Tokens that the encoder adds to a text; counting them loads its tokenizer."""
+        return self._encoder.count_tokens([""])[0]
+
+    @property
+    def _most(self) -> int:
         """Tokens of a passage, without those that the encoder adds."""
+        return max(1, self._encoder.max_tokens - self._around)
 
     def cut(self, text: str) -> list[Span]:
         """The passages of a text, in order; what is between them is white space. None for an empty text.

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SHORT_SIDE = 672
 """Pixels of the shorter side of a frame, if it has more: twice what vision towers read."""
-MOST_PIXELS = 4 << 20
-"""Pixels of a frame that is very wide."""
+LONG_SIDE = 4096
+"""Pixels of the longer side at most."""
 _DECODED_PIXELS = 1 << 27
 """Pixels of a frame that is decoded; an 8K frame has a quarter of them."""
 _FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg,mxf"
@@ -51,7 +51,7 @@ class Frame:
     def pixels(self) -> np.ndarray:
         """uint8 ``[height, width, 3]`` as it is shown, with square pixels and of bounded size."""
         width, height = self._frame.width * max(1.0, self._aspect), self._frame.height / min(1.0, self._aspect)
-        scale = min(1.0, SHORT_SIDE / min(width, height), (MOST_PIXELS / (width * height)) ** 0.5)
+        scale = min(1.0, SHORT_SIDE / min(width, height), LONG_SIDE / max(width, height))
         return _turned(self.scaled(max(1, round(scale * width)), max(1, round(scale * height))), self._frame)
 
     def scaled(self, width: int, height: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Servers on loopback, each a process of its own: files by HTTP, and an S3 server of the package moto.
 
-``python -m llm2clip_search.benchmarks.perf.loopback FOLDER`` serves a folder and prints its port.
+``python -m llm2clip_search.benchmarks.perf.loopback FOLDER PORT`` serves a folder.
 """
 
 import subprocess
@@ -30,14 +30,13 @@ class _Handler(SimpleHTTPRequestHandler):
 
 @contextmanager
 def http_server(folder: Path) -> Iterator[str]:
-    """Serve a folder's files; the URL of the folder."""
-    process = subprocess.Popen([sys.executable, "-m", __name__, str(folder)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-    finally:
-        process.terminate()
-        process.communicate()
+    """Serve a folder's files; the URL of the folder.
+
+    Raises:
+        CorpusError: the server does not start.
+    """
+    with _running(__name__, str(folder)) as url:
+        yield url
 
 
 def has_s3_server() -> bool:
@@ -52,16 +51,23 @@ def s3_server() -> Iterator[str]:
     Raises:
         CorpusError: it does not start.
     """
+    with _running("moto.server", "-H", "127.0.0.1", "-p") as url:
+        yield url
+
+
+@contextmanager
+def _running(module: str, *arguments: str) -> Iterator[str]:
+    """A module's server as a process, with a free port as its last argument; its URL."""
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", module, *arguments, str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + _WAIT_SECONDS
         while not _answers(port):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise CorpusError("The S3 server of the package moto does not start.")
+                raise CorpusError(f"The server of the module {module} does not start.")
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -77,12 +83,10 @@ def _answers(port: int) -> bool:
     return True
 
 
-def main(folder: str) -> None:
+def main(folder: str, port: str) -> None:
     """Serve a folder until the process is ended."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=folder))
-    print(server.server_port, flush=True)
-    server.serve_forever()
+    ThreadingHTTPServer(("127.0.0.1", int(port)), partial(_Handler, directory=folder)).serve_forever()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
