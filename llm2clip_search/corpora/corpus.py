@@ -78,6 +78,8 @@ class Corpus(ItemReader, Protocol):
     """Patterns of what is left out; the index remembers them."""
     everything: bool = False
     """True if hidden and system files are read too; the index remembers it."""
+    sees_sidecars: bool = False
+    """True if an item without `described` has no sidecar, so that its row loses what an earlier one said."""
     options: Mapping[str, Any] = MappingProxyType({})
     """How else it is read (see `SourceOptions`), as JSON; the index remembers it."""
 
@@ -101,6 +103,11 @@ class Corpus(ItemReader, Protocol):
             CorpusError: it is damaged, locked, or not what its name says.
         """
         raise CorpusError(f"{container.uri} has no parts.")
+
+    def own_columns(self, item: Item) -> Mapping[str, Any] | None:
+        """Caption, rating and keywords that an item has without what its sidecar says, by column, all of them; None if
+        they are as its row says. Asked for if the sidecar of an item has changed or is gone."""
+        return None
 
     def lists(self, container: str) -> bool:
         """True if `items` would list a container of this URI if it were there: the corpus reads its kind."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from PIL.ExifTags import GPS, IFD, Base
 
+from llm2clip_search.corpora.companions import columns_of, own_columns
 from llm2clip_search.corpora.corpus import Item, ItemReader, Modality
 from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.corpora.read_ahead import ReadAhead
+from llm2clip_search.corpora.xmp import describe
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL
 from llm2clip_search.encoders.images import MAX_PIXELS, Picture, reading, to_pixels
@@ -33,6 +35,10 @@ class ImageFacts:
     longitude: float | None = None
     damage: str | None = None
     """What is wrong with the file, if its picture could be read nevertheless."""
+    caption: str | None = None
+    rating: int | None = None
+    """Stars, 0 to 5; -1 for rejected."""
+    keywords: list[str] | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -51,6 +57,9 @@ class Decoded:
     size: int = 0
     """Bytes that were read."""
     facts: ImageFacts | None = None
+    own: Mapping[str, Any] | None = None
+    """Caption, rating and keywords that an image that is not decoded has itself, in place of those of a row whose
+    content or past it shares; None if they are as that row says."""
     pixels: np.ndarray | None = None
     """uint8 ``[height, width, 3]`` for the vision tower."""
     text: str | None = None
@@ -108,6 +117,7 @@ def decode_item(
         if not data:
             raise ImageError("the file is empty", stage="header")
         if known(out.content_hash):
+            out.own = own_columns(data) if modality == "image" else None
             return out
         started = time.perf_counter()
         if modality == "text":
@@ -168,7 +178,7 @@ def _read_text(data: bytes) -> str:
 
 
 def read_facts(picture: Picture) -> ImageFacts:
-    """Size and EXIF data of a picture; damaged EXIF leaves its columns empty."""
+    """Size, EXIF data, caption, rating and keywords of a picture; damaged data leaves its columns empty."""
     exif: Any = picture.exif
     details: Any = {}
     position: Any = {}
@@ -187,6 +197,7 @@ def read_facts(picture: Picture) -> ImageFacts:
         latitude=_degrees(position.get(GPS.GPSLatitude), position.get(GPS.GPSLatitudeRef), limit=90.0),
         longitude=_degrees(position.get(GPS.GPSLongitude), position.get(GPS.GPSLongitudeRef), limit=180.0),
         damage=damage,
+        **columns_of(describe(picture.packets)),
     )
 
 

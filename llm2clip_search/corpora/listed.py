@@ -156,8 +156,9 @@ class ListCorpus(Corpus):
                 f"No column of {self._source} holds paths or URLs of images; {has}.",
                 hint="Name it with --image.",
             )
-        wanted = self._options.columns
-        return table, column, carried_columns(table, used=(column,), wanted=wanted, modality=self.modality)
+        wanted, joined = self._options.columns, bool(self._options.metadata)
+        carried = carried_columns(table, used=(column,), wanted=wanted, modality=self.modality, joined=joined)
+        return table, column, carried
 
     def _table_rows(self, *, with_columns: bool) -> Iterator[_Row]:
         table, column, carried = self._table()
@@ -201,7 +202,8 @@ class ListCorpus(Corpus):
         return beside(self._source, name)
 
     def _item(self, number: int, row: _Row) -> Item:
-        described = digest(row.columns)
+        # A list without columns says nothing of its images, and takes nothing away that another source has said.
+        described = digest(row.columns) if row.columns else ""
         if not row.place:
             fault = f"the row {row.fault}" if row.fault else "the row names no image"
             return Item(uri=f"{self._source}#row={number}", fault=fault, columns=row.columns, described=described)

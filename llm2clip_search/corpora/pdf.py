@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 SHORT_SIDE = 672
 """Pixels of the shorter side of a page: twice what vision towers read, so that what they resize is sharp."""
-MOST_PIXELS = 4 << 20
-"""Pixels of a page that is very long."""
+LONG_SIDE = 4096
+"""Pixels of the longer side at most."""
+_HELD_BYTES = 32 << 20
+"""Bytes of a file after which it is opened anew: PDFium keeps what it has read until a document is closed."""
 _LOCK = Lock()
 """Held in every call of PDFium, which is not thread-safe: calls from two threads can be wrong without an error."""
 _HYPHEN = re.compile(r"[\ufffe\x02]\r?\n?")
@@ -78,9 +80,10 @@ class PdfContainer(Container):
 class _Document:
     """An open PDF. Its methods are the only calls of PDFium, and hold the lock while they work."""
 
-    def __init__(self, document: "PdfDocument", file: "_Watched") -> None:
-        self._document, self._file = document, file
-        self.pages = len(document)
+    def __init__(self, file: BinaryIO, uri: str) -> None:
+        """Open a PDF; errors as `_document`."""
+        self._file, self._uri = _Watched(file), uri
+        self._open()
 
     def render(self, number: int) -> bytes:
         """The picture of a page, from 1, as PPM.
@@ -90,8 +93,8 @@ class _Document:
             OSError: the file cannot be read.
         """
         with self._loaded(number) as page:
-            width, height = (max(1.0, side) for side in page.get_size())
-            scale = min(SHORT_SIDE / min(width, height), (MOST_PIXELS / (width * height)) ** 0.5)
+            sides = [max(1.0, side) for side in page.get_size()]
+            scale = min(SHORT_SIDE / min(sides), LONG_SIDE / max(sides))
             with closing(page.render(scale=scale * _ROUNDING, rev_byteorder=True)) as bitmap:
                 return ppm(bitmap.to_numpy())
 
@@ -101,10 +104,36 @@ class _Document:
             found = _HYPHEN.sub("", text.get_text_bounded())
         return found.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "").strip()
 
+    def close(self) -> None:
+        """Free what PDFium holds."""
+        with _LOCK:
+            self._document.close()
+
+    def _open(self) -> None:
+        import pypdfium2
+        from pypdfium2.raw import FPDF_ERR_FILE, FPDF_ERR_PASSWORD, FPDF_LoadDocument
+
+        try:
+            with _LOCK:
+                # Fails, because PDFium keeps the reason of the last failure, also for a document that has no pages.
+                FPDF_LoadDocument(b"", None)
+                self._document: PdfDocument = pypdfium2.PdfDocument(self._file)
+                self._document.init_forms()
+                self.pages = len(self._document)
+        except pypdfium2.PdfiumError as error:
+            self._file.check()
+            reasons = {FPDF_ERR_PASSWORD: "is locked by a password", FPDF_ERR_FILE: "has no pages"}
+            why = reasons.get(error.err_code, "cannot be read as a PDF: it is damaged or something else")
+            raise CorpusError(f"{self._uri} {why}.") from error
+        self._file.bytes_read = 0
+
     @contextmanager
     def _loaded(self, number: int) -> "Iterator[PdfPage]":
         from pypdfium2 import PdfiumError
 
+        if self._file.bytes_read > _HELD_BYTES:
+            self.close()
+            self._open()
         with _LOCK:
             try:
                 with closing(self._document[number - 1]) as page:
@@ -116,19 +145,26 @@ class _Document:
 
 
 class _Watched:
-    """A file that PDFium reads, which goes on without what it cannot read; `check` raises the error."""
+    """A file that PDFium reads, which goes on without what it cannot read; `check` raises the error.
+
+    Attributes:
+        bytes_read: so far, for the caller to reset.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell, self.read = file.seek, file.tell, file.read
         self._file: Any = file
         self._error: OSError | None = None
+        self.bytes_read = 0
 
     def readinto(self, buffer: Any) -> int:
         try:
-            return int(self._file.readinto(buffer))
+            count = int(self._file.readinto(buffer))
         except OSError as error:
             self._error = error
             return 0
+        self.bytes_read += count
+        return count
 
     def check(self) -> None:
         """Raise the error of an earlier read."""
@@ -144,28 +180,8 @@ def _document(files: Files, uri: str) -> Iterator[_Document]:
         OSError: the file cannot be read.
         CorpusError: it is no PDF, damaged or locked by a password.
     """
-    import pypdfium2
-    from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_ERR_SUCCESS
-
-    with files.open(uri) as file:
-        watched = _Watched(file)
-        try:
-            with _LOCK:
-                document = pypdfium2.PdfDocument(watched)
-        except pypdfium2.PdfiumError as error:
-            watched.check()
-            reasons = {FPDF_ERR_PASSWORD: "is locked by a password", FPDF_ERR_SUCCESS: "has no pages"}
-            why = reasons.get(error.err_code, "cannot be read as a PDF: it is damaged or something else")
-            raise CorpusError(f"{uri} {why}.") from error
-        try:
-            with _LOCK:
-                document.init_forms()
-                opened = _Document(document, watched)
-            watched.check()
-            yield opened
-        finally:
-            with _LOCK:
-                document.close()
+    with files.open(uri) as file, closing(_Document(file, uri)) as document:
+        yield document
 
 
 @contextmanager

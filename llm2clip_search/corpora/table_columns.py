@@ -102,6 +102,9 @@ def text_column(table: TableFile, wanted: str | None) -> str:
     schema = table.schema()
     if wanted is not None:
         check_column(table.uri, schema, wanted)
+        kind = schema.field(wanted).type
+        if pa.types.is_nested(_element(kind)) or is_binary(_element(kind)):
+            raise CorpusError(f"Column {wanted!r} of {table.uri} has the type {kind}, which holds no texts.")
         return wanted
     strings = [each.name for each in schema if is_string(_element(each.type))]
     usual = _first_named(strings, TEXT_NAMES)

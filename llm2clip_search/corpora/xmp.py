@@ -1,6 +1,8 @@
 """Rating, keywords and caption of a picture, as photo programs write them: XMP (ISO 16684-1) and IPTC records."""
 
+import codecs
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,12 +17,11 @@ MAX_BYTES = 16 << 20
 _MAX_DEPTH = 100
 _RDF, _DC = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}", "{http://purl.org/dc/elements/1.1/}"
 _RATING = "{http://ns.adobe.com/xap/1.0/}Rating"
-_PERCENT = tuple(f"{{http://ns.microsoft.com/photo/{version}/}}Rating" for version in ("1.0", "1.2"))
-_STARS = {1: 1, 25: 2, 50: 3, 75: 4, 99: 5}
-"""Stars by the percentage that Windows writes."""
+_WINDOWS = tuple(f"{{http://ns.microsoft.com/photo/{version}/}}Rating" for version in ("1.0", "1.2"))
+_PERCENT = (1, 25, 50, 75, 99)
+"""What Windows writes for 1 to 5 stars."""
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 _KEYWORDS, _CAPTION, _TITLE = (2, 25), (2, 120), (2, 5)
-_CHARACTER_SET, _UTF8 = (1, 90), b"\x1b%G"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,10 +57,11 @@ def read_xmp(data: bytes) -> Description:
         ValueError: it is not well-formed XML, is too large, or declares a document type, whose entities could make a
             small file large.
     """
-    data = data.strip(b"\x00 \r\n\t")
+    if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        data = data.strip(b"\x00 \r\n\t")
     if not data:
         return Description()
-    described = [each for each in _parse(data).iter(f"{_RDF}Description")]
+    described = list(_parse(data).iter(f"{_RDF}Description"))
     caption = _text(described, f"{_DC}description") or _text(described, f"{_DC}title")
     return Description(rating=_rating(described), keywords=_keywords(described), caption=caption)
 
@@ -69,7 +71,7 @@ def read_iptc(records: Mapping[tuple[int, int], Any]) -> Description:
 
     def values(key: tuple[int, int]) -> list[str]:
         found = records.get(key, [])
-        texts = [_decoded(each, utf8=records.get(_CHARACTER_SET) == _UTF8) for each in _listed(found)]
+        texts = [_decoded(each) for each in _listed(found)]
         return [text for text in texts if text]
 
     caption = next(iter(values(_CAPTION) or values(_TITLE)), None)
@@ -115,11 +117,9 @@ def _rating(described: list[Element]) -> int | None:
     stars = next((found for each in described if (found := _number(each, _RATING)) is not None), None)
     if stars is not None:
         return stars if -1 <= stars <= 5 else None
-    percents = (_number(each, name) for each in described for name in _PERCENT)
+    percents = (_number(each, name) for each in described for name in _WINDOWS)
     percent = next((found for found in percents if found is not None), None)
-    return None if percent is None else max((own for own in (0, *_STARS) if own <= percent), default=0) and _STARS[
-        max(own for own in _STARS if own <= percent)
-    ]
+    return None if percent is None else bisect_right(_PERCENT, percent)
 
 
 def _number(described: Element, name: str) -> int | None:
@@ -153,9 +153,11 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _decoded(value: Any, *, utf8: bool) -> str:
-    """Text of a record. Without a mark many programs write UTF-8 nevertheless, and others what Windows has."""
+def _decoded(value: Any) -> str:
+    """Text of a record: UTF-8, whether or not the file declares it, else the characters of Windows."""
     data = value if isinstance(value, bytes) else b""
-    with suppress(UnicodeDecodeError):
-        return data.decode().strip("\x00 \r\n")
-    return data.decode("utf-8" if utf8 else "cp1252", "replace").strip("\x00 \r\n")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", "replace")
+    return text.strip("\x00 \r\n")

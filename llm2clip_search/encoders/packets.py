@@ -1,11 +1,15 @@
 """What photo programs write into image files about the picture: XMP packets and IPTC records, as bytes."""
 
+import io
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, IptcImagePlugin
+
+from llm2clip_search.encoders.image_types import register_plugins
 
 _XMP, _PNG_XMP = 700, "XML:com.adobe.xmp"
 
@@ -32,6 +36,14 @@ def packets_of(image: Image.Image) -> Packets:
     with suppress(Exception):  # its parser raises SyntaxError, IndexError and others on damaged records
         iptc = IptcImagePlugin.getiptcinfo(image)  # type: ignore[arg-type]
     return Packets(_bytes(xmp), iptc or {})
+
+
+def read_packets(source: bytes | Path) -> Packets:
+    """The packets of an image file, by its header; none if Pillow cannot open it."""
+    register_plugins()
+    with suppress(Exception), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        return packets_of(image)
+    return Packets()
 
 
 def raw_packets(exif: Image.Exif) -> Packets:

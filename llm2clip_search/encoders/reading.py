@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -115,7 +115,7 @@ class Picture:
     exif: Image.Exif
     damage: str | None = None
     """What is wrong with the file, if its picture could be read nevertheless."""
-    packets: Packets = Packets()
+    packets: Packets = field(default_factory=Packets)
     """What else it says of the picture, not parsed."""
 
 
@@ -124,8 +124,8 @@ def reading(data: bytes, *, max_pixels: int = MAX_PIXELS, shortest: int | None =
     """Decode an image file to upright RGB: its first frame, with EXIF rotation applied.
 
     Transparency is laid on white, deep images are scaled to 8 bits (`to_rgb`), and a damaged file is repaired if enough
-    of its picture is there (`damaged`). Of a RAW file it is the embedded preview, if there is one. The picture counts towards the memory that all threads may use until the
-    context is left.
+    of its picture is there (`damaged`). That of a RAW file is its embedded preview, if there is one. The picture counts
+    towards the memory that all threads may use until the context is left.
 
     Args:
         max_pixels: larger images fail, by their header; memory is bounded in proportion (`decode_memory`).
@@ -256,9 +256,7 @@ def _upright(
     if method in _SWAPPING:
         size = size[1], size[0]
     damage = damage or ("damaged EXIF" if damaged_exif else "")
-    return Picture(
-        rgb=rgb, size=size, format=image.format, exif=exif, damage=damage or None, packets=packets_of(image)
-    )
+    return Picture(rgb=rgb, size=size, format=image.format, exif=exif, damage=damage or None, packets=packets_of(image))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -70,6 +70,10 @@ class IndexSummary:
     failed: int = 0
     total: int = 0
     """Live rows of the index afterwards, all corpora together."""
+    modality: str = "image"
+    """What was indexed: image or text."""
+    holds: list[str] = field(default_factory=list)
+    """What the index holds: image, text or both."""
     unreadable: list[str] = field(default_factory=list)
     """Parts of the corpus that could not be looked into; rows below them were kept."""
     vacant: dict[str, int] = field(default_factory=dict)
@@ -155,6 +159,8 @@ def index_corpus(
             removed=committer.removed,
             failed=len(committer.failures),
             total=writer.manifest.live,
+            modality=corpus.modality,
+            holds=sorted({source.modality for source in writer.manifest.sources}),
             unreadable=[f"{part}: {reason}" for part, reason in corpus.unreadable().items()],
             vacant=committer.vacant,
             missing=missing,

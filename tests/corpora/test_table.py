@@ -107,6 +107,15 @@ def test_texts_are_items_too_and_do_not_meet_the_images(tmp_path: Path) -> None:
     assert items[0].columns == {"n": 0}
 
 
+def test_numbers_are_texts_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", {"year": [1999, 0, None], "box": [{"x": 1}] * 3})
+    items = parts(path, modality="text", text="year")
+    assert [item.data for item in items] == [b"1999", b"0", None]
+    assert [content(item) for item in items[:2]] == [b"1999", b"0"]
+    with pytest.raises(CorpusError, match=r"Column 'box' of .* which holds no texts"):
+        parts(path, modality="text", text="box")
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".tsv", ".jsonl", ".ndjson.gz"])
 def test_images_in_base64(tmp_path: Path, suffix: str) -> None:
     cells = [base64.b64encode(data).decode() for data in images(2)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llm2clip_search.corpora.containers import containers
+from llm2clip_search.corpora.containers import container_for, containers
 from llm2clip_search.corpora.files import LocalFiles
 from llm2clip_search.corpora.web import WebFiles
 from llm2clip_search.store import Snapshot
@@ -32,6 +32,10 @@ LATER = (
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Kind:
     found: Kind = request.param
+    reader = container_for(found.pattern)
+    assert reader is not None
+    if reader.extra:
+        pytest.skip(f"{found.pattern} needs the extra [{reader.extra}]")
     return found
 
 

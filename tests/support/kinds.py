@@ -88,6 +88,29 @@ def _write_texts(folder: Path, content: Content) -> None:
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
 
 
+def _write_documents(folder: Path, content: Content) -> None:
+    for path, part in _files(folder, content, ".pdf"):
+        first, *rest = [_image(number) for number in part.values()]
+        first.save(path, save_all=True, append_images=rest)
+
+
+def _write_videos(folder: Path, content: Content) -> None:
+    """A frame a second, each compressed by itself: a frame that moves stays the same to the bit."""
+    import av
+
+    for path, part in _files(folder, content, ".mkv"):
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("mjpeg", rate=1, width=32, height=32, pix_fmt="yuvj444p")
+            for number in part.values():
+                frame = av.VideoFrame.from_ndarray(np.asarray(_image(number)), format="rgb24")
+                file.mux(stream.encode(frame.reformat(format="yuvj444p")))
+            file.mux(stream.encode())
+
+
+def _image(number: int) -> Image.Image:
+    return Image.open(io.BytesIO(picture(number))).convert("RGB")
+
+
 def _files(folder: Path, content: Content, suffix: str) -> list[tuple[Path, dict[str, int]]]:
     """The files of a source and what is in each: consecutive names."""
     folder.mkdir(exist_ok=True)
@@ -129,6 +152,8 @@ KINDS = (
         place=_on_the_web,
     ),
     Kind(name="table", write=_write_tables, pattern="*.parquet", options=SourceOptions(kind="table")),
+    Kind(name="pdf", write=_write_documents, pattern="*.pdf"),
+    Kind(name="video", write=_write_videos, pattern="*.mkv", options=SourceOptions(every=1.0)),
     Kind(
         name="texts",
         write=_write_texts,
