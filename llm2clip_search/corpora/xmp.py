@@ -1,5 +1,6 @@
 """Rating, keywords and caption of a picture, as photo programs write them: XMP (ISO 16684-1) and IPTC records."""
 
+import codecs
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -56,7 +57,8 @@ def read_xmp(data: bytes) -> Description:
         ValueError: it is not well-formed XML, is too large, or declares a document type, whose entities could make a
             small file large.
     """
-    data = data.strip(b"\x00 \r\n\t")
+    if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        data = data.strip(b"\x00 \r\n\t")
     if not data:
         return Description()
     described = list(_parse(data).iter(f"{_RDF}Description"))

@@ -8,11 +8,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from PIL import Image
-from PIL.ExifTags import IFD, Base
+from PIL.ExifTags import Base
 
 from llm2clip_search.encoders.image_types import CAMERA_RAW, HEAD_BYTES, of_content
 from llm2clip_search.errors import ImageError, first_line
 
+_TIFF = (b"II*\x00", b"MM\x00*")
 _DNG_VERSION, _SUB_IFDS = 50706, 330
 _MOSAICS = frozenset({32803, 34892})
 """PhotometricInterpretation of a colour filter array, and of sensor values that have three colours each."""
@@ -32,7 +33,7 @@ def is_raw(data: bytes) -> bool:
 
 
 def _is_raw_tiff(data: bytes) -> bool:
-    if data[:4] not in (b"II*\x00", b"MM\x00*"):
+    if data[:4] not in _TIFF:
         return False
     order = "<" if data[:2] == b"II" else ">"
     with suppress(struct.error):
@@ -66,35 +67,14 @@ def _directory(data: bytes, order: str, offset: int) -> dict[int, tuple[int, ...
 
 
 def raw_exif(data: bytes) -> Image.Exif:
-    """EXIF data that a RAW file holds outside of its preview; empty if there is none, or it is damaged."""
+    """EXIF data of a RAW file that is a TIFF file; empty for others, whose preview has it, and if it is damaged."""
     exif = Image.Exif()
     try:
-        if data[8:12] == b"crx ":
-            _load_boxes(exif, data)
-        elif data[:2] in (b"II", b"MM"):  # those of Olympus and Panasonic are TIFF files with another signature
-            exif.load(data if _is_tiff(data) else (b"II*\x00" if data[:2] == b"II" else b"MM\x00*") + data[4:])
+        if data[:4] in _TIFF:
+            exif.load(data)
     except Exception:  # Pillow raises many types on damaged EXIF
         return Image.Exif()
     return exif
-
-
-def _is_tiff(data: bytes) -> bool:
-    return data[:4] in (b"II*\x00", b"MM\x00*")
-
-
-def _load_boxes(exif: Image.Exif, data: bytes) -> None:
-    """Read the directories of a CR3 file, each of which is a TIFF file of its own in a box near the beginning."""
-    for name, tag in ((b"CMT1", None), (b"CMT2", IFD.Exif), (b"CMT4", IFD.GPSInfo)):
-        at = data.find(name, 0, 1 << 16)
-        if at < 4:
-            continue
-        box = data[at + 4 : at - 4 + int.from_bytes(data[at - 4 : at])]
-        if tag is None:
-            exif.load(box)
-        else:
-            part = Image.Exif()
-            part.load(box)
-            exif.get_ifd(tag).update(part)
 
 
 class RawFile:
@@ -113,7 +93,10 @@ class RawFile:
         """Upper estimate of the memory that `develop` takes."""
 
     def preview(self) -> bytes | None:
-        """The largest preview in the file as JPEG or PPM; None if there is none that can be read."""
+        """The largest preview in the file as JPEG or PPM; None if there is none that can be read.
+
+        LibRaw gives a JPEG that has no EXIF data those that it has found in the file.
+        """
         import rawpy
 
         try:

@@ -268,7 +268,7 @@ class Committer:
             of_file = twin if twin is not None else facts_of(decoded)
             is_same_row = twin is not None and each.twin == each.id
             keeps_columns = is_same_row and not item.described and decoded.redescribed is None
-            own = {} if keeps_columns else decoded.own or {}
+            own = {} if keeps_columns else dict(decoded.own or {})
             rows.append(
                 Row(
                     id=each.id,
