@@ -7,7 +7,6 @@ from typing import cast
 
 import av
 import numpy as np
-from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 from PIL import Image
 
@@ -69,7 +68,7 @@ def write_video(
 def write_sound(path: Path) -> Path:
     """A second of silence."""
     with av.open(str(path), "w") as output:
-        stream = cast("AudioStream", output.add_stream("aac", rate=8000))
+        stream = output.add_stream("aac", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), dtype=np.float32), format="fltp", layout="mono")
         frame.rate = 8000
         output.mux(stream.encode(frame))
