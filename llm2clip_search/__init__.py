@@ -22,7 +22,8 @@ from llm2clip_search.errors import (
 if TYPE_CHECKING:
     from llm2clip_search.base.identity import ModelIdentity
     from llm2clip_search.base.progress import Progress
-    from llm2clip_search.corpora import Corpus, FolderCorpus, Item, Skipped, open_corpus
+    from llm2clip_search.corpora import Corpus, FolderCorpus, Item, Skipped, SourceOptions
+    from llm2clip_search.corpora.registry import open_corpora, open_corpus
     from llm2clip_search.encoders import Encoder, load_encoder
     from llm2clip_search.encoders.config import PreprocessConfig
     from llm2clip_search.encoders.inputs import ImageInput
@@ -92,6 +93,7 @@ __all__ = [
     "Searcher",
     "Skipped",
     "Source",
+    "SourceOptions",
     "StoreError",
     "Term",
     "Verification",
@@ -103,6 +105,7 @@ __all__ = [
     "load_encoder",
     "merge_indices",
     "move_source",
+    "open_corpora",
     "open_corpus",
     "open_index",
     "repair_index",
@@ -112,7 +115,8 @@ __all__ = [
 _HOMES = {
     "base.identity": ("ModelIdentity",),
     "base.progress": ("Progress",),
-    "corpora": ("Corpus", "FolderCorpus", "Item", "Skipped", "open_corpus"),
+    "corpora": ("Corpus", "FolderCorpus", "Item", "Skipped", "SourceOptions"),
+    "corpora.registry": ("open_corpora", "open_corpus"),
     "encoders": ("Encoder", "load_encoder"),
     "encoders.config": ("PreprocessConfig",),
     "encoders.inputs": ("ImageInput",),

@@ -2,13 +2,21 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llm2clip_search import Encoder, SearchIndex, index_folder, load_encoder, open_index
-from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_flickr8k_captions, read_flickr8k_images
+from llm2clip_search.benchmarks.datasets.base import Captions
+from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import (
+    read_flickr8k_captions,
+    read_flickr8k_images,
+    read_multilingual_flickr8k,
+)
+from llm2clip_search.benchmarks.embedding import embed_images
+from llm2clip_search.benchmarks.retrieval import measure_retrieval
 from tests.support.commands import RunCli
 from tests.support.images import photograph
 
@@ -75,3 +83,34 @@ def test_a_changed_folder_costs_only_its_changes(images: Path, opened: SearchInd
     for number in range(10):
         assert now[f"images/renamed-{number}.jpg"] == renamed[f"images/{files[number].name}"]
     assert index_folder(images, encoder=encoder, index=index).indexed == 0
+
+
+def test_images_find_their_captions(images: Path, encoder: Encoder, run_cli: RunCli) -> None:
+    """text_retrieval through an index of captions is that of the benchmark, to the bit."""
+    dataset = read_multilingual_flickr8k(ROOT, "dev", ["en"])
+    cache = images.parent / "cache"
+    [measured] = measure_retrieval(encoder, dataset, cache=cache)
+    captions = dataset.captions["en"]
+    folder = images.parent / "captions"
+    folder.mkdir()
+    lines = (json.dumps({"caption": text, "image": name}) for text, name in captions_and_images(captions))
+    (folder / "dev.jsonl").write_text("\n".join(lines))
+    index = folder / ".llm2clip"
+    done = run_cli("index", folder / "dev.jsonl", "--modality", "text", "--text", "caption", "--index", index)
+    assert done.returncode == 0, done.stderr
+    opened = open_index(index)
+    names = {row["id"]: row["image"] for row in opened.snapshot.metadata().to_pylist()}
+    assert len(names) == len(captions.texts)
+    files = list(dataset.images)
+    _, ids = opened.search(embed_images(encoder, dataset.images, cache=cache), k=10)
+    found = np.array([[names[caption] == name for caption in row] for name, row in zip(files, ids, strict=True)])
+    for k in (1, 5, 10):
+        recall = np.float32(found[:, :k].any(axis=1).sum()) / np.float32(len(files))
+        assert recall == measured.metrics[f"text_retrieval_recall@{k}"]
+    for place in range(0, len(files), 400):
+        done = run_cli("query", "--image", images / files[place], "--find", "texts", "--json", "--index", index)
+        assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ids[place].tolist()
+
+
+def captions_and_images(captions: Captions) -> Iterator[tuple[str, str]]:
+    return zip(captions.texts, captions.image_ids, strict=True)

@@ -113,6 +113,13 @@ def images(count: int) -> str:
     return f"{count:,} image" + ("" if count == 1 else "s")
 
 
+def counted(count: int, modalities: Collection[str]) -> str:
+    """Rows of an index by what it holds: ``1 image``, ``8 texts``, ``68 images and texts``."""
+    if len(modalities) > 1:
+        return f"{count:,} images and texts"
+    return f"{count:,} text{'' if count == 1 else 's'}" if "text" in modalities else images(count)
+
+
 def table(*columns: str, left: Collection[str] = (), title: str = "") -> "Table":
     """An empty table in the style of all commands: bold headers and no borders.
 

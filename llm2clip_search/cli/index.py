@@ -260,7 +260,8 @@ def _print(summary: "IndexSummary", *, shown: int, named: bool) -> None:
         (summary.unchanged, "unchanged"),
     ]
     counts += [(summary.removed, "removed"), (summary.failed, "failed")]
-    rate = f", {summary.indexed / summary.elapsed:,.0f} images/s" if summary.indexed else ""
+    unit = "texts" if summary.modality == "text" else "images"
+    rate = f", {summary.indexed / summary.elapsed:,.0f} {unit}/s" if summary.indexed else ""
     parts = ", ".join(f"{count:,} {name}" for count, name in counts)
     name = f"{console.visible(summary.root)}: " if named else ""
     console.out.print(f"{escape(name)}{parts} in {summary.elapsed:.1f} s{rate}")
@@ -289,4 +290,4 @@ def _print(summary: "IndexSummary", *, shown: int, named: bool) -> None:
     for reason in summary.skipped.reasons():
         console.say(f"  {reason}")
     search = f"approximate search ({summary.ann})" if summary.ann else "exact search"
-    console.say(f"  {console.images(summary.total)} in {summary.index}, {search}")
+    console.say(f"  {console.counted(summary.total, summary.holds)} in {summary.index}, {search}")

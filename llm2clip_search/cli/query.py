@@ -269,9 +269,8 @@ def _answer(
 def _explain(results: list["Result"], opened: "Searcher", *, per: str) -> None:
     for result in results:
         if len({name for part in opened.parts for name in part.snapshot.modalities}) > 1:
-            console.say(
-                f"find: {result.find}, so that no {'images' if result.find == 'texts' else 'texts'} are compared"
-            )
+            others = "images" if result.find == "texts" else "texts"
+            console.say(f"find: {result.find}; {others} are not compared")
         for part, plan in zip(opened.parts, result.plans, strict=True):
             name = f" of {part.snapshot.folder}" if len(opened.parts) > 1 else ""
             console.say(f"plan{name}: {plan.strategy} on the {plan.device}: {plan.reason}")

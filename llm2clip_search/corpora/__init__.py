@@ -3,7 +3,6 @@
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.folder import FolderCorpus
 from llm2clip_search.corpora.options import SourceOptions
-from llm2clip_search.corpora.registry import open_corpora, open_corpus
 from llm2clip_search.corpora.skipped import Skipped
 
-__all__ = ["Corpus", "FolderCorpus", "Item", "Skipped", "SourceOptions", "open_corpora", "open_corpus"]
+__all__ = ["Corpus", "FolderCorpus", "Item", "Skipped", "SourceOptions"]

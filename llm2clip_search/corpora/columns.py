@@ -11,19 +11,8 @@ _WELCOME = frozenset({"caption", "rating", "keywords", "taken", "camera", "latit
 _OWN = frozenset(
     (
         *("id", "path", "content_hash", "size", "mtime_ns", "width", "height", "format", "corpus", "version", "damage"),
-        *(
-            "modality",
-            "text",
-            "described",
-            "rank",
-            "score",
-            "exists",
-            "index",
-            "duplicates",
-            "path_bytes",
-            "mtime",
-            "part",
-        ),
+        *("modality", "text", "described", "part", "rank", "score", "exists", "index", "duplicates", "path_bytes"),
+        "mtime",
     )
 )
 """Columns that the index and its hits have for something else."""

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import cache
-from pathlib import PurePosixPath
 
 from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.corpus import Item
@@ -26,9 +25,12 @@ def container_for(uri: str, kind: str | None = None) -> Container | None:
     """The reader of a container by its kind, or by its name; None for any other file."""
     if kind is not None:
         return next((reader for reader in containers() if reader.kind == kind), None)
-    suffixes = PurePosixPath(uri).suffixes[-2:]
+    name = uri[uri.rfind("/") + 1 :].casefold()  # a million times: `PurePosixPath` takes ten times as long
+    last = name.rfind(".")
+    if last <= 0:
+        return None
     by_suffix = _by_suffix()
-    return by_suffix.get("".join(suffixes).casefold()) or by_suffix.get("".join(suffixes[-1:]).casefold())
+    return by_suffix.get(name[max(name.rfind(".", 0, last), 0) :]) or by_suffix.get(name[last:])
 
 
 @cache
@@ -48,11 +50,6 @@ def _by_suffix() -> dict[str, Container]:
     return {suffix: reader for reader in reversed(containers()) for suffix in reader.suffixes}
 
 
-def open_uri(uri: str, version: str = "") -> bytes:
-    """The bytes of a file or a part of one, wherever it is, by what an index knows of it; errors as `open_item`."""
-    return open_item(Item(uri=uri, version=version), files_of(uri))
-
-
 def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
     """The bytes of a file, or of a part of one, by its URI and version alone.
 
@@ -64,12 +61,17 @@ def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
         ImageError: it is damaged.
         CorpusError: the extra that reads it is not installed.
     """
-    uri, characters = char_range(item.uri)
     container, part = container_uri(item.uri)
     reader = container_for(container, kind)
     if reader is None or not part:
         return files.read(item.uri)
     reader.check_extra(container)
+    uri, characters = char_range(item.uri)
     if characters is None:
         return reader.open(files, item)
     return reader.text(files, replace(item, uri=uri))[slice(*characters)].encode()
+
+
+def open_uri(uri: str, version: str = "") -> bytes:
+    """The bytes of a file or a part of one, wherever it is, by what an index knows of it; errors as `open_item`."""
+    return open_item(Item(uri=uri, version=version), files_of(uri))

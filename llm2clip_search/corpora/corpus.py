@@ -23,6 +23,8 @@ class Item:
     uri: str
     """Where it is: a path of this machine, or ``scheme://...``. Unique within the index. That of a part is the URI of
     its container, ``#``, and which part it is: ``shard.tar#000012.jpg``, ``scan.pdf#page=3``, ``clip.mp4#t=12.5``."""
+    address: str = field(default="", repr=False)
+    """Where it is with the secrets that `uri` leaves out, such as a signature; empty if there are none. Not stored."""
     version: str = ""
     """Equal for as long as the content is the same, as far as the source can tell without reading it; empty if it
     cannot tell, and then the item is read and compared by content hash."""
@@ -76,6 +78,8 @@ class Corpus(ItemReader, Protocol):
     """Patterns of what is left out; the index remembers them."""
     everything: bool = False
     """True if hidden and system files are read too; the index remembers it."""
+    sees_sidecars: bool = False
+    """True if an item without `described` has no sidecar, so that its row loses what an earlier one said."""
     options: Mapping[str, Any] = MappingProxyType({})
     """How else it is read (see `SourceOptions`), as JSON; the index remembers it."""
 
@@ -99,6 +103,11 @@ class Corpus(ItemReader, Protocol):
             CorpusError: it is damaged, locked, or not what its name says.
         """
         raise CorpusError(f"{container.uri} has no parts.")
+
+    def own_columns(self, item: Item) -> Mapping[str, Any] | None:
+        """Caption, rating and keywords that an item has without what its sidecar says, by column, all of them; None if
+        they are as its row says. Asked for if the sidecar of an item has changed or is gone."""
+        return None
 
     def lists(self, container: str) -> bool:
         """True if `items` would list a container of this URI if it were there: the corpus reads its kind."""

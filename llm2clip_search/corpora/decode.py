@@ -2,21 +2,23 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 from PIL.ExifTags import GPS, IFD, Base
 
+from llm2clip_search.corpora.companions import columns_of, own_columns
 from llm2clip_search.corpora.corpus import Item, ItemReader, Modality
 from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.corpora.read_ahead import ReadAhead
+from llm2clip_search.corpora.xmp import describe
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL
 from llm2clip_search.encoders.images import MAX_PIXELS, Picture, reading, to_pixels
-from llm2clip_search.errors import ImageError, first_line
+from llm2clip_search.errors import CorpusError, ImageError, first_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +35,10 @@ class ImageFacts:
     longitude: float | None = None
     damage: str | None = None
     """What is wrong with the file, if its picture could be read nevertheless."""
+    caption: str | None = None
+    rating: int | None = None
+    """Stars, 0 to 5; -1 for rejected."""
+    keywords: list[str] | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -51,6 +57,9 @@ class Decoded:
     size: int = 0
     """Bytes that were read."""
     facts: ImageFacts | None = None
+    own: Mapping[str, Any] | None = None
+    """Caption, rating and keywords that an image that is not decoded has itself, in place of those of a row whose
+    content or past it shares; None if they are as that row says."""
     pixels: np.ndarray | None = None
     """uint8 ``[height, width, 3]`` for the vision tower."""
     text: str | None = None
@@ -84,7 +93,8 @@ def decode_item(
         known: called with the content hash; if it returns True, the item is not decoded, because its vector and
             facts are in the index.
     """
-    out = Decoded(item=item)
+    # A result waits for its commit, which takes thousands of them; what listing has read must not wait with it.
+    out = Decoded(item=item if item.data is None else replace(item, data=None))
     started = time.perf_counter()
     try:
         if item.fault:
@@ -99,12 +109,15 @@ def decode_item(
             data = reader.open(item) if item.data is None else item.data
         except OSError as error:
             raise ImageError(error.strerror or str(error), stage="read") from error
+        except CorpusError as error:  # an address that nothing here reads
+            raise ImageError(str(error).rstrip("."), stage="read", hint=error.hint) from error
         out.size = len(data)
         out.content_hash = hashlib.blake2b(data, digest_size=16).hexdigest()
         out.seconds["read"] = time.perf_counter() - started
         if not data:
             raise ImageError("the file is empty", stage="header")
         if known(out.content_hash):
+            out.own = own_columns(data) if modality == "image" else None
             return out
         started = time.perf_counter()
         if modality == "text":
@@ -136,14 +149,22 @@ def decode_ahead(
     """`decode_item` for every item in threads, in order, with at most ``ahead`` items waiting or in work; results among
     the items pass through."""
 
-    with ReadAhead(reader, largest=BYTES_PER_PIXEL * max_pixels) as source:
+    source = ReadAhead(reader, largest=BYTES_PER_PIXEL * max_pixels)
 
-        def decoded(item: Item | Decoded) -> Decoded:
-            if isinstance(item, Decoded):
-                return item
-            return decode_item(source, item, preprocess, modality=modality, max_pixels=max_pixels, known=known)
+    def decoded(item: Item | Decoded) -> Decoded:
+        if isinstance(item, Decoded):
+            return item
+        return decode_item(source, item, preprocess, modality=modality, max_pixels=max_pixels, known=known)
 
-        yield from map_ahead(decoded, source.listed(items), threads=threads, ahead=ahead)
+    listed = source.listed(items)
+    return map_ahead(decoded, listed, threads=threads, ahead=ahead, weigh=held_bytes, stop=source.stop)
+
+
+def held_bytes(item: Item | Decoded) -> int:
+    """Bytes that an item holds before it is decoded: content that was listed with it, or is being read elsewhere."""
+    if isinstance(item, Decoded):
+        return 0
+    return len(item.data) if item.data is not None else item.size * ("://" in item.uri)
 
 
 def _read_text(data: bytes) -> str:
@@ -157,7 +178,7 @@ def _read_text(data: bytes) -> str:
 
 
 def read_facts(picture: Picture) -> ImageFacts:
-    """Size and EXIF data of a picture; damaged EXIF leaves its columns empty."""
+    """Size, EXIF data, caption, rating and keywords of a picture; damaged data leaves its columns empty."""
     exif: Any = picture.exif
     details: Any = {}
     position: Any = {}
@@ -176,6 +197,7 @@ def read_facts(picture: Picture) -> ImageFacts:
         latitude=_degrees(position.get(GPS.GPSLatitude), position.get(GPS.GPSLatitudeRef), limit=90.0),
         longitude=_degrees(position.get(GPS.GPSLongitude), position.get(GPS.GPSLongitudeRef), limit=180.0),
         damage=damage,
+        **columns_of(describe(picture.packets)),
     )
 
 

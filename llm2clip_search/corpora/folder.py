@@ -1,11 +1,13 @@
 """A folder of image files as a corpus."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from llm2clip_search.corpora.companions import Companions, SidecarColumns, own_columns, sidecar_mark
 from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.containers import open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
@@ -25,6 +27,7 @@ from llm2clip_search.corpora.skipped import Reason, Skipped
 from llm2clip_search.errors import CorpusError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pathspec import GitIgnoreSpec
 
 
@@ -33,8 +36,11 @@ class FolderCorpus(Corpus):
 
     System folders (`skipped.SYSTEM_FOLDERS`), hidden files and folders, and what ``exclude`` or a ``.llm2clipignore``
     in the folder matches are left out. Links are followed; a folder is entered once, so loops end. An item's URI is its
-    path as the root was given, its version the times of its last changes (content, and anything else).
+    path as the root was given, its version the times of its last changes (content, and anything else). A RAW file
+    beside an image of the same name is left out, and an XMP sidecar describes the image beside it (`companions`).
     """
+
+    sees_sidecars = True
 
     def __init__(
         self,
@@ -91,6 +97,7 @@ class FolderCorpus(Corpus):
             device, entries = entered
             if device_above not in (None, device) and not folder.is_symlink():
                 self._mounts.append(str(folder))
+            companions = self._companions(folder, entries, extensions, ignored)
             folders: list[Path] = []
             for entry in entries:
                 path = Path(entry.path)
@@ -104,8 +111,12 @@ class FolderCorpus(Corpus):
                         folders.append(path)
                     elif entry.is_symlink() and not path.exists():
                         self._dangling.append(entry.path)
+                    elif companions.is_shown(path.name):
+                        self._skipped.raw += 1
                     elif (is_image or self.lists(path.name)) and entry.is_file():
-                        yield item_of(file_status(entry.path, entry.stat()), is_container=not is_image)
+                        item = item_of(file_status(entry.path, entry.stat()), is_container=not is_image)
+                        sidecar = companions.sidecar(path.name) if is_image else None
+                        yield item if sidecar is None else self._with_sidecar(item, folder / sidecar)
                     else:
                         extra = "" if is_image else missing_extra(path.name, self._options)
                         self._skipped.add_unread(path.name, is_image=is_image, extra=extra)
@@ -114,6 +125,28 @@ class FolderCorpus(Corpus):
             if len(folders) == len(entries):
                 self._fileless[str(folder)] = len(folders)
             pending.extend((each, device) for each in reversed(folders))
+
+    def _companions(
+        self, folder: Path, entries: list[os.DirEntry[str]], extensions: frozenset[str], ignored: "GitIgnoreSpec"
+    ) -> Companions:
+        def is_listed(name: str) -> bool:
+            return self._why_not(folder / name, ignored, is_folder=False) is None
+
+        return Companions(
+            [entry.name for entry in entries],
+            is_listed=is_listed,
+            extensions=extensions,
+            separate_raw=self._options.separate_raw,
+        )
+
+    def _with_sidecar(self, item: Item, sidecar: Path) -> Item:
+        def report(note: str) -> None:
+            self._skipped.notes[note] += 1
+
+        try:
+            return replace(item, columns=SidecarColumns(sidecar, report=report), described=sidecar_mark(sidecar))
+        except OSError:  # a link without target, or it was removed a moment ago
+            return item
 
     @cached_property
     def _patterns(self) -> "GitIgnoreSpec":
@@ -139,12 +172,21 @@ class FolderCorpus(Corpus):
         if is_empty:
             self._skipped.notes[f"files without {self.modality}s"] += 1
 
+    def schema(self, container: Item | None = None) -> "pa.Schema | None":
+        reader = None if container is None else self._reader(container.uri)
+        if container is None or reader is None:
+            return None
+        return reader.schema(LocalFiles(), container, self._options)
+
     def lists(self, container: str) -> bool:
         reader = self._reader(container)
         return reader is not None and not reader.extra
 
     def open(self, item: Item) -> bytes:
         return open_item(item, LocalFiles())
+
+    def own_columns(self, item: Item) -> Mapping[str, Any]:
+        return own_columns(Path(item.uri))
 
     def _reader(self, name: str) -> Container | None:
         return reader_in_folder(name, self._options)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,9 @@ class JoinedCorpus(Corpus):
         own = self.corpus.schema(container)
         added = self._table.schema
         return pa.schema([*(each for each in own or () if each.name not in added.names), *added])
+
+    def own_columns(self, item: Item) -> Mapping[str, Any] | None:
+        return self.corpus.own_columns(item)
 
     def open(self, item: Item) -> bytes:
         return self.corpus.open(item)

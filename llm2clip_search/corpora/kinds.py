@@ -15,7 +15,10 @@ from llm2clip_search.errors import CorpusError
 
 _LOOKED_AT = 10_000
 """Files of a folder whose names are looked at."""
-UNKNOWN_HINT = "If it is a list of paths or URLs, use --as list; --as tar, table, pdf, video or text names its kind."
+UNKNOWN_HINT = (
+    "If it is a list of paths or URLs, use --as list; --as tar, table, pdf, video or text names its kind, and"
+    " --modality text indexes texts."
+)
 """What to do about a file whose name does not tell what it is."""
 
 
@@ -69,6 +72,5 @@ def _of_file(path: Path, modality: Modality) -> Kind:
         return "folder"
     raise CorpusError(
         f"{path} is a {path.suffix or 'file without a suffix'}, which nothing here reads as {modality}s.",
-        hint="If it is a list of paths or URLs, use --as list; --as tar, table, pdf, video or text names its kind, and"
-        " --modality text indexes texts.",
+        hint=UNKNOWN_HINT,
     )

@@ -15,6 +15,7 @@ from urllib.request import url2pathname
 import numpy as np
 import pyarrow as pa
 
+from llm2clip_search.corpora.addresses import public_uri, withhold
 from llm2clip_search.corpora.columns import digest
 from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.containers import container_for, open_item
@@ -88,6 +89,7 @@ class ListCorpus(Corpus):
     def parts(self, container: Item) -> Iterator[Item]:
         reader = self._reader(container.uri)
         assert reader is not None, "only containers have parts"
+        withhold(container.address or container.uri)
         for part in reader.parts(files_of(container.uri, self._options), container, self._options):
             columns = {**container.columns, **part.columns}
             yield replace(part, columns=columns, described=digest(columns))
@@ -108,6 +110,7 @@ class ListCorpus(Corpus):
         return carried_schema(self._table()[2])
 
     def open(self, item: Item) -> bytes:
+        withhold(item.address or item.uri)
         return open_item(item, files_of(item.uri, self._options))
 
     def skipped(self) -> Skipped:
@@ -121,7 +124,10 @@ class ListCorpus(Corpus):
 
     def _first_of_each(self) -> np.ndarray:
         """Which rows name something that no earlier row names: bool ``[rows]``. Holds 8 bytes for each row."""
-        keys = array("q", (hash(self._place(row.place)) if row.place else -number for number, row in self._numbered()))
+        keys = array(
+            "q",
+            (hash(public_uri(self._place(row.place))) if row.place else -number for number, row in self._numbered()),
+        )
         hashes = np.frombuffer(keys, dtype=np.int64)
         first = np.zeros(len(hashes), dtype=bool)
         first[np.unique(hashes, return_index=True)[1]] = True
@@ -150,8 +156,9 @@ class ListCorpus(Corpus):
                 f"No column of {self._source} holds paths or URLs of images; {has}.",
                 hint="Name it with --image.",
             )
-        wanted = self._options.columns
-        return table, column, carried_columns(table, used=(column,), wanted=wanted, modality=self.modality)
+        wanted, joined = self._options.columns, bool(self._options.metadata)
+        carried = carried_columns(table, used=(column,), wanted=wanted, modality=self.modality, joined=joined)
+        return table, column, carried
 
     def _table_rows(self, *, with_columns: bool) -> Iterator[_Row]:
         table, column, carried = self._table()
@@ -195,31 +202,36 @@ class ListCorpus(Corpus):
         return beside(self._source, name)
 
     def _item(self, number: int, row: _Row) -> Item:
-        described = digest(row.columns)
+        # A list without columns says nothing of its images, and takes nothing away that another source has said.
+        described = digest(row.columns) if row.columns else ""
         if not row.place:
             fault = f"the row {row.fault}" if row.fault else "the row names no image"
             return Item(uri=f"{self._source}#row={number}", fault=fault, columns=row.columns, described=described)
-        uri = self._place(row.place)
-        item = _item_at(uri, is_container=self._reader(uri) is not None)
-        return replace(item, columns=row.columns, described=described)
+        place = self._place(row.place)
+        uri = public_uri(place)
+        item = _item_at(uri, row.columns, described, is_container=self._reader(uri) is not None)
+        return item if place == uri else replace(item, address=place)
 
     def _reader(self, uri: str) -> Container | None:
         reader = container_for(uri)
         return reader if reader is not None and self.modality in reader.modalities and not reader.extra else None
 
 
-def _item_at(uri: str, *, is_container: bool) -> Item:
+def _item_at(uri: str, columns: dict[str, Any], described: str, *, is_container: bool) -> Item:
     if "://" in uri:
-        return Item(uri=uri, version=URL_VERSION, is_container=is_container)
+        return Item(uri=uri, version=URL_VERSION, is_container=is_container, columns=columns, described=described)
+    fault = ""
     try:
         status = os.stat(uri)  # noqa: PTH116 - a string in, a million times
+        if not stat.S_ISDIR(status.st_mode):
+            item = item_of(file_status(uri, status), is_container=is_container)
+            return replace(item, columns=columns, described=described)
+        fault = "a folder, not a file"
     except (OSError, ValueError) as error:
         # Of a folder that is not there, such as an unmounted disk, nothing is known: `open` fails, and a row stays.
-        is_gone = os.path.isdir(os.path.dirname(uri) or os.curdir)  # noqa: PTH112, PTH120
-        return Item(uri=uri, fault=str(getattr(error, "strerror", None) or error) if is_gone else "")
-    if stat.S_ISDIR(status.st_mode):
-        return Item(uri=uri, fault="a folder, not a file")
-    return item_of(file_status(uri, status), is_container=is_container)
+        if os.path.isdir(os.path.dirname(uri) or os.curdir):  # noqa: PTH112, PTH120
+            fault = str(getattr(error, "strerror", None) or error)
+    return Item(uri=uri, fault=fault, columns=columns, described=described)
 
 
 def _is_table(uri: str) -> bool:

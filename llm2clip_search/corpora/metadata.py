@@ -36,7 +36,7 @@ class MetadataTable:
 
         Args:
             on: its column that names the items; empty if that is told from the names of the columns.
-            columns: further columns that are wanted; None for all.
+            columns: further columns that are wanted, if they are there; None for all.
             modality: of the items.
 
         Raises:
@@ -48,7 +48,9 @@ class MetadataTable:
             table = open_table(files, uri, self.version)
             on = on or key_column(table)
             check_column(uri, table.schema(), on)
-            self._carried: list[CarriedColumn] = carried_columns(table, used=(on,), wanted=columns, modality=modality)
+            self._carried: list[CarriedColumn] = carried_columns(
+                table, used=(on,), wanted=columns, modality=modality, joined=True
+            )
             blocks = list[pa.RecordBatch]()
             self.unreadable = 0
             for rows in table.rows([on, *(each.name for each in self._carried)], size=_BLOCK):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,7 @@ _SENTENCE = re.compile(
     rf"|(?<=[{_WIDE_END}])(?![{_WIDE_END}{_WIDE_CLOSING}])|(?<=[{_WIDE_END}][{_WIDE_CLOSING}])"
 )
 _LINE = re.compile(r"(?<=\S)(?=[ \t]*\n)")
+_SPACE = re.compile(r"\s")
 _HEADING = re.compile(r"\s*#{1,6} ")
 _RANGE = re.compile(r"(?:(?<=#)|&)char=(\d+),(\d+)$")
 _CHARACTERS_PER_TOKEN = 16
@@ -49,9 +51,16 @@ class Passages:
 
     def __init__(self, encoder: "Encoder") -> None:
         self._encoder = encoder
-        self._around = encoder.count_tokens([""])[0]
-        self._most = max(1, encoder.max_tokens - self._around)
+
+    @cached_property
+    def _around(self) -> int:
+        """Tokens that the encoder adds to a text; counting them loads its tokenizer."""
+        return self._encoder.count_tokens([""])[0]
+
+    @property
+    def _most(self) -> int:
         """Tokens of a passage, without those that the encoder adds."""
+        return max(1, self._encoder.max_tokens - self._around)
 
     def cut(self, text: str) -> list[Span]:
         """The passages of a text, in order; what is between them is white space. None for an empty text.
@@ -63,7 +72,13 @@ class Passages:
             return []
         if self._counts(text, [whole])[0] <= self._most:
             return [whole]
-        return self._fitting(text, self._packed(text, whole, self._most))
+        found: list[Span] = []
+        for start, end in self._fitting(text, self._packed(text, whole, self._most)):
+            if found and start <= found[-1][0]:  # where words are apart, what overlaps may be all of a passage
+                found.pop()
+            if not found or end > found[-1][1]:
+                found.append((start, end))
+        return found
 
     def _fitting(self, text: str, spans: Sequence[Span]) -> list[Span]:
         """Passages of which none is too long: pieces were counted by themselves, and may have more tokens together."""
@@ -187,12 +202,13 @@ def _overlapping(text: str, pieces: Sequence[_Piece], most: int) -> list[Span]:
 
 
 def _last(text: str, piece: _Piece, tokens: int) -> int:
-    """Where about the last ``tokens`` of a piece begin: at a word if there are spaces."""
+    """Where about the last ``tokens`` of a piece begin: at a word if there are spaces, or behind the last one."""
     if tokens >= piece.tokens:
         return piece.start
     start = piece.end - (piece.end - piece.start) * tokens // piece.tokens
-    word = re.compile(r"\s").search(text, start, piece.end)
-    return word.start() if word else start
+    if word := _SPACE.search(text, start, piece.end):
+        return word.start()
+    return piece.end if _SPACE.search(text, piece.start + 1, piece.end) else start
 
 
 def _split(text: str, span: Span, pattern: re.Pattern[str]) -> list[Span]:

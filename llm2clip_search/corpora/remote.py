@@ -52,9 +52,8 @@ def kind_of_remote(uri: str, options: SourceOptions) -> Kind:
         if not names and _is_file(files, uri):
             if options.kind is not None:
                 return "files"
-            raise CorpusError(
-                f"{uri} is a {_suffix(uri) or 'file without a suffix'}, which nothing here reads.", hint=UNKNOWN_HINT
-            )
+            what = _suffix(uri) or "file without a suffix"
+            raise CorpusError(f"{uri} is a {what}, which nothing here reads as {options.modality}s.", hint=UNKNOWN_HINT)
     except OSError as error:
         raise _unlisted(uri, error) from error
     kinds = {reader.kind for name in names if (reader := container_for(name)) is not None}

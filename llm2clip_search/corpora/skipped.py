@@ -58,6 +58,8 @@ class Skipped:
     hidden_folders: int = 0
     excluded: int = 0
     """Image files and folders that a pattern matches."""
+    raw: int = 0
+    """RAW files for which an image of the same name stands."""
     other: int = 0
     """Files that are not images."""
     notes: Counter[str] = field(default_factory=Counter)
@@ -92,6 +94,9 @@ class Skipped:
         found = []
         for extension, count in sorted(self.types.items()):
             found.append(f"{count:,} {extension} {'file' if count == 1 else 'files'} skipped: {self._lack(extension)}")
+        if self.raw:
+            files, them = ("1 RAW file", "it") if self.raw == 1 else (f"{self.raw:,} RAW files", "them")
+            found.append(f"{files} skipped: a JPEG or other image of the same name is beside {them}")
         if self.system:
             total, names = sum(self.system.values()), ", ".join(sorted(self.system)[:6])
             more = f" and {len(self.system) - 6} other names" if len(self.system) > 6 else ""
@@ -120,7 +125,7 @@ class Skipped:
             kind = image_types.of_name(f"x{extension}")
             extra = self.extras.get(extension) or (kind.extra if kind else "")
             types[extension] = {"files": count, "extra": extra or None}
-        counts = ("hidden", "hidden_folders", "excluded", "other")
+        counts = ("hidden", "hidden_folders", "excluded", "raw", "other")
         rest = {name: getattr(self, name) for name in counts}
         notes = {"notes": dict(self.notes)} if self.notes else {}
         return {"types": types, "system": dict(sorted(self.system.items())), **rest, **notes}

@@ -93,7 +93,9 @@ def _reading(table: TableFile, options: SourceOptions) -> _Reading:
         used: Sequence[str] = (*columns, *columns_of_images(table))
     else:
         columns = used = image_columns(table, options.image)
-    carried = carried_columns(table, used=used, wanted=options.columns, modality=options.modality)
+    carried = carried_columns(
+        table, used=used, wanted=options.columns, modality=options.modality, joined=bool(options.metadata)
+    )
     names = options.modality == "text" or len(columns) > 1 or options.image is not None
     return _Reading(columns=columns, names=names, carried=carried)
 
@@ -133,6 +135,6 @@ def _content(files: Files, uri: str, cell: Any) -> bytes:
             cell = from_base64(cell) if is_base64(cell) else cell.encode()
         except ValueError as error:
             raise ImageError(f"the row holds damaged base64: {error}", stage="read") from error
-    if not cell:
+    if cell is None or cell == b"":
         raise ImageError("the row holds nothing", stage="read")
-    return bytes(cell)
+    return cell if isinstance(cell, bytes) else str(cell).encode()  # a column of texts may be one of numbers

@@ -49,7 +49,8 @@ def kind_of_table(uri: str, options: SourceOptions | None = None) -> Literal["ta
     options = options or SourceOptions()
     if options.modality == "text":
         return "table"
-    table = open_table(files_of(uri, options), uri)
+    files = files_of(uri, options)
+    table = open_table(files, uri, files.status(uri).version)
     schema = table.schema()
     if options.image is not None and options.image in schema.names:
         is_text = is_string(schema.field(options.image).type)
@@ -101,6 +102,9 @@ def text_column(table: TableFile, wanted: str | None) -> str:
     schema = table.schema()
     if wanted is not None:
         check_column(table.uri, schema, wanted)
+        kind = schema.field(wanted).type
+        if pa.types.is_nested(_element(kind)) or is_binary(_element(kind)):
+            raise CorpusError(f"Column {wanted!r} of {table.uri} has the type {kind}, which holds no texts.")
         return wanted
     strings = [each.name for each in schema if is_string(_element(each.type))]
     usual = _first_named(strings, TEXT_NAMES)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -38,14 +39,22 @@ class TableFile(ABC):
     uri: str
     version: str = ""
 
-    @abstractmethod
     def schema(self) -> pa.Schema:
-        """Columns with distinct names and plain types: no dictionaries, no extension types.
+        """Columns with distinct names and plain types: no dictionaries, no extension types. Read once.
 
         Raises:
             OSError: it cannot be read.
             CorpusError: it is damaged, encrypted, or not such a file.
         """
+        return self._schema
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        return self.read_schema()
+
+    @abstractmethod
+    def read_schema(self) -> pa.Schema:
+        """As `schema`, from the file."""
 
     @abstractmethod
     def rows(self, columns: Sequence[str], *, first: int = 0, size: int = 1024) -> Iterator[Rows]:
@@ -59,7 +68,7 @@ class TableFile(ABC):
 class ParquetFile(TableFile):
     """A Parquet file. Its footer says which row group holds a row, so those before are not read."""
 
-    def schema(self) -> pa.Schema:
+    def read_schema(self) -> pa.Schema:
         with readable(self.uri), opened(self) as source:
             return plain_schema(pq.ParquetFile(source).schema_arrow)
 
@@ -101,7 +110,7 @@ class ArrowFile(TableFile):
     A file of this machine is mapped, so that of a large record batch only what is used is read.
     """
 
-    def schema(self) -> pa.Schema:
+    def read_schema(self) -> pa.Schema:
         with readable(self.uri), opened(self, mapped=True) as source:
             return plain_schema(self._reader(source).schema)
 

@@ -49,8 +49,8 @@ _Record = Mapping[str, Any] | str
 class TextTable(TableFile):
     """A table that is text, gzipped or not; a byte-order mark, which spreadsheets write, is skipped."""
 
-    def schema(self) -> pa.Schema:
-        return _schema(self) if self.version else self.read_schema()
+    def read_schema(self) -> pa.Schema:
+        return _types_of(self) if self.version else self.types()
 
     def rows(self, columns: Sequence[str], *, first: int = 0, size: int = 1024) -> Iterator[Rows]:
         schema = pa.schema([each for each in self.schema() if each.name in columns])
@@ -67,8 +67,8 @@ class TextTable(TableFile):
         return batch_of({each.name: self.column(cells[each.name], each.type) for each in schema}, len(block))
 
     @abstractmethod
-    def read_schema(self) -> pa.Schema:
-        """As `schema`, by reading the whole file."""
+    def types(self) -> pa.Schema:
+        """Columns and the types of all their values, by reading the whole file."""
 
     @abstractmethod
     @contextmanager
@@ -93,15 +93,15 @@ class TextTable(TableFile):
 
 
 @lru_cache(maxsize=16)
-def _schema(table: TextTable) -> pa.Schema:
-    """The schema of one version of a file, remembered because it takes reading the file."""
-    return table.read_schema()
+def _types_of(table: TextTable) -> pa.Schema:
+    """The types of one version of a file, remembered because they take reading it."""
+    return table.types()
 
 
 class CsvFile(TextTable):
     """Comma-separated values with a header; separated by tabs in ``.tsv``, in ``.csv`` by what separates the header."""
 
-    def read_schema(self) -> pa.Schema:
+    def types(self) -> pa.Schema:
         with self.records() as (names, records):
             fits, empty = {name: list(_CSV_TYPES) for name in names}, set(names)
             rows = (row for row in records if not isinstance(row, str))
@@ -173,7 +173,7 @@ def _first_type(fits: Sequence[tuple[pa.DataType, str]]) -> pa.DataType:
 class JsonFile(TextTable):
     """An object in each line; the keys of all lines are the columns. What has no one Arrow type is JSON text."""
 
-    def read_schema(self) -> pa.Schema:
+    def types(self) -> pa.Schema:
         seen: dict[str, set[str]] = {}
         with self.records() as (_, records):
             for row in records:

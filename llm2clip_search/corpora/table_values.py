@@ -28,20 +28,21 @@ class CarriedColumn:
 
 
 def carried_columns(
-    table: TableFile, *, used: Sequence[str], wanted: Sequence[str] | None, modality: Modality
+    table: TableFile, *, used: Sequence[str], wanted: Sequence[str] | None, modality: Modality, joined: bool = False
 ) -> list[CarriedColumn]:
     """The columns that become columns of the index: all that are wanted and hold no bytes.
 
     Args:
         used: columns that hold the items themselves.
         wanted: None for all.
+        joined: those that are wanted may be in another table that is joined to this one.
         modality: of the items; a column that describes images, such as LAION's TEXT, becomes their caption.
 
     Raises:
         CorpusError: a wanted column is not there.
     """
     schema = table.schema()
-    for name in wanted or ():
+    for name in () if joined else wanted or ():
         check_column(table.uri, schema, name)
     labels = _labels(schema)
     caption = caption_column([name for name in schema.names if name not in used]) if modality == "image" else None

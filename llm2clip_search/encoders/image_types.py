@@ -6,6 +6,7 @@ Skipped files are counted with `of_name`, and what is in a file that Pillow does
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import PurePath
 
 from PIL import Image
@@ -25,6 +26,8 @@ class ImageType:
     """The extra of this package that reads it; empty if nothing here does."""
     plugin: str = ""
     """Pillow's name of the reader that the extra brings, once `register_plugins` was called."""
+    module: str = ""
+    """Package that reads it if Pillow does not."""
 
     @property
     def lack(self) -> str:
@@ -34,6 +37,8 @@ class ImageType:
     @property
     def is_read(self) -> bool:
         """Whether its reader is installed."""
+        if self.module:
+            return find_spec(self.module) is not None
         return bool(self.plugin) and self.plugin in Image.OPEN
 
     @property
@@ -69,6 +74,8 @@ CAMERA_RAW = ImageType(
         ),
         *(".pef", ".srw", ".x3f", ".3fr", ".fff", ".iiq", ".mef", ".mos", ".mrw", ".kdc", ".dcr", ".erf", ".gpr"),
     ),
+    extra="raw",
+    module="rawpy",
 )
 JPEG_XR = ImageType(name="JPEG XR", extensions=(".jxr", ".wdp", ".hdp"))
 BPG = ImageType(name="BPG", extensions=(".bpg",))
@@ -163,11 +170,11 @@ def register_plugins() -> None:
 
 
 def image_extensions() -> frozenset[str]:
-    """Lower-case extensions, with the dot, that the installed Pillow and its plug-ins read."""
+    """Lower-case extensions, with the dot, that Pillow and the packages of the installed extras read."""
     register_plugins()
     formats = Image.registered_extensions()  # makes Pillow load its readers, which are in `Image.OPEN` only then
     readable = {ext for ext, name in formats.items() if name in Image.OPEN or name == "MPO"}  # JPEG's opens MPO too
-    return frozenset(readable) - _NOT_IMAGES
+    return frozenset(readable).union(CAMERA_RAW.extensions if CAMERA_RAW.is_read else ()) - _NOT_IMAGES
 
 
 def of_name(path: str | PurePath) -> ImageType | None:
@@ -191,7 +198,7 @@ def describe(head: bytes) -> str:
     if not head:
         return "the file is empty"
     if head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+") and of_content(head) is None:
-        return "a damaged TIFF image, or a RAW image of a camera"
+        return "a damaged TIFF image"
     if not head.strip(b"\x00"):
         return "not an image: it holds nothing but zeros"
     if (kind := of_content(head)) is not None:

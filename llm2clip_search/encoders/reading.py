@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -23,6 +23,8 @@ from llm2clip_search.encoders.damaged import (
 )
 from llm2clip_search.encoders.decode_memory import MAX_PIXELS, MemoryBudget, OverLimitError, decoding_bytes
 from llm2clip_search.encoders.image_types import HEAD_BYTES, UNKNOWN, describe, jxl_size, of_content, register_plugins
+from llm2clip_search.encoders.packets import Packets, packets_of, raw_packets
+from llm2clip_search.encoders.raw import RawFile, is_raw, opened_raw, raw_exif
 from llm2clip_search.encoders.to_rgb import to_rgb
 from llm2clip_search.errors import ImageError, first_line
 
@@ -113,6 +115,8 @@ class Picture:
     exif: Image.Exif
     damage: str | None = None
     """What is wrong with the file, if its picture could be read nevertheless."""
+    packets: Packets = field(default_factory=Packets)
+    """What else it says of the picture, not parsed."""
 
 
 @contextmanager
@@ -120,8 +124,8 @@ def reading(data: bytes, *, max_pixels: int = MAX_PIXELS, shortest: int | None =
     """Decode an image file to upright RGB: its first frame, with EXIF rotation applied.
 
     Transparency is laid on white, deep images are scaled to 8 bits (`to_rgb`), and a damaged file is repaired if enough
-    of its picture is there (`damaged`). The picture counts towards the memory that all threads may use until the
-    context is left.
+    of its picture is there (`damaged`). That of a RAW file is its embedded preview, if there is one. The picture counts
+    towards the memory that all threads may use until the context is left.
 
     Args:
         max_pixels: larger images fail, by their header; memory is bounded in proportion (`decode_memory`).
@@ -132,6 +136,9 @@ def reading(data: bytes, *, max_pixels: int = MAX_PIXELS, shortest: int | None =
         ImageError: stage ``header`` or ``decode``; the message is a sentence without the file's name.
     """
     with ExitStack() as held:
+        if is_raw(data):
+            yield _decode_raw(data, held, max_pixels, shortest)
+            return
         try:
             picture = _decode(data, held, max_pixels, shortest)
         except OverLimitError:
@@ -140,6 +147,32 @@ def reading(data: bytes, *, max_pixels: int = MAX_PIXELS, shortest: int | None =
             held.close()
             picture = _decode_repaired(data, error, held, max_pixels, shortest)
         yield picture
+
+
+def _decode_raw(data: bytes, held: ExitStack, max_pixels: int, shortest: int | None) -> Picture:
+    with opened_raw(data) as raw:
+        _check_size(raw.size, max_pixels)
+        exif = raw_exif(data)
+        shown = _decode_preview(raw, held, max_pixels, shortest)
+        packets = raw_packets(exif) or (shown.packets if shown is not None else Packets())
+        if shown is not None:
+            exif = exif if Base.Make in exif else shown.exif
+            return replace(shown, size=raw.size, format="RAW", exif=exif, packets=packets)
+        held.enter_context(_MEMORY.hold(raw.developing_bytes, max_pixels=max_pixels))
+        return Picture(rgb=raw.develop(), size=raw.size, format="RAW", exif=exif, packets=packets)
+
+
+def _decode_preview(raw: RawFile, held: ExitStack, max_pixels: int, shortest: int | None) -> Picture | None:
+    """The preview in a RAW file; None if there is none, or it is damaged, or too small."""
+    data = raw.preview()
+    with suppress(ImageError), ExitStack() as own:
+        if data is None or not raw.is_enough((image := open_image(data, max_pixels=max_pixels)).size):
+            return None
+        turn = raw.preview_orientation(image.size, image.getexif().get(Base.Orientation))
+        picture = _upright([image], own, max_pixels, shortest, orientation=turn)
+        held.enter_context(own.pop_all())
+        return picture
+    return None
 
 
 def _decode(data: bytes, held: ExitStack, max_pixels: int, shortest: int | None) -> Picture:
@@ -172,14 +205,20 @@ def _decode_repaired(
 
 
 def _upright(
-    images: list[Image.Image], held: ExitStack, max_pixels: int, shortest: int | None, *, repaired: Repair | None = None
+    images: list[Image.Image],
+    held: ExitStack,
+    max_pixels: int,
+    shortest: int | None,
+    *,
+    repaired: Repair | None = None,
+    orientation: int | None = None,
 ) -> Picture:
-    """The picture of an opened image, or of the versions of a repaired one."""
+    """The picture of an opened image, or of the versions of a repaired one; ``orientation`` replaces that of EXIF."""
     image = images[0]
-    size, orientation, damage = image.size, 1, repaired.damage if repaired else ""
+    size, damage = image.size, repaired.damage if repaired else ""
     try:
         exif = image.getexif()
-        orientation = exif.get(Base.Orientation, 1)
+        orientation = exif.get(Base.Orientation, 1) if orientation is None else orientation
         is_lost = not exif and len(image.info.get("exif", b"")) > len(b"Exif\x00\x00")
         damaged_exif = is_lost or any(
             isinstance(value, IFDRational) and not value.denominator for value in exif.values()
@@ -216,9 +255,8 @@ def _upright(
         raise ImageError(f"its pixels cannot be decoded{_because(error)}", stage="decode") from error
     if method in _SWAPPING:
         size = size[1], size[0]
-    return Picture(
-        rgb=rgb, size=size, format=image.format, exif=exif, damage=damage or ("damaged EXIF" if damaged_exif else None)
-    )
+    damage = damage or ("damaged EXIF" if damaged_exif else "")
+    return Picture(rgb=rgb, size=size, format=image.format, exif=exif, damage=damage or None, packets=packets_of(image))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -266,7 +266,9 @@ class Committer:
             twin = facts.get(each.twin) if each.twin is not None else None
             vectors[number] = decoded.vector if each.twin is None else stored[each.twin]
             of_file = twin if twin is not None else facts_of(decoded)
-            keeps_columns = twin is not None and each.twin == each.id and not item.described
+            is_same_row = twin is not None and each.twin == each.id
+            keeps_columns = is_same_row and not item.described and decoded.redescribed is None
+            own = {} if keeps_columns else dict(decoded.own or {})
             rows.append(
                 Row(
                     id=each.id,
@@ -278,7 +280,7 @@ class Committer:
                     version=item.version or None,
                     modality=self.plan.modality,
                     described=(of_file["described"] if keeps_columns else item.described) or None,
-                    **{name: of_file.get(name) for name in _FACTS} | self.columns.descriptive(item.columns),
+                    **{name: of_file.get(name) for name in _FACTS} | own | self.columns.descriptive(item.columns),
                 )
             )
             further.append(of_file if keeps_columns else item.columns)

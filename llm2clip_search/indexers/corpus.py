@@ -10,6 +10,7 @@ from typing import Any
 from llm2clip_search.base.files import user_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Corpus, Skipped
+from llm2clip_search.corpora.decode import held_bytes
 from llm2clip_search.corpora.lookahead import list_ahead
 from llm2clip_search.corpora.passages import Passages
 from llm2clip_search.encoders import Encoder, as_encoder
@@ -69,6 +70,10 @@ class IndexSummary:
     failed: int = 0
     total: int = 0
     """Live rows of the index afterwards, all corpora together."""
+    modality: str = "image"
+    """What was indexed: image or text."""
+    holds: list[str] = field(default_factory=list)
+    """What the index holds: image, text or both."""
     unreadable: list[str] = field(default_factory=list)
     """Parts of the corpus that could not be looked into; rows below them were kept."""
     vacant: dict[str, int] = field(default_factory=dict)
@@ -154,6 +159,8 @@ def index_corpus(
             removed=committer.removed,
             failed=len(committer.failures),
             total=writer.manifest.live,
+            modality=corpus.modality,
+            holds=sorted({source.modality for source in writer.manifest.sources}),
             unreadable=[f"{part}: {reason}" for part, reason in corpus.unreadable().items()],
             vacant=committer.vacant,
             missing=missing,
@@ -184,7 +191,9 @@ def embed_and_commit(
     results = embed_ahead(
         corpus,
         list_ahead(
-            items_to_read(corpus, plan.items, plan.judge, learn=committer.columns.learn, passages=passages), ahead=ahead
+            items_to_read(corpus, plan.items, plan.judge, learn=committer.columns.learn, passages=passages),
+            ahead=ahead,
+            weigh=held_bytes,
         ),
         encoder,
         modality=corpus.modality,

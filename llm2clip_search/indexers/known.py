@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.corpora import Item
+from llm2clip_search.corpora.companions import SIDECAR
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.store import Snapshot
 
@@ -66,9 +67,19 @@ class KnownRows:
         found: np.ndarray = rows[self.are_texts[rows] == (modality == "text")]
         return found
 
-    def is_described(self, row: int, item: Item) -> bool:
-        """True if a row has the columns that the corpus has for its item, or the corpus has none."""
-        return not item.described or bool(self._descriptions[row] == hash(item.described))
+    def is_described(self, row: int, item: Item, *, sees_sidecars: bool = False) -> bool:
+        """True if a row has the columns that the corpus has for its item, or the corpus has none.
+
+        Args:
+            sees_sidecars: the corpus would have columns if there were a sidecar, so those of one that is gone are old.
+        """
+        if not item.described:
+            return not (sees_sidecars and self.has_sidecar(row))
+        return bool(self._descriptions[row] == _mark(item.described))
+
+    def has_sidecar(self, row: int) -> bool:
+        """True if columns of a row come from a sidecar."""
+        return bool(self._descriptions[row] & 1)
 
     def is_unchanged(self, row: int, item: Item) -> bool:
         """True if an item need not be read: its size, as far as it is known, and its version are those of its row."""
@@ -186,6 +197,11 @@ class Completed:
         self.listed[self._order[position]] = True
 
 
+def _mark(described: str) -> int:
+    """Key of a description; an odd one if a sidecar has part in it."""
+    return hash(described) & ~1 | described.startswith(SIDECAR)
+
+
 def _read(table: pa.Table, containers: "array[int]") -> np.ndarray:
     """int64 ``[8, rows]``: hashes of path, content, id, size, time, hashes of version and description (0 for none), 1
     for a text. Adds hashes of containers, each followed by the id of a part."""
@@ -197,9 +213,9 @@ def _read(table: pa.Table, containers: "array[int]") -> np.ndarray:
     )
     for row, name in enumerate(("id", "size", "mtime_ns"), start=2):
         out[row] = table.column(name).to_numpy()
-    for row, name in ((5, "version"), (6, "described")):
+    for row, name, key in ((5, "version", hash), (6, "described", _mark)):
         if name in table.column_names:
-            out[row] = [hash(mark) if mark else 0 for mark in table.column(name).to_pylist()]
+            out[row] = [key(mark) if mark else 0 for mark in table.column(name).to_pylist()]
     if "modality" in table.column_names:
         out[7] = [modality == "text" for modality in table.column("modality").to_pylist()]
     for path, identifier in zip(paths, out[2].tolist(), strict=True):

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.corpora import Corpus, Item
+from llm2clip_search.corpora.companions import SIDECAR
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.corpora.passages import Passages, cut_item
@@ -23,6 +24,8 @@ class Judge:
     known: KnownRows
     completed: Completed
     modality: Modality
+    sees_sidecars: bool = False
+    """As of the corpus."""
     rehash: bool = False
     """Everything is read, whatever its version says."""
     manner: str = ""
@@ -47,14 +50,21 @@ class Judge:
         if row < 0:
             return None
         known.present[row] = True
-        is_same = not self.rehash and known.is_unchanged(row, item) and known.is_described(row, item)
+        is_same = not self.rehash and known.is_unchanged(row, item) and self._is_described(row, item)
         return np.array([row]) if is_same else None
 
     def redescribed(self, item: Item) -> int | None:
         """Position of the row of an item of which only the columns have changed; None for any other item."""
         row = self.known.find(self.snapshot.stored(item.uri))
         is_same = row >= 0 and not self.rehash and self.known.is_unchanged(row, item)
-        return row if is_same and not self.known.is_described(row, item) else None
+        return row if is_same and not self._is_described(row, item) else None
+
+    def has_sidecar(self, row: int, item: Item) -> bool:
+        """True if a sidecar describes an item, or has described it when its row was written."""
+        return item.described.startswith(SIDECAR) or self.known.has_sidecar(row)
+
+    def _is_described(self, row: int, item: Item) -> bool:
+        return self.known.is_described(row, item, sees_sidecars=self.sees_sidecars)
 
 
 def items_to_read(
@@ -78,7 +88,7 @@ def items_to_read(
     learn(corpus.schema())
     for item in items:
         if not item.is_container:
-            yield _judged(item, judge)
+            yield _judged(item, judge, corpus)
             continue
         end = Decoded(item=item)
         try:
@@ -88,7 +98,7 @@ def items_to_read(
                 if judge.unchanged(part) is not None:
                     end.unchanged += 1
                 else:
-                    yield _judged(part, judge)
+                    yield _judged(part, judge, corpus)
         except ImageError as error:
             end.error = error
         except MemoryError:
@@ -113,6 +123,9 @@ def _passages_of(parts: Iterable[Item], corpus: Corpus, passages: Passages | Non
             yield from cut_item(replace(part, data=data), passages)
 
 
-def _judged(item: Item, judge: Judge) -> Item | Decoded:
+def _judged(item: Item, judge: Judge, corpus: Corpus) -> Item | Decoded:
     row = judge.redescribed(item)
-    return item if row is None else Decoded(item=item, redescribed=row)
+    if row is None:
+        return item
+    own = corpus.own_columns(item) if judge.has_sidecar(row, item) else None
+    return Decoded(item=item, redescribed=row, own=own)

@@ -86,7 +86,13 @@ def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, for
     manner = {name: value for name, value in corpus.options.items() if name != "kind"}
     manner |= {"everything": True} if corpus.everything else {}  # of archives, hidden members too
     judge = Judge(
-        snapshot, known, completed, corpus.modality, rehash=rehash, manner=f"+{digest(manner)}" if manner else ""
+        snapshot,
+        known,
+        completed,
+        corpus.modality,
+        sees_sidecars=corpus.sees_sidecars,
+        rehash=rehash,
+        manner=f"+{digest(manner)}" if manner else "",
     )
     plan = IndexPlan(root=root, owner=owner, source=None, judge=judge, items=())
     plan.modality, plan.is_partial = corpus.modality, corpus.is_partial

@@ -5,7 +5,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from llm2clip_search.corpora import FolderCorpus, Item
+from llm2clip_search.corpora import FolderCorpus, Item, lookahead
 from llm2clip_search.corpora.decode import decode_item, read_facts
 from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.encoders.images import reading, register_plugins
 from llm2clip_search.indexers import index_folder
 from tests.support.encoders import ColourEncoder
-from tests.support.images import PREPROCESS, photograph
+from tests.support.images import PREPROCESS, photograph, png
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -156,3 +156,36 @@ def test_map_ahead_keeps_order_and_its_bound() -> None:
         if result == 3:
             break
     assert begun[0] < 15
+
+
+@pytest.mark.parametrize("stage", ["list", "map"])
+def test_what_waits_is_bounded_by_its_bytes(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    """With room for three items of ten bytes; one that is larger than the room passes alone."""
+    monkeypatch.setattr(lookahead, "HELD_BYTES", 30)
+    listed = [0]
+
+    def items() -> Iterator[bytes]:
+        for number in range(40):
+            listed[0] += 1
+            yield bytes(100 if number == 20 else 10)
+
+    ahead = (
+        lookahead.list_ahead(items(), ahead=16, weigh=len)
+        if stage == "list"
+        else map_ahead(lambda item: item, items(), threads=4, ahead=16, weigh=len)
+    )
+    sizes = []
+    for item in ahead:
+        time.sleep(0.002)  # listing goes on as far as it may
+        sizes.append(len(item))
+        assert listed[0] - len(sizes) <= 4  # three that wait, and the next one
+    assert sizes == [100 if number == 20 else 10 for number in range(40)]
+
+
+def test_what_listing_has_read_does_not_wait_for_the_commit() -> None:
+    data = png(1)
+    item = Item(uri="a.tar#1.png", data=data, columns={"caption": "a"})
+    answers: tuple[Callable[[str], bool], ...] = (lambda content_hash: False, lambda content_hash: True)
+    for known in answers:
+        out = decode_item(FolderCorpus("."), item, PREPROCESS, known=known)
+        assert (out.item.data, out.size, out.item.columns) == (None, len(data), {"caption": "a"})

@@ -105,10 +105,10 @@ def test_rows_of_csv_that_cannot_be_read_fail_by_themselves(tmp_path: Path) -> N
         ("a.csv", b"a|b\n1|x"),
         ("a.csv", b" a , b\n1,x\n"),
         ("a.tsv", b"a\tb\n1\tx\n"),
-        ("a.CSV.gz", gzip.compress(b"a,b\n1,x\n")),
+        ("a.CSV.gz", gzip.compress(b"a,b\n1,x\n", mtime=0)),
         ("a.jsonl", b'{"a": 1, "b": "x"}'),
         ("a.ndjson", b'\xef\xbb\xbf{"a": 1, "b": "x"}\r\n\r\n'),
-        ("a.jsonlines.gz", gzip.compress(b'\n{"a": 1, "b": "x"}\n')),
+        ("a.jsonlines.gz", gzip.compress(b'\n{"a": 1, "b": "x"}\n', mtime=0)),
     ],
 )
 def test_ways_to_write_a_table(tmp_path: Path, name: str, content: bytes) -> None:

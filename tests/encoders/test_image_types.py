@@ -27,7 +27,7 @@ def test_extensions_name_what_reads_them() -> None:
     assert lacks == {
         "a/X.HEIC": "needs the extra [heif]",
         "b.jxl": "needs the extra [jxl]",
-        "c.CR2": "no reader for camera RAW",
+        "c.CR2": "needs the extra [raw]",
         "d.svg": "no reader for vector drawings",
     }
     assert of_name("photo.jpg") is None

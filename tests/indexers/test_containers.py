@@ -6,15 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llm2clip_search.corpora.containers import containers
+from llm2clip_search.corpora.containers import container_for, containers
 from llm2clip_search.corpora.files import LocalFiles
+from llm2clip_search.corpora.web import WebFiles
 from llm2clip_search.store import Snapshot
 from tests.support.encoders import ColourEncoder
 from tests.support.kinds import KINDS, Kind, rows
@@ -31,14 +32,24 @@ LATER = (
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Kind:
     found: Kind = request.param
+    reader = container_for(found.pattern)
+    assert reader is not None
+    if reader.extra:
+        pytest.skip(f"{found.pattern} needs the extra [{reader.extra}]")
     return found
 
 
 @pytest.fixture
+def place(kind: Kind, tmp_path: Path) -> Iterator[str]:
+    with kind.place(tmp_path / "source") as found:
+        yield found
+
+
+@pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is asked of files: of their readers, and of this machine."""
+    """What is asked of files: of their readers, and where they are."""
     asked = list[str]()
-    for owner in (LocalFiles, *(type(reader) for reader in containers())):
+    for owner in (LocalFiles, WebFiles, *(type(reader) for reader in containers())):
         for name in {"parts", "schema", "open", "read", "read_range"} & {*dir(owner)}:
             original = getattr(owner, name)
 
@@ -50,26 +61,26 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_a_second_run_opens_nothing(kind: Kind, tmp_path: Path, read: list[str]) -> None:
+def test_a_second_run_opens_nothing(kind: Kind, place: str, tmp_path: Path, read: list[str]) -> None:
     encoder = ColourEncoder()
     kind.write(tmp_path / "source", FIRST)
-    first = kind.index(tmp_path / "source", tmp_path / "i", encoder)
+    first = kind.index(place, tmp_path / "i", encoder)
     assert (first.indexed, first.failures, encoder.embedded) == (40, [], 40)
     assert read
     read.clear()
-    second = kind.index(tmp_path / "source", tmp_path / "i", encoder)
+    second = kind.index(place, tmp_path / "i", encoder)
     assert (second.indexed, second.unchanged, second.total, encoder.embedded) == (0, 40, 40, 40)
     assert read == []
 
 
-def test_ten_changed_ten_moved_and_ten_removed_cost_ten_embeddings(kind: Kind, tmp_path: Path) -> None:
+def test_ten_changed_ten_moved_and_ten_removed_cost_ten_embeddings(kind: Kind, place: str, tmp_path: Path) -> None:
     encoder = ColourEncoder()
     kind.write(tmp_path / "source", FIRST)
-    kind.index(tmp_path / "source", tmp_path / "i", encoder)
+    kind.index(place, tmp_path / "i", encoder)
     kind.write(tmp_path / "source", LATER)
-    done = kind.index(tmp_path / "source", tmp_path / "i", encoder)
+    done = kind.index(place, tmp_path / "i", encoder)
     assert (done.indexed, done.total, encoder.embedded) == (10, 30, 50)
-    kind.index(tmp_path / "source", tmp_path / "fresh", encoder)
+    kind.index(place, tmp_path / "fresh", encoder)
     assert rows(tmp_path / "i") == rows(tmp_path / "fresh")
 
 
@@ -83,7 +94,7 @@ import llm2clip_search.indexers.ann, pyarrow.parquet, pyarrow.compute
 for line in sys.stdin:  # each run is a fork of a process that has imported everything and started no thread
     child = os.fork()
     if child == 0:
-        kind.index(Path(sys.argv[2]), Path(line.strip()), ColourEncoder(), rows_per_commit=3)
+        kind.index(sys.argv[2], Path(line.strip()), ColourEncoder(), rows_per_commit=3)
         os._exit(0)
     print(child, flush=True)
     _, status = os.waitpid(child, 0)
@@ -92,9 +103,9 @@ for line in sys.stdin:  # each run is a fork of a process that has imported ever
 
 
 @pytest.mark.slow
-def test_runs_killed_at_any_instant_lose_nothing(kind: Kind, tmp_path: Path) -> None:
+def test_runs_killed_at_any_instant_lose_nothing(kind: Kind, place: str, tmp_path: Path) -> None:
     kind.write(tmp_path / "source", FIRST)
-    words = [sys.executable, "-c", RUNS, kind.name, str(tmp_path / "source")]
+    words = [sys.executable, "-c", RUNS, kind.name, place]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None

@@ -60,6 +60,16 @@ def test_changed_moved_and_removed_rows_cost_ten_embeddings(tmp_path: Path) -> N
     assert found["photos.parquet#row=12"]["source_id"] == 22
 
 
+def test_a_renamed_table_costs_nothing(tmp_path: Path) -> None:
+    index, encoder = tmp_path / "index", ColourEncoder()
+    path = write_parquet(tmp_path / "photos.parquet", table(list(range(20))))
+    run(path, index, encoder)
+    before = {row["content_hash"]: row["id"] for row in rows(index).values()}
+    moved = run(path.rename(tmp_path / "other.parquet"), index, encoder)
+    assert (moved.indexed, moved.reused, moved.total, encoder.embedded) == (0, 20, 20, 20)
+    assert {row["content_hash"]: row["id"] for row in rows(index).values()} == before
+
+
 def test_new_captions_embed_nothing(tmp_path: Path) -> None:
     index, encoder = tmp_path / "index", ColourEncoder()
     whole = table(list(range(20)))
@@ -148,7 +158,11 @@ def test_metadata_joins_the_rows_of_a_table(tmp_path: Path) -> None:
     joined = run(path, index, encoder, metadata=str(meta), on="path")
     assert (joined.indexed, joined.redescribed, encoder.embedded) == (0, 10, 10)
     row = rows(index)["photos.parquet#row=3"]
-    assert (row["source_score"], row["caption"]) == (1.5, "picture 3")
+    assert (row["source_score"], row["caption"], row["n"]) == (1.5, "picture 3", 3)
+    some = run(path, index, encoder, metadata=str(meta), on="path", columns=("caption", "score"))
+    assert (some.redescribed, encoder.embedded) == (10, 10)
+    row = rows(index)["photos.parquet#row=3"]
+    assert (row["source_score"], row["caption"], row["n"]) == (1.5, "picture 3", None)
 
 
 def test_columns_keep_their_type_over_the_commits_of_a_run(tmp_path: Path) -> None:
@@ -183,6 +197,17 @@ def test_other_options_read_a_table_that_is_unchanged(tmp_path: Path) -> None:
     assert (one.total, one.removed, encoder.embedded) == (3, 3, 6)
 
 
+def test_tables_among_other_files_are_read_on_demand(tmp_path: Path) -> None:
+    index, encoder, folder = tmp_path / "index", ColourEncoder(), tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "photo.jpg").write_bytes(images(9)[8])
+    write_parquet(folder / "photos.parquet", table(list(range(8))))
+    assert run(folder, index, encoder).indexed == 1
+    assert run(folder, tmp_path / "other", encoder, kind="table").indexed == 8
+    found = {column.name: column.type for column in Snapshot(tmp_path / "other").manifest.columns}
+    assert found == {"license": "string", "n": "int16", "source_id": "int64"}
+
+
 def test_a_cut_table_keeps_the_rows_behind_the_cut(tmp_path: Path) -> None:
     index, encoder = tmp_path / "index", ColourEncoder()
     whole = table(list(range(40))).drop_columns(["license", "n", "id"])
@@ -192,7 +217,7 @@ def test_a_cut_table_keeps_the_rows_behind_the_cut(tmp_path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
     cut = run(path, index, encoder)
     assert (cut.indexed, cut.total, len(cut.failures)) == (0, 40, 1)
-    assert "photos.arrow cannot be read as a table" in cut.failures[0]["reason"]
+    assert "cannot be read as a table" in cut.failures[0]["reason"]
     path.write_bytes(content)
     assert (run(path, index, encoder).total, encoder.embedded) == (40, 40)
 

@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from llm2clip_search.indexers import IndexConfig, IndexSummary, index_corpus
 from llm2clip_search.store import Snapshot
 from tests.support.corpus import write_tar
 from tests.support.tables import write_parquet
+from tests.support.web import Page, web_server
 
 Content = Mapping[str, int]
 """What a source holds: by name, in the order of names, the number of a picture or text."""
@@ -36,10 +38,12 @@ class Kind:
     pattern: str
     """Of these containers, as the command line takes it."""
     options: SourceOptions = field(default_factory=SourceOptions)
+    place: Callable[[Path], AbstractContextManager[str]] = lambda folder: nullcontext(str(folder))
+    """Where the folder is, for as long as the context lasts."""
 
-    def index(self, folder: Path, index: Path, encoder: Encoder, *, rows_per_commit: int = 7) -> IndexSummary:
-        """Bring an index up to date with the source in a folder."""
-        [corpus] = open_corpora([folder / self.pattern], self.options)
+    def index(self, place: str, index: Path, encoder: Encoder, *, rows_per_commit: int = 7) -> IndexSummary:
+        """Bring an index up to date with the source in a place."""
+        [corpus] = open_corpora([f"{place}/{self.pattern}"], self.options)
         config = IndexConfig(batch_size=4, threads=2, rows_per_commit=rows_per_commit)
         return index_corpus(corpus, encoder=encoder, index=index, config=config)
 
@@ -84,6 +88,29 @@ def _write_texts(folder: Path, content: Content) -> None:
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
 
 
+def _write_documents(folder: Path, content: Content) -> None:
+    for path, part in _files(folder, content, ".pdf"):
+        first, *rest = [_image(number) for number in part.values()]
+        first.save(path, save_all=True, append_images=rest)
+
+
+def _write_videos(folder: Path, content: Content) -> None:
+    """A frame a second, each compressed by itself: a frame that moves stays the same to the bit."""
+    import av
+
+    for path, part in _files(folder, content, ".mkv"):
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("mjpeg", rate=1, width=32, height=32, pix_fmt="yuvj444p")
+            for number in part.values():
+                frame = av.VideoFrame.from_ndarray(np.asarray(_image(number)), format="rgb24")
+                file.mux(stream.encode(frame.reformat(format="yuvj444p")))
+            file.mux(stream.encode())
+
+
+def _image(number: int) -> Image.Image:
+    return Image.open(io.BytesIO(picture(number))).convert("RGB")
+
+
 def _files(folder: Path, content: Content, suffix: str) -> list[tuple[Path, dict[str, int]]]:
     """The files of a source and what is in each: consecutive names."""
     folder.mkdir(exist_ok=True)
@@ -95,9 +122,38 @@ def _files(folder: Path, content: Content, suffix: str) -> list[tuple[Path, dict
     ]
 
 
+class _Pages(dict[str, Page]):
+    """The files of a folder as pages, with what changes when they do as their etags."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def get(self, path: str, default: Any = None) -> Any:
+        file = self._folder / path.removeprefix("/")
+        tag = f'"{file.stat().st_mtime_ns}"'
+        return lambda request: request.ranged(file.read_bytes(), ETag=tag, Content_Type="application/x-tar")
+
+
+@contextmanager
+def _on_the_web(folder: Path) -> Iterator[str]:
+    with web_server({}) as server:
+        server.pages = _Pages(folder)
+        yield server.url
+
+
 KINDS = (
     Kind(name="tar", write=_write_tars, pattern=f"{{0..{FILES - 1}}}.tar"),
+    Kind(
+        name="web",
+        write=_write_tars,
+        pattern=f"{{0..{FILES - 1}}}.tar",
+        options=SourceOptions(allow_private=True),
+        place=_on_the_web,
+    ),
     Kind(name="table", write=_write_tables, pattern="*.parquet", options=SourceOptions(kind="table")),
+    Kind(name="pdf", write=_write_documents, pattern="*.pdf"),
+    Kind(name="video", write=_write_videos, pattern="*.mkv", options=SourceOptions(every=1.0)),
     Kind(
         name="texts",
         write=_write_texts,
