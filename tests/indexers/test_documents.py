@@ -12,6 +12,7 @@ from llm2clip_search.corpora.corpus import Item
 from llm2clip_search.corpora.pdf import PdfContainer
 from llm2clip_search.corpora.registry import open_corpora
 from llm2clip_search.corpora.video import VideoContainer
+from llm2clip_search.encoders.images import read_rgb
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers import IndexSummary, index_corpus
 from tests.support.documents import write_pdf
@@ -52,6 +53,7 @@ def test_pages_and_frames_are_rows(folder: Path) -> None:
         *(("clip.mp4", f"t={time}", True) for time in (0, 2)),
         ("photo.png", None, True),
     }
+    assert all(read_rgb(hit.open()).width == hit.metadata["width"] for hit in hits)
     grouped = index.query("anything", k=10, per_file=1).hits
     assert sorted(Path(hit.file).name for hit in grouped) == ["clip.mp4", "photo.png", "scan.pdf"]
     pages = index.query("anything", where="format = 'PDF' AND width = 672", k=10).hits
