@@ -34,8 +34,9 @@ class Companions:
         sidecars = [name for name in names if name.casefold().endswith(SIDECAR)] if extensions else []
         self._sidecars = {name.casefold(): name for name in sidecars if is_listed(name)}
         stems = {_stem(name) for name in raws}
-        images = (name for name in names if PurePath(name).suffix.lower() in extensions and not _is_raw(name))
-        shown = {stem for name in images if stems and (stem := _stem(name)) in stems and is_listed(name)}
+        alike = [name for name in names if _stem(name) in stems and not _is_raw(name)] if stems else []
+        images = (name for name in alike if PurePath(name).suffix.lower() in extensions)
+        shown = {_stem(name) for name in images if is_listed(name)}
         self._raws = {name: _stem(name) for name in raws if _stem(name) in shown}
         self._raws_of: dict[str, list[str]] = {}
         for name, stem in self._raws.items():
