@@ -149,14 +149,15 @@ def decode_ahead(
     """`decode_item` for every item in threads, in order, with at most ``ahead`` items waiting or in work; results among
     the items pass through."""
 
-    with ReadAhead(reader, largest=BYTES_PER_PIXEL * max_pixels) as source:
+    source = ReadAhead(reader, largest=BYTES_PER_PIXEL * max_pixels)
 
-        def decoded(item: Item | Decoded) -> Decoded:
-            if isinstance(item, Decoded):
-                return item
-            return decode_item(source, item, preprocess, modality=modality, max_pixels=max_pixels, known=known)
+    def decoded(item: Item | Decoded) -> Decoded:
+        if isinstance(item, Decoded):
+            return item
+        return decode_item(source, item, preprocess, modality=modality, max_pixels=max_pixels, known=known)
 
-        yield from map_ahead(decoded, source.listed(items), threads=threads, ahead=ahead, weigh=held_bytes)
+    listed = source.listed(items)
+    return map_ahead(decoded, listed, threads=threads, ahead=ahead, weigh=held_bytes, stop=source.stop)
 
 
 def held_bytes(item: Item | Decoded) -> int:

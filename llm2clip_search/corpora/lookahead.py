@@ -24,6 +24,7 @@ def map_ahead(
     threads: int,
     ahead: int,
     weigh: Callable[[Item], int] = _weightless,
+    stop: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """``map`` over a thread pool, in order, with at most ``ahead`` results waiting or in work.
 
@@ -31,6 +32,7 @@ def map_ahead(
 
     Args:
         weigh: bytes that an item holds; there are at most `HELD_BYTES` of them, or one item.
+        stop: called at the end, before calls are waited for that still run because the consumer has stopped early.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         waiting: deque[tuple[Future[Result], int]] = deque()
@@ -49,6 +51,7 @@ def map_ahead(
         finally:
             for future, _ in waiting:
                 future.cancel()
+            stop()
 
 
 class _Waiting(Queue[tuple[Any, BaseException | None]]):

@@ -26,6 +26,7 @@ _SENTENCE = re.compile(
     rf"|(?<=[{_WIDE_END}])(?![{_WIDE_END}{_WIDE_CLOSING}])|(?<=[{_WIDE_END}][{_WIDE_CLOSING}])"
 )
 _LINE = re.compile(r"(?<=\S)(?=[ \t]*\n)")
+_SPACE = re.compile(r"\s")
 _HEADING = re.compile(r"\s*#{1,6} ")
 _RANGE = re.compile(r"(?:(?<=#)|&)char=(\d+),(\d+)$")
 _CHARACTERS_PER_TOKEN = 16
@@ -201,12 +202,13 @@ def _overlapping(text: str, pieces: Sequence[_Piece], most: int) -> list[Span]:
 
 
 def _last(text: str, piece: _Piece, tokens: int) -> int:
-    """Where about the last ``tokens`` of a piece begin: at a word if there are spaces."""
+    """Where about the last ``tokens`` of a piece begin: at a word if there are spaces, or behind the last one."""
     if tokens >= piece.tokens:
         return piece.start
     start = piece.end - (piece.end - piece.start) * tokens // piece.tokens
-    word = re.compile(r"\s").search(text, start, piece.end)
-    return word.start() if word else start
+    if word := _SPACE.search(text, start, piece.end):
+        return word.start()
+    return piece.end if _SPACE.search(text, piece.start + 1, piece.end) else start
 
 
 def _split(text: str, span: Span, pattern: re.Pattern[str]) -> list[Span]:

@@ -1,9 +1,10 @@
 """Reading from other machines before a decoding thread asks: waiting takes threads, not processors."""
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from types import TracebackType
+from queue import SimpleQueue
+from threading import Thread
 from typing import TypeVar
 
 from llm2clip_search.corpora.corpus import Item, ItemReader
@@ -11,12 +12,14 @@ from llm2clip_search.corpora.corpus import Item, ItemReader
 READS = 32
 """Requests at once, of all hosts together."""
 _Any = TypeVar("_Any")
+_Read = tuple[Item, "Future[bytes]"]
 
 
 class ReadAhead(ItemReader):
     """A reader whose items are read from the moment when they are listed, if they lie on another machine.
 
-    Memory is bounded by how far its consumer lists ahead. Use it as a context.
+    Memory is bounded by how far its consumer lists ahead. Its threads do not keep the process alive, so an interrupted
+    run need not wait for a slow server.
     """
 
     def __init__(self, reader: ItemReader, *, largest: int) -> None:
@@ -26,31 +29,52 @@ class ReadAhead(ItemReader):
             largest: bytes; items that are larger are not read ahead.
         """
         self._reader, self._largest = reader, largest
-        self._pool: ThreadPoolExecutor | None = None
-        self._reads: dict[int, tuple[Item, Future[bytes]]] = {}
-
-    def __enter__(self) -> "ReadAhead":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._threads = 0
+        self._reads: dict[int, _Read] = {}
+        self._waiting: SimpleQueue[_Read | None] = SimpleQueue()
 
     def listed(self, items: Iterable[_Any]) -> Iterator[_Any]:
         """The same items, whose reading begins; whatever else is among them passes through."""
         for item in items:
             if isinstance(item, Item) and "://" in item.uri and self._is_to_read(item):
-                if self._pool is None:
-                    self._pool = ThreadPoolExecutor(READS, thread_name_prefix="read")
-                self._reads[id(item)] = item, self._pool.submit(self._reader.open, item)  # the entry keeps its id
+                read: _Read = (item, Future())
+                self._reads[id(item)] = read  # which keeps the item, and so its id
+                self._waiting.put(read)
+                if self._threads < READS:
+                    self._threads += 1
+                    Thread(target=self._work, name="read", daemon=True).start()
             yield item
 
     def open(self, item: Item) -> bytes:
-        with suppress(KeyError):
-            return self._reads.pop(id(item))[1].result()
-        return self._reader.open(item)
+        read = self._reads.get(id(item))
+        if read is None:
+            return self._reader.open(item)
+        try:
+            return read[1].result()
+        finally:
+            self._reads.pop(id(item), None)
+
+    def stop(self) -> None:
+        """End the threads. Who waits for an item that is still being read gets an `OSError`."""
+        for _, future in list(self._reads.values()):
+            with suppress(InvalidStateError):  # it has been read
+                future.set_exception(OSError("the run was stopped"))
+        for _ in range(self._threads):
+            self._waiting.put(None)
+
+    def _work(self) -> None:
+        while (read := self._waiting.get()) is not None:
+            item, future = read
+            if future.done():  # stopped
+                continue
+            try:
+                data = self._reader.open(item)
+            except BaseException as error:
+                with suppress(InvalidStateError):
+                    future.set_exception(error)
+            else:
+                with suppress(InvalidStateError):
+                    future.set_result(data)
 
     def _is_to_read(self, item: Item) -> bool:
         return item.data is None and not item.fault and not item.is_container and item.size <= self._largest

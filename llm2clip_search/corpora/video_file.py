@@ -1,9 +1,10 @@
 """An open video: its frames in order, with their times, in the shape in which they are shown."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
 import numpy as np
@@ -136,6 +137,22 @@ def _decoded(packet: Any) -> "list[VideoFrame]":
     return frames
 
 
+class _Source:
+    """A file that FFmpeg reads; in damaged files it looks for places that there are not, and goes on without them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.tell = file.read, file.tell
+        self._file = file
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
+            return -errno.EINVAL
+
+
 @contextmanager
 def open_video(files: Files, uri: str) -> Iterator[Video]:
     """A video that is closed in any case: what PyAV opens keeps its memory until then.
@@ -147,7 +164,7 @@ def open_video(files: Files, uri: str) -> Iterator[Video]:
     with files.open(uri) as file:
         try:
             container = av.open(
-                file, mode="r", container_options={"format_whitelist": _FORMATS}, metadata_errors="replace"
+                _Source(file), mode="r", container_options={"format_whitelist": _FORMATS}, metadata_errors="replace"
             )
         except av.FFmpegError as error:
             raise CorpusError(f"{uri} cannot be read as a video: {_reason(error)}.") from error

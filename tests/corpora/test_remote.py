@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from llm2clip_search.corpora import FolderCorpus, Item, SourceOptions
 from llm2clip_search.corpora.corpus import ItemReader
+from llm2clip_search.corpora.decode import Decoded, decode_ahead
 from llm2clip_search.corpora.files import Files, files_of
 from llm2clip_search.corpora.range_file import RangeFile, buffered
 from llm2clip_search.corpora.read_ahead import READS, ReadAhead
 from llm2clip_search.corpora.registry import open_corpora
 from llm2clip_search.corpora.remote import RemoteFolder
 from llm2clip_search.errors import CorpusError
+from tests.support.images import PREPROCESS
 from tests.support.s3 import KEYS, fill_bucket, s3_server
 
 BODY = bytes(range(256)) * 1000
@@ -289,15 +291,16 @@ class _Slow(ItemReader):
 def test_items_elsewhere_are_read_at_once_and_those_of_this_machine_when_they_are_opened() -> None:
     slow = _Slow()
     items = [Item(uri=f"{'s3://b/' if number % 8 else '/local/'}{number}") for number in range(64)]
-    with ReadAhead(slow, largest=100) as ahead:
-        listed = list(ahead.listed(items))
-        started = time.monotonic()
-        for item in listed:
-            if item.uri.endswith("13"):
-                with pytest.raises(OSError, match="thirteen"):
-                    ahead.open(item)
-            else:
-                assert ahead.open(item) == item.uri.encode()
+    ahead = ReadAhead(slow, largest=100)
+    listed = list(ahead.listed(items))
+    started = time.monotonic()
+    for item in listed:
+        if item.uri.endswith("13"):
+            with pytest.raises(OSError, match="thirteen"):
+                ahead.open(item)
+        else:
+            assert ahead.open(item) == item.uri.encode()
+    ahead.stop()
     assert listed == items
     assert 16 < slow.most <= READS + 1
     assert time.monotonic() - started < 64 * 0.02
@@ -311,7 +314,23 @@ def test_what_is_too_large_or_listed_with_its_content_is_not_read_ahead() -> Non
         Item(uri="s3://b/3", fault="none"),
         Item(uri="s3://b/4", is_container=True),
     ]
-    with ReadAhead(slow, largest=100) as ahead:
-        assert list(ahead.listed(items)) == items
-        time.sleep(0.05)
+    ahead = ReadAhead(slow, largest=100)
+    assert list(ahead.listed(items)) == items
+    time.sleep(0.05)
     assert slow.most == 0
+
+
+def test_a_run_that_stops_does_not_wait_for_a_slow_server() -> None:
+    class Hanging(ItemReader):
+        def open(self, item: Item) -> bytes:
+            released.wait(20.0)
+            return b""
+
+    released = threading.Event()
+    items = [Item(uri=f"https://host/{number}.png") for number in range(50)]
+    started = time.monotonic()
+    results = decode_ahead(Hanging(), [Decoded(item=items[0]), *items], PREPROCESS, threads=2, ahead=8)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - started < 5.0
+    released.set()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llm2clip_search.engine import Searcher, SearchIndex, find_duplicates
 from llm2clip_search.errors import QueryError
+from llm2clip_search.evaluation.metrics import retrieval_ranks
 from llm2clip_search.store import Row, Snapshot, SourceEntry, Writer
 from tests.support.encoders import ColourEncoder
 from tests.support.several import together
@@ -142,8 +143,9 @@ def test_duplicates_are_of_one_kind(tmp_path: Path) -> None:
         writer.commit(rows, np.repeat(clustered(1, 1), 8, axis=0))
         writer.set_sources([SourceEntry(uri=kind, modality=kind) for kind in ("image", "text")], base="")
     index = SearchIndex(Snapshot(tmp_path / "i"), encoder)
-    for find, ids in (("images", {0, 2, 4, 6}), ("texts", {1, 3, 5, 7}), (None, {0, 2, 4, 6})):
-        [group] = find_duplicates(index, find=find)  # type: ignore[arg-type]
+    expected: list[tuple[Any, set[int]]] = [("images", {0, 2, 4, 6}), ("texts", {1, 3, 5, 7}), (None, {0, 2, 4, 6})]
+    for find, ids in expected:
+        [group] = find_duplicates(index, find=find)
         assert {group.best["id"], *(row["id"] for row in group.others)} == ids
     assert group.best["id"] == 6  # the largest file where pictures have no size
     grouped = index.query(like=0, find="texts", group_duplicates=0.99).hits
@@ -166,3 +168,29 @@ def test_many_parts_of_one_file_are_passed_over(tmp_path: Path) -> None:
     """More than the first search finds."""
     index = mixed(tmp_path, ["image"] * 300 + ["image"] * 2, parts=300)
     assert {hit.file for hit in index.query(like=0, k=2, per_file=1).hits} == {f"{tmp_path}/0.tar", f"{tmp_path}/1.tar"}
+
+
+@given(seed=st.integers(0, 9), captions=st.integers(1, 3), k=st.sampled_from([1, 5, 10]))
+@settings(max_examples=15, deadline=None)
+def test_text_retrieval_is_that_of_the_metric(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, captions: int, k: int
+) -> None:
+    """Images find their captions in an index that holds the images too, as `retrieval_ranks` counts them."""
+    images, texts = clustered(seed, 30), clustered(seed + 100, 30 * captions)
+    image_of = np.arange(30 * captions) % 30
+    stored = texts.astype(np.float16).astype(np.float32)
+    stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+    expected = retrieval_ranks(images, stored, image_of).recalls()[f"text_retrieval_recall@{k}"]
+    encoder, folder = ColourEncoder(), tmp_path_factory.mktemp("recall")
+    with Writer.open(folder, model=encoder.identity, dim=encoder.dim) as writer:
+        kinds = [*["image"] * 30, *["text"] * len(texts)]
+        rows = [
+            Row(id=i, path=str(i), content_hash=str(i), size=1, mtime_ns=0, modality=kind)
+            for i, kind in zip(writer.allocate(len(kinds)), kinds, strict=True)
+        ]
+        writer.commit(rows, np.concatenate([images, texts]))
+        writer.set_sources([SourceEntry(uri=kind, modality=kind) for kind in ("image", "text")], base="")
+    index = SearchIndex(Snapshot(folder), encoder)
+    _, ids = index.search(images, k=k, allowed=index.matches(None, "texts"))
+    found = (image_of[ids - 30] == np.arange(30)[:, None]).any(axis=1)
+    assert np.float32(found.sum()) / np.float32(30) == expected

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def run(source: Path, encoder: ColourEncoder, modality: Modality = "text") -> In
     return index_corpus(corpus, encoder=encoder, index=folder, config=IndexConfig(batch_size=4, threads=2))
 
 
-def rows(source: Path) -> dict[str, dict[str, object]]:
+def rows(source: Path) -> dict[str, dict[str, Any]]:
     return {row["path"]: row for row in Snapshot(source.parent / ".llm2clip").metadata().to_pylist()}
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from PIL import Image
 
 from tests.support.images import photograph
@@ -42,11 +44,11 @@ def write_video(
         matrix: the first two columns of the display matrix, ``a b c d``.
     """
     with av.open(str(path), "w", container_options=container or {}) as output:
-        stream = None
+        stream: VideoStream | None = None
         for number, each in enumerate(frames):
             pixel_data = np.asarray(each)
             if stream is None:
-                stream = output.add_stream(codec, rate=rate, options=options or {})
+                stream = cast("VideoStream", output.add_stream(codec, rate=rate, options=options or {}))
                 stream.height, stream.width = pixel_data.shape[:2]
                 stream.pix_fmt = pixels
                 if aspect is not None:
