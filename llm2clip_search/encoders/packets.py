@@ -10,6 +10,8 @@ from typing import Any
 from PIL import Image, IptcImagePlugin
 
 from llm2clip_search.encoders.image_types import register_plugins
+from llm2clip_search.encoders.raw import is_raw, opened_raw
+from llm2clip_search.errors import ImageError
 
 _XMP, _PNG_XMP = 700, "XML:com.adobe.xmp"
 
@@ -39,10 +41,15 @@ def packets_of(image: Image.Image) -> Packets:
 
 
 def read_packets(source: bytes | Path) -> Packets:
-    """The packets of an image file, by its header; none if Pillow cannot open it."""
+    """The packets of an image file, by its header; of a RAW file that is no TIFF file, those of its preview."""
     register_plugins()
     with suppress(Exception), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         return packets_of(image)
+    with suppress(OSError, ImageError):
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        if is_raw(data):
+            with opened_raw(data) as raw:
+                return read_packets(raw.preview() or b"")
     return Packets()
 
 

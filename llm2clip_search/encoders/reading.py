@@ -154,7 +154,7 @@ def _decode_raw(data: bytes, held: ExitStack, max_pixels: int, shortest: int | N
         _check_size(raw.size, max_pixels)
         exif = raw_exif(data)
         shown = _decode_preview(raw, held, max_pixels, shortest)
-        packets = raw_packets(exif) or (shown.packets if shown is not None else Packets())
+        packets = raw_packets(exif) if exif or shown is None else shown.packets
         if shown is not None:
             exif = exif if Base.Make in exif else shown.exif
             return replace(shown, size=raw.size, format="RAW", exif=exif, packets=packets)

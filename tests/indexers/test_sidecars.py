@@ -135,6 +135,23 @@ def test_a_copy_does_not_inherit_a_sidecar(photos: Path) -> None:
     assert described(photos)["IMG_4.jpg"] == (5, ["own"], "of the first")
 
 
+def test_a_raw_file_that_is_no_tiff_file_has_the_packet_of_its_preview(photos: Path) -> None:
+    picture = photograph(8, (640, 480))
+    data = dng(picture, preview=jpeg(picture, xmp=packet(rating=3)))
+    (photos / "IMG_8.ORF").write_bytes(b"IIRO" + data[4:])  # how Olympus begins a TIFF file
+    encoder, sidecar = ColourEncoder(), photos / "IMG_8.xmp"
+    update(photos, encoder)
+    assert described(photos)["IMG_8.ORF"] == (3, None, None)
+    sidecar.write_bytes(packet(rating=5))
+    update(photos, encoder)
+    assert described(photos)["IMG_8.ORF"] == (5, None, None)
+    sidecar.unlink()
+    (photos / "IMG_8.ORF").rename(photos / "moved.orf")
+    assert update(photos, encoder).reused == 1
+    assert described(photos)["moved.orf"] == (3, None, None)
+    assert encoder.embedded == 5
+
+
 def test_an_image_and_its_sidecar_change_at_once(photos: Path) -> None:
     encoder, sidecar = ColourEncoder(), photos / "IMG_4.xmp"
     sidecar.write_bytes(packet(rating=5, caption="sidecar"))
