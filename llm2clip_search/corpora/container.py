@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 from llm2clip_search.corpora.corpus import Item, Modality
 from llm2clip_search.corpora.files import Files
 from llm2clip_search.corpora.options import SourceOptions
+from llm2clip_search.errors import CorpusError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +24,14 @@ class Container(Protocol):
     """What its parts can be indexed as."""
     extra: str
     """The extra that installs what it needs; empty if nothing is missing."""
+
+    def check_extra(self, uri: str) -> None:
+        """Raise a `CorpusError` about a file if the extra that reads it is not installed."""
+        if self.extra:
+            raise CorpusError(
+                f"{uri} cannot be read without the extra [{self.extra}].",
+                hint=f"Install it with: pip install 'llm2clip-search[{self.extra}]'.",
+            )
 
     def parts(self, files: Files, container: Item, options: SourceOptions) -> Iterator[Item]:
         """As `Corpus.parts`. Items whose bytes listing reads anyway carry them as ``data``."""

@@ -58,13 +58,14 @@ def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
 
     Raises:
         OSError: it cannot be read, or is not there any more.
+        ImageError: it is damaged.
+        CorpusError: the extra that reads it is not installed.
     """
     container, part = container_uri(item.uri)
     reader = container_for(container, kind)
     if reader is None or not part:
         return files.read(item.uri)
-    if reader.extra:
-        raise OSError(f"reading {container} needs the extra [{reader.extra}]")
+    reader.check_extra(container)
     uri, characters = char_range(item.uri)
     if characters is None:
         return reader.open(files, item)

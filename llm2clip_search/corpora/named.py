@@ -42,12 +42,8 @@ class NamedFiles(Corpus):
         self.is_partial = is_partial
         self._kind = None if options.kind == "files" else options.kind
         for name in self._files:
-            reader = container_for(name, self._kind)
-            if reader is not None and reader.extra:
-                raise CorpusError(
-                    f"{name} cannot be read without the extra [{reader.extra}].",
-                    hint=f"Install it with: pip install 'llm2clip-search[{reader.extra}]'.",
-                )
+            if (reader := container_for(name, self._kind)) is not None:
+                reader.check_extra(name)
 
     @property
     def uri(self) -> str:

@@ -83,7 +83,7 @@ def test_types_that_are_not_read_are_counted_with_what_reads_them(
     """As on a machine without the extra."""
     readable = image_types.image_extensions() - {*image_types.HEIC.extensions, *image_types.CAMERA_RAW.extensions}
     monkeypatch.setattr(rules, "image_extensions", lambda: readable)
-    for name in ("a.HEIC", "b.heic", "c.heif", "d.CR2", "e.txt", "f.json", "g.mp4"):
+    for name in ("a.HEIC", "b.heic", "c.heif", "d.CR2", "e.txt", "f.json", "g.mp3"):
         (tmp_path / name).write_bytes(b"x")
     corpus = FolderCorpus(tmp_path)
     assert names(corpus) == []
