@@ -1,7 +1,7 @@
 """Files of a folder that belong to an image: the RAW file that it was made from, and sidecars, which describe it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from llm2clip_search.corpora.xmp import MAX_BYTES, Description, describe, read_xmp
@@ -30,12 +30,13 @@ class Companions:
             extensions: of files that are indexed as images, in lower case, with the dot.
             separate_raw: a RAW file is an image by itself, whatever is beside it.
         """
-        raws = [] if separate_raw else [name for name in names if _is_raw(name)]
-        sidecars = [name for name in names if name.casefold().endswith(SIDECAR)] if extensions else []
+        raws = [] if separate_raw else [name for name in names if _suffix(name) in CAMERA_RAW.extensions]
+        sidecars = [name for name in names if _suffix(name) == SIDECAR] if extensions else []
         self._sidecars = {name.casefold(): name for name in sidecars if is_listed(name)}
         stems = {_stem(name) for name in raws}
-        images = (name for name in names if PurePath(name).suffix.lower() in extensions and not _is_raw(name))
-        shown = {stem for name in images if stems and (stem := _stem(name)) in stems and is_listed(name)}
+        alike = extensions.difference(CAMERA_RAW.extensions) if stems else frozenset()
+        images = (name for name in names if _suffix(name) in alike and _stem(name) in stems)
+        shown = {_stem(name) for name in images if is_listed(name)}
         self._raws = {name: _stem(name) for name in raws if _stem(name) in shown}
         self._raws_of: dict[str, list[str]] = {}
         for name, stem in self._raws.items():
@@ -49,8 +50,9 @@ class Companions:
         """The sidecar of an image: its own, that of its stem, or that of the RAW file that it stands for."""
         if not self._sidecars:
             return None
-        bases = (name, PurePath(name).stem, *self._raws_of.get(_stem(name), ()))
-        found = (self._sidecars.get(f"{base}{SIDECAR}".casefold()) for base in bases)
+        stem = _stem(name)
+        bases = (name.casefold(), stem, *(each.casefold() for each in self._raws_of.get(stem, ())))
+        found = (self._sidecars.get(f"{base}{SIDECAR}") for base in bases)
         return next((each for each in found if each is not None), None)
 
 
@@ -103,9 +105,10 @@ def own_columns(source: bytes | Path) -> dict[str, Any]:
     return columns_of(describe(read_packets(source)))
 
 
-def _is_raw(name: str) -> bool:
-    return PurePath(name).suffix.lower() in CAMERA_RAW.extensions
-
-
 def _stem(name: str) -> str:
-    return PurePath(name).stem.casefold()
+    return name.rpartition(".")[0].casefold()
+
+
+def _suffix(name: str) -> str:
+    """As `PurePath.suffix` of names of files that have one, for folders with a million files."""
+    return f".{name.rpartition('.')[2].lower()}"

@@ -82,7 +82,8 @@ def matching(pattern: str, options: SourceOptions) -> list[str]:
 
 
 class RemoteFolder(Corpus):
-    """The image files below an address, in the order of their names; the rules are those of `FolderCorpus`."""
+    """The image files below an address, in the order of their names. The rules are those of `FolderCorpus`, except
+    those about several files of one name, which such a listing does not bring together."""
 
     def __init__(self, uri: str, *, options: SourceOptions = SourceOptions()) -> None:
         """A prefix that is listed when `items` is called.

@@ -290,4 +290,4 @@ def refuse_empty(corpus: Corpus, snapshot: Snapshot | None) -> None:
             # An unmounted disk looks like an emptied folder: forgetting its images would be a costly guess.
             kept = f"; the index keeps the {rows:,} it knows from there"
             hint = hint or "Use --forget to remove them from the index."
-    raise CorpusError(f"There are no images in {corpus.uri} ({'; '.join(why)}){kept}.", hint=hint)
+    raise CorpusError(f"There are no {corpus.modality}s in {corpus.uri} ({'; '.join(why)}){kept}.", hint=hint)

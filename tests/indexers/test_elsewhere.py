@@ -96,16 +96,16 @@ def test_every_place_gives_the_vectors_of_a_folder_and_a_second_run_reads_nothin
 
 def test_ten_changed_ten_moved_and_ten_removed_objects_cost_ten_embeddings(endpoint: str, tmp_path: Path) -> None:
     encoder = ColourEncoder()
-    fill_bucket(endpoint, "changing", {f"p/{name}": content for name, content in pictures().items()})
-    run("s3://changing/p", tmp_path / "i", encoder)
+    fill_bucket(endpoint, "edited", {f"p/{name}": content for name, content in pictures().items()})
+    run("s3://edited/p", tmp_path / "i", encoder)
     changed = {f"p/{name}": content for name, content in list(pictures(first=100).items())[:10]}
     moved = {f"p/moved/{name}": content for name, content in list(pictures().items())[10:20]}
-    fill_bucket(endpoint, "changing", {**changed, **moved})
-    remove_objects(endpoint, "changing", [f"p/{name}" for name in NAMES[10:30]])
-    done = run("s3://changing/p", tmp_path / "i", encoder)
+    fill_bucket(endpoint, "edited", {**changed, **moved})
+    remove_objects(endpoint, "edited", [f"p/{name}" for name in NAMES[10:30]])
+    done = run("s3://edited/p", tmp_path / "i", encoder)
     assert (done.indexed, done.reused, done.unchanged, done.total) == (10, 10, 10, 30)
     assert encoder.embedded == 50
-    run("s3://changing/p", tmp_path / "fresh", encoder)
+    run("s3://edited/p", tmp_path / "fresh", encoder)
     assert vectors(tmp_path / "i") == vectors(tmp_path / "fresh")
 
 

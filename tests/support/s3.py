@@ -12,7 +12,10 @@ KEYS = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "test-secret-9
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """A server's address; the test is skipped if moto is not installed."""
+    """A server's address; the test is skipped if moto is not installed.
+
+    Connections to a bucket are kept for the process, so no two servers may have one of the same name.
+    """
     moto = pytest.importorskip("moto.server", reason="needs the package moto, of the extra [test]")
     pytest.importorskip("obstore", reason="needs the package obstore, of the extra [s3]")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
