@@ -97,7 +97,7 @@ def test_types_that_are_not_read_are_counted_with_what_reads_them(
     assert reasons[2] == "1 .heif file skipped: needs the extra [heif]"
     with pytest.raises(CorpusError, match=r"no images in .*2 \.heic files skipped: needs the extra \[heif\]") as caught:
         index_folder(tmp_path, encoder=ColourEncoder(), index=tmp_path / ".llm2clip")
-    assert "llm2clip-search[heif]" in caught.value.hint
+    assert "llm2clip-search[raw]" in caught.value.hint
 
 
 def test_what_patterns_leave_out_is_counted_but_not_what_is_no_image(tmp_path: Path) -> None:
