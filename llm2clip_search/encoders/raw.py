@@ -138,7 +138,7 @@ class RawFile:
         try:
             return Image.fromarray(self._raw.postprocess(half_size=True, use_camera_wb=True))
         except Exception as error:
-            raise _unreadable(error, stage="decode") from error
+            raise ImageError("its pixels cannot be developed: it is cut off or damaged", stage="decode") from error
 
 
 @contextmanager
@@ -155,13 +155,9 @@ def opened_raw(data: bytes) -> Iterator[RawFile]:
     try:
         raw = rawpy.imread(io.BytesIO(data))
     except Exception as error:
-        raise _unreadable(error, stage="header") from error
+        reason = error.args[0] if error.args else error
+        text = reason.decode() if isinstance(reason, bytes) else first_line(error)  # LibRaw's messages are bytes
+        what = f"a damaged {CAMERA_RAW.name} image, or one that LibRaw does not know"
+        raise ImageError(f"{what}: {text}", stage="header") from error
     with raw:
         yield RawFile(raw)
-
-
-def _unreadable(error: Exception, *, stage: Any) -> ImageError:
-    reason = first_line(error)
-    with suppress(Exception):
-        reason = error.args[0].decode()  # LibRaw's messages are bytes
-    return ImageError(f"a damaged {CAMERA_RAW.name} image, or one that LibRaw does not know: {reason}", stage=stage)

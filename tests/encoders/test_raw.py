@@ -95,7 +95,7 @@ def test_pictures_upside_down_follow_the_mark() -> None:
 def test_damaged_files() -> None:
     sound = dng(SCENE, preview=jpeg(SCENE))
     assert likeness(read_rgb(without_pixels(sound)), SCENE) > 0.98  # its preview is sound
-    with pytest.raises(ImageError, match="damaged camera RAW image") as caught:
+    with pytest.raises(ImageError, match="cannot be developed: it is cut off or damaged") as caught:
         read_rgb(without_pixels(dng(SCENE)))
     assert caught.value.stage == "decode"
     broken = sound.replace(jpeg(SCENE)[200:-2], bytes(len(jpeg(SCENE)) - 202))
