@@ -243,7 +243,8 @@ def _say_remembered(corpus: "Corpus", given: Mapping[str, Any]) -> None:
         console.say("reading hidden files and system folders, as the last time; --no-all skips them")
     for name, value in corpus.options.items():
         if name not in given and name != "kind":
-            console.say(f"{name.replace('_', ' ')} {value!r}, as the last time")
+            what = name.replace("_", " ") + ("" if value is True else f" {value!r}")
+            console.say(f"{what}, as the last time")
 
 
 def _print(summary: "IndexSummary", *, shown: int, named: bool) -> None:

@@ -133,6 +133,8 @@ def _open(place: str, options: SourceOptions, settle: Settle) -> list[Corpus] | 
 
 
 def _open_local(path: Path, options: SourceOptions, settle: Settle) -> list[Corpus] | str:
+    if options.kind is None and path.is_file() and settle(str(path), options)[0].kind == "list":
+        return [_open_list(str(path), options, settle)]  # nothing in a file of lines says that it is one
     kind = options.kind if options.kind is not None and path.is_file() else kind_of(path, options.modality)
     if options.kind is not None and kind not in ("folder", "tar", "table"):
         kind = options.kind

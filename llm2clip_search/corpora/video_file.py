@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
@@ -34,6 +34,34 @@ _SCALER = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_C
 """Gives the same bytes on every processor."""
 
 
+class _Turn(NamedTuple):
+    """How the frames of a video are rotated and flipped."""
+
+    transposes: bool = False
+    rows: int = 1
+    """Step of the rows then: -1 if the last is shown first."""
+    columns: int = 1
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels ``[height, width, 3]`` as they are shown."""
+        return (pixels.transpose(1, 0, 2) if self.transposes else pixels)[:: self.rows, :: self.columns]
+
+
+def _turn_of(frame: "VideoFrame") -> _Turn:
+    """What the display matrix of a frame says: columns ``x`` and rows ``y`` become ``a x + c y`` and ``b x + d y``.
+
+    To be asked once: a frame whose side data were looked at is in a cycle of references, and keeps its memory.
+    """
+    sides: Any = frame.side_data
+    matrix = sides.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return _Turn()
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    transposes = abs(b) > abs(a)
+    rows, columns = (b, c) if transposes else (d, a)
+    return _Turn(transposes, -1 if rows < 0 else 1, -1 if columns < 0 else 1)
+
+
 @dataclass(frozen=True)
 class Frame:
     """A decoded frame."""
@@ -43,6 +71,7 @@ class Frame:
     _frame: "VideoFrame"
     _aspect: float
     """Width of a pixel by its height."""
+    _turn: _Turn
 
     @property
     def name(self) -> str:
@@ -53,29 +82,12 @@ class Frame:
         """uint8 ``[height, width, 3]`` as it is shown, with square pixels and of bounded size."""
         width, height = self._frame.width * max(1.0, self._aspect), self._frame.height / min(1.0, self._aspect)
         scale = min(1.0, SHORT_SIDE / min(width, height), LONG_SIDE / max(width, height))
-        return _turned(self.scaled(max(1, round(scale * width)), max(1, round(scale * height))), self._frame)
+        return self._turn.apply(self.scaled(max(1, round(scale * width)), max(1, round(scale * height))))
 
     def scaled(self, width: int, height: int) -> np.ndarray:
         """uint8 ``[height, width, 3]``, not rotated."""
         frame = self._frame.reformat(width, height, "rgb24", interpolation=int(_SCALER), threads=1)
         return np.asarray(frame.to_ndarray(), dtype=np.uint8)
-
-
-def _turned(pixels: np.ndarray, frame: "VideoFrame") -> np.ndarray:
-    """Pixels rotated and flipped by the display matrix of their frame.
-
-    It maps columns ``x`` and rows ``y`` to columns ``a x + c y`` and rows ``b x + d y``.
-    """
-    sides: Any = frame.side_data
-    matrix = sides.get(Type.DISPLAYMATRIX)
-    if matrix is None:
-        return pixels
-    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].astype(np.int64)
-    if abs(b) > abs(a):
-        pixels, columns, rows = pixels.transpose(1, 0, 2), c, b
-    else:
-        columns, rows = a, d
-    return pixels[:: -1 if rows < 0 else 1, :: -1 if columns < 0 else 1]
 
 
 class Video:
@@ -104,7 +116,7 @@ class Video:
         """
         aspect = float(self._stream.sample_aspect_ratio or 1)
         aspect = aspect if 0.1 < aspect < 10 else 1.0
-        last, end = -1.0, 0.0
+        last, end, turn = -1.0, 0.0, None
         try:
             for packet in self._container.demux():
                 if packet.pts is not None and packet.time_base:
@@ -114,8 +126,8 @@ class Video:
                 for frame in _decoded(packet):
                     time = self._time(frame)
                     if time is not None and time > last and not frame.is_corrupt:
-                        last = time
-                        yield Frame(time, frame, aspect)
+                        last, turn = time, turn or _turn_of(frame)
+                        yield Frame(time, frame, aspect, turn)
         except av.FFmpegError as error:
             raise CorpusError(f"{self._uri} cannot be read on after {end:.1f} s: {_reason(error)}.") from error
         stated = (self._container.duration or 0) / av.time_base

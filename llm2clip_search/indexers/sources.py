@@ -112,8 +112,10 @@ def open_source(
 def _as_remembered(source: SourceEntry, asked: SourceOptions, given: Collection[str]) -> SourceOptions:
     """How a source was read, but for what is given now."""
     remembered = SourceOptions.from_dict(source.options)
+    # Nothing in a file of lines says that it is a list; what everything else is can be seen, and may have changed.
+    kind = asked.kind or ("list" if remembered.kind == "list" else None)
     remembered = replace(
-        remembered, exclude=source.exclude, everything=source.everything, modality=asked.modality, kind=asked.kind
+        remembered, exclude=source.exclude, everything=source.everything, modality=asked.modality, kind=kind
     )
     return replace(remembered, **{name: getattr(asked, name) for name in given})
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llm2clip_search.base.memory import resident_bytes
 from llm2clip_search.corpora.containers import open_uri
 from llm2clip_search.corpora.corpus import Item
 from llm2clip_search.corpora.files import LocalFiles
@@ -213,6 +214,14 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         VideoContainer().open(LocalFiles(), Item(uri=f"{path}#t=7"))
     assert held() == before
+
+
+def test_memory_is_flat(tmp_path: Path) -> None:
+    photo = photograph(1, (640, 480))
+    path = write_video(tmp_path / "a.mp4", [photo] * 250, options={"preset": "ultrafast"})
+    held = [resident_bytes() for _ in frames(path, 0.01)]
+    assert len(held) == 250
+    assert held[-1] < held[50] + (24 << 20)  # 200 frames have 90 MB
 
 
 def test_versions_follow_the_file(tmp_path: Path) -> None:
