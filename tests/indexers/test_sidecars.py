@@ -148,6 +148,7 @@ def test_a_raw_file_that_is_no_tiff_file_has_the_packet_of_its_preview(photos: P
     sidecar.unlink()
     (photos / "IMG_8.ORF").rename(photos / "moved.orf")
     assert update(photos, encoder).reused == 1
+    assert update(photos, encoder).redescribed == 1  # what a moved row says is looked at when the row is there
     assert described(photos)["moved.orf"] == (3, None, None)
     assert encoder.embedded == 5
 
