@@ -89,7 +89,11 @@ class Passages:
                 found.append(span)
             else:
                 length = span[1] - span[0]
-                found += self._fitting(text, self._packed(text, span, max(1, min(self._most, length) // 2)))
+                parts = self._packed(text, span, max(1, min(self._most, length) // 2))
+                if max(end - start for start, end in parts) > 3 * length // 4:  # so that this ends, and soon
+                    middle = span[0] + length // 2
+                    parts = [(span[0], middle), (middle, span[1])]
+                found += self._fitting(text, parts)
         return found
 
     def _packed(self, text: str, span: Span, most: int) -> list[Span]:

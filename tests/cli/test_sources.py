@@ -74,16 +74,16 @@ def test_patterns_are_remembered_and_said(own: Path, run_cli: RunCli) -> None:
 
 
 def test_what_is_skipped_and_kept_is_said(own: Path, run_cli: RunCli) -> None:
-    (own / "images" / "photo.cr2").write_bytes(b"x")
+    (own / "images" / "project.xcf").write_bytes(b"x")
     (own / "images" / "#recycle").mkdir()
     (own / "images" / "disk").mkdir()
     photograph(92).save(own / "images" / "disk" / "x.png")
     done = run_cli("index", "images", "--json", cwd=own)
     skipped = json.loads(done.stdout)["skipped"]
-    assert (skipped["types"][".cr2"]["files"], skipped["system"]) == (1, {"#recycle": 1})
+    assert (skipped["types"][".xcf"]["files"], skipped["system"]) == (1, {"#recycle": 1})
     (own / "images" / "disk" / "x.png").unlink()
     done = run_cli("index", "images", cwd=own)
-    assert "1 .cr2 file skipped: " in done.stderr
+    assert "1 .xcf file skipped: " in done.stderr
     assert "1 system folder or file skipped: #recycle" in done.stderr
     assert "images/disk is empty or gone; the index keeps 1 image below it. Is a disk not mounted?" in done.stderr
     assert "1 removed" in run_cli("index", "images", "--forget", cwd=own).stdout

@@ -23,11 +23,11 @@ def write_shard(folder: Path, shard: int, *, images: int = 3) -> Path:
     return write_tar(folder / f"{shard:05d}.tar", members)
 
 
-def test_an_output_of_img2dataset_is_its_shards(tmp_path: Path, run_cli: RunCli) -> None:
+def test_an_output_of_img2dataset_is_its_shards(tmp_path: Path, tiny_model: Path, run_cli: RunCli) -> None:
     (tmp_path / "laion").mkdir()
     for shard in range(2):
         write_shard(tmp_path / "laion", shard)
-    first = run_cli("index", "laion", cwd=tmp_path)
+    first = run_cli("index", "laion", "--model", f"dir:{tiny_model}", cwd=tmp_path)
     assert first.stdout.startswith("6 indexed, 0 moved or copied, 0 unchanged, 0 removed, 0 failed")
     assert run_cli("index", "laion", cwd=tmp_path).stdout.startswith("0 indexed, 0 moved or copied, 6 unchanged")
     found = run_cli("query", "a", "--where", "similarity >= 0.2 and source_width = 64", "--json", cwd=tmp_path)
@@ -42,12 +42,12 @@ def test_an_output_of_img2dataset_is_its_shards(tmp_path: Path, run_cli: RunCli)
     assert json.loads(hit)["exists"] is True
 
 
-def test_shards_by_braces_and_what_is_wrong_with_some(tmp_path: Path, run_cli: RunCli) -> None:
+def test_shards_by_braces_and_what_is_wrong_with_some(tmp_path: Path, tiny_model: Path, run_cli: RunCli) -> None:
     (tmp_path / "s").mkdir()
     shards = [write_shard(tmp_path / "s", shard) for shard in range(3)]
     shards[1].write_bytes(shards[1].read_bytes()[:4000])
     shards[2].write_bytes(b"\x1f\x8b" + bytes(600))
-    done = run_cli("index", "s/{00000..00002}.tar", cwd=tmp_path)
+    done = run_cli("index", "s/{00000..00002}.tar", "--model", f"dir:{tiny_model}", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stdout.startswith("3 indexed")
     assert "3 failed" in done.stdout  # two shards, and the image that the cut goes through

@@ -55,7 +55,8 @@ def test_passages_hold_the_whole_text_and_each_fits(text: str, kind: type[Colour
     assert all(one[0] < two[0] and one[1] < two[1] for one, two in pairwise(spans))
     covered = {place for start, end in spans for place in range(start, end)}
     assert not "".join(letter for place, letter in enumerate(text) if place not in covered).strip()
-    if encoder.count_tokens([text.strip()])[0] <= encoder.max_tokens:
+    # What is far longer than that many tokens can be is not counted.
+    if len(text) <= 100 and encoder.count_tokens([text.strip()])[0] <= encoder.max_tokens:
         assert len(spans) <= 1
 
 

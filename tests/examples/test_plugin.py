@@ -82,5 +82,5 @@ def test_a_plug_in_that_cannot_be_loaded_is_named(install: Install, tmp_path: Pa
 
 
 def test_without_plug_ins_a_scheme_is_unknown() -> None:
-    with pytest.raises(CorpusError, match="Nothing here reads s3://"):
-        open_corpus("s3://bucket")
+    with pytest.raises(CorpusError, match="Nothing here reads nowhere://"):
+        open_corpus("nowhere://bucket")

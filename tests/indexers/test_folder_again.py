@@ -144,7 +144,7 @@ def test_folders_of_no_interest_are_skipped_and_loops_end(tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").touch()
     (tmp_path / "kept" / "loop").symlink_to(tmp_path / "kept")
-    (tmp_path / "kept" / "film.pdf").touch()
+    (tmp_path / "kept" / "drawing.eps").touch()
     (tmp_path / "kept" / "folder.png").mkdir()
     (tmp_path / "linked").symlink_to(tmp_path / ".hidden")  # a link that the user made is followed
     corpus = FolderCorpus(tmp_path)

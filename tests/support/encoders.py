@@ -30,16 +30,17 @@ class PixelEncoder(Encoder):
 
 class ColourEncoder(Encoder):
     """Replaces the towers where only the code around them is tested: an image is embedded as its coarse colours, a
-    caption as a random vector seeded by its bytes. Counts what it embeds."""
+    caption as a random vector seeded by its bytes. Counts what it embeds, and the images among that."""
 
     def __init__(self, dim: int = 16) -> None:
         self.identity = ModelIdentity.from_name(f"colours:{dim}")
         self.dim, self.max_tokens = dim, 24
         self.preprocess = PreprocessConfig(height=160, width=160)
-        self.embedded = 0
+        self.embedded = self.images = 0
 
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
         self.embedded += len(pixels)
+        self.images += len(pixels)
         if len(pixels) == 0:
             return np.empty((0, self.dim), dtype=np.float32)
         coarse = pixels[:, 20::40, 20::40, :].reshape(len(pixels), -1).astype(np.float32)[:, : self.dim] - 127.5

@@ -38,7 +38,7 @@ def test_speed_is_measured_in_rounds(photographs: Path, colours: ColourEncoder, 
     assert min(measured.values()) > 0.0
     assert measured[slowest] == min(measured[stage] for stage in ("tower", "read", "decode", "write"))
     # A batch to warm up, then the tower alone and one index run a round; the second run embeds nothing.
-    assert colours.embedded == 4 + 2 * (12 + 12)
+    assert colours.images == 4 + 2 * (12 + 12)
     assert len(queried) == 2
     assert not any(index.exists() for index in queried)  # scratch folders are gone
     for path in photographs.rglob("*.png"):
@@ -94,7 +94,7 @@ def test_images_that_cannot_be_read_are_left_out(
     (photographs / "broken.png").write_bytes(b"no image")
     result = measure_index_speed(colours, photographs, rounds=1)
     assert result.images == 13
-    assert colours.embedded == 12 + 12 + 12
+    assert colours.images == 12 + 12 + 12
     shutil.rmtree(photographs / "2023")
     shutil.rmtree(photographs / "2024")
     with pytest.raises(CorpusError, match=r"None of the 1 images in .* can be read"):
