@@ -11,7 +11,9 @@ from llm2clip_search.store import METADATA_SCHEMA
 from llm2clip_search.store.manifest import ColumnEntry
 from llm2clip_search.store.schema import column_field
 
-DESCRIPTIVE = ("caption", "rating", "keywords", "taken", "camera", "latitude", "longitude", "format")
+DESCRIBED = ("caption", "rating", "keywords")
+"""Columns of the index that sources fill, and packets within files."""
+DESCRIPTIVE = (*DESCRIBED, "taken", "camera", "latitude", "longitude", "format")
 """Columns of the index that a source may fill instead of the file itself."""
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.corpora.decode import Decoded, ImageFacts
 from llm2clip_search.errors import ImageError
-from llm2clip_search.indexers.columns import ColumnTypes
+from llm2clip_search.indexers.columns import DESCRIBED, ColumnTypes
 from llm2clip_search.indexers.known import Embedded, content_key
 from llm2clip_search.indexers.plan import IndexPlan, is_lost
 from llm2clip_search.store import Row, Writer
@@ -269,6 +269,8 @@ class Committer:
             is_same_row = twin is not None and each.twin == each.id
             keeps_columns = is_same_row and not item.described and decoded.redescribed is None
             own = {} if keeps_columns else dict(decoded.own or {})
+            if decoded.redescribed is not None and decoded.own is None:
+                own = dict.fromkeys(DESCRIBED)  # what the source said before, and may say no more
             rows.append(
                 Row(
                     id=each.id,
