@@ -152,6 +152,8 @@ class Shard:
     def records(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """As `rows`, as dictionaries: for a page of results a third of the time of building a table of them.
 
+        Columns that are null in all of a part are left out.
+
         Raises:
             DamagedError: the file is missing or damaged.
         """
@@ -159,10 +161,10 @@ class Shard:
         try:
             parts = np.searchsorted(self._ends, rows, side="right").tolist()
             read = {part: file.read([part]) for part in dict.fromkeys(parts)}
-            columns = {part: dict(zip(each.column_names, each.columns, strict=True)) for part, each in read.items()}
+            columns = {part: _with_values(each) for part, each in read.items()}
             offsets = (rows - (self._ends - file.sizes)[parts]).tolist()
             for part, offset in zip(parts, offsets, strict=True):
-                found.append({name: column[offset].as_py() for name, column in columns[part].items()})
+                found.append({name: column[offset].as_py() for name, column in columns[part]})
         except (OSError, IndexError, pa.ArrowException) as error:
             raise unreadable(self.folder / ROWS if ROWS in self.entry.sha256 else self.metadata_path, error) from error
         return found
@@ -206,6 +208,12 @@ class Shard:
         if table.num_rows != self.entry.rows:
             raise DamagedError(f"{path} has {table.num_rows} rows, but the manifest says {self.entry.rows}.")
         return table
+
+
+def _with_values(table: pa.Table) -> list[tuple[str, pa.ChunkedArray]]:
+    """The columns of a table that hold anything: each value takes half a microsecond, and most columns hold none."""
+    names, rows = table.column_names, len(table)
+    return [(name, column) for name, column in zip(names, table.columns, strict=True) if column.null_count < rows]
 
 
 def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
