@@ -114,6 +114,13 @@ def _places_elsewhere(name: str, options: SourceOptions) -> list[str]:
     return matching(name, options)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # a name that is too long, a parent that may not be entered
+        raise CorpusError(f"{path} cannot be read: {error.strerror}.") from error
+
+
 def _is_there(name: str) -> bool:
     try:
         return Path(name).exists()
@@ -133,16 +140,17 @@ def _open(place: str, options: SourceOptions, settle: Settle) -> list[Corpus] | 
 
 
 def _open_local(path: Path, options: SourceOptions, settle: Settle) -> list[Corpus] | str:
-    if options.kind is None and path.is_file() and settle(str(path), options)[0].kind == "list":
+    is_file = _is_file(path)
+    if options.kind is None and is_file and settle(str(path), options)[0].kind == "list":
         return [_open_list(str(path), options, settle)]  # nothing in a file of lines says that it is one
-    kind = options.kind if options.kind is not None and path.is_file() else kind_of(path, options.modality)
+    kind = options.kind if options.kind is not None and is_file else kind_of(path, options.modality)
     if options.kind is not None and kind not in ("folder", "tar", "table"):
         kind = options.kind
     if kind == "table" and path.is_dir():
         return _open_tables(path, options, settle)
     if kind == "list":
         return [_open_list(str(path), options, settle)]
-    if kind in ("folder", "tar") and not path.is_file():
+    if kind in ("folder", "tar") and not is_file:
         chosen = replace(options, kind=options.kind or (None if kind == "folder" else kind))
         settled, part_of = settle(str(path), chosen)
         folder = FolderCorpus(
