@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-_WELCOME = frozenset({"caption", "rating", "keywords", "taken", "camera", "latitude", "longitude"})
+DESCRIBED = ("caption", "rating", "keywords")
+"""Columns of the index that sources, sidecars and packets within files fill."""
+WELCOME = (*DESCRIBED, "taken", "camera", "latitude", "longitude")
 """Columns of the index that a source may fill in place of the file itself."""
 _OWN = frozenset(
     (
@@ -42,7 +44,7 @@ def source_columns(values: Mapping[str, Any], wanted: tuple[str, ...] | None = N
 def column_name(name: str) -> str:
     """The column of the index for a name of a source."""
     folded = name.casefold()
-    if folded in _WELCOME:
+    if folded in WELCOME:
         return folded
     # Names that JSON can hold and UTF-8 cannot are escaped.
     return ("source_" if folded in _OWN else "") + name.encode("utf-8", "backslashreplace").decode()

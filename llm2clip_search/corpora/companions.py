@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.corpora.columns import DESCRIBED
 from llm2clip_search.corpora.xmp import MAX_BYTES, Description, describe, read_xmp
 from llm2clip_search.encoders.image_types import CAMERA_RAW
 from llm2clip_search.encoders.packets import read_packets
 
 SIDECAR = ".xmp"
-_DESCRIBED = ("rating", "keywords", "caption")
 
 
 class Companions:
@@ -97,7 +97,7 @@ def sidecar_mark(path: Path) -> str:
 
 def columns_of(description: Description) -> dict[str, Any]:
     """A description by column, all of them."""
-    return {name: getattr(description, name) for name in _DESCRIBED}
+    return {name: getattr(description, name) for name in DESCRIBED}
 
 
 def own_columns(source: bytes | Path) -> dict[str, Any]:

@@ -7,14 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from llm2clip_search.corpora.columns import WELCOME
 from llm2clip_search.store import METADATA_SCHEMA
 from llm2clip_search.store.manifest import ColumnEntry
 from llm2clip_search.store.schema import column_field
 
-DESCRIBED = ("caption", "rating", "keywords")
-"""Columns of the index that sources fill, and packets within files."""
-DESCRIPTIVE = (*DESCRIBED, "taken", "camera", "latitude", "longitude", "format")
-"""Columns of the index that a source may fill instead of the file itself."""
+DESCRIPTIVE = (*WELCOME, "format")
+"""Columns of the index that an item may fill instead of the file itself."""
 
 
 class ColumnTypes:

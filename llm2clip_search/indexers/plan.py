@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.files import files_of
 from llm2clip_search.corpora.joined import JoinedCorpus
+from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers.known import Completed, KnownRows
 from llm2clip_search.indexers.listing import Judge
@@ -208,13 +209,25 @@ def _overlapping(snapshot: Snapshot, corpus: Corpus) -> list[FolderCorpus]:
     own = {snapshot.stored(uri) for uri in (corpus.uri, corpus.part_of) if uri}
     root = snapshot.stored(corpus.uri)
     return [
-        FolderCorpus(snapshot.located(other.uri), exclude=other.exclude, everything=other.everything)
+        folder_of(snapshot, other)
         for other in snapshot.manifest.sources
         if other.uri not in own
         and other.modality == corpus.modality
         and is_folder_source(other)
         and (_walked(corpus) is None or snapshot.is_under(other.uri, root) or snapshot.is_under(root, other.uri))
     ]
+
+
+def folder_of(snapshot: Snapshot, source: SourceEntry) -> FolderCorpus:
+    """A source that is a folder, as it was read."""
+    return FolderCorpus(
+        snapshot.located(source.uri),
+        exclude=source.exclude,
+        everything=source.everything,
+        options=replace(
+            SourceOptions.from_dict(source.options), modality="text" if source.modality == "text" else "image"
+        ),
+    )
 
 
 def is_folder_source(source: SourceEntry) -> bool:

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm2clip_search.corpora import Corpus, FolderCorpus
+from llm2clip_search.corpora import Corpus
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
 from llm2clip_search.errors import CorpusError, StoreError
-from llm2clip_search.indexers.plan import is_folder_source
+from llm2clip_search.indexers.plan import folder_of, is_folder_source
 from llm2clip_search.store import Manifest, Snapshot, SourceEntry, Writer
 from llm2clip_search.store.moving import move_paths
 from llm2clip_search.store.names import decode, encode
@@ -118,18 +118,6 @@ def _as_remembered(source: SourceEntry, asked: SourceOptions, given: Collection[
         remembered, exclude=source.exclude, everything=source.everything, modality=asked.modality, kind=kind
     )
     return replace(remembered, **{name: getattr(asked, name) for name in given})
-
-
-def folder_of(snapshot: Snapshot, source: SourceEntry) -> FolderCorpus:
-    """A source that is a folder, as it was read."""
-    return FolderCorpus(
-        snapshot.located(source.uri),
-        exclude=source.exclude,
-        everything=source.everything,
-        options=replace(
-            SourceOptions.from_dict(source.options), modality="text" if source.modality == "text" else "image"
-        ),
-    )
 
 
 def list_sources(index: str | os.PathLike[str] | Snapshot) -> list[Source]:
