@@ -16,11 +16,11 @@ LAYERS = (
     {"encoders"},
     {"evaluation", "vectorindex", "corpora", "store"},
     {"indexers", "engine", "training", "benchmarks"},
-    {"cli"},
+    {"cli", "server"},
 )
 """Rooms from the ground up. A room may import every room of a lower layer, and of its own layer only what
 `NEIGHBOURS` allows."""
-NEIGHBOURS = {"benchmarks": {"engine", "indexers"}, "store": {"vectorindex"}}
+NEIGHBOURS = {"benchmarks": {"engine", "indexers"}, "store": {"vectorindex"}, "cli": {"server"}}
 """Benchmarks measure the engine and the indexers as a user runs them; manifests hold the operating points of the
 approximate index."""
 TRAINING_LAYERS = ("runtime", "data", "tasks", "recipes")

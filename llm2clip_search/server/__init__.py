@@ -1,0 +1,1 @@
+"""The server: a page, a REST API, and the engine for assistants over MCP."""
