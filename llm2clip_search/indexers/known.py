@@ -1,6 +1,9 @@
 """What an index knows already, in 65 bytes per row: enough to tell new, changed, moved and unchanged items apart."""
 
+import sqlite3
+import weakref
 from array import array
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -8,10 +11,9 @@ import pyarrow as pa
 from llm2clip_search.corpora import Item
 from llm2clip_search.corpora.companions import SIDECAR
 from llm2clip_search.corpora.corpus import Modality
+from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Snapshot
 
-_RECENT = 4096
-"""Contents in a dictionary before they are sorted into an array."""
 _COLUMNS = ["id", "path", "content_hash", "size", "mtime_ns", "version", "described", "modality"]
 
 
@@ -106,39 +108,41 @@ class KnownRows:
 
 
 class Embedded:
-    """Contents that a run has embedded so far, with the ids of their rows, in 16 bytes each.
+    """Contents that a run has embedded so far, with the ids of their rows: in a temporary file, because a run may embed
+    any number, with a cache of 2 MB.
 
     Read by many threads and written by one.
     """
 
     def __init__(self) -> None:
-        self._recent: dict[int, int] = {}
-        self._sorted: list[np.ndarray] = []
-        """uint64 ``[2, n]`` each, keys ascending and their ids; each at least twice as long as the next."""
+        # SQLite removes the file when the connection is closed; a transaction that never ends is never flushed.
+        self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._file.execute("PRAGMA journal_mode = OFF")
+        self._file.execute("CREATE TABLE embedded (content INTEGER PRIMARY KEY, id INTEGER NOT NULL)")
+        self._file.execute("BEGIN")
+        self._lock = Lock()
+        weakref.finalize(self, self._file.close)
 
     def add(self, content_hash: str, row_id: int) -> None:
         """Remember the row of a content."""
-        self._recent[int(content_key(content_hash))] = row_id
-        if len(self._recent) < _RECENT:
-            return
-        merged = np.array([[*self._recent], [*self._recent.values()]], dtype=np.uint64)
-        kept = list(self._sorted)
-        while kept and kept[-1].shape[1] < 2 * merged.shape[1]:
-            merged = np.concatenate([kept.pop(), merged], axis=1)
-        # A reader that does not find a content in the dictionary looks here next, so this is replaced first.
-        self._sorted = [*kept, merged[:, np.argsort(merged[0], kind="stable")]]
-        self._recent = {}
+        self._ask("INSERT OR REPLACE INTO embedded VALUES (?, ?)", content_hash, row_id)
 
     def find(self, content_hash: str) -> int:
         """Id of the row of a content; -1 if the run has not embedded it."""
-        key = content_key(content_hash)
-        if (recent := self._recent.get(int(key))) is not None:
-            return recent
-        for keys, ids in self._sorted:
-            at = int(np.searchsorted(keys, key))
-            if at < len(keys) and keys[at] == key:
-                return int(ids[at])
-        return -1
+        found = self._ask("SELECT id FROM embedded WHERE content = ?", content_hash)
+        return -1 if found is None else found[0]
+
+    def _ask(self, statement: str, content_hash: str, *values: int) -> tuple[int] | None:
+        key = int(content_key(content_hash).view(np.int64))
+        try:
+            with self._lock:
+                found: tuple[int] | None = self._file.execute(statement, (key, *values)).fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"The temporary file with what is embedded cannot be written: {error}.",
+                hint="Make room on the disk of temporary files, or name another folder by SQLITE_TMPDIR.",
+            ) from error
+        return found
 
 
 def content_key(content_hash: str) -> np.uint64:
