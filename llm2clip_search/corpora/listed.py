@@ -156,7 +156,7 @@ class ListCorpus(Corpus):
                 f"No column of {self._source} holds paths or URLs of images; {has}.",
                 hint="Name it with --image.",
             )
-        wanted, joined = self._options.columns, bool(self._options.metadata)
+        wanted, joined = self._options.columns, self._options.metadata
         carried = carried_columns(table, used=(column,), wanted=wanted, modality=self.modality, joined=joined)
         return table, column, carried
 

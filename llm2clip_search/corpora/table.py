@@ -38,6 +38,7 @@ class TableContainer(Container):
     kind = "table"
     suffixes = TABLE_SUFFIXES
     modalities: frozenset[Modality] = frozenset({"image", "text"})
+    has_columns = True
     extra = ""
 
     def schema(self, files: Files, container: Item, options: SourceOptions) -> pa.Schema | None:
@@ -94,7 +95,7 @@ def _reading(table: TableFile, options: SourceOptions) -> _Reading:
     else:
         columns = used = image_columns(table, options.image)
     carried = carried_columns(
-        table, used=used, wanted=options.columns, modality=options.modality, joined=bool(options.metadata)
+        table, used=used, wanted=options.columns, modality=options.modality, joined=options.metadata
     )
     names = options.modality == "text" or len(columns) > 1 or options.image is not None
     return _Reading(columns=columns, names=names, carried=carried)

@@ -57,6 +57,7 @@ class TarContainer(Container):
     kind = "tar"
     suffixes = frozenset(_SUFFIXES)
     modalities: frozenset[Modality] = frozenset({"image"})
+    has_columns = True
     extra = ""
 
     def parts(self, files: Files, container: Item, options: SourceOptions) -> Iterator[Item]:

@@ -11,9 +11,11 @@ import pyarrow as pa
 from llm2clip_search.corpora import Item
 from llm2clip_search.corpora.companions import SIDECAR
 from llm2clip_search.corpora.corpus import Modality
+from llm2clip_search.corpora.joined import JOIN
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Snapshot
 
+_OF_SIDECAR, _OF_TABLE = 1, 2
 _COLUMNS = ["id", "path", "content_hash", "size", "mtime_ns", "version", "described", "modality"]
 
 
@@ -69,19 +71,21 @@ class KnownRows:
         found: np.ndarray = rows[self.are_texts[rows] == (modality == "text")]
         return found
 
-    def is_described(self, row: int, item: Item, *, sees_sidecars: bool = False) -> bool:
+    def is_described(self, row: int, item: Item, *, sees_sidecars: bool = False, sees_tables: bool = False) -> bool:
         """True if a row has the columns that the corpus has for its item, or the corpus has none.
 
         Args:
             sees_sidecars: the corpus would have columns if there were a sidecar, so those of one that is gone are old.
+            sees_tables: the same of a table that is joined.
         """
+        mark = self._descriptions[row]
         if not item.described:
-            return not (sees_sidecars and self.has_sidecar(row))
-        return bool(self._descriptions[row] == _mark(item.described))
+            return not (mark & _OF_SIDECAR and sees_sidecars) and not (mark & _OF_TABLE and sees_tables)
+        return bool(mark == _mark(item.described))
 
-    def has_sidecar(self, row: int) -> bool:
-        """True if columns of a row come from a sidecar."""
-        return bool(self._descriptions[row] & 1)
+    def has_columns(self, row: int) -> bool:
+        """True if a row has columns that its corpus has brought along."""
+        return bool(self._descriptions[row])
 
     def is_unchanged(self, row: int, item: Item) -> bool:
         """True if an item need not be read: its size, as far as it is known, and its version are those of its row."""
@@ -202,8 +206,9 @@ class Completed:
 
 
 def _mark(described: str) -> int:
-    """Key of a description; an odd one if a sidecar has part in it."""
-    return hash(described) & ~1 | described.startswith(SIDECAR)
+    """Key of a description, which says whether a sidecar or a joined table has part in it."""
+    of_sidecar, of_table = _OF_SIDECAR * described.startswith(SIDECAR), _OF_TABLE * (JOIN in described)
+    return hash(described) & ~(_OF_SIDECAR | _OF_TABLE) | of_sidecar | of_table
 
 
 def _read(table: pa.Table, containers: "array[int]") -> np.ndarray:

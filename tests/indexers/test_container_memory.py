@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ITEMS = int(os.environ.get("LLM2CLIP_MEMORY_ITEMS", "0"))
-"""1,000,000 take about ten minutes and 2 GB of disk. With fewer than 700,000, no shards are merged in the second tenth
+"""1,000,000 take about fifteen minutes and 2 GB of disk. With fewer than 700,000, no shards are merged in the second tenth
 of the items, or none but small ones."""
 RUN = """
 import io
@@ -55,7 +55,10 @@ print(*peaks)
 @pytest.mark.slow
 @pytest.mark.skipif(not ITEMS, reason="LLM2CLIP_MEMORY_ITEMS says how many items, such as 1000000")
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """The last tenth of the items takes at most 5 % more than the second; the first tenth has no merging of shards."""
+    """The last tenth of the items takes at most 5 % more than the second.
+
+    Measured once with 1,000,000: 167.0 MB in the second tenth, 170.7 MB in the last, at most 188.6 MB between them.
+    """
     words = [sys.executable, "-c", RUN, str(tmp_path), str(ITEMS)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
