@@ -279,6 +279,8 @@ def _print(summary: "IndexSummary", *, shown: int, named: bool) -> None:
         console.warn(f"'{console.printable(failure['path'])}': {failure['reason']}")
     if summary.failed > shown:
         console.warn(f"... and {summary.failed - shown} more in {Path(summary.index) / 'failures.parquet'}")
+    if any("private network" in failure["reason"] for failure in summary.failures):
+        console.say("  --allow-private fetches from addresses of this machine and of private networks too")
     for column, count in summary.untyped.items():
         console.warn(f"{count:,} values of column {column!r} are left out: they do not have its type")
     for folder in summary.unreadable:

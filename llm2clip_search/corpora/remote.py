@@ -190,6 +190,8 @@ def _unlisted(uri: str, error: OSError) -> CorpusError:
 
 
 def _hint(reason: str) -> str:
+    if "private network" in reason:
+        return "Use --allow-private if that is what you want."
     if "credentials" in reason or "denies access" in reason:
         return (
             "Credentials are those of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of AWS_PROFILE, or of the machine; a"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ITEMS = int(os.environ.get("LLM2CLIP_MEMORY_ITEMS", "0"))
-"""1,000,000 take about fifteen minutes and 2 GB of disk. With fewer than 700,000, no shards are merged in the second tenth
-of the items, or none but small ones."""
+"""1,000,000 take about fifteen minutes and 2 GB of disk. With fewer than 700,000, only small shards are merged in the
+second tenth of the items."""
 RUN = """
 import io
 import sys

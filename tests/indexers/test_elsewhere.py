@@ -143,6 +143,16 @@ def test_failures_of_urls_are_rows_with_their_reasons(tmp_path: Path) -> None:
     assert all("of this machine or a private network" in each["reason"] for each in refused.failures[:7])
 
 
+def test_addresses_in_cells_of_a_table_are_as_private_as_the_source_may_be(tmp_path: Path) -> None:
+    with web_server({"/a.png": page(png(1))}) as server:
+        cells = [{"bytes": png(2), "path": None}, {"bytes": None, "path": f"{server.url}/a.png"}]
+        pq.write_table(pa.table({"image": cells}), tmp_path / "t.parquet")
+        refused = run(tmp_path / "t.parquet", tmp_path / "i", ColourEncoder(), SourceOptions())
+        allowed = run(tmp_path / "t.parquet", tmp_path / "j", ColourEncoder(), PRIVATE)
+    assert (refused.indexed, allowed.indexed, allowed.failures) == (1, 2, [])
+    assert "private network" in refused.failures[0]["reason"]
+
+
 def test_secrets_of_addresses_are_neither_stored_nor_needed_for_a_second_run(tmp_path: Path) -> None:
     with web_server({f"/{name}": page(content) for name, content in pictures().items()}) as server:
 
