@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from llm2clip_search.corpora.columns import digest
 from llm2clip_search.corpora.corpus import Modality
-from llm2clip_search.corpora.files import files_of
+from llm2clip_search.corpora.files import files_of, unreadable
 from llm2clip_search.corpora.table_columns import check_column, key_column
 from llm2clip_search.corpora.table_formats import open_table
 from llm2clip_search.corpora.table_values import CarriedColumn, carried_columns, carried_schema, row_columns
@@ -59,7 +59,7 @@ class MetadataTable:
                 blocks.append(pa.RecordBatch.from_pydict({_KEY: keys, **values}))
                 self.unreadable += len(rows.faults)
         except OSError as error:
-            raise CorpusError(f"{uri} cannot be read: {error.strerror or error}.") from error
+            raise unreadable(uri, error) from error
         self.uri, self.on, self._schema = uri, on, table.schema()
         self._blocks, self._ends = blocks, np.cumsum([block.num_rows for block in blocks], dtype=np.int64)
         keys = pa.chunked_array([block.column(_KEY) for block in blocks], pa.string())
