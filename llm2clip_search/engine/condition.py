@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from llm2clip_search.engine.comparison import understood
-from llm2clip_search.engine.kinds import FUNCTIONS, NOW, TYPES, Kind, parts_of
+from llm2clip_search.engine.kinds import FUNCTIONS, NOW, TYPES, Kind, Node, parts_of
+from llm2clip_search.engine.own_functions import EXAMPLES
 from llm2clip_search.errors import QueryError
 
 MAX_BYTES = 4096
@@ -35,15 +36,17 @@ _INSTEAD = {
 _BEFORE = "SELECT id FROM images WHERE "
 
 
-class Condition(NamedTuple):
+class Checked(NamedTuple):
     """A condition that is safe to run."""
 
     sql: str
     columns: frozenset[str]
     """Those that it names, as it spells them."""
+    typed: Node
+    """What was typed, as a tree."""
 
 
-def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Condition:
+def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Checked:
     """Refuse a condition that is not one, or that could do more than compare columns; and understand its comparisons.
 
     Args:
@@ -65,14 +68,14 @@ def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Co
         names = {part["column_names"][-1] for part in parts_of(meant) if part["class"] == "COLUMN_REF"}
         columns = {name for name in names if name.casefold() in kinds or name.casefold() not in NOW}
         if _bare(meant) == _bare(statement["where_clause"]):
-            return Condition(where, frozenset(columns))
-        statement["where_clause"] = meant
+            return Checked(where, frozenset(columns), meant)
+        typed, statement["where_clause"] = statement["where_clause"], meant
         [text] = connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(parsed)]).fetchone()
     except RecursionError as error:
         raise QueryError("The condition is nested too deeply.") from error
     sql = str(text).removeprefix(_BEFORE)
     _checked(connection, sql)  # what DuckDB writes is not trusted more than what was typed
-    return Condition(sql, frozenset(columns))
+    return Checked(sql, frozenset(columns), typed)
 
 
 def _checked(connection: Any, where: str) -> dict[str, Any]:
@@ -116,6 +119,11 @@ def _check(node: dict[str, Any]) -> None:
             raise QueryError(f"A filter cannot use the function {name}.")
         if node.get("distinct") or node.get("filter") or node.get("order_bys", {}).get("orders"):
             raise QueryError(f"A filter cannot use the function {name} as an aggregate.")
+        if name in EXAMPLES and {each["expression"]["class"] for each in node["arguments"]} - {
+            "COLUMN_REF",
+            "CONSTANT",
+        }:
+            raise QueryError(f"{name} takes columns and plain values only, as in {EXAMPLES[name]}.")
     elif kind == "OPERATOR":
         if node["type"] not in _OPERATORS:
             raise QueryError(f"A filter cannot use {_plain(node['type'])}.")

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2clip_search.engine.condition import MAX_BYTES
-from llm2clip_search.engine.filter import Filter, time_limit
+from llm2clip_search.engine.filter import Filter
 from llm2clip_search.engine.kinds import FUNCTIONS
+from llm2clip_search.engine.time_limit import time_limit
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store import Snapshot
 from tests.support.stores import fill
