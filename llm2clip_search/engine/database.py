@@ -100,6 +100,18 @@ class Session:
         found: Mapping[str, Any] = self.cursor.execute(sql).fetchnumpy()
         return found
 
+    def table(self, sql: str) -> pa.Table:
+        """The rows of a query's result as Arrow has them."""
+        return self.cursor.sql(sql).to_arrow_table()
+
+    def register(self, name: str, table: pa.Table) -> None:
+        """Let queries of this session read a table under a name."""
+        self.cursor.register(name, table)
+
+    def run(self, sql: str) -> None:
+        """Run a statement that gives nothing."""
+        self.cursor.execute(sql)
+
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of a query's result."""
         found: list[tuple[Any, ...]] = self.cursor.execute(sql).fetchall()

@@ -7,12 +7,11 @@ import numpy as np
 
 from llm2clip_search.engine.condition import Checked, read_condition
 from llm2clip_search.engine.database import Database
+from llm2clip_search.engine.time_limit import TIME_LIMIT_S
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store import Snapshot
 from llm2clip_search.store.names import encode
 
-TIME_LIMIT_S = 60.0
-"""A condition that takes longer is stopped, unless another limit is set: backstop to `read_condition`."""
 OF_MODALITY = {
     None: "true",
     "text": "modality = 'text'",

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
 
+TIME_LIMIT_S = 60.0
+"""A condition that takes longer is stopped, unless another limit is set: backstop to `read_condition`."""
 _AGAIN_S = 0.02
 
 
