@@ -1,5 +1,6 @@
 """Run the server until it is stopped by SIGINT or SIGTERM."""
 
+import signal
 import socket
 from collections.abc import Callable
 
@@ -35,6 +36,9 @@ def serve(config: ServerConfig, *, listening: Callable[[str], None]) -> None:
             timeout_graceful_shutdown=STOP_S,
         )
     )
+    # uvicorn stops at these signals, and raises them again when it has: that must not be an error then.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: None)
     listening(f"http://{host}:{bound.getsockname()[1]}/")
     server.run(sockets=[bound])
 
