@@ -16,7 +16,7 @@ from llm2clip_search.engine.order import NEWEST, Orders
 from llm2clip_search.engine.query import Find
 from llm2clip_search.engine.results import Listing
 from llm2clip_search.engine.time_limit import TIME_LIMIT_S
-from llm2clip_search.errors import QueryError
+from llm2clip_search.errors import ConditionError, QueryError
 
 if TYPE_CHECKING:
     from llm2clip_search.engine.facets import Facets
@@ -60,7 +60,7 @@ class Browser(ABC):
         """The SQL condition that a form says; empty without any condition.
 
         Raises:
-            QueryError: a condition that does not fit its column; the message says which.
+            ConditionError: a condition that does not fit its column; the message says which.
         """
         from llm2clip_search.engine.form import sql_of
 
@@ -70,14 +70,14 @@ class Browser(ABC):
                 written.append(sql_of(condition, columns))
                 self.parts[0].filter.read(written[-1])
             except QueryError as error:
-                raise QueryError(f"Condition {number}: {error}", hint=error.hint) from error
+                raise ConditionError(f"Condition {number}: {error}", hint=error.hint) from error
         return " AND ".join(written)
 
     def conditions(self, where: str) -> "list[Condition] | None":
         """The form that says what an SQL condition says; None if no form does.
 
         Raises:
-            QueryError: as `Filter.read`.
+            ConditionError: as `Filter.read`.
         """
         from llm2clip_search.engine.form_reader import conditions_in
 

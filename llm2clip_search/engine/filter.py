@@ -8,7 +8,7 @@ import numpy as np
 from llm2clip_search.engine.condition import Checked, read_condition
 from llm2clip_search.engine.database import Database
 from llm2clip_search.engine.time_limit import TIME_LIMIT_S
-from llm2clip_search.errors import QueryError
+from llm2clip_search.errors import ConditionError, QueryError
 from llm2clip_search.store import Snapshot
 from llm2clip_search.store.names import encode
 
@@ -34,7 +34,7 @@ class Filter:
             modality: image or text, if only such rows count.
 
         Raises:
-            QueryError: as `read`, or a condition that takes longer than the time limit.
+            ConditionError: as `read`, or a condition that takes longer than the time limit.
             DamagedError: the metadata of a shard is damaged.
         """
         import duckdb
@@ -47,12 +47,12 @@ class Filter:
                 sql = f"SELECT id FROM {source} WHERE (\n{condition.sql}\n) AND {OF_MODALITY[modality]}"
                 found = session.arrays(sql)["id"]
             except duckdb.InterruptException as error:
-                raise QueryError(f"The condition took longer than {self._limit:g} s.") from error
+                raise ConditionError(f"The condition took longer than {self._limit:g} s.") from error
             except (duckdb.BinderException, duckdb.ConversionException) as error:
-                raise QueryError(self._sentence(where, error)) from error
+                raise ConditionError(self._sentence(where, error)) from error
             except duckdb.Error as error:  # is the condition at fault, or what it reads?
                 self.database.refuse_damage()
-                raise QueryError(self._sentence(where, error)) from error
+                raise ConditionError(self._sentence(where, error)) from error
         ids = np.asarray(found, dtype=np.int64)
         # Each file gives ascending ids; a stable sort merges such runs in a tenth of the time.
         return ids if bool((ids[1:] > ids[:-1]).all()) else np.sort(ids, kind="stable")
@@ -61,7 +61,7 @@ class Filter:
         """A condition that is safe to run; no row is looked at.
 
         Raises:
-            QueryError: SQL that is wrong, is more than one condition, uses something that is not on the allow-list,
+            ConditionError: SQL that is wrong, is more than one condition, uses something that is not on the allow-list,
                 or compares what cannot be compared.
         """
         with self.database.session(self._limit) as session:
@@ -69,7 +69,10 @@ class Filter:
 
     def _read(self, cursor: Any, where: str) -> Checked:
         # A name in it is compared with names as they are stored.
-        return read_condition(cursor, encode(where), self.database.kinds)
+        try:
+            return read_condition(cursor, encode(where), self.database.kinds)
+        except QueryError as error:
+            raise ConditionError(str(error), hint=error.hint) from error
 
     def _sentence(self, where: str, error: Exception) -> str:
         message = str(error)
