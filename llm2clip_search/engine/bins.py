@@ -40,11 +40,12 @@ def _equal(low: float, high: float, *, is_whole: bool, limit: int) -> list[float
     step = max((high - low) / limit, least)
     power = 10.0 ** math.floor(math.log10(step))
     step = next(power * each for each in (*_STEPS, 10) if power * each >= step * (1 - 1e-9))
-    first = math.floor(low / step)
-    count = int(high / step - first) + 2
-    # Multiplied, not added up, so that 0.3 stays 0.3.
-    edges = [_plain((first + number) * step) for number in range(count)]
-    return edges if edges[-2] <= high else edges[:-1]
+    first, last = math.floor(low / step) - 1, math.ceil(high / step) + 1
+    # Multiplied, not added up, so that 0.3 stays 0.3; divided, it may be just below 3.
+    edges = [_plain(number * step) for number in range(first, last + 1)]
+    start = max(number for number, edge in enumerate(edges) if edge <= low)
+    end = min(number for number, edge in enumerate(edges) if edge > high)
+    return edges[start : end + 1]
 
 
 def _growing(low: float, high: float) -> list[float]:

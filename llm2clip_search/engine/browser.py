@@ -98,6 +98,8 @@ class Browser(ABC):
         pieces = [self._rows(each, every.find, None).matches for each in conditions]
         if among is not None:
             pieces.append(self._rows(None, every.find, among).matches)
+        if not pieces:
+            return []
         totals = np.zeros(len(pieces), dtype=np.int64)
         for part, base, found in zip(self.parts, every.matches, zip(*pieces, strict=True), strict=True):
             ids = part.snapshot.live_ids if base is None else base
