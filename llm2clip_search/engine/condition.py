@@ -80,22 +80,24 @@ def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Ch
 
 def _checked(connection: Any, where: str) -> dict[str, Any]:
     """The parsed statement around a condition whose every node is allowed."""
-    parsed = _parse(connection, where)
-    if parsed.get("error"):
-        raise QueryError(f"{where!r} is not a valid condition: {_first_line(parsed.get('error_message', ''))}.")
-    statements, [template] = parsed["statements"], _parse(connection, "true")["statements"]
-    if len(statements) != 1 or _bare(statements[0]) != _bare(template):
+    # The line break ends a comment, so that nothing in the condition can swallow the parenthesis. The condition has to
+    # be one by itself, too: "true) OR (true" closes the parenthesis.
+    parsed, template = _parse(connection, f"(\n{where}\n)"), _parse(connection, "(true)")
+    for each in (parsed, _parse(connection, f"\n{where}\n")):
+        if each.get("error"):
+            raise QueryError(f"{where!r} is not a valid condition: {_first_line(each.get('error_message', ''))}.")
+    statements, [plain] = parsed["statements"], template["statements"]
+    if len(statements) != 1 or _bare(statements[0]) != _bare(plain):
         raise QueryError("A filter is one condition; several, or further clauses and statements, are not allowed.")
     for part in parts_of(statements[0]["node"]["where_clause"]):
         _check(part)
     return parsed
 
 
-def _parse(connection: Any, where: str) -> dict[str, Any]:
-    # The line break ends a comment, so that nothing in the condition can swallow the parenthesis.
-    [text] = connection.execute(
-        "SELECT json_serialize_sql(?::VARCHAR, skip_null := true)", [f"{_BEFORE}(\n{where}\n)"]
-    ).fetchone()
+def _parse(connection: Any, condition: str) -> dict[str, Any]:
+    """The tree of a statement that ends in a condition, or why there is none."""
+    sql = "SELECT json_serialize_sql(?::VARCHAR, skip_null := true)"
+    [text] = connection.execute(sql, [_BEFORE + condition]).fetchone()
     parsed: dict[str, Any] = json.loads(text)
     return parsed
 

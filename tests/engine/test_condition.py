@@ -47,6 +47,7 @@ def conditions(tmp_path_factory: pytest.TempPathFactory) -> Filter:
         ("true AND " * 500 + "true", "bytes long, but at most"),
         ("NOT " * 1000 + "true", "nested too deeply|not a valid condition"),
         ("true; COPY images TO '/tmp/stolen.csv'", "not a valid condition|one condition; several"),
+        ("true) OR (true", "not a valid condition"),
         ("true) ORDER BY (id", "one condition; several|not a valid condition"),
         ("true) GROUP BY (id", "one condition; several|not a valid condition"),
     ],

@@ -23,7 +23,7 @@ def rows_of(count: int, *, seed: int = 0, first: int = 0) -> list[Row]:
         row = Row(
             id=number,
             path=f"photos/{2020 + int(random.integers(5))}/{number}.jpg",
-            content_hash=f"{number * 7919 % 2**32:032x}",
+            content_hash=f"{number * 7919 % 2**32:032x}"[::-1],
             size=int(np.exp(random.normal(12, 2))) + 1,
             mtime_ns=1_700_000_000_000_000_000 + int(random.integers(10**15)),
             width=int(random.integers(1, 9000)),
