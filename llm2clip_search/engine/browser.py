@@ -146,7 +146,7 @@ class Browser(ABC):
         keys, total = order.page(rows.matches, descending=sort.startswith("-"), offset=offset, k=k)
         ordered = time.perf_counter()
         joined = Joined(self.parts, keys)
-        hits = [joined.hit(key, rank=rank, score=None) for rank, key in enumerate(keys, start=offset + 1)]
+        hits = [joined.listed(key, rank=rank) for rank, key in enumerate(keys, start=offset + 1)]
         seconds = {"plan": filtered - started, "search": ordered - filtered, "join": time.perf_counter() - ordered}
         return Listing(hits=hits, matches=total, find=rows.find, seconds=seconds)
 
