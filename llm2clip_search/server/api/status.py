@@ -85,7 +85,7 @@ def index(call: Call) -> IndexAnswer:
         dim=opened.searcher.encoder.dim,
         max_tokens=opened.searcher.encoder.max_tokens,
         columns=_columns(parts, hide_location=config.hide_location),
-        can_open_folder=config.is_local,
+        can_open_folder=config.can_open_folder,
         hides_location=config.hide_location,
         generation=opened.generation,
         version=version("llm2clip-search"),

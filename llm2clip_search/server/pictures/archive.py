@@ -24,19 +24,19 @@ _LONGEST = 180
 """Bytes of a name."""
 
 
-def zipped(originals: Iterable[Callable[[], Original]]) -> Iterator[bytes]:
+def zipped(identifiers: Iterable[str], find: Callable[[str], Original]) -> Iterator[bytes]:
     """The blocks of a zip file; images are compressed already, so they are stored.
 
-    A file that several rows are parts of is there once. What cannot be read is named in `MISSING`, and the rest goes on.
+    A file that several rows are parts of is there once. What cannot be read is named in `MISSING`; the rest goes on.
 
     Args:
-        originals: each when it is its turn; may raise a `Problem`.
+        find: gives the original of an id when it is its turn; may raise a `Problem`.
     """
     sink, names, missing, files = _Sink(), _Names(), list[str](), set[str]()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
-        for original in originals:
+        for identifier in identifiers:
             try:
-                given = original()
+                given = find(identifier)
                 if given.whole in files:
                     continue
                 files.add(given.whole)

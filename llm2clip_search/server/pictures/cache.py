@@ -116,8 +116,8 @@ class DiskCache:
             return
         excess = total - _KEPT * self._max_bytes
         freed, last = 0, 0
-        for last, size in file.execute("SELECT used, size FROM pictures ORDER BY used"):
-            freed += size
+        for used, size in file.execute("SELECT used, size FROM pictures ORDER BY used"):
+            freed, last = freed + size, used
             if freed >= excess:
                 break
         file.execute("DELETE FROM pictures WHERE used <= ?", (last,))

@@ -72,7 +72,7 @@ def named(name: str) -> str:
 
 
 def _range(headers: Mapping[str, str], download: Download) -> tuple[int, int] | None:
-    """First and last byte that are asked for, the first behind the last if the file is shorter; None for the whole file.
+    """First and last byte that are asked for, the first behind the last if the file is shorter; None for all of it.
 
     Several ranges are answered by the whole file: a thousand of them must not cost more than that.
     """

@@ -123,7 +123,7 @@ class Original:
 
     def download(self) -> Download:
         """The file, or what an archive or a table holds as a file; errors as of `content`."""
-        if self.part and self._kind not in _WHOLE:
+        if self.part and self.whole != self.file:
             data = self.content()
             name = PurePath(self.part).name if self._kind == "tar" else f"{PurePath(self.file).name}#{self.part}"
             return Download(file=io.BytesIO(data), size=len(data), name=as_text(name), tag=content_hash(data)[:16])
@@ -135,6 +135,11 @@ class Original:
             status = file_status("", os.fstat(opened.fileno())) if is_here else self._files.status(self.file)
         tag = hashlib.blake2b(f"{size}:{status.version}".encode(), digest_size=8).hexdigest() if status.version else ""
         return Download(file=opened, size=size, name=as_text(PurePath(self.file).name), tag=tag)
+
+    @property
+    def whole(self) -> str:
+        """Names what `download` gives: all pages of a document have the same."""
+        return self.file if self._kind in _WHOLE else self.uri
 
     @property
     def part(self) -> str:

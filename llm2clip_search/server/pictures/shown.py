@@ -47,7 +47,10 @@ class Shown:
         original = original_of(identifier, opened)
         if original.is_text:
             raise Problem("not-an-image", f"Row {identifier} is a text.", parameter="id")
-        found, key = self._kept(original.content_hash, size), _Key(generation=opened.generation, identifier=identifier, size=size.name)
+        found, key = (
+            self._kept(original.content_hash, size),
+            _Key(generation=opened.generation, identifier=identifier, size=size.name),
+        )
         if found is None:
             data = original.content()
             if not original.is_as_indexed(data):
