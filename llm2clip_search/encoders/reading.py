@@ -276,8 +276,9 @@ def _upright(
 def _profile(image: Image.Image) -> bytes:
     """The ICC profile of an image whose samples became RGB unchanged."""
     found = image.info.get("icc_profile")
-    is_kept = image.mode in _KEEPS_COLOURS and isinstance(found, bytes) and len(found) <= _LARGEST_PROFILE
-    return found if is_kept else b""
+    if image.mode not in _KEEPS_COLOURS or not isinstance(found, bytes):
+        return b""
+    return found if len(found) <= _LARGEST_PROFILE else b""
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -47,17 +47,14 @@ class Shown:
         original = original_of(identifier, opened)
         if original.is_text:
             raise Problem("not-an-image", f"Row {identifier} is a text.", parameter="id")
-        found, key = (
-            self._kept(original.content_hash, size),
-            _Key(generation=opened.generation, identifier=identifier, size=size.name),
-        )
+        found = self._kept(original.content_hash, size)
         if found is None:
             data = original.content()
             if not original.is_as_indexed(data):
                 actual = content_hash(data)
                 return self._kept(actual, size) or self._made(data, actual, size)
             found = self._made(data, original.content_hash, size)
-        self._memory.put(key, found)
+        self._memory.put(_Key(generation=opened.generation, identifier=identifier, size=size.name), found)
         return found
 
     def close(self) -> None:
