@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.responses import Response, StreamingResponse
 
+from llm2clip_search.server.api.search import K, SearchAnswer, SearchRequest, TermValue, answer
 from llm2clip_search.server.endpoint import Call, Endpoint, read_json
 from llm2clip_search.server.hits import as_text, found_of
 from llm2clip_search.server.pictures.archive import zipped
@@ -65,6 +66,15 @@ class Details(Found, kw_only=True, frozen=True, omit_defaults=True):
     """Path or URI of the folder of its file."""
 
 
+class SimilarQuery(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A row to search with."""
+
+    id: Id
+    k: K = 50
+    where: str | None = None
+    """SQL condition."""
+
+
 class ArchiveRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Whose originals to send."""
 
@@ -95,6 +105,11 @@ def details(call: Call, query: ImageQuery) -> Details:
         source_exists=original.source_exists,
         folder=as_text(_folder(original)),
     )
+
+
+def similar(call: Call, query: SimilarQuery) -> SearchAnswer:
+    """Search for what is like one row."""
+    return answer(call, SearchRequest(terms=[TermValue(like=query.id)], k=query.k, where=query.where))
 
 
 async def thumbnail(call: Call, query: ThumbnailQuery) -> Response:
@@ -185,6 +200,15 @@ ENDPOINTS = (
         summary="What is known of a row.",
         query=ImageQuery,
         answer=Details,
+    ),
+    Endpoint(
+        method="GET",
+        path="/images/{id}/similar",
+        handle=similar,
+        summary="Search for what is like a row.",
+        query=SimilarQuery,
+        answer=SearchAnswer,
+        pool="search",
     ),
     Endpoint(
         method="GET",

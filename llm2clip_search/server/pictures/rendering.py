@@ -68,8 +68,8 @@ def fitted(image: "Image.Image", size: PictureSize) -> "Image.Image":
 
     scale = min(1.0, size.width / image.width, size.height / image.height)
     fits = max(1, round(scale * image.width)), max(1, round(scale * image.height))
-    # Boxes of whole pixels first, to a bit more than what is wanted: as good for the eye, and three times as fast.
-    return image.resize(fits, Image.Resampling.LANCZOS, reducing_gap=2.0) if fits != image.size else image
+    # Boxes of whole pixels first, to twice what is wanted. Lanczos takes twice the time for no visible difference.
+    return image.resize(fits, Image.Resampling.HAMMING, reducing_gap=2.0) if fits != image.size else image
 
 
 def in_srgb(image: "Image.Image", profile: bytes) -> "Image.Image":

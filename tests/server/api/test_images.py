@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 from PIL.ExifTags import GPS, IFD, Base
 from starlette.testclient import TestClient
 
+from llm2clip_search.corpora import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
 from llm2clip_search.indexers import index_corpus, index_folder
 from tests.support.corpus import write_tar
@@ -22,6 +23,7 @@ from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
 from tests.support.raws import dng, jpeg
 from tests.support.server import served
+from tests.support.tables import write_parquet
 from tests.support.videos import moving, write_video
 
 API = "/api/v1"
@@ -282,6 +284,35 @@ def test_the_original_of_a_page_is_its_document(formats: tuple[TestClient, dict[
     member = client.get(f"{API}/images/{ids['shard.tar']}/file")
     assert member.headers["content-type"] == "image/jpeg"
     assert 'filename="000.jpg"' in member.headers["content-disposition"]
+
+
+def test_what_is_like_a_row(formats: tuple[TestClient, dict[str, str]]) -> None:
+    client, ids = formats
+    found = client.get(f"{API}/images/{ids['photo.png']}/similar", params={"k": 3, "where": "format <> 'PNG'"}).json()
+    posted = {"terms": [{"like": ids["photo.png"]}], "k": 3, "where": "format <> 'PNG'"}
+    assert found["hits"] == client.post(f"{API}/search", json=posted).json()["hits"]
+    assert len(found["hits"]) == 3
+    assert client.get(f"{API}/images/99/similar").status_code in (400, 404)
+
+
+def test_a_table_that_was_replaced_names_no_other_file(tmp_path: Path) -> None:
+    """Cells may hold the path of an image; whoever writes the table could name any file later."""
+    import pyarrow as pa
+
+    cell = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    secret = tmp_path / "secret.jpg"
+    photograph(3).save(secret)
+    (tmp_path / "tables").mkdir()
+    table = tmp_path / "tables" / "photos.parquet"
+    rows = [{"bytes": jpeg(photograph(4)), "path": "a.jpg"}]
+    write_parquet(table, {"image": pa.array(rows, cell)})
+    [corpus] = open_corpora([str(table)], SourceOptions(kind="table"))
+    index_corpus(corpus, encoder=ColourEncoder(), index=tmp_path / ".llm2clip")
+    with served(tmp_path / ".llm2clip", encoder=ColourEncoder()) as client:
+        assert client.get(f"{API}/images/0/file").content == rows[0]["bytes"]
+        write_parquet(table, {"image": pa.array([{"bytes": None, "path": str(secret)}], cell)})
+        answers = [client.get(f"{API}/images/0/{route}") for route in ROUTES]
+    assert [answer.status_code for answer in answers] == [410] * 3
 
 
 def test_an_archive_has_safe_names_once(place: Path) -> None:
