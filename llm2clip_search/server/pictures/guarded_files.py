@@ -13,10 +13,10 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from llm2clip_search.corpora.file_status import FileStatus
-from llm2clip_search.corpora.files import file_status
+if TYPE_CHECKING:
+    from llm2clip_search.corpora.file_status import FileStatus
 
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -71,15 +71,19 @@ class GuardedFiles:
         with self.open(uri) as file:
             return os.pread(file.fileno(), size, offset)
 
-    def status(self, uri: str) -> FileStatus:
+    def status(self, uri: str) -> "FileStatus":
+        from llm2clip_search.corpora.files import file_status
+
         with self.open(uri) as file:
             return file_status(uri, os.fstat(file.fileno()))
 
-    def walk(self, uri: str) -> Iterator[FileStatus]:
+    def walk(self, uri: str) -> Iterator["FileStatus"]:
         raise PermissionError(errno.EACCES, "folders are not listed", uri)
 
     def _open_indexed(self, uri: str) -> int:
         """The descriptor of a file that is reached by links, if it is the one that was indexed."""
+        from llm2clip_search.corpora.files import file_status
+
         _check_regular(os.stat(uri), uri)  # noqa: PTH116 - opening a device can have effects
         descriptor = os.open(uri, _FILE)
         try:

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from llm2clip_search.corpora.files import file_status
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.server.hits import as_text, row_of
 from llm2clip_search.server.opened import Opened
@@ -123,6 +122,8 @@ class Original:
 
     def download(self) -> Download:
         """The file, or what an archive or a table holds as a file; errors as of `content`."""
+        from llm2clip_search.corpora.files import file_status
+
         if self.part and self.whole != self.file:
             data = self.content()
             name = PurePath(self.part).name if self._kind == "tar" else f"{PurePath(self.file).name}#{self.part}"

@@ -1,8 +1,8 @@
 """Thumbnails and previews of rows, made once."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from llm2clip_search.encoders.cache import cache_dir
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.pictures.cache import DiskCache, MemoryCache
 from llm2clip_search.server.pictures.originals import content_hash, original_of
@@ -29,7 +29,6 @@ class Shown:
 
     def __init__(self) -> None:
         self._memory = MemoryCache[_Key](max_bytes=IN_MEMORY)
-        self._disk = DiskCache(cache_dir() / "thumbnails", max_bytes=ON_DISK)
 
     def held(self, identifier: str, size: PictureSize, opened: Opened) -> Rendered | None:
         """A picture that is in memory, at once; None if it is not."""
@@ -60,6 +59,12 @@ class Shown:
     def close(self) -> None:
         """Close the file on the disk."""
         self._disk.close()
+
+    @cached_property
+    def _disk(self) -> DiskCache:
+        from llm2clip_search.encoders.cache import cache_dir
+
+        return DiskCache(cache_dir() / "thumbnails", max_bytes=ON_DISK)
 
     def _kept(self, digest: str, size: PictureSize) -> Rendered | None:
         found = self._disk.get(f"{digest}-{size.name}")
