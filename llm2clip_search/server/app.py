@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from llm2clip_search.server.api import conditions, embeddings, facets, search, status, texts
+from llm2clip_search.server.api import conditions, embeddings, facets, images, search, status, texts, uploads
 from llm2clip_search.server.endpoint import PREFIX, Endpoint, Pools
 from llm2clip_search.server.openapi import describe
 from llm2clip_search.server.problems import Problem
@@ -23,6 +23,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *search.ENDPOINTS,
     *facets.ENDPOINTS,
     *conditions.ENDPOINTS,
+    *images.ENDPOINTS,
+    *uploads.ENDPOINTS,
     *texts.ENDPOINTS,
     *embeddings.ENDPOINTS,
     *status.ENDPOINTS,

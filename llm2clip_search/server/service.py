@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from llm2clip_search.errors import Llm2ClipError
 from llm2clip_search.server.config import ServerConfig
 from llm2clip_search.server.opened import Opened
+from llm2clip_search.server.pictures.shown import Shown
+from llm2clip_search.server.pictures.uploads import Uploads
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import Rankings
 
@@ -47,6 +49,8 @@ class Service:
         self.config = config
         self.towers: dict[str, TowerState] = {"text": "idle", "vision": "idle"}
         self.rankings = Rankings()
+        self.shown = Shown()
+        self.uploads = Uploads()
         self.rows_within: Callable[[Sequence[Sequence[float]], Opened], Sequence[np.ndarray]] | None = None
         """Finds the ids of each index's rows within a polygon on the map of the corpus, where there is a map."""
         self._given = encoder
@@ -64,6 +68,7 @@ class Service:
     def close(self) -> None:
         """Stop the background threads; requests that wait for a tower are refused."""
         self._stop.set()
+        self.shown.close()
         if self._encoder is not None:
             self._encoder.close()
 
