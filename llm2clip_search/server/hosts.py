@@ -12,6 +12,8 @@ from ipaddress import ip_address
 
 from llm2clip_search.errors import InputError
 
+WILDCARDS = ("0.0.0.0", "::")
+"""Addresses that stand for all addresses of the machine."""
 _NAME = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9]([a-z0-9._-]*[a-z0-9])?)(:\d{1,5})?")
 """A host as a Host header names it, in lower case; the port is optional."""
 
@@ -24,63 +26,60 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def allowed_name(name: str) -> str:
-    """A name of a server behind a proxy as its Host headers have it, such as ``photos.example.org``.
-
-    Raises:
-        InputError: it is not a host name, such as a URL.
-    """
-    lower = name.lower()
-    if not _NAME.fullmatch(lower):
-        raise InputError(f"{name!r} is not a host name, such as photos.example.org or photos.example.org:8443.")
-    return lower
+def in_url(host: str) -> str:
+    """A host as it stands in URLs and Host headers: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hosts:
-    """The Host headers that are accepted; build it with `of`."""
+    """The Host headers that are answered; build it with `of`."""
 
-    names: frozenset[bytes]
-    """In lower case, with the port as browsers send it."""
-    proxied: frozenset[bytes]
-    """Those of a reverse proxy in front of the server, which may speak TLS."""
-    port: int
+    own: frozenset[str]
+    """Names of the machine, in lower case and without the port, which is that of the connection."""
+    proxied: frozenset[str]
+    """Whole headers that a reverse proxy passes on, in lower case."""
     any_address: bool
-    """Whether an IP address with the port is accepted too, because the server listens on all addresses of the machine.
-    A rebound name is never an address."""
+    """Whether IP addresses are answered, because the server listens on all addresses of the machine. A rebound name is
+    never an address."""
 
     @classmethod
-    def of(cls, host: str, port: int, allowed: Iterable[str] = ()) -> "Hosts":
-        """What a server that listens on ``host`` and ``port`` accepts.
+    def of(cls, host: str, allowed: Iterable[str] = ()) -> "Hosts":
+        """What a server that listens on ``host`` answers.
 
         Args:
             host: an IP address or a name.
             allowed: further names, each with its port unless that is the default one of its scheme.
 
         Raises:
-            InputError: as `allowed_name`.
+            InputError: something that no Host header can be, such as a URL.
         """
-        bare = {"localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host.lower()}
+        own = {"localhost", "127.0.0.1", "[::1]", in_url(host.lower())}
         if not is_loopback(host):
-            own = socket.gethostname().lower()
-            bare |= {own, f"{own}.local"}
-        names = {f"{name}:{port}" for name in bare} | (bare if port == 80 else set())
-        proxied = {allowed_name(name) for name in allowed}
-        return cls(
-            names=frozenset(name.encode() for name in names | proxied),
-            proxied=frozenset(name.encode() for name in proxied),
-            port=port,
-            any_address=host in ("0.0.0.0", "::"),
-        )
+            name = socket.gethostname().lower()
+            own |= {name, f"{name}.local"}
+        return cls(own=frozenset(own), proxied=frozenset(map(_checked, allowed)), any_address=host in WILDCARDS)
 
-    def __contains__(self, header: bytes) -> bool:
-        """True if the server may answer to this Host header."""
-        return header.lower() in self.names or (self.any_address and self._is_address(header))
-
-    def _is_address(self, header: bytes) -> bool:
-        name, _, port = header.decode("latin-1").rpartition(":")
-        try:
-            address = ip_address(name.strip("[]"))
-        except ValueError:
+    def allow(self, header: bytes, port: int | None) -> bool:
+        """True if a request with this Host header is answered, on a connection to this port."""
+        given = header.decode("latin-1").lower()
+        if given in self.proxied:
+            return True
+        name = given.removesuffix(f":{port}")
+        if name == given and port != 80:  # whose port browsers leave out
             return False
-        return port == str(self.port) and name == (f"[{address}]" if address.version == 6 else str(address))
+        return name in self.own or (self.any_address and _is_address(name))
+
+
+def _checked(name: str) -> str:
+    lower = name.lower()
+    if not _NAME.fullmatch(lower):
+        raise InputError(f"{name!r} is not a host name, such as photos.example.org or photos.example.org:8443.")
+    return lower
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return in_url(str(ip_address(name.strip("[]")))) == name
+    except ValueError:
+        return False

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from starlette.types import Message, Receive
 
+from llm2clip_search.server.refusals import Refusal, too_large, too_slow
+
 
 @dataclass(frozen=True, kw_only=True)
 class BodyLimit:
@@ -14,21 +16,10 @@ class BodyLimit:
     seconds: float
 
 
-JSON_BODY = BodyLimit(bytes=1 << 20, seconds=15)
-
-
-class TooLargeError(Exception):
-    """A body has more bytes than its route allows."""
-
-
-class TooSlowError(Exception):
-    """A body is not complete in the time that its route allows."""
-
-
 class LimitedBody:
     """The receiving side of a request whose body is limited.
 
-    Once a limit is reached, ``fault`` says which, and the application sees a client that has gone: it stops reading,
+    Once a limit is reached, ``refusal`` says so, and the application sees a client that has gone: it stops reading,
     whatever it would do with an exception.
     """
 
@@ -36,27 +27,21 @@ class LimitedBody:
         self._receive, self._limit = receive, limit
         self._seen, self._is_complete = 0, False
         self._deadline = asyncio.get_running_loop().time() + limit.seconds
-        self.fault: TooLargeError | TooSlowError | None = None
+        self.refusal: Refusal | None = None
 
     async def __call__(self) -> Message:
         """The next message, as ASGI has it."""
-        if self._is_complete:  # what follows is the news that the client has gone, however late
-            return await self._receive()
-        if self.fault is None:
-            message = await self._next()
-            if self.fault is None:
-                return message
-        return {"type": "http.disconnect"}
-
-    async def _next(self) -> Message:
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError:
-            self.fault = TooSlowError()
-            return {"type": "http.disconnect"}
+        if self.refusal is None and self._is_complete:
+            return await self._receive()  # the news that the client has gone, however late
+        message: Message = {"type": "http.disconnect"}
+        if self.refusal is None:
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    message = await self._receive()
+            except TimeoutError:
+                self.refusal = too_slow(self._limit.seconds)
         self._seen += len(message.get("body", b""))
         self._is_complete = not message.get("more_body", False)
         if self._seen > self._limit.bytes:
-            self.fault = TooLargeError()
-        return message
+            self.refusal = too_large(self._limit.bytes)
+        return message if self.refusal is None else {"type": "http.disconnect"}

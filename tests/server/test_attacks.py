@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
 
-from llm2clip_search.server.hosts import Hosts
+from llm2clip_search.server.config import ServerConfig
 from llm2clip_search.server.safety import Safety
-from tests.support.live import Answer, answer, exchange, request, running
+from tests.support.server import running
+from tests.support.wire import Answer, answer, exchange, request
 
 SECRET = "the secret of this machine"
 
@@ -33,11 +33,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     (folder / "secret").write_text(SECRET)
     (static / "link").symlink_to(folder / "secret")
     routes = [Route("/api/v1/search", echo, methods=["GET", "POST"]), Mount("/static", StaticFiles(directory=static))]
-
-    def make(port: int) -> ASGIApp:
-        return Safety(Starlette(routes=routes), hosts=Hosts.of("127.0.0.1", port), token=None)
-
-    with running(make) as served:
+    with running(Safety(Starlette(routes=routes), ServerConfig())) as served:
         yield served
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -13,9 +14,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from llm2clip_search.errors import InputError
+from llm2clip_search.server.config import ServerConfig, new_token
 from llm2clip_search.server.hosts import Hosts, is_loopback
-from llm2clip_search.server.request_body import BodyLimit
-from llm2clip_search.server.safety import MAX_WAITING, Safety, checked_token, new_token
+from llm2clip_search.server.safety import MAX_LARGE_BODIES, MAX_WAITING, Safety
 
 PORT = 8410
 TOKEN = "a-token-that-nobody-would-guess"
@@ -33,16 +34,12 @@ async def cached(request: Request) -> Response:
     return PlainTextResponse("picture", headers={"Cache-Control": "private, max-age=60"})
 
 
-def app(*, token: str | None = None, hosts: Hosts | None = None, handler: Handler = echo) -> Safety:
+def app(*, handler: Handler = echo, **config: Any) -> Safety:
+    """Ways that the real application has, with ``config`` as of `ServerConfig`."""
     methods = ["GET", "POST"]
     paths = ("/", "/api/v1/search", "/api/v1/uploads", "/api/v1/health", "/static/page.js")
     routes = [Route(path, handler, methods=methods) for path in paths] + [Route("/api/v1/images/1/thumbnail", cached)]
-    return Safety(
-        Starlette(routes=routes),
-        hosts=hosts or Hosts.of("127.0.0.1", PORT),
-        token=token,
-        bodies={"/api/v1/uploads": BodyLimit(bytes=4 << 20, seconds=15)},
-    )
+    return Safety(Starlette(routes=routes), ServerConfig(**{"upload_bytes": 4 << 20, **config}))
 
 
 def ask(
@@ -92,7 +89,8 @@ def test_any_other_name_is_refused(host: str) -> None:
 
 
 def test_names_that_the_user_allows_are_answered_exactly() -> None:
-    hosts = Hosts.of("127.0.0.1", PORT, ["photos.example.org", "Photos.example.org:8443"])
+    served = app(allowed_hosts=("photos.example.org", "Photos.example.org:8443"), token=TOKEN)
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
     for host, status in (
         ("photos.example.org", 200),
         ("photos.example.org:8443", 200),
@@ -101,17 +99,17 @@ def test_names_that_the_user_allows_are_answered_exactly() -> None:
         ("example.org", 421),
         ("127.0.0.1:8410", 200),
     ):
-        assert ask(app(hosts=hosts), host=host).status_code == status, host
+        assert ask(served, host=host, headers=bearer).status_code == status, host
 
 
 @pytest.mark.parametrize("name", ["https://photos.example.org", "photos.example.org/", "", "*", "*.example.org", "a b"])
 def test_a_name_that_no_host_header_has_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="is not a host name"):
-        Hosts.of("127.0.0.1", PORT, [name])
+        app(allowed_hosts=(name,), token=TOKEN)
 
 
 def test_a_server_on_all_addresses_answers_to_addresses_but_not_to_names() -> None:
-    hosts = Hosts.of("0.0.0.0", PORT)
+    served, bearer = app(host="0.0.0.0", token=TOKEN), {"Authorization": f"Bearer {TOKEN}"}
     for host, status in (
         ("192.168.1.5:8410", 200),
         ("[fe80::1]:8410", 200),
@@ -121,12 +119,17 @@ def test_a_server_on_all_addresses_answers_to_addresses_but_not_to_names() -> No
         ("[::1", 421),
         ("evil.example:8410", 421),
         ("192.168.1.5.evil.example:8410", 421),
+        (f"{socket.gethostname()}:8410", 200),
     ):
-        assert ask(app(hosts=hosts), host=host).status_code == status, host
+        assert ask(served, host=host, headers=bearer).status_code == status, host
 
 
-def test_port_80_is_left_out_by_browsers() -> None:
-    assert ask(app(hosts=Hosts.of("127.0.0.1", 80)), host="localhost").status_code == 200
+def test_the_port_is_that_of_the_connection() -> None:
+    """Port 80 is left out by browsers."""
+    hosts = Hosts.of("127.0.0.1")
+    assert [hosts.allow(b"localhost", port) for port in (80, 8410, None)] == [True, False, False]
+    assert [hosts.allow(b"[::1]", port) for port in (80, 8410)] == [True, False]
+    assert [hosts.allow(b"localhost:9000", port) for port in (9000, 8410, None)] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -310,7 +313,7 @@ def test_a_token_with_signs_survives_the_address() -> None:
 
 
 def test_the_cookie_is_secure_behind_a_proxy_with_tls_only() -> None:
-    served = app(token=TOKEN, hosts=Hosts.of("127.0.0.1", PORT, ["photos.example.org"]))
+    served = app(token=TOKEN, allowed_hosts=("photos.example.org",))
     https = {"X-Forwarded-Proto": "https"}
     for host, headers, secure in (
         ("photos.example.org", https, True),
@@ -360,15 +363,25 @@ def test_guessing_is_slow_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -
 def test_tokens_that_are_generated_differ_and_are_accepted() -> None:
     tokens = {new_token() for _ in range(100)}
     assert len(tokens) == 100
-    assert all(checked_token(token) == token and len(token) >= 43 for token in tokens)
+    for token in tokens:
+        assert len(token) >= 43
+        ServerConfig(token=token)
 
 
 @pytest.mark.parametrize(
-    "token", ["", "short", "fifteen-letters", "with space in the middle", "ünïcödé-characters", "a;" * 20]
+    "token", ["", "short", "fifteen-letters", "a space in the middle", "ünïcödé-ünïcödé", "a;" * 20]
 )
 def test_tokens_that_are_short_or_cannot_be_sent_are_refused(token: str) -> None:
     with pytest.raises(InputError, match="at least 16 characters"):
-        checked_token(token)
+        ServerConfig(token=token)
+
+
+@pytest.mark.parametrize("config", [{"host": "0.0.0.0"}, {"host": "192.168.1.5"}, {"allowed_hosts": ("a.example",)}])
+def test_what_others_can_reach_needs_a_token(config: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="needs a token"):
+        ServerConfig(**config)
+    assert not ServerConfig(token=TOKEN, **config).is_local
+    assert ServerConfig().is_local
 
 
 def test_bodies_are_limited_by_their_route() -> None:
@@ -402,6 +415,7 @@ def run_raw(application: Safety, messages: list[dict[str, Any]], **headers: str)
         "method": "POST",
         "path": "/api/v1/search",
         "raw_path": b"/api/v1/search",
+        "server": ("127.0.0.1", PORT),
         "query_string": b"",
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in named.items()],
     }
@@ -429,11 +443,38 @@ def test_a_body_without_a_length_is_counted() -> None:
 
 
 def test_a_body_that_does_not_come_ends_by_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm2clip_search.server.safety.JSON_BODY", BodyLimit(bytes=1 << 20, seconds=0.05))
+    monkeypatch.setattr("llm2clip_search.server.safety.JSON_SECONDS", 0.05)
     part = {"type": "http.request", "body": b'{"terms"', "more_body": True}
     sent = run_raw(app(), [part], content_length="100")
     assert sent[0]["status"] == 408
     assert json.loads(sent[1]["body"])["type"] == "/problems/too-slow"
+
+
+def test_large_bodies_arrive_a_few_at_a_time() -> None:
+    async def run() -> list[int]:
+        begun, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+        async def hold(request: Request) -> Response:
+            begun.release()
+            await go_on.wait()
+            return PlainTextResponse(str(len(await request.body())))
+
+        transport = httpx.ASGITransport(app(handler=hold))
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://127.0.0.1:{PORT}") as client:
+
+            def post(size: int) -> asyncio.Task[httpx.Response]:
+                return asyncio.create_task(client.post("/api/v1/uploads", content=b"x" * size))
+
+            held = [post(2 << 20) for _ in range(MAX_LARGE_BODIES)]
+            for _ in held:
+                await begun.acquire()
+            refused = await post(2 << 20)
+            small = post(1 << 20)
+            await begun.acquire()
+            go_on.set()
+            return [refused.status_code, *(each.status_code for each in await asyncio.gather(small, *held))]
+
+    assert asyncio.run(run()) == [429, 200, *[200] * MAX_LARGE_BODIES]
 
 
 def test_headers_are_limited() -> None:

@@ -1,18 +1,11 @@
-"""A server of the application in a thread of this process, and requests to it byte by byte."""
+"""Requests to a server, byte by byte."""
 
 import json
 import socket
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-
-import uvicorn
-from starlette.types import ASGIApp
-
-from llm2clip_search.server.connection import PatientConnection
 
 WAIT_S = 20.0
 
@@ -30,28 +23,6 @@ class Answer:
     def json(self) -> Any:
         """The body of a JSON answer."""
         return json.loads(self.body)
-
-
-@contextmanager
-def running(make: Callable[[int], ASGIApp]) -> Iterator[int]:
-    """Serve what ``make`` returns for a free port of 127.0.0.1; gives the port."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        config = uvicorn.Config(make(port), http=PatientConnection, log_config=None, access_log=False, ws="none")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        deadline = time.monotonic() + WAIT_S
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            assert time.monotonic() < deadline, "the server did not start in time"
-            time.sleep(0.01)
-        try:
-            yield port
-        finally:
-            server.should_exit = True
-            thread.join(WAIT_S)
 
 
 def exchange(port: int, sent: bytes) -> Answer:
