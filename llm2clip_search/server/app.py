@@ -12,7 +12,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from llm2clip_search.server.api import search, status, texts
+from llm2clip_search.server.api import embeddings, search, status, texts
 from llm2clip_search.server.endpoint import PREFIX, Endpoint, Pools
 from llm2clip_search.server.openapi import describe
 from llm2clip_search.server.problems import Problem
@@ -21,7 +21,7 @@ from llm2clip_search.server.service import Service
 
 STATIC = Path(__file__).parent / "static"
 
-ENDPOINTS: tuple[Endpoint, ...] = (*search.ENDPOINTS, *texts.ENDPOINTS, *status.ENDPOINTS)
+ENDPOINTS: tuple[Endpoint, ...] = (*search.ENDPOINTS, *texts.ENDPOINTS, *embeddings.ENDPOINTS, *status.ENDPOINTS)
 """Every route of the API."""
 
 

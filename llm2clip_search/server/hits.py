@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from llm2clip_search.server.opened import Opened
@@ -43,7 +42,7 @@ def found_of(hit: "Hit", opened: Opened, *, is_ranked: bool = True, hide_locatio
 
 def name_of(uri: str) -> str:
     """The name of a file, with the part of it if there is one."""
-    return as_text(PurePath(uri).name or uri)
+    return as_text(uri[uri.rfind("/") + 1 :] or uri)
 
 
 def as_text(name: str) -> str:

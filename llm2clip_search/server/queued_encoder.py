@@ -49,6 +49,11 @@ class Worker(Generic[Given]):
             self._changed.notify()
         return answer.result()
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
     def close(self) -> None:
         """Refuse what still waits; what is being embedded is finished."""
         with self._changed:
@@ -119,6 +124,11 @@ class QueuedEncoder(Encoder):
 
     def caption_sample(self, count: int) -> np.ndarray | None:
         return self._encoder.caption_sample(count)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for one of the towers."""
+        return self._texts.waiting + self._pixels.waiting
 
     def close(self) -> None:
         """Stop both threads."""

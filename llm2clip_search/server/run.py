@@ -1,5 +1,6 @@
 """Run the server until it is stopped by SIGINT or SIGTERM."""
 
+import signal
 import socket
 from collections.abc import Callable
 from urllib.parse import quote
@@ -33,6 +34,9 @@ def serve(config: ServerConfig, *, listening: Callable[[str], None]) -> None:
     """
     server = uvicorn.Server(uvicorn_config(create_app(Service(config))))
     bound = _bind(config)
+    # uvicorn stops at these signals, and raises them again when it has: that must not be an error then.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: None)
     listening(_address(config, bound.getsockname()[1]))
     server.run(sockets=[bound])
 

@@ -80,7 +80,6 @@ def tokens(call: Call, body: TokensRequest) -> TokensAnswer:
 
 def phrases(call: Call, body: PhrasesRequest) -> PhrasesAnswer:
     """Leave out each phrase of a caption in turn, and see how the score changes."""
-    from llm2clip_search.base.vectors import unit
     from llm2clip_search.engine.captions import clean_caption
 
     opened = call.opened
@@ -90,7 +89,7 @@ def phrases(call: Call, body: PhrasesRequest) -> PhrasesAnswer:
     parts = list(split(body.text))
     captions = [body.text, *(body.text[:start] + " " + body.text[end:] for start, end in parts)]
     vectors = opened.searcher.encoder.encode_texts([clean_caption(caption) for caption in captions])
-    stored = unit(opened.searcher.parts[number].snapshot.vectors([identifier]))[0]
+    stored = opened.searcher.parts[number].snapshot.vectors([identifier])[0]
     score, *without = (vectors @ stored).tolist()
     found = zip(parts, without, strict=True) if len(parts) > 1 else ()
     return PhrasesAnswer(
