@@ -331,3 +331,13 @@ def test_a_missing_sdk_is_told_with_its_extra(run_cli: RunCli, monkeypatch: pyte
     assert is_one_error(done.stderr)
     assert "pip install 'llm2clip-search[mcp]'" in done.stderr
     assert done.stdout == ""
+
+
+def test_the_documented_configurations_name_the_command() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "mcp.md").read_text(encoding="utf-8")
+    blocks = [json.loads(block.partition("```")[0]) for block in page.split("```json\n")[1:]]
+    assert [list(block) for block in blocks] == [["mcpServers"], ["servers"]]
+    for block in blocks:
+        [[server]] = [list(servers.values()) for servers in block.values()]
+        assert server["command"].endswith("/llm2clip-search")
+        assert server["args"][:2] == ["mcp", "--index"]
