@@ -63,7 +63,7 @@ FOREIGN = Refusal(
         "Another site made the browser send this request.",
         hint="Only the server's own page and programs may send requests.",
     ),
-    further='<p><a href="/">Open the search page</a></p>',
+    further='<p><a href="">Open the search page</a></p>',
 )
 UNAUTHORIZED = Refusal(
     problem=Problem(
