@@ -203,3 +203,14 @@ def test_a_path_is_only_ever_text(port: int, path: str) -> None:
     assert is_problem(answer, 400, 404)
     assert "x-evil" not in answer.headers
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_captions_are_in_no_log(port: int, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    """Neither of good requests nor of wrong ones."""
+    request(port, f"{SEARCH}?text=private-caption")
+    request(port, f"{SEARCH}?text=private-caption&k=wrong")
+    post(port, b'{"terms": [{"text": "private-caption"}], "where": "private-caption"}')
+    request(port, f"{SEARCH}?text=private-caption", host="evil.example")
+    request(port, f"/private-caption?text=private-caption {chr(1)}")
+    out, err = capfd.readouterr()
+    assert "private-caption" not in out + err + caplog.text
