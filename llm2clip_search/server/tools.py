@@ -280,13 +280,12 @@ def _small(uri: str, version: str) -> bytes:
 
 def describe_index(service: Service, _: NoArguments) -> Reply:
     """Say what is indexed, and which columns conditions may use."""
-    from llm2clip_search.engine.filter import COLUMNS
-
     opened = service.opened
     snapshots = [part.snapshot for part in opened.searcher.parts]
-    hidden = {"latitude", "longitude"} if service.config.hide_location else set()
-    usable = {*COLUMNS, *(column.name for each in snapshots for column in each.manifest.columns)} - hidden
-    columns = {field.name: str(field.type) for each in snapshots for field in each.schema if field.name in usable}
+    unusable = {"mtime_ns", "version", "described"} | (
+        {"latitude", "longitude"} if service.config.hide_location else set()
+    )
+    columns = {field.name: str(field.type) for each in snapshots for field in each.schema if field.name not in unusable}
     held = frozenset[str]().union(*(each.modalities for each in snapshots))
     encoder = opened.searcher.encoder
     value = IndexDescription(
