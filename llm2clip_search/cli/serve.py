@@ -1,6 +1,7 @@
 """``llm2clip-search serve``: a page and a REST API for one or several indices."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -78,3 +79,6 @@ def serve(
             webbrowser.open(address)
 
     run(config, listening=listening)
+    # Threads may be loading the model; native libraries abort if the interpreter is taken down around them.
+    sys.stderr.flush()
+    os._exit(0)
