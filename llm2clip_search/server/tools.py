@@ -5,12 +5,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from llm2clip_search.errors import Llm2ClipError
+from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
 from llm2clip_search.server.endpoint import wrong_value
 from llm2clip_search.server.hits import found_of, row_of
 from llm2clip_search.server.opened import Opened
@@ -251,26 +252,40 @@ def show_images(service: Service, given: PicturesArguments) -> Reply:
             parts.append(f"id {identifier}: {uri}\n{row['text']}")
             continue
         try:
-            picture = Picture(jpeg=_small(uri, row.get("version") or ""))
+            picture = Picture(jpeg=_small(_indexed(uri, row)))
         except (OSError, Llm2ClipError) as error:
-            parts.append(f"id {identifier}: {uri} cannot be shown: {_reason(error)}.")
+            parts.append(f"id {identifier}: {uri} cannot be shown: {first_line(error)}.")
         else:
             parts += [f"id {identifier}: {uri}", picture]
     return Reply(parts=parts)
 
 
-def _reason(error: Exception) -> str:
-    from llm2clip_search.errors import first_line
+def _indexed(uri: str, row: Mapping[str, Any]) -> bytes:
+    """The content of a row's file or of a part of it, if the file was not replaced by another, or by a link to one.
 
-    return first_line(error)
+    Raises:
+        OSError: it is gone, or is no regular file.
+        CorpusError: it is something else than what was indexed, or as `open_uri`.
+    """
+    import hashlib
+
+    from llm2clip_search.corpora.containers import container_uri, open_uri
+    from llm2clip_search.store.snapshot import is_uri
+
+    file, part = container_uri(uri)
+    if not is_uri(uri) and not Path(file).is_file():  # opening a pipe or a device may never end
+        raise FileNotFoundError(f"{file} is gone")
+    data = open_uri(uri, row.get("version") or "")
+    if not part and hashlib.blake2b(data, digest_size=16).hexdigest() != row["content_hash"]:
+        raise CorpusError("it has changed since it was indexed")
+    return data
 
 
-def _small(uri: str, version: str) -> bytes:
-    """A small JPEG of what was indexed, without metadata."""
-    from llm2clip_search.corpora.containers import open_uri
+def _small(data: bytes) -> bytes:
+    """A small JPEG of an image file, without metadata."""
     from llm2clip_search.encoders.images import reading
 
-    with reading(open_uri(uri, version), shortest=PICTURE_SIDE // 2) as picture:
+    with reading(data, shortest=PICTURE_SIDE // 2) as picture:
         small = picture.rgb.copy()
     small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     out = io.BytesIO()

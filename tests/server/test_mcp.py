@@ -158,6 +158,25 @@ def test_a_picture_that_is_gone_does_not_hide_the_others(tmp_path: Path) -> None
     assert "cannot be shown" in text_of(answer)
 
 
+def test_a_file_that_became_something_else_is_not_shown(tmp_path: Path) -> None:
+    """A link to another picture, to a device that never ends, and a pipe that nobody writes to."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(3):
+        photograph(number).save(folder / f"{number}.png")
+    index_folder(folder, encoder=ColourEncoder(), index=folder / ".llm2clip")
+    photograph(9).save(tmp_path / "private.png")
+    for number, target in enumerate((tmp_path / "private.png", Path("/dev/zero"))):
+        (folder / f"{number}.png").unlink()
+        (folder / f"{number}.png").symlink_to(target)
+    (folder / "2.png").unlink()
+    os.mkfifo(folder / "2.png")
+    answer = call(folder / ".llm2clip", tool="show_images", ids=[0, 1, 2])
+    assert [part.type for part in answer.content] == ["text"] * 3
+    assert text_of(answer).count("cannot be shown") == 3
+    assert "changed since it was indexed" in text_of(answer)
+
+
 def test_texts_are_shown_as_text(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("A boat with red sails.")
     [corpus] = open_corpora([tmp_path], SourceOptions(modality="text"))
