@@ -26,7 +26,10 @@ SECONDS = 30
 def served(*indices: Path, encoder: Encoder, **config: Any) -> Iterator[TestClient]:
     """A client of indices that are open; no socket is involved. ``config`` is as of `ServerConfig`."""
     service = Service(ServerConfig(indices=indices, **config), encoder=encoder)
-    with TestClient(create_app(service), base_url=f"http://127.0.0.1:{service.config.port}") as client:
+    token = service.config.token
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    address = f"http://127.0.0.1:{service.config.port}"
+    with TestClient(create_app(service), base_url=address, headers=headers) as client:
         wait_until(lambda: client.get("/api/v1/ready").status_code == 200)
         yield client
 
