@@ -170,7 +170,10 @@ async def archive(call: Call) -> Response:
     _check_location(call)
     body = await call.request.body()
     if call.request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8)
+        try:
+            fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8)
+        except ValueError as error:
+            raise Problem("bad-request", f"The form cannot be read: {error}.") from error
         body = msgspec.json.encode({"ids": ",".join(fields.get("ids", [])).split(",")})
     asked, opened = read_json(ArchiveRequest, body), call.opened
     blocks = zipped(dict.fromkeys(asked.ids), lambda identifier: original_of(identifier, opened))
@@ -236,7 +239,7 @@ ENDPOINTS = (
         handle=file,
         summary="The original; one range of it can be asked for.",
         query=PictureQuery,
-        media="application/octet-stream",
+        media="*/*",
         pool="pictures",
     ),
     Endpoint(
