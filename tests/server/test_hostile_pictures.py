@@ -21,7 +21,6 @@ from tests.support.images import photograph
 from tests.support.server import running, wait_until
 from tests.support.wire import Answer, request
 
-
 MARKUP = "<img src=x onerror=alert(1)>\"'\r\nSet-Cookie: a=b.png"
 HTML = b"<!doctype html><script>alert(document.domain)</script>"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
