@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Duplicates,
         Hit,
         Query,
+        Ranked,
         Result,
         Searcher,
         SearchIndex,
@@ -85,6 +86,7 @@ __all__ = [
     "Progress",
     "Query",
     "QueryError",
+    "Ranked",
     "RepairSummary",
     "Result",
     "SearchIndex",
@@ -121,8 +123,8 @@ _HOMES = {
     "encoders.config": ("PreprocessConfig",),
     "encoders.inputs": ("ImageInput",),
     "engine": (
-        *("Duplicate", "DuplicateGroup", "Duplicates", "Hit", "Query", "Result", "SearchIndex", "SearchIndices"),
-        *("SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),
+        *("Duplicate", "DuplicateGroup", "Duplicates", "Hit", "Query", "Ranked", "Result", "SearchIndex"),
+        *("SearchIndices", "SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),
     ),
     "indexers": (
         *("AnnConfig", "IndexConfig", "IndexSummary", "MergeSummary", "RepairSummary", "Source"),

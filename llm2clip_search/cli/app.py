@@ -17,6 +17,7 @@ from llm2clip_search.cli.models import models
 from llm2clip_search.cli.query import query
 from llm2clip_search.cli.query_command import QueryCommand
 from llm2clip_search.cli.repair import repair
+from llm2clip_search.cli.serve import serve
 from llm2clip_search.cli.sources import sources
 from llm2clip_search.cli.train import train
 from llm2clip_search.cli.verify import verify
@@ -52,6 +53,7 @@ def options(
 
 app.command()(index)
 app.command(cls=QueryCommand)(query)
+app.command()(serve)
 app.command()(duplicates)
 app.command()(info)
 app.add_typer(sources, name="sources")

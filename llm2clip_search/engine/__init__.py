@@ -6,6 +6,7 @@ from llm2clip_search.engine.query import Query, Term
 from llm2clip_search.engine.results import Duplicate, Hit, Result
 from llm2clip_search.engine.search import SearchIndex, open_index
 from llm2clip_search.engine.searcher import Searcher
+from llm2clip_search.engine.selection import Ranked
 from llm2clip_search.engine.several import SearchIndices
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Duplicates",
     "Hit",
     "Query",
+    "Ranked",
     "Result",
     "SearchIndex",
     "SearchIndices",

@@ -47,16 +47,17 @@ class SearchIndex(Searcher):
         """Without an encoder the index is searched by vectors and by ids only."""
         super().__init__(encoder)
         self.snapshot = snapshot
+        # Nothing here refers back to this object, so that its files are let go as soon as its last user is gone.
+        rows = snapshot.manifest.live
+        texts, approximate = Lazy(snapshot.text_ids), Lazy(lambda: _load_approximate(snapshot))
         self._gpus = Lazy(gpu_count)
-        self._exact = ExactIndex(snapshot, snapshot.manifest.live)
-        self._exact_on_gpu = Lazy(
-            lambda: GpuFlatIndex(snapshot, len(self), dim=snapshot.manifest.dim, memory=gpu_memory())
-        )
-        self._filter = Lazy(self._open_filter)
-        self._texts = Lazy(snapshot.text_ids)
-        self._images = Lazy(lambda: np.setdiff1d(snapshot.live_ids, self._texts(), assume_unique=True))
-        self._approximate = Lazy(self._load_approximate)
-        self._approximate_on_gpu = Lazy(lambda: GpuListsIndex(self._approximate()))
+        self._exact = ExactIndex(snapshot, rows)
+        self._exact_on_gpu = Lazy(lambda: GpuFlatIndex(snapshot, rows, dim=snapshot.manifest.dim, memory=gpu_memory()))
+        self._filter = Lazy(lambda: _open_filter(snapshot))
+        self._texts = texts
+        self._images = Lazy(lambda: np.setdiff1d(snapshot.live_ids, texts(), assume_unique=True))
+        self._approximate = approximate
+        self._approximate_on_gpu = Lazy(lambda: GpuListsIndex(approximate()))
         ann = snapshot.manifest.ann
         covered = frozenset(ann.shards if ann else ())
         tail = snapshot.only(snapshot.names - covered)
@@ -173,11 +174,6 @@ class SearchIndex(Searcher):
         """
         return self._search(vectors, depth, plan, matches)
 
-    def _open_filter(self) -> "Filter":
-        from llm2clip_search.engine.filter import Filter
-
-        return Filter(self.snapshot)
-
     def _search(
         self, queries: np.ndarray, k: int, plan: SearchPlan, matches: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -204,11 +200,18 @@ class SearchIndex(Searcher):
         _, candidates = self._exact_on_gpu().search(queries, min(k + SLACK, plan.rows, GPU_MAX_K))
         return rank_again(self.snapshot, queries, candidates, k)
 
-    def _load_approximate(self) -> FaissIndex:
-        ann, path = self.snapshot.manifest.ann, self.snapshot.ann_path
-        assert ann is not None, "the plan is approximate only if there is an index"
-        assert path is not None, "the manifest names it"
-        return load_index(kind_of(ann.factory), path, rows=ann.rows, dim=self.snapshot.manifest.dim)
+
+def _open_filter(snapshot: Snapshot) -> "Filter":
+    from llm2clip_search.engine.filter import Filter
+
+    return Filter(snapshot)
+
+
+def _load_approximate(snapshot: Snapshot) -> FaissIndex:
+    ann, path = snapshot.manifest.ann, snapshot.ann_path
+    assert ann is not None, "the plan is approximate only if there is an index"
+    assert path is not None, "the manifest names it"
+    return load_index(kind_of(ann.factory), path, rows=ann.rows, dim=snapshot.manifest.dim)
 
 
 def _opened_again(folder: Path, encoder: Encoder | None) -> SearchIndex:
@@ -269,7 +272,7 @@ def open_index(
         ModelError: the model cannot be loaded.
         InputError: something that is not a folder.
     """
-    folders = [find_index()] if folder is None else _folders(folder)
+    folders = [find_index()] if folder is None else index_folders(folder)
     if isinstance(encoder, str):
         encoder, model = None, encoder if model is None else model
     elif encoder is not None:
@@ -287,7 +290,7 @@ def open_index(
     return opened[0] if len(opened) == 1 else SearchIndices(opened, encoder)
 
 
-def _folders(given: object) -> list[Path]:
+def index_folders(given: object) -> list[Path]:
     """Index folders of one path or several; a folder that holds ``.llm2clip`` stands for it."""
     one = isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable)
     several: list[Any] = [given] if one else list(given)  # type: ignore[call-overload]

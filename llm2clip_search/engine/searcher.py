@@ -17,7 +17,7 @@ from llm2clip_search.engine.diversity import Group
 from llm2clip_search.engine.query import Find, Fuse, ImageRef, Query, QueryOptions, compose_query
 from llm2clip_search.engine.ranking import parts_and_ids
 from llm2clip_search.engine.results import NOT_METADATA, Duplicate, Hit, Result, in_order_of, sortable
-from llm2clip_search.engine.selection import first_depth, select
+from llm2clip_search.engine.selection import Ranked, first_depth, select
 from llm2clip_search.errors import QueryError
 
 BATCH = 64
@@ -138,10 +138,21 @@ class Searcher(ABC):
 
     def run(self, query: Query) -> Result:
         """Run one query; errors as for `query`."""
+        return self.page(self.rank(query))
+
+    def rank(self, query: Query) -> Ranked:
+        """The rows that a query finds, without their metadata; errors as for `query`.
+
+        Pages of the ranking are read by `page`, so that a program which shows one page after the other ranks once.
+        """
         started = time.perf_counter()
         self._check_sort(query)
         rows = Rows(self.parts, query.where, query.find)
-        return self._run([query], rows, time.perf_counter() - started)[0]
+        return self._rank([query], rows, time.perf_counter() - started)[0]
+
+    def page(self, ranked: Ranked, *, offset: int = 0, k: int | None = None) -> Result:
+        """Results of a ranking with their metadata; ``k`` of them, by default all, after the first ``offset``."""
+        return self._pages([ranked.cut(offset, k)])[0]
 
     def query_batch(self, captions: str | Iterable[str], **options: Unpack[QueryOptions]) -> Iterator[Result]:
         """Answer many captions, each as `query` does, `BATCH` of them encoded and searched together.
@@ -165,10 +176,11 @@ class Searcher(ABC):
         filtered = time.perf_counter() - started
         pending = iter([captions] if isinstance(captions, str) else captions)
         while batch := list(islice(pending, size)):
-            yield from self._run([compose_query([caption], **options) for caption in batch], rows, filtered)
+            queries = [compose_query([caption], **options) for caption in batch]
+            yield from self._pages(self._rank(queries, rows, filtered))
             filtered = 0.0
 
-    def _run(self, queries: Sequence[Query], rows: Rows, filtered: float) -> list[Result]:
+    def _rank(self, queries: Sequence[Query], rows: Rows, filtered: float) -> list[Ranked]:
         """Answer queries that differ in their terms only; ``filtered`` is the time that the condition took."""
         clock = _Clock()
         depth = first_depth(queries[0])
@@ -185,12 +197,35 @@ class Searcher(ABC):
             pages.append(select(found))
             used.append(found.plans)
         clock.lap("search")
-        hits = [in_order_of(page, queries[0].sort) for page in self._join(pages, queries[0])]
-        clock.lap("join")
         seconds = {stage: spent / len(queries) for stage, spent in clock.seconds.items()}
         return [
-            Result(hits=page, plans=plan, find=rows.find, warnings=said, seconds=seconds)
-            for page, plan, said in zip(hits, used, warnings, strict=True)
+            Ranked(
+                query=query,
+                groups=groups,
+                matches=rows.total,
+                plans=plan,
+                find=rows.find,
+                warnings=said,
+                seconds=seconds,
+            )
+            for query, groups, plan, said in zip(queries, pages, used, warnings, strict=True)
+        ]
+
+    def _pages(self, rankings: Sequence[Ranked]) -> list[Result]:
+        """The results of rankings whose queries differ in their terms only; each index is read once for all."""
+        clock = _Clock()
+        joined = self._join(rankings)
+        clock.lap("join")
+        spent = {stage: seconds / len(rankings) for stage, seconds in clock.seconds.items()}
+        return [
+            Result(
+                hits=in_order_of(hits, ranked.query.sort),
+                plans=ranked.plans,
+                find=ranked.find,
+                warnings=ranked.warnings,
+                seconds={**ranked.seconds, **spent},
+            )
+            for hits, ranked in zip(joined, rankings, strict=True)
         ]
 
     def _check_sort(self, query: Query) -> None:
@@ -259,9 +294,9 @@ class Searcher(ABC):
         vector: np.ndarray = unit(self.parts[holders[0] - 1].snapshot.vectors([int(identifier)]))[0]
         return vector
 
-    def _join(self, pages: Sequence[Sequence[Group]], query: Query) -> list[list[Hit]]:
-        """The hits of some pages; each index is read once for all of them."""
-        groups = [group for page in pages for group in page]
+    def _join(self, rankings: Sequence[Ranked]) -> list[list[Hit]]:
+        """The hits of some rankings; each index is read once for all of them."""
+        groups = [group for ranked in rankings for group in ranked.groups]
         keys = np.unique(np.array([key for each in groups for key in (each.key, *each.duplicates)], dtype=np.int64))
         rows: dict[int, _Row] = {}
         numbers, ids = parts_and_ids(keys)
@@ -271,8 +306,11 @@ class Searcher(ABC):
             for key, row in zip(keys[of_it].tolist(), snapshot.rows(ids[of_it].tolist()), strict=True):
                 rows[key] = _Row(snapshot.located(row["path"]), folder, row)
         return [
-            [_hit(rank, group, rows, query) for rank, group in enumerate(page, start=query.offset + 1)]
-            for page in pages
+            [
+                _hit(rank, group, rows, ranked.query)
+                for rank, group in enumerate(ranked.groups, start=ranked.query.offset + 1)
+            ]
+            for ranked in rankings
         ]
 
 

@@ -6,13 +6,42 @@ concern the first rows only, a pool that is the same for every page; after it th
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from llm2clip_search.engine.candidates import Candidates
 from llm2clip_search.engine.diversity import Group, diversify, group_duplicates, ungrouped
-from llm2clip_search.engine.query import Query
+from llm2clip_search.engine.plan import SearchPlan
+from llm2clip_search.engine.query import Find, Query
 from llm2clip_search.engine.ranking import Ranking, continued, ranked, reciprocal_ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """What a query found, best first, without metadata."""
+
+    query: Query
+    groups: list[Group] = field(repr=False)
+    matches: int
+    """Rows that meet the query's condition."""
+    plans: tuple[SearchPlan, ...]
+    """One per index, in their order."""
+    find: Find
+    """What the rows are."""
+    warnings: list[str]
+    """As of `results.Result`."""
+    seconds: dict[str, float]
+    """By stage: plan (with the filter), encode, search; of a query in a batch, its share."""
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def cut(self, offset: int, k: int | None) -> "Ranked":
+        """The part after the first ``offset`` results, of ``k`` results at most."""
+        groups = self.groups[offset:] if k is None else self.groups[offset : offset + k]
+        return replace(self, groups=groups, query=replace(self.query, offset=self.query.offset + offset))
+
 
 FUSED_POOL = 500
 """Rows of each caption's ranking that rank fusion takes into account, and the first look for duplicates."""

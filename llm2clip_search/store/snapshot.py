@@ -236,7 +236,8 @@ class Snapshot:
     def located(self, path: str) -> str:
         """A metadata path as a caller can use it: an absolute path of this machine, or a URI as it is."""
         name = decode(path)
-        return name if is_uri(name) else (self.base / name).as_posix()
+        # Stored paths are plain, and `Path` would take ten times as long.
+        return name if is_uri(name) or os.path.isabs(name) else f"{self._top}/{name}"  # noqa: PTH117
 
     def stored(self, uri: str) -> str:
         """A path or URI as the metadata writes it: paths are posix, and relative if they are below the base."""
@@ -249,6 +250,11 @@ class Snapshot:
     def stored_base(self) -> str:
         """The base as the metadata writes absolute paths, without a slash at its end."""
         return encode(self.base.as_posix()).rstrip("/")
+
+    @cached_property
+    def _top(self) -> str:
+        """The base without a slash at its end."""
+        return self.base.as_posix().rstrip("/")
 
     def is_under(self, path: str, root: str) -> bool:
         """True if ``path`` is ``root`` or lies below it, both as the metadata writes them."""

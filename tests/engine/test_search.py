@@ -1,6 +1,8 @@
 """Queries against brute force: composition, filters, paging, and what is refused."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from llm2clip_search.engine import SearchIndex, open_index
 from llm2clip_search.engine.filter import Filter
 from llm2clip_search.engine.plan import plan_search
-from llm2clip_search.engine.query import compose_terms
+from llm2clip_search.engine.query import compose_query, compose_terms
 from llm2clip_search.errors import ImageError, QueryError, StoreError
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.store import AnnEntry, Snapshot, Writer
@@ -294,3 +296,26 @@ def test_a_plan_reaches_the_recall_that_is_asked_for() -> None:
 def test_a_recall_that_cannot_be_is_refused(index: SearchIndex, recall: float) -> None:
     with pytest.raises(QueryError, match=f"The recall is {recall}; it must be above 0 and at most 1"):
         index.query("dusk", recall=recall)
+
+
+def test_pages_of_a_ranking_are_pages_of_the_query(index: SearchIndex) -> None:
+    query = compose_query("red", k=6)
+    ranked = index.rank(query)
+    assert (len(ranked), ranked.matches) == (min(6, len(index)), len(index))
+    for offset in range(6):
+        page, asked = index.page(ranked, offset=offset, k=2), index.query("red", k=2, offset=offset)
+        expected = [hit for hit in asked.hits if hit.rank <= len(ranked)]
+        assert [(hit.rank, hit.id, hit.score) for hit in page.hits] == [(e.rank, e.id, e.score) for e in expected]
+
+
+def test_an_index_that_nobody_uses_lets_its_files_go_at_once(index: SearchIndex, colours: ColourEncoder) -> None:
+    """Without the garbage collector: a server opens a new snapshot after every commit."""
+    opened = SearchIndex(Snapshot(index.snapshot.folder), colours)
+    opened.query("red", where="width > 0")
+    snapshot = weakref.ref(opened.snapshot)
+    gc.disable()
+    try:
+        del opened
+        assert snapshot() is None
+    finally:
+        gc.enable()

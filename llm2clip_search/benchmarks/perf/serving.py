@@ -1,0 +1,162 @@
+"""What a served index costs: from the start to the first answer, a search over HTTP, the next page, thumbnails.
+
+The server runs as users run it, in a process of its own, and is asked over its socket.
+"""
+
+import logging
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llm2clip_search.benchmarks.perf.http_client import KeptOpen
+from llm2clip_search.benchmarks.perf.scale import BLOCK, synthetic_row
+from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
+from llm2clip_search.benchmarks.perf.timing import seconds_of
+from llm2clip_search.encoders import Encoder
+from llm2clip_search.errors import CorpusError
+from llm2clip_search.indexers import AnnConfig, build_ann
+from llm2clip_search.store import Writer
+
+logger = logging.getLogger(__name__)
+
+STARTS = 5
+CAPTIONS = 40
+PAGE = 50
+"""Hits of a page, as the page of the server asks for them."""
+_SUBJECTS = ("a brown dog", "two children", "an old man with a hat", "a red boat", "a crowd in a stadium")
+_PLACES = ("on a beach", "in the snow", "under a bridge at night", "beside a wet road", "in front of a white house")
+_LIGHT = ("in the evening sun", "in fog")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingCost:
+    """Costs at one number of rows; times are medians, of one run on one machine."""
+
+    rows: int
+    listening_s: float
+    """From the start of the command to its first answer."""
+    ready_s: float
+    """From the start of the command until captions are answered without waiting for the model."""
+    search_ms: float
+    """A caption that was not asked before, to the JSON of `PAGE` hits."""
+    encode_ms: float
+    """Of this, what the server waited for the text tower."""
+    overhead_ms: float
+    """The rest."""
+    next_page_ms: float
+    filtered_ms: float
+    """A new caption with a condition, less the time of the text tower."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_serving(encoder: Encoder, sizes: Sequence[int]) -> Iterator[ServingCost]:
+    """Serve a synthetic index of each size with a real model, and ask it."""
+    for size in sizes:
+        with tempfile.TemporaryDirectory(prefix="llm2clip-serving-") as scratch:
+            logger.info("writing %s rows", f"{size:,}")
+            index = write_synthetic(Path(scratch) / ".llm2clip", size, encoder)
+            yield _measured(index, size)
+
+
+def write_synthetic(folder: Path, rows: int, encoder: Encoder) -> Path:
+    """An index of random vectors under the name of a model; approximate from as many rows on as any other."""
+    mixture = SphereMixture.of(rows, encoder.dim)
+    with Writer.open(folder, model=encoder.identity, dim=encoder.dim) as writer:
+        while (count := min(BLOCK, rows - writer.manifest.live)) > 0:
+            made = [synthetic_row(number) for number in writer.allocate(count)]
+            writer.commit(made, mixture.draw(count, stream=1 + made[0].id))
+        build_ann(writer, AnnConfig(), captions=encoder.caption_sample)
+    return folder
+
+
+def _measured(index: Path, rows: int) -> ServingCost:
+    listening = []
+    for _ in range(STARTS):
+        started = time.perf_counter()
+        with running(index):
+            listening.append(time.perf_counter() - started)
+    started = time.perf_counter()
+    with running(index) as (address, _), KeptOpen(address) as client:
+        wait_until_ready(client)
+        ready = time.perf_counter() - started
+        captions = iter([f"{who} {where} {light}" for who in _SUBJECTS for where in _PLACES for light in _LIGHT])
+        asked = [_search(client, next(captions)) for _ in range(CAPTIONS)]
+        filtered = [_search(client, next(captions), where="width > 5000") for _ in range(len(_SUBJECTS))]
+    return ServingCost(
+        rows=rows,
+        listening_s=statistics.median(listening),
+        ready_s=ready,
+        search_ms=1000 * statistics.median(each.total for each in asked[1:]),
+        encode_ms=1000 * statistics.median(each.encode for each in asked[1:]),
+        overhead_ms=1000 * statistics.median(each.total - each.encode for each in asked[1:]),
+        next_page_ms=1000 * statistics.median(each.next_page for each in asked[1:]),
+        filtered_ms=1000 * statistics.median(each.total - each.encode for each in filtered[1:]),
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Seconds of one search."""
+
+    total: float
+    encode: float
+    next_page: float
+
+
+def _search(client: KeptOpen, caption: str, where: str | None = None) -> _Asked:
+    asked = {"terms": [{"text": caption}], "k": PAGE, "where": where}
+    answer: dict[str, Any] = {}
+    total = seconds_of(lambda: answer.update(client.post("/api/v1/search", asked)))
+    following = {**asked, "cursor": answer["next"]}
+    return _Asked(total, answer["seconds"]["encode"], seconds_of(partial(client.post, "/api/v1/search", following)))
+
+
+@contextmanager
+def running(index: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """Address and process id of a server that answers; it is stopped at the end.
+
+    Raises:
+        CorpusError: it did not start.
+    """
+    command = [sys.executable, "-m", "llm2clip_search", "serve", "--index", str(index), "--port", "0", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert process.stderr is not None, "it is a pipe"
+    try:
+        line = process.stderr.readline()
+        if (match := re.search(r"http://\S+", line)) is None:
+            raise CorpusError(f"The server did not start: {line.strip()}")
+        with KeptOpen(match[0]) as client:
+            client.get("/api/v1/health")
+        yield match[0], process.pid
+    finally:
+        process.terminate()
+        process.wait()
+        process.stderr.close()
+
+
+def wait_until_ready(client: KeptOpen) -> None:
+    """Wait until both towers are loaded.
+
+    Raises:
+        CorpusError: one cannot be loaded.
+    """
+    while True:
+        answer = client.get("/api/v1/ready", any_status=True)
+        states = {answer["state"], answer["text"], answer["vision"]}
+        if states == {"ready"}:
+            return
+        if "failed" in states or answer["state"] == "no-index":
+            raise CorpusError(f"The server cannot be asked: {answer['detail']}")
+        time.sleep(0.02)

@@ -1,0 +1,318 @@
+"""``/search``: captions, pictures and rows to hits, a page at a time."""
+
+import base64
+import hashlib
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from llm2clip_search.server.endpoint import Call, Endpoint
+from llm2clip_search.server.hits import found_of
+from llm2clip_search.server.opened import Opened
+from llm2clip_search.server.problems import Problem
+from llm2clip_search.server.rankings import REACH, is_whole
+from llm2clip_search.server.values import Cosine, Found, Id, Share
+
+if TYPE_CHECKING:
+    from llm2clip_search.engine import Query, Ranked
+
+MOST = 1_000
+"""Hits of one page."""
+LONGEST = 20_000
+"""Characters of a caption."""
+
+Weight = Annotated[float, Meta(ge=-100, le=100)]
+K = Annotated[int, Meta(ge=1, le=MOST)]
+Offset = Annotated[int, Meta(ge=0, le=REACH)]
+
+
+class TermValue(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One part of a query: exactly one of ``text``, ``like`` and ``upload``."""
+
+    text: Annotated[str, Meta(max_length=LONGEST)] | None = None
+    """A caption."""
+    like: Id | None = None
+    """The id of a row."""
+    upload: str | None = None
+    """The id of a picture that was uploaded."""
+    crop: Annotated[list[Annotated[float, Meta(ge=0, le=1)]], Meta(min_length=4, max_length=4)] | None = None
+    """Left, top, right and bottom of the part of the picture that counts, as fractions of the upright picture."""
+    weight: Weight = 1.0
+
+
+class SearchRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What to search for, and which part of the ranking to return."""
+
+    terms: Annotated[list[TermValue], Meta(max_length=64)] = []
+    find: Literal["images", "texts"] | None = None
+    where: str | None = None
+    """SQL condition."""
+    min_score: Cosine | None = None
+    recall: Share | None = None
+    """Share of the exact results that approximate search aims at; 1 is exact search."""
+    per_file: Annotated[int, Meta(ge=1)] | None = None
+    """Most results that are parts of one file."""
+    group_duplicates: Share | None = None
+    """Least cosine of near-duplicates, which are grouped under one result."""
+    unique: bool = False
+    """Files with the same content are one result."""
+    diverse: bool = False
+    sort: str | None = None
+    k: K = 50
+    offset: Offset = 0
+    cursor: str | None = None
+    """``next`` of the page before, with the same other fields."""
+    generation: str | None = None
+    """State of the index that ``offset`` counts in."""
+    explain: bool = False
+
+
+class SearchQuery(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A search as parameters of a URL; ids of ``like`` and ``unlike`` may end in a weight, as in ``4711^0.5``."""
+
+    text: list[str] = []
+    like: list[str] = []
+    unlike: list[str] = []
+    find: Literal["images", "texts"] | None = None
+    where: str | None = None
+    min_score: Cosine | None = None
+    recall: Share | None = None
+    per_file: Annotated[int, Meta(ge=1)] | None = None
+    group_duplicates: Share | None = None
+    unique: bool = False
+    diverse: bool = False
+    sort: str | None = None
+    k: K = 50
+    offset: Offset = 0
+    cursor: str | None = None
+    generation: str | None = None
+    explain: bool = False
+
+
+class CutTerm(Struct, kw_only=True, frozen=True):
+    """A caption that is longer than the model reads."""
+
+    term: int
+    """Its place among the terms, from 0."""
+    count: int
+    """Tokens."""
+    limit: int
+    at: int
+    """The first character that is not read."""
+
+
+class PlanValue(Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """How one index was searched."""
+
+    index: str
+    strategy: str
+    device: str
+    reason: str
+    effort: int = 0
+    candidates: int = 0
+    recall: float | None = None
+    """As measured when the approximate index was built."""
+
+
+class Explained(Struct, kw_only=True, frozen=True):
+    """How the search was done."""
+
+    model: str
+    plans: list[PlanValue]
+
+
+class SearchAnswer(Struct, kw_only=True, frozen=True):
+    """A page of hits, best first."""
+
+    hits: list[Found]
+    total: int
+    """Results that paging can reach; more may come if it is not ``complete``."""
+    complete: bool
+    matches: int
+    """Rows that meet the condition."""
+    next: str | None
+    """Cursor of the next page; null at the end."""
+    generation: str
+    find: Literal["images", "texts"]
+    warnings: list[str]
+    seconds: dict[str, float]
+    """By stage: plan (with the condition), encode, search, join."""
+    cut: list[CutTerm]
+    explain: Explained | None = None
+
+
+def post_search(call: Call, body: SearchRequest) -> SearchAnswer:
+    """Answer a search that is described in JSON."""
+    return answer(call, body)
+
+
+def get_search(call: Call, query: SearchQuery) -> SearchAnswer:
+    """Answer a search that is described in a URL."""
+    terms = [TermValue(text=text) for text in query.text]
+    terms += [_like(each, 1.0) for each in query.like]
+    terms += [_like(each, -1.0) for each in query.unlike]
+    rest = {name: getattr(query, name) for name in query.__struct_fields__ if name not in ("text", "like", "unlike")}
+    return answer(call, SearchRequest(terms=terms, **rest))
+
+
+def answer(call: Call, asked: SearchRequest) -> SearchAnswer:
+    """The page that a request asks for."""
+    opened = call.opened
+    offset = _offset(asked, opened)
+    query = _query(asked)
+    service = call.service
+    ranked = service.rankings.reaching(query, opened, end=offset + asked.k)
+    result = opened.searcher.page(ranked, offset=offset, k=asked.k)
+    end = offset + len(result.hits)
+    total = min(ranked.matches, REACH) if _is_plain(asked) else len(ranked)
+    is_complete = _is_plain(asked) or is_whole(ranked)
+    return SearchAnswer(
+        hits=[found_of(hit, opened, hide_location=service.config.hide_location) for hit in result.hits],
+        total=total,
+        complete=is_complete,
+        matches=ranked.matches,
+        next=_cursor(asked, opened, end) if result.hits and (end < total or not is_complete) else None,
+        generation=opened.generation,
+        find=ranked.find,
+        warnings=result.warnings,
+        seconds=result.seconds,
+        cut=_cut(asked, opened) if result.warnings else [],
+        explain=_explained(ranked, opened) if asked.explain else None,
+    )
+
+
+def _is_plain(asked: SearchRequest) -> bool:
+    """True if every row that meets the condition is a result of its own."""
+    return asked.min_score is None and asked.per_file is None and asked.group_duplicates is None and not asked.unique
+
+
+def _query(asked: SearchRequest) -> "Query":
+    from llm2clip_search.engine import Query
+
+    return Query(
+        terms=tuple(_term(each, number) for number, each in enumerate(asked.terms)),
+        threshold=asked.min_score,
+        find=asked.find,
+        where=asked.where,
+        recall=asked.recall,
+        diverse=asked.diverse,
+        group_duplicates=asked.group_duplicates,
+        unique=asked.unique,
+        per_file=asked.per_file,
+        sort=asked.sort,
+    )
+
+
+def _term(given: TermValue, number: int) -> Any:
+    from llm2clip_search.engine import Term
+
+    named = [name for name in ("text", "like", "upload") if getattr(given, name) is not None]
+    if len(named) != 1:
+        raise Problem("bad-request", "A term has exactly one of text, like and upload.", parameter=f"terms[{number}]")
+    if given.text is not None:
+        return Term(kind="text", value=given.text, weight=given.weight)
+    return Term(kind="like", value=str(given.like), weight=given.weight)
+
+
+_WEIGHTED = re.compile(r"(?P<id>[^^]*)(\^(?P<weight>\d+(\.\d+)?))?")
+
+
+def _like(given: str, sign: float) -> TermValue:
+    match = _WEIGHTED.fullmatch(given)
+    name = "like" if sign > 0 else "unlike"
+    if match is None or not re.fullmatch(r"\d{1,15}(@\d{1,3})?", match["id"]):
+        raise Problem("bad-request", f"{given!r} is not the id of a row.", parameter=name)
+    return TermValue(like=match["id"], weight=sign * float(match["weight"] or 1))
+
+
+def _cut(asked: SearchRequest, opened: Opened) -> list[CutTerm]:
+    """Where the model stops reading captions that are too long."""
+    from llm2clip_search.engine.captions import cut_at
+
+    encoder = opened.searcher.encoder
+    found = []
+    for number, term in enumerate(asked.terms):
+        if term.text is not None:
+            count, at = cut_at(encoder, term.text)
+            if at is not None:
+                found.append(CutTerm(term=number, count=count, limit=encoder.max_tokens, at=at))
+    return found
+
+
+def _explained(ranked: "Ranked", opened: Opened) -> Explained:
+    plans = [
+        PlanValue(
+            index=str(part.snapshot.folder),
+            strategy=plan.strategy,
+            device=plan.device,
+            reason=plan.reason,
+            effort=plan.effort,
+            candidates=plan.candidates,
+            recall=plan.point.recall if plan.point is not None else None,
+        )
+        for part, plan in zip(opened.searcher.parts, ranked.plans, strict=True)
+    ]
+    return Explained(model=opened.searcher.encoder.name, plans=plans)
+
+
+class _Cursor(Struct, array_like=True, frozen=True):
+    """Where a page begins, in which ranking of which state."""
+
+    generation: str
+    offset: int
+    query: str
+
+
+def _digest(asked: SearchRequest) -> str:
+    """A name for a request without its page."""
+    plain = msgspec.structs.replace(asked, k=1, offset=0, cursor=None, generation=None, explain=False)
+    return hashlib.blake2b(msgspec.json.encode(plain), digest_size=8).hexdigest()
+
+
+def _cursor(asked: SearchRequest, opened: Opened, offset: int) -> str:
+    given = _Cursor(opened.generation, offset, _digest(asked))
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(given)).decode().rstrip("=")
+
+
+def _offset(asked: SearchRequest, opened: Opened) -> int:
+    """Results before the page.
+
+    Raises:
+        Problem: ``bad-request`` for a cursor of another query, ``index-changed`` for one of another state.
+    """
+    if asked.cursor is None:
+        opened.check(asked.generation)
+        return asked.offset
+    try:
+        padded = asked.cursor + "=" * (-len(asked.cursor) % 4)
+        cursor = msgspec.msgpack.decode(base64.urlsafe_b64decode(padded), type=_Cursor)
+    except ValueError as error:
+        raise Problem("bad-request", "The cursor was not made by this server.", parameter="cursor") from error
+    if cursor.query != _digest(asked):
+        raise Problem("bad-request", "The cursor belongs to another query.", parameter="cursor")
+    opened.check(cursor.generation)
+    return cursor.offset
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="POST",
+        path="/search",
+        handle=post_search,
+        summary="Search by captions, pictures and rows.",
+        body=SearchRequest,
+        answer=SearchAnswer,
+        pool="search",
+    ),
+    Endpoint(
+        method="GET",
+        path="/search",
+        handle=get_search,
+        summary="Search by captions and rows.",
+        query=SearchQuery,
+        answer=SearchAnswer,
+        pool="search",
+    ),
+)

@@ -1,0 +1,75 @@
+"""Rows and results of the engine as values of the API, and ids of the API as rows."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from llm2clip_search.server.opened import Opened
+from llm2clip_search.server.problems import Problem
+from llm2clip_search.server.values import HASH_DIGITS, Found, Same
+
+if TYPE_CHECKING:
+    from llm2clip_search.engine import Duplicate, Hit
+
+_FIELDS = frozenset(Found.__struct_fields__)
+_HIDDEN = ("latitude", "longitude")
+
+
+def found_of(hit: "Hit", opened: Opened, *, is_ranked: bool = True, hide_location: bool = False) -> Found:
+    """A hit as the API gives it; ``is_ranked`` adds its rank and score."""
+    row = hit.metadata
+    shown = {name: value for name, value in row.items() if name in _FIELDS and value is not None}
+    if hide_location:
+        shown = {name: value for name, value in shown.items() if name not in _HIDDEN}
+    given = frozenset(row) - _FIELDS - {"content_hash", "mtime_ns", "modality"}
+    return Found(
+        **shown
+        | {
+            "id": opened.id_of(hit.id, hit.index),
+            "modality": hit.modality,
+            "name": name_of(hit.uri),
+            "path": as_text(hit.uri),
+            "hash": row["content_hash"][:HASH_DIGITS],
+            "part": hit.part,
+            "mtime": _moment(row),
+            "rank": hit.rank if is_ranked else None,
+            "score": hit.score if is_ranked else None,
+            "columns": {name: row[name] for name in sorted(given) if row[name] is not None},
+            "duplicates": None if hit.duplicates is None else [_same(each, opened) for each in hit.duplicates],
+        }
+    )
+
+
+def name_of(uri: str) -> str:
+    """The name of a file, with the part of it if there is one."""
+    return as_text(uri[uri.rfind("/") + 1 :] or uri)
+
+
+def as_text(name: str) -> str:
+    """A name for JSON; bytes that are not UTF-8 become U+FFFD."""
+    from llm2clip_search.store.names import json_path
+
+    return json_path(name)["path"]
+
+
+def _moment(row: Mapping[str, Any]) -> datetime | None:
+    nanoseconds = row.get("mtime_ns")
+    return None if not nanoseconds else datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC)
+
+
+def _same(other: "Duplicate", opened: Opened) -> Same:
+    return Same(id=opened.id_of(other.id, other.index), name=name_of(other.uri))
+
+
+def row_of(identifier: str, opened: Opened) -> tuple[int, int]:
+    """The index, counted from 0, and the id that an id of the API names.
+
+    Raises:
+        Problem: ``not-found``.
+    """
+    number, _, index = identifier.partition("@")
+    part = int(index) - 1 if index else 0
+    parts = opened.searcher.parts
+    if not 0 <= part < len(parts) or (len(parts) > 1 and not index) or int(number) not in parts[part].snapshot:
+        raise Problem("not-found", f"There is no row with id {identifier}.", parameter="id")
+    return part, int(number)

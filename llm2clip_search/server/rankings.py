@@ -1,0 +1,53 @@
+"""Rankings that pages are cut from, so that the next page costs no search."""
+
+from collections import OrderedDict
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from llm2clip_search.server.opened import Opened
+
+if TYPE_CHECKING:
+    from llm2clip_search.engine import Query, Ranked
+
+REACH = 100_000
+"""Results that paging can reach."""
+DEPTHS = (300, 3_000, 30_000, REACH)
+"""How many results are ranked: the first of these that the page lies within."""
+HELD = 400_000
+"""Results of all rankings that are kept: some 60 MB."""
+
+
+class Rankings:
+    """The rankings that were asked for last; any number of threads may use it."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[object, Ranked] = OrderedDict()
+        self._lock = Lock()
+
+    def reaching(self, query: "Query", opened: Opened, *, end: int) -> "Ranked":
+        """A ranking of a query in which the first ``end`` results can be found, if there are as many.
+
+        Args:
+            query: its ``k`` and ``offset`` do not count.
+        """
+        from dataclasses import replace
+
+        depth = next((each for each in DEPTHS if each >= end), REACH)
+        key = (opened.generation, replace(query, k=REACH, offset=0))
+        with self._lock:
+            if (held := self._held.get(key)) is not None:
+                self._held.move_to_end(key)
+                if is_whole(held) or len(held) >= end:
+                    return held
+        ranked = opened.searcher.rank(replace(query, k=depth, offset=0))
+        with self._lock:
+            self._held[key] = ranked
+            self._held.move_to_end(key)
+            while sum(map(len, self._held.values())) > HELD and len(self._held) > 1:
+                self._held.popitem(last=False)
+        return ranked
+
+
+def is_whole(ranked: "Ranked") -> bool:
+    """True if nothing comes after a ranking."""
+    return len(ranked) < ranked.query.k or ranked.query.k >= REACH

@@ -1,0 +1,196 @@
+"""What all requests share: the open index, which follows commits, and the encoder, which is loaded behind the start."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Literal
+
+from llm2clip_search.errors import Llm2ClipError
+from llm2clip_search.server.config import ServerConfig
+from llm2clip_search.server.opened import Opened
+from llm2clip_search.server.problems import Problem
+from llm2clip_search.server.rankings import Rankings
+
+if TYPE_CHECKING:
+    from llm2clip_search.encoders import Encoder
+    from llm2clip_search.engine import Searcher
+    from llm2clip_search.server.queued_encoder import QueuedEncoder
+    from llm2clip_search.store import Manifest
+
+WATCH_S = 0.5
+"""Seconds between looks at the manifests."""
+LOADING_S = 1
+"""Seconds after which a client asks again while the index is being opened."""
+
+State = Literal["opening", "no-index", "loading", "ready", "failed"]
+TowerState = Literal["idle", "loading", "ready", "failed"]
+
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """The state behind the routes; any number of threads may use it."""
+
+    def __init__(self, config: ServerConfig, *, encoder: "Encoder | None" = None) -> None:
+        """Nothing is opened before `start`.
+
+        Args:
+            encoder: to take instead of the model that made the index.
+        """
+        self.config = config
+        self.towers: dict[str, TowerState] = {"text": "idle", "vision": "idle"}
+        self.rankings = Rankings()
+        self._given = encoder
+        self._encoder: QueuedEncoder | None = None
+        self._opened: Opened | None = None
+        self._trouble: tuple[State, str] = ("opening", "The index is being opened.")
+        self._seen: list[object] = []
+        self._stop, self._turn = Event(), Lock()
+        self._watcher = Thread(target=self._watch, name="index watcher", daemon=True)
+
+    def start(self) -> None:
+        """Open the index and load the model in the background, and follow the index from then on."""
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Stop the background threads; requests that wait for a tower are refused."""
+        self._stop.set()
+        if self._encoder is not None:
+            self._encoder.close()
+
+    @property
+    def state(self) -> State:
+        """How far the server is: ready once captions can be asked without waiting for the model."""
+        if self._opened is None:
+            return self._trouble[0]
+        text = self.towers["text"]
+        return text if text in ("ready", "failed") else "loading"
+
+    @property
+    def detail(self) -> str:
+        """A sentence about what is wrong, or empty."""
+        return self._trouble[1]
+
+    @property
+    def opened(self) -> Opened:
+        """The indices as they are now.
+
+        Raises:
+            Problem: ``loading``, ``no-index`` or ``internal``.
+        """
+        if self._opened is None:
+            state, detail = self._trouble
+            kind = {"opening": "loading", "no-index": "no-index"}.get(state, "internal")
+            raise Problem(kind, detail, retry_after=LOADING_S if kind == "loading" else None)
+        return self._opened
+
+    @property
+    def generation(self) -> str | None:
+        """As of `Opened`; None before the index is open."""
+        return None if self._opened is None else self._opened.generation
+
+    def refresh(self) -> None:
+        """Open the indices again if one has changed; what is open is served until then, and if that fails."""
+        from llm2clip_search.engine.search import index_folders
+        from llm2clip_search.store import find_index, has_index
+
+        with self._turn:
+            folders: list[Path] = []
+            try:
+                folders = index_folders(self.config.indices or [find_index()])
+                seen = [_stamp(folder) for folder in folders]
+                if seen != self._seen or self._opened is None:
+                    self._open(folders)
+                    self._seen = seen
+            except Llm2ClipError as error:
+                there = bool(folders) and all(has_index(folder) for folder in folders)
+                self._trouble_is("failed" if there else "no-index", str(error))
+            except Exception as error:
+                _log.debug("Opening the index failed.", exc_info=True)
+                self._trouble_is("failed", f"The index could not be opened: {type(error).__name__}: {error}")
+
+    def _trouble_is(self, state: State, detail: str) -> None:
+        if (state, detail) != self._trouble:
+            _log.warning("%s", detail)
+        self._trouble = (state, detail)
+
+    def _watch(self) -> None:
+        warmed: QueuedEncoder | None = None
+        while True:
+            self.refresh()
+            if self._encoder is not None and self._encoder is not warmed:
+                warmed = self._encoder
+                Thread(target=self._warm, args=(warmed,), name="warming", daemon=True).start()
+            if self._stop.wait(WATCH_S):
+                return
+
+    def _open(self, folders: list[Path]) -> None:
+        from llm2clip_search.engine import open_index
+        from llm2clip_search.server.queued_encoder import QueuedEncoder
+        from llm2clip_search.store import Snapshot
+
+        model = Snapshot(folders[0]).manifest.model
+        if self._encoder is None or (self._given is None and self._encoder.fingerprint != model.fingerprint):
+            self._encoder = QueuedEncoder(self._given or self._load(model.name), queue=self.config.queue)
+        searcher = open_index(folders, encoder=self._encoder)
+        _read_ahead(searcher)
+        manifests = [part.snapshot.manifest for part in searcher.parts]
+        self._opened = Opened(searcher=searcher, generation=_generation(manifests))
+        self._trouble = ("ready", "")
+
+    def _load(self, name: str) -> "Encoder":
+        from llm2clip_search.encoders import load_encoder
+
+        config = self.config
+        return load_encoder(
+            config.model or name, runtime=config.runtime, device=config.device, quantize=config.quantize
+        )
+
+    def _warm(self, encoder: "QueuedEncoder") -> None:
+        """Load both towers, first that of captions, which most queries are."""
+        import numpy as np
+
+        size = encoder.preprocess
+        pixels = np.zeros((1, size.height, size.width, 3), dtype=np.uint8)
+        towers: dict[str, Callable[[], object]] = {
+            "text": lambda: encoder.encode_texts(["a photograph"]),
+            "vision": lambda: encoder.encode_pixels(pixels),
+        }
+        for tower, embed in towers.items():
+            self.towers[tower] = "loading"
+            try:
+                embed()
+                self.towers[tower] = "ready"
+            except Exception as error:
+                self.towers[tower] = "failed"
+                self._trouble_is("failed", f"The {tower} tower could not be loaded: {error}")
+
+
+def _read_ahead(searcher: "Searcher") -> None:
+    """Read what a first search reads, so that no request waits for it."""
+    for number, part in enumerate(searcher.parts, start=1):
+        for shard in part.snapshot.shards[:1]:
+            if len(shard.live_ids):
+                searcher.query(like=f"{shard.live_ids[0]}@{number}", k=1)
+
+
+def _stamp(folder: Path) -> object:
+    """What changes when a commit replaces the manifest; None if there is none."""
+    from llm2clip_search.store.manifest import MANIFEST
+
+    try:
+        found = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _generation(manifests: "Sequence[Manifest]") -> str:
+    """A name for the state of some indices, in 16 hex digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for manifest in manifests:
+        names = [entry.name for entry in manifest.shards]
+        digest.update(repr((manifest.generation, manifest.tombstones, names)).encode())
+    return digest.hexdigest()

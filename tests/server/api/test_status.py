@@ -1,0 +1,85 @@
+"""What is served, and how far the server is."""
+
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from llm2clip_search.indexers import index_folder
+from llm2clip_search.server.app import create_app
+from llm2clip_search.server.config import ServerConfig
+from llm2clip_search.server.service import Service
+from tests.support.encoders import ColourEncoder
+from tests.support.images import photograph
+from tests.support.server import served, wait_until
+
+
+def test_the_index_describes_itself(client: TestClient, indexed: Path) -> None:
+    answer = client.get("/api/v1/index").json()
+    [only] = answer["indices"]
+    assert (only["folder"], only["rows"], only["failures"]) == (str(indexed), 20, 0)
+    assert only["sources"] == [{"path": str(indexed.parent / "images"), "exists": True}]
+    assert (answer["rows"], answer["holds"], answer["model"]) == (20, ["images"], "colours:16")
+    kinds = {column["name"]: column["kind"] for column in answer["columns"]}
+    assert (kinds["width"], kinds["taken"], kinds["mtime"], kinds["path"]) == ("number", "time", "time", "text")
+    assert "mtime_ns" not in kinds
+    assert "version" not in kinds
+
+
+def test_hidden_locations_are_no_columns(indexed: Path) -> None:
+    with served(indexed, encoder=ColourEncoder(), hide_location=True) as client:
+        answer = client.get("/api/v1/index").json()
+        assert answer["hides_location"] is True
+        assert not {"latitude", "longitude"} & {column["name"] for column in answer["columns"]}
+
+
+def test_an_index_that_comes_later_is_served(tmp_path: Path) -> None:
+    index = tmp_path / ".llm2clip"
+    service = Service(ServerConfig(indices=(index,)), encoder=ColourEncoder())
+    with TestClient(create_app(service), base_url="http://127.0.0.1:8410") as client:
+        wait_until(lambda: client.get("/api/v1/ready").json()["state"] == "no-index")
+        answer = client.get("/api/v1/search?text=red")
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/no-index")
+        assert str(index) in answer.json()["detail"]
+        assert client.get("/api/v1/health").json() == {"status": "ok"}
+        folder = tmp_path / "images"
+        folder.mkdir()
+        photograph(1, size=(64, 48)).save(folder / "a.png")
+        index_folder(folder, encoder=ColourEncoder(), index=index)
+        wait_until(lambda: client.get("/api/v1/ready").status_code == 200)
+        assert client.get("/api/v1/search?text=red").json()["total"] == 1
+
+
+def test_a_damaged_index_is_named_and_the_open_one_still_served(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    photograph(1, size=(64, 48)).save(folder / "a.png")
+    index = tmp_path / ".llm2clip"
+    index_folder(folder, encoder=ColourEncoder(), index=index)
+    with served(index, encoder=ColourEncoder()) as client:
+        (index / "manifest.json").write_text("{")
+        wait_until(lambda: "manifest" in client.get("/api/v1/ready").json()["detail"])
+        assert client.get("/api/v1/search?text=red").json()["total"] == 1
+    service = Service(ServerConfig(indices=(index,)), encoder=ColourEncoder())
+    with TestClient(create_app(service), base_url="http://127.0.0.1:8410") as client:
+        wait_until(lambda: client.get("/api/v1/ready").json()["state"] == "failed")
+        assert client.get("/api/v1/search?text=red").status_code == 500
+
+
+def test_a_tower_that_does_not_load_is_named(indexed: Path) -> None:
+    class Broken(ColourEncoder):
+        def encode_pixels(self, pixels: object) -> object:  # type: ignore[override]
+            raise OSError("the weights are not here")
+
+    with served(indexed, encoder=Broken()) as client:
+        wait_until(lambda: client.get("/api/v1/ready").json()["vision"] == "failed")
+        answer = client.get("/api/v1/ready").json()
+        assert (answer["state"], answer["text"]) == ("ready", "ready")
+        assert "the weights are not here" in answer["detail"]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/nothing", "/nothing", "/static/nothing.js", "/api/v1/"])
+def test_what_is_not_there_is_a_problem(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
+    assert client.delete("/api/v1/search").json()["type"] == "/problems/method-not-allowed"
