@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.base.vectors import unit
 from llm2clip_search.engine.candidates import Part, what_to_find
@@ -109,7 +110,7 @@ class Landmarks:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where the rows of some indices lie, at one generation of each."""
+    """Where the rows of some indices lie, at one state of these."""
 
     keys: np.ndarray
     """int64 ``[n]``, ascending; see `ranking.keys_of`."""
@@ -118,7 +119,8 @@ class Layout:
     groups: np.ndarray
     """uint8 ``[n]``: clusters of vectors, the largest is 0."""
     landmarks: Landmarks
-    generations: tuple[int, ...]
+    state: str
+    """Of the indices when it was made, as `state_of`."""
     method: str
     """t-SNE or PCA."""
 
@@ -140,6 +142,13 @@ class Layout:
                 inside[crossed] ^= x[crossed] < x0 + (y[crossed] - y0) * (x1 - x0) / (y1 - y0)
         found: np.ndarray = self.keys[near[inside]]
         return found
+
+
+def state_of(parts: Sequence[Part]) -> str:
+    """16 hex digits that are equal for the same rows of the same indices."""
+    manifests = [part.snapshot.manifest for part in parts]
+    rows = [[each.model.fingerprint, each.tombstones, *(shard.name for shard in each.shards)] for each in manifests]
+    return json_sha256([rows, [str(part.snapshot.folder) for part in parts]])[:16]
 
 
 def best_method() -> str:
@@ -204,9 +213,7 @@ def _blocks(parts: Sequence[Part], keys: np.ndarray) -> Iterator[tuple[np.ndarra
             yield keys_of(number, found), vectors
 
 
-def _landmarks(
-    parts: Sequence[Part], keys: np.ndarray, method: str, progress: Progress, threads: int
-) -> Landmarks:
+def _landmarks(parts: Sequence[Part], keys: np.ndarray, method: str, progress: Progress, threads: int) -> Landmarks:
     """Lay out some rows by themselves."""
     dim = parts[0].snapshot.manifest.dim
     vectors = np.empty((len(keys), dim), dtype=np.float32)
@@ -224,9 +231,7 @@ def _landmarks(
     )
 
 
-def _placed(
-    parts: Sequence[Part], keys: np.ndarray, landmarks: Landmarks, method: str, progress: Progress
-) -> Layout:
+def _placed(parts: Sequence[Part], keys: np.ndarray, landmarks: Landmarks, method: str, progress: Progress) -> Layout:
     places, groups = np.empty((len(keys), 2), dtype=np.float32), np.empty(len(keys), dtype=np.uint8)
     done = 0
     for found, vectors in _blocks(parts, keys):
@@ -234,10 +239,7 @@ def _placed(
         places[at], groups[at] = landmarks.place(found, projected), landmarks.groups(projected)
         done += len(found)
         progress("rows", done, len(keys), {})
-    generations = tuple(part.snapshot.manifest.generation for part in parts)
-    return Layout(
-        keys=keys, places=places, groups=groups, landmarks=landmarks, generations=generations, method=method
-    )
+    return Layout(keys=keys, places=places, groups=groups, landmarks=landmarks, state=state_of(parts), method=method)
 
 
 def _is_of(landmarks: Landmarks, parts: Sequence[Part], keys: np.ndarray) -> bool:
@@ -269,7 +271,11 @@ def _t_sne(projected: np.ndarray, first: np.ndarray, progress: Progress, threads
     scale = 1e-4 / max(float(first[:, 0].std()), 1e-12)
     start = first.astype(np.float64) * scale + np.random.default_rng(0).normal(scale=1e-6, size=first.shape)
     embedding = TSNEEmbedding(
-        start, affinities, n_jobs=threads, random_state=0, negative_gradient_method="fft" if len(start) > 2_000 else "bh"
+        start,
+        affinities,
+        n_jobs=threads,
+        random_state=0,
+        negative_gradient_method="fft" if len(start) > 2_000 else "bh",
     )
 
     def report(before: int) -> Callable[..., bool]:

@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from llm2clip_search.server.api import embeddings, search, status, texts
+from llm2clip_search.server.api import embeddings, maps, search, status, texts
 from llm2clip_search.server.endpoint import PREFIX, Endpoint, Pools
 from llm2clip_search.server.openapi import describe
 from llm2clip_search.server.problems import Problem
@@ -19,7 +19,13 @@ from llm2clip_search.server.service import Service
 
 STATIC = Path(__file__).parent / "static"
 
-ENDPOINTS: tuple[Endpoint, ...] = (*search.ENDPOINTS, *texts.ENDPOINTS, *embeddings.ENDPOINTS, *status.ENDPOINTS)
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *search.ENDPOINTS,
+    *texts.ENDPOINTS,
+    *embeddings.ENDPOINTS,
+    *maps.ENDPOINTS,
+    *status.ENDPOINTS,
+)
 """Every route of the API."""
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from llm2clip_search.errors import Llm2ClipError
 from llm2clip_search.server.config import ServerConfig
+from llm2clip_search.server.corpus_map import CorpusMap
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import Rankings
@@ -42,6 +43,7 @@ class Service:
         self.config = config
         self.towers: dict[str, TowerState] = {"text": "idle", "vision": "idle"}
         self.rankings = Rankings()
+        self.map = CorpusMap()
         self._given = encoder
         self._encoder: QueuedEncoder | None = None
         self._opened: Opened | None = None
@@ -57,6 +59,7 @@ class Service:
     def close(self) -> None:
         """Stop the background threads; requests that wait for a tower are refused."""
         self._stop.set()
+        self.map.close()
         if self._encoder is not None:
             self._encoder.close()
 
