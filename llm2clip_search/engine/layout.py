@@ -25,6 +25,8 @@ GROUPS = 10
 _WIDTH = 64
 """Principal components that are compared. They keep 0.92 of the nearest neighbours of the default model's vectors."""
 _NEIGHBOURS = 15
+_FEWEST = 10 * _NEIGHBOURS
+"""Rows from which on t-SNE is used: fewer ones, of which all attract each other, fall into one point."""
 _PLACED_BY = 10
 """Landmarks that place a row."""
 _EXAGGERATION = 1.3
@@ -224,8 +226,8 @@ def _landmarks(parts: Sequence[Part], keys: np.ndarray, method: str, progress: P
     basis = np.ascontiguousarray(np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :_WIDTH])
     first = _signed(centred @ basis[:, :2])
     projected = unit(centred @ basis)
-    has_neighbours = method == "t-SNE" and len(keys) > _NEIGHBOURS
-    places = _t_sne(projected, first, progress, threads) if has_neighbours else first
+    is_enough = method == "t-SNE" and len(keys) >= _FEWEST
+    places = _t_sne(projected, first, progress, threads) if is_enough else first
     return Landmarks(
         keys=keys, mean=mean, basis=basis, vectors=projected, places=_in_square(places), centres=_centres(projected)
     )

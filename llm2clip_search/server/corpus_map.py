@@ -140,35 +140,35 @@ class _Making:
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
         self._process = context.Process(target=make_map, args=(folders, str(file), sender), daemon=True)
-        Thread(target=self._listen, args=(receiver, sender), name="map", daemon=True).start()
+        try:
+            self._process.start()
+        except OSError as error:
+            self.failure = f"The map could not be made: {error.strerror}."
+            self.is_running = False
+            return
+        finally:
+            sender.close()
+        Thread(target=self._listen, args=(receiver,), name="map", daemon=True).start()
 
     def stop(self) -> None:
         """End the process; what it was writing is not left behind."""
-        with contextlib.suppress(ValueError, AttributeError):  # it has ended, or has not been started
+        with contextlib.suppress(ValueError, AttributeError):  # it has ended, or could not be started
             self._process.terminate()
 
-    def _listen(self, receiver: Connection, sender: Connection) -> None:
-        try:
-            self._process.start()
-            sender.close()
-            with contextlib.suppress(EOFError):
-                while True:
-                    said = receiver.recv()
-                    if isinstance(said, str):
-                        self.failure = said
-                    else:
-                        self.progress = said
-            self._process.join()
-            code = self._process.exitcode
-            if code and not self.failure:
-                self.failure = f"The map could not be made: its process ended with code {code}."
-            self._process.close()
-        except OSError as error:
-            self.failure = f"The map could not be made: {error.strerror}."
-        finally:
-            receiver.close()
-            self.is_new = not self.failure
-            self.is_running = False
+    def _listen(self, receiver: Connection) -> None:
+        with receiver, contextlib.suppress(EOFError, OSError):
+            while True:
+                said = receiver.recv()
+                if isinstance(said, str):
+                    self.failure = said
+                else:
+                    self.progress = said
+        self._process.join()
+        if self._process.exitcode and not self.failure:
+            self.failure = f"The map could not be made: its process ended with code {self._process.exitcode}."
+        self._process.close()
+        self.is_new = not self.failure
+        self.is_running = False
 
 
 def make_map(folders: Sequence[str], file: str, connection: Connection) -> None:

@@ -88,7 +88,7 @@ def test_groups_hold_alike_rows_and_the_largest_is_the_first(index: SearchIndex)
     assert cosines[same].mean() > cosines[~same].mean() + 0.2
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2, 7, 16, 40])
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 40, 150, 160])
 def test_few_rows_and_copies_have_places(tmp_path: Path, rows: int) -> None:
     copies = np.repeat(clustered(3, 1), rows, axis=0)
     laid = lay_out([index_of(tmp_path / "copies", copies)])
@@ -97,6 +97,8 @@ def test_few_rows_and_copies_have_places(tmp_path: Path, rows: int) -> None:
     laid = lay_out([index_of(tmp_path / "different", clustered(3, rows))])
     assert len(laid) == rows
     assert ((laid.places >= 0) & (laid.places <= 1)).all()
+    if rows > 1:
+        assert np.ptp(laid.places, axis=0).max() > 0.9  # they do not fall into one point
 
 
 def test_several_indices_share_one_layout(tmp_path: Path) -> None:
