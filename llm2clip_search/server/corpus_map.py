@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -196,6 +197,7 @@ def make_map(folders: Sequence[str], file: str, connection: Connection) -> None:
         layout = None if before is None else continued(before, parts, progress=report)
         if layout is None:
             layout = lay_out(parts, progress=report, threads=os.cpu_count() or 1)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # from here on there is a file to clean up
         write_layout(Path(file), layout)
     except Llm2ClipError as error:
         connection.send(str(error))
