@@ -21,7 +21,7 @@ import pyarrow as pa
 import typer
 
 from llm2clip_search.cli.app import app
-from llm2clip_search.engine.filter import COLUMNS as FILTER_COLUMNS
+from llm2clip_search.engine.columns import FIXED
 from llm2clip_search.engine.results import NOT_METADATA, Hit
 from llm2clip_search.store import METADATA_SCHEMA
 
@@ -128,7 +128,7 @@ def metadata_columns() -> str:
 def filter_columns() -> str:
     """Columns that ``--where`` accepts."""
     rows = []
-    for name in FILTER_COLUMNS:
+    for name in FIXED:
         meaning = ABSOLUTE if name == "path" else MEANINGS[name]
         rows.append((f"`{name}`", TYPES[METADATA_SCHEMA.field(name).type][0], meaning))
     return table(("column", "SQL type", "meaning"), [*rows, ("`mtime`", "TIMESTAMP", "Modification time, UTC.")])

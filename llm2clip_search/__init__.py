@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from llm2clip_search.errors import (
+    ConditionError,
     CorpusError,
     DamagedError,
     ImageError,
@@ -28,10 +29,19 @@ if TYPE_CHECKING:
     from llm2clip_search.encoders.config import PreprocessConfig
     from llm2clip_search.encoders.inputs import ImageInput
     from llm2clip_search.engine import (
+        Bin,
+        Cell,
+        Chosen,
+        Column,
+        Condition,
         Duplicate,
         DuplicateGroup,
         Duplicates,
+        Facet,
+        Facets,
         Hit,
+        Listing,
+        Places,
         Query,
         Ranked,
         Result,
@@ -62,6 +72,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnnConfig",
+    "Bin",
+    "Cell",
+    "Chosen",
+    "Column",
+    "Condition",
+    "ConditionError",
     "Corpus",
     "CorpusError",
     "DamagedError",
@@ -70,6 +86,8 @@ __all__ = [
     "DuplicateGroup",
     "Duplicates",
     "Encoder",
+    "Facet",
+    "Facets",
     "FolderCorpus",
     "Hit",
     "ImageError",
@@ -78,10 +96,12 @@ __all__ = [
     "IndexSummary",
     "InputError",
     "Item",
+    "Listing",
     "Llm2ClipError",
     "MergeSummary",
     "ModelError",
     "ModelIdentity",
+    "Places",
     "PreprocessConfig",
     "Progress",
     "Query",
@@ -123,6 +143,7 @@ _HOMES = {
     "encoders.config": ("PreprocessConfig",),
     "encoders.inputs": ("ImageInput",),
     "engine": (
+        *("Bin", "Cell", "Chosen", "Column", "Condition", "Facet", "Facets", "Listing", "Places"),
         *("Duplicate", "DuplicateGroup", "Duplicates", "Hit", "Query", "Ranked", "Result", "SearchIndex"),
         *("SearchIndices", "SearchPlan", "Searcher", "Term", "find_duplicates", "open_index"),
     ),

@@ -70,3 +70,7 @@ def first_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
     return str(error).partition("\n")[0].rstrip(".:") or type(error).__name__
+
+
+class ConditionError(QueryError):
+    """A condition on the metadata is wrong, not allowed, or takes too long."""

@@ -1,19 +1,33 @@
 """The query engine: compose terms, filter, plan, search, and join with metadata."""
 
+from llm2clip_search.engine.chosen import Chosen
+from llm2clip_search.engine.columns import Column
 from llm2clip_search.engine.duplicates import DuplicateGroup, Duplicates, find_duplicates
+from llm2clip_search.engine.facets import Bin, Facet, Facets
+from llm2clip_search.engine.form import Condition
+from llm2clip_search.engine.places import Cell, Places
 from llm2clip_search.engine.plan import SearchPlan
 from llm2clip_search.engine.query import Query, Term
-from llm2clip_search.engine.results import Duplicate, Hit, Result
+from llm2clip_search.engine.results import Duplicate, Hit, Listing, Result
 from llm2clip_search.engine.search import SearchIndex, open_index
 from llm2clip_search.engine.searcher import Searcher
 from llm2clip_search.engine.selection import Ranked
 from llm2clip_search.engine.several import SearchIndices
 
 __all__ = [
+    "Bin",
+    "Cell",
+    "Chosen",
+    "Column",
+    "Condition",
     "Duplicate",
     "DuplicateGroup",
     "Duplicates",
+    "Facet",
+    "Facets",
     "Hit",
+    "Listing",
+    "Places",
     "Query",
     "Ranked",
     "Result",

@@ -1,17 +1,22 @@
 """What the vectors of one query find in all indices, to any depth, scored by stored vectors."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from llm2clip_search.base.vectors import unit
 from llm2clip_search.corpora.containers import container_uri
+from llm2clip_search.engine.chosen import Chosen
 from llm2clip_search.engine.plan import SearchPlan
 from llm2clip_search.engine.query import Find, Query
 from llm2clip_search.engine.ranking import Ranking, keys_of, parts_and_ids, ranked
 from llm2clip_search.errors import DamagedError, QueryError
 from llm2clip_search.store import Snapshot
+
+if TYPE_CHECKING:
+    from llm2clip_search.engine.filter import Filter
 
 COPIES = 16
 """Candidates that exact search gives beyond those wanted. Its matrix products round differently in different shards, so
@@ -27,8 +32,17 @@ class Part(Protocol):
 
     snapshot: Snapshot
 
-    def matches(self, where: str | None, find: Find | None = None) -> np.ndarray | None:
-        """Ids of images, or of texts, that meet a condition, int64 ascending; None if these are all rows."""
+    @property
+    def filter(self) -> "Filter":
+        """Conditions over its rows."""
+
+    def matches(
+        self, where: str | None, find: Find | None = None, among: np.ndarray | None = None
+    ) -> np.ndarray | None:
+        """Ids of images, or of texts, that meet a condition, int64 ascending; None if these are all rows.
+
+        ``among`` are ids, int64 ascending, of which the others do not count.
+        """
 
     def plan(self, query: Query, depth: int, matches: np.ndarray | None) -> SearchPlan:
         """How to find the ``depth`` best rows for a vector of a query."""
@@ -60,12 +74,22 @@ def what_to_find(parts: Sequence[Part], find: Find | None) -> Find:
 class Rows:
     """The rows of some indices that meet one condition: searched by vectors, and read by key."""
 
-    def __init__(self, parts: Sequence[Part], where: str | None, find: Find | None = None) -> None:
-        """Evaluate the condition; errors as `what_to_find` and `Part.matches`."""
+    def __init__(
+        self, parts: Sequence[Part], where: str | None, find: Find | None = None, among: Chosen | None = None
+    ) -> None:
+        """Evaluate the condition.
+
+        Raises:
+            QueryError: as `what_to_find` and `Part.matches`, or rows that were chosen of another number of indices.
+        """
+        if among is not None and len(among) != len(parts):
+            raise QueryError(f"Rows are chosen of {len(among)} indices, but {len(parts)} are searched.")
         self.parts = parts
         self.find = what_to_find(parts, find)
         """What the rows are."""
-        self.matches = [part.matches(where, self.find) for part in parts]
+        chosen: Iterable[np.ndarray | None] = repeat(None, len(parts)) if among is None else among
+        self.matches = [part.matches(where, self.find, each) for part, each in zip(parts, chosen, strict=True)]
+        """Ids of each index, int64 ascending; None are all of it."""
 
     @property
     def total(self) -> int:

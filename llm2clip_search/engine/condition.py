@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from llm2clip_search.engine.comparison import understood
-from llm2clip_search.engine.kinds import FUNCTIONS, NOW, TYPES, Kind, parts_of
+from llm2clip_search.engine.kinds import FUNCTIONS, NOW, TYPES, Kind, Node, parts_of
+from llm2clip_search.engine.own_functions import EXAMPLES
 from llm2clip_search.errors import QueryError
 
 MAX_BYTES = 4096
@@ -35,15 +36,17 @@ _INSTEAD = {
 _BEFORE = "SELECT id FROM images WHERE "
 
 
-class Condition(NamedTuple):
+class Checked(NamedTuple):
     """A condition that is safe to run."""
 
     sql: str
     columns: frozenset[str]
     """Those that it names, as it spells them."""
+    typed: Node
+    """What was typed, as a tree."""
 
 
-def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Condition:
+def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Checked:
     """Refuse a condition that is not one, or that could do more than compare columns; and understand its comparisons.
 
     Args:
@@ -65,34 +68,36 @@ def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Co
         names = {part["column_names"][-1] for part in parts_of(meant) if part["class"] == "COLUMN_REF"}
         columns = {name for name in names if name.casefold() in kinds or name.casefold() not in NOW}
         if _bare(meant) == _bare(statement["where_clause"]):
-            return Condition(where, frozenset(columns))
-        statement["where_clause"] = meant
+            return Checked(where, frozenset(columns), meant)
+        typed, statement["where_clause"] = statement["where_clause"], meant
         [text] = connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(parsed)]).fetchone()
     except RecursionError as error:
         raise QueryError("The condition is nested too deeply.") from error
     sql = str(text).removeprefix(_BEFORE)
     _checked(connection, sql)  # what DuckDB writes is not trusted more than what was typed
-    return Condition(sql, frozenset(columns))
+    return Checked(sql, frozenset(columns), typed)
 
 
 def _checked(connection: Any, where: str) -> dict[str, Any]:
     """The parsed statement around a condition whose every node is allowed."""
-    parsed = _parse(connection, where)
-    if parsed.get("error"):
-        raise QueryError(f"{where!r} is not a valid condition: {_first_line(parsed.get('error_message', ''))}.")
-    statements, [template] = parsed["statements"], _parse(connection, "true")["statements"]
-    if len(statements) != 1 or _bare(statements[0]) != _bare(template):
+    # The line break ends a comment, so that nothing in the condition can swallow the parenthesis. The condition has to
+    # be one by itself, too: "true) OR (true" closes the parenthesis.
+    parsed, template = _parse(connection, f"(\n{where}\n)"), _parse(connection, "(true)")
+    for each in (parsed, _parse(connection, f"\n{where}\n")):
+        if each.get("error"):
+            raise QueryError(f"{where!r} is not a valid condition: {_first_line(each.get('error_message', ''))}.")
+    statements, [plain] = parsed["statements"], template["statements"]
+    if len(statements) != 1 or _bare(statements[0]) != _bare(plain):
         raise QueryError("A filter is one condition; several, or further clauses and statements, are not allowed.")
     for part in parts_of(statements[0]["node"]["where_clause"]):
         _check(part)
     return parsed
 
 
-def _parse(connection: Any, where: str) -> dict[str, Any]:
-    # The line break ends a comment, so that nothing in the condition can swallow the parenthesis.
-    [text] = connection.execute(
-        "SELECT json_serialize_sql(?::VARCHAR, skip_null := true)", [f"{_BEFORE}(\n{where}\n)"]
-    ).fetchone()
+def _parse(connection: Any, condition: str) -> dict[str, Any]:
+    """The tree of a statement that ends in a condition, or why there is none."""
+    sql = "SELECT json_serialize_sql(?::VARCHAR, skip_null := true)"
+    [text] = connection.execute(sql, [_BEFORE + condition]).fetchone()
     parsed: dict[str, Any] = json.loads(text)
     return parsed
 
@@ -116,6 +121,11 @@ def _check(node: dict[str, Any]) -> None:
             raise QueryError(f"A filter cannot use the function {name}.")
         if node.get("distinct") or node.get("filter") or node.get("order_bys", {}).get("orders"):
             raise QueryError(f"A filter cannot use the function {name} as an aggregate.")
+        if name in EXAMPLES and {each["expression"]["class"] for each in node["arguments"]} - {
+            "COLUMN_REF",
+            "CONSTANT",
+        }:
+            raise QueryError(f"{name} takes columns and plain values only, as in {EXAMPLES[name]}.")
     elif kind == "OPERATOR":
         if node["type"] not in _OPERATORS:
             raise QueryError(f"A filter cannot use {_plain(node['type'])}.")

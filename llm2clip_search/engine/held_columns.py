@@ -1,4 +1,4 @@
-"""Columns of an index's metadata in memory, for the second condition on them and all that follow.
+"""Columns of an index's metadata in memory, for the second question about them and all that follow.
 
 DuckDB compares columns in memory 3 to 10 times as fast as it reads them from Parquet. A process that filters once does
 not need them, so the first condition is answered from the files.
@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 from llm2clip_search.base.memory import physical_bytes
+from llm2clip_search.engine.time_limit import time_limit
 from llm2clip_search.store import Snapshot
 
 MEMORY_SHARE = 1 / 8
@@ -19,7 +20,7 @@ _CELL_BYTES = 16
 
 
 class HeldColumns:
-    """A table of the live rows with the columns that conditions have named; may be asked by several threads."""
+    """A table of the live rows with the columns that were asked for; may be used by several threads."""
 
     def __init__(self, snapshot: Snapshot, columns: Sequence[str], *, view: str) -> None:
         """``columns`` of ``view`` may be held."""
@@ -27,37 +28,64 @@ class HeldColumns:
         self._names = {name.casefold(): name for name in columns}
         self._loading = Lock()
         self._held: frozenset[str] = frozenset()
+        self._slow: frozenset[str] = frozenset()
+        """Columns that took longer to load than a session allows; `hold` loads them nevertheless."""
         self._is_first = True
 
-    def source(self, cursor: Any, used: frozenset[str]) -> str:
-        """Name of the table or view to evaluate a condition on.
+    def source(self, cursor: Any, used: frozenset[str], seconds: float) -> str:
+        """Name of the table or view to read some columns from.
 
         Args:
             cursor: of the database with the view; it loads the table if that is due.
-            used: columns as the condition spells them.
+            used: columns as a condition spells them.
+            seconds: how long loading may take; after them, the files are read instead.
         """
+        import duckdb
+
         wanted = frozenset(self._names[name.casefold()] for name in used if name.casefold() in self._names)
         if self._is_first or not used or len(wanted) < len(used):
             self._is_first = False
             return self._view
         if wanted <= self._held:
             return _TABLE
-        if self._bytes(len(self._held | wanted)) > MEMORY_SHARE * physical_bytes():
+        if wanted & self._slow or not self._fits(self._held | wanted):
             return self._view
         if not self._loading.acquire(blocking=False):  # by another thread: reading the files is quicker than waiting
             return self._view
         try:
-            columns = self._held | wanted  # as it is now that no other thread adds to it
-            # Threads that read the table keep their version of it, and columns are only ever added.
-            names = ", ".join(f'"{name}"' for name in sorted(columns | {"id"}))
-            cursor.execute(f"CREATE OR REPLACE TABLE {_TABLE} AS SELECT {names} FROM {self._view}")
-            self._held = columns
+            with time_limit(cursor, seconds):
+                self._load(cursor, wanted)
+        except duckdb.InterruptException:
+            self._slow |= wanted
+            return self._view
         finally:
             self._loading.release()
         return _TABLE
 
-    def _bytes(self, columns: int) -> int:
-        """An upper bound on what the table takes with so many columns: all text may be in the columns that are held."""
+    def hold(self, cursor: Any, columns: frozenset[str]) -> None:
+        """Load those of some columns that may be held, however long that takes, one by one until memory is short."""
+        with self._loading:
+            wanted = [self._names[name.casefold()] for name in sorted(columns) if name.casefold() in self._names]
+            fitting = self._held
+            for name in wanted:
+                if self._fits(fitting | {name}):
+                    fitting |= {name}
+            if not fitting <= self._held:
+                self._load(cursor, fitting)
+            self._is_first = False
+
+    def _load(self, cursor: Any, wanted: frozenset[str]) -> None:
+        """Replace the table; whoever calls has the lock.
+
+        Threads that read the table keep their version of it, and columns are only ever added.
+        """
+        columns = self._held | wanted
+        names = ", ".join('"' + name.replace('"', '""') + '"' for name in sorted(columns | {"id"}))
+        cursor.execute(f"CREATE OR REPLACE TABLE {_TABLE} AS SELECT {names} FROM {self._view}")
+        self._held = columns
+
+    def _fits(self, columns: frozenset[str]) -> bool:
+        """By an upper bound on what the table takes: all text may be in these columns."""
         files = sum(shard.metadata_path.stat().st_size for shard in self._snapshot.shards)
-        cells = (columns + 1) * _CELL_BYTES + len(self._snapshot.base.as_posix())
-        return 2 * files + self._snapshot.manifest.live * cells
+        cells = (len(columns) + 1) * _CELL_BYTES + len(self._snapshot.base.as_posix())
+        return 2 * files + self._snapshot.manifest.live * cells <= MEMORY_SHARE * physical_bytes()

@@ -33,16 +33,16 @@ _ARITHMETIC = "abs round floor ceil ceiling trunc sign sqrt pow power exp ln log
 _ANGLES = "sin cos tan asin acos atan atan2 radians degrees"
 _PARTS = "date_part date_diff epoch year quarter month week day hour minute second dayofweek isodow dayofyear"
 _NAMES: Mapping[Kind, str] = {
-    "number": f"{_MEASURED} {_ARITHMETIC} {_ANGLES} {_PARTS} len",
+    "number": f"{_MEASURED} {_ARITHMETIC} {_ANGLES} {_PARTS} len km_between",
     "text": f"{_CUT} dayname monthname strftime",
-    "truth": f"{_LIKE} {_SEARCHED} {_LISTS} isnan isfinite",
+    "truth": f"{_LIKE} {_SEARCHED} {_LISTS} isnan isfinite is_under is_within",
     "time": "now get_current_timestamp date_trunc timezone",
     "day": "today get_current_date make_date last_day",
     "span": "to_years to_months to_weeks to_days to_hours to_minutes to_seconds",
     "unknown": "+ - * ifnull nullif least greatest list_value",
 }
 TEXT_ARGUMENTS: Mapping[str, int] = {
-    **dict.fromkeys(f"{_LIKE} {_SEARCHED}".split(), 2),
+    **dict.fromkeys(f"{_LIKE} {_SEARCHED} is_under".split(), 2),
     **dict.fromkeys(f"{_CUT} {_MEASURED}".split(), 1),
 }
 """How many arguments of a function, from the first on, are text."""

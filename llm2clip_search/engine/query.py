@@ -21,6 +21,7 @@ from llm2clip_search.encoders.inputs import (
     is_image,
 )
 from llm2clip_search.engine.captions import clean_caption
+from llm2clip_search.engine.chosen import Chosen, ChosenRows, as_chosen
 from llm2clip_search.engine.numbers import is_number, whole_number
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store.names import is_unicode
@@ -92,6 +93,8 @@ class Query:
     """At most this many results are parts of one file, such as pages of a document: the first ones in the ranking."""
     sort: str | None = None
     """Column by which the results of the page are ordered in the end, see `results.in_order_of`."""
+    among: Chosen | None = None
+    """Rows that may be found; None are all. `compose_query` accepts the ids of each index, too."""
 
     def __post_init__(self) -> None:
         for name in ("terms", "alternatives"):  # a list could change, and has no hash
@@ -116,6 +119,8 @@ class Query:
         for name, value in (("condition", self.where), ("column to sort by", self.sort)):
             if value is not None and not isinstance(value, str):
                 raise QueryError(f"The {name} is text, not {type(value).__name__}.")
+        if not isinstance(self.among, Chosen | None):
+            raise QueryError("Rows to search among are chosen by ids of each index.")
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -245,6 +250,7 @@ class QueryOptions(TypedDict, total=False):
     unique: bool
     per_file: int | None
     sort: str | None
+    among: ChosenRows | None
 
 
 def compose_query(texts: str | Iterable[str], **options: Unpack[QueryOptions]) -> Query:
@@ -255,16 +261,17 @@ def compose_query(texts: str | Iterable[str], **options: Unpack[QueryOptions]) -
         InputError, ImageError: as `compose_terms`.
     """
     captions = captions_of(texts)
-    rest = dict(options)
+    rest = {name: value for name, value in options.items() if name != "among"}
     names = ("image", "like", "unlike", "add", "sub")
     parts = {name: rest.pop(name) for name in names if name in rest}
     fuse = rest.pop("fuse", None)
+    among = as_chosen(options.get("among"))
     # Checked with a caption in its place: terms that change others need one.
     terms = compose_terms(text=captions[0] if captions else None, **parts)  # type: ignore[arg-type]
     if fuse is not None:
         _check_fuse(fuse)
     if len(captions) < 2:
-        return Query(terms=terms, **rest)  # type: ignore[arg-type]
+        return Query(terms=terms, among=among, **rest)  # type: ignore[arg-type]
     if fuse is None:
         raise QueryError(
             f"There are {len(captions)} captions, but nothing says how to combine them: fuse is mean, max or rank.",
@@ -272,7 +279,7 @@ def compose_query(texts: str | Iterable[str], **options: Unpack[QueryOptions]) -
             " to answer each by itself.",
         )
     alternatives = tuple(Term(kind="text", value=caption) for caption in captions)
-    return Query(terms=terms[1:], alternatives=alternatives, fuse=fuse, **rest)  # type: ignore[arg-type]
+    return Query(terms=terms[1:], alternatives=alternatives, fuse=fuse, among=among, **rest)  # type: ignore[arg-type]
 
 
 def _check_fuse(fuse: object) -> None:

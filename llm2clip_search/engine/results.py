@@ -44,8 +44,8 @@ class Hit:
     rank: int
     """From 1, over the whole ranking, so that pages continue."""
     id: int
-    score: float
-    """Cosine."""
+    score: float | None
+    """Cosine; None of a row that was not searched for."""
     uri: str
     """Absolute path of its file, or ``scheme://...`` for an item that is not a file of this machine; that of a part of
     a file ends in ``#`` and which part it is. Bytes that are not UTF-8 are there as Python has them in names:
@@ -152,6 +152,20 @@ class Result:
         )
         notes = "".join(f"<p>{escape(warning)}</p>" for warning in self.warnings)
         return f"<table><tr><th>rank</th><th>score</th><th>path</th></tr>{rows}</table>{notes}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A page of the rows that meet a condition."""
+
+    hits: list[Hit]
+    """In the order asked for; they have no score."""
+    matches: int
+    """Rows of all pages."""
+    find: Find
+    """What the rows are."""
+    seconds: dict[str, float]
+    """By stage: plan (the condition), search (the order), join."""
 
 
 _ALIASES = {"mtime": "mtime_ns"}

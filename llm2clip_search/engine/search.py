@@ -20,6 +20,7 @@ from llm2clip_search.engine.plan import SearchPlan, plan_search
 from llm2clip_search.engine.query import Find, Query
 from llm2clip_search.engine.searcher import Searcher
 from llm2clip_search.engine.several import SearchIndices
+from llm2clip_search.engine.time_limit import TIME_LIMIT_S
 from llm2clip_search.errors import InputError, QueryError, StoreError
 from llm2clip_search.store import DEFAULT_FOLDER, Snapshot, find_index, has_index
 from llm2clip_search.store.snapshot import check_same_model
@@ -43,9 +44,16 @@ class SearchIndex(Searcher):
     loads neither. Several threads may query one object.
     """
 
-    def __init__(self, snapshot: Snapshot, encoder: Encoder | None = None) -> None:
-        """Without an encoder the index is searched by vectors and by ids only."""
+    def __init__(
+        self, snapshot: Snapshot, encoder: Encoder | None = None, *, condition_seconds: float = TIME_LIMIT_S
+    ) -> None:
+        """Without an encoder the index is searched by vectors and by ids only.
+
+        Args:
+            condition_seconds: the most that evaluating a condition may take.
+        """
         super().__init__(encoder)
+        self._condition_seconds = condition_seconds
         self.snapshot = snapshot
         # Nothing here refers back to this object, so that its files are let go as soon as its last user is gone.
         rows = snapshot.manifest.live
@@ -53,7 +61,7 @@ class SearchIndex(Searcher):
         self._gpus = Lazy(gpu_count)
         self._exact = ExactIndex(snapshot, rows)
         self._exact_on_gpu = Lazy(lambda: GpuFlatIndex(snapshot, rows, dim=snapshot.manifest.dim, memory=gpu_memory()))
-        self._filter = Lazy(lambda: _open_filter(snapshot))
+        self._filter = Lazy(lambda: _open_filter(snapshot, condition_seconds))
         self._texts = texts
         self._images = Lazy(lambda: np.setdiff1d(snapshot.live_ids, texts(), assume_unique=True))
         self._approximate = approximate
@@ -73,7 +81,7 @@ class SearchIndex(Searcher):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, in this process or another, opens the index again, at its newest commit."""
-        return _opened_again, (self.snapshot.folder, self._encoder)
+        return _opened_again, (self.snapshot.folder, self._encoder, self._condition_seconds)
 
     def query_texts(
         self, texts: str | Iterable[str], *, k: int = 10, find: Find | None = None
@@ -128,17 +136,33 @@ class SearchIndex(Searcher):
         """The index itself."""
         return (self,)
 
-    def matches(self, where: str | None, find: Find | None = None) -> np.ndarray | None:
+    @property
+    def filter(self) -> "Filter":
+        """Conditions over the rows."""
+        return self._filter()
+
+    def matches(
+        self, where: str | None, find: Find | None = None, among: np.ndarray | None = None
+    ) -> np.ndarray | None:
         """Ids of images, or of texts, that meet a condition, int64 ascending; None if these are all rows.
 
         Without a condition DuckDB is not imported.
 
         Args:
             find: None allows both.
+            among: ids, int64 ascending, of which the others do not count.
 
         Raises:
             QueryError: a condition that is wrong or not allowed.
         """
+        found = self._matches(where, find)
+        if among is None:
+            return found
+        known = self.snapshot.live_ids if found is None else found
+        both: np.ndarray = known[np.isin(known, among, assume_unique=True)]
+        return both
+
+    def _matches(self, where: str | None, find: Find | None) -> np.ndarray | None:
         modality, held = None if find is None else find.removesuffix("s"), self.snapshot.modalities
         if modality is not None and modality not in held:
             return np.empty(0, dtype=np.int64)
@@ -201,10 +225,10 @@ class SearchIndex(Searcher):
         return rank_again(self.snapshot, queries, candidates, k)
 
 
-def _open_filter(snapshot: Snapshot) -> "Filter":
+def _open_filter(snapshot: Snapshot, seconds: float) -> "Filter":
     from llm2clip_search.engine.filter import Filter
 
-    return Filter(snapshot)
+    return Filter(snapshot, time_limit_s=seconds)
 
 
 def _load_approximate(snapshot: Snapshot) -> FaissIndex:
@@ -214,11 +238,11 @@ def _load_approximate(snapshot: Snapshot) -> FaissIndex:
     return load_index(kind_of(ann.factory), path, rows=ann.rows, dim=snapshot.manifest.dim)
 
 
-def _opened_again(folder: Path, encoder: Encoder | None) -> SearchIndex:
+def _opened_again(folder: Path, encoder: Encoder | None, condition_seconds: float) -> SearchIndex:
     snapshot = Snapshot(folder)
     if encoder is not None:
         check_model(snapshot, encoder.identity)
-    return SearchIndex(snapshot, encoder)
+    return SearchIndex(snapshot, encoder, condition_seconds=condition_seconds)
 
 
 @overload
@@ -230,6 +254,7 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    condition_seconds: float = TIME_LIMIT_S,
 ) -> SearchIndex: ...
 
 
@@ -242,6 +267,7 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    condition_seconds: float = TIME_LIMIT_S,
 ) -> Searcher: ...
 
 
@@ -253,6 +279,7 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    condition_seconds: float = TIME_LIMIT_S,
 ) -> Searcher:
     """Open an index for searching, or several as one.
 
@@ -263,6 +290,7 @@ def open_index(
         model: name of the model to load, by default the one that made the index.
         encoder: an encoder that is loaded already, instead of ``model`` and the options below; a name is ``model``.
         runtime, device, quantize: as for `load_encoder`.
+        condition_seconds: the most that evaluating a condition may take; strangers should get less than the default.
 
     Returns:
         A `SearchIndex`; a `SearchIndices` for several folders.
@@ -286,7 +314,7 @@ def open_index(
         raise StoreError("An index is opened with a model's name or with an encoder, not with both.")
     for snapshot in snapshots:
         check_model(snapshot, encoder.identity)
-    opened = [SearchIndex(snapshot, encoder) for snapshot in snapshots]
+    opened = [SearchIndex(snapshot, encoder, condition_seconds=condition_seconds) for snapshot in snapshots]
     return opened[0] if len(opened) == 1 else SearchIndices(opened, encoder)
 
 

@@ -2,21 +2,21 @@
 
 import math
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, Unpack
+from typing import Unpack
 
 import numpy as np
 
 from llm2clip_search.base.vectors import unit
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.inputs import ImageInput
-from llm2clip_search.engine.candidates import Candidates, Part, Rows
-from llm2clip_search.engine.diversity import Group
+from llm2clip_search.engine.browser import Browser
+from llm2clip_search.engine.candidates import Candidates, Rows
+from llm2clip_search.engine.chosen import ChosenRows
+from llm2clip_search.engine.joining import Joined
 from llm2clip_search.engine.query import Find, Fuse, ImageRef, Query, QueryOptions, compose_query
-from llm2clip_search.engine.ranking import parts_and_ids
-from llm2clip_search.engine.results import NOT_METADATA, Duplicate, Hit, Result, in_order_of, sortable
+from llm2clip_search.engine.results import NOT_METADATA, Hit, Result, in_order_of, sortable
 from llm2clip_search.engine.selection import Ranked, first_depth, select
 from llm2clip_search.errors import QueryError
 
@@ -26,7 +26,7 @@ _BATCH_CANDIDATES = 4_000_000
 """Results of all captions of a batch together: the bound on its memory."""
 
 
-class Searcher(ABC):
+class Searcher(Browser):
     """What can be queried: one index, or several as one (`SearchIndex`, `SearchIndices`).
 
     A text query never loads the vision tower, an image query never loads the LLM, and a query by id loads neither.
@@ -34,15 +34,8 @@ class Searcher(ABC):
     """
 
     def __init__(self, encoder: Encoder | None) -> None:
+        super().__init__()
         self._encoder = encoder
-
-    @property
-    @abstractmethod
-    def parts(self) -> Sequence[Part]:
-        """The indices, in the order in which they were named."""
-
-    def __len__(self) -> int:
-        return sum(part.snapshot.manifest.live for part in self.parts)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -83,6 +76,7 @@ class Searcher(ABC):
         unique: bool = False,
         per_file: int | None = None,
         sort: str | None = None,
+        among: ChosenRows | None = None,
     ) -> Result:
         """Find the images or texts nearest to a caption, an image, an indexed image, or their sum.
 
@@ -106,6 +100,7 @@ class Searcher(ABC):
             per_file: results of one file at most, such as pages of a document or frames of a video.
             sort: column to order the results by, as ``"taken"``, or ``"-taken"`` for descending order. The results are
                 still the ``k`` best, and their ranks say how good.
+            among: for each index, the ids of the rows that may be found, as `Chosen` takes them.
 
         Raises:
             QueryError: an empty query, several captions without ``fuse``, an id or column that does not exist, wrong
@@ -133,6 +128,7 @@ class Searcher(ABC):
                 unique=unique,
                 per_file=per_file,
                 sort=sort,
+                among=among,
             )
         )
 
@@ -147,7 +143,7 @@ class Searcher(ABC):
         """
         started = time.perf_counter()
         self._check_sort(query)
-        rows = Rows(self.parts, query.where, query.find)
+        rows = Rows(self.parts, query.where, query.find, query.among)
         return self._rank([query], rows, time.perf_counter() - started)[0]
 
     def page(self, ranked: Ranked, *, offset: int = 0, k: int | None = None) -> Result:
@@ -172,7 +168,7 @@ class Searcher(ABC):
         size = max(1, min(BATCH, _BATCH_CANDIDATES // first_depth(any_query)))
         started = time.perf_counter()
         self._check_sort(any_query)
-        rows = Rows(self.parts, any_query.where, any_query.find)
+        rows = Rows(self.parts, any_query.where, any_query.find, any_query.among)
         filtered = time.perf_counter() - started
         pending = iter([captions] if isinstance(captions, str) else captions)
         while batch := list(islice(pending, size)):
@@ -297,17 +293,15 @@ class Searcher(ABC):
     def _join(self, rankings: Sequence[Ranked]) -> list[list[Hit]]:
         """The hits of some rankings; each index is read once for all of them."""
         groups = [group for ranked in rankings for group in ranked.groups]
-        keys = np.unique(np.array([key for each in groups for key in (each.key, *each.duplicates)], dtype=np.int64))
-        rows: dict[int, _Row] = {}
-        numbers, ids = parts_and_ids(keys)
-        for number in np.unique(numbers).tolist():
-            snapshot, of_it = self.parts[number].snapshot, numbers == number
-            folder = str(snapshot.folder) if len(self.parts) > 1 else None
-            for key, row in zip(keys[of_it].tolist(), snapshot.rows(ids[of_it].tolist()), strict=True):
-                rows[key] = _Row(snapshot.located(row["path"]), folder, row)
+        joined = Joined(self.parts, (key for each in groups for key in (each.key, *each.duplicates)))
         return [
             [
-                _hit(rank, group, rows, ranked.query)
+                joined.hit(
+                    group.key,
+                    rank=rank,
+                    score=group.score,
+                    duplicates=None if ranked.query.group_duplicates is None else group.duplicates,
+                )
                 for rank, group in enumerate(ranked.groups, start=ranked.query.offset + 1)
             ]
             for ranked in rankings
@@ -317,30 +311,6 @@ class Searcher(ABC):
 def _name(caption: str, captions: Sequence[str]) -> str:
     """How a sentence names one of a query's captions."""
     return "The caption" if len(captions) == 1 else f"The caption {caption[:40]!r}..."
-
-
-class _Row(NamedTuple):
-    uri: str
-    folder: str | None
-    columns: dict[str, Any]
-
-
-def _hit(rank: int, group: Group, rows: Mapping[int, _Row], query: Query) -> Hit:
-    uri, folder, columns = rows[group.key]
-    duplicates = tuple(
-        Duplicate(id=other.columns["id"], uri=other.uri, index=other.folder)
-        for other in map(rows.__getitem__, group.duplicates)
-    )
-    return Hit(
-        rank=rank,
-        id=columns["id"],
-        score=max(-1.0, min(1.0, group.score)),
-        uri=uri,
-        metadata={name: value for name, value in columns.items() if name not in NOT_METADATA},
-        version=columns.get("version") or "",
-        index=folder,
-        duplicates=None if query.group_duplicates is None else duplicates,
-    )
 
 
 def _normalised(total: np.ndarray) -> np.ndarray:

@@ -79,8 +79,11 @@ class CorpusMap:
                 self._start(opened)
         return self.state(opened)
 
-    def layout(self, opened: Opened) -> "Layout":
+    def layout(self, opened: Opened, *, parameter: str = "") -> "Layout":
         """The layout as it is now, which may be of an earlier state of the indices.
+
+        Args:
+            parameter: of the request that needs it.
 
         Raises:
             Problem: ``not-found``: it has not been made.
@@ -88,7 +91,12 @@ class CorpusMap:
         with self._lock:
             self._take(opened)
             if self._layout is None:
-                raise Problem("not-found", "The map of the corpus has not been made yet.", hint="POST /map makes it.")
+                raise Problem(
+                    "not-found",
+                    "The map of the corpus has not been made yet.",
+                    parameter=parameter,
+                    hint="POST /map makes it.",
+                )
             return self._layout
 
     def rows_within(self, polygon: Sequence[Sequence[float]], opened: Opened) -> "list[np.ndarray]":
@@ -101,7 +109,9 @@ class CorpusMap:
 
         from llm2clip_search.engine.ranking import parts_and_ids
 
-        numbers, ids = parts_and_ids(self.layout(opened).within(np.asarray(polygon, dtype=np.float64)))
+        numbers, ids = parts_and_ids(
+            self.layout(opened, parameter="area").within(np.asarray(polygon, dtype=np.float64))
+        )
         return [ids[numbers == number] for number in range(len(opened.searcher.parts))]
 
     def close(self) -> None:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from llm2clip_search.engine import Duplicate, Hit
 
 _FIELDS = frozenset(Found.__struct_fields__)
-_HIDDEN = ("latitude", "longitude")
+HIDDEN = ("latitude", "longitude")
+"""Columns that nobody sees or asks for if locations are hidden."""
 
 
 def found_of(hit: "Hit", opened: Opened, *, is_ranked: bool = True, hide_location: bool = False) -> Found:
@@ -20,7 +21,7 @@ def found_of(hit: "Hit", opened: Opened, *, is_ranked: bool = True, hide_locatio
     row = hit.metadata
     shown = {name: value for name, value in row.items() if name in _FIELDS and value is not None}
     if hide_location:
-        shown = {name: value for name, value in shown.items() if name not in _HIDDEN}
+        shown = {name: value for name, value in shown.items() if name not in HIDDEN}
     given = frozenset(row) - _FIELDS - {"content_hash", "mtime_ns", "modality"}
     return Found(
         **shown

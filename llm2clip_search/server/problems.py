@@ -3,7 +3,7 @@
 import msgspec
 from starlette.responses import Response
 
-from llm2clip_search.errors import ImageError, InputError, Llm2ClipError, QueryError
+from llm2clip_search.errors import ConditionError, ImageError, InputError, Llm2ClipError, QueryError
 
 MEDIA_TYPE = "application/problem+json"
 TITLES = {
@@ -79,6 +79,8 @@ def problem_of(error: Exception) -> Problem:
         return error
     if isinstance(error, BusyError):
         return Problem("busy", str(error), retry_after=BUSY_S)
+    if isinstance(error, ConditionError):
+        return Problem("bad-condition", str(error), parameter="where")
     for kind, expected in _KINDS.items():
         if isinstance(error, expected):
             return Problem(kind, str(error))

@@ -15,6 +15,8 @@ from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import Rankings
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from llm2clip_search.encoders import Encoder
     from llm2clip_search.engine import Searcher
     from llm2clip_search.server.queued_encoder import QueuedEncoder
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 WATCH_S = 0.5
 """Seconds between looks at the manifests."""
+CONDITION_SECONDS = 2.0
+"""The most that a condition may take, because strangers may ask."""
 LOADING_S = 1
 """Seconds after which a client asks again while the index is being opened."""
 
@@ -44,6 +48,8 @@ class Service:
         self.towers: dict[str, TowerState] = {"text": "idle", "vision": "idle"}
         self.rankings = Rankings()
         self.map = CorpusMap()
+        self.rows_within: Callable[[Sequence[Sequence[float]], Opened], Sequence[np.ndarray]] = self.map.rows_within
+        """Finds the ids of each index's rows within a polygon on the map of the corpus."""
         self._given = encoder
         self._encoder: QueuedEncoder | None = None
         self._opened: Opened | None = None
@@ -137,11 +143,13 @@ class Service:
         model = Snapshot(folders[0]).manifest.model
         if self._encoder is None or (self._given is None and self._encoder.fingerprint != model.fingerprint):
             self._encoder = QueuedEncoder(self._given or self._load(model.name), queue=self.config.queue)
-        searcher = open_index(folders, encoder=self._encoder)
+        searcher = open_index(folders, encoder=self._encoder, condition_seconds=CONDITION_SECONDS)
         _read_ahead(searcher)
         manifests = [part.snapshot.manifest for part in searcher.parts]
         self._opened = Opened(searcher=searcher, generation=_generation(manifests))
         self._trouble = ("ready", "")
+        # Loading columns takes seconds for tens of millions of rows; conditions read the files until then.
+        Thread(target=_hold, args=(searcher,), name="columns", daemon=True).start()
 
     def _load(self, name: str) -> "Encoder":
         from llm2clip_search.encoders import load_encoder
@@ -169,6 +177,13 @@ class Service:
             except Exception as error:
                 self.towers[tower] = "failed"
                 self._trouble_is("failed", f"The {tower} tower could not be loaded: {error}")
+
+
+def _hold(searcher: "Searcher") -> None:
+    try:
+        searcher.hold()
+    except Exception:
+        _log.debug("Columns could not be loaded.", exc_info=True)  # a request will say why
 
 
 def _read_ahead(searcher: "Searcher") -> None:

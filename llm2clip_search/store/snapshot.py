@@ -236,8 +236,9 @@ class Snapshot:
     def located(self, path: str) -> str:
         """A metadata path as a caller can use it: an absolute path of this machine, or a URI as it is."""
         name = decode(path)
-        # Stored paths are plain, and `Path` would take ten times as long.
-        return name if is_uri(name) or os.path.isabs(name) else f"{self._top}/{name}"  # noqa: PTH117
+        if is_uri(name) or os.path.isabs(name):  # noqa: PTH117 - a page of results asks fifty times, and `Path` is slow
+            return name
+        return self.base.as_posix() if name == "." else f"{self._top}/{name}"
 
     def stored(self, uri: str) -> str:
         """A path or URI as the metadata writes it: paths are posix, and relative if they are below the base."""

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2clip_search.engine.condition import MAX_BYTES
-from llm2clip_search.engine.filter import Filter, time_limit
+from llm2clip_search.engine.filter import Filter
 from llm2clip_search.engine.kinds import FUNCTIONS
+from llm2clip_search.engine.time_limit import time_limit
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store import Snapshot
 from tests.support.stores import fill
@@ -46,6 +47,7 @@ def conditions(tmp_path_factory: pytest.TempPathFactory) -> Filter:
         ("true AND " * 500 + "true", "bytes long, but at most"),
         ("NOT " * 1000 + "true", "nested too deeply|not a valid condition"),
         ("true; COPY images TO '/tmp/stolen.csv'", "not a valid condition|one condition; several"),
+        ("true) OR (true", "not a valid condition"),
         ("true) ORDER BY (id", "one condition; several|not a valid condition"),
         ("true) GROUP BY (id", "one condition; several|not a valid condition"),
     ],

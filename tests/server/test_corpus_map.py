@@ -96,6 +96,8 @@ def test_rows_within_a_polygon_are_those_of_the_points_in_it(service: tuple[Serv
     [found] = given.map.rows_within(half, given.opened)
     assert found.tolist() == sorted(ids[x < 0.5].astype(int).tolist())
     assert 0 < len(found) < len(ids)
+    hits = client.post("/api/v1/search", json={"area": half}).json()["hits"]
+    assert sorted(int(hit["id"]) for hit in hits) == found.tolist()
 
 
 def test_what_fails_is_said_and_can_be_tried_again(service: tuple[Service, TestClient], own_cache: Path) -> None:

@@ -3,20 +3,23 @@
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from llm2clip_search.server.endpoint import Call, Endpoint
-from llm2clip_search.server.hits import found_of
+from llm2clip_search.server.filtering import Filtered, Selection, Without, selected
+from llm2clip_search.server.hits import HIDDEN, found_of
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import REACH, is_whole
 from llm2clip_search.server.values import Cosine, Found, Id, Share
 
 if TYPE_CHECKING:
-    from llm2clip_search.engine import Query, Ranked
+    from llm2clip_search.engine import Query, SearchPlan
 
 MOST = 1_000
 """Hits of one page."""
@@ -42,13 +45,12 @@ class TermValue(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, o
     weight: Weight = 1.0
 
 
-class SearchRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class SearchRequest(Filtered, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What to search for, and which part of the ranking to return."""
 
-    terms: Annotated[list[TermValue], Meta(max_length=64)] = []
-    find: Literal["images", "texts"] | None = None
-    where: str | None = None
-    """SQL condition."""
+    terms: Annotated[list[TermValue], Meta(max_length=64)] = msgspec.field(default_factory=list)
+    """Without any, the rows that meet the filter come in the order of ``sort``, by default the newest first, and have
+    no score."""
     min_score: Cosine | None = None
     recall: Share | None = None
     """Share of the exact results that approximate search aims at; 1 is exact search."""
@@ -123,6 +125,16 @@ class Explained(Struct, kw_only=True, frozen=True):
     plans: list[PlanValue]
 
 
+class Nothing(Struct, kw_only=True, frozen=True):
+    """Why nothing was found."""
+
+    rows: int
+    """Of all indices."""
+    without: list[Without]
+    best_score: float | None
+    """The best cosine, if ``min_score`` removed all."""
+
+
 class SearchAnswer(Struct, kw_only=True, frozen=True):
     """A page of hits, best first."""
 
@@ -141,6 +153,8 @@ class SearchAnswer(Struct, kw_only=True, frozen=True):
     """By stage: plan (with the condition), encode, search, join."""
     cut: list[CutTerm]
     explain: Explained | None = None
+    nothing: Nothing | None = None
+    """There only if nothing at all was found."""
 
 
 def post_search(call: Call, body: SearchRequest) -> SearchAnswer:
@@ -161,7 +175,12 @@ def answer(call: Call, asked: SearchRequest) -> SearchAnswer:
     """The page that a request asks for."""
     opened = call.opened
     offset = _offset(asked, opened)
-    query = _query(asked)
+    selection = selected(asked, call, opened)
+    if call.service.config.hide_location and (asked.sort or "").lstrip("-") in HIDDEN:
+        raise Problem("forbidden", "This server does not say where pictures were taken.", parameter="sort")
+    if not asked.terms:
+        return _browsed(asked, call, opened, selection, offset)
+    query = _query(asked, selection)
     service = call.service
     ranked = service.rankings.reaching(query, opened, end=offset + asked.k)
     result = opened.searcher.page(ranked, offset=offset, k=asked.k)
@@ -179,8 +198,41 @@ def answer(call: Call, asked: SearchRequest) -> SearchAnswer:
         warnings=result.warnings,
         seconds=result.seconds,
         cut=_cut(asked, opened) if result.warnings else [],
-        explain=_explained(ranked, opened) if asked.explain else None,
+        explain=_explained(ranked.plans, opened) if asked.explain else None,
+        nothing=_nothing(query, opened, selection, matches=ranked.matches) if not len(ranked) else None,
     )
+
+
+def _browsed(asked: SearchRequest, call: Call, opened: Opened, selection: Selection, offset: int) -> SearchAnswer:
+    """Rows in the order of a column, for a request without terms."""
+    found = opened.searcher.browse(
+        selection.where, find=selection.find, among=selection.among, sort=asked.sort, offset=offset, k=asked.k
+    )
+    end, total = offset + len(found.hits), min(found.matches, REACH)
+    return SearchAnswer(
+        hits=[found_of(hit, opened, hide_location=call.service.config.hide_location) for hit in found.hits],
+        total=total,
+        complete=True,
+        matches=found.matches,
+        next=_cursor(asked, opened, end) if found.hits and end < total else None,
+        generation=opened.generation,
+        find=found.find,
+        warnings=[],
+        seconds=found.seconds,
+        cut=[],
+        explain=_explained((), opened) if asked.explain else None,
+        nothing=_nothing(None, opened, selection, matches=0) if not found.matches else None,
+    )
+
+
+def _nothing(query: "Query | None", opened: Opened, selection: Selection, *, matches: int) -> Nothing:
+    """Which condition left nothing; ``query`` is None if nothing was searched for."""
+    searcher = opened.searcher
+    best = None
+    if query is not None and matches and query.threshold is not None:
+        nearest = searcher.rank(replace(query, threshold=None, k=1, offset=0)).groups
+        best = nearest[0].score if nearest else None
+    return Nothing(rows=len(searcher), without=selection.without(searcher) if not matches else [], best_score=best)
 
 
 def _is_plain(asked: SearchRequest) -> bool:
@@ -188,14 +240,15 @@ def _is_plain(asked: SearchRequest) -> bool:
     return asked.min_score is None and asked.per_file is None and asked.group_duplicates is None and not asked.unique
 
 
-def _query(asked: SearchRequest) -> "Query":
+def _query(asked: SearchRequest, selection: Selection) -> "Query":
     from llm2clip_search.engine import Query
 
     return Query(
         terms=tuple(_term(each, number) for number, each in enumerate(asked.terms)),
         threshold=asked.min_score,
-        find=asked.find,
-        where=asked.where,
+        find=selection.find,
+        where=selection.where,
+        among=selection.among,
         recall=asked.recall,
         diverse=asked.diverse,
         group_duplicates=asked.group_duplicates,
@@ -241,8 +294,8 @@ def _cut(asked: SearchRequest, opened: Opened) -> list[CutTerm]:
     return found
 
 
-def _explained(ranked: "Ranked", opened: Opened) -> Explained:
-    plans = [
+def _explained(plans: "Sequence[SearchPlan]", opened: Opened) -> Explained:
+    shown = [
         PlanValue(
             index=str(part.snapshot.folder),
             strategy=plan.strategy,
@@ -252,9 +305,9 @@ def _explained(ranked: "Ranked", opened: Opened) -> Explained:
             candidates=plan.candidates,
             recall=plan.point.recall if plan.point is not None else None,
         )
-        for part, plan in zip(opened.searcher.parts, ranked.plans, strict=True)
+        for part, plan in zip(opened.searcher.parts, plans, strict=False)
     ]
-    return Explained(model=opened.searcher.encoder.name, plans=plans)
+    return Explained(model=opened.searcher.encoder.name, plans=shown)
 
 
 class _Cursor(Struct, array_like=True, frozen=True):

@@ -9,7 +9,7 @@ from msgspec import Struct
 from starlette.responses import Response
 
 from llm2clip_search.server.endpoint import Call, Endpoint
-from llm2clip_search.server.hits import as_text
+from llm2clip_search.server.hits import HIDDEN, as_text
 from llm2clip_search.server.service import State, TowerState
 
 
@@ -84,7 +84,11 @@ def index(call: Call) -> IndexAnswer:
         model=opened.searcher.encoder.name,
         dim=opened.searcher.encoder.dim,
         max_tokens=opened.searcher.encoder.max_tokens,
-        columns=_columns(parts, hide_location=config.hide_location),
+        columns=[
+            ColumnValue(name=column.name, kind=column.kind)
+            for column in opened.searcher.filter_columns.values()
+            if not (config.hide_location and column.name in HIDDEN)
+        ],
         can_open_folder=config.is_local,
         hides_location=config.hide_location,
         generation=opened.generation,
@@ -108,35 +112,6 @@ def _index(number: int, snapshot: Any) -> IndexValue:
         failures=manifest.failures,
         sources=sources,
     )
-
-
-def _columns(snapshots: list[Any], *, hide_location: bool) -> list[ColumnValue]:
-    from llm2clip_search.engine.filter import COLUMNS
-    from llm2clip_search.engine.kinds import kind_of_column
-
-    hidden = {"latitude", "longitude"} if hide_location else set()
-    kinds: dict[str, Any] = {}
-    for snapshot in snapshots:
-        own = {column.name for column in snapshot.manifest.columns}
-        kinds |= {
-            field.name: kind_of_column(field.type)
-            for field in snapshot.schema
-            if field.name in own or field.name in COLUMNS
-        }
-    kinds["mtime"] = "time"
-    return [
-        ColumnValue(name=name, kind=_KINDS.get(kind, "other")) for name, kind in kinds.items() if name not in hidden
-    ]
-
-
-_KINDS: dict[str, Literal["text", "number", "time", "list", "flag", "other"]] = {
-    "text": "text",
-    "number": "number",
-    "time": "time",
-    "day": "time",
-    "truth": "flag",
-    "list": "list",
-}
 
 
 async def health(_: Call) -> HealthAnswer:

@@ -1,0 +1,49 @@
+"""Rows of indices with their metadata, as hits."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm2clip_search.engine.candidates import Part
+from llm2clip_search.engine.ranking import parts_and_ids
+from llm2clip_search.engine.results import NOT_METADATA, Duplicate, Hit
+
+
+class _Row(NamedTuple):
+    uri: str
+    folder: str | None
+    columns: dict[str, Any]
+
+
+class Joined:
+    """The metadata of some rows; each index is read once for all of them."""
+
+    def __init__(self, parts: Sequence[Part], keys: Iterable[int]) -> None:
+        """``keys`` name the rows, see `ranking.keys_of`."""
+        wanted = np.unique(np.array(list(keys), dtype=np.int64))
+        numbers, ids = parts_and_ids(wanted)
+        self._rows: dict[int, _Row] = {}
+        for number in np.unique(numbers).tolist():
+            snapshot, of_it = parts[number].snapshot, numbers == number
+            folder = str(snapshot.folder) if len(parts) > 1 else None
+            for key, row in zip(wanted[of_it].tolist(), snapshot.rows(ids[of_it].tolist()), strict=True):
+                self._rows[key] = _Row(snapshot.located(row["path"]), folder, row)
+
+    def hit(self, key: int, *, rank: int, score: float | None, duplicates: Sequence[int] | None = None) -> Hit:
+        """A row as a hit; ``duplicates`` are rows that are grouped under it, None if none are looked for."""
+        uri, folder, columns = self._rows[key]
+        return Hit(
+            rank=rank,
+            id=columns["id"],
+            score=None if score is None else max(-1.0, min(1.0, score)),
+            uri=uri,
+            metadata={name: value for name, value in columns.items() if name not in NOT_METADATA},
+            version=columns.get("version") or "",
+            index=folder,
+            duplicates=None if duplicates is None else tuple(map(self._duplicate, duplicates)),
+        )
+
+    def _duplicate(self, key: int) -> Duplicate:
+        uri, folder, columns = self._rows[key]
+        return Duplicate(id=columns["id"], uri=uri, index=folder)

@@ -1,0 +1,171 @@
+"""Which rows a request is about: the fields that say so, and what the engine is asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from llm2clip_search.server.endpoint import Call
+from llm2clip_search.server.hits import HIDDEN
+from llm2clip_search.server.opened import Opened
+from llm2clip_search.server.problems import Problem
+
+if TYPE_CHECKING:
+    from llm2clip_search.engine import Chosen, Condition, Searcher
+    from llm2clip_search.engine.query import Find
+
+MOST_CONDITIONS = 64
+MOST_CORNERS = 2_000
+"""Of the polygon of an area."""
+
+Text = Annotated[str, Meta(max_length=4096)]
+Scalar = Text | bool | int | float
+Point = Annotated[list[float], Meta(min_length=2, max_length=2)]
+Operation = Literal[
+    "=",
+    "!=",
+    "<",
+    "<=",
+    ">",
+    ">=",
+    "in",
+    "not_in",
+    "between",
+    "contains",
+    "not_contains",
+    "starts_with",
+    "ends_with",
+    "has",
+    "under",
+    "near",
+    "within",
+    "is_null",
+    "is_not_null",
+]
+
+
+class ConditionValue(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A comparison of a column."""
+
+    column: Annotated[str, Meta(max_length=256)]
+    """A column of the index, or ``place`` for latitude and longitude together."""
+    op: Operation
+    """``contains``, ``not_contains``, ``starts_with`` and ``ends_with`` ignore case; ``has`` looks for an item of a
+    list; ``under`` is a folder or file with all that is below it."""
+    value: Scalar | list[Scalar] | dict[str, float] | None = None
+    """Dates are text, and may be periods such as ``2026-11``. Several for ``in`` and ``not_in``, low and high for
+    ``between``, none for ``is_null`` and ``is_not_null``; latitude, longitude and km for ``near``; south, west, north
+    and east for ``within``."""
+
+
+class Filtered(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which rows count; all conditions have to hold."""
+
+    find: Literal["images", "texts"] | None = None
+    where: str | None = None
+    """SQL condition."""
+    conditions: Annotated[list[ConditionValue], Meta(max_length=MOST_CONDITIONS)] = []
+    area: Annotated[list[Point], Meta(min_length=3, max_length=MOST_CORNERS)] | None = None
+    """A polygon on the map of the corpus."""
+
+
+class Without(Struct, kw_only=True, frozen=True):
+    """What one condition removes; exactly one of the first three says which."""
+
+    condition: ConditionValue | None = None
+    where: str | None = None
+    area: bool = False
+    matches: int
+    """Rows that meet all the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A filter as the engine takes it."""
+
+    find: "Find | None"
+    where: str | None
+    among: "Chosen | None"
+    pieces: tuple[tuple[ConditionValue | str, str], ...]
+    """The conditions one by one, as they were asked, and as SQL."""
+
+    def without(self, searcher: "Searcher") -> list[Without]:
+        """How many rows each condition alone removes."""
+        found = searcher.count_without([sql for _, sql in self.pieces], find=self.find, among=self.among)
+        said = [
+            Without(where=asked, matches=matches)
+            if isinstance(asked, str)
+            else Without(condition=asked, matches=matches)
+            for (asked, _), matches in zip(self.pieces, found, strict=False)
+        ]
+        return said if self.among is None else [*said, Without(area=True, matches=found[-1])]
+
+
+def selected(asked: Filtered, call: Call, opened: Opened) -> Selection:
+    """What a filter asks the engine for.
+
+    Raises:
+        Problem: ``bad-condition`` with the field that is wrong, or as of the map for an area.
+    """
+    searcher = opened.searcher
+    where = (asked.where or "").strip()
+    conditions = [engine_condition(each) for each in asked.conditions]
+    written = [searcher.where([condition]) for condition in conditions] if _fits(searcher, conditions) else []
+    pieces: list[tuple[ConditionValue | str, str]] = list(zip(asked.conditions, written, strict=True))
+    if where:
+        form = searcher.conditions(where)
+        if form is None:
+            pieces.append((where, where))
+        else:
+            pieces += [(api_condition(each), searcher.where([each])) for each in form]
+    if call.service.config.hide_location:
+        _refuse_location(searcher, [*written, *([where] if where else [])])
+    parts = [*written, *([f"({where}\n)"] if where else [])]
+    return Selection(
+        find=asked.find,
+        where=(where if where and not written else " AND ".join(parts)) or None,
+        among=None if asked.area is None else _within(asked.area, call, opened),
+        pieces=tuple(pieces),
+    )
+
+
+def _fits(searcher: "Searcher", conditions: Sequence["Condition"]) -> bool:
+    """True if every condition fits its column.
+
+    Raises:
+        Problem: ``bad-condition``, which names the one that does not.
+    """
+    from llm2clip_search.errors import ConditionError
+
+    try:
+        searcher.where(conditions)
+    except ConditionError as error:
+        raise Problem("bad-condition", str(error), parameter="conditions") from error
+    return True
+
+
+def _refuse_location(searcher: "Searcher", conditions: Sequence[str]) -> None:
+    for condition in conditions:
+        used = {name.casefold() for name in searcher.parts[0].filter.read(condition).columns}
+        if used & set(HIDDEN):
+            raise Problem("bad-condition", "This server does not say where pictures were taken.", parameter="where")
+
+
+def _within(area: list[list[float]], call: Call, opened: Opened) -> "Chosen":
+    from llm2clip_search.engine import Chosen
+
+    return Chosen(call.service.rows_within(area, opened))
+
+
+def engine_condition(given: ConditionValue) -> "Condition":
+    """A condition of the API as one of the engine."""
+    from llm2clip_search.engine import Condition
+
+    return Condition(column=given.column, op=given.op, value=given.value)
+
+
+def api_condition(condition: "Condition") -> ConditionValue:
+    """A condition of the engine as one of the API."""
+    shown: dict[str, Any] = condition.to_dict()
+    return ConditionValue(**shown)
