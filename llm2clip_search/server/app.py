@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from llm2clip_search.server.api import conditions, embeddings, facets, maps, search, status, texts
+from llm2clip_search.server.api import conditions, embeddings, facets, maps, saved, search, status, texts
 from llm2clip_search.server.endpoint import PREFIX, Endpoint, Pools
 from llm2clip_search.server.openapi import describe
 from llm2clip_search.server.problems import Problem
@@ -26,6 +26,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *texts.ENDPOINTS,
     *embeddings.ENDPOINTS,
     *maps.ENDPOINTS,
+    *saved.ENDPOINTS,
     *status.ENDPOINTS,
 )
 """Every route of the API."""

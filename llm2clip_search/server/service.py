@@ -13,6 +13,7 @@ from llm2clip_search.server.corpus_map import CorpusMap
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import Rankings
+from llm2clip_search.server.saved_searches import SavedSearches
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,7 @@ class Service:
         self.towers: dict[str, TowerState] = {"text": "idle", "vision": "idle"}
         self.rankings = Rankings()
         self.map = CorpusMap()
+        self.saved = SavedSearches()
         self.rows_within: Callable[[Sequence[Sequence[float]], Opened], Sequence[np.ndarray]] = self.map.rows_within
         """Finds the ids of each index's rows within a polygon on the map of the corpus."""
         self._given = encoder
