@@ -8,7 +8,7 @@ from llm2clip_search.engine.form import Condition
 from llm2clip_search.engine.places import Cell, Places
 from llm2clip_search.engine.plan import SearchPlan
 from llm2clip_search.engine.query import Query, Term
-from llm2clip_search.engine.results import Duplicate, Hit, Listing, Result
+from llm2clip_search.engine.results import Duplicate, Hit, Listed, Listing, Result
 from llm2clip_search.engine.search import SearchIndex, open_index
 from llm2clip_search.engine.searcher import Searcher
 from llm2clip_search.engine.selection import Ranked
@@ -26,6 +26,7 @@ __all__ = [
     "Facet",
     "Facets",
     "Hit",
+    "Listed",
     "Listing",
     "Places",
     "Query",

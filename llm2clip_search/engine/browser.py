@@ -88,26 +88,32 @@ class Browser(ABC):
         return self._rows(where, find, among).total
 
     def count_without(
-        self, conditions: Sequence[str], *, find: Find | None = None, among: ChosenRows | None = None
+        self,
+        conditions: Sequence[str],
+        *,
+        find: Find | None = None,
+        among: ChosenRows | None = None,
+        seconds: float = TIME_LIMIT_S,
     ) -> list[int]:
         """How many rows meet all of some conditions but one: for each of them, and at last for ``among`` if given.
 
         So a program can say which condition leaves nothing. Arguments and errors as of `browse`.
+
+        Args:
+            seconds: the most that it may take.
         """
-        every = self._rows(None, find, None)
-        pieces = [self._rows(each, every.find, None).matches for each in conditions]
-        if among is not None:
-            pieces.append(self._rows(None, every.find, among).matches)
-        if not pieces:
-            return []
-        totals = np.zeros(len(pieces), dtype=np.int64)
-        for part, base, found in zip(self.parts, every.matches, zip(*pieces, strict=True), strict=True):
+        end = time.monotonic() + seconds
+        every, chosen = self._rows(None, find, None), self._rows(None, find, among)
+        totals = np.zeros(len(conditions) + (among is not None), dtype=np.int64)
+        for number, (part, base) in enumerate(zip(self.parts, every.matches, strict=True)):
             ids = part.snapshot.live_ids if base is None else base
-            unmet = np.zeros((len(found), len(ids)), dtype=bool)
-            for row, of_piece in enumerate(found):
-                unmet[row] = False if of_piece is None else ~np.isin(ids, of_piece, assume_unique=True)
-            failed = unmet.sum(axis=0)
-            totals += np.count_nonzero(failed == 0) + np.count_nonzero(unmet & (failed == 1), axis=1)
+            pieces = [part.filter.ids(each, seconds=max(0.0, end - time.monotonic())) for each in conditions]
+            if (of_chosen := chosen.matches[number]) is not None and among is not None:
+                pieces.append(of_chosen)
+            if pieces:
+                unmet = np.stack([~np.isin(ids, piece, assume_unique=True) for piece in pieces])
+                failed = unmet.sum(axis=0)
+                totals += np.count_nonzero(failed == 0) + np.count_nonzero(unmet & (failed == 1), axis=1)
         return [int(total) for total in totals]
 
     def browse(
@@ -146,7 +152,7 @@ class Browser(ABC):
         keys, total = order.page(rows.matches, descending=sort.startswith("-"), offset=offset, k=k)
         ordered = time.perf_counter()
         joined = Joined(self.parts, keys)
-        hits = [joined.hit(key, rank=rank, score=None) for rank, key in enumerate(keys, start=offset + 1)]
+        hits = [joined.listed(key, rank=rank) for rank, key in enumerate(keys, start=offset + 1)]
         seconds = {"plan": filtered - started, "search": ordered - filtered, "join": time.perf_counter() - ordered}
         return Listing(hits=hits, matches=total, find=rows.find, seconds=seconds)
 

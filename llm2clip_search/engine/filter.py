@@ -27,11 +27,12 @@ class Filter:
         self.database = Database(snapshot)
         self._limit = time_limit_s
 
-    def ids(self, where: str, *, modality: str | None = None) -> np.ndarray:
+    def ids(self, where: str, *, modality: str | None = None, seconds: float | None = None) -> np.ndarray:
         """Ids, ascending int64, of the live rows that meet a condition.
 
         Args:
             modality: image or text, if only such rows count.
+            seconds: the most that it may take, if less than the time limit.
 
         Raises:
             ConditionError: as `read`, or a condition that takes longer than the time limit.
@@ -39,7 +40,8 @@ class Filter:
         """
         import duckdb
 
-        with self.database.session(self._limit) as session:
+        limit = self._limit if seconds is None else min(seconds, self._limit)
+        with self.database.session(limit) as session:
             try:
                 condition = self._read(session.cursor, where)
                 used = condition.columns if modality is None else condition.columns | {"modality"}
@@ -47,7 +49,7 @@ class Filter:
                 sql = f"SELECT id FROM {source} WHERE (\n{condition.sql}\n) AND {OF_MODALITY[modality]}"
                 found = session.arrays(sql)["id"]
             except duckdb.InterruptException as error:
-                raise ConditionError(f"The condition took longer than {self._limit:g} s.") from error
+                raise ConditionError(f"The condition took longer than {limit:.2g} s.") from error
             except (duckdb.BinderException, duckdb.ConversionException) as error:
                 raise ConditionError(self._sentence(where, error)) from error
             except duckdb.Error as error:  # is the condition at fault, or what it reads?

@@ -7,7 +7,7 @@ import numpy as np
 
 from llm2clip_search.engine.candidates import Part
 from llm2clip_search.engine.ranking import parts_and_ids
-from llm2clip_search.engine.results import NOT_METADATA, Duplicate, Hit
+from llm2clip_search.engine.results import NOT_METADATA, Duplicate, Hit, Listed
 
 
 class _Row(NamedTuple):
@@ -30,19 +30,24 @@ class Joined:
             for key, row in zip(wanted[of_it].tolist(), snapshot.rows(ids[of_it].tolist()), strict=True):
                 self._rows[key] = _Row(snapshot.located(row["path"]), folder, row)
 
-    def hit(self, key: int, *, rank: int, score: float | None, duplicates: Sequence[int] | None = None) -> Hit:
+    def hit(self, key: int, *, rank: int, score: float, duplicates: Sequence[int] | None = None) -> Hit:
         """A row as a hit; ``duplicates`` are rows that are grouped under it, None if none are looked for."""
+        same = None if duplicates is None else tuple(map(self._duplicate, duplicates))
+        return Hit(**self._fields(key), rank=rank, score=max(-1.0, min(1.0, score)), duplicates=same)
+
+    def listed(self, key: int, *, rank: int) -> Listed:
+        """A row that was not searched for."""
+        return Listed(**self._fields(key), rank=rank)
+
+    def _fields(self, key: int) -> dict[str, Any]:
         uri, folder, columns = self._rows[key]
-        return Hit(
-            rank=rank,
-            id=columns["id"],
-            score=None if score is None else max(-1.0, min(1.0, score)),
-            uri=uri,
-            metadata={name: value for name, value in columns.items() if name not in NOT_METADATA},
-            version=columns.get("version") or "",
-            index=folder,
-            duplicates=None if duplicates is None else tuple(map(self._duplicate, duplicates)),
-        )
+        return {
+            "id": columns["id"],
+            "uri": uri,
+            "metadata": {name: value for name, value in columns.items() if name not in NOT_METADATA},
+            "version": columns.get("version") or "",
+            "index": folder,
+        }
 
     def _duplicate(self, key: int) -> Duplicate:
         uri, folder, columns = self._rows[key]

@@ -38,14 +38,12 @@ class Duplicate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hit:
-    """One image or text found."""
+class Listed:
+    """One image or text of a result."""
 
     rank: int
     """From 1, over the whole ranking, so that pages continue."""
     id: int
-    score: float | None
-    """Cosine; None of a row that was not searched for."""
     uri: str
     """Absolute path of its file, or ``scheme://...`` for an item that is not a file of this machine; that of a part of
     a file ends in ``#`` and which part it is. Bytes that are not UTF-8 are there as Python has them in names:
@@ -112,13 +110,27 @@ class Hit:
         """
         shown = json_path(self.uri)
         rest = {key: v.isoformat() if isinstance(v, datetime) else v for key, v in self.metadata.items()}
-        row = {"rank": self.rank, "id": self.id, "score": self.score, "path": shown.pop("path"), **rest}
+        row = {"rank": self.rank, "id": self.id, **self._scores(), "path": shown.pop("path"), **rest}
         row |= {"modality": self.modality, "part": self.part, "exists": self.exists}
         if self.index is not None:
             row["index"] = self.index
         if self.duplicates is not None:
             row["duplicates"] = [duplicate.to_dict() for duplicate in self.duplicates]
         return row | shown
+
+    def _scores(self) -> dict[str, float]:
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit(Listed):
+    """One image or text found."""
+
+    score: float
+    """Cosine."""
+
+    def _scores(self) -> dict[str, float]:
+        return {"score": self.score}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +170,8 @@ class Result:
 class Listing:
     """A page of the rows that meet a condition."""
 
-    hits: list[Hit]
-    """In the order asked for; they have no score."""
+    hits: list[Listed]
+    """In the order asked for."""
     matches: int
     """Rows of all pages."""
     find: Find

@@ -90,9 +90,15 @@ class Selection:
     pieces: tuple[tuple[ConditionValue | str, str], ...]
     """The conditions one by one, as they were asked, and as SQL."""
 
-    def without(self, searcher: "Searcher") -> list[Without]:
-        """How many rows each condition alone removes."""
-        found = searcher.count_without([sql for _, sql in self.pieces], find=self.find, among=self.among)
+    def without(self, searcher: "Searcher", *, seconds: float) -> list[Without]:
+        """How many rows each condition alone removes; empty if that takes too long."""
+        from llm2clip_search.errors import ConditionError
+
+        written = [sql for _, sql in self.pieces]
+        try:
+            found = searcher.count_without(written, find=self.find, among=self.among, seconds=seconds)
+        except ConditionError:
+            return []
         said = [
             Without(where=asked, matches=matches)
             if isinstance(asked, str)

@@ -9,14 +9,14 @@ from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.values import HASH_DIGITS, Found, Same
 
 if TYPE_CHECKING:
-    from llm2clip_search.engine import Duplicate, Hit
+    from llm2clip_search.engine import Duplicate, Listed
 
 _FIELDS = frozenset(Found.__struct_fields__)
 HIDDEN = ("latitude", "longitude")
 """Columns that nobody sees or asks for if locations are hidden."""
 
 
-def found_of(hit: "Hit", opened: Opened, *, is_ranked: bool = True, hide_location: bool = False) -> Found:
+def found_of(hit: "Listed", opened: Opened, *, is_ranked: bool = True, hide_location: bool = False) -> Found:
     """A hit as the API gives it; ``is_ranked`` adds its rank and score."""
     row = hit.metadata
     shown = {name: value for name, value in row.items() if name in _FIELDS and value is not None}
@@ -34,7 +34,7 @@ def found_of(hit: "Hit", opened: Opened, *, is_ranked: bool = True, hide_locatio
             "part": hit.part,
             "mtime": _moment(row),
             "rank": hit.rank if is_ranked else None,
-            "score": hit.score if is_ranked else None,
+            "score": getattr(hit, "score", None) if is_ranked else None,
             "columns": {name: row[name] for name in sorted(given) if row[name] is not None},
             "duplicates": None if hit.duplicates is None else [_same(each, opened) for each in hit.duplicates],
         }

@@ -43,9 +43,15 @@ class Rankings:
         with self._lock:
             self._held[key] = ranked
             self._held.move_to_end(key)
-            while sum(map(len, self._held.values())) > HELD and len(self._held) > 1:
+            while sum(map(_size, self._held.values())) > HELD and len(self._held) > 1:
                 self._held.popitem(last=False)
         return ranked
+
+
+def _size(ranked: "Ranked") -> int:
+    """What a ranking takes, in results; ids of chosen rows are part of its query."""
+    chosen = ranked.query.among
+    return len(ranked) + (sum(map(len, chosen)) // 16 if chosen is not None else 0)
 
 
 def is_whole(ranked: "Ranked") -> bool:

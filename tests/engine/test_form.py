@@ -37,7 +37,8 @@ def met(condition: Condition, row: Row) -> bool:
         if row.latitude is None or row.longitude is None:
             return False
         if condition.op == "near":
-            return haversine(row.latitude, row.longitude, (value["latitude"], value["longitude"])) <= value["km"]
+            distance = haversine(row.latitude, row.longitude, (value["latitude"], value["longitude"]))
+            return bool(distance <= value["km"])
         is_between = value["west"] <= row.longitude <= value["east"]
         if value["west"] > value["east"]:
             is_between = row.longitude >= value["west"] or row.longitude <= value["east"]

@@ -17,10 +17,11 @@ from llm2clip_search.server.hits import HIDDEN, found_of
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import REACH, is_whole
+from llm2clip_search.server.service import CONDITION_SECONDS
 from llm2clip_search.server.values import Cosine, Found, Id, Share
 
 if TYPE_CHECKING:
-    from llm2clip_search.engine import Query, SearchPlan
+    from llm2clip_search.engine import Listing, Query, Ranked, SearchPlan
 
 MOST = 1_000
 """Hits of one page in JSON; the other formats are streams, which have no such bound."""
@@ -231,7 +232,7 @@ def answer(call: Call, asked: SearchRequest, opened: Opened) -> SearchAnswer:
         seconds=result.seconds,
         cut=_cut(asked, opened) if result.warnings else [],
         explain=_explained(ranked.plans, opened) if asked.explain else None,
-        nothing=_nothing(query, opened, selection, matches=ranked.matches) if not len(ranked) else None,
+        nothing=_nothing(query, opened, selection, ranked) if not len(ranked) else None,
     )
 
 
@@ -253,18 +254,20 @@ def _browsed(asked: SearchRequest, call: Call, opened: Opened, selection: Select
         seconds=found.seconds,
         cut=[],
         explain=_explained((), opened) if asked.explain else None,
-        nothing=_nothing(None, opened, selection, matches=0) if not found.matches else None,
+        nothing=_nothing(None, opened, selection, found) if not found.matches else None,
     )
 
 
-def _nothing(query: "Query | None", opened: Opened, selection: Selection, *, matches: int) -> Nothing:
+def _nothing(query: "Query | None", opened: Opened, selection: Selection, found: "Ranked | Listing") -> Nothing:
     """Which condition left nothing; ``query`` is None if nothing was searched for."""
     searcher = opened.searcher
     best = None
-    if query is not None and matches and query.threshold is not None:
+    if query is not None and found.matches and query.threshold is not None:
         nearest = searcher.rank(replace(query, threshold=None, k=1, offset=0)).groups
         best = nearest[0].score if nearest else None
-    return Nothing(rows=len(searcher), without=selection.without(searcher) if not matches else [], best_score=best)
+    left = CONDITION_SECONDS - found.seconds["plan"]
+    without = [] if found.matches else selection.without(searcher, seconds=left)
+    return Nothing(rows=len(searcher), without=without, best_score=best)
 
 
 def _is_plain(asked: SearchRequest) -> bool:
