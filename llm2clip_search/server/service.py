@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 WATCH_S = 0.5
 """Seconds between looks at the manifests."""
 CONDITION_SECONDS = 1.8
-"""The most that a condition may take, because strangers may ask. It is stopped after the next 2,048 rows, which take the
-costliest conditions half a second."""
+"""The most that a condition may take, because strangers may ask. It is stopped at the next 2,048 rows, which take up
+to half a second."""
 LOADING_S = 1
 """Seconds after which a client asks again while the index is being opened."""
 
