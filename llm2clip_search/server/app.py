@@ -12,7 +12,18 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from llm2clip_search.server.api import conditions, embeddings, facets, images, search, status, texts, uploads
+from llm2clip_search.server.api import (
+    conditions,
+    embeddings,
+    facets,
+    images,
+    maps,
+    saved,
+    search,
+    status,
+    texts,
+    uploads,
+)
 from llm2clip_search.server.endpoint import PREFIX, Endpoint, Pools
 from llm2clip_search.server.openapi import describe
 from llm2clip_search.server.problems import Problem
@@ -29,6 +40,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *uploads.ENDPOINTS,
     *texts.ENDPOINTS,
     *embeddings.ENDPOINTS,
+    *maps.ENDPOINTS,
+    *saved.ENDPOINTS,
     *status.ENDPOINTS,
 )
 """Every route of the API."""

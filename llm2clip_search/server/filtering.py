@@ -161,9 +161,7 @@ def _refuse_location(searcher: "Searcher", conditions: Sequence[str]) -> None:
 def _within(area: list[list[float]], call: Call, opened: Opened) -> "Chosen":
     from llm2clip_search.engine import Chosen
 
-    if (rows_within := call.service.rows_within) is None:
-        raise Problem("not-found", "There is no map of the corpus, on which the area lies.", parameter="area")
-    return Chosen(rows_within(area, opened))
+    return Chosen(call.service.map.rows_within(area, opened))
 
 
 def engine_condition(given: ConditionValue) -> "Condition":

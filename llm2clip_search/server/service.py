@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 from llm2clip_search.errors import Llm2ClipError
 from llm2clip_search.server.config import ServerConfig
+from llm2clip_search.server.corpus_map import CorpusMap
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.pictures.shown import Shown
 from llm2clip_search.server.pictures.uploads import Uploads
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import Rankings
+from llm2clip_search.server.saved_searches import SavedSearches
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from llm2clip_search.encoders import Encoder
     from llm2clip_search.engine import Searcher
     from llm2clip_search.server.queued_encoder import QueuedEncoder
@@ -51,8 +51,8 @@ class Service:
         self.rankings = Rankings()
         self.shown = Shown()
         self.uploads = Uploads()
-        self.rows_within: Callable[[Sequence[Sequence[float]], Opened], Sequence[np.ndarray]] | None = None
-        """Finds the ids of each index's rows within a polygon on the map of the corpus, where there is a map."""
+        self.map = CorpusMap()
+        self.saved = SavedSearches()
         self._given = encoder
         self._encoder: QueuedEncoder | None = None
         self._opened: Opened | None = None
@@ -69,6 +69,7 @@ class Service:
         """Stop the background threads; requests that wait for a tower are refused."""
         self._stop.set()
         self.shown.close()
+        self.map.close()
         if self._encoder is not None:
             self._encoder.close()
 

@@ -1,16 +1,17 @@
 """``/search``: captions, pictures and rows to hits, a page at a time."""
 
-import base64
-import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from starlette.responses import Response
 
+from llm2clip_search.server.cursors import cursor, read_cursor
 from llm2clip_search.server.endpoint import Call, Endpoint
+from llm2clip_search.server.exports import Format, exported, format_of
 from llm2clip_search.server.filtering import Filtered, Selection, Without, selected
 from llm2clip_search.server.hits import HIDDEN, found_of
 from llm2clip_search.server.opened import Opened
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
     from llm2clip_search.engine import Listing, Query, Ranked, SearchPlan
 
 MOST = 1_000
-"""Hits of one page."""
+"""Hits of one page in JSON; the other formats are streams, which have no such bound."""
 LONGEST = 20_000
 """Characters of a caption."""
 
 Weight = Annotated[float, Meta(ge=-100, le=100)]
-K = Annotated[int, Meta(ge=1, le=MOST)]
+K = Annotated[int, Meta(ge=1, le=REACH)]
 Offset = Annotated[int, Meta(ge=0, le=REACH)]
 
 
@@ -94,6 +95,8 @@ class SearchQuery(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True)
     cursor: str | None = None
     generation: str | None = None
     explain: bool = False
+    format: Format | None = None
+    """By default what the request accepts, or else JSON."""
 
 
 class CutTerm(Struct, kw_only=True, frozen=True):
@@ -160,23 +163,52 @@ class SearchAnswer(Struct, kw_only=True, frozen=True):
     """There only if nothing at all was found."""
 
 
-def post_search(call: Call, body: SearchRequest) -> SearchAnswer:
+class FormatQuery(Struct, kw_only=True, frozen=True):
+    """In which form results are wanted."""
+
+    format: Format | None = None
+    """By default what the request accepts, or else JSON."""
+
+
+def post_search(call: Call, query: FormatQuery, body: SearchRequest) -> SearchAnswer | Response:
     """Answer a search that is described in JSON."""
-    return answer(call, body)
+    return _answered(call, body, query.format)
 
 
-def get_search(call: Call, query: SearchQuery) -> SearchAnswer:
+def get_search(call: Call, query: SearchQuery) -> SearchAnswer | Response:
     """Answer a search that is described in a URL."""
     terms = [TermValue(text=text) for text in query.text]
     terms += [_like(each, 1.0) for each in query.like]
     terms += [_like(each, -1.0) for each in query.unlike]
-    rest = {name: getattr(query, name) for name in query.__struct_fields__ if name not in ("text", "like", "unlike")}
-    return answer(call, SearchRequest(terms=terms, **rest))
+    own = ("text", "like", "unlike", "format")
+    rest = {name: getattr(query, name) for name in query.__struct_fields__ if name not in own}
+    return _answered(call, SearchRequest(terms=terms, **rest), query.format)
 
 
-def answer(call: Call, asked: SearchRequest) -> SearchAnswer:
+def _answered(call: Call, asked: SearchRequest, form: Format | None) -> SearchAnswer | Response:
+    opened, form = call.opened, format_of(call.request, form)
+    if form == "json":
+        if asked.k > MOST:
+            raise Problem("bad-request", f"A page has at most {MOST:,} hits.", parameter="k")
+        return answer(call, asked, opened)
+    names = {column.name for part in opened.searcher.parts for column in part.snapshot.manifest.columns}
+    return exported(form, _pages(call, asked, opened), columns=sorted(names))
+
+
+def _pages(call: Call, asked: SearchRequest, opened: Opened) -> Iterator[list[Found]]:
+    """Hits a page at a time, as many as a request asks for."""
+    page, left = asked, asked.k
+    while left > 0:
+        found = answer(call, msgspec.structs.replace(page, k=min(left, MOST)), opened)
+        yield found.hits
+        left -= len(found.hits)
+        if found.next is None:
+            return
+        page = msgspec.structs.replace(asked, cursor=found.next)
+
+
+def answer(call: Call, asked: SearchRequest, opened: Opened) -> SearchAnswer:
     """The page that a request asks for."""
-    opened = call.opened
     offset = _offset(asked, opened)
     selection = selected(asked, call, opened)
     if call.service.config.hide_location and (asked.sort or "").lstrip("-") in HIDDEN:
@@ -195,7 +227,7 @@ def answer(call: Call, asked: SearchRequest) -> SearchAnswer:
         total=total,
         complete=is_complete,
         matches=ranked.matches,
-        next=_cursor(asked, opened, end) if result.hits and (end < total or not is_complete) else None,
+        next=cursor(_plain(asked), opened, end) if result.hits and (end < total or not is_complete) else None,
         generation=opened.generation,
         find=ranked.find,
         warnings=result.warnings,
@@ -217,7 +249,7 @@ def _browsed(asked: SearchRequest, call: Call, opened: Opened, selection: Select
         total=total,
         complete=True,
         matches=found.matches,
-        next=_cursor(asked, opened, end) if found.hits and end < total else None,
+        next=cursor(_plain(asked), opened, end) if found.hits and end < total else None,
         generation=opened.generation,
         find=found.find,
         warnings=[],
@@ -336,43 +368,17 @@ def _explained(plans: "Sequence[SearchPlan]", opened: Opened) -> Explained:
     return Explained(model=opened.searcher.encoder.name, plans=shown)
 
 
-class _Cursor(Struct, array_like=True, frozen=True):
-    """Where a page begins, in which ranking of which state."""
-
-    generation: str
-    offset: int
-    query: str
-
-
-def _digest(asked: SearchRequest) -> str:
-    """A name for a request without its page."""
-    plain = msgspec.structs.replace(asked, k=1, offset=0, cursor=None, generation=None, explain=False)
-    return hashlib.blake2b(msgspec.json.encode(plain), digest_size=8).hexdigest()
-
-
-def _cursor(asked: SearchRequest, opened: Opened, offset: int) -> str:
-    given = _Cursor(opened.generation, offset, _digest(asked))
-    return base64.urlsafe_b64encode(msgspec.msgpack.encode(given)).decode().rstrip("=")
+def _plain(asked: SearchRequest) -> SearchRequest:
+    """A request without its page: what its cursors belong to."""
+    return msgspec.structs.replace(asked, k=1, offset=0, cursor=None, generation=None, explain=False)
 
 
 def _offset(asked: SearchRequest, opened: Opened) -> int:
-    """Results before the page.
-
-    Raises:
-        Problem: ``bad-request`` for a cursor of another query, ``index-changed`` for one of another state.
-    """
+    """Results before the page; errors as of `read_cursor` and `Opened.check`."""
     if asked.cursor is None:
         opened.check(asked.generation)
         return asked.offset
-    try:
-        padded = asked.cursor + "=" * (-len(asked.cursor) % 4)
-        cursor = msgspec.msgpack.decode(base64.urlsafe_b64decode(padded), type=_Cursor)
-    except ValueError as error:
-        raise Problem("bad-request", "The cursor was not made by this server.", parameter="cursor") from error
-    if cursor.query != _digest(asked):
-        raise Problem("bad-request", "The cursor belongs to another query.", parameter="cursor")
-    opened.check(cursor.generation)
-    return cursor.offset
+    return read_cursor(asked.cursor, _plain(asked), opened)
 
 
 ENDPOINTS = (
@@ -381,6 +387,7 @@ ENDPOINTS = (
         path="/search",
         handle=post_search,
         summary="Search by captions, pictures and rows.",
+        query=FormatQuery,
         body=SearchRequest,
         answer=SearchAnswer,
         pool="search",

@@ -1,0 +1,102 @@
+"""Results as files: the same rows in every form, and nothing that a spreadsheet would run."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from llm2clip_search.indexers import index_folder
+from llm2clip_search.server.api import search
+from llm2clip_search.server.exports import cell
+from tests.support.encoders import ColourEncoder
+from tests.support.images import photograph
+from tests.support.server import served
+
+CAPTION = {"terms": [{"text": "a wet dog"}]}
+
+
+def hits(client: TestClient, **body: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.post("/api/v1/search", json=CAPTION | body).json()["hits"]
+    return found
+
+
+@pytest.mark.parametrize("page", [1_000, 7])
+def test_every_form_holds_the_same_rows(client: TestClient, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+    expected = hits(client, k=18)
+    monkeypatch.setattr(search, "MOST", page)
+    ndjson = client.post("/api/v1/search?format=ndjson", json=CAPTION | {"k": 18})
+    assert ndjson.headers["content-type"] == "application/x-ndjson"
+    assert ndjson.headers["content-disposition"] == 'attachment; filename="results.ndjson"'
+    assert [json.loads(line) for line in ndjson.text.splitlines()] == expected
+    table = client.post("/api/v1/search?format=csv", json=CAPTION | {"k": 18})
+    rows = list(csv.DictReader(io.StringIO(table.text)))
+    assert [row["id"] for row in rows] == [hit["id"] for hit in expected]
+    assert [float(row["score"]) for row in rows] == [hit["score"] for hit in expected]
+    assert [row["path"] for row in rows] == [hit["path"] for hit in expected]
+    paths = client.post("/api/v1/search?format=paths", json=CAPTION | {"k": 18})
+    assert paths.text.splitlines() == [hit["path"] for hit in expected]
+
+
+def test_the_form_follows_what_is_accepted(client: TestClient) -> None:
+    for accept, media in {
+        "text/csv": "text/csv",
+        "text/plain;q=0.9, */*": "text/plain",
+        "text/html, application/x-ndjson": "application/x-ndjson",
+        "*/*": "application/json",
+    }.items():
+        answer = client.get("/api/v1/search", params={"text": "dog"}, headers={"Accept": accept})
+        assert answer.headers["content-type"].partition(";")[0] == media
+    csv_by_url = client.get("/api/v1/search", params={"text": "dog", "format": "csv", "k": 50_000})
+    assert len(csv_by_url.text.splitlines()) == 21
+    assert client.get("/api/v1/search", params={"format": "paths"}).text.count("\n") == 20  # no term: all rows
+
+
+def test_a_wrong_request_is_a_problem_and_no_file(client: TestClient) -> None:
+    wrong = client.post("/api/v1/search?format=csv", json=CAPTION | {"where": "no_such = 1"})
+    assert wrong.status_code == 400
+    assert wrong.headers["content-type"] == "application/problem+json"
+    assert client.post("/api/v1/search?format=xlsx", json=CAPTION).status_code == 400
+    assert client.post("/api/v1/search", json=CAPTION | {"k": 1_001}).json()["parameter"] == "k"
+    assert client.post("/api/v1/search?format=csv", json=CAPTION | {"k": 100_001}).status_code == 400
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Iterator[TestClient]:
+    """A server of files whose names are meant for spreadsheets and shells."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, name in enumerate(("=cmd|' C calc'!A0.png", "two\nlines.png", 'a,"b".png')):
+        photograph(number).save(folder / name, "PNG")
+    index_folder(folder, encoder=ColourEncoder(), index=tmp_path / "i")
+    with served(tmp_path / "i", encoder=ColourEncoder()) as client:
+        yield client
+
+
+def test_odd_names_stay_one_row(odd: TestClient) -> None:
+    rows = list(csv.DictReader(io.StringIO(odd.get("/api/v1/search?format=csv").text, newline="")))
+    assert len(rows) == 3
+    assert "'=cmd|' C calc'!A0.png" in [row["name"] for row in rows]
+    assert {row["path"].rpartition("/")[2] for row in rows} >= {"two\nlines.png", 'a,"b".png'}
+    lines = odd.get("/api/v1/search?format=paths").text.splitlines()
+    assert len(lines) == 3
+    assert any(line.endswith(r"two\nlines.png") for line in lines)
+
+
+@given(st.one_of(st.text(), st.sampled_from("=+-@\t\r\n").flatmap(lambda first: st.text().map(first.__add__))))
+def test_no_text_begins_as_a_formula_does(text: str) -> None:
+    shown = cell(text)
+    assert not shown.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert shown.removeprefix("'") == text.removeprefix("'") if text.startswith("'") else shown in (text, f"'{text}")
+
+
+def test_numbers_stay_numbers() -> None:
+    assert cell(-0.25) == "-0.25"
+    assert cell(None) == ""
+    assert cell(["a", "b"]) == '["a","b"]'
