@@ -97,6 +97,8 @@ class Endpoint:
     """Type of the JSON that is returned; None if the answer is no JSON."""
     media: str = "application/json"
     """Media type of the answer."""
+    other_media: tuple[str, ...] = ()
+    """Further media types that a request may ask for."""
     body_media: str = "application/json"
     """Media type of the body; other bodies than JSON are read by the handler."""
     status: int = 200

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.responses import Response, StreamingResponse
 
-from llm2clip_search.server.api.search import K, SearchAnswer, SearchRequest, TermValue, answer
+from llm2clip_search.server.api.search import K, SearchAnswer, SearchRequest, answer
 from llm2clip_search.server.endpoint import Call, Endpoint, read_json
 from llm2clip_search.server.hits import as_text, found_of
 from llm2clip_search.server.pictures.archive import zipped
@@ -20,6 +20,7 @@ from llm2clip_search.server.pictures.downloads import file_response, is_known, n
 from llm2clip_search.server.pictures.originals import Original, original_of
 from llm2clip_search.server.pictures.rendering import PREVIEW, THUMBNAILS, PictureSize, Rendered
 from llm2clip_search.server.problems import Problem
+from llm2clip_search.server.terms import TermValue
 from llm2clip_search.server.values import HASH_DIGITS, Found, Id
 
 MOST = 1_000
@@ -109,7 +110,7 @@ def details(call: Call, query: ImageQuery) -> Details:
 
 def similar(call: Call, query: SimilarQuery) -> SearchAnswer:
     """Search for what is like one row."""
-    return answer(call, SearchRequest(terms=[TermValue(like=query.id)], k=query.k, where=query.where))
+    return answer(call, SearchRequest(terms=[TermValue(like=query.id)], k=query.k, where=query.where), call.opened)
 
 
 async def thumbnail(call: Call, query: ThumbnailQuery) -> Response:
