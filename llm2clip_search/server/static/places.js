@@ -1,4 +1,4 @@
-/** A map of places without tiles. Uses of `app`: post, filter(), thumbnail, open, addCondition, event `state`. */
+/** A map of places without tiles. Uses of `app`: post, filter(), thumbnail, open, addConditions, event `state`. */
 import { rings } from './coast.js';
 import { followSize, h } from './element.js';
 
@@ -11,7 +11,7 @@ export function mount(element, app) {
   const canvas = h('canvas', { className: 'places-map', tabIndex: 0, role: 'img', 'aria-label': 'Map of places; listed below it' });
   const fields = ['south', 'west', 'north', 'east'].map((side) => h('input', { type: 'number', step: 'any', required: true,
     min: /h$/.test(side) ? -90 : -180, max: /h$/.test(side) ? 90 : 180, 'aria-label': side, placeholder: side }));
-  const within = (south, west, north, east) => app.addCondition({ column: 'place', op: 'within', value: { south, west, north, east } });
+  const within = (south, west, north, east) => app.addConditions({ column: 'place', op: 'within', value: { south, west, north, east } });
   const submit = (event) => {
     event.preventDefault();
     within(...fields.map((field) => Number(field.value)));
