@@ -18,7 +18,7 @@ export function histogram(column, kind, bins, choose) {
   const bars = bins.map(({ count, from }, at) => {
     const bar = document.createElementNS(SVG, 'rect');
     const tall = count ? Math.max(2, (HEIGHT * count) / most) : 0;
-    for (const [name, value] of Object.entries({ x: at + 0.05, y: HEIGHT - tall, width: 0.9, height: tall })) {
+    for (const [name, value] of Object.entries({ x: at + 0.05, y: HEIGHT - tall, width: 0.9, height: tall, fill: 'currentColor' })) {
       bar.setAttribute(name, value);
     }
     const title = document.createElementNS(SVG, 'title');

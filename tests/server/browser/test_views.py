@@ -136,7 +136,9 @@ def test_values_and_ranges_become_conditions(mount: Mount) -> None:
     page = mount("facets.js")
     page.get_by_role("button", name="Fuji").click()
     assert state(page)["conditions"] == [{"column": "camera", "op": "=", "value": "Fuji X-T5"}]
+    expect(page.get_by_role("button", name="Nikon")).to_have_count(0)
     page.evaluate("app.update({ conditions: [] })")
+    expect(page.get_by_role("button", name="Nikon")).to_be_visible()
     chart = page.locator("details", has=page.get_by_label("taken from")).locator("svg")
     expect(chart.locator("rect")).not_to_have_count(0)
     chart.scroll_into_view_if_needed()
