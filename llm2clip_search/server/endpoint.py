@@ -67,6 +67,8 @@ class Call:
 
     service: Service
     request: Request
+    pool: Pool
+    """Where a handler that is a coroutine function has work done that takes a thread."""
 
     @property
     def opened(self) -> Opened:
@@ -95,6 +97,8 @@ class Endpoint:
     """Type of the JSON that is returned; None if the answer is no JSON."""
     media: str = "application/json"
     """Media type of the answer."""
+    other_media: tuple[str, ...] = ()
+    """Further media types that a request may ask for."""
     body_media: str = "application/json"
     """Media type of the body; other bodies than JSON are read by the handler."""
     status: int = 200
@@ -108,7 +112,7 @@ class Endpoint:
 
         async def serve(request: Request) -> Response:
             try:
-                return await self._serve(Call(service=service, request=request), pool)
+                return await self._serve(Call(service=service, request=request, pool=pool))
             except Exception as error:
                 problem = problem_of(error)
                 if problem.document.status == 500:
@@ -117,7 +121,7 @@ class Endpoint:
 
         return Route(self.prefix + self.path, serve, methods=[self.method])
 
-    async def _serve(self, call: Call, pool: Pool) -> Response:
+    async def _serve(self, call: Call) -> Response:
         given: list[Any] = [call]
         if self.query is not None:
             given.append(read_query(self.query, call.request.query_params, call.request.path_params))
@@ -127,7 +131,7 @@ class Endpoint:
             made: Awaitable[Any] = self.handle(*given)
             answer = await made
         else:
-            answer = await pool.run(lambda: self.handle(*given))
+            answer = await call.pool.run(lambda: self.handle(*given))
         if isinstance(answer, Response):
             return answer
         if self.answer is None:
@@ -154,7 +158,7 @@ def read_query(kind: type[msgspec.Struct], query: QueryParams, path: Mapping[str
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _wrong(error) from error
+        raise wrong_value(error) from error
 
 
 def read_json(kind: type[msgspec.Struct], body: bytes) -> Any:
@@ -166,7 +170,7 @@ def read_json(kind: type[msgspec.Struct], body: bytes) -> Any:
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.ValidationError as error:
-        raise _wrong(error) from error
+        raise wrong_value(error) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Problem("bad-request", f"The body is not JSON: {error}.") from error
 
@@ -180,7 +184,7 @@ _PLACE = re.compile(r" - at `\$(?P<place>[^`]*)`")
 _NAMED = re.compile(r"field `(?P<name>[^`]+)`")
 
 
-def _wrong(error: msgspec.ValidationError) -> Problem:
+def wrong_value(error: msgspec.ValidationError) -> Problem:
     """What msgspec says of a wrong value, with the place as the parameter."""
     text = str(error)
     place = match["place"].lstrip(".") if (match := _PLACE.search(text)) else ""

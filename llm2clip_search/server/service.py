@@ -11,13 +11,13 @@ from llm2clip_search.errors import Llm2ClipError
 from llm2clip_search.server.config import ServerConfig
 from llm2clip_search.server.corpus_map import CorpusMap
 from llm2clip_search.server.opened import Opened
+from llm2clip_search.server.pictures.shown import Shown
+from llm2clip_search.server.pictures.uploads import Uploads
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import Rankings
 from llm2clip_search.server.saved_searches import SavedSearches
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from llm2clip_search.encoders import Encoder
     from llm2clip_search.engine import Searcher
     from llm2clip_search.server.queued_encoder import QueuedEncoder
@@ -49,10 +49,10 @@ class Service:
         self.config = config
         self.towers: dict[str, TowerState] = {"text": "idle", "vision": "idle"}
         self.rankings = Rankings()
+        self.shown = Shown()
+        self.uploads = Uploads()
         self.map = CorpusMap()
         self.saved = SavedSearches()
-        self.rows_within: Callable[[Sequence[Sequence[float]], Opened], Sequence[np.ndarray]] = self.map.rows_within
-        """Finds the ids of each index's rows within a polygon on the map of the corpus."""
         self._given = encoder
         self._encoder: QueuedEncoder | None = None
         self._opened: Opened | None = None
@@ -68,6 +68,7 @@ class Service:
     def close(self) -> None:
         """Stop the background threads; requests that wait for a tower are refused."""
         self._stop.set()
+        self.shown.close()
         self.map.close()
         if self._encoder is not None:
             self._encoder.close()
