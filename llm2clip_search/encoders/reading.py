@@ -48,6 +48,10 @@ _CUT = re.compile("truncated|end of file|broken data stream|beyond|bounds", re.I
 """In messages of libraries about data that ends too early."""
 _CODE = re.compile(r"\\x|b'|\w\(|object")
 """In messages that are about Python rather than about the file."""
+_KEEPS_COLOURS = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "I;16"})
+"""Modes whose conversion to RGB does not go from one colour space to another."""
+_LARGEST_PROFILE = 4 << 20
+"""Bytes; those of displays have a few thousand, those of printers up to three million."""
 _SWAPPING = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 
@@ -117,6 +121,8 @@ class Picture:
     """What is wrong with the file, if its picture could be read nevertheless."""
     packets: Packets = field(default_factory=Packets)
     """What else it says of the picture, not parsed."""
+    profile: bytes = b""
+    """ICC profile of the colours in `rgb`, or of the grey that they were; empty if the file has none that fits."""
 
 
 @contextmanager
@@ -256,7 +262,23 @@ def _upright(
     if method in _SWAPPING:
         size = size[1], size[0]
     damage = damage or ("damaged EXIF" if damaged_exif else "")
-    return Picture(rgb=rgb, size=size, format=image.format, exif=exif, damage=damage or None, packets=packets_of(image))
+    return Picture(
+        rgb=rgb,
+        size=size,
+        format=image.format,
+        exif=exif,
+        damage=damage or None,
+        packets=packets_of(image),
+        profile=_profile(image),
+    )
+
+
+def _profile(image: Image.Image) -> bytes:
+    """The ICC profile of an image whose samples became RGB unchanged."""
+    found = image.info.get("icc_profile")
+    if image.mode not in _KEEPS_COLOURS or not isinstance(found, bytes):
+        return b""
+    return found if len(found) <= _LARGEST_PROFILE else b""
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -11,7 +11,18 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from llm2clip_search.server.api import conditions, embeddings, facets, maps, saved, search, status, texts
+from llm2clip_search.server.api import (
+    conditions,
+    embeddings,
+    facets,
+    images,
+    maps,
+    saved,
+    search,
+    status,
+    texts,
+    uploads,
+)
 from llm2clip_search.server.endpoint import PREFIX, Endpoint, Pools
 from llm2clip_search.server.openapi import describe
 from llm2clip_search.server.problems import Problem
@@ -21,6 +32,8 @@ STATIC = Path(__file__).parent / "static"
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *search.ENDPOINTS,
+    *images.ENDPOINTS,
+    *uploads.ENDPOINTS,
     *facets.ENDPOINTS,
     *conditions.ENDPOINTS,
     *texts.ENDPOINTS,

@@ -48,3 +48,8 @@ class ServerConfig:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def can_open_folder(self) -> bool:
+        """True if whoever uses the page sits at this machine, as far as can be told."""
+        return self.is_local and not self.allowed_hosts

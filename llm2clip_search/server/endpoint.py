@@ -67,6 +67,8 @@ class Call:
 
     service: Service
     request: Request
+    pool: Pool
+    """Where a handler that is a coroutine function has work done that takes a thread."""
 
     @property
     def opened(self) -> Opened:
@@ -108,7 +110,7 @@ class Endpoint:
 
         async def serve(request: Request) -> Response:
             try:
-                return await self._serve(Call(service=service, request=request), pool)
+                return await self._serve(Call(service=service, request=request, pool=pool))
             except Exception as error:
                 problem = problem_of(error)
                 if problem.document.status == 500:
@@ -117,7 +119,7 @@ class Endpoint:
 
         return Route(self.prefix + self.path, serve, methods=[self.method])
 
-    async def _serve(self, call: Call, pool: Pool) -> Response:
+    async def _serve(self, call: Call) -> Response:
         given: list[Any] = [call]
         if self.query is not None:
             given.append(read_query(self.query, call.request.query_params, call.request.path_params))
@@ -127,7 +129,7 @@ class Endpoint:
             made: Awaitable[Any] = self.handle(*given)
             answer = await made
         else:
-            answer = await pool.run(lambda: self.handle(*given))
+            answer = await call.pool.run(lambda: self.handle(*given))
         if isinstance(answer, Response):
             return answer
         if self.answer is None:

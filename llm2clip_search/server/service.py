@@ -11,6 +11,8 @@ from llm2clip_search.errors import Llm2ClipError
 from llm2clip_search.server.config import ServerConfig
 from llm2clip_search.server.corpus_map import CorpusMap
 from llm2clip_search.server.opened import Opened
+from llm2clip_search.server.pictures.shown import Shown
+from llm2clip_search.server.pictures.uploads import Uploads
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import Rankings
 from llm2clip_search.server.saved_searches import SavedSearches
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 WATCH_S = 0.5
 """Seconds between looks at the manifests."""
 CONDITION_SECONDS = 1.8
-"""The most that a condition may take, because strangers may ask. It is stopped after the next 2,048 rows, which take the
-costliest conditions half a second."""
+"""The most that a condition may take, because strangers may ask. It is stopped after the next 2,048 rows, which take
+the costliest conditions half a second."""
 LOADING_S = 1
 """Seconds after which a client asks again while the index is being opened."""
 
@@ -53,6 +55,8 @@ class Service:
         self.saved = SavedSearches()
         self.rows_within: Callable[[Sequence[Sequence[float]], Opened], Sequence[np.ndarray]] = self.map.rows_within
         """Finds the ids of each index's rows within a polygon on the map of the corpus."""
+        self.shown = Shown()
+        self.uploads = Uploads()
         self._given = encoder
         self._encoder: QueuedEncoder | None = None
         self._opened: Opened | None = None
@@ -69,6 +73,7 @@ class Service:
         """Stop the background threads; requests that wait for a tower are refused."""
         self._stop.set()
         self.map.close()
+        self.shown.close()
         if self._encoder is not None:
             self._encoder.close()
 

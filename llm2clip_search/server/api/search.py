@@ -15,6 +15,8 @@ from llm2clip_search.server.exports import Format, exported, format_of
 from llm2clip_search.server.filtering import Filtered, Selection, Without, selected
 from llm2clip_search.server.hits import HIDDEN, found_of
 from llm2clip_search.server.opened import Opened
+from llm2clip_search.server.pictures.crops import crop
+from llm2clip_search.server.pictures.originals import original_of
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import REACH, is_whole
 from llm2clip_search.server.service import CONDITION_SECONDS
@@ -213,7 +215,7 @@ def answer(call: Call, asked: SearchRequest, opened: Opened) -> SearchAnswer:
         raise Problem("forbidden", "This server does not say where pictures were taken.", parameter="sort")
     if not asked.terms:
         return _browsed(asked, call, opened, selection, offset)
-    query = _query(asked, selection)
+    query = _query(asked, selection, call)
     service = call.service
     ranked = service.rankings.reaching(query, opened, end=offset + asked.k)
     result = opened.searcher.page(ranked, offset=offset, k=asked.k)
@@ -275,11 +277,11 @@ def _is_plain(asked: SearchRequest) -> bool:
     return asked.min_score is None and asked.per_file is None and asked.group_duplicates is None and not asked.unique
 
 
-def _query(asked: SearchRequest, selection: Selection) -> "Query":
+def _query(asked: SearchRequest, selection: Selection, call: Call) -> "Query":
     from llm2clip_search.engine import Query
 
     return Query(
-        terms=tuple(_term(each, number) for number, each in enumerate(asked.terms)),
+        terms=tuple(_term(each, number, call) for number, each in enumerate(asked.terms)),
         threshold=asked.min_score,
         find=selection.find,
         where=selection.where,
@@ -293,15 +295,36 @@ def _query(asked: SearchRequest, selection: Selection) -> "Query":
     )
 
 
-def _term(given: TermValue, number: int) -> Any:
+def _term(given: TermValue, number: int, call: Call) -> Any:
     from llm2clip_search.engine import Term
 
     named = [name for name in ("text", "like", "upload") if getattr(given, name) is not None]
     if len(named) != 1:
         raise Problem("bad-request", "A term has exactly one of text, like and upload.", parameter=f"terms[{number}]")
+    if given.text is not None and given.crop is not None:
+        raise Problem("bad-request", "A caption has no crop.", parameter=f"terms[{number}]")
     if given.text is not None:
         return Term(kind="text", value=given.text, weight=given.weight)
-    return Term(kind="like", value=str(given.like), weight=given.weight)
+    if given.upload is None and given.crop is None:
+        return Term(kind="like", value=str(given.like), weight=given.weight)
+    return Term(kind="image", value=image_of_term(given, call), weight=given.weight)
+
+
+def image_of_term(given: TermValue, call: Call) -> bytes:
+    """The content of an image file for a term with an upload or a crop.
+
+    Raises:
+        Problem: no such row or upload, a row whose file is gone, a crop that is empty.
+        ImageError: the picture cannot be decoded.
+    """
+    if given.upload is not None:
+        data = call.service.uploads.get(given.upload).data
+    else:
+        original = original_of(str(given.like), call.opened)
+        if original.is_text:
+            raise Problem("not-an-image", f"Row {given.like} is a text.", parameter="like")
+        data = original.content()
+    return data if given.crop is None else crop(data, given.crop)
 
 
 _WEIGHTED = re.compile(r"(?P<id>[^^]*)(\^(?P<weight>\d+(\.\d+)?))?")

@@ -89,7 +89,7 @@ def index(call: Call) -> IndexAnswer:
             for column in opened.searcher.filter_columns.values()
             if not (config.hide_location and column.name in HIDDEN)
         ],
-        can_open_folder=config.is_local,
+        can_open_folder=config.can_open_folder,
         hides_location=config.hide_location,
         generation=opened.generation,
         version=version("llm2clip-search"),
