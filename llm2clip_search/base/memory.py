@@ -26,10 +26,15 @@ def resident_bytes() -> int:
     return peak_bytes() if found is None else found
 
 
-def private_bytes() -> int:
-    """Memory of this process that is not the cache of a mapped file, bytes; on systems other than Linux, all of it."""
-    found = _proc_status("RssAnon")
-    return resident_bytes() if found is None else found
+def private_bytes(process: int | None = None) -> int:
+    """Memory of a process that is not the cache of a mapped file, bytes; this one by default.
+
+    On systems other than Linux it is all memory of this process, and 0 for another.
+    """
+    found = _proc_status("RssAnon", "self" if process is None else str(process))
+    if found is not None:
+        return found
+    return resident_bytes() if process is None else 0
 
 
 class PrivatePeak:
@@ -61,10 +66,10 @@ def physical_bytes() -> int:
         return 0
 
 
-def _proc_status(name: str) -> int | None:
-    """A field of Linux's ``/proc/self/status``, bytes; None on other systems."""
+def _proc_status(name: str, process: str = "self") -> int | None:
+    """A field of Linux's ``/proc/PROCESS/status``, bytes; None on other systems."""
     try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
     values = [line.split()[1] for line in lines if line.startswith(f"{name}:")]

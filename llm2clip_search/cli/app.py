@@ -12,6 +12,7 @@ from llm2clip_search.cli.demo import demo
 from llm2clip_search.cli.duplicates import duplicates
 from llm2clip_search.cli.index import index
 from llm2clip_search.cli.info import info
+from llm2clip_search.cli.mcp import mcp
 from llm2clip_search.cli.merge import merge
 from llm2clip_search.cli.models import models
 from llm2clip_search.cli.query import query
@@ -54,6 +55,7 @@ def options(
 app.command()(index)
 app.command(cls=QueryCommand)(query)
 app.command()(serve)
+app.command()(mcp)
 app.command()(duplicates)
 app.command()(info)
 app.add_typer(sources, name="sources")

@@ -93,6 +93,9 @@ def index(
             metavar="FILE",
         ),
     ] = None,
+    no_metadata: Annotated[
+        bool, typer.Option("--no-metadata", help="Join no table any more, and remove the columns that it has given.")
+    ] = False,
     on: Annotated[
         str | None,
         typer.Option(
@@ -174,6 +177,8 @@ def index(
 
     if exclude and no_exclude:
         raise typer.BadParameter("--exclude and --no-exclude contradict each other.")
+    if no_metadata and (metadata or on):
+        raise typer.BadParameter("--no-metadata contradicts --metadata and --on.")
     target = index or default_index()
     snapshot = Snapshot(target) if has_index(target) else None
     asked: dict[str, Any] = {
@@ -183,8 +188,8 @@ def index(
         "image": image,
         "text": text,
         "columns": None if columns is None else tuple(name.strip() for name in columns.split(",") if name.strip()),
-        "metadata": None if metadata is None else str(metadata.absolute()),
-        "on": on,
+        "metadata": "" if no_metadata else None if metadata is None else str(metadata.absolute()),
+        "on": "" if no_metadata else on,
         "every": None if every is None else seconds_of(every),
         "separate_raw": separate_raw,
         "null_separated": null or None,
@@ -242,7 +247,7 @@ def _say_remembered(corpus: "Corpus", given: Mapping[str, Any]) -> None:
     if "everything" not in given and corpus.everything:
         console.say("reading hidden files and system folders, as the last time; --no-all skips them")
     for name, value in corpus.options.items():
-        if name not in given and name != "kind":
+        if name not in given and name != "kind" and value != "":
             what = name.replace("_", " ") + ("" if value is True else f" {value!r}")
             console.say(f"{what}, as the last time")
 
@@ -274,6 +279,8 @@ def _print(summary: "IndexSummary", *, shown: int, named: bool) -> None:
         console.warn(f"'{console.printable(failure['path'])}': {failure['reason']}")
     if summary.failed > shown:
         console.warn(f"... and {summary.failed - shown} more in {Path(summary.index) / 'failures.parquet'}")
+    if any("private network" in failure["reason"] for failure in summary.failures):
+        console.say("  --allow-private fetches from addresses of this machine and of private networks too")
     for column, count in summary.untyped.items():
         console.warn(f"{count:,} values of column {column!r} are left out: they do not have its type")
     for folder in summary.unreadable:

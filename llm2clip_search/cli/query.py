@@ -36,7 +36,12 @@ def query(
     ] = None,
     image: Annotated[
         list[str] | None,
-        typer.Option(help="Find images like this file; may be repeated.", show_default=False, metavar="FILE"),
+        typer.Option(
+            help="Find images like this one: a file, a part such as scan.pdf#page=3 or clip.mp4#t=12.5, or an address"
+            " such as https://host/a.jpg; may be repeated.",
+            show_default=False,
+            metavar="FILE",
+        ),
     ] = None,
     like: Annotated[
         list[str] | None,

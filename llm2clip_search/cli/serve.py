@@ -1,5 +1,7 @@
 """``llm2clip-search serve``: a page and a REST API for one or several indices."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +22,7 @@ def serve(
         ),
     ] = None,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any that is free.", min=0, max=65535)] = 8410,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on. Any but a loopback address needs a token, which is printed.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine.")] = "127.0.0.1",
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,17 +45,24 @@ def serve(
     The page is at the address that is printed, the description of the API below it at /api/v1/openapi.json. The server
     follows the index: what `index` adds is found without a restart. Ctrl-C stops it.
 
+    If other machines can reach the server (--host, --allow-host), everything it answers needs a token: that of
+    LLM2CLIP_TOKEN, or a new one, which is part of the address that is printed.
+
     [dim]llm2clip-search serve --open[/dim]
     [dim]llm2clip-search serve --index photos/.llm2clip --port 9000[/dim]
     [dim]LLM2CLIP_TOKEN=... llm2clip-search serve --host 0.0.0.0 --allow-host pictures.example.org[/dim]
     """
-    from llm2clip_search.server.config import ServerConfig
+    from llm2clip_search.server.config import ServerConfig, needs_token, new_token
     from llm2clip_search.server.run import serve as run
 
+    token = os.environ.get("LLM2CLIP_TOKEN") or None
+    if token is None and needs_token(host, allow_host or ()):
+        token = new_token()
     config = ServerConfig(
         indices=tuple(index or ()),
         host=host,
         port=port,
+        token=token,
         allowed_hosts=tuple(allow_host or ()),
         hide_location=hide_location,
         model=model,
@@ -72,3 +79,6 @@ def serve(
             webbrowser.open(address)
 
     run(config, listening=listening)
+    # Threads may be loading the model; native libraries abort if the interpreter is taken down around them.
+    sys.stderr.flush()
+    os._exit(0)

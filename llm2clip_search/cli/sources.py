@@ -58,7 +58,7 @@ def _show(index: Path | None, *, json_output: bool) -> None:
     for source in found:
         options = [f"--exclude {pattern!r}" for pattern in source.exclude] + ["--all"] * source.everything
         options += ["--modality text"] * (source.modality == "text")
-        options += [_option(name, value) for name, value in source.options.items() if value != "files"]
+        options += [_option(name, value) for name, value in source.options.items() if value not in ("files", "")]
         numbers = (f"{source.rows:,}", f"{source.failures:,}")
         table.add_row(*numbers, source.state, escape(console.printable(source.uri)), escape(" ".join(options)))
     with console.results():

@@ -22,6 +22,8 @@ class Container(Protocol):
     """Lower-case ends of the names of such files, with the dot."""
     modalities: frozenset[Modality]
     """What its parts can be indexed as."""
+    has_columns: bool = False
+    """Its parts may have columns that somebody has given them."""
     extra: str
     """The extra that installs what it needs; empty if nothing is missing."""
 

@@ -105,8 +105,8 @@ class Corpus(ItemReader, Protocol):
         raise CorpusError(f"{container.uri} has no parts.")
 
     def own_columns(self, item: Item) -> Mapping[str, Any] | None:
-        """Caption, rating and keywords that an item has without what its sidecar says, by column, all of them; None if
-        they are as its row says. Asked for if the sidecar of an item has changed or is gone."""
+        """Caption, rating and keywords that an item has without what describes it, by column, all of them; None if that
+        is not known. Asked for if what has described it has changed or is gone."""
         return None
 
     def lists(self, container: str) -> bool:

@@ -8,6 +8,7 @@ from typing import BinaryIO, Protocol
 
 from llm2clip_search.corpora.file_status import FileStatus
 from llm2clip_search.corpora.options import SourceOptions
+from llm2clip_search.errors import CorpusError
 
 
 class Files(Protocol):
@@ -138,3 +139,19 @@ def beside(uri: str, name: str) -> str:
     folder, slash, _ = (rest if separator else uri).rpartition("/")
     path = os.path.normpath(f"{folder}{slash}{name}")
     return f"{scheme}://{path}" if separator else path
+
+
+def unreadable(uri: str, error: OSError) -> CorpusError:
+    """The error to raise for a file or folder that cannot be looked at, with what helps."""
+    return CorpusError(f"{uri} cannot be read: {error.strerror or error}.", hint=_hint(str(error)))
+
+
+def _hint(reason: str) -> str:
+    if "private network" in reason:
+        return "Use --allow-private if that is what you want."
+    if "credentials" in reason or "denies access" in reason:
+        return (
+            "Credentials are those of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of AWS_PROFILE, or of the machine; a"
+            " public bucket is read with AWS_SKIP_SIGNATURE=true."
+        )
+    return "Set AWS_REGION to the region of the bucket." if "region" in reason else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm2clip_search.corpora.companions import Companions, SidecarColumns, own_columns, sidecar_mark
 from llm2clip_search.corpora.container import Container
-from llm2clip_search.corpora.containers import open_item
+from llm2clip_search.corpora.containers import container_uri, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.files import LocalFiles, file_status
 from llm2clip_search.corpora.named import item_of
@@ -185,8 +185,8 @@ class FolderCorpus(Corpus):
     def open(self, item: Item) -> bytes:
         return open_item(item, LocalFiles())
 
-    def own_columns(self, item: Item) -> Mapping[str, Any]:
-        return own_columns(Path(item.uri))
+    def own_columns(self, item: Item) -> Mapping[str, Any] | None:
+        return None if container_uri(item.uri)[1] else own_columns(Path(item.uri))
 
     def _reader(self, name: str) -> Container | None:
         return reader_in_folder(name, self._options)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from llm2clip_search.corpora.columns import digest
-from llm2clip_search.corpora.containers import container_uri
+from llm2clip_search.corpora.containers import container_for, container_uri
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.metadata import MetadataTable
 from llm2clip_search.corpora.skipped import Skipped
@@ -18,6 +18,8 @@ from llm2clip_search.corpora.skipped import Skipped
 if TYPE_CHECKING:
     pass
 
+JOIN = "+"
+"""In the description of an item that a table has been joined to; what describes items otherwise has no such sign."""
 _ITEMS, _PARTS = 1024, 16
 """Items that are looked up together; parts may hold their bytes."""
 
@@ -32,10 +34,13 @@ class JoinedCorpus(Corpus):
     def __init__(self, corpus: Corpus, table: str, on: str = "", *, columns: Sequence[str] | None = None) -> None:
         """Join a table, which is read at once.
 
+        Args:
+            columns: those that are wanted, of the table or of the corpus itself; None for all.
+
         Raises:
             CorpusError: as of `MetadataTable`.
         """
-        self.corpus = corpus
+        self.corpus, self._columns = corpus, columns or ()
         self._table = MetadataTable(table, on, columns=columns, modality=corpus.modality)
         self._unmatched = 0
         folder = corpus.uri.removeprefix("stdin://")
@@ -49,7 +54,22 @@ class JoinedCorpus(Corpus):
 
     def items(self) -> Iterator[Item]:
         self._unmatched = 0
-        return self._joined(self.corpus.items(), _ITEMS)
+        yield from self._joined(self._checked(), _ITEMS)
+
+    def _checked(self) -> Iterator[Item]:
+        """The items of the corpus; at their end, it is known whether anything else than the table has columns.
+
+        Raises:
+            CorpusError: a column that is wanted is not in the table, and nothing else has any.
+        """
+        may_have_columns = self.corpus.schema() is not None
+        for item in self.corpus.items():
+            if item.is_container and not may_have_columns:
+                reader = container_for(item.uri)
+                may_have_columns = reader is None or reader.has_columns
+            yield item
+        for name in () if may_have_columns else self._columns:
+            self._table.check_column(name)
 
     def parts(self, container: Item) -> Iterator[Item]:
         own = container.version.removesuffix(self._suffix) if container.version else ""
@@ -117,7 +137,7 @@ class JoinedCorpus(Corpus):
                 continue
             self._unmatched += columns is None
             merged = {**item.columns, **(columns or {})}
-            yield replace(item, columns=merged, described=f"{item.described}+{digest(columns or {})}")
+            yield replace(item, columns=merged, described=f"{item.described}{JOIN}{digest(columns or {})}")
 
     def _names(self, uri: str) -> list[str]:
         """What may name an item in the table."""

@@ -20,7 +20,7 @@ from llm2clip_search.corpora.columns import digest
 from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.containers import container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
-from llm2clip_search.corpora.files import beside, file_status, files_of
+from llm2clip_search.corpora.files import beside, file_status, files_of, unreadable
 from llm2clip_search.corpora.named import item_of
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.skipped import Skipped
@@ -149,14 +149,14 @@ class ListCorpus(Corpus):
             table = open_table(files, self._source, files.status(self._source).version)
             column, names = place_column(table, self._options.image), table.schema().names
         except OSError as error:
-            raise CorpusError(f"{self._source} cannot be read: {error.strerror or error}.") from error
+            raise unreadable(self._source, error) from error
         if column is None:
             has = f"it has {', '.join(names)}" if names else "it has no columns"
             raise CorpusError(
                 f"No column of {self._source} holds paths or URLs of images; {has}.",
                 hint="Name it with --image.",
             )
-        wanted, joined = self._options.columns, bool(self._options.metadata)
+        wanted, joined = self._options.columns, self._options.metadata
         carried = carried_columns(table, used=(column,), wanted=wanted, modality=self.modality, joined=joined)
         return table, column, carried
 
@@ -188,7 +188,7 @@ class ListCorpus(Corpus):
             try:
                 return files_of(self._source, self._options).open(self._source)
             except OSError as error:
-                raise CorpusError(f"{self._source} cannot be read: {error.strerror or error}.") from error
+                raise unreadable(self._source, error) from error
         shutil.copyfileobj(self._stream, self._spooled)  # at its end already when the list is read again
         self._spooled.seek(0)
         return _Kept(self._spooled)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from llm2clip_search.corpora.columns import digest
 from llm2clip_search.corpora.corpus import Modality
-from llm2clip_search.corpora.files import files_of
+from llm2clip_search.corpora.files import files_of, unreadable
 from llm2clip_search.corpora.table_columns import check_column, key_column
 from llm2clip_search.corpora.table_formats import open_table
 from llm2clip_search.corpora.table_values import CarriedColumn, carried_columns, carried_schema, row_columns
@@ -48,9 +48,9 @@ class MetadataTable:
             table = open_table(files, uri, self.version)
             on = on or key_column(table)
             check_column(uri, table.schema(), on)
-            self._carried: list[CarriedColumn] = carried_columns(
-                table, used=(on,), wanted=columns, modality=modality, joined=True
-            )
+            names = table.schema().names
+            wanted = None if columns is None else [name for name in columns if name in names]
+            self._carried: list[CarriedColumn] = carried_columns(table, used=(on,), wanted=wanted, modality=modality)
             blocks = list[pa.RecordBatch]()
             self.unreadable = 0
             for rows in table.rows([on, *(each.name for each in self._carried)], size=_BLOCK):
@@ -59,8 +59,8 @@ class MetadataTable:
                 blocks.append(pa.RecordBatch.from_pydict({_KEY: keys, **values}))
                 self.unreadable += len(rows.faults)
         except OSError as error:
-            raise CorpusError(f"{uri} cannot be read: {error.strerror or error}.") from error
-        self.uri, self.on = uri, on
+            raise unreadable(uri, error) from error
+        self.uri, self.on, self._schema = uri, on, table.schema()
         self._blocks, self._ends = blocks, np.cumsum([block.num_rows for block in blocks], dtype=np.int64)
         keys = pa.chunked_array([block.column(_KEY) for block in blocks], pa.string())
         self.rule: KeyRule = _rule(keys)
@@ -72,6 +72,14 @@ class MetadataTable:
     def schema(self) -> pa.Schema:
         """Types of the columns that `find` gives."""
         return carried_schema(self._carried)
+
+    def check_column(self, name: str) -> None:
+        """Raise unless the table has a column.
+
+        Raises:
+            CorpusError: the message names those that it has.
+        """
+        check_column(self.uri, self._schema, name)
 
     def find(self, candidates: Sequence[Sequence[str]]) -> list[dict[str, Any] | None]:
         """The columns of some items; None for one that no row is for.

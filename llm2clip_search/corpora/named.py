@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 from llm2clip_search.corpora.containers import container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
 from llm2clip_search.corpora.file_status import FileStatus
-from llm2clip_search.corpora.files import files_of
+from llm2clip_search.corpora.files import files_of, unreadable
 from llm2clip_search.corpora.options import SourceOptions
-from llm2clip_search.errors import CorpusError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +54,7 @@ class NamedFiles(Corpus):
             try:
                 status = place.status(uri)
             except OSError as error:
-                raise CorpusError(f"{uri} cannot be read: {error.strerror or error}.") from error
+                raise unreadable(uri, error) from error
             yield item_of(status, is_container=container_for(uri, self._kind) is not None)
 
     def parts(self, container: Item) -> Iterator[Item]:

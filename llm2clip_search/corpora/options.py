@@ -27,8 +27,8 @@ class SourceOptions:
     """Column of a table that holds texts, with ``modality="text"``; None: told from its name."""
     columns: tuple[str, ...] | None = None
     """Columns of a table, or keys of a sample, that become columns of the index; None: all."""
-    metadata: str = ""
-    """A table whose columns are joined to the items."""
+    metadata: str | None = None
+    """A table whose columns are joined to the items; empty: there is none any more, and what one has given goes."""
     on: str = ""
     """Its column that names the items: by path, file name or stem."""
     every: float | None = None

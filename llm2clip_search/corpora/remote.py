@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llm2clip_search.corpora.containers import container_for, open_item
 from llm2clip_search.corpora.corpus import Corpus, Item
-from llm2clip_search.corpora.files import Files, files_of
+from llm2clip_search.corpora.files import Files, files_of, unreadable
 from llm2clip_search.corpora.kinds import UNKNOWN_HINT
 from llm2clip_search.corpora.named import item_of
 from llm2clip_search.corpora.options import Kind, SourceOptions
@@ -55,7 +55,7 @@ def kind_of_remote(uri: str, options: SourceOptions) -> Kind:
             what = _suffix(uri) or "file without a suffix"
             raise CorpusError(f"{uri} is a {what}, which nothing here reads as {options.modality}s.", hint=UNKNOWN_HINT)
     except OSError as error:
-        raise _unlisted(uri, error) from error
+        raise unreadable(uri, error) from error
     kinds = {reader.kind for name in names if (reader := container_for(name)) is not None}
     if options.modality == "image" and not any(_suffix(name) in image_extensions() for name in names):
         for kind in kinds & {"tar"} or kinds & {"table"}:
@@ -75,7 +75,7 @@ def matching(pattern: str, options: SourceOptions) -> list[str]:
         found = files_of(prefix, options).walk(prefix)
         names = [each.uri for each in found if fnmatchcase(each.uri, pattern) and each.uri.count("/") == depth]
     except OSError as error:
-        raise _unlisted(prefix, error) from error
+        raise unreadable(prefix, error) from error
     if not names:
         raise CorpusError(f"No file matches {pattern}.")
     return names
@@ -139,7 +139,7 @@ class RemoteFolder(Corpus):
                 else:
                     self._skipped.add_unread(name, is_image=False, extra=missing_extra(name, self._options))
         except OSError as error:
-            raise _unlisted(self._uri, error) from error
+            raise unreadable(self._uri, error) from error
 
     def parts(self, container: Item) -> Iterator[Item]:
         reader = reader_in_folder(container.uri, self._options)
@@ -183,16 +183,3 @@ def _shared(one: list[str], other: list[str]) -> int:
     return next(
         (number for number, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
-
-
-def _unlisted(uri: str, error: OSError) -> CorpusError:
-    return CorpusError(f"{uri} cannot be read: {error.strerror or error}.", hint=_hint(str(error)))
-
-
-def _hint(reason: str) -> str:
-    if "credentials" in reason or "denies access" in reason:
-        return (
-            "Credentials are those of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of AWS_PROFILE, or of the machine; a"
-            " public bucket is read with AWS_SKIP_SIGNATURE=true."
-        )
-    return "Set AWS_REGION to the region of the bucket." if "region" in reason else ""

@@ -38,6 +38,7 @@ class TableContainer(Container):
     kind = "table"
     suffixes = TABLE_SUFFIXES
     modalities: frozenset[Modality] = frozenset({"image", "text"})
+    has_columns = True
     extra = ""
 
     def schema(self, files: Files, container: Item, options: SourceOptions) -> pa.Schema | None:
@@ -56,7 +57,7 @@ class TableContainer(Container):
                 for name in reading.columns:
                     where = f"{container.uri}#row={row}" + (f"&column={quote(name, safe='')}" if reading.names else "")
                     for part, cell in _cells(rows.batch.column(name)[number].as_py()):
-                        yield _with_content(files, replace(item, uri=where + part), cell)
+                        yield _with_content(files, replace(item, uri=where + part), cell, options)
 
     def open(self, files: Files, item: Item) -> bytes:
         uri, part = self.split(item.uri)
@@ -94,7 +95,7 @@ def _reading(table: TableFile, options: SourceOptions) -> _Reading:
     else:
         columns = used = image_columns(table, options.image)
     carried = carried_columns(
-        table, used=used, wanted=options.columns, modality=options.modality, joined=bool(options.metadata)
+        table, used=used, wanted=options.columns, modality=options.modality, joined=options.metadata
     )
     names = options.modality == "text" or len(columns) > 1 or options.image is not None
     return _Reading(columns=columns, names=names, carried=carried)
@@ -107,9 +108,9 @@ def _cells(value: Any) -> list[tuple[str, Any]]:
     return [(f"&item={number}", each) for number, each in enumerate(value)] or [("", None)]
 
 
-def _with_content(files: Files, item: Item, cell: Any) -> Item:
+def _with_content(files: Files, item: Item, cell: Any, options: SourceOptions) -> Item:
     try:
-        data = _content(files, item.uri.rpartition("#row=")[0], cell)
+        data = _content(files, item.uri.rpartition("#row=")[0], cell, options)
     except ImageError as error:
         return replace(item, fault=str(error))
     except OSError as error:
@@ -117,7 +118,7 @@ def _with_content(files: Files, item: Item, cell: Any) -> Item:
     return replace(item, data=data, size=len(data))
 
 
-def _content(files: Files, uri: str, cell: Any) -> bytes:
+def _content(files: Files, uri: str, cell: Any, options: SourceOptions = SourceOptions()) -> bytes:
     """What a cell of a table holds: bytes, a struct of bytes and path, an image in base64, or a text.
 
     Raises:
@@ -128,7 +129,7 @@ def _content(files: Files, uri: str, cell: Any) -> bytes:
         data, path = cell.get("bytes"), cell.get("path")
         if data is None and path:
             place = beside(uri, path)
-            return (files_of(place) if "://" in path else files).read(place)
+            return (files_of(place, options) if "://" in path else files).read(place)
         cell = data
     if isinstance(cell, str):
         try:

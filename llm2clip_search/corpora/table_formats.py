@@ -1,8 +1,9 @@
 """Formats of tables, told by the names of their files."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
-from llm2clip_search.corpora.files import Files
+from llm2clip_search.corpora.files import Files, files_of
 from llm2clip_search.corpora.table_files import ARROW_SUFFIXES, PARQUET_SUFFIXES, ArrowFile, ParquetFile, TableFile
 from llm2clip_search.corpora.table_texts import CSV_SUFFIXES, JSON_SUFFIXES, CsvFile, JsonFile
 from llm2clip_search.errors import CorpusError
@@ -32,3 +33,17 @@ def open_table(files: Files, uri: str, version: str = "") -> TableFile:
             return reader(files, uri, version)
     known = ", ".join(sorted(suffix for suffix in TABLE_SUFFIXES if not suffix.endswith(".gz")))
     raise CorpusError(f"{uri} is not a table; known are {known}, and .gz of those that are text.")
+
+
+def column_names(uri: str) -> frozenset[str]:
+    """The names of a table's columns.
+
+    Raises:
+        OSError, CorpusError: it cannot be read.
+    """
+    return _column_names(uri, files_of(uri).status(uri).version)
+
+
+@lru_cache(maxsize=8)
+def _column_names(uri: str, version: str) -> frozenset[str]:
+    return frozenset(open_table(files_of(uri), uri, version).schema().names)

@@ -11,6 +11,7 @@ from llm2clip_search.corpora.columns import column_name
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.table_columns import caption_column, check_column, is_binary, is_list, is_string
 from llm2clip_search.corpora.table_files import TableFile
+from llm2clip_search.corpora.table_formats import column_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +29,29 @@ class CarriedColumn:
 
 
 def carried_columns(
-    table: TableFile, *, used: Sequence[str], wanted: Sequence[str] | None, modality: Modality, joined: bool = False
+    table: TableFile,
+    *,
+    used: Sequence[str],
+    wanted: Sequence[str] | None,
+    modality: Modality,
+    joined: str | None = None,
 ) -> list[CarriedColumn]:
     """The columns that become columns of the index: all that are wanted and hold no bytes.
 
     Args:
         used: columns that hold the items themselves.
         wanted: None for all.
-        joined: those that are wanted may be in another table that is joined to this one.
+        joined: URI of a table that is joined to this one, and may have what is wanted instead.
         modality: of the items; a column that describes images, such as LAION's TEXT, becomes their caption.
 
     Raises:
         CorpusError: a wanted column is not there.
     """
     schema = table.schema()
-    for name in () if joined else wanted or ():
-        check_column(table.uri, schema, name)
+    elsewhere = column_names(joined) if joined and wanted else frozenset[str]()
+    for name in wanted or ():
+        if name not in elsewhere:
+            check_column(table.uri, schema, name)
     labels = _labels(schema)
     caption = caption_column([name for name in schema.names if name not in used]) if modality == "image" else None
     found = list[CarriedColumn]()

@@ -57,6 +57,7 @@ class TarContainer(Container):
     kind = "tar"
     suffixes = frozenset(_SUFFIXES)
     modalities: frozenset[Modality] = frozenset({"image"})
+    has_columns = True
     extra = ""
 
     def parts(self, files: Files, container: Item, options: SourceOptions) -> Iterator[Item]:
@@ -69,16 +70,23 @@ class TarContainer(Container):
                     yield replace(item, uri=f"{container.uri}#{names.unused(item.uri)}")
 
     def open(self, files: Files, item: Item) -> bytes:
-        place = _PLACE.match(item.version)
+        uri, name = self.split(item.uri)
+        place = _PLACE.match(item.version or self._version(files, uri, item.uri))
         if place is None:
             raise FileNotFoundError(f"nothing says where {item.uri} lies")
-        (uri, name), (offset, size) = self.split(item.uri), map(int, place.groups())
+        offset, size = map(int, place.groups())
         read = files.read_range(uri, offset - _HEADER, _HEADER + size)
         if not _is_header(read[:_HEADER], name, size):
             raise FileNotFoundError(f"{uri} has changed and has something else in its place")
         if len(read) < _HEADER + size:
             raise OSError(f"{uri} ends within it, after {len(read) - _HEADER:,} of {size:,} bytes")
         return read[_HEADER:]
+
+    def _version(self, files: Files, container: str, uri: str) -> str:
+        """The version of a part of which only the URI is known: the headers before it are read."""
+        options = SourceOptions(everything=True, columns=())
+        found = self.parts(files, Item(uri=container, is_container=True), options)
+        return next((part.version for part in found if part.uri == uri), "")
 
 
 class _Member(NamedTuple):

@@ -56,7 +56,8 @@ def read_rgb(source: ImageInput, *, max_pixels: int = MAX_PIXELS, shortest: int 
         return upright_rgb(copy)
     if is_array(source):
         return to_rgb(array_image(source))
-    name, data = "the image in memory", image_bytes(source)
+    given, data = getattr(source, "name", None), image_bytes(source)
+    name = given if isinstance(given, str) else "the image in memory"  # the name of a file without one is a number
     if data is None:
         if not isinstance(source, str | os.PathLike):
             raise InputError(

@@ -80,18 +80,22 @@ def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Ch
 
 def _checked(connection: Any, where: str) -> dict[str, Any]:
     """The parsed statement around a condition whose every node is allowed."""
-    # The line break ends a comment, so that nothing in the condition can swallow the parenthesis. The condition has to
-    # be one by itself, too: "true) OR (true" closes the parenthesis.
-    parsed, template = _parse(connection, f"(\n{where}\n)"), _parse(connection, "(true)")
-    for each in (parsed, _parse(connection, f"\n{where}\n")):
-        if each.get("error"):
-            raise QueryError(f"{where!r} is not a valid condition: {_first_line(each.get('error_message', ''))}.")
-    statements, [plain] = parsed["statements"], template["statements"]
+    # The line break ends a comment, so that nothing in the condition can swallow the parenthesis.
+    parsed, [plain] = _parse(connection, f"(\n{where}\n)"), _parse(connection, "(true)")["statements"]
+    _check_parsed(where, parsed)
+    statements = parsed["statements"]
     if len(statements) != 1 or _bare(statements[0]) != _bare(plain):
         raise QueryError("A filter is one condition; several, or further clauses and statements, are not allowed.")
     for part in parts_of(statements[0]["node"]["where_clause"]):
         _check(part)
+    # It is one by itself, too: "true) OR (true" only is within the parentheses.
+    _check_parsed(where, _parse(connection, f"\n{where}\n"))
     return parsed
+
+
+def _check_parsed(where: str, parsed: dict[str, Any]) -> None:
+    if parsed.get("error"):
+        raise QueryError(f"{where!r} is not a valid condition: {_first_line(parsed.get('error_message', ''))}.")
 
 
 def _parse(connection: Any, condition: str) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class _Table:
 def _table(part: Part, matches: np.ndarray | None, columns: Sequence[Column], seconds: float) -> Iterator[_Table]:
     database = part.filter.database
     there = [column.name for column in columns if column.name in database.columns]
-    shown = ", ".join(f"{_expression(column, database.columns)} AS c{n}" for n, column in enumerate(columns))
+    shown = ", ".join(f"{_expression(column, part)} AS c{n}" for n, column in enumerate(columns))
     with database.session(seconds) as session:
         chosen = f"SELECT {shown or 'id'} FROM {session.source([*there, 'id'])}"
         if matches is None:
@@ -143,15 +143,23 @@ def _table(part: Part, matches: np.ndarray | None, columns: Sequence[Column], se
         yield _Table(session, "counted")
 
 
-def _expression(column: Column, there: Sequence[str]) -> str:
+_NULLS: Mapping[ColumnKind, str] = {"number": "DOUBLE", "time": "BIGINT", "list": "VARCHAR[]"}
+"""Types of columns that an index does not have."""
+
+
+def _expression(column: Column, part: Part) -> str:
     """A column's value as it is counted: null if it says nothing, numbers as doubles, times in microseconds."""
-    if column.name not in there:
-        return "NULL"
+    if column.name not in part.filter.database.columns:
+        return f"NULL::{_NULLS.get(column.kind, 'VARCHAR')}"
     name = quoted(column.name)
     if column.kind == "number":
         return f"CASE WHEN isfinite({name}::DOUBLE) THEN {name}::DOUBLE END"
     if column.kind == "time":
-        return f"CASE WHEN isfinite({name}::TIMESTAMP) THEN epoch_us({name}::TIMESTAMP) END"
+        # DuckDB has no other function for nanoseconds with a time zone.
+        is_fine = column.name != "mtime" and str(part.snapshot.schema.field(column.name).type).startswith(
+            "timestamp[ns"
+        )
+        return f"epoch_ns({name}) // 1000" if is_fine else f"epoch_us({name})"
     if column.kind == "list":
         return f"CASE WHEN len({name}) > 0 THEN {name} END"
     return name

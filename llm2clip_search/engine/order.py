@@ -127,7 +127,7 @@ def _values(part: Part, column: Column, session: Session, number: int = 0) -> st
     is_there, name = column.name in part.filter.database.columns, quoted(column.name)
     if not is_there:
         name = "NULL"
-    elif column.kind in ("number", "time"):
-        name = f"CASE WHEN isfinite({name}) THEN {name} END"
+    elif column.kind == "number":
+        name = f"CASE WHEN isfinite({name}::DOUBLE) THEN {name} END"
     source = session.source({column.name} if is_there else ())
     return f"SELECT id + {keys_of(number, np.zeros(1, np.int64))[0]} AS key, {name} AS value FROM {source}"

@@ -45,7 +45,7 @@ class Term:
 
     kind: Literal["text", "image", "like"]
     value: str | bytes
-    """A caption; a file's path, or the content of an image file that is not on disk; or the id of an indexed image,
+    """A caption; an image as `named_image` reads it, or the content of an image file; or the id of an indexed image,
     where ``ID@N`` is the image of the N-th index, from 1."""
     weight: float = 1.0
 

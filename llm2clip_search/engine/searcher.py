@@ -15,7 +15,8 @@ from llm2clip_search.engine.browser import Browser
 from llm2clip_search.engine.candidates import Candidates, Rows
 from llm2clip_search.engine.chosen import ChosenRows
 from llm2clip_search.engine.joining import Joined
-from llm2clip_search.engine.query import Find, Fuse, ImageRef, Query, QueryOptions, compose_query
+from llm2clip_search.engine.named_images import named_image
+from llm2clip_search.engine.query import Find, Fuse, ImageRef, Query, QueryOptions, Term, compose_query
 from llm2clip_search.engine.results import NOT_METADATA, Hit, Result, in_order_of, sortable
 from llm2clip_search.engine.selection import Ranked, first_depth, select
 from llm2clip_search.errors import QueryError
@@ -82,7 +83,8 @@ class Searcher(Browser):
 
         Args:
             text: a caption; several need ``fuse``, and the other terms join each of them.
-            image: an image as `ImageInput` describes it, for example a path, a PIL image or an array; or several.
+            image: an image as `ImageInput` describes it, for example a path, a PIL image or an array; the address of
+                one; or a part of a file, such as ``scan.pdf#page=3``; or several of these.
             like, unlike: ids of indexed images, or images, to add or subtract. Each string may have a weight, as in
                 ``"beach.jpg^0.5"``. ``"4711@2"`` is the image 4711 of the second index.
             add, sub: captions to add or subtract, each optionally with a weight as in ``"rain^0.5"``.
@@ -256,9 +258,7 @@ class Searcher(Browser):
             embedded = {("text", caption): vector for caption, vector in zip(captions, encoded, strict=True)}
         for term in terms:
             if (term.kind, term.value) not in embedded:
-                is_file = term.kind == "image"
-                vector = self.encoder.encode_images([term.value])[0] if is_file else self._stored(str(term.value))
-                embedded[term.kind, term.value] = vector
+                embedded[term.kind, term.value] = self._embedded(term)
         vectors = []
         for query in queries:
             sums = [
@@ -267,6 +267,14 @@ class Searcher(Browser):
             ]
             vectors.append(np.stack([_normalised(np.mean(sums, axis=0))] if query.fuse == "mean" else sums))
         return vectors
+
+    def _embedded(self, term: Term) -> np.ndarray:
+        """The vector of an image, or of an indexed one."""
+        if term.kind == "like":
+            return self._stored(str(term.value))
+        image = term.value if isinstance(term.value, bytes) else named_image(term.value)
+        vector: np.ndarray = self.encoder.encode_images([image])[0]
+        return vector
 
     def _stored(self, name: str) -> np.ndarray:
         """The stored vector of ``ID`` or ``ID@N``, scaled to unit length."""

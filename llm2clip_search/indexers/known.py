@@ -1,6 +1,9 @@
 """What an index knows already, in 65 bytes per row: enough to tell new, changed, moved and unchanged items apart."""
 
+import sqlite3
+import weakref
 from array import array
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -8,10 +11,11 @@ import pyarrow as pa
 from llm2clip_search.corpora import Item
 from llm2clip_search.corpora.companions import SIDECAR
 from llm2clip_search.corpora.corpus import Modality
+from llm2clip_search.corpora.joined import JOIN
+from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Snapshot
 
-_RECENT = 4096
-"""Contents in a dictionary before they are sorted into an array."""
+_OF_SIDECAR, _OF_TABLE = 1, 2
 _COLUMNS = ["id", "path", "content_hash", "size", "mtime_ns", "version", "described", "modality"]
 
 
@@ -67,19 +71,21 @@ class KnownRows:
         found: np.ndarray = rows[self.are_texts[rows] == (modality == "text")]
         return found
 
-    def is_described(self, row: int, item: Item, *, sees_sidecars: bool = False) -> bool:
+    def is_described(self, row: int, item: Item, *, sees_sidecars: bool = False, sees_tables: bool = False) -> bool:
         """True if a row has the columns that the corpus has for its item, or the corpus has none.
 
         Args:
             sees_sidecars: the corpus would have columns if there were a sidecar, so those of one that is gone are old.
+            sees_tables: the same of a table that is joined.
         """
+        mark = self._descriptions[row]
         if not item.described:
-            return not (sees_sidecars and self.has_sidecar(row))
-        return bool(self._descriptions[row] == _mark(item.described))
+            return not (mark & _OF_SIDECAR and sees_sidecars) and not (mark & _OF_TABLE and sees_tables)
+        return bool(mark == _mark(item.described))
 
-    def has_sidecar(self, row: int) -> bool:
-        """True if columns of a row come from a sidecar."""
-        return bool(self._descriptions[row] & 1)
+    def has_columns(self, row: int) -> bool:
+        """True if a row has columns that its corpus has brought along."""
+        return bool(self._descriptions[row])
 
     def is_unchanged(self, row: int, item: Item) -> bool:
         """True if an item need not be read: its size, as far as it is known, and its version are those of its row."""
@@ -106,39 +112,41 @@ class KnownRows:
 
 
 class Embedded:
-    """Contents that a run has embedded so far, with the ids of their rows, in 16 bytes each.
+    """Contents that a run has embedded so far, with the ids of their rows: in a temporary file, because a run may embed
+    any number, with a cache of 2 MB.
 
     Read by many threads and written by one.
     """
 
     def __init__(self) -> None:
-        self._recent: dict[int, int] = {}
-        self._sorted: list[np.ndarray] = []
-        """uint64 ``[2, n]`` each, keys ascending and their ids; each at least twice as long as the next."""
+        # SQLite removes the file when the connection is closed; a transaction that never ends is never flushed.
+        self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._file.execute("PRAGMA journal_mode = OFF")
+        self._file.execute("CREATE TABLE embedded (content INTEGER PRIMARY KEY, id INTEGER NOT NULL)")
+        self._file.execute("BEGIN")
+        self._lock = Lock()
+        weakref.finalize(self, self._file.close)
 
     def add(self, content_hash: str, row_id: int) -> None:
         """Remember the row of a content."""
-        self._recent[int(content_key(content_hash))] = row_id
-        if len(self._recent) < _RECENT:
-            return
-        merged = np.array([[*self._recent], [*self._recent.values()]], dtype=np.uint64)
-        kept = list(self._sorted)
-        while kept and kept[-1].shape[1] < 2 * merged.shape[1]:
-            merged = np.concatenate([kept.pop(), merged], axis=1)
-        # A reader that does not find a content in the dictionary looks here next, so this is replaced first.
-        self._sorted = [*kept, merged[:, np.argsort(merged[0], kind="stable")]]
-        self._recent = {}
+        self._ask("INSERT OR REPLACE INTO embedded VALUES (?, ?)", content_hash, row_id)
 
     def find(self, content_hash: str) -> int:
         """Id of the row of a content; -1 if the run has not embedded it."""
-        key = content_key(content_hash)
-        if (recent := self._recent.get(int(key))) is not None:
-            return recent
-        for keys, ids in self._sorted:
-            at = int(np.searchsorted(keys, key))
-            if at < len(keys) and keys[at] == key:
-                return int(ids[at])
-        return -1
+        found = self._ask("SELECT id FROM embedded WHERE content = ?", content_hash)
+        return -1 if found is None else found[0]
+
+    def _ask(self, statement: str, content_hash: str, *values: int) -> tuple[int] | None:
+        key = int(content_key(content_hash).view(np.int64))
+        try:
+            with self._lock:
+                found: tuple[int] | None = self._file.execute(statement, (key, *values)).fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"The temporary file with what is embedded cannot be written: {error}.",
+                hint="Make room on the disk of temporary files, or name another folder by SQLITE_TMPDIR.",
+            ) from error
+        return found
 
 
 def content_key(content_hash: str) -> np.uint64:
@@ -198,8 +206,9 @@ class Completed:
 
 
 def _mark(described: str) -> int:
-    """Key of a description; an odd one if a sidecar has part in it."""
-    return hash(described) & ~1 | described.startswith(SIDECAR)
+    """Key of a description, which says whether a sidecar or a joined table has part in it."""
+    of_sidecar, of_table = _OF_SIDECAR * described.startswith(SIDECAR), _OF_TABLE * (JOIN in described)
+    return hash(described) & ~(_OF_SIDECAR | _OF_TABLE) | of_sidecar | of_table
 
 
 def _read(table: pa.Table, containers: "array[int]") -> np.ndarray:

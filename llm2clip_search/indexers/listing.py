@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.corpora import Corpus, Item
-from llm2clip_search.corpora.companions import SIDECAR
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.corpora.passages import Passages, cut_item
@@ -26,6 +25,8 @@ class Judge:
     modality: Modality
     sees_sidecars: bool = False
     """As of the corpus."""
+    sees_tables: bool = False
+    """A table was joined to the corpus, and is not any more."""
     rehash: bool = False
     """Everything is read, whatever its version says."""
     manner: str = ""
@@ -59,12 +60,8 @@ class Judge:
         is_same = row >= 0 and not self.rehash and self.known.is_unchanged(row, item)
         return row if is_same and not self._is_described(row, item) else None
 
-    def has_sidecar(self, row: int, item: Item) -> bool:
-        """True if a sidecar describes an item, or has described it when its row was written."""
-        return item.described.startswith(SIDECAR) or self.known.has_sidecar(row)
-
     def _is_described(self, row: int, item: Item) -> bool:
-        return self.known.is_described(row, item, sees_sidecars=self.sees_sidecars)
+        return self.known.is_described(row, item, sees_sidecars=self.sees_sidecars, sees_tables=self.sees_tables)
 
 
 def items_to_read(
@@ -127,5 +124,6 @@ def _judged(item: Item, judge: Judge, corpus: Corpus) -> Item | Decoded:
     row = judge.redescribed(item)
     if row is None:
         return item
-    own = corpus.own_columns(item) if judge.has_sidecar(row, item) else None
+    # A row without columns of its source has those of its file.
+    own = corpus.own_columns(item) if judge.known.has_columns(row) else {}
     return Decoded(item=item, redescribed=row, own=own)

@@ -92,6 +92,7 @@ def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, for
         completed,
         corpus.modality,
         sees_sidecars=corpus.sees_sidecars,
+        sees_tables=corpus.options.get("metadata") == "",
         rehash=rehash,
         manner=f"+{digest(manner)}" if manner else "",
     )

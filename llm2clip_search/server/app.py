@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from llm2clip_search.server.api import (
     conditions,
@@ -26,16 +27,17 @@ from llm2clip_search.server.api import (
 from llm2clip_search.server.endpoint import PREFIX, Endpoint, Pools
 from llm2clip_search.server.openapi import describe
 from llm2clip_search.server.problems import Problem
+from llm2clip_search.server.safety import Safety
 from llm2clip_search.server.service import Service
 
 STATIC = Path(__file__).parent / "static"
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *search.ENDPOINTS,
-    *images.ENDPOINTS,
-    *uploads.ENDPOINTS,
     *facets.ENDPOINTS,
     *conditions.ENDPOINTS,
+    *images.ENDPOINTS,
+    *uploads.ENDPOINTS,
     *texts.ENDPOINTS,
     *embeddings.ENDPOINTS,
     *maps.ENDPOINTS,
@@ -45,8 +47,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
 """Every route of the API."""
 
 
-def create_app(service: Service) -> Starlette:
-    """The application of a service, which it starts and closes."""
+def create_app(service: Service) -> ASGIApp:
+    """The application of a service, which it starts and closes.
+
+    Raises:
+        InputError: as `Hosts.of`.
+    """
     pools = Pools(queue=service.config.queue, cores=os.cpu_count() or 1)
 
     @asynccontextmanager
@@ -58,11 +64,12 @@ def create_app(service: Service) -> Starlette:
     routes = [endpoint.route(service, pools) for endpoint in ENDPOINTS]
     routes.append(Route(f"{PREFIX}/openapi.json", _openapi))
     routes.append(Route("/", _page))
-    return Starlette(
+    app = Starlette(
         routes=[*routes, Mount("/static", StaticFiles(directory=STATIC))],
         lifespan=lifespan,
         exception_handlers={404: _not_found, 405: _not_allowed},
     )
+    return Safety(app, service.config)
 
 
 async def _openapi(_: Request) -> Response:

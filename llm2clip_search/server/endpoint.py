@@ -97,6 +97,8 @@ class Endpoint:
     """Type of the JSON that is returned; None if the answer is no JSON."""
     media: str = "application/json"
     """Media type of the answer."""
+    other_media: tuple[str, ...] = ()
+    """Further media types that a request may ask for."""
     body_media: str = "application/json"
     """Media type of the body; other bodies than JSON are read by the handler."""
     status: int = 200
@@ -156,7 +158,7 @@ def read_query(kind: type[msgspec.Struct], query: QueryParams, path: Mapping[str
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _wrong(error) from error
+        raise wrong_value(error) from error
 
 
 def read_json(kind: type[msgspec.Struct], body: bytes) -> Any:
@@ -168,7 +170,7 @@ def read_json(kind: type[msgspec.Struct], body: bytes) -> Any:
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.ValidationError as error:
-        raise _wrong(error) from error
+        raise wrong_value(error) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Problem("bad-request", f"The body is not JSON: {error}.") from error
 
@@ -182,7 +184,7 @@ _PLACE = re.compile(r" - at `\$(?P<place>[^`]*)`")
 _NAMED = re.compile(r"field `(?P<name>[^`]+)`")
 
 
-def _wrong(error: msgspec.ValidationError) -> Problem:
+def wrong_value(error: msgspec.ValidationError) -> Problem:
     """What msgspec says of a wrong value, with the place as the parameter."""
     text = str(error)
     place = match["place"].lstrip(".") if (match := _PLACE.search(text)) else ""

@@ -161,7 +161,7 @@ def _refuse_location(searcher: "Searcher", conditions: Sequence[str]) -> None:
 def _within(area: list[list[float]], call: Call, opened: Opened) -> "Chosen":
     from llm2clip_search.engine import Chosen
 
-    return Chosen(call.service.rows_within(area, opened))
+    return Chosen(call.service.map.rows_within(area, opened))
 
 
 def engine_condition(given: ConditionValue) -> "Condition":

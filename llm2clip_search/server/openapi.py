@@ -48,7 +48,7 @@ def _operation(endpoint: Endpoint, body: Any, answer: Any, components: dict[str,
     elif endpoint.body_media != "application/json":
         made["requestBody"] = {"required": True, "content": {endpoint.body_media: {}}}
     if answer is not None:
-        content = {"content": {endpoint.media: {"schema": answer}}}
+        content = {"content": {endpoint.media: {"schema": answer}, **{media: {} for media in endpoint.other_media}}}
     else:
         content = {} if endpoint.status == 204 else {"content": {endpoint.media: {}}}
     schema = {"$ref": _REF.format(name=ProblemDocument.__name__)}

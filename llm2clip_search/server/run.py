@@ -3,14 +3,22 @@
 import signal
 import socket
 from collections.abc import Callable
+from urllib.parse import quote
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from llm2clip_search.errors import InputError
 from llm2clip_search.server.app import create_app
 from llm2clip_search.server.config import ServerConfig
+from llm2clip_search.server.connection import PatientConnection
+from llm2clip_search.server.hosts import WILDCARDS, in_url
+from llm2clip_search.server.safety import MAX_HEADER_BYTES
 from llm2clip_search.server.service import Service
 
+MAX_CONNECTIONS = 500
+"""Further connections are answered with 503, so that files can still be opened."""
+KEEP_ALIVE_S = 30
 STOP_S = 5
 """Seconds that running requests have to finish when the server stops."""
 
@@ -19,28 +27,41 @@ def serve(config: ServerConfig, *, listening: Callable[[str], None]) -> None:
     """Serve until a signal comes.
 
     Args:
-        listening: called with the page's address once connections are accepted.
+        listening: called with the page's address once connections are accepted; the token is part of it.
 
     Raises:
-        InputError: the address or the port cannot be used.
+        InputError: the address or the port cannot be used, or as `create_app`.
     """
+    server = uvicorn.Server(uvicorn_config(create_app(Service(config))))
     bound = _bind(config)
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(Service(config)),
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=STOP_S,
-        )
-    )
     # uvicorn stops at these signals, and raises them again when it has: that must not be an error then.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: None)
-    listening(f"http://{host}:{bound.getsockname()[1]}/")
+    listening(_address(config, bound.getsockname()[1]))
     server.run(sockets=[bound])
+
+
+def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
+    """How connections are served: within limits, and without a log of requests, which would hold captions."""
+    return uvicorn.Config(
+        app,
+        http=PatientConnection,
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_S,
+        access_log=False,
+        log_level="error",  # every malformed request would be a warning
+        server_header=False,
+        proxy_headers=False,  # nothing here depends on what a proxy says of its client
+    )
+
+
+def _address(config: ServerConfig, port: int) -> str:
+    """Where the page is opened."""
+    host = socket.gethostname().lower() if config.host in WILDCARDS else in_url(config.host)
+    return f"http://{host}:{port}/" + ("" if config.token is None else f"?token={quote(config.token, safe='')}")
 
 
 def _bind(config: ServerConfig) -> socket.socket:

@@ -18,8 +18,6 @@ from llm2clip_search.server.rankings import Rankings
 from llm2clip_search.server.saved_searches import SavedSearches
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from llm2clip_search.encoders import Encoder
     from llm2clip_search.engine import Searcher
     from llm2clip_search.server.queued_encoder import QueuedEncoder
@@ -28,8 +26,8 @@ if TYPE_CHECKING:
 WATCH_S = 0.5
 """Seconds between looks at the manifests."""
 CONDITION_SECONDS = 1.8
-"""The most that a condition may take, because strangers may ask. It is stopped after the next 2,048 rows, which take
-the costliest conditions half a second."""
+"""The most that a condition may take, because strangers may ask. It is stopped at the next 2,048 rows, which take up
+to half a second."""
 LOADING_S = 1
 """Seconds after which a client asks again while the index is being opened."""
 
@@ -51,12 +49,10 @@ class Service:
         self.config = config
         self.towers: dict[str, TowerState] = {"text": "idle", "vision": "idle"}
         self.rankings = Rankings()
-        self.map = CorpusMap()
-        self.saved = SavedSearches()
-        self.rows_within: Callable[[Sequence[Sequence[float]], Opened], Sequence[np.ndarray]] = self.map.rows_within
-        """Finds the ids of each index's rows within a polygon on the map of the corpus."""
         self.shown = Shown()
         self.uploads = Uploads()
+        self.map = CorpusMap()
+        self.saved = SavedSearches()
         self._given = encoder
         self._encoder: QueuedEncoder | None = None
         self._opened: Opened | None = None
@@ -72,8 +68,8 @@ class Service:
     def close(self) -> None:
         """Stop the background threads; requests that wait for a tower are refused."""
         self._stop.set()
-        self.map.close()
         self.shown.close()
+        self.map.close()
         if self._encoder is not None:
             self._encoder.close()
 

@@ -8,7 +8,8 @@ from msgspec import Meta, Struct
 HASH_DIGITS = 16
 """Digits of a content hash that stand in the URLs of pictures."""
 
-Id = Annotated[str, Meta(pattern=r"^\d{1,15}(@\d{1,3})?$", description="Id of a row; ID@N in the N-th index.")]
+ID_PATTERN = r"^\d{1,15}(@\d{1,3})?$"
+Id = Annotated[str, Meta(pattern=ID_PATTERN, description="Id of a row; ID@N in the N-th index.")]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Cosine = Annotated[float, Meta(ge=-1, le=1)]
 

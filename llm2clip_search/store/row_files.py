@@ -6,15 +6,19 @@ compressed batches.
 """
 
 import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm2clip_search.base.mapping import map_file
+from llm2clip_search.store.faults import unreadable
 
 BATCH_ROWS = 256
 """Rows per batch: reading one takes 0.05 ms, and smaller ones compress less."""
@@ -29,36 +33,80 @@ def _crc32(batch: pa.RecordBatch) -> bytes:
     return b"%d" % zlib.crc32(batch.serialize())
 
 
-class RowFile(Protocol):
+class RowFile(ABC):
     """A file of rows in parts that are read one by one."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
     @property
+    @abstractmethod
     def sizes(self) -> np.ndarray:
         """int64, the rows of each part."""
 
+    @abstractmethod
     def read(self, parts: list[int]) -> pa.Table:
         """The rows of some parts, in the order given."""
 
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """First row of each part, int64."""
+        starts: np.ndarray = np.cumsum(self.sizes) - self.sizes
+        return starts
 
-def write_rows(path: Path, table: pa.Table) -> None:
-    """Write rows for `ArrowRows`."""
+    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The part that each of some rows is in, and its place there, int64."""
+        parts = np.searchsorted(self._starts, rows, side="right") - 1
+        return parts, rows - self._starts[parts]
+
+    def take(self, rows: np.ndarray) -> pa.Table:
+        """Some rows, in the order given; only their parts are read."""
+        parts, places = self.places(rows)
+        wanted = np.unique(parts)
+        starts = np.cumsum(self.sizes[wanted]) - self.sizes[wanted]
+        return self.read(wanted.tolist()).take(pa.array(starts[np.searchsorted(wanted, parts)] + places))
+
+    @contextmanager
+    def reading(self) -> Iterator["RowFile"]:
+        """The file itself.
+
+        Raises:
+            DamagedError: it is missing, or damaged where it is read.
+        """
+        try:
+            yield self
+        except (OSError, IndexError, pa.ArrowException) as error:
+            raise unreadable(self.path, error) from error
+
+
+@contextmanager
+def row_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Writes rows for `ArrowRows`, some after the other: a multiple of `BATCH_ROWS`, but for the last ones."""
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
-        for batch in table.combine_chunks().to_batches(max_chunksize=BATCH_ROWS):
-            writer.write_batch(batch, custom_metadata={CHECKSUM: _crc32(batch)})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
+
+        def write(table: pa.Table) -> None:
+            for batch in table.combine_chunks().to_batches(max_chunksize=BATCH_ROWS):
+                writer.write_batch(batch, custom_metadata={CHECKSUM: _crc32(batch)})
+
+        yield write
 
 
-class ArrowRows:
+class ArrowRows(RowFile):
     """An Arrow file, mapped; its batches are the parts."""
 
     def __init__(self, path: Path, rows: int) -> None:
-        self._path = path
-        self.sizes = np.diff([*range(0, rows, BATCH_ROWS), rows])
+        super().__init__(path)
+        self._rows = rows
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        return np.diff([*range(0, self._rows, BATCH_ROWS), self._rows])
 
     @cached_property
     def _file(self) -> Any:
         # Threads for the columns of a batch this small take longer than decoding it.
-        mapped = pa.py_buffer(map_file(self._path))
+        mapped = pa.py_buffer(map_file(self.path))
         return pa.ipc.open_file(mapped, options=pa.ipc.IpcReadOptions(use_threads=False))
 
     def read(self, parts: list[int]) -> pa.Table:
@@ -77,21 +125,19 @@ class ArrowRows:
         return batch
 
 
-class ParquetRows:
-    """A Parquet file, for shards of earlier schemas; its row groups are the parts."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
+class ParquetRows(RowFile):
+    """A Parquet file; its row groups are the parts."""
 
     @cached_property
     def _footer(self) -> pq.FileMetaData:
         """Parsed once: the footer of a large shard takes longer to read than the rows of a few hits."""
-        return pq.read_metadata(self._path)
+        return pq.read_metadata(self.path)
 
     @cached_property
     def sizes(self) -> np.ndarray:
         return np.array([self._footer.row_group(number).num_rows for number in range(self._footer.num_row_groups)])
 
     def read(self, parts: list[int]) -> pa.Table:
-        with pq.ParquetFile(self._path, metadata=self._footer) as file:
-            return file.read_row_groups(parts)
+        with pq.ParquetFile(self.path, metadata=self._footer, page_checksum_verification=True) as file:
+            # Threads, of which each has memory of its own, gain nothing for a few thousand rows.
+            return file.read_row_groups(parts, use_threads=False)

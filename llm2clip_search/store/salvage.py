@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,9 @@ from llm2clip_search.base.files import file_sha256, replace_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.mapping import map_array
 from llm2clip_search.errors import DamagedError, StoreError
-from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.lease import READERS
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, ColumnEntry, Manifest, ShardEntry, SourceEntry, has_shards
-from llm2clip_search.store.row_files import ArrowRows
+from llm2clip_search.store.row_files import ArrowRows, RowFile
 from llm2clip_search.store.schema import METADATA_SCHEMA, column_entry, maker, parquet_bytes
 from llm2clip_search.store.shard import METADATA, ROWS, VECTORS, Shard
 from llm2clip_search.store.shard_files import are_relative
@@ -35,15 +35,15 @@ class TwinShard(Shard):
         table = self._table()
         return table.select([name for name in columns if name in table.column_names])
 
+    @cached_property
+    def _metadata_file(self) -> RowFile:
+        return ArrowRows(self.folder / ROWS, self.entry.rows)
+
     def _table(self) -> pa.Table:
-        path = self.folder / ROWS
-        try:
-            file = ArrowRows(path, self.entry.rows)
+        with self._metadata_file.reading() as file:
             table = file.read(list(range(len(file.sizes))))
-        except (OSError, IndexError, pa.ArrowException) as error:
-            raise unreadable(path, error) from error
         if table.num_rows != self.entry.rows:
-            raise DamagedError(f"{path} has {table.num_rows} rows, but the manifest says {self.entry.rows}.")
+            raise DamagedError(f"{file.path} has {table.num_rows} rows, but the manifest says {self.entry.rows}.")
         return table
 
 

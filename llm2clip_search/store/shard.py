@@ -35,7 +35,7 @@ class Shard:
         if len(dead) == len(self.dead):
             return self
         other = Shard(self.folder, self.entry, dead, self._dim)
-        read = ("ids", "_order", "vectors", "_row_file", "_ends")
+        read = ("ids", "_order", "vectors", "_row_file", "_metadata_file")
         other.__dict__ |= {name: self.__dict__[name] for name in read if name in self.__dict__}
         return other
 
@@ -137,17 +137,13 @@ class Shard:
         Raises:
             DamagedError: the file is missing or damaged.
         """
-        file = self._row_file
-        try:
-            ends = self._ends
-            parts = np.searchsorted(ends, rows, side="right")
-            wanted = np.unique(parts)
-            table = file.read(wanted.tolist())
-            before = np.concatenate([[0], np.cumsum(file.sizes[wanted])])
-            offsets = rows - (ends - file.sizes)[parts] + before[np.searchsorted(wanted, parts)]
-            return table.take(pa.array(offsets))
-        except (OSError, IndexError, pa.ArrowException) as error:
-            raise unreadable(self.folder / ROWS if ROWS in self.entry.sha256 else self.metadata_path, error) from error
+        with self._row_file.reading() as file:
+            return file.take(rows)
+
+    def metadata_of(self, rows: np.ndarray) -> pa.Table:
+        """As `rows`, from the file that `metadata` reads."""
+        with self._metadata_file.reading() as file:
+            return file.take(rows)
 
     def records(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """As `rows`, as dictionaries: for a page of results a third of the time of building a table of them.
@@ -157,27 +153,22 @@ class Shard:
         Raises:
             DamagedError: the file is missing or damaged.
         """
-        file, found = self._row_file, list[dict[str, Any]]()
-        try:
-            parts = np.searchsorted(self._ends, rows, side="right").tolist()
-            read = {part: file.read([part]) for part in dict.fromkeys(parts)}
-            columns = {part: _with_values(each) for part, each in read.items()}
-            offsets = (rows - (self._ends - file.sizes)[parts]).tolist()
-            for part, offset in zip(parts, offsets, strict=True):
-                found.append({name: column[offset].as_py() for name, column in columns[part]})
-        except (OSError, IndexError, pa.ArrowException) as error:
-            raise unreadable(self.folder / ROWS if ROWS in self.entry.sha256 else self.metadata_path, error) from error
-        return found
-
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        """Row behind the last one of each part of the row file, int64."""
-        return np.cumsum(self._row_file.sizes)
+        with self._row_file.reading() as file:
+            parts, places = (each.tolist() for each in file.places(rows))
+            columns = {part: _with_values(file.read([part])) for part in dict.fromkeys(parts)}
+            return [
+                {name: column[place].as_py() for name, column in columns[part]}
+                for part, place in zip(parts, places, strict=True)
+            ]
 
     @cached_property
     def _row_file(self) -> RowFile:
         if ROWS in self.entry.sha256:
             return ArrowRows(self.folder / ROWS, self.entry.rows)
+        return self._metadata_file
+
+    @cached_property
+    def _metadata_file(self) -> RowFile:
         return ParquetRows(self.metadata_path)
 
     @property

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from llm2clip_search.base.files import file_sha256, fsync_path
 from llm2clip_search.store.manifest import ShardEntry
 from llm2clip_search.store.paths import ABSOLUTE
-from llm2clip_search.store.row_files import write_rows
+from llm2clip_search.store.row_files import row_writer
 from llm2clip_search.store.schema import UNIQUE
 from llm2clip_search.store.shard import METADATA, ROWS, VECTORS
 
@@ -21,12 +22,15 @@ ROW_GROUP = 2048
 """Rows per Parquet row group: a filter skips those that its statistics rule out."""
 
 
-def write_shard(folder: Path, table: pa.Table, blocks: Iterable[np.ndarray], *, dim: int, dtype: str) -> ShardEntry:
-    """Write a shard; on an error nothing of it is left.
+def write_shard(
+    folder: Path, tables: Iterable[pa.Table], blocks: Iterable[np.ndarray], *, rows: int, dim: int, dtype: str
+) -> ShardEntry:
+    """Write a shard; on an error nothing of it is left. Memory holds one table, or one block.
 
     Args:
-        table: its metadata, with at least one row.
+        tables: its metadata, in order: tables of a multiple of `ROW_GROUP` rows, but for the last one.
         blocks: its vectors ``[m, dim]``, in order.
+        rows: how many there are, at least one.
 
     Raises:
         OSError: it cannot be written.
@@ -35,7 +39,12 @@ def write_shard(folder: Path, table: pa.Table, blocks: Iterable[np.ndarray], *, 
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir()
-        digests = _write_files(temporary, table, blocks, dim=dim, dtype=np.dtype(dtype))
+        _write_vectors(temporary / VECTORS, blocks, rows=rows, dim=dim, dtype=np.dtype(dtype))
+        first_id, last_id, relative = _write_metadata(temporary, tables, rows=rows)
+        digests = {file: file_sha256(temporary / file) for file in (VECTORS, METADATA, ROWS)}
+        for name in digests:
+            fsync_path(temporary / name)
+        fsync_path(temporary)
         # There is one if a commit could not write its manifest and is tried again.
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -43,14 +52,8 @@ def write_shard(folder: Path, table: pa.Table, blocks: Iterable[np.ndarray], *, 
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # it may have filled the disk
         raise
-    ids = table.column("id").to_numpy()
     return ShardEntry(
-        name=folder.name,
-        rows=len(ids),
-        first_id=int(ids.min()),
-        last_id=int(ids.max()),
-        relative=are_relative(table.column("path")),
-        sha256=digests,
+        name=folder.name, rows=rows, first_id=first_id, last_id=last_id, relative=relative, sha256=digests
     )
 
 
@@ -59,27 +62,37 @@ def are_relative(paths: pa.ChunkedArray) -> bool:
     return not pc.any(pc.match_substring_regex(paths, ABSOLUTE)).as_py()
 
 
-def _write_files(
-    folder: Path, table: pa.Table, blocks: Iterable[np.ndarray], *, dim: int, dtype: np.dtype
-) -> dict[str, str]:
-    """Write and flush the files; returns their checksums."""
-    with (folder / VECTORS).open("wb") as file:
-        # One block after the other: a merged shard may be larger than memory. Written, not mapped: a full disk is an
-        # error of a write, but kills a process that has the file mapped.
+def _write_vectors(path: Path, blocks: Iterable[np.ndarray], *, rows: int, dim: int, dtype: np.dtype) -> None:
+    # Written, not mapped: a full disk is an error of a write, but kills a process that has the file mapped.
+    with path.open("wb") as file:
         descr = np.lib.format.dtype_to_descr(dtype)
-        header = {"shape": (len(table), dim), "fortran_order": False, "descr": descr}
+        header = {"shape": (rows, dim), "fortran_order": False, "descr": descr}
         np.lib.format.write_array_header_1_0(file, header)
         written = 0
         for block in blocks:
             file.write(np.ascontiguousarray(block, dtype=dtype).data)
             written += len(block)
-    assert written == len(table), "one vector per row"
-    repeated = [name for name in table.column_names if name not in UNIQUE]
-    options = {"row_group_size": ROW_GROUP, "use_dictionary": repeated, "write_page_checksum": True}
-    pq.write_table(table, folder / METADATA, **options)
-    write_rows(folder / ROWS, table)
-    digests = {file: file_sha256(folder / file) for file in (VECTORS, METADATA, ROWS)}
-    for name in digests:
-        fsync_path(folder / name)
-    fsync_path(folder)
-    return digests
+    assert written == rows, "one vector per row"
+
+
+def _write_metadata(folder: Path, tables: Iterable[pa.Table], *, rows: int) -> tuple[int, int, bool]:
+    """Write the metadata twice; returns the first and the last id, and whether all paths are relative."""
+    tables = iter(tables)
+    first = next(tables)
+    options = {
+        "use_dictionary": [name for name in first.column_names if name not in UNIQUE],
+        "write_page_checksum": True,
+    }
+    ids, relative, written = list[int](), True, 0
+    with (
+        pq.ParquetWriter(folder / METADATA, first.schema, **options) as parquet,
+        row_writer(folder / ROWS, first.schema) as write,
+    ):
+        for table in chain([first], tables):
+            parquet.write_table(table, row_group_size=ROW_GROUP)
+            write(table)
+            ids += pc.min_max(table.column("id")).as_py().values()
+            relative = relative and are_relative(table.column("path"))
+            written += len(table)
+    assert written == rows, "one row of metadata per vector"
+    return min(ids), max(ids), relative

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from llm2clip_search.base.files import file_sha256, replace_file, replaced_file
 from llm2clip_search.base.identity import ModelIdentity
@@ -30,6 +29,7 @@ from llm2clip_search.store.manifest import (
     SourceEntry,
     has_shards,
 )
+from llm2clip_search.store.merged_rows import MergedRows
 from llm2clip_search.store.schema import (
     FAILURE_SCHEMA,
     METADATA_SCHEMA,
@@ -41,7 +41,7 @@ from llm2clip_search.store.schema import (
 )
 from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.shard_files import write_shard
-from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, CONTAINERS, FAILURES, Snapshot, index_folder
+from llm2clip_search.store.snapshot import ANN, CONTAINERS, FAILURES, Snapshot, index_folder
 from llm2clip_search.store.tombstones import Tombstones
 from llm2clip_search.vectorindex.policy import AnnConfig
 
@@ -142,7 +142,7 @@ class Writer:
             if columns is not None:
                 for name in columns.column_names:
                     table = table.append_column(name, columns.column(name))
-            entry = self._write_shard(f"{next_shard:06d}", table, [vectors])
+            entry = self._write_shard(f"{next_shard:06d}", [table], [vectors], rows=len(rows))
             shards, next_shard = (*shards, entry), next_shard + 1
             next_id = max(next_id, entry.last_id + 1)
         replaced = [row.id for row in rows if row.id < manifest.next_id]
@@ -166,7 +166,7 @@ class Writer:
         """
         manifest = self.manifest
         columns = self._columns(table.drop_columns(METADATA_SCHEMA.names))
-        entry = self._write_shard(f"{manifest.next_shard:06d}", table, blocks)
+        entry = self._write_shard(f"{manifest.next_shard:06d}", [table], blocks, rows=len(table))
         assert entry.first_id >= manifest.next_id, "ids name one vector for ever"
         self._publish(
             manifest.next(
@@ -191,7 +191,7 @@ class Writer:
         Args:
             merged: shards by the name of the new one, which is the next free number and those after it.
             dropped: names of shards that get no replacement: without live rows, or set aside by a repair.
-            change: from the metadata of some rows to what it shall be; ids and the number of rows stay.
+            change: from the metadata of some rows, in blocks, to what it shall be; ids and the number of rows stay.
             sources, base: as for `set_sources`, if they change too.
         """
         manifest = self.manifest
@@ -310,31 +310,17 @@ class Writer:
 
     def _merge(self, name: str, shards: Sequence[Shard], change: Callable[[pa.Table], pa.Table]) -> ShardEntry:
         """A shard of the live rows of some shards, in the order of their ids; vectors keep their bits."""
-        schema = self.snapshot.schema
-        tables = [shard.metadata(schema) for shard in shards]
-        table = pa.concat_tables(tables)
-        order = pc.array_sort_indices(table.column("id").combine_chunks())
-        present = [field.name for field in schema if field.name in METADATA_SCHEMA.names or _has(shards, field.name)]
-        source = np.concatenate([np.full(len(part), number) for number, part in enumerate(tables)])[order]
-        rows = np.concatenate([shard.live_rows for shard in shards])[order]
+        merged = MergedRows(shards, self.snapshot.schema)
+        return self._write_shard(name, map(change, merged.tables()), merged.blocks(), rows=len(merged))
 
-        def blocks() -> Iterator[np.ndarray]:
-            for start in range(0, len(rows), BLOCK_ROWS):
-                part = slice(start, start + BLOCK_ROWS)
-                block = np.empty((len(rows[part]), self.manifest.dim), dtype=self.manifest.dtype)
-                for number in np.unique(source[part]):
-                    of_it = source[part] == number
-                    block[of_it] = shards[number].vectors[rows[part][of_it]]
-                yield block
-
-        return self._write_shard(name, change(table.take(order).select(present)), blocks())
-
-    def _write_shard(self, name: str, table: pa.Table, blocks: Iterable[np.ndarray]) -> ShardEntry:
-        """Write a shard: metadata, and its vectors in blocks ``[m, dim]``."""
+    def _write_shard(
+        self, name: str, tables: Iterable[pa.Table], blocks: Iterable[np.ndarray], *, rows: int
+    ) -> ShardEntry:
+        """Write a shard: metadata and vectors, arguments as of `write_shard`."""
         shards, manifest = self.snapshot.folder / SHARDS, self.manifest
+        tables = (described(table, manifest.model) for table in tables)
         with self._writing(shards / name):
-            table = described(table, manifest.model)
-            return write_shard(shards / name, table, blocks, dim=manifest.dim, dtype=manifest.dtype)
+            return write_shard(shards / name, tables, blocks, rows=rows, dim=manifest.dim, dtype=manifest.dtype)
 
     def _with_dead(self, ids: np.ndarray) -> Tombstones:
         """The present tombstones, and one for each live row of ``ids``, int64 ascending; the same object if none."""
@@ -387,7 +373,3 @@ def check_model(snapshot: Snapshot, model: ModelIdentity) -> None:
 def _with_source(sources: Sequence[SourceEntry], source: SourceEntry) -> tuple[SourceEntry, ...]:
     """Sources and one more, or one in place of what was known of it."""
     return tuple({**{(s.uri, s.modality): s for s in sources}, (source.uri, source.modality): source}.values())
-
-
-def _has(shards: Sequence[Shard], column: str) -> bool:
-    return any(column in shard.columns for shard in shards)

@@ -47,6 +47,23 @@ def test_columns_filter_and_are_shown_and_survive_compaction_and_merging(table: 
     moved = write_csv(table / "meta.csv", [{"path": "photos.parquet#row=5", "author": "Ada"}])
     assert "8 with new columns" in run_cli("index", "photos.parquet", "--metadata", moved, cwd=table).stdout
     assert [hit["author"] for hit in found()] == ["Ada", None]
+    moved.unlink()
+    dropped = run_cli("index", "photos.parquet", "--no-metadata", cwd=table)
+    assert "8 with new columns" in dropped.stdout, dropped.stderr
+    again = run_cli("index", "photos.parquet", cwd=table)
+    assert "8 unchanged" in again.stdout
+    assert "metadata" not in again.stderr
+    assert [hit["author"] for hit in found()] == [None, None]
+    assert "--metadata" not in run_cli("sources", cwd=table).stdout
+
+
+def test_an_address_of_this_machine_is_refused_with_the_option_that_allows_it(table: Path, run_cli: RunCli) -> None:
+    for name in ("a.tar", "a.parquet"):
+        done = run_cli("index", f"http://127.0.0.1:9/{name}", cwd=table)
+        assert (done.returncode, is_one_error(done.stderr)) == (1, True)
+        assert "--allow-private" in done.stderr
+    write_csv(table / "urls.csv", [{"url": "http://127.0.0.1:9/a.png"}])
+    assert "--allow-private" in run_cli("index", "urls.csv", cwd=table).stderr
 
 
 def test_a_list_on_standard_input(table: Path) -> None:

@@ -6,20 +6,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from llm2clip_search.engine import Chosen, Query, Searcher, SearchIndex, SearchIndices, Term
+from llm2clip_search.engine import Chosen, Condition, Query, Searcher, SearchIndex, SearchIndices, Term
 from llm2clip_search.engine.bins import MOST_TIMES, number_edges, time_edges
 from llm2clip_search.engine.database import Database, Session
 from llm2clip_search.engine.held_columns import HeldColumns
 from llm2clip_search.errors import ConditionError, QueryError
-from llm2clip_search.store import Row, Snapshot
+from llm2clip_search.store import Row, Snapshot, Writer
 from tests.support.encoders import ColourEncoder
 from tests.support.photos import photos, rows_of
 
@@ -324,3 +326,60 @@ def test_bins_of_times_are_days_months_or_years(first: str, last: str, start: st
     assert (edges.names[0], edges.names[-1]) == (start, end)
     assert edges.values[0] <= low <= high < edges.values[-1]
     assert len(edges.values) <= MOST_TIMES + 1
+
+
+def test_columns_of_corpora_are_asked_for_like_others(tmp_path: Path) -> None:
+    """Of each type, with names that SQL has to quote, in memory and not, and in an index that lacks them."""
+    rows, day = rows_of(40, seed=6), datetime(2026, 11, 25, tzinfo=UTC)
+    own = {
+        'odd "name" select': pa.array([f"v{n % 3}" if n % 4 else None for n in range(40)]),
+        "is_sold": pa.array([bool(n % 2) for n in range(40)]),
+        "price": pa.array([n / 10 if n % 5 else float("nan") for n in range(40)]),
+        "cost": pa.array([Decimal(n) / 4 for n in range(40)], pa.decimal128(10, 2)),
+        "day": pa.array([(day + timedelta(days=n)).date() for n in range(40)]),
+        "zoned": pa.array([day + timedelta(days=40 * n) for n in range(40)], pa.timestamp("ns", "Europe/Berlin")),
+        "sizes": pa.array([[n % 3, 7] for n in range(40)], pa.list_(pa.int64())),
+        "object": pa.array([{"a": n} for n in range(40)]),
+    }
+    encoder = ColourEncoder()
+    vectors = np.eye(40, encoder.dim, dtype=np.float32) + 1e-3
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with Writer.open(tmp_path / "own", model=encoder.identity, dim=encoder.dim) as writer:
+        writer.commit(rows, vectors, columns=pa.table(own))
+    index = SearchIndex(Snapshot(tmp_path / "own"), encoder)
+    kinds = {name: index.filter_columns[name].kind for name in own}
+    assert list(kinds.values()) == ["text", "flag", "number", "number", "time", "time", "list", "other"]
+    forms = {
+        Condition(column='odd "name" select', op="=", value="v1"): sum(n % 4 > 0 and n % 3 == 1 for n in range(40)),
+        Condition(column="is_sold", op="=", value=True): 20,
+        Condition(column="is_sold", op="!=", value=True): 20,
+        Condition(column="price", op="<", value=1.05): 8,
+        Condition(column="cost", op=">=", value=9.5): 2,
+        Condition(column="day", op="=", value="2026-11"): 6,
+        Condition(column="zoned", op="<", value="2027"): 1,
+        Condition(column="sizes", op="has", value=2): 13,
+        Condition(column="object", op="is_null"): 0,
+    }
+    both = SearchIndices([index, photos(tmp_path / "plain", rows_of(20))], encoder)
+    for _ in range(2):
+        for condition, count in forms.items():
+            where = index.where([condition])
+            assert index.conditions(where) == [condition]
+            assert index.count(where) == count, where
+        facets = {facet.column: facet for facet in index.facets(columns=own).facets}
+        assert dict(facets["is_sold"].values) == {True: 20, False: 20}
+        assert dict(facets["sizes"].values)[7] == 40
+        assert facets['odd "name" select'].missing == 10
+        assert facets["price"].missing == 8
+        assert sum(each.count for each in facets["cost"].bins) == 40
+        assert [each.start for each in facets["day"].bins][:2] == ["2026-11-25", "2026-11-26"]
+        assert sum(each.count for each in facets["zoned"].bins) == 40
+        assert (facets["object"].values, facets["object"].missing) == ((), 0)
+        together = {facet.column: facet for facet in both.facets(columns=["price", "is_sold"]).facets}
+        assert (together["price"].missing, together["is_sold"].missing) == (28, 20)
+        order = [hit.id for hit in both.browse(sort="-price", k=60).hits]
+        assert order[:3] == [39, 38, 37]
+        for name in ("cost", "day", "zoned", "is_sold"):
+            assert sorted(hit.id for hit in index.browse(sort=name, k=60).hits) == list(range(40))
+        assert len(order) == 60
+        index.hold(own)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ITEMS = int(os.environ.get("LLM2CLIP_MEMORY_ITEMS", "0"))
-"""1,000,000 take about fifteen minutes and 2 GB of disk. With fewer than some hundred thousand, what merging small
-shards takes still grows."""
+"""1,000,000 take about fifteen minutes and 2 GB of disk. With fewer than 700,000, only small shards are merged in the
+second tenth of the items."""
 RUN = """
 import io
 import sys
@@ -55,13 +55,13 @@ print(*peaks)
 @pytest.mark.slow
 @pytest.mark.skipif(not ITEMS, reason="LLM2CLIP_MEMORY_ITEMS says how many items, such as 1000000")
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """From the second tenth of the items to the last, at most 64 bytes an item: their contents and ids are 16 of them.
+    """The last tenth of the items takes at most 5 % more than the second.
 
-    Measured once with 1,000,000: 200 MB in the second tenth, 224 MB in the last, 293 MB while large shards were merged.
+    Measured once with 1,000,000: 167.0 MB in the second tenth, 170.7 MB in the last, at most 188.6 MB between them.
     """
     words = [sys.executable, "-c", RUN, str(tmp_path), str(ITEMS)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     peaks = [int(each) for each in done.stdout.split()]
     print([round(each / 1e6, 1) for each in peaks])
-    assert peaks[9] - peaks[1] <= 64 * ITEMS, peaks
+    assert peaks[9] <= 1.05 * peaks[1], peaks

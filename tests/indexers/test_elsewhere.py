@@ -17,6 +17,7 @@ from llm2clip_search.store import Snapshot
 from tests.support.corpus import write_tar
 from tests.support.encoders import ColourEncoder
 from tests.support.images import png
+from tests.support.reads import note_reads
 from tests.support.s3 import KEYS, fill_bucket, remove_objects, s3_server
 from tests.support.web import Page, Request, web_server
 
@@ -55,7 +56,7 @@ def pictures(first: int = 0) -> dict[str, bytes]:
 
 
 def test_every_place_gives_the_vectors_of_a_folder_and_a_second_run_reads_nothing(
-    endpoint: str, tmp_path: Path
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photos").mkdir()
     for name, content in pictures().items():
@@ -83,15 +84,19 @@ def test_every_place_gives_the_vectors_of_a_folder_and_a_second_run_reads_nothin
             tmp_path / "urls.parquet": PRIVATE,
             tmp_path / "urls.txt": LIST,
         }
+        read = note_reads(monkeypatch)
         for number, (source, options) in enumerate(sources.items()):
             encoder, index = ColourEncoder(), tmp_path / str(number)
             first = run(source, index, encoder, options)
             assert (first.indexed, first.failures) == (40, []), source
             assert vectors(index) == expected, source
+            assert [each for each in read if ".png" in each or "parts" in each], source
             server.hits.clear()
+            read.clear()
             second = run(source, index, encoder, options)
             assert (second.indexed, second.unchanged, encoder.embedded) == (0, 40, 40), source
             assert not {*server.hits} & {f"/{name}" for name in NAMES}, source
+            assert not [each for each in read if ".png" in each or "parts" in each], source
 
 
 def test_ten_changed_ten_moved_and_ten_removed_objects_cost_ten_embeddings(endpoint: str, tmp_path: Path) -> None:
@@ -136,6 +141,16 @@ def test_failures_of_urls_are_rows_with_their_reasons(tmp_path: Path) -> None:
     assert refused.indexed == 0
     assert len(refused.failures) == 8
     assert all("of this machine or a private network" in each["reason"] for each in refused.failures[:7])
+
+
+def test_addresses_in_cells_of_a_table_are_as_private_as_the_source_may_be(tmp_path: Path) -> None:
+    with web_server({"/a.png": page(png(1))}) as server:
+        cells = [{"bytes": png(2), "path": None}, {"bytes": None, "path": f"{server.url}/a.png"}]
+        pq.write_table(pa.table({"image": cells}), tmp_path / "t.parquet")
+        refused = run(tmp_path / "t.parquet", tmp_path / "i", ColourEncoder(), SourceOptions())
+        allowed = run(tmp_path / "t.parquet", tmp_path / "j", ColourEncoder(), PRIVATE)
+    assert (refused.indexed, allowed.indexed, allowed.failures) == (1, 2, [])
+    assert "private network" in refused.failures[0]["reason"]
 
 
 def test_secrets_of_addresses_are_neither_stored_nor_needed_for_a_second_run(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """What makes an item unchanged, by what its corpus knows of it."""
 
+import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from llm2clip_search import Corpus, CorpusError, Item, index_corpus
 from llm2clip_search.indexers import plan as plan_module
+from llm2clip_search.indexers.known import Embedded
 from llm2clip_search.store import Snapshot
 from tests.support.encoders import ColourEncoder
 from tests.support.images import png
@@ -87,3 +90,15 @@ def test_a_corpus_that_vanishes_while_it_is_listed_is_not_forgotten(
     with pytest.raises(CorpusError, match="the index keeps the 6 it knows from there"):
         update(bucket, colours, tmp_path / "i")
     assert Snapshot(tmp_path / "i").manifest.live == 6
+
+
+def test_what_a_run_has_embedded_is_found_by_all_threads(tmp_path: Path) -> None:
+    """Keys are 64 bits of a content hash, of which half are negative as SQLite has them."""
+    hashes = {hashlib.blake2b(b"%d" % number, digest_size=16).hexdigest(): number for number in range(20_000)}
+    embedded = Embedded()
+    for content, number in hashes.items():
+        embedded.add(content, number)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(embedded.find, hashes)) == list(hashes.values())
+    assert [embedded.find(content[::-1]) for content in hashes] == [-1] * len(hashes)
+    assert (embedded.find("f" * 32), embedded.find("0" * 32)) == (-1, -1)

@@ -12,18 +12,8 @@ from llm2clip_search.store import Snapshot
 from tests.support.corpus import write_csv
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
+from tests.support.packets import packet
 from tests.support.raws import dng, jpeg
-
-PACKET = (
-    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description'
-    ' xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:dc="http://purl.org/dc/elements/1.1/"{}/></rdf:RDF>'
-)
-
-
-def packet(*, rating: int | None = None, caption: str = "", keyword: str = "") -> bytes:
-    stars = "" if rating is None else f' xmp:Rating="{rating}"'
-    words = f' dc:description="{caption}"' * bool(caption) + f' dc:subject="{keyword}"' * bool(keyword)
-    return PACKET.format(stars + words).encode()
 
 
 @pytest.fixture

@@ -1,19 +1,24 @@
 """Tables, lists and joined metadata through an index: what is embedded again, and what becomes of their columns."""
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 
+from llm2clip_search import CorpusError
 from llm2clip_search.corpora import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
-from llm2clip_search.indexers import IndexConfig, IndexSummary, index_corpus, merge_indices
+from llm2clip_search.indexers import IndexConfig, IndexSummary, index_corpus, merge_indices, open_sources
 from llm2clip_search.store import Snapshot, Writer
 from llm2clip_search.store.compaction import compact
-from tests.support.corpus import write_csv
+from tests.support.corpus import write_csv, write_tar
 from tests.support.encoders import ColourEncoder
+from tests.support.images import photograph, png
+from tests.support.packets import packet
 from tests.support.tables import images, write_arrow, write_parquet
 
 
@@ -148,6 +153,59 @@ def test_metadata_joins_later_without_embedding_and_outlives_compaction(tmp_path
         found = {Path(path).name: row for path, row in rows(folder).items()}
         assert (found["4.jpg"]["author"], found["4.jpg"]["n"]) == ("b", 4)
         assert found["14.jpg"]["author"] is None
+
+
+def test_what_a_file_says_itself_stays_when_a_table_is_joined_and_dropped(tmp_path: Path) -> None:
+    index, encoder, photos = tmp_path / "index", ColourEncoder(), tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        data = io.BytesIO()
+        photograph(number).save(data, "JPEG", xmp=packet(rating=number, caption="own"))
+        (photos / f"{number}.jpg").write_bytes(data.getvalue())
+    write_tar(tmp_path / "a.tar", {"9.png": png(9), "9.txt": b"of the tar"})
+    meta = write_csv(tmp_path / "meta.csv", [{"file_name": f"{n}.jpg", "caption": "table", "n": n} for n in range(2)])
+
+    def described(**options: Any) -> dict[str, tuple[Any, ...]]:
+        known = Snapshot(index) if index.exists() else None
+        for corpus in open_sources([photos, tmp_path / "a.tar"], known, SourceOptions(**options), given=options):
+            index_corpus(corpus, encoder=encoder, index=index)
+        return {path: (row["rating"], row["caption"], row.get("n")) for path, row in rows(index).items()}
+
+    before = described()
+    names = ["photos/0.jpg", "photos/1.jpg", "photos/2.jpg", "a.tar#9.png"]
+    assert [before[name] for name in names] == [
+        (0, "own", None),
+        (1, "own", None),
+        (2, "own", None),
+        (None, "of the tar", None),
+    ]
+    joined = {**before, names[0]: (0, "table", 0), names[1]: (1, "table", 1)}
+    assert described(metadata=str(meta), on="file_name") == joined
+    assert described() == joined  # as the last time
+    meta.unlink()
+    assert described(metadata="", on="") == before
+    assert described() == before
+    assert encoder.embedded == 4
+
+
+def test_a_column_that_neither_the_table_nor_the_source_has_is_told(tmp_path: Path) -> None:
+    index, encoder, photos = tmp_path / "index", ColourEncoder(), tmp_path / "photos"
+    photos.mkdir()
+    (photos / "0.png").write_bytes(png(0))
+    meta = write_csv(tmp_path / "meta.csv", [{"file_name": "0.png", "author": "a"}])
+    asked = {"metadata": str(meta), "columns": ("author", "licence")}
+    with pytest.raises(CorpusError, match=r"meta\.csv has no column 'licence'; it has file_name, author"):
+        run(photos, index, encoder, **asked)
+    (photos / "0.txt").write_text("no column either")
+    listing = write_csv(tmp_path / "list.csv", [{"file": "photos/0.png", "licence": "CC0"}])
+    assert run(listing, index, encoder, **asked).indexed == 1
+    write_csv(listing, [{"file": "photos/0.png", "license": "CC0"}])
+    with pytest.raises(CorpusError, match=r"list\.csv has no column 'licence'; it has file, license"):
+        run(listing, index, encoder, **asked)
+    table = write_parquet(tmp_path / "t.parquet", {"image": [png(1)], "license": ["CC0"]})
+    assert "no column 'licence'" in run(table, index, encoder, **asked).failures[0]["reason"]
+    write_tar(tmp_path / "a.tar", {"9.png": png(9), "9.json": b'{"licence": "CC0"}'})
+    assert run(tmp_path / "a.tar", index, encoder, **asked).indexed == 1
 
 
 def test_metadata_joins_the_rows_of_a_table(tmp_path: Path) -> None:

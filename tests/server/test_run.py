@@ -1,6 +1,7 @@
 """The command as a user starts and stops it."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -9,6 +10,8 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request
 
 import pytest
 
@@ -68,3 +71,48 @@ def test_a_host_that_is_not_here_is_a_sentence(run_cli: RunCli) -> None:
         assert done.returncode == 1
         assert host in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_server_for_other_machines_prints_its_token(index: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "llm2clip_search",
+        "serve",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "0",
+        "--runtime",
+        "torch",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "LLM2CLIP_TOKEN"}
+    with subprocess.Popen(command, cwd=index.parent, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        match = re.search(r"http://[^/]+:(?P<port>\d+)/\?token=(?P<token>[\w-]{43})", line)
+        try:
+            assert match is not None, line
+            asked = Request(f"http://127.0.0.1:{match['port']}/api/v1/openapi.json")
+            with pytest.raises(HTTPError, match="401"):
+                urllib.request.urlopen(asked)
+            asked.add_header("Authorization", f"Bearer {match['token']}")
+            with urllib.request.urlopen(asked) as answer:
+                assert answer.status == 200
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_a_token_that_is_easily_guessed_is_refused(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM2CLIP_TOKEN", "secret")
+    done = run_cli("serve", "--port", "0")
+    assert done.returncode == 1
+    assert "at least 16 characters" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_host_name_that_is_a_url_is_refused(run_cli: RunCli) -> None:
+    done = run_cli("serve", "--port", "0", "--allow-host", "https://photos.example.org")
+    assert done.returncode == 1
+    assert "is not a host name" in done.stderr

@@ -40,6 +40,8 @@ class Kind:
     options: SourceOptions = field(default_factory=SourceOptions)
     place: Callable[[Path], AbstractContextManager[str]] = lambda folder: nullcontext(str(folder))
     """Where the folder is, for as long as the context lasts."""
+    read: str = ""
+    """What the names of files have in common that a second run does not read: of a list, it reads the list itself."""
 
     def index(self, place: str, index: Path, encoder: Encoder, *, rows_per_commit: int = 7) -> IndexSummary:
         """Bring an index up to date with the source in a place."""
@@ -59,6 +61,25 @@ def picture(number: int) -> bytes:
 
 def caption(number: int) -> str:
     return f"picture {number} of many"
+
+
+def _write_files(folder: Path, content: Content, *, numbered: bool = False) -> None:
+    """A file of each picture; those that stay as they are stay untouched."""
+    folder.mkdir(exist_ok=True)
+    files = {f"{name}-{number}.png" if numbered else f"{name}.png": number for name, number in content.items()}
+    for path in {*folder.glob("*.png")} - {folder / name for name in files}:
+        path.unlink()
+    for name, number in files.items():
+        if not (folder / name).exists() or (folder / name).read_bytes() != picture(number):
+            (folder / name).write_bytes(picture(number))
+
+
+def _write_list(folder: Path, content: Content) -> None:
+    """What has a URL is not fetched again, so that a changed picture has another one."""
+    _write_files(folder, content, numbered=True)
+    numbers = dict(sorted(content.items()))
+    urls = [f"{name}-{number}.png" for name, number in numbers.items()]
+    write_parquet(folder / "list.parquet", {"url": urls, "number": pa.array(numbers.values(), pa.int64())})
 
 
 def _write_tars(folder: Path, content: Content) -> None:
@@ -132,7 +153,7 @@ class _Pages(dict[str, Page]):
     def get(self, path: str, default: Any = None) -> Any:
         file = self._folder / path.removeprefix("/")
         tag = f'"{file.stat().st_mtime_ns}"'
-        return lambda request: request.ranged(file.read_bytes(), ETag=tag, Content_Type="application/x-tar")
+        return lambda request: request.ranged(file.read_bytes(), ETag=tag, Content_Type="application/octet-stream")
 
 
 @contextmanager
@@ -143,6 +164,15 @@ def _on_the_web(folder: Path) -> Iterator[str]:
 
 
 KINDS = (
+    Kind(name="folder", write=_write_files, pattern=""),
+    Kind(
+        name="urls",
+        write=_write_list,
+        pattern="list.parquet",
+        options=SourceOptions(allow_private=True),
+        place=_on_the_web,
+        read=".png",
+    ),
     Kind(name="tar", write=_write_tars, pattern=f"{{0..{FILES - 1}}}.tar"),
     Kind(
         name="web",

@@ -30,12 +30,12 @@ from llm2clip_search.store import Writer
 logger = logging.getLogger(__name__)
 
 STARTS = 5
-CAPTIONS = 40
 PAGE = 50
 """Hits of a page, as the page of the server asks for them."""
 _SUBJECTS = ("a brown dog", "two children", "an old man with a hat", "a red boat", "a crowd in a stadium")
 _PLACES = ("on a beach", "in the snow", "under a bridge at night", "beside a wet road", "in front of a white house")
 _LIGHT = ("in the evening sun", "in fog")
+CAPTIONS = [f"{who} {where} {light}" for who in _SUBJECTS for where in _PLACES for light in _LIGHT]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,8 @@ def _measured(index: Path, rows: int) -> ServingCost:
     with running(index) as (address, _), KeptOpen(address) as client:
         wait_until_ready(client)
         ready = time.perf_counter() - started
-        captions = iter([f"{who} {where} {light}" for who in _SUBJECTS for where in _PLACES for light in _LIGHT])
-        asked = [_search(client, next(captions)) for _ in range(CAPTIONS)]
+        captions = iter(CAPTIONS)
+        asked = [_search(client, next(captions)) for _ in range(len(CAPTIONS) - len(_SUBJECTS))]
         filtered = [_search(client, next(captions), where="width > 5000") for _ in range(len(_SUBJECTS))]
     return ServingCost(
         rows=rows,

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from llm2clip_search.server.api.search import LONGEST
 from llm2clip_search.server.endpoint import Call, Endpoint
 from llm2clip_search.server.problems import Problem
+from llm2clip_search.server.terms import LONGEST
 
 MOST = 128
 """Inputs of one request."""

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.responses import Response, StreamingResponse
 
-from llm2clip_search.server.api.search import K, SearchAnswer, SearchRequest, TermValue, answer
+from llm2clip_search.server.api.search import K, SearchAnswer, SearchRequest, answer
 from llm2clip_search.server.endpoint import Call, Endpoint, read_json
 from llm2clip_search.server.hits import as_text, found_of
 from llm2clip_search.server.pictures.archive import zipped
@@ -20,6 +20,7 @@ from llm2clip_search.server.pictures.downloads import file_response, is_known, n
 from llm2clip_search.server.pictures.originals import Original, original_of
 from llm2clip_search.server.pictures.rendering import PREVIEW, THUMBNAILS, PictureSize, Rendered
 from llm2clip_search.server.problems import Problem
+from llm2clip_search.server.terms import TermValue
 from llm2clip_search.server.values import HASH_DIGITS, Found, Id
 
 MOST = 1_000
@@ -170,7 +171,10 @@ async def archive(call: Call) -> Response:
     _check_location(call)
     body = await call.request.body()
     if call.request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8)
+        try:
+            fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8)
+        except ValueError as error:
+            raise Problem("bad-request", f"The form cannot be read: {error}.") from error
         body = msgspec.json.encode({"ids": ",".join(fields.get("ids", [])).split(",")})
     asked, opened = read_json(ArchiveRequest, body), call.opened
     blocks = zipped(dict.fromkeys(asked.ids), lambda identifier: original_of(identifier, opened))
@@ -236,7 +240,7 @@ ENDPOINTS = (
         handle=file,
         summary="The original; one range of it can be asked for.",
         query=PictureQuery,
-        media="application/octet-stream",
+        media="*/*",
         pool="pictures",
     ),
     Endpoint(

@@ -1,9 +1,8 @@
 """``/search``: captions, pictures and rows to hits, a page at a time."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -11,42 +10,24 @@ from starlette.responses import Response
 
 from llm2clip_search.server.cursors import cursor, read_cursor
 from llm2clip_search.server.endpoint import Call, Endpoint
-from llm2clip_search.server.exports import Format, exported, format_of
+from llm2clip_search.server.exports import MEDIA, Format, exported, format_of
 from llm2clip_search.server.filtering import Filtered, Selection, Without, selected
 from llm2clip_search.server.hits import HIDDEN, found_of
 from llm2clip_search.server.opened import Opened
-from llm2clip_search.server.pictures.crops import crop
-from llm2clip_search.server.pictures.originals import original_of
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import REACH, is_whole
 from llm2clip_search.server.service import CONDITION_SECONDS
-from llm2clip_search.server.values import Cosine, Found, Id, Share
+from llm2clip_search.server.terms import TermValue, term_of, weighted_id
+from llm2clip_search.server.values import Cosine, Found, Share
 
 if TYPE_CHECKING:
     from llm2clip_search.engine import Listing, Query, Ranked, SearchPlan
 
 MOST = 1_000
 """Hits of one page in JSON; the other formats are streams, which have no such bound."""
-LONGEST = 20_000
-"""Characters of a caption."""
 
-Weight = Annotated[float, Meta(ge=-100, le=100)]
 K = Annotated[int, Meta(ge=1, le=REACH)]
 Offset = Annotated[int, Meta(ge=0, le=REACH)]
-
-
-class TermValue(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One part of a query: exactly one of ``text``, ``like`` and ``upload``."""
-
-    text: Annotated[str, Meta(max_length=LONGEST)] | None = None
-    """A caption."""
-    like: Id | None = None
-    """The id of a row."""
-    upload: str | None = None
-    """The id of a picture that was uploaded."""
-    crop: Annotated[list[Annotated[float, Meta(ge=0, le=1)]], Meta(min_length=4, max_length=4)] | None = None
-    """Left, top, right and bottom of the part of the picture that counts, as fractions of the upright picture."""
-    weight: Weight = 1.0
 
 
 class SearchRequest(Filtered, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -178,8 +159,8 @@ def post_search(call: Call, query: FormatQuery, body: SearchRequest) -> SearchAn
 def get_search(call: Call, query: SearchQuery) -> SearchAnswer | Response:
     """Answer a search that is described in a URL."""
     terms = [TermValue(text=text) for text in query.text]
-    terms += [_like(each, 1.0) for each in query.like]
-    terms += [_like(each, -1.0) for each in query.unlike]
+    terms += [weighted_id(each, "like") for each in query.like]
+    terms += [weighted_id(each, "unlike") for each in query.unlike]
     own = ("text", "like", "unlike", "format")
     rest = {name: getattr(query, name) for name in query.__struct_fields__ if name not in own}
     return _answered(call, SearchRequest(terms=terms, **rest), query.format)
@@ -215,7 +196,7 @@ def answer(call: Call, asked: SearchRequest, opened: Opened) -> SearchAnswer:
         raise Problem("forbidden", "This server does not say where pictures were taken.", parameter="sort")
     if not asked.terms:
         return _browsed(asked, call, opened, selection, offset)
-    query = _query(asked, selection, call)
+    query = _query(asked, call, opened, selection)
     service = call.service
     ranked = service.rankings.reaching(query, opened, end=offset + asked.k)
     result = opened.searcher.page(ranked, offset=offset, k=asked.k)
@@ -277,11 +258,11 @@ def _is_plain(asked: SearchRequest) -> bool:
     return asked.min_score is None and asked.per_file is None and asked.group_duplicates is None and not asked.unique
 
 
-def _query(asked: SearchRequest, selection: Selection, call: Call) -> "Query":
+def _query(asked: SearchRequest, call: Call, opened: Opened, selection: Selection) -> "Query":
     from llm2clip_search.engine import Query
 
     return Query(
-        terms=tuple(_term(each, number, call) for number, each in enumerate(asked.terms)),
+        terms=tuple(term_of(each, number, call.service, opened) for number, each in enumerate(asked.terms)),
         threshold=asked.min_score,
         find=selection.find,
         where=selection.where,
@@ -293,49 +274,6 @@ def _query(asked: SearchRequest, selection: Selection, call: Call) -> "Query":
         per_file=asked.per_file,
         sort=asked.sort,
     )
-
-
-def _term(given: TermValue, number: int, call: Call) -> Any:
-    from llm2clip_search.engine import Term
-
-    named = [name for name in ("text", "like", "upload") if getattr(given, name) is not None]
-    if len(named) != 1:
-        raise Problem("bad-request", "A term has exactly one of text, like and upload.", parameter=f"terms[{number}]")
-    if given.text is not None and given.crop is not None:
-        raise Problem("bad-request", "A caption has no crop.", parameter=f"terms[{number}]")
-    if given.text is not None:
-        return Term(kind="text", value=given.text, weight=given.weight)
-    if given.upload is None and given.crop is None:
-        return Term(kind="like", value=str(given.like), weight=given.weight)
-    return Term(kind="image", value=image_of_term(given, call), weight=given.weight)
-
-
-def image_of_term(given: TermValue, call: Call) -> bytes:
-    """The content of an image file for a term with an upload or a crop.
-
-    Raises:
-        Problem: no such row or upload, a row whose file is gone, a crop that is empty.
-        ImageError: the picture cannot be decoded.
-    """
-    if given.upload is not None:
-        data = call.service.uploads.get(given.upload).data
-    else:
-        original = original_of(str(given.like), call.opened)
-        if original.is_text:
-            raise Problem("not-an-image", f"Row {given.like} is a text.", parameter="like")
-        data = original.content()
-    return data if given.crop is None else crop(data, given.crop)
-
-
-_WEIGHTED = re.compile(r"(?P<id>[^^]*)(\^(?P<weight>\d+(\.\d+)?))?")
-
-
-def _like(given: str, sign: float) -> TermValue:
-    match = _WEIGHTED.fullmatch(given)
-    name = "like" if sign > 0 else "unlike"
-    if match is None or not re.fullmatch(r"\d{1,15}(@\d{1,3})?", match["id"]):
-        raise Problem("bad-request", f"{given!r} is not the id of a row.", parameter=name)
-    return TermValue(like=match["id"], weight=sign * float(match["weight"] or 1))
 
 
 def _cut(asked: SearchRequest, opened: Opened) -> list[CutTerm]:
@@ -390,6 +328,7 @@ ENDPOINTS = (
         query=FormatQuery,
         body=SearchRequest,
         answer=SearchAnswer,
+        other_media=tuple(media for form, media in MEDIA.items() if form != "json"),
         pool="search",
     ),
     Endpoint(
@@ -399,6 +338,7 @@ ENDPOINTS = (
         summary="Search by captions and rows.",
         query=SearchQuery,
         answer=SearchAnswer,
+        other_media=tuple(media for form, media in MEDIA.items() if form != "json"),
         pool="search",
     ),
 )

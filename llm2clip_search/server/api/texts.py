@@ -7,10 +7,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from llm2clip_search.server.api.search import LONGEST
 from llm2clip_search.server.endpoint import Call, Endpoint
 from llm2clip_search.server.hits import row_of
 from llm2clip_search.server.problems import Problem
+from llm2clip_search.server.terms import LONGEST
 from llm2clip_search.server.values import Id
 
 MOST_TEXTS = 32

@@ -4,7 +4,7 @@ import { h } from './element.js';
 const SVG = 'http://www.w3.org/2000/svg';
 const HEIGHT = 60;
 
-/** `bins` are {start, end, count}; `choose` is called with [low, high], both included. */
+/** `bins` are those of /facets; `choose` is called with the operation and [low, high]. */
 export function histogram(column, kind, bins, choose) {
   const most = Math.max(...bins.map((bin) => bin.count));
   const svg = document.createElementNS(SVG, 'svg');
@@ -12,20 +12,20 @@ export function histogram(column, kind, bins, choose) {
   svg.setAttribute('preserveAspectRatio', 'none');
   svg.setAttribute('aria-hidden', 'true');
   svg.classList.add('histogram');
-  const bars = bins.map(({ count, start }, at) => {
+  const bars = bins.map(({ count, from }, at) => {
     const bar = document.createElementNS(SVG, 'rect');
     const tall = count ? Math.max(2, (HEIGHT * count) / most) : 0;
     for (const [name, value] of Object.entries({ x: at + 0.05, y: HEIGHT - tall, width: 0.9, height: tall })) {
       bar.setAttribute(name, value);
     }
     const title = document.createElementNS(SVG, 'title');
-    title.textContent = `${start}: ${count.toLocaleString()}`;
+    title.textContent = `${from}: ${count.toLocaleString()}`;
     bar.append(title);
     svg.append(bar);
     return bar;
   });
-  const low = h('input', { value: bins[0].start, 'aria-label': `${column} from`, size: 11 });
-  const high = h('input', { value: bins.at(-1).end, 'aria-label': `${column} to`, size: 11 });
+  const low = h('input', { value: bins[0].from, 'aria-label': `${column} from`, size: 11 });
+  const high = h('input', { value: bins.at(-1).to, 'aria-label': `${column} to`, size: 11 });
   const values = () => [low.value, high.value].map((value) => (kind === 'number' ? Number(value) : value.trim()));
   let first = null;
 
@@ -37,8 +37,8 @@ export function histogram(column, kind, bins, choose) {
   const brush = (event) => {
     const [from, to] = [first, at(event)].sort((a, b) => a - b);
     bars.forEach((bar, place) => bar.classList.toggle('chosen', place >= from && place <= to));
-    low.value = bins[from].start;
-    high.value = bins[to].end;
+    low.value = bins[from].from;
+    high.value = bins[to].to;
   };
   svg.addEventListener('pointerdown', (event) => {
     svg.setPointerCapture(event.pointerId);

@@ -142,13 +142,13 @@ def test_places_have_an_example(client: TestClient) -> None:
     assert post(client, "/places", 400, bounds=[5, 0, 1, 0])["type"] == "/problems/bad-request"
 
 
-def test_an_area_bounds_search_facets_and_places(folder: Path) -> None:
+def test_an_area_bounds_search_facets_and_places(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service(ServerConfig(indices=(folder,)), encoder=ColourEncoder())
     with TestClient(create_app(service), base_url="http://127.0.0.1:8410") as client:
         wait_until(lambda: service.state == "ready")
         square = [[0, 0], [1, 0], [1, 1]]
         assert post(client, "/search", 404, area=square)["parameter"] == "area"
-        service.rows_within = lambda area, opened: [np.arange(10 * len(area))]
+        monkeypatch.setattr(service.map, "rows_within", lambda area, opened: [np.arange(10 * len(area))])
         assert post(client, "/search", area=square, terms=[{"text": "dusk"}], k=100)["matches"] == 30
         assert post(client, "/search", area=square, k=100)["matches"] == 30
         assert post(client, "/facets", area=square, where="id > 20")["matches"] == 9
