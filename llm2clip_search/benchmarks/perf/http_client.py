@@ -37,7 +37,7 @@ class KeptOpen:
         """The answer to a value in JSON; errors as `get`."""
         return self._answer("POST", path, value, any_status=False)
 
-    def bytes(self, path: str) -> bytes:
+    def body(self, path: str) -> bytes:
         """The body of an answer as it is; errors as `get`."""
         self._connection.request("GET", path)
         answer = self._connection.getresponse()

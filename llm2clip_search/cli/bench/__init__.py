@@ -14,6 +14,7 @@ from llm2clip_search.cli.bench.opening import bench_opening
 from llm2clip_search.cli.bench.report import bench_report
 from llm2clip_search.cli.bench.retrieval import bench_retrieval
 from llm2clip_search.cli.bench.scale import bench_scale
+from llm2clip_search.cli.bench.serve import bench_serve
 from llm2clip_search.cli.bench.sources import bench_sources
 from llm2clip_search.cli.bench.speed import bench_speed
 from llm2clip_search.cli.bench.training import training
@@ -33,6 +34,7 @@ bench.command("ann")(bench_ann)
 bench.command("speed")(bench_speed)
 bench.command("sources")(bench_sources)
 bench.command("scale")(bench_scale)
+bench.command("serve")(bench_serve)
 bench.command("feeding")(bench_feeding)
 bench.command("opening")(bench_opening)
 bench.command("evaluation")(bench_evaluation)

@@ -1,4 +1,4 @@
-/** Counts of values, as buttons that become conditions. Uses of `app`: post, filter(), addCondition, event `state`. */
+/** Counts of values, as buttons that become conditions. Uses of `app`: post, filter(), addConditions, event `state`. */
 import { h } from './element.js';
 import { histogram } from './histogram.js';
 
@@ -22,12 +22,12 @@ export function mount(element, app) {
 
   function facet({ column, kind, values, bins, missing, distinct }) {
     if (kind === 'number' || kind === 'time') {
-      return bins?.length ? histogram(column, kind, bins, (value) => app.addCondition({ column, op: 'between', value })) : null;
+      return bins?.length ? histogram(column, kind, bins, app.addConditions) : null;
     }
     if (!values?.length) return null;
     const op = kind === 'list' ? 'has' : '=';
     const rows = values.map(({ value, count }) => h('li', {}, h('button', { type: 'button',
-      onclick: () => app.addCondition({ column, op, value }) }, `${value} `, h('span', {}, count.toLocaleString()))));
+      onclick: () => app.addConditions({ column, op, value }) }, `${value} `, h('span', {}, count.toLocaleString()))));
     const rest = distinct > values.length ? `${(distinct - values.length).toLocaleString()} more values. ` : '';
     const none = missing ? `${missing.toLocaleString()} without.` : '';
     return h('details', { open: true }, h('summary', {}, column), h('ul', {}, ...rows), h('p', {}, rest + none));

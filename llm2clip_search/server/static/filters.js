@@ -102,9 +102,8 @@ export function mount(element, app) {
     chips.replaceChildren(...conditions.map((each, at) => chip(words(each), () => app.update({ conditions: conditions.toSpliced(at, 1) }))),
       ...(where ? [chip(where, () => app.update({ where: '' }))] : []),
       ...(area ? [chip('area on the map', () => app.update({ area: null }))] : []));
-    if (document.activeElement === sql) return;
-    sql.value = where;
-    if (!where && conditions.length) sql.value = (await app.post('/conditions', { conditions })).where;
+    const known = !where && conditions.length ? (await app.post('/conditions', { conditions })).where : where;
+    if (document.activeElement !== sql && conditions === (app.state.conditions ?? conditions)) sql.value = known;
   }
 
   const listener = () => show().catch(() => {}); // a search with these conditions says what is wrong with them

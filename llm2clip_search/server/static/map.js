@@ -81,9 +81,12 @@ export function mount(element, app) {
     if (!response.ok || isOver) return;
     points = kept.read(await response.arrayBuffer());
     box.hidden = false;
+    await kept.pause();
     paint.load(points);
+    await kept.pause();
     mark();
     showAll();
+    await kept.pause();
     listGroups();
     cells = await kept.grid(points);
   }

@@ -1,4 +1,4 @@
-/** A map of places without tiles. Uses of `app`: post, filter(), thumbnail, open, addCondition, event `state`. */
+/** A map of places without tiles. Uses of `app`: post, filter(), thumbnail, open, addConditions, event `state`. */
 import { rings } from './coast.js';
 import { followSize, h } from './element.js';
 
@@ -11,7 +11,7 @@ export function mount(element, app) {
   const canvas = h('canvas', { className: 'places-map', tabIndex: 0, role: 'img', 'aria-label': 'Map of places; listed below it' });
   const fields = ['south', 'west', 'north', 'east'].map((side) => h('input', { type: 'number', step: 'any', required: true,
     min: /h$/.test(side) ? -90 : -180, max: /h$/.test(side) ? 90 : 180, 'aria-label': side, placeholder: side }));
-  const within = (south, west, north, east) => app.addCondition({ column: 'place', op: 'within', value: { south, west, north, east } });
+  const within = (south, west, north, east) => app.addConditions({ column: 'place', op: 'within', value: { south, west, north, east } });
   const submit = (event) => {
     event.preventDefault();
     within(...fields.map((field) => Number(field.value)));
@@ -23,6 +23,7 @@ export function mount(element, app) {
   const land = rings();
   let view = { x: 0, y: 10, scale: 2 }; // centre in degrees, pixels a degree
   let cells = [];
+  let most = 10; // count of a cell
   let rectangle = false;
   let drag = null;
   let turn = 0;
@@ -37,9 +38,10 @@ export function mount(element, app) {
     const [east, south] = place(canvas.clientWidth, canvas.clientHeight);
     const bounds = [clamp(south, 90), clamp(west, 180), clamp(north, 90), clamp(east, 180)];
     try {
-      const found = await app.post('/places', { ...app.filter(), bounds, cells: 48 });
+      const found = await app.post('/places', { ...app.filter(), bounds, cells: Math.min(256, Math.ceil(canvas.clientWidth / 24)) });
       if (mine !== turn) return;
       cells = found.cells;
+      most = cells.reduce((so, each) => Math.max(so, each.count), 10);
       status.textContent = `${found.matches.toLocaleString()} with a place here.`;
       list.replaceChildren(...[...cells].sort((a, b) => b.count - a.count).slice(0, 50).map((each) => h('li', {},
         button(`${each.latitude.toFixed(2)}, ${each.longitude.toFixed(2)}: ${each.count.toLocaleString()}`,
@@ -74,7 +76,7 @@ export function mount(element, app) {
     rectangle = value;
     choosing.setAttribute('aria-pressed', value);
   };
-  const radius = (count) => 5 + 3 * Math.log10(count);
+  const radius = (count) => 4 + (8 * Math.log(count)) / Math.log(most);
 
   function draw() {
     const pen = canvas.getContext('2d');
@@ -101,18 +103,20 @@ export function mount(element, app) {
       pen.lineTo(...pixel(x, south));
       pen.fillText(`${+x.toFixed(2)}°`, pixel(x, 0)[0] + 3, 11);
     }
-    for (let y = Math.ceil(south / step) * step; y < north; y += step) {
+    for (let y = Math.ceil(Math.max(south, -90) / step) * step; y <= Math.min(north, 90); y += step) {
       pen.moveTo(...pixel(west, y));
       pen.lineTo(...pixel(east, y));
       pen.fillText(`${+y.toFixed(2)}°`, 3, pixel(0, y)[1] - 3);
     }
     pen.stroke();
+    pen.globalAlpha = 0.8;
     for (const { latitude, longitude, count } of cells) {
       pen.beginPath();
       pen.arc(...pixel(longitude, latitude), radius(count), 0, 7);
       pen.fillStyle = colour('--accent', '#0b6fb8');
       pen.fill();
     }
+    pen.globalAlpha = 1;
     if (rectangle && drag) {
       pen.strokeStyle = style.color;
       pen.strokeRect(...drag.from, drag.to[0] - drag.from[0], drag.to[1] - drag.from[1]);

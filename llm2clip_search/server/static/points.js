@@ -1,8 +1,9 @@
 /** Points of the map of the corpus, as /map/points sends them, and what is asked of them. */
 
 const CELLS = 256;
+const SAMPLE = 20_000; // points that the groups are outlined by
 const TURN = 100_000; // points between two pauses, so that no task takes 50 ms
-const pause = () => new Promise((done) => setTimeout(done));
+export const pause = () => new Promise((done) => setTimeout(done));
 
 /** Typed arrays of an answer: copies, because floats have to begin at multiples of their size. */
 export function read(buffer) {
@@ -73,7 +74,7 @@ export function find(points, name) {
 /** The groups, each with its count, four central examples, and an outline of its inner four fifths. */
 export function groups(points) {
   const members = [];
-  const step = Math.ceil(points.n / TURN);
+  const step = Math.ceil(points.n / SAMPLE) || 1;
   for (let at = 0; at < points.n; at += step) (members[points.group[at]] ??= []).push(at);
   return members.map((all, number) => {
     const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];

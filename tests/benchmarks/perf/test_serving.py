@@ -1,0 +1,33 @@
+"""What is measured of a served index, at sizes that take no time."""
+
+import pytest
+
+from llm2clip_search.benchmarks.perf.serving import measure_serving
+from llm2clip_search.benchmarks.perf.serving_load import measure_load
+from llm2clip_search.benchmarks.perf.serving_pictures import measure_pictures
+from llm2clip_search.encoders import Encoder
+
+
+def test_the_parts_of_a_search_are_its_whole(tiny_encoder: Encoder) -> None:
+    [cost] = measure_serving(tiny_encoder, [300])
+    assert cost.rows == 300
+    assert 0 < cost.listening_s < cost.ready_s
+    assert 0 < cost.encode_ms < cost.search_ms
+    assert 0 < cost.overhead_ms < cost.search_ms
+    assert cost.next_page_ms > 0
+
+
+def test_pictures_are_made_and_cached(tiny_encoder: Encoder) -> None:
+    cost = measure_pictures(tiny_encoder, photographs=2)
+    assert 0 < cost.fresh < cost.cached
+    assert 0 < cost.page_bytes < 60_000
+
+
+@pytest.mark.slow
+def test_clients_are_answered_while_the_index_grows(tiny_encoder: Encoder) -> None:
+    cost = measure_load(tiny_encoder, rows=500, clients=4, seconds=8)
+    assert cost.commits > 0
+    assert set(cost.answers) <= {200, 429}
+    assert cost.answers[200] > 10
+    assert 0 < cost.search_ms <= cost.slow_ms
+    assert cost.memory_after_mb > 0
