@@ -32,7 +32,7 @@ class App extends EventTarget {
   tell(name, detail) { this.dispatchEvent(new CustomEvent(name, { detail })); }
   open(id) { this.update({ id }); }
   go(text) { this.become(read(text)); }
-  addCondition(condition) { this.update({ conditions: [...this.state.conditions, condition] }); }
+  addConditions(...more) { this.update({ conditions: [...this.state.conditions, ...more] }); }
 
   /** Change the state: a new entry of the history, unless only `top` changes. */
   update(changes) {

@@ -20,7 +20,7 @@ export function nothing(element, app, why) {
   if (min !== null) offer(best === null ? 'Without a least score' : `Without a least score: the best is ${best.toFixed(3)}`, { min: null });
   if (find) offer('Among images and texts', { find: null });
   const filtered = conditions.length || where || area;
-  if (filtered) offer('Without any condition', { conditions: EMPTY.conditions, where: '', area: null });
+  if (conditions.length + !!where + !!area > 1) offer('Without any condition', { conditions: EMPTY.conditions, where: '', area: null });
   const reason = why?.rows === 0 ? 'The index is empty.'
     : best !== null ? 'Nothing is as similar as you ask.'
       : filtered ? 'Nothing meets all conditions together.' : 'Nothing was found.';

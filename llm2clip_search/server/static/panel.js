@@ -24,7 +24,7 @@ export function mount(element, app) {
       element.replaceChildren(...content(row));
       element.hidden = false;
       const buttons = [...element.querySelectorAll('button')];
-      (buttons.find((each) => each.ariaLabel === held && !each.disabled) ?? (wasHidden || held ? buttons[0] : null))?.focus();
+      (buttons.find((each) => held && each.ariaLabel === held && !each.disabled) ?? (wasHidden || held ? buttons[0] : null))?.focus();
     } catch (error) {
       if (mine !== turn) return;
       element.replaceChildren(closing(), h('p', { role: 'alert' }, error.detail ?? String(error)));

@@ -27,7 +27,7 @@ export function mount(element, app) {
     go();
   } }, tool('☰', 'Filters and saved searches', () => app.tell('side'), { id: 'toggle-side', 'aria-expanded': 'false' }),
   h('div', { className: 'caption' }, mirror, caption, file, words,
-    tool('🖻', 'Search with a picture', () => file.click())), h('button', { className: 'go' }, 'Search'),
+    tool('Picture', 'Search with a picture', () => file.click())), h('button', { className: 'go' }, 'Search'),
   tool('◐', 'Light or dark', turnTheme));
   element.replaceChildren(form, h('div', { className: 'under' }, terms, tokens), trouble);
 

@@ -68,7 +68,10 @@ export function mount(element, app) {
 
   const changed = () => say('The index has changed.', { label: 'Show its new state', act: () => app.tell('ready') });
 
-  app.addEventListener('trouble', ({ detail }) => (detail.kind === 'index-changed' ? changed() : refuse(detail)));
+  app.addEventListener('trouble', ({ detail }) => {
+    if (detail.kind === 'index-changed') changed();
+    else if (detail.kind !== 'bad-condition') refuse(detail); // that one is shown at its field
+  });
   app.addEventListener('searching', ({ detail }) => {
     searching = detail;
     bar.hidden = !detail;
