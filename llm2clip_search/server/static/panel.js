@@ -1,0 +1,189 @@
+/** One result at large. Uses of `app`: get, post, index, state, update, open, neighbour, event `panel`. */
+import { picture } from './api.js';
+import { h } from './element.js';
+
+const LABELS = { width: 'Size', size: 'File', taken: 'Taken', camera: 'Camera', place: 'Place', rating: 'Rating',
+  keywords: 'Keywords', caption: 'Caption', format: 'Format', part: 'Part', mtime: 'Changed', damage: 'Damage' };
+
+export function mount(element, app) {
+  let turn = 0;
+
+  async function show() {
+    const mine = ++turn;
+    const { id } = app.state;
+    if (id === null) {
+      element.hidden = true;
+      element.replaceChildren();
+      return;
+    }
+    const wasHidden = element.hidden;
+    try {
+      const row = await app.get(`/images/${encodeURIComponent(id)}`);
+      if (mine !== turn) return;
+      const held = element.contains(document.activeElement) ? document.activeElement.getAttribute('aria-label') : null;
+      element.replaceChildren(...content(row));
+      element.hidden = false;
+      const buttons = [...element.querySelectorAll('button')];
+      (buttons.find((each) => held && each.ariaLabel === held && !each.disabled) ?? (wasHidden || held ? buttons[0] : null))?.focus();
+    } catch (error) {
+      if (mine !== turn) return;
+      element.replaceChildren(closing(), h('p', { role: 'alert' }, error.detail ?? String(error)));
+      element.hidden = false;
+    }
+  }
+
+  const close = () => app.open(null);
+  const button = (text, onclick, label = text, more = {}) => h('button', { type: 'button', 'aria-label': label, onclick, ...more }, text);
+  const closing = () => button('×', close, 'Close');
+
+  function step(by) {
+    const id = app.neighbour(app.state.id, by);
+    if (id) app.open(id);
+  }
+
+  function content(row) {
+    const isText = row.modality === 'text';
+    const status = h('p', { role: 'status', className: 'said' });
+    const like = (weight, crop) => {
+      const term = { like: row.id, weight, ...(crop && { crop }) };
+      app.update(weight > 0 ? { q: '', terms: [term], find: app.state.find === 'texts' ? null : app.state.find }
+        : { terms: [...app.state.terms, term] });
+    };
+    const copy = async () => {
+      await navigator.clipboard.writeText(row.path);
+      status.textContent = 'The path is on the clipboard.';
+    };
+    const openFolder = async () => {
+      try {
+        await app.post(`/images/${encodeURIComponent(row.id)}/open-folder`);
+        status.textContent = 'The folder is opened.';
+      } catch (error) {
+        status.textContent = error.detail;
+      }
+    };
+    const stage = isText ? h('blockquote', {}, row.text ?? '') : framed(row, (crop) => like(1, crop));
+    const isGone = row.exists === false;
+    const hasFile = !isGone && !app.index.hides_location && !isText;
+    const search = app.state.q.trim();
+    return [
+      h('div', { className: 'panel-bar' }, closing(), button('‹', () => step(-1), 'Previous', { disabled: !app.neighbour(row.id, -1) }),
+        button('›', () => step(1), 'Next', { disabled: !app.neighbour(row.id, 1) }), h('h2', {}, row.name)),
+      ...(isGone ? [h('p', { className: 'note' }, row.source_exists ? 'The file is not there any more.'
+        : `${row.source} cannot be found: is its drive connected?`)] : []),
+      stage.element ?? stage,
+      h('div', { className: 'actions' }, button('More like this', () => like(1)), button('Less like this', () => like(-0.5)),
+        ...(stage.toggle ? [stage.toggle] : []),
+        ...(hasFile ? [h('a', { className: 'button', href: picture(row, 'file'), download: row.name }, 'Download')] : [])),
+      ...(search ? [phrases(app, row, search)] : []),
+      table(row),
+      h('div', { className: 'path' }, h('code', {}, row.path), button('Copy', copy, 'Copy the path'),
+        ...(app.index.can_open_folder ? [button('Open folder', openFolder)] : [])),
+      status,
+    ];
+  }
+
+  addEventListener('keydown', (event) => {
+    if (app.state.id === null || event.defaultPrevented) return;
+    const isField = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
+    if (event.key === 'Escape') close();
+    else if (isField || !element.contains(event.target)) return;
+    else if (event.key === 'ArrowRight') step(1);
+    else if (event.key === 'ArrowLeft') step(-1);
+    else return;
+    event.preventDefault();
+  });
+  app.addEventListener('panel', show);
+  app.addEventListener('hits', () => {
+    for (const [label, by] of [['Previous', -1], ['Next', 1]]) {
+      const each = element.querySelector(`[aria-label="${label}"]`);
+      if (each) each.disabled = !app.neighbour(app.state.id, by);
+    }
+  });
+  show();
+}
+
+/** The preview, on which a part can be drawn that is then searched for. */
+function framed(row, choose) {
+  const image = h('img', { src: picture(row, 'preview'), alt: row.caption ?? row.name, draggable: false });
+  if (row.width) image.style.aspectRatio = `${row.width} / ${row.height}`;
+  image.addEventListener('error', () => image.replaceWith(h('p', { className: 'note' }, 'The picture cannot be shown.')));
+  const part = h('div', { className: 'part', hidden: true });
+  const element = h('div', { className: 'stage' }, image, part);
+  const toggle = h('button', { type: 'button', 'aria-pressed': 'false', onclick: () => set(!drawing) }, 'Search a part');
+  let drawing = false;
+  let from = null;
+  const set = (value) => {
+    drawing = value;
+    element.classList.toggle('drawing', value);
+    toggle.setAttribute('aria-pressed', value);
+    toggle.textContent = value ? 'Draw a rectangle' : 'Search a part';
+  };
+  const at = (event) => {
+    const box = image.getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((each) => Math.min(1, Math.max(0, each)));
+  };
+  const between = (to) => [Math.min(from[0], to[0]), Math.min(from[1], to[1]), Math.max(from[0], to[0]), Math.max(from[1], to[1])];
+  element.addEventListener('pointerdown', (event) => {
+    if (!drawing) return;
+    event.preventDefault();
+    element.setPointerCapture(event.pointerId);
+    from = at(event);
+  });
+  element.addEventListener('pointermove', (event) => {
+    if (!from) return;
+    const [left, top, right, bottom] = between(at(event));
+    part.hidden = false;
+    Object.assign(part.style, { left: `${100 * left}%`, top: `${100 * top}%`, width: `${100 * (right - left)}%`, height: `${100 * (bottom - top)}%` });
+  });
+  element.addEventListener('pointerup', (event) => {
+    if (!from) return;
+    const crop = between(at(event)).map((each) => +each.toFixed(3));
+    from = null;
+    set(false);
+    if (crop[2] - crop[0] > 0.02 && crop[3] - crop[1] > 0.02) choose(crop);
+    else part.hidden = true;
+  });
+  element.addEventListener('pointercancel', () => { from = null; });
+  return { element, toggle };
+}
+
+function table(row) {
+  const size = (bytes) => (bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
+  const time = (text) => text.slice(0, 16).replace('T', ' ');
+  const values = {
+    width: row.width && `${row.width} × ${row.height}`, size: row.size && size(row.size), taken: row.taken && time(row.taken),
+    camera: row.camera, place: row.latitude !== undefined && `${row.latitude.toFixed(4)}, ${row.longitude.toFixed(4)}`,
+    rating: row.rating, keywords: row.keywords?.join(', '), caption: row.caption, format: row.format, part: row.part,
+    mtime: row.mtime && time(row.mtime), damage: row.damage,
+  };
+  const all = [...Object.entries(values).map(([name, value]) => [LABELS[name], value]), ...Object.entries(row.columns ?? {}), ['Number', row.id]];
+  const body = all.filter(([, value]) => value || value === 0)
+    .map(([name, value]) => h('tr', {}, h('th', { scope: 'row' }, name), h('td', {}, String(value))));
+  return h('table', {}, h('tbody', {}, ...body));
+}
+
+/** The caption, each phrase shaded by what it adds to the score. */
+function phrases(app, row, text) {
+  const said = h('p', { className: 'phrases', 'aria-live': 'polite' });
+  const ask = async () => {
+    said.textContent = 'Reading the caption without each phrase.';
+    try {
+      const answer = await app.post('/phrases', { text, id: row.id });
+      const most = Math.max(0.001, ...answer.phrases.map(({ effect }) => Math.abs(effect)));
+      const chars = [...text];
+      let done = 0;
+      said.replaceChildren(...answer.phrases.flatMap(({ start, end, effect }) => {
+        const mark = h('mark', { title: `${effect >= 0 ? '+' : '−'}${Math.abs(effect).toFixed(3)}` }, chars.slice(start, end).join(''));
+        mark.classList.toggle('less', effect < 0);
+        mark.style.setProperty('--share', `${Math.round((60 * Math.abs(effect)) / most)}%`);
+        const before = chars.slice(done, start).join('');
+        done = end;
+        return [before, mark];
+      }), chars.slice(done).join(''), h('small', {}, ` cosine ${answer.score.toFixed(3)}`));
+    } catch (error) {
+      said.textContent = error.detail;
+    }
+  };
+  const button = h('button', { type: 'button', onclick: ask }, 'Which phrases mattered');
+  return h('div', {}, button, said);
+}

@@ -1,0 +1,151 @@
+/**
+ * The caption, further terms as chips, and pictures by file, paste or drop.
+ * Uses of `app`: post, url, thumbnail, state, update, events `state` and `trouble`.
+ */
+import { request } from './api.js';
+import { h } from './element.js';
+
+export function mount(element, app) {
+  const mirror = h('div', { className: 'mirror', 'aria-hidden': 'true' });
+  const caption = h('textarea', { id: 'caption', rows: 1, spellcheck: false, autocomplete: 'off',
+    'aria-label': 'What should the picture show?', 'aria-describedby': 'tokens',
+    placeholder: 'What should the picture show?', maxLength: 20_000 });
+  const tokens = h('p', { id: 'tokens', className: 'tokens' });
+  const trouble = h('p', { role: 'alert', className: 'trouble' });
+  const terms = h('ul', { className: 'terms', 'aria-label': 'Further terms' });
+  const file = h('input', { type: 'file', accept: 'image/*', hidden: true, 'aria-label': 'Picture to search with',
+    onchange: () => upload(file.files[0]) });
+  const tool = (text, label, onclick, more = {}) => h('button', { type: 'button', 'aria-label': label, title: label, onclick, ...more }, text);
+  const words = tool('+ Words', 'Add or take away words', () => {
+    app.update({ terms: [...app.state.terms, { text: 'words', weight: 0.5 }] });
+    const field = terms.querySelector('li:last-child input[type="text"]');
+    field.focus();
+    field.select();
+  });
+  const form = h('form', { role: 'search', onsubmit: (event) => {
+    event.preventDefault();
+    go();
+  } }, tool('☰', 'Filters and saved searches', () => app.tell('side'), { id: 'toggle-side', 'aria-expanded': 'false' }),
+  h('div', { className: 'caption' }, mirror, caption, file, words,
+    tool('Picture', 'Search with a picture', () => file.click())), h('button', { className: 'go' }, 'Search'),
+  tool('◐', 'Light or dark', turnTheme));
+  element.replaceChildren(form, h('div', { className: 'under' }, terms, tokens), trouble);
+
+  const go = () => app.update({ q: caption.value.trim() });
+  const grow = () => {
+    caption.style.height = 'auto';
+    caption.style.height = `${Math.min(220, caption.scrollHeight)}px`;
+    mirror.scrollTop = caption.scrollTop;
+  };
+  caption.addEventListener('keydown', (event) => {
+    if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    go();
+  });
+  caption.addEventListener('scroll', () => { mirror.scrollTop = caption.scrollTop; });
+  let timer = 0;
+  const written = () => {
+    grow();
+    mirror.replaceChildren();
+    clearTimeout(timer);
+    timer = setTimeout(count, 300);
+  };
+  caption.addEventListener('input', written);
+
+  /** How much of the caption is read; the rest is marked behind the text. */
+  async function count() {
+    const text = caption.value;
+    if (!text.trim()) {
+      tokens.textContent = '';
+      return;
+    }
+    try {
+      const { limit, texts: [{ count: number, cut }] } = await app.post('/tokens', { texts: [text] });
+      if (text !== caption.value) return;
+      const isCut = cut !== null && cut !== undefined;
+      tokens.classList.toggle('over', isCut);
+      tokens.textContent = isCut ? `${number} tokens, of which ${limit} are read: the end, which is underlined, is not.`
+        : `${number} of ${limit} tokens`;
+      const chars = [...text];
+      mirror.replaceChildren(...(isCut ? [chars.slice(0, cut).join(''), h('mark', {}, chars.slice(cut).join(''))] : []));
+      grow();
+    } catch {
+      tokens.textContent = ''; // the search says what is wrong
+    }
+  }
+
+  async function upload(blob) {
+    if (!blob) return;
+    trouble.textContent = '';
+    file.value = '';
+    try {
+      const { id } = await request('POST', '/uploads', blob, { type: blob.type || 'application/octet-stream' });
+      app.update({ terms: [...app.state.terms.filter((term) => !term.upload), { upload: id, weight: 1 }] });
+    } catch (error) {
+      trouble.textContent = [error.detail, error.hint].filter(Boolean).join(' ');
+    }
+  }
+  const picture = (transfer) => [...(transfer?.files ?? [])].find((each) => each.type.startsWith('image/'));
+  addEventListener('paste', (event) => {
+    const given = picture(event.clipboardData);
+    if (!given) return;
+    event.preventDefault();
+    upload(given);
+  });
+  const over = (is) => document.body.classList.toggle('dropping', is);
+  addEventListener('dragover', (event) => {
+    event.preventDefault();
+    over([...event.dataTransfer.types].includes('Files'));
+  });
+  addEventListener('dragleave', (event) => event.relatedTarget === null && over(false));
+  addEventListener('drop', (event) => {
+    event.preventDefault();
+    over(false);
+    upload(picture(event.dataTransfer));
+  });
+
+  function chip(term, at) {
+    const name = term.text ?? (term.crop ? 'part of a picture' : 'picture');
+    const change = (changes) => app.update({ terms: app.state.terms.with(at, { ...term, ...changes }) });
+    const remove = () => app.update({ terms: app.state.terms.toSpliced(at, 1) });
+    const isLess = term.weight < 0;
+    const source = term.like ? app.thumbnail({ id: term.like }, 160) : app.url(`/uploads/${term.upload}/thumbnail?width=160`);
+    const shown = term.text !== undefined
+      ? h('input', { type: 'text', value: term.text, size: Math.min(30, Math.max(6, term.text.length)), 'aria-label': 'Words of the term',
+        onchange: (event) => (event.target.value.trim() ? change({ text: event.target.value.trim() }) : remove()) })
+      : h('span', { className: 'sample' }, h('img', { src: source, alt: name }), ...(term.crop ? [h('small', {}, 'part')] : []));
+    return h('li', { className: isLess ? 'less' : '' },
+      tool(isLess ? '−' : '+', isLess ? `Less of ${name}: make it more` : `More of ${name}: make it less`, () => change({ weight: -term.weight })),
+      shown,
+      h('input', { type: 'number', min: 0, max: 10, step: 0.1, value: Math.abs(term.weight), 'aria-label': `Weight of ${name}`,
+        onchange: (event) => change({ weight: (isLess ? -1 : 1) * Math.min(10, Math.abs(+event.target.value) || 1) }) }),
+      tool('×', `Remove ${name}`, remove));
+  }
+
+  function show() {
+    if (document.activeElement !== caption || !caption.value.startsWith(app.state.q)) caption.value = app.state.q;
+    terms.replaceChildren(...app.state.terms.map(chip));
+    terms.hidden = !app.state.terms.length;
+    trouble.textContent = '';
+    written();
+  }
+  app.addEventListener('state', show);
+  app.addEventListener('trouble', ({ detail }) => {
+    if (detail.parameter?.startsWith('terms')) trouble.textContent = detail.detail;
+  });
+  app.addEventListener('ready', count);
+  addEventListener('keydown', (event) => {
+    if (event.key !== '/' || /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) return;
+    event.preventDefault();
+    caption.focus();
+  });
+  show();
+  if (matchMedia('(min-width: 700px)').matches && !app.state.id) caption.focus();
+}
+
+function turnTheme() {
+  const isDark = getComputedStyle(document.documentElement).colorScheme === 'dark'
+    || (!document.documentElement.dataset.theme && matchMedia('(prefers-color-scheme: dark)').matches);
+  document.documentElement.dataset.theme = isDark ? 'light' : 'dark';
+  localStorage.setItem('theme', document.documentElement.dataset.theme);
+}
