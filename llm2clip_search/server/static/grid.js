@@ -284,11 +284,13 @@ export function mount(element, app) {
     const top = Math.floor(scroller.scrollTop / (height + GAP)) * across;
     measure();
     if (was === [across, height].join()) return draw();
+    const had = sheet.contains(document.activeElement);
     rows.forEach((row) => row.remove());
     rows.clear();
     draw();
     scroller.scrollTop = Math.floor(top / across) * (height + GAP);
-    return draw();
+    draw();
+    return had && focusOn(focused);
   }).observe(scroller);
 
   const showView = () => {
