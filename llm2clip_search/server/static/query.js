@@ -122,8 +122,9 @@ export function mount(element, app) {
       tool('×', `Remove ${name}`, remove));
   }
 
+  let last = null;
   function show() {
-    if (document.activeElement !== caption || !caption.value.startsWith(app.state.q)) caption.value = app.state.q;
+    if (last !== app.state.q) caption.value = last = app.state.q; // or else what is being typed stays
     terms.replaceChildren(...app.state.terms.map(chip));
     terms.hidden = !app.state.terms.length;
     trouble.textContent = '';
