@@ -117,7 +117,7 @@ def test_the_keyboard_moves_in_the_grid_and_opens_and_closes_the_panel(page: Pag
     expect(panel.get_by_role("row", name="Size 140 × 48")).to_be_visible()
     expect(panel.get_by_label("Close")).to_be_focused()
     page.keyboard.press("ArrowRight")
-    expect(panel.get_by_role("heading", name="photo-18.png")).to_be_visible()
+    expect(panel.get_by_role("heading", name="photo-17.png")).to_be_visible()
     page.keyboard.press("Escape")
     expect(panel).to_be_hidden()
     expect(page.locator('[data-at="1"]')).to_be_focused()
