@@ -16,7 +16,10 @@ export function mount(element, app) {
   const sheet = h('div', { className: 'sheet', role: 'grid', 'aria-label': 'Results', 'aria-multiselectable': 'true' });
   const scroller = h('div', { className: 'scroller' }, sheet);
   const empty = h('div', { className: 'empty', hidden: true });
-  element.append(h('div', { className: 'bar' }, count, sorting(app), views(app)), empty, scroller);
+  const lost = app.index.indices.flatMap(({ sources }) => sources.filter(({ exists }) => exists === false).map(({ path }) => path));
+  const note = h('p', { className: 'note', hidden: !lost.length },
+    `${lost.join(', ')} cannot be found: is its drive connected? Its pictures can be searched for, but not opened.`);
+  element.append(h('div', { className: 'bar' }, count, sorting(app), views(app)), note, empty, scroller);
 
   let pages = new Map(); // number -> hits
   let waiting = new Map(); // number -> AbortController
@@ -284,11 +287,13 @@ export function mount(element, app) {
     const top = Math.floor(scroller.scrollTop / (height + GAP)) * across;
     measure();
     if (was === [across, height].join()) return draw();
+    const had = sheet.contains(document.activeElement);
     rows.forEach((row) => row.remove());
     rows.clear();
     draw();
     scroller.scrollTop = Math.floor(top / across) * (height + GAP);
-    return draw();
+    draw();
+    return had && focusOn(focused);
   }).observe(scroller);
 
   const showView = () => {

@@ -20,11 +20,11 @@ export function mount(element, app) {
     try {
       const row = await app.get(`/images/${encodeURIComponent(id)}`);
       if (mine !== turn) return;
-      const held = element.contains(document.activeElement) ? document.activeElement.getAttribute('aria-label') : null;
+      const held = element.contains(document.activeElement) ? document.activeElement.textContent : null;
       element.replaceChildren(...content(row));
       element.hidden = false;
       const buttons = [...element.querySelectorAll('button')];
-      (buttons.find((each) => held && each.ariaLabel === held && !each.disabled) ?? (wasHidden || held ? buttons[0] : null))?.focus();
+      (buttons.find((each) => held && each.textContent === held && !each.disabled) ?? (wasHidden || held ? buttons[0] : null))?.focus();
     } catch (error) {
       if (mine !== turn) return;
       element.replaceChildren(closing(), h('p', { role: 'alert' }, error.detail ?? String(error)));
@@ -93,6 +93,7 @@ export function mount(element, app) {
     event.preventDefault();
   });
   app.addEventListener('panel', show);
+  app.addEventListener('state', () => app.state.id === null || show()); // the caption may be another
   app.addEventListener('hits', () => {
     for (const [label, by] of [['Previous', -1], ['Next', 1]]) {
       const each = element.querySelector(`[aria-label="${label}"]`);

@@ -31,7 +31,11 @@ export function mount(element, app) {
   tool('◐', 'Light or dark', turnTheme));
   element.replaceChildren(form, h('div', { className: 'under' }, terms, tokens), trouble);
 
-  const go = () => app.update({ q: caption.value.trim() });
+  const go = () => {
+    const q = caption.value.trim();
+    if (q === app.state.q) app.tell('state'); // ask again
+    else app.update({ q });
+  };
   const grow = () => {
     caption.style.height = 'auto';
     caption.style.height = `${Math.min(220, caption.scrollHeight)}px`;
@@ -122,8 +126,9 @@ export function mount(element, app) {
       tool('×', `Remove ${name}`, remove));
   }
 
+  let last = null;
   function show() {
-    if (document.activeElement !== caption || !caption.value.startsWith(app.state.q)) caption.value = app.state.q;
+    if (last !== app.state.q) caption.value = last = app.state.q; // or else what is being typed stays
     terms.replaceChildren(...app.state.terms.map(chip));
     terms.hidden = !app.state.terms.length;
     trouble.textContent = '';

@@ -1,0 +1,241 @@
+"""The whole page in Chromium, with a server behind a socket."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from llm2clip_search.server.config import ServerConfig
+from llm2clip_search.server.service import Service
+from tests.support.encoders import ColourEncoder
+from tests.support.images import photograph
+from tests.support.server import listening, wait_until
+
+CHROMIUM = os.environ.get("LLM2CLIP_CHROMIUM") or shutil.which("chromium")
+DESKTOP, PHONE = (1280, 800), (390, 844)
+WIDE = '[{"column":"width","op":">","value":9000}]'
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+
+
+@pytest.fixture(scope="module")
+def address(indexed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    service = Service(ServerConfig(indices=(indexed,)), encoder=ColourEncoder())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("LLM2CLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with listening(service) as address:
+            wait_until(lambda: service.state == "ready")
+            yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def faults() -> list[str]:
+    """What the console may say; a test that provokes an error names its status here."""
+    return []
+
+
+@pytest.fixture
+def page(address: str, browser: Browser, faults: list[str]) -> Iterator[Page]:
+    """The page; errors in its console and requests to other hosts fail the test."""
+    context = browser.new_context(base_url=address, viewport={"width": DESKTOP[0], "height": DESKTOP[1]})
+    page = context.new_page()
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(urlsplit(request.url).hostname))
+    yield page
+    context.close()
+    assert [text for text in said if not any(fault in text for fault in faults)] == []
+    assert set(asked) <= {"127.0.0.1", ""}
+
+
+def show(page: Page, query: str = "") -> None:
+    page.goto(f"/{query}")
+    expect(page.locator(".tile img").first).to_be_visible()
+
+
+def query(page: Page) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(page.url).query)
+
+
+def place(page: Page) -> str | None:
+    """Which place of the ranking has the focus."""
+    found: str | None = page.evaluate("document.activeElement.dataset.at ?? null")
+    return found
+
+
+def test_the_first_visit_shows_the_newest_rows(page: Page) -> None:
+    show(page)
+    expect(page.locator(".count")).to_have_text("20 results")
+    expect(page.locator(".tile")).to_have_count(20)
+    assert "/images/19/" in (page.locator('[data-at="0"] img').get_attribute("src") or "")
+
+
+def test_a_caption_is_searched_by_enter_and_kept_in_the_address(page: Page) -> None:
+    show(page)
+    page.get_by_label("What should the picture show?").fill("a red boat")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("at night")
+    page.keyboard.press("Enter")
+    expect(page.locator(".count")).to_have_text("20 results, best first")
+    assert query(page) == {"q": ["a red boat\nat night"]}
+    first = page.locator('[data-at="0"] img').get_attribute("src")
+    page.reload()
+    expect(page.locator('[data-at="0"] img')).to_have_attribute("src", first or "")
+    expect(page.get_by_label("What should the picture show?")).to_have_value("a red boat\nat night")
+    page.go_back()
+    expect(page.locator(".count")).to_have_text("20 results")
+    expect(page.get_by_label("What should the picture show?")).to_have_value("")
+
+
+def test_the_keyboard_moves_in_the_grid_and_opens_and_closes_the_panel(page: Page) -> None:
+    show(page)
+    page.locator('[data-at="0"]').focus()
+    across = page.locator(".row").first.locator(".tile").count()
+    for key, at in (("ArrowRight", 1), ("ArrowDown", 1 + across), ("End", 19), ("Home", 0), ("ArrowLeft", 0)):
+        page.keyboard.press(key)
+        assert place(page) == str(at)
+    assert page.locator('.tile[tabindex="0"]').count() == 1
+    page.keyboard.press("Enter")
+    panel = page.get_by_role("complementary", name="Details")
+    expect(panel.get_by_role("heading", name="photo-19.png")).to_be_visible()
+    expect(panel.get_by_role("row", name="Size 140")).to_be_visible()
+    expect(panel.get_by_label("Close")).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(panel.get_by_role("heading", name="photo-17.png")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    expect(page.locator('[data-at="1"]')).to_be_focused()
+
+
+def test_more_and_less_like_a_result_become_terms(page: Page) -> None:
+    show(page, "?id=7")
+    page.get_by_role("button", name="More like this").click()
+    expect(page.locator(".count")).to_have_text("20 results, best first")
+    assert query(page)["t"] == ["like:7^1"]
+    assert "/images/7/" in (page.locator('[data-at="0"] img').get_attribute("src") or "")
+    page.get_by_role("button", name="Less like this").click()
+    expect(page.locator(".terms li")).to_have_count(2)
+    assert query(page)["t"] == ["like:7^1", "like:7^-0.5"]
+    page.get_by_role("button", name="Remove picture").last.click()
+    expect(page.locator(".terms li")).to_have_count(1)
+    page.go_back()
+    expect(page.locator(".terms li")).to_have_count(2)
+
+
+def test_a_part_of_a_picture_is_drawn(page: Page) -> None:
+    show(page, "?id=7")
+    page.get_by_role("button", name="Search a part").click()
+    box = page.locator(".stage img").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.25)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.75)
+    page.mouse.up()
+    expect(page.locator(".terms li")).to_have_count(1)
+    term = query(page)["t"][0]
+    crop = [float(each) for each in term.removeprefix("like:7[").removesuffix("]^1").split(",")]
+    assert crop == pytest.approx([0.25, 0.25, 0.75, 0.75], abs=0.03)
+
+
+def test_phrases_are_shaded_by_what_they_add(page: Page) -> None:
+    show(page, "?q=a red boat, at night&id=7")
+    page.get_by_role("button", name="Which phrases mattered").click()
+    expect(page.locator(".phrases")).to_contain_text("a red boat, at night cosine")
+    assert page.locator(".phrases mark").count() == 2
+
+
+def test_the_part_of_a_caption_that_is_not_read_is_marked(page: Page) -> None:
+    words = " ".join(f"word{number}" for number in range(40))
+    show(page, f"?q={words}")
+    expect(page.locator("#tokens")).to_contain_text("41 tokens, of which 24 are read")
+    marked = page.locator(".mirror mark").text_content() or ""
+    assert words.endswith(marked)
+    assert 0 < len(marked.split()) < 40
+
+
+def test_a_condition_is_dropped_when_nothing_is_found(page: Page) -> None:
+    page.goto(f"/?q=boat&c={WIDE}")
+    page.get_by_role("button", name="Without “width above 9000”: 20 results").click()
+    expect(page.locator(".tile")).to_have_count(20)
+    assert query(page) == {"q": ["boat"]}
+
+
+def test_a_wrong_condition_is_shown_at_its_field(page: Page, faults: list[str]) -> None:
+    faults.append("400")
+    page.goto("/?w=nonsense = 2")
+    field = page.get_by_label("Condition in SQL")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#filter-trouble")).to_contain_text("nonsense")
+    field.fill("width > 100")
+    page.get_by_role("button", name="Apply").click()
+    expect(page.locator(".count")).to_have_text("10 results")
+    assert query(page) == {"c": ['[{"column":"width","op":">","value":100}]']}
+
+
+def test_a_picture_is_searched_with(page: Page, tmp_path: Path, faults: list[str]) -> None:
+    path = tmp_path / "mine.png"
+    photograph(4, size=(80, 48)).save(path)
+    show(page)
+    page.get_by_label("Picture to search with").set_input_files(path)
+    expect(page.locator(".count")).to_have_text("20 results, best first")
+    assert "/images/" in (page.locator('[data-at="0"] img').get_attribute("src") or "")
+    expect(page.locator(".terms img")).to_have_js_property("complete", True)
+    faults.append("422")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    page.get_by_label("Picture to search with").set_input_files(tmp_path / "broken.png")
+    expect(page.locator("#query [role=alert]")).not_to_be_empty()
+
+
+def test_results_are_selected_for_an_export(page: Page) -> None:
+    show(page)
+    page.locator('[data-at="2"]').click(modifiers=["Control"])
+    page.locator('[data-at="5"]').click(modifiers=["Shift"])
+    expect(page.locator('[aria-selected="true"]')).to_have_count(4)
+    page.get_by_role("button", name="Filters and saved searches").click()
+    page.locator("summary", has_text="Export").click()
+    expect(page.get_by_label("Which results")).to_contain_text("Selected (4)")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Paths", exact=True).click()
+    assert len(download.value.path().read_text().splitlines()) == 4
+
+
+def test_a_server_that_cannot_be_reached_is_reported(page: Page, faults: list[str]) -> None:
+    show(page)
+    faults.append("ERR_")
+    page.route("**/api/v1/**", lambda route: route.abort())
+    expect(page.locator(".banner")).to_contain_text("cannot be reached", timeout=9000)
+    page.unroute("**/api/v1/**")
+    expect(page.locator(".banner")).to_be_hidden(timeout=9000)
+
+
+@pytest.mark.parametrize("look", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_nothing_bars_anybody(page: Page, look: str, size: tuple[int, int]) -> None:
+    page.emulate_media(color_scheme=look, reduced_motion="reduce")  # type: ignore[arg-type]
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    show(page, "?q=boat&t=like:7^-0.5")
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    page.goto("/?q=boat&id=7")
+    expect(page.get_by_role("heading", name="photo-")).to_be_visible()
+    if size == DESKTOP:
+        page.get_by_role("button", name="Filters and saved searches").click()
+        expect(page.locator(".facets summary").first).to_be_visible()
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
