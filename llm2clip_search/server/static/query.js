@@ -9,7 +9,7 @@ export function mount(element, app) {
   const mirror = h('div', { className: 'mirror', 'aria-hidden': 'true' });
   const caption = h('textarea', { id: 'caption', rows: 1, spellcheck: false, autocomplete: 'off',
     'aria-label': 'What should the picture show?', 'aria-describedby': 'tokens',
-    placeholder: 'What should the picture show?', maxLength: 20_000 });
+    placeholder: 'Describe a picture', maxLength: 20_000 });
   const tokens = h('p', { id: 'tokens', className: 'tokens' });
   const trouble = h('p', { role: 'alert', className: 'trouble' });
   const terms = h('ul', { className: 'terms', 'aria-label': 'Further terms' });
@@ -39,8 +39,11 @@ export function mount(element, app) {
   const grow = () => {
     caption.style.height = 'auto';
     caption.style.height = `${Math.min(220, caption.scrollHeight)}px`;
+    mirror.style.width = `${caption.clientWidth}px`; // so that its lines break at the same words
+    mirror.style.height = `${caption.clientHeight}px`;
     mirror.scrollTop = caption.scrollTop;
   };
+  new ResizeObserver(grow).observe(element);
   caption.addEventListener('keydown', (event) => {
     if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
     event.preventDefault();
