@@ -70,6 +70,7 @@ export function mount(element, app) {
       sheet.classList.toggle('texts', answer.find === 'texts');
       measure();
       focused = Math.min(Math.max(0, total - 1), app.state.top - 1);
+      stretch();
       scroller.scrollTop = Math.floor((app.state.top - 1) / across) * (height + GAP);
       draw();
       app.tell('answer', answer);
@@ -129,13 +130,18 @@ export function mount(element, app) {
     height = size();
   }
 
-  /** Rows in sight and one more on each side; everything else leaves the document. */
-  function draw() {
-    const extra = isWhole ? 0 : PAGE;
-    const last = Math.ceil((total + extra) / across);
+  /** Give the sheet the height of all rows, and return how many they are. */
+  function stretch() {
+    const last = Math.ceil((total + (isWhole ? 0 : PAGE)) / across);
     sheet.style.height = `${last * (height + GAP)}px`;
     sheet.setAttribute('aria-rowcount', last);
     sheet.setAttribute('aria-colcount', across);
+    return last;
+  }
+
+  /** Rows in sight and one more on each side; everything else leaves the document. */
+  function draw() {
+    const last = stretch();
     const first = Math.max(0, Math.floor(scroller.scrollTop / (height + GAP)) - 1);
     const end = Math.min(last, Math.ceil((scroller.scrollTop + scroller.clientHeight) / (height + GAP)) + 1);
     const keep = Math.floor(focused / across);

@@ -1,5 +1,6 @@
 """The whole page in Chromium, with a server behind a socket."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -250,7 +251,7 @@ def test_few_tiles_are_in_the_document_and_any_place_is_reached(page: Page) -> N
     asked = []
 
     def answer(route: Route) -> None:
-        body = route.request.post_data_json
+        body = json.loads(route.request.post_data or "")
         first = body.get("offset", 0)
         asked.append(first)
         hits = [
