@@ -17,10 +17,13 @@ export function mount(element, app) {
     onchange: () => upload(file.files[0]) });
   const tool = (text, label, onclick, more = {}) => h('button', { type: 'button', 'aria-label': label, title: label, onclick, ...more }, text);
   const words = tool('+ Words', 'Add or take away words', () => {
-    app.update({ terms: [...app.state.terms, { text: 'words', weight: 0.5 }] });
-    const field = terms.querySelector('li:last-child input[type="text"]');
+    const field = h('input', { type: 'text', 'aria-label': 'Words of the new term', placeholder: 'at night', onchange: () => {
+      const text = field.value.trim();
+      if (text) app.update({ terms: [...app.state.terms, { text, weight: 0.5 }] });
+    }, onblur: () => field.value.trim() || show() });
+    terms.append(h('li', {}, field));
+    terms.hidden = false;
     field.focus();
-    field.select();
   });
   const form = h('form', { role: 'search', onsubmit: (event) => {
     event.preventDefault();

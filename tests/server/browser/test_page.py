@@ -140,6 +140,17 @@ def test_more_and_less_like_a_result_become_terms(page: Page) -> None:
     expect(page.locator(".terms li")).to_have_count(2)
 
 
+def test_words_are_added_and_taken_away(page: Page) -> None:
+    show(page, "?q=boat")
+    page.get_by_role("button", name="Add or take away words").click()
+    page.keyboard.type("at night")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Weight of at night")).to_have_value("0.5")
+    page.get_by_role("button", name="More of at night: make it less").click()
+    expect(page.locator(".terms li.less")).to_have_count(1)
+    assert query(page) == {"q": ["boat"], "t": ["text:at night^-0.5"]}
+
+
 def test_a_part_of_a_picture_is_drawn(page: Page) -> None:
     show(page, "?id=7")
     page.get_by_role("button", name="Search a part").click()
