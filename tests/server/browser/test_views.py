@@ -204,7 +204,7 @@ def test_places_by_keyboard(mount: Mount) -> None:
 def test_the_map_is_made_drawn_on_and_searched_by_keyboard(mount: Mount) -> None:
     page = mount("map.js")
     canvas = page.locator("canvas.map-points")
-    expect(canvas).to_be_visible(timeout=30_000)
+    expect(canvas).to_be_visible(timeout=150_000)  # it is made in a process of the lowest priority
     page.get_by_text("Groups on the map").click()
     region = page.get_by_role("button", name="Search in this region").first
     region.focus()
