@@ -78,7 +78,7 @@ def test_a_tower_that_does_not_load_is_named(indexed: Path) -> None:
         assert "the weights are not here" in answer["detail"]
 
 
-@pytest.mark.parametrize("path", ["/api/v1/nothing", "/nothing", "/static/nothing.js", "/api/v1/"])
+@pytest.mark.parametrize("path", ["/api/v1/nothing", "/nothing", "/static/missing.js", "/api/v1/"])
 def test_what_is_not_there_is_a_problem(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
