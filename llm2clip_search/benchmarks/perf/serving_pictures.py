@@ -34,7 +34,7 @@ class PictureCost:
     cached: float
     """The same asked again."""
     page_bytes: int
-    """Of the page's document and all files below ``/static`` that it names, before compression."""
+    """Of the page's document and what it loads at once from ``/static``, before compression."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -78,7 +78,7 @@ def _get(address: str, path: str) -> None:
 
 
 def _files(client: KeptOpen) -> Iterator[str]:
-    """The page, and what it names below ``/static``, directly or by an import."""
+    """The page, and what it names below ``/static``, directly or by an import at the top of a module."""
     seen, waiting = set[str](), ["/"]
     while waiting:
         path = waiting.pop()
@@ -87,4 +87,4 @@ def _files(client: KeptOpen) -> Iterator[str]:
             yield path
             text = client.body(path).decode("utf-8", "replace")
             waiting += re.findall(r"/static/[\w.-]+", text)
-            waiting += [f"/static/{name}" for name in re.findall(r"[\"']\./([\w.-]+\.js)[\"']", text)]
+            waiting += [f"/static/{name}" for name in re.findall(r"from '\./([\w.-]+\.js)'", text)]

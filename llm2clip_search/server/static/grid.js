@@ -3,9 +3,7 @@
  * its data are, and only those in sight are in the document.
  * Uses of `app`: post, search, state, update, open, thumbnail, tell, selected; gives it hits, neighbour, total, generation.
  */
-import * as advice from './advice.js';
 import { h } from './element.js';
-import { nothing } from './nothing.js';
 
 const PAGE = 60;
 const KEPT_PAGES = 40;
@@ -23,7 +21,6 @@ export function mount(element, app) {
   const note = h('p', { className: 'note', hidden: !lost.length },
     `${lost.join(', ')} cannot be found: is its drive connected? Its pictures can be searched for, but not opened.`);
   element.append(h('div', { className: 'bar' }, count, sorting(app), views(app)), note, hints, empty, scroller);
-  advice.mount(hints, app);
 
   let pages = new Map(); // number -> hits
   let waiting = new Map(); // number -> AbortController
@@ -74,9 +71,11 @@ export function mount(element, app) {
       sheet.classList.toggle('texts', answer.find === 'texts');
       measure();
       focused = Math.min(Math.max(0, total - 1), app.state.top - 1);
+      stretch();
       scroller.scrollTop = Math.floor((app.state.top - 1) / across) * (height + GAP);
       draw();
       app.tell('answer', answer);
+      import('./advice.js').then((module) => mine === turn && module.advise(hints, app, answer));
     } catch (error) {
       if (mine === turn && error.name !== 'AbortError') app.tell('trouble', error);
     } finally {
@@ -95,7 +94,7 @@ export function mount(element, app) {
       + `${isSearch || matches === total ? '' : ` of ${matches.toLocaleString()}`}${isSearch ? ', best first' : ''}` : '';
     empty.hidden = total > 0 || pages.get(0)?.length > 0;
     scroller.hidden = !empty.hidden;
-    if (!empty.hidden) nothing(empty, app, why);
+    if (!empty.hidden) import('./nothing.js').then((module) => module.nothing(empty, app, why));
     app.tell('hits');
   }
 
@@ -133,13 +132,18 @@ export function mount(element, app) {
     height = size();
   }
 
-  /** Rows in sight and one more on each side; everything else leaves the document. */
-  function draw() {
-    const extra = isWhole ? 0 : PAGE;
-    const last = Math.ceil((total + extra) / across);
+  /** Give the sheet the height of all rows, and return how many they are. */
+  function stretch() {
+    const last = Math.ceil((total + (isWhole ? 0 : PAGE)) / across);
     sheet.style.height = `${last * (height + GAP)}px`;
     sheet.setAttribute('aria-rowcount', last);
     sheet.setAttribute('aria-colcount', across);
+    return last;
+  }
+
+  /** Rows in sight and one more on each side; everything else leaves the document. */
+  function draw() {
+    const last = stretch();
     const first = Math.max(0, Math.floor(scroller.scrollTop / (height + GAP)) - 1);
     const end = Math.min(last, Math.ceil((scroller.scrollTop + scroller.clientHeight) / (height + GAP)) + 1);
     const keep = Math.floor(focused / across);

@@ -2,7 +2,6 @@
 import * as api from './api.js';
 import { h } from './element.js';
 import * as grid from './grid.js';
-import * as panel from './panel.js';
 import * as query from './query.js';
 import * as side from './side.js';
 import { EMPTY, SHOWN, filterOf, read, searchOf, write } from './state.js';
@@ -78,9 +77,16 @@ app.addEventListener('ready', async () => {
   side.mount(place('side'), app);
   grid.mount(place('results'), app);
   views(place('results'));
-  panel.mount(place('panel'), app);
+  panel();
   return null;
 });
+
+/** The panel's module is loaded when a result is first opened. */
+async function panel() {
+  if (app.state.id === null) return app.addEventListener('panel', panel, { once: true });
+  const module = await import('./panel.js');
+  return module.mount(place('panel'), app);
+}
 
 /** The map and the places take the grid's place; their modules are loaded when they are first wanted. */
 function views(results) {

@@ -9,7 +9,7 @@ export function mount(element, app) {
   const mirror = h('div', { className: 'mirror', 'aria-hidden': 'true' });
   const caption = h('textarea', { id: 'caption', rows: 1, spellcheck: false, autocomplete: 'off',
     'aria-label': 'What should the picture show?', 'aria-describedby': 'tokens',
-    placeholder: 'What should the picture show?', maxLength: 20_000 });
+    placeholder: 'Describe a picture', maxLength: 20_000 });
   const tokens = h('p', { id: 'tokens', className: 'tokens' });
   const trouble = h('p', { role: 'alert', className: 'trouble' });
   const terms = h('ul', { className: 'terms', 'aria-label': 'Further terms' });
@@ -17,10 +17,13 @@ export function mount(element, app) {
     onchange: () => upload(file.files[0]) });
   const tool = (text, label, onclick, more = {}) => h('button', { type: 'button', 'aria-label': label, title: label, onclick, ...more }, text);
   const words = tool('+ Words', 'Add or take away words', () => {
-    app.update({ terms: [...app.state.terms, { text: 'words', weight: 0.5 }] });
-    const field = terms.querySelector('li:last-child input[type="text"]');
+    const field = h('input', { type: 'text', 'aria-label': 'Words of the new term', placeholder: 'at night', onchange: () => {
+      const text = field.value.trim();
+      if (text) app.update({ terms: [...app.state.terms, { text, weight: 0.5 }] });
+    }, onblur: () => field.value.trim() || show() });
+    terms.append(h('li', {}, field));
+    terms.hidden = false;
     field.focus();
-    field.select();
   });
   const form = h('form', { role: 'search', onsubmit: (event) => {
     event.preventDefault();
@@ -39,8 +42,11 @@ export function mount(element, app) {
   const grow = () => {
     caption.style.height = 'auto';
     caption.style.height = `${Math.min(220, caption.scrollHeight)}px`;
+    mirror.style.width = `${caption.clientWidth}px`; // so that its lines break at the same words
+    mirror.style.height = `${caption.clientHeight}px`;
     mirror.scrollTop = caption.scrollTop;
   };
+  new ResizeObserver(grow).observe(element);
   caption.addEventListener('keydown', (event) => {
     if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
     event.preventDefault();

@@ -1,14 +1,17 @@
 """The whole page in Chromium, with a server behind a socket."""
 
+import json
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
+from llm2clip_search.server.app import STATIC
 from tests.support.images import photograph
 
+ICON = STATIC / "icon.svg"
 DESKTOP, PHONE = (1280, 800), (390, 844)
 WIDE = '[{"column":"width","op":">","value":9000}]'
 
@@ -87,6 +90,17 @@ def test_more_and_less_like_a_result_become_terms(page: Page) -> None:
     expect(page.locator(".terms li")).to_have_count(2)
 
 
+def test_words_are_added_and_taken_away(page: Page) -> None:
+    show(page, "?q=boat")
+    page.get_by_role("button", name="Add or take away words").click()
+    page.keyboard.type("at night")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Weight of at night")).to_have_value("0.5")
+    page.get_by_role("button", name="More of at night: make it less").click()
+    expect(page.locator(".terms li.less")).to_have_count(1)
+    assert query(page) == {"q": ["boat"], "t": ["text:at night^-0.5"]}
+
+
 def test_a_part_of_a_picture_is_drawn(page: Page) -> None:
     show(page, "?id=7")
     page.get_by_role("button", name="Search a part").click()
@@ -162,6 +176,70 @@ def test_results_are_selected_for_an_export(page: Page) -> None:
     with page.expect_download() as download:
         page.get_by_role("button", name="Paths", exact=True).click()
     assert len(download.value.path().read_text().splitlines()) == 4
+
+
+def test_a_server_with_a_token_says_where_it_is(page: Page, faults: list[str]) -> None:
+    faults.append("401")
+    problem = {"type": "/problems/unauthorized", "title": "", "status": 401, "detail": ""}
+    page.route(
+        "**/api/v1/**",
+        lambda route: route.fulfill(status=401, content_type="application/problem+json", json=problem),
+    )
+    page.goto("/")
+    expect(page.locator(".banner")).to_contain_text("token")
+
+
+def test_an_index_that_changed_is_offered(page: Page) -> None:
+    show(page)
+    ready = {"state": "ready", "detail": "", "generation": "another", "text": "ready", "vision": "ready"}
+    page.route("**/api/v1/ready", lambda route: route.fulfill(json=ready))
+    button = page.get_by_role("button", name="Show its new state")
+    expect(button).to_be_visible(timeout=9000)
+    page.unroute("**/api/v1/ready")
+    with page.expect_response("**/api/v1/search"):
+        button.click()
+    expect(page.locator(".banner")).to_be_hidden()
+
+
+def test_a_file_that_is_gone_is_named(page: Page, faults: list[str]) -> None:
+    faults.append("410")
+    page.route("**/images/19/thumbnail**", lambda route: route.fulfill(status=410))
+    page.goto("/")
+    expect(page.locator('[data-at="0"]')).to_have_text("photo-19.png cannot be shown.")
+
+
+def test_few_tiles_are_in_the_document_and_any_place_is_reached(page: Page) -> None:
+    asked = []
+
+    def answer(route: Route) -> None:
+        body = json.loads(route.request.post_data or "")
+        first = body.get("offset", 0)
+        asked.append(first)
+        hits = [
+            {"id": str(at), "modality": "image", "name": f"{at}", "path": "/x", "hash": "0", "rank": at + 1}
+            for at in range(first, first + body["k"])
+        ]
+        more = {
+            "total": 90_000,
+            "complete": True,
+            "matches": 90_000,
+            "generation": "g",
+            "find": "images",
+            "nothing": None,
+        }
+        route.fulfill(json={"hits": hits, **more})
+
+    page.route("**/api/v1/search", answer)
+    page.route("**/thumbnail**", lambda route: route.fulfill(path=ICON, content_type="image/svg+xml"))
+    page.goto("/?top=45001")
+    expect(page.locator('[data-at="45000"] img')).to_have_attribute("alt", "45000")
+    assert page.locator(".tile").count() < 100
+    page.locator('[data-at="45000"]').focus()
+    page.keyboard.press("End")
+    expect(page.locator('[data-at="89999"] img')).to_have_attribute("alt", "89999")
+    expect(page.locator('[data-at="89999"]')).to_be_focused()
+    assert page.locator(".tile").count() < 100
+    assert len(asked) < 8
 
 
 def test_a_server_that_cannot_be_reached_is_reported(page: Page, faults: list[str]) -> None:
