@@ -15,12 +15,13 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page, ViewportSize, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
 COMMAND = [sys.executable, "-m", "llm2clip_search"]
 SEARCH = "?q=a+black+and+white+photograph+of+a+man+with+a+camera+on+a+tripod"
-DESKTOP, PHONE = {"width": 1280, "height": 760}, {"width": 390, "height": 760}
+DESKTOP: ViewportSize = {"width": 1280, "height": 760}
+PHONE: ViewportSize = {"width": 390, "height": 760}
 
 
 def main() -> None:
