@@ -199,11 +199,13 @@ export function mount(element, app) {
     const wide = Math.ceil((height * Math.max(1, ratio)) * Math.min(2, devicePixelRatio));
     const image = h('img', { src: app.thumbnail(found, [160, 320, 640].find((each) => each >= Math.min(640, wide))),
       alt: found.caption ?? found.name, decoding: 'async', draggable: false });
+    const name = h('span', { className: 'name' }, found.caption ?? found.name);
     image.addEventListener('error', () => {
       cell.classList.add('broken');
+      name.remove();
       image.replaceWith(h('p', {}, `${found.name} cannot be shown.`));
     });
-    cell.append(image, h('span', { className: 'name' }, found.caption ?? found.name), ...(score ? [score] : []));
+    cell.append(image, name, ...(score ? [score] : []));
     if (found.duplicates?.length) cell.append(h('span', { className: 'same' }, `+${found.duplicates.length} alike`));
     return cell;
   }

@@ -114,6 +114,7 @@ def test_a_part_is_given_by_keyboard(page: Page) -> None:
 def test_the_plan_of_a_search_is_explained(page: Page) -> None:
     page.goto("/?q=boat")
     page.get_by_role("button", name="Filters and saved searches").click()
+    expect(page.locator(".facets summary").first).to_be_visible()
     page.locator("summary", has_text="How this was searched").click()
     expect(page.get_by_role("row", name="Model colours:16")).to_be_visible()
     expect(page.get_by_role("row", name="Plan exact on cpu")).to_be_visible()
