@@ -169,7 +169,7 @@ def test_weak_matches_are_called_weak(
 
 def test_a_busy_server_is_asked_again(page: Page, faults: list[str]) -> None:
     faults.append("429")
-    refused = []
+    refused: list[Route] = []
 
     def refuse_once(route: Route) -> None:
         if refused:
