@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from llm2clip_search.benchmarks.perf.http_client import KeptOpen
 from llm2clip_search.benchmarks.perf.scale import BLOCK, synthetic_row
@@ -128,22 +128,38 @@ def running(index: Path, *options: str) -> Iterator[tuple[str, int]]:
     """Address and process id of a server that answers; it is stopped at the end.
 
     Raises:
-        CorpusError: it did not start.
+        CorpusError: it did not start, or ended by itself.
     """
-    command = [sys.executable, "-m", "llm2clip_search", "serve", "--index", str(index), "--port", "0", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    assert process.stderr is not None, "it is a pipe"
-    try:
-        line = process.stderr.readline()
-        if (match := re.search(r"http://\S+", line)) is None:
-            raise CorpusError(f"The server did not start: {line.strip()}")
-        with KeptOpen(match[0]) as client:
-            client.get("/api/v1/health")
-        yield match[0], process.pid
-    finally:
-        process.terminate()
-        process.wait()
-        process.stderr.close()
+    command = [sys.executable, "-X", "faulthandler", "-m", "llm2clip_search", "serve", "--index", str(index)]
+    # A file: nobody reads a pipe while clients ask, and a full one would stop the server.
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [*command, "--port", "0", *options], stderr=said, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        )
+        try:
+            address = _address(process, said)
+            with KeptOpen(address) as client:
+                client.get("/api/v1/health")
+            yield address, process.pid
+            if process.poll() is not None:
+                raise CorpusError(f"The server ended with status {process.returncode}: {_all_of(said)[-2000:]}")
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _address(process: "subprocess.Popen[bytes]", said: IO[bytes]) -> str:
+    """Where a server listens, once it says so."""
+    while (match := re.search(r"http://\S+(?=\s)", _all_of(said))) is None:
+        if process.poll() is not None:
+            raise CorpusError(f"The server did not start: {_all_of(said).strip()}")
+        time.sleep(0.002)
+    return match[0]
+
+
+def _all_of(file: IO[bytes]) -> str:
+    # Without moving the place where the server writes on.
+    return os.pread(file.fileno(), 1 << 20, 0).decode("utf-8", "replace")
 
 
 def wait_until_ready(client: KeptOpen) -> None:
