@@ -9,16 +9,18 @@ const PAGE = 60;
 const KEPT_PAGES = 40;
 const MOST_TILES = 96;
 const GAP = 4;
+const LONG_PRESS = 500; // milliseconds until a finger has selected
 
 export function mount(element, app) {
   const count = h('p', { className: 'count', role: 'status' });
   const sheet = h('div', { className: 'sheet', role: 'grid', 'aria-label': 'Results', 'aria-multiselectable': 'true' });
   const scroller = h('div', { className: 'scroller' }, sheet);
   const empty = h('div', { className: 'empty', hidden: true });
+  const hints = h('div', { className: 'hints', role: 'status', hidden: true });
   const lost = app.index.indices.flatMap(({ sources }) => sources.filter(({ exists }) => exists === false).map(({ path }) => path));
   const note = h('p', { className: 'note', hidden: !lost.length },
     `${lost.join(', ')} cannot be found: is its drive connected? Its pictures can be searched for, but not opened.`);
-  element.append(h('div', { className: 'bar' }, count, sorting(app), views(app)), note, empty, scroller);
+  element.append(h('div', { className: 'bar' }, count, sorting(app), views(app)), note, hints, empty, scroller);
 
   let pages = new Map(); // number -> hits
   let waiting = new Map(); // number -> AbortController
@@ -73,6 +75,7 @@ export function mount(element, app) {
       scroller.scrollTop = Math.floor((app.state.top - 1) / across) * (height + GAP);
       draw();
       app.tell('answer', answer);
+      import('./advice.js').then((module) => mine === turn && module.advise(hints, app, answer));
     } catch (error) {
       if (mine === turn && error.name !== 'AbortError') app.tell('trouble', error);
     } finally {
@@ -196,11 +199,13 @@ export function mount(element, app) {
     const wide = Math.ceil((height * Math.max(1, ratio)) * Math.min(2, devicePixelRatio));
     const image = h('img', { src: app.thumbnail(found, [160, 320, 640].find((each) => each >= Math.min(640, wide))),
       alt: found.caption ?? found.name, decoding: 'async', draggable: false });
+    const name = h('span', { className: 'name' }, found.caption ?? found.name);
     image.addEventListener('error', () => {
       cell.classList.add('broken');
+      name.remove();
       image.replaceWith(h('p', {}, `${found.name} cannot be shown.`));
     });
-    cell.append(image, ...(score ? [score] : []));
+    cell.append(image, name, ...(score ? [score] : []));
     if (found.duplicates?.length) cell.append(h('span', { className: 'same' }, `+${found.duplicates.length} alike`));
     return cell;
   }
@@ -252,9 +257,22 @@ export function mount(element, app) {
     const cell = event.target.closest('.tile');
     return cell ? +cell.dataset.at : -1;
   };
+  let press = 0;
+  let wasHeld = false;
+  sheet.addEventListener('pointerdown', (event) => {
+    wasHeld = false;
+    clearTimeout(press);
+    if (event.pointerType !== 'touch' || placeOf(event) < 0) return;
+    press = setTimeout(() => {
+      wasHeld = true;
+      select(placeOf(event), false);
+    }, LONG_PRESS);
+  });
+  for (const end of ['pointerup', 'pointercancel']) sheet.addEventListener(end, () => clearTimeout(press));
+  sheet.addEventListener('contextmenu', (event) => wasHeld && event.preventDefault());
   sheet.addEventListener('click', (event) => {
     const at = placeOf(event);
-    if (at < 0 || !hit(at)) return;
+    if (at < 0 || !hit(at) || wasHeld) return;
     focusOn(at);
     if (event.ctrlKey || event.metaKey || event.shiftKey) select(at, event.shiftKey);
     else {

@@ -1,5 +1,6 @@
-/** One result at large. Uses of `app`: get, post, index, state, update, open, neighbour, event `panel`. */
+/** One result at large. Uses of `app`: get, post, index, state, update, open, hits, neighbour, thumbnail, event `panel`. */
 import { picture } from './api.js';
+import { framed } from './crop.js';
 import { h } from './element.js';
 
 const LABELS = { width: 'Size', size: 'File', taken: 'Taken', camera: 'Camera', place: 'Place', rating: 'Rating',
@@ -74,8 +75,10 @@ export function mount(element, app) {
       h('div', { className: 'actions' }, button('More like this', () => like(1)), button('Less like this', () => like(-0.5)),
         ...(stage.toggle ? [stage.toggle] : []),
         ...(hasFile ? [h('a', { className: 'button', href: picture(row, 'file'), download: row.name }, 'Download')] : [])),
+      ...(stage.form ? [stage.form] : []),
       ...(search ? [phrases(app, row, search)] : []),
       table(row),
+      ...same(app, row.id),
       h('div', { className: 'path' }, h('code', {}, row.path), button('Copy', copy, 'Copy the path'),
         ...(app.index.can_open_folder ? [button('Open folder', openFolder)] : [])),
       status,
@@ -103,49 +106,12 @@ export function mount(element, app) {
   show();
 }
 
-/** The preview, on which a part can be drawn that is then searched for. */
-function framed(row, choose) {
-  const image = h('img', { src: picture(row, 'preview'), alt: row.caption ?? row.name, draggable: false });
-  if (row.width) image.style.aspectRatio = `${row.width} / ${row.height}`;
-  image.addEventListener('error', () => image.replaceWith(h('p', { className: 'note' }, 'The picture cannot be shown.')));
-  const part = h('div', { className: 'part', hidden: true });
-  const element = h('div', { className: 'stage' }, image, part);
-  const toggle = h('button', { type: 'button', 'aria-pressed': 'false', onclick: () => set(!drawing) }, 'Search a part');
-  let drawing = false;
-  let from = null;
-  const set = (value) => {
-    drawing = value;
-    element.classList.toggle('drawing', value);
-    toggle.setAttribute('aria-pressed', value);
-    toggle.textContent = value ? 'Draw a rectangle' : 'Search a part';
-  };
-  const at = (event) => {
-    const box = image.getBoundingClientRect();
-    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((each) => Math.min(1, Math.max(0, each)));
-  };
-  const between = (to) => [Math.min(from[0], to[0]), Math.min(from[1], to[1]), Math.max(from[0], to[0]), Math.max(from[1], to[1])];
-  element.addEventListener('pointerdown', (event) => {
-    if (!drawing) return;
-    event.preventDefault();
-    element.setPointerCapture(event.pointerId);
-    from = at(event);
-  });
-  element.addEventListener('pointermove', (event) => {
-    if (!from) return;
-    const [left, top, right, bottom] = between(at(event));
-    part.hidden = false;
-    Object.assign(part.style, { left: `${100 * left}%`, top: `${100 * top}%`, width: `${100 * (right - left)}%`, height: `${100 * (bottom - top)}%` });
-  });
-  element.addEventListener('pointerup', (event) => {
-    if (!from) return;
-    const crop = between(at(event)).map((each) => +each.toFixed(3));
-    from = null;
-    set(false);
-    if (crop[2] - crop[0] > 0.02 && crop[3] - crop[1] > 0.02) choose(crop);
-    else part.hidden = true;
-  });
-  element.addEventListener('pointercancel', () => { from = null; });
-  return { element, toggle };
+/** Near-duplicates that are grouped under a result. */
+function same(app, id) {
+  const others = app.hits().find((hit) => hit.id === id)?.duplicates ?? [];
+  if (!others.length) return [];
+  return [h('h3', {}, 'Near-duplicates'), h('div', { className: 'same-rows' }, ...others.map((each) => h('button',
+    { type: 'button', onclick: () => app.open(each.id) }, h('img', { src: app.thumbnail(each, 160), alt: each.name }))))];
 }
 
 function table(row) {

@@ -4,17 +4,19 @@ import { h } from './element.js';
 export function mount(element, app) {
   const toggle = document.getElementById('toggle-side');
   const part = (name) => h('div', { className: name });
-  const [filters, facets, saved, exports] = ['part-filters', 'part-facets', 'part-saved', 'part-exports'].map(part);
+  const [filters, facets, saved, exports, explain] = ['part-filters', 'part-facets', 'part-saved', 'part-exports', 'part-explain'].map(part);
   const section = (title, open, ...children) => h('details', { open, className: 'section' }, h('summary', {}, title), ...children);
   let ready = null;
 
   const make = async () => {
     element.replaceChildren(h('div', { className: 'side-bar' }, h('h2', {}, 'Filters'),
       h('button', { type: 'button', 'aria-label': 'Close filters', onclick: () => open(false) }, '×')),
-    filters, options(app), section('Values', true, facets), section('Saved searches', false, saved), section('Export', false, exports));
-    const names = ['filters', 'facets', 'saved', 'exports'];
+    filters, options(app), section('Values', true, facets), section('Saved searches', false, saved), section('Export', false, exports),
+    section('How this was searched', false, explain));
+    const names = ['filters', 'facets', 'saved', 'exports', 'explain'];
     const modules = await Promise.all(names.map((name) => import(`./${name}.js`)));
     modules.slice(0, 3).forEach((module, at) => module.mount([filters, facets, saved][at], app));
+    modules[4].mount(explain, app);
     const again = () => modules[3].mount(exports, app);
     app.addEventListener('selection', again);
     app.addEventListener('answer', again);

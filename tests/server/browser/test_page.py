@@ -1,69 +1,19 @@
 """The whole page in Chromium, with a server behind a socket."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect
 
 from llm2clip_search.server.app import STATIC
-from llm2clip_search.server.config import ServerConfig
-from llm2clip_search.server.service import Service
-from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
-from tests.support.server import listening, wait_until
 
-CHROMIUM = os.environ.get("LLM2CLIP_CHROMIUM") or shutil.which("chromium")
 ICON = STATIC / "icon.svg"
 DESKTOP, PHONE = (1280, 800), (390, 844)
 WIDE = '[{"column":"width","op":">","value":9000}]'
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-
-
-@pytest.fixture(scope="module")
-def address(indexed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    service = Service(ServerConfig(indices=(indexed,)), encoder=ColourEncoder())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        patch.setenv("LLM2CLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with listening(service) as address:
-            wait_until(lambda: service.state == "ready")
-            yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def faults() -> list[str]:
-    """What the console may say; a test that provokes an error names its status here."""
-    return []
-
-
-@pytest.fixture
-def page(address: str, browser: Browser, faults: list[str]) -> Iterator[Page]:
-    """The page; errors in its console and requests to other hosts fail the test."""
-    context = browser.new_context(base_url=address, viewport={"width": DESKTOP[0], "height": DESKTOP[1]})
-    page = context.new_page()
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(urlsplit(request.url).hostname))
-    yield page
-    context.close()
-    assert [text for text in said if not any(fault in text for fault in faults)] == []
-    assert set(asked) <= {"127.0.0.1", ""}
 
 
 def show(page: Page, query: str = "") -> None:
