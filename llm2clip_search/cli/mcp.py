@@ -1,23 +1,14 @@
 """``llm2clip-search mcp``: the index as tools of an assistant."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llm2clip_search.cli.options import Device, ModelName, QuantizeName, RuntimeName
+from llm2clip_search.cli.options import Device, IndexFolders, ModelName, QuantizeName, RuntimeName
 
 
 def mcp(
-    index: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--index",
-            help="Index folder; may be repeated. Default: the nearest .llm2clip in or above this folder.",
-            show_default=False,
-            metavar="FOLDER",
-        ),
-    ] = None,
+    index: IndexFolders = None,
     hide_location: Annotated[
         bool, typer.Option("--hide-location", help="Do not tell where pictures were taken.")
     ] = False,

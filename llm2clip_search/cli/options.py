@@ -11,6 +11,15 @@ IndexFolder = Annotated[
         "--index", help="Index folder. Default: the nearest .llm2clip in or above this folder.", show_default=False
     ),
 ]
+IndexFolders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--index",
+        help="Index folder; may be repeated. Default: the nearest .llm2clip in or above this folder.",
+        show_default=False,
+        metavar="FOLDER",
+    ),
+]
 RuntimeName = Annotated[
     Literal["auto", "torch", "onnx"],
     typer.Option(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import tee
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -11,7 +10,7 @@ from rich.markup import escape
 from llm2clip_search.cli import console
 from llm2clip_search.cli.batch import STDIN, count_captions, read_captions, typed_captions
 from llm2clip_search.cli.hits import LABELS, Style, form_of, print_head, print_hits, style_of
-from llm2clip_search.cli.options import Device, ModelName, QuantizeName, RuntimeName
+from llm2clip_search.cli.options import Device, IndexFolders, ModelName, QuantizeName, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
 from llm2clip_search.cli.sources import say_if_moved
 
@@ -150,15 +149,7 @@ def query(
             show_default=False,
         ),
     ] = None,
-    index: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--index",
-            help="Index folder; may be repeated. Default: the nearest .llm2clip in or above this folder.",
-            show_default=False,
-            metavar="FOLDER",
-        ),
-    ] = None,
+    index: IndexFolders = None,
     model: ModelName = None,
     runtime: RuntimeName = "auto",
     device: Device = "auto",

@@ -2,25 +2,16 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.options import Device, ModelName, QuantizeName, RuntimeName
+from llm2clip_search.cli.options import Device, IndexFolders, ModelName, QuantizeName, RuntimeName
 
 
 def serve(
-    index: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--index",
-            help="Index folder; may be repeated. Default: the nearest .llm2clip in or above this folder.",
-            show_default=False,
-            metavar="FOLDER",
-        ),
-    ] = None,
+    index: IndexFolders = None,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any that is free.", min=0, max=65535)] = 8410,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine.")] = "127.0.0.1",
     allow_host: Annotated[
