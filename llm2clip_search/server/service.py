@@ -142,9 +142,9 @@ class Service:
     def _open(self, folders: list[Path]) -> None:
         from llm2clip_search.engine import open_index
         from llm2clip_search.server.queued_encoder import QueuedEncoder
-        from llm2clip_search.store import Snapshot
+        from llm2clip_search.store import Manifest
 
-        model = Snapshot(folders[0]).manifest.model
+        model = Manifest.read(folders[0]).model
         if self._encoder is None or (self._given is None and self._encoder.fingerprint != model.fingerprint):
             self._encoder = QueuedEncoder(self._given or self._load(model.name), queue=self.config.queue)
         searcher = open_index(folders, encoder=self._encoder, condition_seconds=CONDITION_SECONDS)
