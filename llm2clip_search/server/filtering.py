@@ -87,14 +87,27 @@ class Selection:
     find: "Find | None"
     where: str | None
     among: "Chosen | None"
-    pieces: tuple[tuple[ConditionValue | str, str], ...]
-    """The conditions one by one, as they were asked, and as SQL."""
+    asked: Filtered
+    written: tuple[str, ...]
+    """Its form as SQL, condition by condition."""
+
+    def pieces(self, searcher: "Searcher") -> list[tuple[ConditionValue | str, str]]:
+        """The conditions one by one, as values of the API, or as SQL where no form says the same; and each as SQL.
+
+        Only an empty result and a form need them, and reading SQL takes milliseconds.
+        """
+        found: list[tuple[ConditionValue | str, str]] = list(zip(self.asked.conditions, self.written, strict=True))
+        if where := _sql(self.asked):
+            form = searcher.conditions(where)
+            found += [(where, where)] if form is None else [(api_condition(c), searcher.where([c])) for c in form]
+        return found
 
     def without(self, searcher: "Searcher", *, seconds: float) -> list[Without]:
         """How many rows each condition alone removes; empty if that takes too long."""
         from llm2clip_search.errors import ConditionError
 
-        written = [sql for _, sql in self.pieces]
+        pieces = self.pieces(searcher)
+        written = [sql for _, sql in pieces]
         try:
             found = searcher.count_without(written, find=self.find, among=self.among, seconds=seconds)
         except ConditionError:
@@ -103,7 +116,7 @@ class Selection:
             Without(where=asked, matches=matches)
             if isinstance(asked, str)
             else Without(condition=asked, matches=matches)
-            for (asked, _), matches in zip(self.pieces, found, strict=False)
+            for (asked, _), matches in zip(pieces, found, strict=False)
         ]
         return said if self.among is None else [*said, Without(area=True, matches=found[-1])]
 
@@ -115,16 +128,11 @@ def selected(asked: Filtered, call: Call, opened: Opened) -> Selection:
         Problem: ``bad-condition`` with the field that is wrong, or as of the map for an area.
     """
     searcher = opened.searcher
-    where = (asked.where or "").strip()
+    where = _sql(asked)
     conditions = [engine_condition(each) for each in asked.conditions]
     written = [searcher.where([condition]) for condition in conditions] if _fits(searcher, conditions) else []
-    pieces: list[tuple[ConditionValue | str, str]] = list(zip(asked.conditions, written, strict=True))
-    if where:
-        form = searcher.conditions(where)
-        if form is None:
-            pieces.append((where, where))
-        else:
-            pieces += [(api_condition(each), searcher.where([each])) for each in form]
+    if where and written:  # by itself it has to be a condition: "true) OR (true" would undo the others
+        searcher.conditions(where)
     if call.service.config.hide_location:
         _refuse_location(searcher, [*written, *([where] if where else [])])
     parts = [*written, *([f"({where}\n)"] if where else [])]
@@ -132,8 +140,13 @@ def selected(asked: Filtered, call: Call, opened: Opened) -> Selection:
         find=asked.find,
         where=(where if where and not written else " AND ".join(parts)) or None,
         among=None if asked.area is None else _within(asked.area, call, opened),
-        pieces=tuple(pieces),
+        asked=asked,
+        written=tuple(written),
     )
+
+
+def _sql(asked: Filtered) -> str:
+    return (asked.where or "").strip()
 
 
 def _fits(searcher: "Searcher", conditions: Sequence["Condition"]) -> bool:

@@ -25,10 +25,11 @@ def post_conditions(call: Call, body: Filtered) -> ConditionsAnswer:
     opened = call.opened
     selection = selected(body, call, opened)
     matches = opened.searcher.count(selection.where, find=selection.find, among=selection.among)
-    shown = [asked for asked, _ in selection.pieces if not isinstance(asked, str)]
+    pieces = selection.pieces(opened.searcher)
+    shown = [asked for asked, _ in pieces if not isinstance(asked, str)]
     return ConditionsAnswer(
         where=selection.where or "",
-        conditions=shown if len(shown) == len(selection.pieces) else None,
+        conditions=shown if len(shown) == len(pieces) else None,
         matches=matches,
     )
 
