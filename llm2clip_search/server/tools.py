@@ -1,11 +1,9 @@
 """What an assistant can do with the served indices: search, find similar rows, look at pictures, describe the index."""
 
-import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -15,6 +13,8 @@ from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
 from llm2clip_search.server.endpoint import wrong_value
 from llm2clip_search.server.hits import found_of, row_of
 from llm2clip_search.server.opened import Opened
+from llm2clip_search.server.pictures.originals import Original, original_of
+from llm2clip_search.server.pictures.rendering import PictureSize, render
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.service import Service
 from llm2clip_search.server.values import ID_PATTERN, Cosine, Found
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from llm2clip_search.engine import Result
 
 MOST_PICTURES = 8
-PICTURE_SIDE = 512
-"""Longest side of a picture that is shown, in pixels."""
+SHOWN = PictureSize(name="shown", width=512, height=512, media_type="image/jpeg")
 LONGEST_TEXT = 300
 """Characters of a passage or caption in the lines that describe hits; the structured answer has all of it."""
 
@@ -244,53 +243,31 @@ def show_images(service: Service, given: PicturesArguments) -> Reply:
     opened = service.opened
     parts: list[str | Picture] = []
     for identifier in map(_identifier, given.ids):
-        part, number = row_of(identifier, opened)
-        snapshot = opened.searcher.parts[part].snapshot
-        [row] = snapshot.rows([number])
-        uri = snapshot.located(row["path"])
-        if row.get("modality") == "text":
-            parts.append(f"id {identifier}: {uri}\n{row['text']}")
+        original = original_of(identifier, opened)
+        if original.is_text:
+            parts.append(f"id {identifier}: {original.uri}\n{original.row['text']}")
             continue
         try:
-            picture = Picture(jpeg=_small(_indexed(uri, row)))
-        except (OSError, Llm2ClipError) as error:
-            parts.append(f"id {identifier}: {uri} cannot be shown: {first_line(error)}.")
+            picture = Picture(jpeg=_small(original))
+        except (Problem, Llm2ClipError) as error:
+            parts.append(f"id {identifier}: {original.uri} cannot be shown: {first_line(error)}.")
         else:
-            parts += [f"id {identifier}: {uri}", picture]
+            parts += [f"id {identifier}: {original.uri}", picture]
     return Reply(parts=parts)
 
 
-def _indexed(uri: str, row: Mapping[str, Any]) -> bytes:
-    """The content of a row's file or of a part of it, if the file was not replaced by another, or by a link to one.
+def _small(original: Original) -> bytes:
+    """A row as a small JPEG, if its file is what was indexed.
 
     Raises:
-        OSError: it is gone, or is no regular file.
-        CorpusError: it is something else than what was indexed, or as `open_uri`.
+        Problem: it is gone.
+        CorpusError: it is something else than what was indexed.
+        ImageError: it cannot be decoded.
     """
-    import hashlib
-
-    from llm2clip_search.corpora.containers import container_uri, open_uri
-    from llm2clip_search.store.snapshot import is_uri
-
-    file, part = container_uri(uri)
-    if not is_uri(uri) and not Path(file).is_file():  # opening a pipe or a device may never end
-        raise FileNotFoundError(f"{file} is gone")
-    data = open_uri(uri, row.get("version") or "")
-    if not part and hashlib.blake2b(data, digest_size=16).hexdigest() != row["content_hash"]:
+    data = original.content()
+    if not original.is_as_indexed(data):
         raise CorpusError("it has changed since it was indexed")
-    return data
-
-
-def _small(data: bytes) -> bytes:
-    """A small JPEG of an image file, without metadata."""
-    from llm2clip_search.encoders.images import reading
-
-    with reading(data, shortest=PICTURE_SIDE // 2) as picture:
-        small = picture.rgb.copy()
-    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=80)
-    return out.getvalue()
+    return render(data, SHOWN, tag="").data
 
 
 def describe_index(service: Service, _: NoArguments) -> Reply:
