@@ -91,7 +91,9 @@ class GuardedFiles:
             _check_regular(found, uri)
             is_same = ":" in self._mark and file_status(uri, found).version == self._mark
             if not is_same and (found.st_size != self._size or _hash(descriptor) != self._content_hash):
-                raise FileNotFoundError(errno.ENOENT, "it is reached by a link, and has changed since it was indexed", uri)
+                raise FileNotFoundError(
+                    errno.ENOENT, "it is reached by a link, and has changed since it was indexed", uri
+                )
         except BaseException:
             os.close(descriptor)
             raise
