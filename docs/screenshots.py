@@ -7,7 +7,6 @@ The demonstration is made in a temporary folder and served; the pictures are Web
 
 import io
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +16,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Locator, Page, ViewportSize, sync_playwright
 
+from llm2clip_search.benchmarks.perf.serving import running
+
 IMAGES = Path(__file__).parent / "images"
-COMMAND = [sys.executable, "-m", "llm2clip_search"]
 SEARCH = "?q=a+black+and+white+photograph+of+a+man+with+a+camera+on+a+tripod"
 DESKTOP: ViewportSize = {"width": 1280, "height": 760}
 PHONE: ViewportSize = {"width": 390, "height": 760}
@@ -29,12 +29,8 @@ def main() -> None:
     chromium = os.environ.get("LLM2CLIP_CHROMIUM") or shutil.which("chromium")
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
-        subprocess.run([*COMMAND, "demo", scratch], check=True)
-        server = subprocess.Popen(
-            [*COMMAND, "serve", "--index", f"{scratch}/.llm2clip", "--port", "0"], stderr=subprocess.PIPE, text=True
-        )
-        try:
-            address = _address(server)
+        subprocess.run([sys.executable, "-m", "llm2clip_search", "demo", scratch], check=True)
+        with running(Path(scratch) / ".llm2clip") as (address, _):
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             light = browser.new_page(viewport=DESKTOP)
             light.goto(address + SEARCH)
@@ -46,17 +42,6 @@ def main() -> None:
             _first_tile(dark).wait_for()
             _save(dark, "page-phone")
             browser.close()
-        finally:
-            server.terminate()
-            server.wait()
-
-
-def _address(server: "subprocess.Popen[str]") -> str:
-    assert server.stderr is not None
-    for line in server.stderr:
-        if (match := re.search(r"http://\S+", line)) is not None:
-            return match[0]
-    raise SystemExit("The server did not start.")
 
 
 def _first_tile(page: Page) -> Locator:
