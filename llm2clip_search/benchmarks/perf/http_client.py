@@ -39,29 +39,25 @@ class KeptOpen:
 
     def body(self, path: str) -> bytes:
         """The body of an answer as it is; errors as `get`."""
-        self._connection.request("GET", path)
-        answer = self._connection.getresponse()
-        body = answer.read()
-        if answer.status != http.client.OK:
-            raise CorpusError(f"{path} was answered with {answer.status}: {body[:200]!r}")
-        return body
+        return self._exchange("GET", path, None, any_status=False)[1]
 
     def status(self, path: str, value: object) -> int:
         """The status of the answer to a value in JSON."""
-        self._connection.request("POST", path, json.dumps(value), {"Content-Type": "application/json"})
-        answer = self._connection.getresponse()
-        answer.read()
-        return answer.status
+        return self._exchange("POST", path, value, any_status=True)[0]
 
     def _answer(self, method: str, path: str, value: object, *, any_status: bool) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._exchange(method, path, value, any_status=any_status)[1])
+        return found
+
+    def _exchange(self, method: str, path: str, value: object, *, any_status: bool) -> tuple[int, bytes]:
+        """The status and the body of an answer; None asks without a body."""
         body = None if value is None else json.dumps(value)
         self._connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
         answer = self._connection.getresponse()
         read = answer.read()
         if answer.status != http.client.OK and not any_status:
             raise CorpusError(f"{method} {path} was answered with {answer.status}: {read[:200]!r}")
-        found: dict[str, Any] = json.loads(read)
-        return found
+        return answer.status, read
 
 
 def answers_per_second(address: str, paths: Sequence[str], *, connections: int = 4, seconds: float = 3.0) -> float:
