@@ -84,21 +84,20 @@ class ArchiveRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
 def details(call: Call, query: ImageQuery) -> Details:
     """Describe one row."""
-    from llm2clip_search.engine import Hit
+    from llm2clip_search.engine import Listed
     from llm2clip_search.engine.results import NOT_METADATA
 
     opened = call.opened
     original = original_of(query.id, opened)
     row = original.row
-    hit = Hit(
+    listed = Listed(
         rank=0,
         id=row["id"],
-        score=0.0,
         uri=original.uri,
         metadata={name: value for name, value in row.items() if name not in NOT_METADATA},
         index=str(original.snapshot.folder) if len(opened.searcher.parts) > 1 else None,
     )
-    found = found_of(hit, opened, is_ranked=False, hide_location=call.service.config.hide_location)
+    found = found_of(listed, opened, is_ranked=False, hide_location=call.service.config.hide_location)
     return Details(
         **msgspec.structs.asdict(found),
         exists=original.exists,
