@@ -134,7 +134,7 @@ def selected(asked: Filtered, call: Call, opened: Opened) -> Selection:
     if where and written:  # by itself it has to be a condition: "true) OR (true" would undo the others
         searcher.conditions(where)
     if call.service.config.hide_location:
-        _refuse_location(searcher, [*written, *([where] if where else [])])
+        refuse_location(searcher, [*written, *([where] if where else [])])
     parts = [*written, *([f"({where}\n)"] if where else [])]
     return Selection(
         find=asked.find,
@@ -164,7 +164,12 @@ def _fits(searcher: "Searcher", conditions: Sequence["Condition"]) -> bool:
     return True
 
 
-def _refuse_location(searcher: "Searcher", conditions: Sequence[str]) -> None:
+def refuse_location(searcher: "Searcher", conditions: Sequence[str]) -> None:
+    """Refuse conditions from whose answers one could tell where pictures were taken.
+
+    Raises:
+        Problem: ``bad-condition``.
+    """
     for condition in conditions:
         used = {name.casefold() for name in searcher.parts[0].filter.read(condition).columns}
         if used & set(HIDDEN):

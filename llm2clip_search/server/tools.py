@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
 from llm2clip_search.server.endpoint import wrong_value
+from llm2clip_search.server.filtering import refuse_location
 from llm2clip_search.server.hits import found_of, row_of
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.pictures.originals import Original, original_of
@@ -170,6 +171,7 @@ def search(service: Service, given: SearchArguments) -> Reply:
         raise Problem("bad-request", "A search needs a caption or the id of a row to be like.")
     opened = service.opened
     result, matches = _page(
+        service,
         opened,
         text=given.caption,
         like=_named(given.like),
@@ -187,7 +189,7 @@ def similar(service: Service, given: SimilarArguments) -> Reply:
     """Find rows that are like one, without that one."""
     opened, identifier = service.opened, _identifier(given.id)
     row_of(identifier, opened)
-    result, matches = _page(opened, like=[identifier], where=given.where, k=given.k + 1)
+    result, matches = _page(service, opened, like=[identifier], where=given.where, k=given.k + 1)
     others = [hit for hit in result.hits if opened.id_of(hit.id, hit.index) != identifier]
     hits = [replace(hit, rank=rank) for rank, hit in enumerate(others[: given.k], start=1)]
     return _reply(replace(result, hits=hits), matches, opened, service)
@@ -204,11 +206,15 @@ def _identifier(given: str | int) -> str:
     return text
 
 
-def _page(opened: Opened, *, text: str | None = None, **options: Any) -> tuple["Result", int]:
+def _page(
+    service: Service, opened: Opened, *, text: str | None = None, where: str | None = None, **options: Any
+) -> tuple["Result", int]:
     from llm2clip_search.engine.query import compose_query
 
     searcher = opened.searcher
-    ranked = searcher.rank(compose_query([] if text is None else text, **options))
+    if where is not None and service.config.hide_location:
+        refuse_location(searcher, [where])
+    ranked = searcher.rank(compose_query([] if text is None else text, where=where, **options))
     return searcher.page(ranked), ranked.matches
 
 

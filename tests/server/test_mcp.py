@@ -211,6 +211,14 @@ def test_places_can_be_kept_back(indexed: Path) -> None:
     assert not {"latitude", "longitude"} & set(shown.structured_content["columns"])
 
 
+@pytest.mark.parametrize(("tool", "about"), [("search", {"caption": "a boat"}), ("similar", {"id": 3})])
+def test_conditions_do_not_tell_places_that_are_kept_back(indexed: Path, tool: str, about: dict[str, Any]) -> None:
+    asked = {**about, "where": "latitude IS NULL OR width > 0"}
+    answer = using(indexed, use=lambda client: client.call_tool(tool, asked), hide_location=True)
+    assert answer.is_error
+    assert "does not say where pictures were taken" in text_of(answer)
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "sentence"),
     [
