@@ -20,8 +20,9 @@ def test_the_table_names_every_figure(run_cli: RunCli) -> None:
     assert done.stderr == ""
 
 
-def test_json_holds_figures_and_cost(run_cli: RunCli) -> None:
-    done = run_cli("bench", "evaluation", *SMALL, "--json")
+def test_json_holds_figures_and_cost(run_command: RunCli) -> None:
+    """In a process of its own: the peak of this one is that of all tests before."""
+    done = run_command("bench", "evaluation", *SMALL, "--json")
     found = json.loads(done.stdout)
     assert (found["images"], found["captions"], found["dim"]) == (100, 503, 16)
     assert found["at_chance"] is True
