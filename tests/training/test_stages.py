@@ -23,7 +23,7 @@ from llm2clip_search.training.runtime.distributed import Sharding, World, join_p
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.tasks.vision_training import VisionTraining
 from tests.support.corpus import jpeg, write_csv, write_tar
-from tests.support.tiny_training import LANGS, TinyTowers, save_towers, shrink, write_flickr8k
+from tests.support.tiny_training import LANGS, TinyTowers, of_flickr8k, save_towers, shrink, write_flickr8k
 from tests.support.toy_training import free_port, start
 
 Stage = Literal["captions", "clip"]
@@ -45,7 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(towers: TinyTowers) -> Recipe:
     """`nano` with tiny towers: eight steps, a checkpoint every three, all randomness enabled, and two trained blocks of
     the vision tower."""
-    tiny = shrink(find_recipe("nano"), towers, steps=8)
+    tiny = shrink(of_flickr8k(find_recipe("nano")), towers, steps=8)
     captions = replace(tiny.stage1, loop=replace(tiny.stage1.loop, checkpoint_every=3, evaluate_every=4))
     captions = replace(captions, lora=replace(captions.lora, rank=2, dropout=0.1))
     clip = replace(

@@ -73,7 +73,8 @@ class CaptionSource:
     per_image: int = 0
     """Use at most this many captions per image and language, the first ones; 0 uses all."""
     weight: float = 1.0
-    """Sampling weight: how often stage 1 draws a batch from this source, relative to the others."""
+    """Sampling weight, relative to the other sources: how often stage 1 draws a batch from this source, and how often
+    stage 2 shows an image that it describes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,6 @@ def read_training_captions(
 def held_out_by(data: DataRecipe, root: Path) -> set[str]:
     """Keys of the photographs that are not trained on: those of benchmark splits, and always those of dev."""
     photos = held_out_photos(root, data.held_out)
-    if data.dev is not None:
-        photos |= set(read_caption_table(root, [replace(data.dev, langs=())])[0]["photo"].to_pylist())
+    for split in data.dev:
+        photos |= set(read_caption_table(root, [replace(split.captions, langs=())])[0]["photo"].to_pylist())
     return photos
