@@ -26,6 +26,8 @@ from llm2clip_search.evaluation.no_answer import (
 
 SMALLEST = 40
 """Images of the smallest gallery that a calibration is fitted to."""
+MOST_COMPARED = 10_000
+"""Images of the largest gallery whose hard negatives are found: words are compared as dense vectors."""
 TOGETHER = "all in one gallery"
 """Name of the gallery that all data sets make together."""
 
@@ -80,7 +82,9 @@ class NoAnswerResult:
     calibration_error: float | None
     """Of the probabilities, see `no_answer.calibration_error`; None for a model that is not calibrated."""
     hard_negative_recall_at_1: float | None
-    """Share of captions by which their image ranks above all of its hard negatives; None without words to compare."""
+    """Share of captions by which their image ranks above all of its hard negatives.
+
+    None without words to compare, as in languages written without spaces, and for more than `MOST_COMPARED` images."""
     hard_negative_mean_rank: float | None
     """Mean rank of the image among its hard negatives, from 1."""
 
@@ -215,7 +219,6 @@ def _described(captions: Captions, ids: Sequence[str]) -> list[str]:
 
 def _hard_ranks(found: Embedded) -> np.ndarray | None:
     """Ranks of each caption's image among the images that TF-IDF finds to be described most similarly."""
-    documents = tf_idf(found.described)
-    if not documents.any():
+    if len(found.images) > MOST_COMPARED or not (documents := tf_idf(found.described)).any():
         return None
     return ranks_among(found.images, found.captions, found.image_of, hard_negatives(documents))
