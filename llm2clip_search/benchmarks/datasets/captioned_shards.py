@@ -57,9 +57,9 @@ def read_shard_images(root: Path, *, name: str, split: str) -> ImageFiles:
 
 
 def read_comprecap(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
-    """CompreCap's long captions: rows of ``image, caption, lang, source``, of which those of the split's images count.
+    """CompreCap's long captions, which models wrote (Lu et al., arXiv 2412.08614), of the images of a split.
 
-    Images without a long caption are left out, because text retrieval could only miss them.
+    They are rows of ``image, caption, lang, source``; rows of other images do not count. Images without a long caption are left out, because text retrieval could only miss them.
 
     Raises:
         CorpusError: shards or captions are missing or damaged, or no caption is of an image of the split.
@@ -104,8 +104,8 @@ DATASETS = (
         langs=("en",),
         splits=("val", "restval"),
         fetch=(
-            f"ROOT contains COCO's images as {_COCO}-SPLIT-NNN.tar with ID.jpg, and CompreCap's captions "
-            "(huggingface.co/datasets/FanLu31/CompreCap) as long_captions.csv.gz with image, caption, lang."
+            f"ROOT contains COCO's images as {_COCO}-SPLIT-NNN.tar with ID.jpg, and the long "
+            "captions of CompreCap (github.com/LuFan31/CompreCap) as long_captions.csv.gz with image, caption, lang."
         ),
         read=read_comprecap,
         also_called=("long captions of coco",),
