@@ -59,7 +59,8 @@ def read_shard_images(root: Path, *, name: str, split: str) -> ImageFiles:
 def read_comprecap(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
     """CompreCap's long captions, which models wrote (Lu et al., arXiv 2412.08614), of the images of a split.
 
-    They are rows of ``image, caption, lang, source``; rows of other images do not count. Images without a long caption are left out, because text retrieval could only miss them.
+    They are rows of ``image, caption, lang, source``; rows of other images do not count. Images without a long caption
+    are left out, because text retrieval could only miss them.
 
     Raises:
         CorpusError: shards or captions are missing or damaged, or no caption is of an image of the split.
