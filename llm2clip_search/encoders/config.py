@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from llm2clip_search.base.files import replace_file
+from llm2clip_search.encoders.calibration import Calibration
 from llm2clip_search.errors import ModelError
 
 SCHEMA_VERSION = 2
@@ -129,6 +131,8 @@ class ModelConfig:
     licence: str = "unknown"
     training_data: tuple[str, ...] = ()
     """One line per data set: name, split, source and terms."""
+    calibration: Calibration | None = None
+    """How scores become probabilities; None for a model that was not calibrated."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.querybank < math.inf or self.tower_dim < 1:
@@ -179,8 +183,28 @@ def _from_mapping(raw: Mapping[str, Any]) -> ModelConfig:
         "vision": VisionConfig(**vision, preprocess=PreprocessConfig(**preprocess)),
         "text": text_from_mapping(raw["text"]),
         "training_data": tuple(raw.get("training_data", ())),
+        "calibration": _calibration(raw.get("calibration")),
     }
     return ModelConfig(**rest)
+
+
+def _calibration(raw: Mapping[str, Any] | None) -> Calibration | None:
+    return None if raw is None else Calibration(**dict(raw) | {"fitted_on": tuple(raw.get("fitted_on", ()))})
+
+
+def write_calibration(folder: Path, calibration: Calibration) -> None:
+    """Store a calibration in a model folder's ``config.json``; the rest of it stays as it is.
+
+    Raises:
+        ModelError: the configuration cannot be read or written.
+    """
+    path = folder / "config.json"
+    ModelConfig.read(path)
+    raw = json.loads(path.read_text(encoding="utf-8")) | {"calibration": asdict(calibration)}
+    try:
+        replace_file(path, f"{json.dumps(raw, indent=1, ensure_ascii=False)}\n".encode())
+    except OSError as error:
+        raise ModelError(f"{path} cannot be written: {error}.") from error
 
 
 def text_from_mapping(raw: Mapping[str, Any]) -> TextConfig:

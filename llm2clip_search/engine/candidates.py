@@ -195,10 +195,11 @@ class Candidates:
         self.rows, self.query, self.vectors = rows, query, vectors
         self.plans = plans
         """Plans of the deepest search so far."""
-        self._lists = {depth: first}
+        self._lists, self._least = {depth: first}, depth
 
     def lists(self, depth: int) -> list[Ranking]:
-        """A ranking of at most this many rows for each vector."""
+        """A ranking of the best rows for each vector: this many, or more if the first search went deeper."""
+        depth = max(depth, self._least)
         if depth not in self._lists:
             self.plans = self.rows.plans(self.query, depth)
             self._lists[depth] = self.rows.search(self.vectors, depth, self.plans)

@@ -30,10 +30,13 @@ class Joined:
             for key, row in zip(wanted[of_it].tolist(), snapshot.rows(ids[of_it].tolist()), strict=True):
                 self._rows[key] = _Row(snapshot.located(row["path"]), folder, row)
 
-    def hit(self, key: int, *, rank: int, score: float, duplicates: Sequence[int] | None = None) -> Hit:
+    def hit(
+        self, key: int, *, rank: int, score: float, probability: float | None, duplicates: Sequence[int] | None
+    ) -> Hit:
         """A row as a hit; ``duplicates`` are rows that are grouped under it, None if none are looked for."""
         same = None if duplicates is None else tuple(map(self._duplicate, duplicates))
-        return Hit(**self._fields(key), rank=rank, score=max(-1.0, min(1.0, score)), duplicates=same)
+        shown = max(-1.0, min(1.0, score))
+        return Hit(**self._fields(key), rank=rank, score=shown, probability=probability, duplicates=same)
 
     def listed(self, key: int, *, rank: int) -> Listed:
         """A row that was not searched for."""

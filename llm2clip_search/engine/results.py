@@ -105,6 +105,7 @@ class Listed:
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; times are ISO 8601, missing values null.
 
+        ``probability`` is there if it is known.
         ``index`` and ``duplicates`` are its last keys, and there only if the query asks for them; after them
         ``path_bytes`` if the path is not UTF-8 (see `names.json_path`).
         """
@@ -128,9 +129,12 @@ class Hit(Listed):
 
     score: float
     """Cosine."""
+    probability: float | None = None
+    """That it is what the caption describes, as the model is calibrated (`encoders.calibration`); None for another
+    model, and for queries that are not a caption for images. It assumes that half of the captions have an image."""
 
     def _scores(self) -> dict[str, float]:
-        return {"score": self.score}
+        return {"score": self.score} | ({} if self.probability is None else {"probability": self.probability})
 
 
 @dataclass(frozen=True, kw_only=True)

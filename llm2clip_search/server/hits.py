@@ -35,6 +35,7 @@ def found_of(hit: "Listed", opened: Opened, *, is_ranked: bool = True, hide_loca
             "mtime": _moment(row),
             "rank": hit.rank if is_ranked else None,
             "score": getattr(hit, "score", None) if is_ranked else None,
+            "probability": getattr(hit, "probability", None) if is_ranked else None,
             "columns": {name: row[name] for name in sorted(given) if row[name] is not None},
             "duplicates": None if hit.duplicates is None else [_same(each, opened) for each in hit.duplicates],
         }

@@ -230,6 +230,7 @@ def _reply(result: "Result", matches: int, opened: Opened, service: Service) -> 
 def _line(hit: Found) -> str:
     """A hit in one line; names and captions have no line breaks."""
     score = "" if hit.score is None else f"{hit.score:.3f}  "
+    score += "" if hit.probability is None else f"probability {hit.probability:.2f}  "
     words = [f"{hit.rank}.  id {hit.id}  {score}{hit.path}"]
     words += [f"{hit.width} x {hit.height}"] if hit.width else []
     words += [f"taken {hit.taken:%Y-%m-%d %H:%M}"] if hit.taken is not None else []

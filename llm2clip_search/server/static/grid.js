@@ -189,7 +189,9 @@ export function mount(element, app) {
     const isChosen = app.selected.has(found.id);
     cell.setAttribute('aria-selected', isChosen);
     if (app.state.id === found.id) cell.classList.add('open');
-    const score = found.score === undefined ? null : h('span', { className: 'score', title: 'Cosine' }, found.score.toFixed(3));
+    const likely = found.probability === undefined ? '' : `; right with a probability of ${found.probability.toFixed(2)}`;
+    const score = found.score === undefined ? null
+      : h('span', { className: 'score', title: `Cosine${likely}` }, found.score.toFixed(3));
     if (found.modality === 'text') {
       cell.append(h('p', {}, found.text ?? found.name), h('small', {}, found.name), ...(score ? [score] : []));
       return cell;
