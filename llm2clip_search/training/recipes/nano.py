@@ -66,7 +66,7 @@ _NANO_DATA = DataRecipe(
 NANO = Recipe(
     name="nano",
     data=_NANO_DATA,
-    size=DataSize(photographs=35_151, images=6_000, captions=101_684, tokens=23),
+    size=DataSize(photographs=37_540, images=11_046, captions=161_580, tokens=23),
     stage1=CaptionLLMRecipe(
         text=TextConfig(library="llm", weights=GEMMA3, max_tokens=512, hidden_layers=(7,), standardised=True),
         lora=LoraRecipe(rank=32, alpha=64),
@@ -108,18 +108,24 @@ NANO = Recipe(
                 "Flickr8k train split (Hodosh, Young and Hockenmaier 2013): 6,000 images with English captions, and"
                 " their Chinese (Flickr8k-CN, Li et al. 2016) and German, French and Czech ones (Multi30k): research"
                 " and educational use; images belong to their Flickr authors",
+                "COCO (Lin et al. 2014): 2,149 images of Karpathy's restval split with five captions, 435 long captions of"
+                " some of them written by models (CompreCap, Lu et al. 2025), and 1,997 images of train2017 with one"
+                " caption, whose original ids are lost, so that some may be in Karpathy's val and test splits: captions"
+                " CC BY 4.0, photographs under their authors' licences",
+                "RSICD train split (Lu et al. 2018): 500 satellite images with their captions: research use",
+                "Oxford 102 Flowers (Nilsback and Zisserman 2008): 400 images with one caption: research use",
                 "Multi30k captions (Elliott et al. 2016, 2017), without the photographs of Flickr8k's dev and test"
                 " splits, for the LLM: CC BY-NC-SA 4.0",
             ),
         ),
         loop=LoopRecipe(
-            steps=1200,
+            steps=300,
             learning_rate=1e-3,
-            warmup_steps=100,
+            warmup_steps=25,
             weight_decay=0.1,
             ema_decay=0.995,
-            checkpoint_every=300,
-            evaluate_every=300,
+            checkpoint_every=100,
+            evaluate_every=100,
         ),
         batch_size=256,
         micro_batch=256,
@@ -137,4 +143,4 @@ NANO = Recipe(
         querybank_size=3000,
     ),
 )
-"""The recipe of the included model, which was trained on two CPU cores."""
+"""The recipe of the included model, which was trained on an H100 GPU in ten minutes."""

@@ -37,9 +37,10 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> TinyTowers:
 
 @pytest.fixture(scope="module")
 def recipe(towers: TinyTowers) -> Recipe:
-    """`nano` without dropout and noise, so that losses can be compared."""
+    """`nano` in float32 without dropout and noise, so that losses can be compared."""
     tiny = shrink(of_flickr8k(find_recipe("nano")), towers)
-    return replace(tiny, stage2=replace(tiny.stage2, vision_dropout=0.0, text_dropout=0.0, caption_noise=0.0))
+    exact = replace(tiny.stage2, vision_dropout=0.0, text_dropout=0.0, caption_noise=0.0, bf16=False)
+    return replace(tiny, stage2=exact)
 
 
 @pytest.fixture(scope="module")
