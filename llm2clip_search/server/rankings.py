@@ -22,6 +22,7 @@ class Rankings:
 
     def __init__(self) -> None:
         self._held: OrderedDict[object, Ranked] = OrderedDict()
+        self._size = 0
         self._lock = Lock()
 
     def reaching(self, query: "Query", opened: Opened, *, end: int) -> "Ranked":
@@ -41,10 +42,13 @@ class Rankings:
                     return held
         ranked = opened.searcher.rank(replace(query, k=depth, offset=0))
         with self._lock:
+            if (replaced := self._held.pop(key, None)) is not None:
+                self._size -= _size(replaced)
             self._held[key] = ranked
-            self._held.move_to_end(key)
-            while sum(map(_size, self._held.values())) > HELD and len(self._held) > 1:
-                self._held.popitem(last=False)
+            self._size += _size(ranked)
+            while self._size > HELD and len(self._held) > 1:
+                _, oldest = self._held.popitem(last=False)
+                self._size -= _size(oldest)
         return ranked
 
 

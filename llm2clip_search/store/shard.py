@@ -155,7 +155,7 @@ class Shard:
         """
         with self._row_file.reading() as file:
             parts, places = (each.tolist() for each in file.places(rows))
-            columns = {part: _with_values(file.read([part])) for part in dict.fromkeys(parts)}
+            columns = {part: _with_values(file.batch(part)) for part in dict.fromkeys(parts)}
             return [
                 {name: column[place].as_py() for name, column in columns[part]}
                 for part, place in zip(parts, places, strict=True)
@@ -201,10 +201,10 @@ class Shard:
         return table
 
 
-def _with_values(table: pa.Table) -> list[tuple[str, pa.ChunkedArray]]:
-    """The columns of a table that hold anything: each value takes half a microsecond, and most columns hold none."""
-    names, rows = table.column_names, len(table)
-    return [(name, column) for name, column in zip(names, table.columns, strict=True) if column.null_count < rows]
+def _with_values(batch: pa.RecordBatch) -> list[tuple[str, pa.Array]]:
+    """The columns of a batch that hold anything: each value takes half a microsecond, and most columns hold none."""
+    names, rows = batch.schema.names, len(batch)
+    return [(name, column) for name, column in zip(names, batch.columns, strict=True) if column.null_count < rows]
 
 
 def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
