@@ -6,7 +6,6 @@ import pytest
 
 from llm2clip_search.engine import Query, Ranked, SearchIndex, Term, open_index
 from llm2clip_search.server import rankings
-from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.rankings import Rankings
 from tests.support.encoders import ColourEncoder
 
@@ -14,7 +13,7 @@ from tests.support.encoders import ColourEncoder
 def test_the_rankings_asked_for_last_are_kept(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of twenty rows each, two fit; asking for one again makes it the newest."""
     monkeypatch.setattr(rankings, "HELD", 45)
-    opened = Opened(searcher=open_index(indexed, encoder=ColourEncoder()), generation="first")
+    searcher = open_index(indexed, encoder=ColourEncoder())
     asked = list[str]()
     rank = SearchIndex.rank
 
@@ -25,13 +24,5 @@ def test_the_rankings_asked_for_last_are_kept(indexed: Path, monkeypatch: pytest
     monkeypatch.setattr(SearchIndex, "rank", counted)
     kept = Rankings()
     for colour in ("red", "green", "red", "blue", "red", "green", "green"):
-        kept.reaching(Query(terms=(Term(kind="text", value=colour),)), opened, end=10)
+        kept.reaching(Query(terms=(Term(kind="text", value=colour),)), searcher, end=10)
     assert asked == ["red", "green", "blue", "green"]
-
-
-def test_a_ranking_of_an_earlier_state_is_not_read(indexed: Path) -> None:
-    searcher, kept = open_index(indexed, encoder=ColourEncoder()), Rankings()
-    query = Query(terms=(Term(kind="text", value="red"),))
-    first = kept.reaching(query, Opened(searcher=searcher, generation="first"), end=10)
-    assert kept.reaching(query, Opened(searcher=searcher, generation="first"), end=10) is first
-    assert kept.reaching(query, Opened(searcher=searcher, generation="second"), end=10) is not first
