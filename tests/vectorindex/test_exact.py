@@ -100,6 +100,10 @@ def test_without_a_scan_the_answer_is_the_same(tmp_path: Path, monkeypatch: pyte
 def test_a_query_alone_leaves_the_threads_of_faiss_as_they_were() -> None:
     faiss = pytest.importorskip("faiss")
     vectors = unit(np.random.default_rng(0).standard_normal((100, 8))).astype(np.float16)
+    before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(3)
-    Float16Scan(vectors).search(vectors[:1].astype(np.float32), 3, None)
-    assert faiss.omp_get_max_threads() == 3
+    try:
+        Float16Scan(vectors).search(vectors[:1].astype(np.float32), 3, None)
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
