@@ -5,6 +5,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from llm2clip_search.base.vectors import unit
 from llm2clip_search.corpora.containers import container_uri
@@ -35,6 +36,9 @@ class Part(Protocol):
     @property
     def filter(self) -> "Filter":
         """Conditions over its rows."""
+
+    def beside(self, columns: Iterable[pa.Field]) -> "Part":
+        """The same index for a search over several: conditions may name columns that only others have."""
 
     def matches(
         self, where: str | None, find: Find | None = None, among: np.ndarray | None = None

@@ -12,16 +12,14 @@ if TYPE_CHECKING:
     from llm2clip_search.engine import Duplicate, Listed
 
 _FIELDS = frozenset(Found.__struct_fields__)
-HIDDEN = ("latitude", "longitude")
-"""Columns that nobody sees or asks for if locations are hidden."""
 
 
-def found_of(hit: "Listed", opened: Opened, *, is_ranked: bool = True, hide_location: bool = False) -> Found:
+def found_of(hit: "Listed", opened: Opened, *, is_ranked: bool = True) -> Found:
     """A hit as the API gives it; ``is_ranked`` adds its rank and score."""
     row = hit.metadata
+    if opened.hidden:
+        row = {name: value for name, value in row.items() if not opened.hides(name)}
     shown = {name: value for name, value in row.items() if name in _FIELDS and value is not None}
-    if hide_location:
-        shown = {name: value for name, value in shown.items() if name not in HIDDEN}
     given = frozenset(row) - _FIELDS - {"content_hash", "mtime_ns", "modality"}
     return Found(
         **shown
@@ -69,9 +67,21 @@ def row_of(identifier: str, opened: Opened) -> tuple[int, int]:
     Raises:
         Problem: ``not-found``.
     """
+    part, number = part_and_id(identifier, opened, parameter="id")
+    if number not in opened.searcher.parts[part].snapshot:
+        raise _not_found(identifier, "id")
+    return part, number
+
+
+def part_and_id(identifier: str, opened: Opened, *, parameter: str) -> tuple[int, int]:
+    """As `row_of`, of a row that need not be there; of several indices, the id has to name one."""
     number, _, index = identifier.partition("@")
     part = int(index) - 1 if index else 0
     parts = opened.searcher.parts
-    if not 0 <= part < len(parts) or (len(parts) > 1 and not index) or int(number) not in parts[part].snapshot:
-        raise Problem("not-found", f"There is no row with id {identifier}.", parameter="id")
+    if not 0 <= part < len(parts) or (len(parts) > 1 and not index):
+        raise _not_found(identifier, parameter)
     return part, int(number)
+
+
+def _not_found(identifier: str, parameter: str) -> Problem:
+    return Problem("not-found", f"There is no row with id {identifier}.", parameter=parameter)

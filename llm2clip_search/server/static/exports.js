@@ -13,8 +13,7 @@ export function mount(element, app) {
   const body = () => {
     const { cursor, offset, generation, ...search } = app.search();
     if (!isSome()) return { ...search, k: 100_000 };
-    const numbers = [...app.selected].map((id) => +id.split('@')[0]);
-    return { ...search, k: 100_000, conditions: [...(search.conditions ?? []), { column: 'id', op: 'in', value: numbers }] };
+    return { ...search, k: 100_000, ids: [...app.selected] };
   };
 
   async function fetched(format) {
