@@ -18,7 +18,7 @@ const LONG_PRESS = 500; // milliseconds until a finger has selected
 export function mount(element, app) {
   const count = h('p', { className: 'count', role: 'status' });
   const sheet = h('div', { className: 'sheet', role: 'grid', 'aria-label': 'Results', 'aria-multiselectable': 'true' });
-  const scroller = h('div', { className: 'scroller' }, sheet);
+  const scroller = h('div', { className: 'scroller', hidden: true }, sheet); // until there is anything to show
   const empty = h('div', { className: 'empty', hidden: true });
   const hints = h('div', { className: 'hints', role: 'status', hidden: true });
   const lost = app.index.indices.flatMap(({ sources }) => sources.filter(({ exists }) => exists === false).map(({ path }) => path));

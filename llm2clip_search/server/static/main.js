@@ -78,12 +78,13 @@ app.addEventListener('ready', async () => {
   if (!isFirst) return app.tell('state');
   grid.mount(place('results'), app);
   views(place('results'));
-  part('panel', place('panel'), () => app.state.id !== null, 'panel');
-  part('selection', app.dock, () => app.selected.size > 0, 'selection');
-  part('side', place('side'), (event) => (event ? event.type === 'side' || event.detail.kind === 'bad-condition'
-    : isWide() && localStorage.getItem('side') === 'true'), 'side', 'trouble');
-  return null;
+  return app.tell('known');
 });
+const known = new Promise((done) => { app.addEventListener('known', done, { once: true }); });
+part('panel', place('panel'), () => app.state.id !== null, 'panel');
+part('selection', app.dock, () => app.selected.size > 0, 'selection');
+part('side', place('side'), (event) => (event ? event.type === 'side' || event.detail.kind === 'bad-condition'
+  : isWide() && localStorage.getItem('side') === 'true'), 'side', 'trouble');
 
 /** The module of a part, with the styles that all parts share. */
 async function loaded(name) {
@@ -94,12 +95,12 @@ async function loaded(name) {
   return module;
 }
 
-/** A part that is loaded and mounted when it is wanted: now, or at one of the events, which it then gets. */
+/** A part that is loaded when it is wanted: now, or at one of the events, which it then gets. It is mounted when the index is known. */
 function part(name, element, isWanted, ...events) {
   const load = async (event) => {
     if (!isWanted(event)) return;
     events.forEach((each) => app.removeEventListener(each, load));
-    const module = await loaded(name);
+    const [module] = await Promise.all([loaded(name), known]);
     module.mount(element, app, event);
   };
   events.forEach((each) => app.addEventListener(each, load));

@@ -27,10 +27,15 @@ def drop(page: Page, *paths: Path) -> None:
     """Drop files and folders of the disk on the results, as a file manager does."""
     session = page.context.new_cdp_session(page)
     data: dict[str, Any] = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver"):
+
+    def send(kind: str) -> None:
         session.send("Input.dispatchDragEvent", {"type": kind, "x": 600, "y": 400, "data": data})
+
+    send("dragEnter")
+    send("dragOver")
     expect(page.locator("body")).to_have_class("dropping")
-    session.send("Input.dispatchDragEvent", {"type": "drop", "x": 600, "y": 400, "data": data})
+    send("dragOver")
+    send("drop")
     expect(page.locator("body")).not_to_have_class("dropping")
 
 

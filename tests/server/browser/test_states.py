@@ -206,8 +206,7 @@ def test_a_picture_that_the_server_was_too_busy_for_is_asked_for_again(page: Pag
     page.route("**/images/19/thumbnail**", refuse_twice)
     page.goto("/")
     image = page.locator('[data-at="0"] img')
-    expect(image).to_be_visible()
-    page.wait_for_function("document.querySelector('[data-at=\"0\"] img').naturalWidth > 0")
+    expect(image).not_to_have_js_property("naturalWidth", 0, timeout=15_000)
     expect(page.locator(".tile.broken")).to_have_count(0)
     assert max(refused.values()) > 2
 
