@@ -44,6 +44,7 @@ async function patiently(once, signal) {
   for (let left = TRIES; ; left -= 1) {
     const response = await once();
     if (response.status !== 429 || left === 1) return response;
+    await response.body?.cancel(); // one that is not read keeps its connection
     await sleep(Math.min(30, Number(response.headers.get('Retry-After')) || 1) + Math.random());
     signal?.throwIfAborted();
   }
@@ -54,6 +55,7 @@ export function shown(image, otherwise) {
   image.addEventListener('error', async () => {
     const { src } = image;
     const response = await patiently(() => (image.isConnected ? fetch(src) : Promise.reject())).catch(() => null);
+    await response?.arrayBuffer().catch(() => null);
     if (!response?.ok) return otherwise();
     image.addEventListener('error', otherwise, { once: true });
     return image.src = src;

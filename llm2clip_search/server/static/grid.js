@@ -24,7 +24,7 @@ export function mount(element, app) {
   const lost = app.index.indices.flatMap(({ sources }) => sources.filter(({ exists }) => exists === false).map(({ path }) => path));
   const note = h('p', { className: 'note', hidden: !lost.length },
     `${lost.join(', ')} cannot be found: is its drive connected? Its pictures can be searched for, but not opened.`);
-  const doubt = h('div', { role: 'status' });
+  const doubt = h('div', { className: 'doubt', role: 'status' });
   element.prepend(h('div', { className: 'bar' }, count, ...choices(app)), note, hints, empty, scroller);
   app.dock.prepend(doubt);
 
@@ -138,7 +138,12 @@ export function mount(element, app) {
       }
       if (answer.hits.length || isWhole) take(answer);
       else take({ ...answer, total: Math.min(total, answer.total), complete: true });
-      rows.forEach((row, at) => row.isWaiting && fill(row, at));
+      for (const [at, row] of [...rows]) {
+        if (!row.isWaiting || rows.get(at) !== row) continue;
+        fill(row, at);
+        await pause(); // a row is a task of its own
+        if (mine !== turn) return;
+      }
       draw();
     } catch (error) {
       if (mine === turn && error.name !== 'AbortError') app.tell('trouble', error);

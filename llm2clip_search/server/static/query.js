@@ -8,7 +8,7 @@ export function mount(element, app) {
   const mirror = h('div', { className: 'mirror', 'aria-hidden': 'true' });
   const caption = h('textarea', { id: 'caption', rows: 1, spellcheck: false, autocomplete: 'off',
     'aria-label': 'What are you looking for?', 'aria-describedby': 'tokens',
-    placeholder: 'Describe what you are looking for', maxLength: 20_000 });
+    placeholder: 'Describe what to find', maxLength: 20_000 });
   const tokens = h('p', { id: 'tokens', className: 'tokens' });
   const trouble = h('p', { role: 'alert', className: 'trouble' });
   const terms = h('ul', { className: 'terms', 'aria-label': 'Further terms' });
