@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from llm2clip_search.server.endpoint import Call
-from llm2clip_search.server.hits import part_and_id
+from llm2clip_search.server.hits import rows_of
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.values import Id
@@ -71,7 +71,7 @@ class Filtered(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, om
     area: Annotated[list[Point], Meta(min_length=3, max_length=MOST_CORNERS)] | None = None
     """A polygon on the map of the corpus."""
     ids: Annotated[list[Id], Meta(max_length=MOST_IDS)] | None = None
-    """Rows, of which those count that are still there."""
+    """No other rows than these; ids of rows that do not exist are ignored."""
 
 
 class Without(Struct, kw_only=True, frozen=True):
@@ -148,7 +148,7 @@ def selected(asked: Filtered, call: Call, opened: Opened) -> Selection:
     return Selection(
         find=asked.find,
         where=(where if where and not written else " AND ".join(parts)) or None,
-        among=_chosen(asked, call, opened),
+        among=_among(asked, call, opened),
         asked=asked,
         written=tuple(written),
     )
@@ -184,20 +184,17 @@ def refuse_hidden(opened: Opened, conditions: Sequence[str]) -> None:
             raise Problem("bad-condition", "This server does not say where pictures were taken.", parameter="where")
 
 
-def _chosen(asked: Filtered, call: Call, opened: Opened) -> "Chosen | None":
-    """The rows of the area and of the ids."""
+def _among(asked: Filtered, call: Call, opened: Opened) -> "Chosen | None":
+    """The rows that an area and a list of ids leave; None if neither is given."""
     import numpy as np
 
     from llm2clip_search.engine import Chosen
 
-    within = None if asked.area is None else call.service.map.rows_within(asked.area, opened)
+    area = None if asked.area is None else call.service.map.rows_within(asked.area, opened)
     if asked.ids is None:
-        return None if within is None else Chosen(within)
-    named: list[list[int]] = [[] for _ in opened.searcher.parts]
-    for identifier in asked.ids:
-        part, number = part_and_id(identifier, opened, parameter="ids")
-        named[part].append(number)
-    return Chosen(named if within is None else [np.intersect1d(*each) for each in zip(named, within, strict=True)])
+        return None if area is None else Chosen(area)
+    named = rows_of(asked.ids, opened)
+    return Chosen(named if area is None else [np.intersect1d(*each) for each in zip(named, area, strict=True)])
 
 
 def engine_condition(given: ConditionValue) -> "Condition":
