@@ -51,6 +51,14 @@ def bench_retrieval(
     joined: Annotated[
         int, typer.Option(min=0, help="Join this many captions of an image into one long query; 0 uses each by itself.")
     ] = 0,
+    drafts: Annotated[
+        bool,
+        typer.Option(
+            "--drafts",
+            help="Read large JPEGs at reduced size, as indexing does for speed, to measure what that changes."
+            " Benchmarks otherwise read whole images, as papers do.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -101,6 +109,7 @@ def bench_retrieval(
                 select(measured.dataset),
                 captions_per_image=f"joined {joined}" if joined else captions_per_image,
                 trained_on=measured.trained_on,
+                drafts=drafts,
                 cache=measured.cache,
                 progress=progress,
             ):
