@@ -30,8 +30,7 @@ def convert_model(
     lora: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="PATH",
-            help="Folder with PEFT updates of the LLM; several are added up. Default: the one in SRC, if any.",
+            help="Folder with PEFT updates of the LLM; may be repeated, and all are added up. Default: the one in SRC.",
             show_default=False,
         ),
     ] = None,
