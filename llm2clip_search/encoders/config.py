@@ -18,6 +18,8 @@ from llm2clip_search.errors import ModelError
 
 SCHEMA_VERSION = 2
 
+Overlong = Literal["keep_suffix", "llm2vec"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
@@ -95,7 +97,11 @@ class TextConfig:
     instruction: str = ""
     """Text before the caption, which the LLM reads but which is not pooled."""
     suffix: str = ""
-    """Text after the caption, such as ``<|eot_id|>``, which is read and pooled; truncation keeps it whole."""
+    """Text after the caption, such as ``<|eot_id|>``, which is read and pooled."""
+    overlong: Overlong = "keep_suffix"
+    """What is cut of a caption of more than ``max_tokens``: its own end (``keep_suffix``), or, as LLM2CLIP's repository
+    does (``llm2vec``), whatever is last, the suffix first. It then pools as many states from the end as caption and
+    suffix had tokens, those of the instruction too."""
     lower_case: bool = False
     """Whether captions are lower-cased before they are tokenised. SigLIP 2 was trained on lower-case text and loses
     seven points of Flickr30k's recall without it (issue 166 of google-research/big_vision); False where the library's

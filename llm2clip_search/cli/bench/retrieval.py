@@ -52,6 +52,14 @@ def bench_retrieval(
     joined: Annotated[
         int, typer.Option(min=0, help="Join this many captions of an image into one long query; 0 uses each by itself.")
     ] = 0,
+    drafts: Annotated[
+        bool,
+        typer.Option(
+            "--drafts",
+            help="Read large JPEGs at reduced size, as indexing does for speed, to measure what that changes."
+            " Benchmarks otherwise read whole images, as papers do.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -117,6 +125,7 @@ def measure_each(
                 select(measured.dataset),
                 captions_per_image=captions_per_image,
                 trained_on=measured.trained_on,
+                drafts=drafts,
                 cache=measured.cache,
                 progress=progress,
             ):
