@@ -98,7 +98,9 @@ def bench_retrieval(
         no_cache=no_cache,
     )
     per_image = f"joined {joined}" if joined else captions_per_image
-    results = measure_each(opened, select, captions_per_image=per_image, out=out, json_output=json_output)
+    results = measure_each(
+        opened, select, captions_per_image=per_image, out=out, json_output=json_output, drafts=drafts
+    )
     if not json_output:
         with console.results():
             console.out.print(recall_table(results, against=against is not None))
@@ -112,6 +114,7 @@ def measure_each(
     captions_per_image: str,
     out: Path | None,
     json_output: bool,
+    drafts: bool = False,
 ) -> "list[RetrievalResult]":
     """Measure data sets one after the other; each result is printed as JSON and written as soon as it is there."""
     from llm2clip_search.benchmarks.results import write_results

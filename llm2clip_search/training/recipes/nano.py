@@ -108,8 +108,8 @@ NANO = Recipe(
                 "Flickr8k train split (Hodosh, Young and Hockenmaier 2013): 6,000 images with English captions, and"
                 " their Chinese (Flickr8k-CN, Li et al. 2016) and German, French and Czech ones (Multi30k): research"
                 " and educational use; images belong to their Flickr authors",
-                "COCO (Lin et al. 2014): 2,149 images of Karpathy's restval split with five captions, 435 long captions of"
-                " some of them written by models (CompreCap, Lu et al. 2025), and 1,997 images of train2017 with one"
+                "COCO (Lin et al. 2014): 2,149 images of Karpathy's restval split with five captions, 435 long captions"
+                " of some of them written by models (CompreCap, Lu et al. 2025), and 1,997 images of train2017 with one"
                 " caption, whose original ids are lost, so that some may be in Karpathy's val and test splits: captions"
                 " CC BY 4.0, photographs under their authors' licences",
                 "RSICD train split (Lu et al. 2018): 500 satellite images with their captions: research use",
