@@ -366,7 +366,9 @@ def check_model(snapshot: Snapshot, model: ModelIdentity) -> None:
         raise StoreError(
             f"{snapshot.folder} was made by {made.name} ({made.fingerprint}), not by {model.name}"
             f" ({model.fingerprint}).",
-            hint=f"Use --model {made.name}, or name a second index with --index.",
+            hint=f"Use --model {made.name}, or name a second index with --index."
+            if made.name != model.name
+            else "That model has changed since: delete the index and make it again, or name a second one with --index.",
         )
 
 
