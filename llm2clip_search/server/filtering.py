@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from llm2clip_search.server.endpoint import Call
-from llm2clip_search.server.hits import HIDDEN
+from llm2clip_search.server.hits import HIDDEN, rows_of
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.problems import Problem
+from llm2clip_search.server.values import Id
 
 if TYPE_CHECKING:
     from llm2clip_search.engine import Chosen, Condition, Searcher
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MOST_CONDITIONS = 64
 MOST_CORNERS = 2_000
 """Of the polygon of an area."""
+MOST_IDS = 10_000
 
 Text = Annotated[str, Meta(max_length=4096)]
 Scalar = Text | bool | int | float
@@ -68,6 +70,8 @@ class Filtered(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, om
     conditions: Annotated[list[ConditionValue], Meta(max_length=MOST_CONDITIONS)] = []
     area: Annotated[list[Point], Meta(min_length=3, max_length=MOST_CORNERS)] | None = None
     """A polygon on the map of the corpus."""
+    ids: Annotated[list[Id], Meta(max_length=MOST_IDS)] | None = None
+    """No other rows than these; ids of rows that do not exist are ignored."""
 
 
 class Without(Struct, kw_only=True, frozen=True):
@@ -118,7 +122,7 @@ class Selection:
             else Without(condition=asked, matches=matches)
             for (asked, _), matches in zip(pieces, found, strict=False)
         ]
-        return said if self.among is None else [*said, Without(area=True, matches=found[-1])]
+        return said if self.asked.area is None else [*said, Without(area=True, matches=found[-1])]
 
 
 def selected(asked: Filtered, call: Call, opened: Opened) -> Selection:
@@ -139,7 +143,7 @@ def selected(asked: Filtered, call: Call, opened: Opened) -> Selection:
     return Selection(
         find=asked.find,
         where=(where if where and not written else " AND ".join(parts)) or None,
-        among=None if asked.area is None else _within(asked.area, call, opened),
+        among=_among(asked, call, opened),
         asked=asked,
         written=tuple(written),
     )
@@ -176,10 +180,17 @@ def refuse_location(searcher: "Searcher", conditions: Sequence[str]) -> None:
             raise Problem("bad-condition", "This server does not say where pictures were taken.", parameter="where")
 
 
-def _within(area: list[list[float]], call: Call, opened: Opened) -> "Chosen":
+def _among(asked: Filtered, call: Call, opened: Opened) -> "Chosen | None":
+    """The rows that an area and a list of ids leave; None if neither is given."""
+    import numpy as np
+
     from llm2clip_search.engine import Chosen
 
-    return Chosen(call.service.map.rows_within(area, opened))
+    area = None if asked.area is None else call.service.map.rows_within(asked.area, opened)
+    if asked.ids is None:
+        return None if area is None else Chosen(area)
+    named = rows_of(asked.ids, opened)
+    return Chosen(named if area is None else [np.intersect1d(*each) for each in zip(named, area, strict=True)])
 
 
 def engine_condition(given: ConditionValue) -> "Condition":

@@ -1,6 +1,6 @@
 """Rows and results of the engine as values of the API, and ids of the API as rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +68,26 @@ def row_of(identifier: str, opened: Opened) -> tuple[int, int]:
     Raises:
         Problem: ``not-found``.
     """
+    part, number = _place(identifier, opened)
+    if part is None or number not in opened.searcher.parts[part].snapshot:
+        raise Problem("not-found", f"There is no row with id {identifier}.", parameter="id")
+    return part, number
+
+
+def rows_of(identifiers: Sequence[str], opened: Opened) -> list[list[int]]:
+    """The ids that ids of the API name, for each index; those of indices that are not served are left out."""
+    found: list[list[int]] = [[] for _ in opened.searcher.parts]
+    for identifier in identifiers:
+        part, number = _place(identifier, opened)
+        if part is not None:
+            found[part].append(number)
+    return found
+
+
+def _place(identifier: str, opened: Opened) -> tuple[int | None, int]:
+    """The index, counted from 0 and None if it is not served, and the id."""
     number, _, index = identifier.partition("@")
     part = int(index) - 1 if index else 0
     parts = opened.searcher.parts
-    if not 0 <= part < len(parts) or (len(parts) > 1 and not index) or int(number) not in parts[part].snapshot:
-        raise Problem("not-found", f"There is no row with id {identifier}.", parameter="id")
-    return part, int(number)
+    is_served = 0 <= part < len(parts) and (index or len(parts) == 1)
+    return part if is_served else None, int(number)

@@ -222,3 +222,20 @@ def test_a_condition_has_its_time(folder: Path, monkeypatch: pytest.MonkeyPatch)
         assert problem["type"] == "/problems/bad-condition"
         assert "took longer than 0.3 s" in problem["detail"]
         assert post(client, "/search", where="height > 1")["matches"] == len(ROWS)
+
+
+def test_rows_that_are_named_are_the_only_ones(client: TestClient) -> None:
+    every = [hit["id"] for hit in post(client, "/search", terms=[{"text": "boat"}], k=150)["hits"]]
+    named = [every[9], every[3], every[3], "999999", "3@7"]
+    found = post(client, "/search", terms=[{"text": "boat"}], ids=named, k=150)
+    assert [hit["id"] for hit in found["hits"]] == [every[3], every[9]]
+    assert found["matches"] == 2
+    assert post(client, "/search", ids=named, where="width < 0")["nothing"]["without"][0]["matches"] == 2
+    assert post(client, "/search", ids=[])["total"] == 0
+    column = post(client, "/facets", ids=named, columns=["width"])["facets"][0]
+    assert sum(each["count"] for each in column["bins"]) == 2
+
+
+@pytest.mark.parametrize("ids", [["x"], [4], ["-1"], "4", ["1"] * 10_001])
+def test_ids_that_name_no_row_are_refused(client: TestClient, ids: Any) -> None:
+    assert post(client, "/search", 400, ids=ids)["type"].endswith("/bad-request")
