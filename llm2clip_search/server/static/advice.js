@@ -1,5 +1,5 @@
 /**
- * What stands above results: hints for whoever is new here, and whether matches are weak.
+ * Hints above the results for whoever is new here, and a doubt that floats over them: that matches are weak.
  * Uses of `app`: post, search, update, total, generation.
  */
 import { h } from './element.js';
@@ -12,12 +12,13 @@ const LEAST = 100; // results that can be judged
 let known = {}; // lead of unrelated captions, and the generation that it was taken in
 
 /** Say what there is to say of an answer, and nothing else. */
-export function advise(element, app, answer) {
+export function advise({ hints, doubt }, app, answer) {
   const { terms, ...rest } = app.search();
   const isPlain = terms.length === 1 && terms[0].text && !Object.keys(rest).length;
-  say(element);
-  if (!terms.length && answer.hits.length && !Object.keys(rest).length) welcome(element, app, answer);
-  else if (isPlain && answer.find === 'images' && app.total >= LEAST) judge(element, app, answer, terms[0].text);
+  say(hints);
+  say(doubt);
+  if (!terms.length && answer.hits.length && !Object.keys(rest).length) welcome(hints, app, answer);
+  else if (isPlain && answer.find === 'images' && app.total >= LEAST) judge(doubt, app, answer, terms[0].text);
 }
 
 function say(element, ...nodes) {
@@ -25,10 +26,10 @@ function say(element, ...nodes) {
   element.replaceChildren(...nodes);
 }
 
-function welcome(element, app, { hits }) {
+function welcome(element, app, { hits, find }) {
   const captions = [...new Set(hits.map(({ caption }) => caption).filter((text) => text?.length > 20))].slice(0, 2);
-  const examples = captions.length ? captions : ['two people laughing at a table outdoors', 'a red car in front of an old house'];
-  say(element, h('p', {}, 'Describe a picture in a sentence or a paragraph, in your own language. Or paste, drop or choose one.'),
+  const examples = captions.length || find === 'texts' ? captions : ['two people laughing at a table outdoors', 'a red car in front of an old house'];
+  say(element, h('p', {}, 'Describe what you are looking for in a sentence or a paragraph, in your own language. Or paste, drop or choose pictures.'),
     ...examples.map((text) => h('button', { type: 'button', onclick: () => app.update({ q: text }) }, text)));
 }
 
@@ -43,7 +44,8 @@ async function judge(element, app, answer, text) {
     const { terms, ...rest } = app.search();
     if (!isWeak || terms.length !== 1 || terms[0].text !== text || Object.keys(rest).length) return;
     say(element, h('p', {}, 'These matches are weak: the best one stands out no more than for a caption that describes nothing'
-      + ' visible. What you look for may not be here.'));
+      + ' visible. What you are looking for may not be here.'),
+    h('button', { type: 'button', 'aria-label': 'Close the note', onclick: () => say(element) }, '×'));
   } catch {
     known = {}; // the next search tries again
   }

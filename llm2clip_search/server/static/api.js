@@ -23,15 +23,43 @@ export const thumbnail = (hit, width) => picture(hit, 'thumbnail', width);
 
 export const sleep = (seconds) => new Promise((done) => { setTimeout(done, 1000 * seconds); });
 
-/** The answer as JSON, or null if there is none. A busy server is asked again when it says. */
-export async function request(method, path, body, { signal, type = 'application/json' } = {}) {
+/** Ends the task, so that the browser can draw and take input. */
+export const pause = () => new Promise((done) => { setTimeout(done); });
+
+/** The answer as JSON, or null if there is none. */
+export async function request(method, path, body, options) {
+  const response = await ask(method, path, body, options);
+  return response.status === 204 ? null : response.json();
+}
+
+/** The answer, if it is none of a problem. */
+export async function ask(method, path, body, { signal, type = 'application/json' } = {}) {
+  const response = await patiently(() => send(method, path, body, signal, type), signal);
+  if (!response.ok) throw await problem(response);
+  return response;
+}
+
+/** A busy server is asked again when it says, give or take a second, so that not all requests come back at once. */
+async function patiently(once, signal) {
   for (let left = TRIES; ; left -= 1) {
-    const response = await send(method, path, body, signal, type);
-    if (response.ok) return response.status === 204 ? null : response.json();
-    if (response.status !== 429 || left === 1) throw await problem(response);
-    await sleep(Math.min(30, Number(response.headers.get('Retry-After')) || 1));
+    const response = await once();
+    if (response.status !== 429 || left === 1) return response;
+    await response.body?.cancel(); // one that is not read keeps its connection
+    await sleep(Math.min(30, Number(response.headers.get('Retry-After')) || 1) + Math.random());
     signal?.throwIfAborted();
   }
+}
+
+/** Call `otherwise` if a picture cannot be shown; one that the server was too busy for is asked for again. */
+export function shown(image, otherwise) {
+  image.addEventListener('error', async () => {
+    const { src } = image;
+    const response = await patiently(() => (image.isConnected ? fetch(src) : Promise.reject())).catch(() => null);
+    await response?.arrayBuffer().catch(() => null);
+    if (!response?.ok) return otherwise();
+    image.addEventListener('error', otherwise, { once: true });
+    return image.src = src;
+  }, { once: true });
 }
 
 async function send(method, path, body, signal, type) {

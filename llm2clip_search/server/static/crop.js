@@ -1,24 +1,25 @@
 /** The preview of a row, on which a part can be chosen that is then searched for: with the pointer, or in per cent. */
-import { picture } from './api.js';
+import { picture, shown } from './api.js';
 import { h } from './element.js';
 
 const LEAST = 0.02; // of a side
+const SIDES = ['Left', 'Top', 'Right', 'Bottom'];
 
 export function framed(row, choose) {
   const image = h('img', { src: picture(row, 'preview'), alt: row.caption ?? row.name, draggable: false });
   if (row.width) image.style.aspectRatio = `${row.width} / ${row.height}`;
-  image.addEventListener('error', () => image.replaceWith(h('p', { className: 'note' }, 'The picture cannot be shown.')));
+  shown(image, () => image.replaceWith(h('p', { className: 'note' }, 'The picture cannot be shown.')));
   const part = h('div', { className: 'part', hidden: true });
   const element = h('div', { className: 'stage' }, image, part);
   const toggle = h('button', { type: 'button', 'aria-expanded': 'false', onclick: () => set(!drawing) }, 'Search a part');
-  const sides = ['Left', 'Top', 'Right', 'Bottom'].map((side, at) => h('input', { type: 'number', min: 0, max: 100, step: 'any',
+  const sides = SIDES.map((side, at) => h('input', { type: 'number', min: 0, max: 100, step: 'any',
     required: true, value: at < 2 ? 25 : 75, 'aria-label': `${side} of the part in per cent`, oninput: () => paint() }));
   const trouble = h('p', { role: 'alert' });
   const form = h('form', { className: 'part-form', hidden: true, onsubmit: (event) => {
     event.preventDefault();
     finish();
-  } }, h('p', {}, 'Draw a rectangle on the picture, or give its sides in per cent.'), ...sides,
-  h('button', {}, 'Search this part'), trouble);
+  } }, h('p', {}, 'Draw a rectangle on the picture, or give its sides in per cent.'),
+  ...sides.map((side, at) => h('label', {}, SIDES[at], side)), h('button', {}, 'Search this part'), trouble);
   let drawing = false;
   let from = null;
 

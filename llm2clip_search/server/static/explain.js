@@ -20,12 +20,12 @@ export function mount(element, app) {
 }
 
 function table({ explain: { model, plans }, seconds, matches }) {
-  const rows = [['Model', model], ['Rows that count', matches.toLocaleString()]];
+  const rows = [['Model', model], ['Matching rows', matches.toLocaleString()]];
   for (const { index, strategy, device, reason, candidates, recall } of plans) {
     rows.push(['Index', index], ['Plan', `${strategy} on ${device}: ${reason}`]);
     if (candidates) rows.push(['Candidates', candidates.toLocaleString()]);
     if (recall) rows.push(['Measured recall', recall.toFixed(3)]);
   }
-  for (const [stage, time] of Object.entries(seconds)) rows.push([`Time: ${stage}`, `${(1000 * time).toFixed(1)} ms`]);
+  for (const [stage, time] of Object.entries(seconds)) rows.push([`Time to ${stage}`, `${(1000 * time).toFixed(1)} ms`]);
   return h('table', {}, h('tbody', {}, ...rows.map(([name, value]) => h('tr', {}, h('th', { scope: 'row' }, name), h('td', {}, value)))));
 }

@@ -1,31 +1,38 @@
-/** Results as files. Uses of `app`: url, search() (the body of the present search), selected (a Set of ids), total. */
+/** Results as files. Uses of `app`: url, index, total, and search(), the body of the present search. */
+import { ApiError, ask } from './api.js';
 import { h } from './element.js';
 
+const MOST = 100_000;
 const MOST_FILES = 1000;
 
+/** Everything that was found. */
 export function mount(element, app) {
   const status = h('p', { role: 'status' });
-  const which = h('select', { 'aria-label': 'Which results' }, h('option', { value: 'all' }, 'All results'));
-  if (app.selected.size) which.prepend(h('option', { value: 'some', selected: true }, `Selected (${app.selected.size})`));
-  const isSome = () => which.value === 'some';
-
-  /** Selected rows are all results of the search with other rows left out. */
-  const body = () => {
-    const { cursor, offset, generation, ...search } = app.search();
-    if (!isSome()) return { ...search, k: 100_000 };
-    const numbers = [...app.selected].map((id) => +id.split('@')[0]);
-    return { ...search, k: 100_000, conditions: [...(search.conditions ?? []), { column: 'id', op: 'in', value: numbers }] };
-  };
-
-  async function fetched(format) {
-    status.textContent = 'The results are being collected.';
-    const response = await fetch(app.url(`/search?format=${format}`), { method: 'POST', credentials: 'same-origin',
-      headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body()) });
-    if (!response.ok) throw await response.json();
-    status.textContent = '';
-    return response.blob();
+  if (app.total > MOST_FILES) {
+    status.textContent = `There are more than ${MOST_FILES.toLocaleString()} results; exports take a while.`;
   }
+  element.replaceChildren(...buttons(app, status, () => null), status);
+}
 
+/** Put a text on the clipboard. Raises an `ApiError` if the browser does not allow it, as on pages over plain HTTP. */
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    throw new ApiError({ kind: 'clipboard', detail: 'The browser does not allow this page to write to the clipboard.' });
+  }
+}
+
+/** A button for each kind of file; `ids` gives the rows, or null for all results, and `status` shows what happens. */
+export function buttons(app, status, ids) {
+  const fetched = async (format) => {
+    status.textContent = 'The results are being collected.';
+    const some = ids();
+    const response = await ask('POST', `/search?format=${format}`, { ...app.search(), k: MOST, ...(some && { ids: some }) });
+    const blob = await response.blob();
+    status.textContent = '';
+    return blob;
+  };
   const guarded = (work) => async () => {
     try {
       await work();
@@ -40,35 +47,33 @@ export function mount(element, app) {
     setTimeout(() => URL.revokeObjectURL(href), 10_000);
   });
 
-  const copy = guarded(async () => {
+  const copyPaths = guarded(async () => {
     const text = await (await fetched('paths')).text();
-    await navigator.clipboard.writeText(text);
-    status.textContent = `${text.split('\n').length - 1} paths are on the clipboard.`;
+    await copy(text);
+    const count = text.split('\n').length - 1;
+    status.textContent = count === 1 ? 'The path is on the clipboard.' : `${count.toLocaleString()} paths are on the clipboard.`;
   });
 
   const zip = guarded(async () => {
-    let ids = [...app.selected];
-    if (!isSome()) {
+    let some = ids();
+    if (!some) {
       const lines = (await (await fetched('ndjson')).text()).split('\n').filter(Boolean);
-      ids = lines.map((line) => JSON.parse(line).id);
+      some = lines.map((line) => JSON.parse(line).id);
     }
-    if (ids.length > MOST_FILES) {
+    if (some.length > MOST_FILES) {
       status.textContent = `An archive holds at most ${MOST_FILES.toLocaleString()} files, but these are`
-        + ` ${ids.length.toLocaleString()}: select fewer, or take their paths.`;
+        + ` ${some.length.toLocaleString()}: select fewer, or take their paths.`;
       return;
     }
     const form = h('form', { method: 'post', action: app.url('/archive'), hidden: true },
-      h('input', { name: 'ids', value: ids.join(',') }));
-    element.append(form);
+      h('input', { name: 'ids', value: some.join(',') }));
+    document.body.append(form);
     form.submit();
     form.remove();
   });
 
   const button = (text, onclick) => h('button', { type: 'button', onclick }, text);
-  element.replaceChildren(h('label', {}, 'Export ', which), button('CSV', download('csv', 'results.csv')),
-    button('NDJSON', download('ndjson', 'results.ndjson')), button('Paths', download('paths', 'results.txt')),
-    button('Copy paths', copy), button('Zip of the files', zip), status);
-  if (app.total > MOST_FILES) {
-    status.textContent = `There are more than ${MOST_FILES.toLocaleString()} results; exports take a while.`;
-  }
+  return [button('CSV', download('csv', 'results.csv')), button('NDJSON', download('ndjson', 'results.ndjson')),
+    button('Paths', download('paths', 'results.txt')), button('Copy paths', copyPaths),
+    ...(app.index.hides_location ? [] : [button('Zip of originals', zip)])];
 }

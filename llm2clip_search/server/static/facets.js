@@ -16,13 +16,14 @@ export function mount(element, app) {
       status.textContent = partial ? 'Some columns are left out, because counting them took too long.' : '';
       body.replaceChildren(...facets.map(facet).filter(Boolean));
     } catch (error) {
-      if (mine === turn) status.textContent = error.detail ?? 'The server cannot be reached.';
+      if (mine !== turn) return;
+      status.textContent = error.kind === 'bad-condition' ? '' : error.detail ?? 'The server cannot be reached.'; // said above
     }
   }
 
   function facet({ column, kind, values, bins, missing, distinct }) {
     if (kind === 'number' || kind === 'time') {
-      return bins?.length ? histogram(column, kind, bins, app.addConditions) : null;
+      return bins?.length > 1 ? histogram(column, kind, bins, app.addConditions) : null;
     }
     if (!values?.length) return null;
     const op = kind === 'list' ? 'has' : '=';

@@ -8,7 +8,7 @@ const COMMON = ['taken', 'size', 'width', 'camera', 'path', 'place', 'rating'];
 const LABELS = { '=': 'is', '!=': 'is not', '<': 'below', '<=': 'at most', '>': 'above', '>=': 'at least',
   in: 'one of', not_in: 'none of', between: 'between', contains: 'contains', not_contains: 'does not contain',
   starts_with: 'starts with', ends_with: 'ends with', has: 'has', under: 'is in folder', near: 'near',
-  within: 'within', is_null: 'is missing', is_not_null: 'is there' };
+  within: 'within', is_null: 'is missing', is_not_null: 'is present' };
 const ORDERED = ['=', 'between', '>=', '<=', '>', '<', '!='];
 const OPS = { number: ORDERED, time: ORDERED, flag: ['='], list: ['has'], place: ['near', 'within'],
   text: ['contains', '=', 'starts_with', 'ends_with', 'not_contains', '!=', 'in', 'not_in'], other: [] };

@@ -1,9 +1,13 @@
 /**
  * Results as rows of pictures. All rows are equally high and hold equally many, so that the place of each is known before
  * its data are, and only those in sight are in the document.
- * Uses of `app`: post, search, state, update, open, thumbnail, tell, selected; gives it hits, neighbour, total, generation.
+ * Uses of `app`: post, search, state, update, open, thumbnail, tell, selected, dock; gives it hits, neighbour, hasNeighbour,
+ * total and generation.
  */
+import { pause } from './api.js';
+import { choices } from './bar.js';
 import { h } from './element.js';
+import { tile } from './tile.js';
 
 const PAGE = 60;
 const KEPT_PAGES = 40;
@@ -14,16 +18,18 @@ const LONG_PRESS = 500; // milliseconds until a finger has selected
 export function mount(element, app) {
   const count = h('p', { className: 'count', role: 'status' });
   const sheet = h('div', { className: 'sheet', role: 'grid', 'aria-label': 'Results', 'aria-multiselectable': 'true' });
-  const scroller = h('div', { className: 'scroller' }, sheet);
+  const scroller = h('div', { className: 'scroller', hidden: true }, sheet); // until there is anything to show
   const empty = h('div', { className: 'empty', hidden: true });
   const hints = h('div', { className: 'hints', role: 'status', hidden: true });
   const lost = app.index.indices.flatMap(({ sources }) => sources.filter(({ exists }) => exists === false).map(({ path }) => path));
   const note = h('p', { className: 'note', hidden: !lost.length },
     `${lost.join(', ')} cannot be found: is its drive connected? Its pictures can be searched for, but not opened.`);
-  element.append(h('div', { className: 'bar' }, count, sorting(app), views(app)), note, hints, empty, scroller);
+  const doubt = h('div', { className: 'doubt', role: 'status' });
+  element.prepend(h('div', { className: 'bar' }, count, ...choices(app)), note, hints, empty, scroller);
+  app.dock.prepend(doubt);
 
   let pages = new Map(); // number -> hits
-  let waiting = new Map(); // number -> AbortController
+  let waiting = new Map(); // number -> what is being loaded: abort(), done
   let total = 0;
   let isWhole = true;
   let across = 4;
@@ -35,9 +41,20 @@ export function mount(element, app) {
   const hit = (at) => pages.get(Math.floor(at / PAGE))?.[at % PAGE];
 
   app.hits = () => [...pages.values()].flat();
-  app.neighbour = (id, step) => {
+  /** Whether there is a result so many places from another, as far as is known. */
+  app.hasNeighbour = (id, step) => {
     const at = indexOf(id);
-    return at < 0 ? null : hit(at + step)?.id ?? null;
+    return at >= 0 && at + step >= 0 && (at + step < total || !isWhole);
+  };
+
+  /** The id of that result, which comes into sight and is loaded if need be; null if there is none. */
+  app.neighbour = async (id, step) => {
+    if (!app.hasNeighbour(id, step)) return null;
+    const at = indexOf(id) + step;
+    reveal(at);
+    const page = Math.floor(at / PAGE);
+    if (!hit(at)) await (waiting.get(page)?.done ?? load(page));
+    return hit(at)?.id ?? null;
   };
 
   function indexOf(id) {
@@ -54,11 +71,12 @@ export function mount(element, app) {
     waiting.forEach((each) => each.abort());
     waiting = new Map();
     const abort = new AbortController();
-    waiting.set(0, abort);
+    waiting.set(0, { abort: () => abort.abort() });
     app.tell('searching', true);
     scroller.classList.add('old');
     try {
-      const answer = await app.post('/search', { ...app.search(), k: PAGE }, { signal: abort.signal });
+      const [answer, { advise }] = await Promise.all([
+        app.post('/search', { ...app.search(), k: PAGE }, { signal: abort.signal }), import('./advice.js')]);
       if (mine !== turn) return;
       pages = new Map([[0, answer.hits]]);
       waiting = new Map();
@@ -66,16 +84,18 @@ export function mount(element, app) {
       app.selected.clear();
       app.tell('selection');
       take(answer);
-      rows.forEach((row) => row.remove());
-      rows.clear();
+      advise({ hints, doubt }, app, answer);
       sheet.classList.toggle('texts', answer.find === 'texts');
       measure();
+      await pause(); // the browser has laid out the page; rows are another task
+      if (mine !== turn) return;
+      rows.forEach((row) => row.remove());
+      rows.clear();
       focused = Math.min(Math.max(0, total - 1), app.state.top - 1);
       stretch();
       scroller.scrollTop = Math.floor((app.state.top - 1) / across) * (height + GAP);
       draw();
       app.tell('answer', answer);
-      import('./advice.js').then((module) => mine === turn && module.advise(hints, app, answer));
     } catch (error) {
       if (mine === turn && error.name !== 'AbortError') app.tell('trouble', error);
     } finally {
@@ -98,13 +118,18 @@ export function mount(element, app) {
     app.tell('hits');
   }
 
-  async function load(number) {
+  function load(number) {
     const abort = new AbortController();
+    const done = loaded(number, abort.signal).finally(() => waiting.get(number)?.done === done && waiting.delete(number));
+    waiting.set(number, { abort: () => abort.abort(), done });
+    return done;
+  }
+
+  async function loaded(number, signal) {
     const mine = turn;
-    waiting.set(number, abort);
     try {
       const answer = await app.post('/search',
-        { ...app.search(), k: PAGE, offset: number * PAGE, generation: app.generation }, { signal: abort.signal });
+        { ...app.search(), k: PAGE, offset: number * PAGE, generation: app.generation }, { signal });
       if (mine !== turn) return;
       pages.set(number, answer.hits);
       if (pages.size > KEPT_PAGES) {
@@ -113,12 +138,15 @@ export function mount(element, app) {
       }
       if (answer.hits.length || isWhole) take(answer);
       else take({ ...answer, total: Math.min(total, answer.total), complete: true });
-      rows.forEach((row, at) => row.isWaiting && fill(row, at));
+      for (const [at, row] of [...rows]) {
+        if (!row.isWaiting || rows.get(at) !== row) continue;
+        fill(row, at);
+        await pause(); // a row is a task of its own
+        if (mine !== turn) return;
+      }
       draw();
     } catch (error) {
       if (mine === turn && error.name !== 'AbortError') app.tell('trouble', error);
-    } finally {
-      if (waiting.get(number) === abort) waiting.delete(number);
     }
   }
 
@@ -173,62 +201,34 @@ export function mount(element, app) {
       .filter((at) => at < total || (!isWhole && hit(at)));
     row.isWaiting = places.some((at) => !hit(at));
     const had = row.contains(document.activeElement);
-    row.replaceChildren(...places.map((at) => tile(at)));
+    row.replaceChildren(...places.map((at) => tile(app, hit(at), at, { height, isFocused: at === focused })));
     for (let missing = places.length; missing < across; missing += 1) row.append(h('span', { role: 'presentation', className: 'gap' }));
     if (had) row.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
   }
 
-  function tile(at) {
-    const found = hit(at);
-    const cell = h('div', { className: 'tile', role: 'gridcell', tabIndex: at === focused ? 0 : -1 });
-    cell.dataset.at = at;
-    if (!found) {
-      cell.setAttribute('aria-label', `Result ${at + 1} is being loaded`);
-      return cell;
-    }
-    const isChosen = app.selected.has(found.id);
-    cell.setAttribute('aria-selected', isChosen);
-    if (app.state.id === found.id) cell.classList.add('open');
-    const score = found.score === undefined ? null : h('span', { className: 'score', title: 'Cosine' }, found.score.toFixed(3));
-    if (found.modality === 'text') {
-      cell.append(h('p', {}, found.text ?? found.name), h('small', {}, found.name), ...(score ? [score] : []));
-      return cell;
-    }
-    const ratio = (found.width || 4) / (found.height || 3);
-    cell.style.flexGrow = Math.min(1.9, Math.max(0.6, ratio));
-    const wide = Math.ceil((height * Math.max(1, ratio)) * Math.min(2, devicePixelRatio));
-    const image = h('img', { src: app.thumbnail(found, [160, 320, 640].find((each) => each >= Math.min(640, wide))),
-      alt: found.caption ?? found.name, decoding: 'async', draggable: false });
-    const name = h('span', { className: 'name' }, found.caption ?? found.name);
-    image.addEventListener('error', () => {
-      cell.classList.add('broken');
-      name.remove();
-      image.replaceWith(h('p', {}, `${found.name} cannot be shown.`));
-    });
-    cell.append(image, name, ...(score ? [score] : []));
-    if (found.duplicates?.length) cell.append(h('span', { className: 'same' }, `+${found.duplicates.length} alike`));
-    return cell;
-  }
-
-  let pause = 0;
+  let timer = 0;
   /** Fetch the pages of these places; requests for others are given up. A fast scroll passes without any. */
   function want(from, to) {
     const end = isWhole ? Math.min(to, total) : to;
     const numbers = [];
     for (let number = Math.floor(from / PAGE); number * PAGE < end; number += 1) numbers.push(number);
-    waiting.forEach((abort, number) => number > 0 && !numbers.includes(number) && abort.abort());
-    clearTimeout(pause);
+    waiting.forEach((each, number) => number > 0 && !numbers.includes(number) && each.abort());
+    clearTimeout(timer);
     if (numbers.every((number) => pages.has(number) || waiting.has(number))) return;
-    pause = setTimeout(() => numbers.filter((number) => !pages.has(number) && !waiting.has(number)).forEach(load), 60);
+    timer = setTimeout(() => numbers.filter((number) => !pages.has(number) && !waiting.has(number)).forEach(load), 60);
+  }
+
+  /** Scroll as little as brings a place into sight. */
+  function reveal(at) {
+    const top = Math.floor(at / across) * (height + GAP);
+    if (top < scroller.scrollTop) scroller.scrollTop = top;
+    else if (top + height > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top + height - scroller.clientHeight + GAP;
+    draw();
   }
 
   function focusOn(at) {
     focused = Math.min(Math.max(0, total - 1), Math.max(0, at));
-    const row = Math.floor(focused / across);
-    const top = row * (height + GAP);
-    if (top < scroller.scrollTop) scroller.scrollTop = top;
-    else if (top + height > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top + height - scroller.clientHeight + GAP;
-    draw();
+    reveal(focused);
     sheet.querySelectorAll('.tile').forEach((each) => { each.tabIndex = +each.dataset.at === focused ? 0 : -1; });
     sheet.querySelector(`[data-at="${focused}"]`)?.focus({ preventScroll: true });
   }
@@ -274,7 +274,8 @@ export function mount(element, app) {
     const at = placeOf(event);
     if (at < 0 || !hit(at) || wasHeld) return;
     focusOn(at);
-    if (event.ctrlKey || event.metaKey || event.shiftKey) select(at, event.shiftKey);
+    const isMore = event.pointerType === 'touch' && app.selected.size > 0;
+    if (isMore || event.ctrlKey || event.metaKey || event.shiftKey) select(at, event.shiftKey);
     else {
       anchor = at;
       app.open(hit(at).id);
@@ -290,8 +291,11 @@ export function mount(element, app) {
       const to = at + moves[event.key];
       if (Math.abs(moves[event.key]) !== across || (to >= 0 && to < total)) focusOn(to);
     } else if (event.key === 'Enter' && hit(at)) app.open(hit(at).id);
-    else if (event.key === 'x' || event.key === ' ') select(at, event.shiftKey);
-    else return;
+    else if (/^[xX ]$/.test(event.key)) select(at, event.shiftKey);
+    else if (event.key === 'Escape' && app.selected.size && app.state.id === null) {
+      app.selected.clear();
+      app.tell('selection');
+    } else return;
     event.preventDefault();
   });
 
@@ -334,29 +338,4 @@ export function mount(element, app) {
   });
   showView();
   search();
-}
-
-function sorting(app) {
-  const orders = [['', 'Newest first'], ['id', 'Oldest first'], ['-taken', 'Taken last'], ['taken', 'Taken first'],
-    ['-size', 'Largest file'], ['path', 'Path']].filter(([name]) => !name || app.columns.some((each) => each.name === name.replace('-', '')));
-  const select = h('select', { 'aria-label': 'Order', onchange: () => app.update({ sort: select.value || null }) },
-    ...orders.map(([value, text]) => h('option', { value }, text)));
-  const show = () => {
-    select.hidden = app.search().terms.length > 0;
-    select.value = app.state.sort ?? '';
-  };
-  app.addEventListener('state', show);
-  show();
-  return select;
-}
-
-function views(app) {
-  const buttons = [['grid', 'Pictures'], ['map', 'Map'], ['places', 'Places']].map(([view, text]) => {
-    const button = h('button', { type: 'button', onclick: () => app.update({ view }) }, text);
-    const show = () => button.setAttribute('aria-pressed', app.state.view === view);
-    app.addEventListener('view', show);
-    show();
-    return button;
-  }).slice(0, app.index.hides_location ? 2 : 3);
-  return h('div', { className: 'views', role: 'group', 'aria-label': 'View' }, ...buttons);
 }

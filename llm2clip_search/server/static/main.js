@@ -3,7 +3,7 @@ import * as api from './api.js';
 import { h } from './element.js';
 import * as grid from './grid.js';
 import * as query from './query.js';
-import * as side from './side.js';
+import { isWide } from './sheet.js';
 import { EMPTY, SHOWN, filterOf, read, searchOf, write } from './state.js';
 import * as states from './states.js';
 
@@ -15,8 +15,9 @@ class App extends EventTarget {
   total = 0;
   url = api.url;
   thumbnail = api.thumbnail;
+  dock = place('dock');
   hits = () => [];
-  neighbour = () => null;
+  hasNeighbour = () => false;
 
   get columns() { return this.index.columns; }
   get indices() { return this.index.indices.length; }
@@ -58,13 +59,14 @@ class App extends EventTarget {
   }
 }
 
-const app = new App();
 const place = (id) => document.getElementById(id);
+const app = new App();
+let styles = null;
 const theme = localStorage.getItem('theme');
 if (theme) document.documentElement.dataset.theme = theme;
 
 addEventListener('popstate', () => app.follow({ ...EMPTY, ...read(location.search) }));
-states.mount(place('states'), app);
+states.mount(document.querySelector('.searching'), app);
 query.mount(place('query'), app);
 app.addEventListener('ready', async () => {
   const isFirst = !app.index;
@@ -74,24 +76,41 @@ app.addEventListener('ready', async () => {
     return app.tell('trouble', error);
   }
   if (!isFirst) return app.tell('state');
-  side.mount(place('side'), app);
   grid.mount(place('results'), app);
   views(place('results'));
-  panel();
-  return null;
+  return app.tell('known');
 });
+const known = new Promise((done) => { app.addEventListener('known', done, { once: true }); });
+part('panel', place('panel'), () => app.state.id !== null, 'panel');
+part('selection', app.dock, () => app.selected.size > 0, 'selection');
+part('side', place('side'), (event) => (event ? event.type === 'side' || event.detail.kind === 'bad-condition'
+  : isWide() && localStorage.getItem('side') === 'true'), 'side', 'trouble');
 
-/** The panel's module is loaded when a result is first opened. */
-async function panel() {
-  if (app.state.id === null) return app.addEventListener('panel', panel, { once: true });
-  const module = await import('./panel.js');
-  return module.mount(place('panel'), app);
+/** The module of a part, with the styles that all parts share. */
+async function loaded(name) {
+  styles ??= new Promise((done) => {
+    document.head.append(h('link', { rel: 'stylesheet', href: '/static/parts.css', onload: done, onerror: done }));
+  });
+  const [module] = await Promise.all([import(`./${name}.js`), styles]);
+  return module;
+}
+
+/** A part that is loaded when it is wanted: now, or at one of the events, which it then gets. It is mounted when the index is known. */
+function part(name, element, isWanted, ...events) {
+  const load = async (event) => {
+    if (!isWanted(event)) return;
+    events.forEach((each) => app.removeEventListener(each, load));
+    const [module] = await Promise.all([loaded(name), known]);
+    module.mount(element, app, event);
+  };
+  events.forEach((each) => app.addEventListener(each, load));
+  load();
 }
 
 /** The map and the places take the grid's place; their modules are loaded when they are first wanted. */
 function views(results) {
   const other = h('div', { className: 'view', hidden: true });
-  results.append(other);
+  app.dock.before(other);
   let end = null;
   const show = async () => {
     end?.();
@@ -100,7 +119,7 @@ function views(results) {
     other.hidden = view === 'grid';
     other.replaceChildren();
     if (view === 'grid') return;
-    const module = await import(`./${view}.js`);
+    const module = await loaded(view);
     if (view === app.state.view) end = module.mount(other, app);
   };
   app.addEventListener('view', show);

@@ -1,7 +1,8 @@
 /**
- * The map of the corpus: a point for each image, alike images close together.
- * Uses of `app`: get, post, url, thumbnail, state.area, update, open, hits, and the events `state` and `hits`.
+ * The map of the corpus: a point for each image, alike images close together; or for each text, of an index of texts only.
+ * Uses of `app`: get, post, url, thumbnail, index, state.area, update, open, hits, and the events `state` and `hits`.
  */
+import { pause } from './api.js';
 import { followSize, h } from './element.js';
 import * as kept from './points.js';
 
@@ -36,11 +37,12 @@ export function mount(element, app) {
   const canvas = h('canvas', { className: 'map-points', tabIndex: 0, role: 'img',
     'aria-label': 'Map of the corpus; the groups are listed below it' });
   const over = h('canvas', { className: 'map-over', 'aria-hidden': 'true' });
-  const hint = h('img', { className: 'map-hint', alt: '', hidden: true, width: 160 });
+  const hint = h('div', { className: 'map-hint', hidden: true });
   const list = h('ul', { className: 'map-groups' });
   const box = h('div', { className: 'map-box', hidden: true }, canvas, over, hint);
-  element.replaceChildren(status, bar, again, tools, box,
-    h('details', {}, h('summary', {}, 'Groups on the map'), list));
+  const groups = h('details', { ontoggle: () => listGroups() }, h('summary', {}, 'Groups on the map'), list);
+  element.replaceChildren(status, bar, again, tools, box, groups);
+  const kind = app.index.holds.includes('images') ? 'image' : 'text';
 
   let points = null;
   let cells = null;
@@ -81,14 +83,15 @@ export function mount(element, app) {
     if (!response.ok || isOver) return;
     points = kept.read(await response.arrayBuffer());
     box.hidden = false;
-    await kept.pause();
-    paint.load(points);
-    await kept.pause();
+    await pause();
+    await paint.load(points);
     mark();
     showAll();
-    await kept.pause();
+    list.replaceChildren();
     listGroups();
-    cells = await kept.grid(points);
+    const mine = points;
+    const sorted = await kept.grid(mine);
+    if (mine === points) cells = sorted;
   }
 
   function mark() {
@@ -103,14 +106,26 @@ export function mount(element, app) {
     draw();
   }
 
-  function listGroups() {
-    list.replaceChildren(...kept.groups(points).map(({ number, count, examples, outline }) => {
-      const pictures = examples.map((at) => h('button', { type: 'button', 'aria-label': `Open image ${name(at)}`,
-        onclick: () => app.open(name(at)) },
-      h('img', { src: app.thumbnail({ id: name(at) }, 160), alt: '', loading: 'lazy', width: 80, height: 80 })));
-      return h('li', {}, h('span', {}, `Group ${number + 1}: about ${count.toLocaleString()} images `), ...pictures,
-        h('button', { type: 'button', onclick: () => app.update({ area: outline }) }, 'Search in this region'));
-    }));
+  /** What a point stands for. */
+  function face(at, size) {
+    if (kind === 'image') return h('img', { src: app.thumbnail({ id: name(at) }, 160), alt: '', ...size });
+    const text = h('small', {}, '…');
+    app.get(`/images/${name(at)}`).then((row) => { text.textContent = (row.text ?? row.name).slice(0, 100); }, () => {});
+    return text;
+  }
+
+  /** When they are first looked at. */
+  async function listGroups() {
+    if (!points || !groups.open || list.firstChild) return;
+    const items = [];
+    for (const { number, count, examples, outline } of kept.groups(points)) {
+      await pause();
+      const faces = examples.map((at) => h('button', { type: 'button', 'aria-label': `Open ${kind} ${name(at)}`,
+        onclick: () => app.open(name(at)) }, face(at, { width: 80, height: 80 })));
+      items.push(h('li', {}, h('span', {}, `Group ${number + 1}: about ${count.toLocaleString()} ${kind}s `), ...faces,
+        h('button', { type: 'button', onclick: () => app.update({ area: outline }) }, 'Search in this region')));
+    }
+    list.replaceChildren(...items);
   }
 
   const name = (at) => (app.indices > 1 ? `${points.id[at]}@${points.index[at] + 1}` : `${points.id[at]}`);
@@ -222,7 +237,7 @@ export function mount(element, app) {
     const point = under(px, py);
     hint.hidden = point < 0;
     if (point < 0) return;
-    if (point !== shown) hint.src = app.thumbnail({ id: name(point) }, 160);
+    if (point !== shown) hint.replaceChildren(face(point, { width: 160 }));
     shown = point;
     hint.style.left = `${Math.min(px + 12, canvas.clientWidth - 170)}px`;
     hint.style.top = `${Math.max(0, Math.min(py + 12, canvas.clientHeight - 170))}px`;
@@ -266,11 +281,12 @@ function painter(canvas) {
     gl.vertexAttribPointer(place, 1, kind, false, 0, 0);
   };
   return {
-    load({ n, x, y, group }) {
+    async load({ n, x, y, group }) {
+      for (const [name, data, kind] of [['x', x, gl.FLOAT], ['y', y, gl.FLOAT], ['group', group, gl.UNSIGNED_BYTE]]) {
+        attribute(name, data, kind);
+        await pause();
+      }
       count = n;
-      attribute('x', x, gl.FLOAT);
-      attribute('y', y, gl.FLOAT);
-      attribute('group', group, gl.UNSIGNED_BYTE);
     },
     mark(found, some) {
       attribute('found', found, gl.UNSIGNED_BYTE);

@@ -1,45 +1,52 @@
-/** One result at large. Uses of `app`: get, post, index, state, update, open, hits, neighbour, thumbnail, event `panel`. */
+/**
+ * One result at large.
+ * Uses of `app`: get, post, index, state, update, open, hits, neighbour, hasNeighbour, thumbnail, event `panel`.
+ */
 import { picture } from './api.js';
 import { framed } from './crop.js';
 import { h } from './element.js';
+import { copy } from './exports.js';
+import { isWide, sheet } from './sheet.js';
 
-const LABELS = { width: 'Size', size: 'File', taken: 'Taken', camera: 'Camera', place: 'Place', rating: 'Rating',
+const LABELS = { width: 'Dimensions', size: 'File size', taken: 'Taken', camera: 'Camera', place: 'Place', rating: 'Rating',
   keywords: 'Keywords', caption: 'Caption', format: 'Format', part: 'Part', mtime: 'Changed', damage: 'Damage' };
 
 export function mount(element, app) {
   let turn = 0;
+  const close = () => app.open(null);
+  const dialog = sheet(element, close);
 
   async function show() {
     const mine = ++turn;
     const { id } = app.state;
     if (id === null) {
-      element.hidden = true;
+      dialog.close();
       element.replaceChildren();
       return;
     }
-    const wasHidden = element.hidden;
+    const wasOpen = element.open;
     try {
       const row = await app.get(`/images/${encodeURIComponent(id)}`);
       if (mine !== turn) return;
       const held = element.contains(document.activeElement) ? document.activeElement.textContent : null;
       element.replaceChildren(...content(row));
-      element.hidden = false;
+      dialog.open();
       const buttons = [...element.querySelectorAll('button')];
-      (buttons.find((each) => held && each.textContent === held && !each.disabled) ?? (wasHidden || held ? buttons[0] : null))?.focus();
+      (buttons.find((each) => held && each.textContent === held && !each.disabled) ?? (!wasOpen || held ? buttons[0] : null))?.focus();
     } catch (error) {
       if (mine !== turn) return;
       element.replaceChildren(closing(), h('p', { role: 'alert' }, error.detail ?? String(error)));
-      element.hidden = false;
+      dialog.open();
     }
   }
 
-  const close = () => app.open(null);
   const button = (text, onclick, label = text, more = {}) => h('button', { type: 'button', 'aria-label': label, onclick, ...more }, text);
   const closing = () => button('×', close, 'Close');
 
-  function step(by) {
-    const id = app.neighbour(app.state.id, by);
-    if (id) app.open(id);
+  async function step(by) {
+    const mine = turn;
+    const id = await app.neighbour(app.state.id, by);
+    if (id !== null && mine === turn) app.open(id);
   }
 
   function content(row) {
@@ -47,28 +54,21 @@ export function mount(element, app) {
     const status = h('p', { role: 'status', className: 'said' });
     const like = (weight, crop) => {
       const term = { like: row.id, weight, ...(crop && { crop }) };
-      app.update(weight > 0 ? { q: '', terms: [term], find: app.state.find === 'texts' ? null : app.state.find }
-        : { terms: [...app.state.terms, term] });
+      app.update({ ...(weight > 0 ? { q: '', terms: [term], find: app.state.find === 'texts' ? null : app.state.find }
+        : { terms: [...app.state.terms, term] }), ...(!isWide() && { id: null }) }); // or else it would hide the results
     };
-    const copy = async () => {
-      await navigator.clipboard.writeText(row.path);
-      status.textContent = 'The path is on the clipboard.';
+    const act = (work, done) => async () => {
+      status.textContent = await work().then(() => done, (error) => error.detail);
     };
-    const openFolder = async () => {
-      try {
-        await app.post(`/images/${encodeURIComponent(row.id)}/open-folder`);
-        status.textContent = 'The folder is opened.';
-      } catch (error) {
-        status.textContent = error.detail;
-      }
-    };
+    const copyPath = act(() => copy(row.path), 'The path is on the clipboard.');
+    const openFolder = act(() => app.post(`/images/${encodeURIComponent(row.id)}/open-folder`), 'The folder is open.');
     const stage = isText ? h('blockquote', {}, row.text ?? '') : framed(row, (crop) => like(1, crop));
     const isGone = row.exists === false;
     const hasFile = !isGone && !app.index.hides_location && !isText;
     const search = app.state.q.trim();
     return [
-      h('div', { className: 'panel-bar' }, closing(), button('‹', () => step(-1), 'Previous', { disabled: !app.neighbour(row.id, -1) }),
-        button('›', () => step(1), 'Next', { disabled: !app.neighbour(row.id, 1) }), h('h2', {}, row.name)),
+      h('div', { className: 'panel-bar' }, closing(), button('‹', () => step(-1), 'Previous', { disabled: !app.hasNeighbour(row.id, -1) }),
+        button('›', () => step(1), 'Next', { disabled: !app.hasNeighbour(row.id, 1) }), h('h2', {}, row.name)),
       ...(isGone ? [h('p', { className: 'note' }, row.source_exists ? 'The file is not there any more.'
         : `${row.source} cannot be found: is its drive connected?`)] : []),
       stage.element ?? stage,
@@ -78,8 +78,8 @@ export function mount(element, app) {
       ...(stage.form ? [stage.form] : []),
       ...(search ? [phrases(app, row, search)] : []),
       table(row),
-      ...same(app, row.id),
-      h('div', { className: 'path' }, h('code', {}, row.path), button('Copy', copy, 'Copy the path'),
+      ...same(app, row),
+      h('div', { className: 'path' }, h('code', {}, row.path), button('Copy path', copyPath),
         ...(app.index.can_open_folder ? [button('Open folder', openFolder)] : [])),
       status,
     ];
@@ -100,22 +100,23 @@ export function mount(element, app) {
   app.addEventListener('hits', () => {
     for (const [label, by] of [['Previous', -1], ['Next', 1]]) {
       const each = element.querySelector(`[aria-label="${label}"]`);
-      if (each) each.disabled = !app.neighbour(app.state.id, by);
+      if (each) each.disabled = !app.hasNeighbour(app.state.id, by);
     }
   });
   show();
 }
 
 /** Near-duplicates that are grouped under a result. */
-function same(app, id) {
+function same(app, { id, modality }) {
   const others = app.hits().find((hit) => hit.id === id)?.duplicates ?? [];
   if (!others.length) return [];
-  return [h('h3', {}, 'Near-duplicates'), h('div', { className: 'same-rows' }, ...others.map((each) => h('button',
-    { type: 'button', onclick: () => app.open(each.id) }, h('img', { src: app.thumbnail(each, 160), alt: each.name }))))];
+  const face = (each) => (modality === 'text' ? each.name : h('img', { src: app.thumbnail(each, 160), alt: each.name }));
+  return [h('h3', {}, 'Near-duplicates'), h('div', { className: `same-rows ${modality}` }, ...others.map((each) => h('button',
+    { type: 'button', onclick: () => app.open(each.id) }, face(each))))];
 }
 
 function table(row) {
-  const size = (bytes) => (bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
+  const size = (bytes) => (bytes < 1e3 ? `${bytes} bytes` : bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
   const time = (text) => text.slice(0, 16).replace('T', ' ');
   const values = {
     width: row.width && `${row.width} × ${row.height}`, size: row.size && size(row.size), taken: row.taken && time(row.taken),
@@ -123,7 +124,7 @@ function table(row) {
     rating: row.rating, keywords: row.keywords?.join(', '), caption: row.caption, format: row.format, part: row.part,
     mtime: row.mtime && time(row.mtime), damage: row.damage,
   };
-  const all = [...Object.entries(values).map(([name, value]) => [LABELS[name], value]), ...Object.entries(row.columns ?? {}), ['Number', row.id]];
+  const all = [...Object.entries(values).map(([name, value]) => [LABELS[name], value]), ...Object.entries(row.columns ?? {}), ['Id', row.id]];
   const body = all.filter(([, value]) => value || value === 0)
     .map(([name, value]) => h('tr', {}, h('th', { scope: 'row' }, name), h('td', {}, String(value))));
   return h('table', {}, h('tbody', {}, ...body));

@@ -42,7 +42,7 @@ export function mount(element, app) {
       if (mine !== turn) return;
       cells = found.cells;
       most = cells.reduce((so, each) => Math.max(so, each.count), 10);
-      status.textContent = `${found.matches.toLocaleString()} with a place here.`;
+      status.textContent = found.matches ? `${found.matches.toLocaleString()} with a place here.` : 'None has a place here.';
       list.replaceChildren(...[...cells].sort((a, b) => b.count - a.count).slice(0, 50).map((each) => h('li', {},
         button(`${each.latitude.toFixed(2)}, ${each.longitude.toFixed(2)}: ${each.count.toLocaleString()}`,
           `Show ${each.count} around ${each.latitude.toFixed(2)}, ${each.longitude.toFixed(2)}`, () => enter(each)))));
@@ -92,7 +92,7 @@ export function mount(element, app) {
         pen.fill();
       }
     }
-    const step = [30, 10, 5, 1, 0.5, 0.1, 0.01].find((each) => each * view.scale < 160) ?? 0.01;
+    const step = [90, 30, 10, 5, 1, 0.5, 0.1, 0.01].find((each) => each * view.scale < 160) ?? 0.01;
     const [[west, north], [east, south]] = [place(0, 0), place(canvas.clientWidth, canvas.clientHeight)];
     pen.strokeStyle = colour('--line', '#8886');
     pen.fillStyle = style.color;

@@ -1,18 +1,18 @@
 /** Points of the map of the corpus, as /map/points sends them, and what is asked of them. */
+import { pause } from './api.js';
 
 const CELLS = 256;
 const SAMPLE = 20_000; // points that the groups are outlined by
 const TURN = 100_000; // points between two pauses, so that no task takes 50 ms
-export const pause = () => new Promise((done) => setTimeout(done));
 
-/** Typed arrays of an answer: copies, because floats have to begin at multiples of their size. */
+/** Typed arrays of an answer: views of it, or copies where they do not begin at a multiple of their size. */
 export function read(buffer) {
   const n = new DataView(buffer).getUint32(0, true);
   let at = 4;
   const take = (Kind) => {
-    const bytes = n * Kind.BYTES_PER_ELEMENT;
-    at += bytes;
-    return new Kind(buffer.slice(at - bytes, at));
+    const from = at;
+    at += n * Kind.BYTES_PER_ELEMENT;
+    return from % Kind.BYTES_PER_ELEMENT ? new Kind(buffer.slice(from, at)) : new Kind(buffer, from, n);
   };
   return { n, x: take(Float32Array), y: take(Float32Array), group: take(Uint8Array), id: take(Float64Array),
     index: take(Uint8Array) };
@@ -71,19 +71,20 @@ export function find(points, name) {
   return low < points.n && points.id[low] === id && points.index[low] === part ? low : -1;
 }
 
-/** The groups, each with its count, four central examples, and an outline of its inner four fifths. */
-export function groups(points) {
+/** The groups one by one, each with its count, four central examples, and an outline of its inner four fifths. */
+export function* groups(points) {
   const members = [];
   const step = Math.ceil(points.n / SAMPLE) || 1;
   for (let at = 0; at < points.n; at += step) (members[points.group[at]] ??= []).push(at);
-  return members.map((all, number) => {
-    const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
-    const [mx, my] = [middle(all.map((at) => points.x[at])), middle(all.map((at) => points.y[at]))];
+  const middle = (axis, all) => Float32Array.from(all, (at) => axis[at]).sort()[all.length >> 1];
+  for (const [number, all] of members.entries()) {
+    if (!all) continue; // no point of the sample is in it
+    const [mx, my] = [middle(points.x, all), middle(points.y, all)];
     const apart = (at) => (points.x[at] - mx) ** 2 + (points.y[at] - my) ** 2;
     const inner = [...all].sort((a, b) => apart(a) - apart(b)).slice(0, Math.max(3, Math.ceil(0.8 * all.length)));
-    return { number, count: all.length * step, examples: inner.slice(0, 4),
+    yield { number, count: all.length * step, examples: inner.slice(0, 4),
       outline: hull(inner.map((at) => [points.x[at], points.y[at]])) };
-  }).filter(Boolean);
+  }
 }
 
 /** The convex hull of some places, a little larger than they need. */

@@ -1,20 +1,19 @@
 /**
  * The caption, further terms as chips, and pictures by file, paste or drop.
- * Uses of `app`: post, url, thumbnail, state, update, events `state` and `trouble`.
+ * Uses of `app`: get, post, url, thumbnail, state, update, tell, events `state`, `ready` and `trouble`.
  */
-import { request } from './api.js';
 import { h } from './element.js';
 
 export function mount(element, app) {
   const mirror = h('div', { className: 'mirror', 'aria-hidden': 'true' });
   const caption = h('textarea', { id: 'caption', rows: 1, spellcheck: false, autocomplete: 'off',
-    'aria-label': 'What should the picture show?', 'aria-describedby': 'tokens',
-    placeholder: 'Describe a picture', maxLength: 20_000 });
+    'aria-label': 'What are you looking for?', 'aria-describedby': 'tokens',
+    placeholder: 'Describe what to find', maxLength: 20_000 });
   const tokens = h('p', { id: 'tokens', className: 'tokens' });
   const trouble = h('p', { role: 'alert', className: 'trouble' });
   const terms = h('ul', { className: 'terms', 'aria-label': 'Further terms' });
-  const file = h('input', { type: 'file', accept: 'image/*', hidden: true, 'aria-label': 'Picture to search with',
-    onchange: () => upload(file.files[0]) });
+  const file = h('input', { type: 'file', accept: 'image/*', multiple: true, hidden: true, 'aria-label': 'Pictures to search with',
+    onchange: () => searchWith({ files: [...file.files], folders: 0 }) });
   const tool = (text, label, onclick, more = {}) => h('button', { type: 'button', 'aria-label': label, title: label, onclick, ...more }, text);
   const words = tool('+ Words', 'Add or take away words', () => {
     const field = h('input', { type: 'text', 'aria-label': 'Words of the new term', placeholder: 'at night', onchange: () => {
@@ -25,12 +24,13 @@ export function mount(element, app) {
     terms.hidden = false;
     field.focus();
   });
+  const toggle = tool('☰', 'Filters and saved searches', () => app.tell('side'), { id: 'toggle-side', 'aria-expanded': 'false' });
   const form = h('form', { role: 'search', onsubmit: (event) => {
     event.preventDefault();
     go();
-  } }, tool('☰', 'Filters and saved searches', () => app.tell('side'), { id: 'toggle-side', 'aria-expanded': 'false' }),
+  } }, toggle,
   h('div', { className: 'caption' }, mirror, caption, file, words,
-    tool('Picture', 'Search with a picture', () => file.click())), h('button', { className: 'go' }, 'Search'),
+    tool('Picture', 'Search with pictures', () => file.click())), h('button', { className: 'go' }, 'Search'),
   tool('◐', 'Light or dark', turnTheme));
   element.replaceChildren(form, h('div', { className: 'under' }, terms, tokens), trouble);
 
@@ -84,34 +84,33 @@ export function mount(element, app) {
     }
   }
 
-  async function upload(blob) {
-    if (!blob) return;
+  async function searchWith(given) {
     trouble.textContent = '';
+    const module = await import('./pictures.js');
+    trouble.textContent = await module.searchWith(app, given);
     file.value = '';
-    try {
-      const { id } = await request('POST', '/uploads', blob, { type: blob.type || 'application/octet-stream' });
-      app.update({ terms: [...app.state.terms.filter((term) => !term.upload), { upload: id, weight: 1 }] });
-    } catch (error) {
-      trouble.textContent = [error.detail, error.hint].filter(Boolean).join(' ');
-    }
   }
-  const picture = (transfer) => [...(transfer?.files ?? [])].find((each) => each.type.startsWith('image/'));
+  const isField = ({ target }) => /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName);
   addEventListener('paste', (event) => {
-    const given = picture(event.clipboardData);
-    if (!given) return;
+    const given = files(event.clipboardData);
+    const isText = isField(event) && event.clipboardData.getData('text/plain'); // cells and words bring a picture of themselves
+    if (isText || !given.files.length) return;
     event.preventDefault();
-    upload(given);
+    searchWith(given);
   });
   const over = (is) => document.body.classList.toggle('dropping', is);
+  const hasFiles = (event) => event.dataTransfer.types.includes('Files');
   addEventListener('dragover', (event) => {
+    if (!hasFiles(event)) return;
     event.preventDefault();
-    over([...event.dataTransfer.types].includes('Files'));
+    over(true);
   });
   addEventListener('dragleave', (event) => event.relatedTarget === null && over(false));
   addEventListener('drop', (event) => {
-    event.preventDefault();
     over(false);
-    upload(picture(event.dataTransfer));
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    searchWith(files(event.dataTransfer));
   });
 
   function chip(term, at) {
@@ -119,11 +118,10 @@ export function mount(element, app) {
     const change = (changes) => app.update({ terms: app.state.terms.with(at, { ...term, ...changes }) });
     const remove = () => app.update({ terms: app.state.terms.toSpliced(at, 1) });
     const isLess = term.weight < 0;
-    const source = term.like ? app.thumbnail({ id: term.like }, 160) : app.url(`/uploads/${term.upload}/thumbnail?width=160`);
     const shown = term.text !== undefined
       ? h('input', { type: 'text', value: term.text, size: Math.min(30, Math.max(6, term.text.length)), 'aria-label': 'Words of the term',
         onchange: (event) => (event.target.value.trim() ? change({ text: event.target.value.trim() }) : remove()) })
-      : h('span', { className: 'sample' }, h('img', { src: source, alt: name }), ...(term.crop ? [h('small', {}, 'part')] : []));
+      : h('span', { className: 'sample' }, sample(term), ...(term.crop ? [h('small', {}, 'part')] : []));
     return h('li', { className: isLess ? 'less' : '' },
       tool(isLess ? '−' : '+', isLess ? `Less of ${name}: make it more` : `More of ${name}: make it less`, () => change({ weight: -term.weight })),
       shown,
@@ -132,11 +130,28 @@ export function mount(element, app) {
       tool('×', `Remove ${name}`, remove));
   }
 
+  /** What a term is like: an upload, an image, or the beginning of a text. */
+  function sample({ like, upload }) {
+    const picture = (src) => h('img', { src, alt: '', width: 40, height: 32 });
+    if (upload) return picture(app.url(`/uploads/${upload}/thumbnail?width=160`));
+    const place = h('span', { className: 'face' });
+    if (isReady) {
+      app.get(`/images/${encodeURIComponent(like)}`).then((row) => place.replaceChildren(row.modality === 'text'
+        ? h('small', {}, `“${(row.text ?? row.name).slice(0, 40)}…”`) : picture(app.thumbnail(row, 160))), () => {});
+    }
+    return place;
+  }
+
   let last = null;
+  let isReady = false;
   function show() {
     if (last !== app.state.q) caption.value = last = app.state.q; // or else what is being typed stays
     terms.replaceChildren(...app.state.terms.map(chip));
     terms.hidden = !app.state.terms.length;
+    const { conditions, where, area } = app.state;
+    const count = conditions.length + !!where + !!area;
+    toggle.textContent = count ? `☰ ${count}` : '☰';
+    toggle.setAttribute('aria-label', `Filters and saved searches${count ? `, ${count} in use` : ''}`);
     trouble.textContent = '';
     written();
   }
@@ -144,14 +159,25 @@ export function mount(element, app) {
   app.addEventListener('trouble', ({ detail }) => {
     if (detail.parameter?.startsWith('terms')) trouble.textContent = detail.detail;
   });
-  app.addEventListener('ready', count);
+  app.addEventListener('ready', () => {
+    isReady = true;
+    show();
+  });
   addEventListener('keydown', (event) => {
-    if (event.key !== '/' || /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) return;
+    if (event.key !== '/' || isField(event)) return;
     event.preventDefault();
     caption.focus();
   });
   show();
   if (matchMedia('(min-width: 700px)').matches && !app.state.id) caption.focus();
+}
+
+/** The files of a paste or drop, and how many folders are among them; to be asked within the event only. */
+function files(transfer) {
+  const items = [...(transfer?.items ?? [])].filter((each) => each.kind === 'file');
+  const isFolder = (each) => each.webkitGetAsEntry?.()?.isDirectory;
+  const folders = items.filter(isFolder).length;
+  return { folders, files: items.filter((each) => !isFolder(each)).map((each) => each.getAsFile()).filter(Boolean) };
 }
 
 function turnTheme() {

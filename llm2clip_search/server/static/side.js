@@ -1,7 +1,9 @@
-/** Filters, counts, saved searches and exports beside the results; each is loaded when the column is first opened. */
+/** Filters, counts, saved searches and exports beside the results. */
 import { h } from './element.js';
+import { isWide, sheet } from './sheet.js';
 
-export function mount(element, app) {
+/** `event` is what the column is first opened for: `side`, `trouble`, or nothing. */
+export function mount(element, app, event) {
   const toggle = document.getElementById('toggle-side');
   const part = (name) => h('div', { className: name });
   const [filters, facets, saved, exports, explain] = ['part-filters', 'part-facets', 'part-saved', 'part-exports', 'part-explain'].map(part);
@@ -18,31 +20,34 @@ export function mount(element, app) {
     modules.slice(0, 3).forEach((module, at) => module.mount([filters, facets, saved][at], app));
     modules[4].mount(explain, app);
     const again = () => modules[3].mount(exports, app);
-    app.addEventListener('selection', again);
     app.addEventListener('answer', again);
     again();
   };
 
+  const { open: show, close } = sheet(element, () => open(false));
+
   async function open(value, { keep = true } = {}) {
-    element.hidden = !value;
+    const had = element.contains(document.activeElement);
+    if (value) show();
+    else close();
     toggle.setAttribute('aria-expanded', value);
     if (keep) localStorage.setItem('side', value);
     if (value) await (ready ??= make());
-    else if (element.contains(document.activeElement)) toggle.focus();
+    else if (had) toggle.focus();
   }
-  const isWide = () => matchMedia('(min-width: 900px)').matches;
-  app.addEventListener('side', async () => {
-    await open(element.hidden);
-    if (!element.hidden && !isWide()) element.querySelector('button')?.focus();
-  });
-  element.addEventListener('keydown', (event) => {
-    if (event.key !== 'Escape') return;
-    event.preventDefault();
+  async function turn() {
+    await open(!element.open);
+    if (element.open && !isWide()) element.querySelector('button')?.focus();
+  }
+  app.addEventListener('side', turn);
+  element.addEventListener('keydown', (pressed) => {
+    if (pressed.key !== 'Escape') return;
+    pressed.preventDefault();
     open(false);
   });
 
   /** A wrong condition is shown at its field. */
-  app.addEventListener('trouble', async ({ detail }) => {
+  async function point({ detail }) {
     if (detail.kind !== 'bad-condition') return;
     await open(true, { keep: false });
     const field = filters.querySelector('textarea');
@@ -53,13 +58,16 @@ export function mount(element, app) {
     field.setAttribute('aria-invalid', 'true');
     field.setAttribute('aria-describedby', trouble.id);
     trouble.textContent = [detail.detail, detail.hint].filter(Boolean).join(' ');
-  });
+  }
+  app.addEventListener('trouble', point);
   app.addEventListener('answer', () => {
     filters.querySelectorAll('[aria-invalid]').forEach((each) => each.removeAttribute('aria-invalid'));
     const trouble = filters.querySelector('[role="alert"]');
     if (trouble) trouble.textContent = '';
   });
-  open(isWide() && localStorage.getItem('side') === 'true', { keep: false });
+  if (event?.type === 'side') turn();
+  else if (event) point(event);
+  else open(true, { keep: false });
 }
 
 /** What of the results is shown. */
@@ -68,16 +76,13 @@ function options(app) {
     onchange: () => app.update({ min: min.value === '' ? null : Math.min(1, Math.max(-1, +min.value)) }) });
   const dup = h('input', { type: 'checkbox', onchange: () => app.update({ dup: dup.checked ? 0.95 : null }) });
   const per = h('input', { type: 'checkbox', onchange: () => app.update({ per: per.checked ? 1 : null }) });
-  const find = h('select', { onchange: () => app.update({ find: find.value || null }) },
-    ...[['', 'what fits'], ['images', 'images'], ['texts', 'texts']].map(([value, text]) => h('option', { value }, text)));
   const show = () => {
     min.value = app.state.min ?? '';
     dup.checked = app.state.dup !== null;
     per.checked = app.state.per !== null;
-    find.value = app.state.find ?? '';
   };
   app.addEventListener('state', show);
   show();
-  return h('div', { className: 'options' }, ...(app.index.holds.length > 1 ? [h('label', {}, 'Find ', find)] : []),
-    h('label', {}, 'Least score ', min), h('label', {}, dup, ' Group near-duplicates'), h('label', {}, per, ' One result a file'));
+  return h('div', { className: 'options' }, h('label', {}, 'Minimum score ', min), h('label', {}, dup, ' Group near-duplicates'),
+    h('label', {}, per, ' One result per file'));
 }

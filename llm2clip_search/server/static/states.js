@@ -1,15 +1,14 @@
-/** Whether the server can be asked, as a banner. Uses of `app`: get, tell, index, generation, event `trouble`. */
+/** Whether the server can be asked, as a banner, and whether it is searching. Uses of `app`: get, tell, generation, dock, event `trouble`. */
 import { h } from './element.js';
 
 const SOON = 1000;
 const LATER = 5000;
 
-export function mount(element, app) {
-  const bar = h('div', { className: 'searching', hidden: true });
+export function mount(bar, app) {
   const text = h('p');
   const button = h('button', { type: 'button', hidden: true });
-  const banner = h('div', { className: 'banner', role: 'status', hidden: true }, text, button);
-  element.replaceChildren(bar, banner);
+  const banner = h('div', { className: 'banner float', role: 'status', hidden: true }, text, button);
+  app.dock.append(banner);
   let known = null;
   let searching = false;
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,6 +19,9 @@ from tests.support.server import listening, wait_until
 CHROMIUM = os.environ.get("LLM2CLIP_CHROMIUM") or shutil.which("chromium")
 
 Serve = Callable[..., AbstractContextManager[str]]
+PageOf = Callable[..., Page]
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+"""Options of `page_of` for a small screen."""
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +64,15 @@ def faults() -> list[str]:
 
 
 @pytest.fixture
-def page_of(browser: Browser, faults: list[str]) -> Iterator[Callable[[str], Page]]:
-    """Pages of an address; errors in their consoles and requests to other hosts fail the test."""
+def page_of(browser: Browser, faults: list[str]) -> Iterator[PageOf]:
+    """Pages of an address, with further options of their context.
+
+    Errors in their consoles and requests to other hosts fail the test.
+    """
     contexts, said, asked = [], [], []
 
-    def opened(address: str) -> Page:
-        context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 800})
+    def opened(address: str, **options: Any) -> Page:
+        context = browser.new_context(**{"base_url": address, "viewport": {"width": 1280, "height": 800}} | options)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
@@ -81,6 +88,6 @@ def page_of(browser: Browser, faults: list[str]) -> Iterator[Callable[[str], Pag
 
 
 @pytest.fixture
-def page(address: str, page_of: Callable[[str], Page]) -> Page:
+def page(address: str, page_of: PageOf) -> Page:
     """The page of the small index."""
     return page_of(address)

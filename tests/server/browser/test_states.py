@@ -3,8 +3,9 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -14,15 +15,17 @@ from playwright.sync_api import Page, Route, expect
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.store import Row, Writer
-from tests.server.browser.conftest import Serve
+from tests.server.browser.conftest import PHONE, PageOf, Serve
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
 
 MANY = 100_000
 MOST_TILES = 100
 SEARCH = "**/api/v1/search"
-
-PageOf = Callable[[str], Page]
+SHIFTS = """window.moved = 0;
+new PerformanceObserver((list) => list.getEntries().forEach((each) => { moved += each.value; }))
+    .observe({ type: 'layout-shift', buffered: true })"""
+"""Adds up how far what is seen moved, as the Cumulative Layout Shift does but for moves after an input as well."""
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +81,7 @@ def test_scrolling_moves_nothing_that_is_seen_and_is_kept_in_the_address(
 ) -> None:
     faults.append("410")
     page = page_of(many)
-    page.add_init_script(
-        "window.moved = 0;"
-        "new PerformanceObserver((list) => list.getEntries().forEach((each) => { moved += each.value; }))"
-        ".observe({ type: 'layout-shift', buffered: true })"
-    )
+    page.add_init_script(SHIFTS)
     page.goto("/?sort=id")
     expect(page.locator(".count")).to_have_text("100,000 results")
     before = page.evaluate("moved")
@@ -124,7 +123,7 @@ def test_the_plan_of_a_search_is_explained(page: Page) -> None:
 def test_near_duplicates_are_listed_and_opened(page: Page) -> None:
     page.goto("/?t=like:7^1&dup=0.1")
     expect(page.locator(".same").first).to_be_visible()
-    count = int((page.locator(".same").first.text_content() or "").removeprefix("+").removesuffix(" alike"))
+    count = int((page.locator(".same").first.text_content() or "").removeprefix("+").removesuffix(" similar"))
     page.locator(".tile", has=page.locator(".same")).first.click()
     others = page.locator(".same-rows button")
     expect(others).to_have_count(count)
@@ -158,14 +157,58 @@ def test_weak_matches_are_called_weak(
         route.fulfill(json=answer)
 
     page.route(SEARCH, scored)
+    page.add_init_script(SHIFTS)
     with page.expect_response(lambda response: "subscription" in (response.request.post_data or "") and response.ok):
         page.goto("/?q=boat")
     expect(page.locator(".count")).to_have_text("100,000 results, best first")
     if is_weak:
-        expect(page.locator(".hints")).to_contain_text("matches are weak")
+        expect(page.locator("#dock")).to_contain_text("matches are weak")
+        page.get_by_role("button", name="Close the note").click()
     else:
         page.wait_for_load_state("networkidle")
-        expect(page.locator(".hints")).to_be_hidden()
+    expect(page.locator("#dock")).to_have_text("")
+    assert page.evaluate("moved") < 0.001
+
+
+@pytest.mark.parametrize("options", [{}, PHONE])
+def test_nothing_moves_when_the_page_opens(page_of: PageOf, address: str, options: dict[str, Any]) -> None:
+    page = page_of(address, **options)
+    page.add_init_script(SHIFTS)
+    for place in ("/", "/?q=boat"):
+        page.goto(place)
+        expect(page.locator(".tile img").first).to_be_visible()
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("moved") < 0.001
+
+
+def test_messages_of_the_server_move_nothing(page: Page, faults: list[str]) -> None:
+    faults.append("ERR_")
+    page.add_init_script(SHIFTS)
+    page.goto("/?q=boat")
+    expect(page.locator(".tile img").first).to_be_visible()
+    page.route("**/api/v1/ready", lambda route: route.abort())
+    expect(page.locator(".banner")).to_contain_text("cannot be reached", timeout=9000)
+    page.unroute("**/api/v1/ready")
+    expect(page.locator(".banner")).to_be_hidden(timeout=9000)
+    assert page.evaluate("moved") < 0.001
+
+
+def test_a_picture_that_the_server_was_too_busy_for_is_asked_for_again(page: Page, faults: list[str]) -> None:
+    faults.append("429")
+    refused: dict[str, int] = {}
+
+    def refuse_twice(route: Route) -> None:
+        refused[route.request.url] = refused.get(route.request.url, 0) + 1
+        if refused[route.request.url] > 2:
+            return route.fallback()
+        return route.fulfill(status=429, headers={"Retry-After": "1"})
+
+    page.route("**/images/19/thumbnail**", refuse_twice)
+    page.goto("/")
+    image = page.locator('[data-at="0"] img')
+    expect(image).not_to_have_js_property("naturalWidth", 0, timeout=15_000)
+    expect(page.locator(".tile.broken")).to_have_count(0)
+    assert max(refused.values()) > 2
 
 
 def test_a_busy_server_is_asked_again(page: Page, faults: list[str]) -> None:

@@ -28,18 +28,18 @@ APP = """async ([file, given]) => {
     return value;
   };
   const app = window.app = Object.assign(new EventTarget(), {
-    state: {}, indices: 1, selected: new Set(), total: 0, opened: [], gone: [],
+    state: {}, indices: 1, index: { hides_location: false, holds: ['images'] }, total: 0, opened: [], gone: [],
     get: (path) => ask('GET', path), post: (path, body) => ask('POST', path, body),
     put: (path, body) => ask('PUT', path, body), delete: (path) => ask('DELETE', path),
     url: (path) => `/api/v1${path}`, thumbnail: ({ id }) => `/static/icon.svg?${id}`,
     hits: () => app.found ?? [], open: (id) => app.opened.push(id), query: () => 'q=a+wet+dog',
-    go: (query) => app.gone.push(query), search: () => ({ ...app.filter(), cursor: 'x' }),
+    go: (query) => app.gone.push(query), search: () => app.filter(),
     filter: () => Object.fromEntries(Object.entries(app.state).filter(([, value]) => value)),
     update(changes) { Object.assign(app.state, changes); app.dispatchEvent(new Event('state')); },
     addConditions: (...more) => app.update({ conditions: [...(app.state.conditions ?? []), ...more] }),
   });
   app.columns = (await app.get('/index')).columns;
-  Object.assign(app, given, { selected: new Set(given.selected) });
+  Object.assign(app, given);
   const style = new CSSStyleSheet();
   style.replaceSync(`.map-box, .places-map { position: relative; width: 600px; height: 400px }
     .map-box canvas { position: absolute; inset: 0; width: 100%; height: 100% } .map-over { pointer-events: none }
@@ -246,15 +246,14 @@ def test_searches_are_saved_renamed_opened_and_deleted_by_keyboard(mount: Mount)
     expect(page.get_by_text("No search is saved yet.")).to_be_visible()
 
 
-def test_selected_results_become_a_table(mount: Mount, tmp_path: Path) -> None:
-    page = mount("exports.js", selected=["3", "17"], total=2_000)
+def test_all_results_become_files(mount: Mount, tmp_path: Path) -> None:
+    page = mount("exports.js", total=2_000)
     expect(page.get_by_role("status")).to_contain_text("more than 1,000")
     with page.expect_download() as begun:
         page.get_by_role("button", name="CSV").press("Enter")
     begun.value.save_as(tmp_path / "results.csv")
     with (tmp_path / "results.csv").open(newline="") as file:
-        assert sorted(row["id"] for row in csv.DictReader(file)) == ["17", "3"]
-    page.get_by_label("Which results").select_option("all")
+        assert sorted(int(row["id"]) for row in csv.DictReader(file)) == list(range(len(ROWS)))
     with page.expect_download() as begun:
         page.get_by_role("button", name="Paths", exact=True).click()
     begun.value.save_as(tmp_path / "paths.txt")
@@ -262,6 +261,8 @@ def test_selected_results_become_a_table(mount: Mount, tmp_path: Path) -> None:
 
 
 def test_too_many_files_are_not_packed(mount: Mount) -> None:
-    page = mount("exports.js", selected=[str(number) for number in range(1_001)])
-    page.get_by_role("button", name="Zip of the files").click()
+    page = mount("exports.js")
+    lines = "".join(f'{{"id": "{number}"}}\n' for number in range(1_001))
+    page.route("**/search?format=ndjson", lambda route: route.fulfill(body=lines))
+    page.get_by_role("button", name="Zip of originals").click()
     expect(page.get_by_role("status")).to_contain_text("at most 1,000 files, but these are 1,001")
