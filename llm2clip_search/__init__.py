@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llm2clip_search.corpora import Corpus, FolderCorpus, Item, Skipped, SourceOptions
     from llm2clip_search.corpora.registry import open_corpora, open_corpus
     from llm2clip_search.encoders import Encoder, load_encoder
+    from llm2clip_search.encoders.calibration import Calibration
     from llm2clip_search.encoders.config import PreprocessConfig
     from llm2clip_search.encoders.inputs import ImageInput
     from llm2clip_search.engine import (
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnnConfig",
     "Bin",
+    "Calibration",
     "Cell",
     "Chosen",
     "Column",
@@ -142,6 +144,7 @@ _HOMES = {
     "corpora": ("Corpus", "FolderCorpus", "Item", "Skipped", "SourceOptions"),
     "corpora.registry": ("open_corpora", "open_corpus"),
     "encoders": ("Encoder", "load_encoder"),
+    "encoders.calibration": ("Calibration",),
     "encoders.config": ("PreprocessConfig",),
     "encoders.inputs": ("ImageInput",),
     "engine": (

@@ -10,10 +10,10 @@ import pytest
 
 from llm2clip_search import Encoder, SearchIndex, index_folder, load_encoder, open_index
 from llm2clip_search.benchmarks.datasets.base import Captions
-from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import (
-    read_flickr8k_captions,
-    read_flickr8k_images,
-    read_multilingual_flickr8k,
+from llm2clip_search.benchmarks.datasets.captioned_shards import (
+    read_captioned_shards,
+    read_shard_captions,
+    read_shard_images,
 )
 from llm2clip_search.benchmarks.embedding import embed_images
 from llm2clip_search.benchmarks.retrieval import measure_retrieval
@@ -39,7 +39,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The 1,000 dev images as files, in a folder of their own."""
     folder = tmp_path_factory.mktemp("flickr8k") / "images"
     folder.mkdir()
-    files = read_flickr8k_images(ROOT, split="dev")
+    files = read_shard_images(ROOT, name="flickr8k", split="dev")
     for name in files:
         (folder / name).write_bytes(files.read(name))
     return folder
@@ -55,7 +55,7 @@ def opened(images: Path, encoder: Encoder) -> SearchIndex:
 
 def test_captions_find_their_images(opened: SearchIndex, run_cli: RunCli) -> None:
     """image_retrieval R@10 over all 5,000 captions; the command line gives the same first image."""
-    captions = read_flickr8k_captions(ROOT, split="dev", lang="en")
+    captions = read_shard_captions(ROOT, split="dev", lang="en")
     _, ids = opened.query_texts(captions.texts, k=10)
     names = {row["id"]: Path(row["path"]).name for row in opened.snapshot.metadata().to_pylist()}
     found = np.array([image in [names[i] for i in row] for image, row in zip(captions.image_ids, ids, strict=True)])
@@ -87,7 +87,7 @@ def test_a_changed_folder_costs_only_its_changes(images: Path, opened: SearchInd
 
 def test_images_find_their_captions(tmp_path: Path, encoder: Encoder, run_cli: RunCli) -> None:
     """text_retrieval through an index of captions is that of the benchmark, to the bit."""
-    dataset = read_multilingual_flickr8k(ROOT, "dev", ["en"])
+    dataset = read_captioned_shards(ROOT, "dev", ["en"], name="flickr8k")
     cache = tmp_path / "cache"
     [measured] = measure_retrieval(encoder, dataset, cache=cache)
     captions = dataset.captions["en"]

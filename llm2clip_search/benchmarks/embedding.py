@@ -34,12 +34,19 @@ def default_cache() -> Path:
 
 
 def embed_images(
-    encoder: Encoder, images: ImageFiles, *, cache: Path | None, batch_size: int = 32, progress: Progress = no_progress
+    encoder: Encoder,
+    images: ImageFiles,
+    *,
+    cache: Path | None,
+    drafts: bool = False,
+    batch_size: int = 32,
+    progress: Progress = no_progress,
 ) -> np.ndarray:
     """Embed images.
 
     Args:
         cache: folder of cached embeddings; None to cache nothing.
+        drafts: read large JPEGs at reduced size, as indexing does. Papers measured with whole ones.
 
     Returns:
         float32 ``[n_images, dim]``, L2-normalised, in the order of ``images``.
@@ -51,7 +58,9 @@ def embed_images(
 
     def embed(rows: np.ndarray) -> np.ndarray:
         items = [Item(uri=ids[row]) for row in rows]
-        results = embed_ahead(images, items, encoder, batch_size=batch_size, threads=THREADS, ahead=2 * batch_size)
+        results = embed_ahead(
+            images, items, encoder, batch_size=batch_size, threads=THREADS, ahead=2 * batch_size, drafts=drafts
+        )
         return np.stack([vector_of(result) for result in results])
 
     def vector_of(image: Decoded) -> np.ndarray:
@@ -60,7 +69,8 @@ def embed_images(
             raise CorpusError(f"Image {image_id!r} in {images.path(image_id)} cannot be measured: {image.error}.")
         return image.vector
 
-    folder = cache / encoder.fingerprint / f"images-{images_digest(images)}" if cache else None
+    kind = "drafts" if drafts else "whole-images"
+    folder = cache / encoder.fingerprint / f"{kind}-{images_digest(images)}" if cache else None
     return _in_parts("images", np.arange(len(ids)), encoder.dim, embed, folder, progress)
 
 

@@ -150,10 +150,10 @@ def _section(
     of: Mapping[str, RetrievalResult], headlines: Sequence[PaperFigure], figures: Sequence[PaperFigure]
 ) -> list[str]:
     """The blocks of one data set, split and language; ``of`` has a result per run."""
-    blocks = [_sizes(of), _table(HEADER, [*map(_row, of, of.values()), *map(_published_row, headlines)])]
+    blocks = [_sizes(of), markdown_table(HEADER, [*map(_row, of, of.values()), *map(_published_row, headlines)])]
     if len(figures) > len(headlines):
         best = sorted(figures, key=lambda figure: -figure.recalls.get(METRICS[0], 0.0))
-        every = _table(HEADER, [*map(_row, of, of.values()), *map(_published_row, best)])
+        every = markdown_table(HEADER, [*map(_row, of, of.values()), *map(_published_row, best)])
         blocks += [
             f"<details><summary>All {len(figures)} published figures, by image R@1</summary>",
             every,
@@ -162,7 +162,7 @@ def _section(
     blocks += ["\n".join(f"- {note}" for note in notes)] if (notes := _notes(of)) else []
     if measures := dict.fromkeys(key for result in of.values() for key in result.measures):
         rows = [(key, *(_measure(result.measures.get(key)) for result in of.values())) for key in measures]
-        blocks.append(_table(("further measures", *map(_code, of)), rows))
+        blocks.append(markdown_table(("further measures", *map(_code, of)), rows))
     return blocks
 
 
@@ -173,9 +173,12 @@ def _languages(found: Mapping[str, Mapping[str, RetrievalResult]], figures: Sequ
     rows = [(language, *(_both(of[name]) if name in of else "" for name in names)) for language, of in found.items()]
     whole = {name: [of[name] for of in found.values() if name in of] for name in names}
     means = [_mean(results) if len(results) == len(found) else "" for results in whole.values()]
-    blocks = [_table(header, [*rows, (f"mean of {len(found)}", *means)])]
+    blocks = [markdown_table(header, [*rows, (f"mean of {len(found)}", *means)])]
     if figures:
-        blocks += [f"Published means over {len(found)} languages:", _table(HEADER, map(_published_row, figures))]
+        blocks += [
+            f"Published means over {len(found)} languages:",
+            markdown_table(HEADER, map(_published_row, figures)),
+        ]
     return blocks
 
 
@@ -246,7 +249,7 @@ def _footnote(key: str, source: PaperSource, locations: Iterable[str]) -> str:
     return f"[^{key}]: {'; '.join((source.title, *locations))}. <{source.url}>. {source.note}".rstrip()
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table with the first column left-aligned and all others right-aligned."""
     lines = [header, ("---", *("---:" for _ in header[1:])), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

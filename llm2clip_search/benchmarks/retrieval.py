@@ -25,6 +25,7 @@ def measure_retrieval(
     *,
     captions_per_image: str = "all",
     trained_on: str = "",
+    drafts: bool = False,
     cache: Path | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[RetrievalResult]:
@@ -34,6 +35,7 @@ def measure_retrieval(
         captions_per_image: how the captions of ``dataset`` were selected; only recorded in the result, see
             `RetrievalSet.changed`.
         trained_on: recorded in the result, see `seen_in_training`.
+        drafts: read large JPEGs at reduced size, as indexing does; a note in the results says so.
         cache: folder of cached embeddings; None to cache nothing.
 
     Yields:
@@ -44,7 +46,7 @@ def measure_retrieval(
     """
     image_ids = list(dataset.images)
     pictures = images_digest(dataset.images)
-    images = embed_images(encoder, dataset.images, cache=cache, progress=progress)
+    images = embed_images(encoder, dataset.images, drafts=drafts, cache=cache, progress=progress)
     for lang, captions in dataset.captions.items():
         started = time.perf_counter()
         vectors = embed_captions(encoder, captions.texts, cache=cache, progress=progress)
@@ -53,6 +55,8 @@ def measure_retrieval(
         ranks = retrieval_ranks(images, vectors, image_of)
         further = ranking_measures(images, vectors, image_of, ranks)
         notes = [*dataset.notes]
+        if drafts:
+            notes.append("Large JPEGs were read at reduced size, as indexing reads them.")
         if dataset.folds:
             further |= coco_1k_recalls(images, vectors, image_of, folds=dataset.folds)
         if dataset.judged:

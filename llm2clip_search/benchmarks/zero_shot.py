@@ -193,6 +193,7 @@ def _embed_files(
         batch_size=batch_size,
         threads=THREADS,
         ahead=2 * batch_size,
+        drafts=False,
     )
     for row, image in enumerate(results):
         if image.error is not None:

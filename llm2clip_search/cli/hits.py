@@ -57,7 +57,12 @@ def style_of(opened: "Searcher", form: Form, *, preview: bool | None, is_grouped
     """How to print the hits of a query in some form; ``preview`` is as of `wants_pictures`."""
     folders = [str(part.snapshot.folder) for part in opened.parts]
     keys = ("rank", "id", "score", "path", *opened.columns, "part", "exists")
-    optional = {"index": len(folders) > 1, "duplicates": is_grouped, **dict.fromkeys(LABELS, is_batch)}
+    optional = {
+        "probability": opened.encoder.calibration is not None,
+        "index": len(folders) > 1,
+        "duplicates": is_grouped,
+        **dict.fromkeys(LABELS, is_batch),
+    }
     return Style(
         form=form,
         preview=form == "table" and wants_pictures(preview),
@@ -100,19 +105,27 @@ def _cell(value: Any) -> Any:
 
 
 def _print_table(hits: Sequence["Hit"], style: Style) -> None:
-    """A table with a column of duplicates if they are grouped, and of parts if there are any; images with their size
-    and thumbnails if asked for, texts with their words on a line below."""
+    """A table with columns of probabilities, of duplicates and of parts if there are any; images with their size and
+    thumbnails if asked for, texts with their words on a line below."""
     grouped = any(hit.duplicates is not None for hit in hits)
     are_texts = any(hit.modality == "text" for hit in hits)
     has_parts = any(hit.part is not None for hit in hits)
+    calibrated = any(hit.probability is not None for hit in hits)
     pictures = style.preview and not are_texts
-    shown = {"more": grouped, "size": not are_texts, "part": has_parts, "text" if are_texts else "image": True}
+    shown = {
+        "probability": calibrated,
+        "more": grouped,
+        "size": not are_texts,
+        "part": has_parts,
+        "text" if are_texts else "image": True,
+    }
     names = [name for name, is_shown in shown.items() if is_shown]
     table = console.table("score", "id", *names, *([""] if pictures else []), left=("part", "text", "image", ""))
     for hit in hits:
         number = f"@{style.indices.index(hit.index) + 1}" if hit.index is not None else ""
         name = escape(console.printable(hit.file)) + (" [red](gone)[/red]" if hit.exists is False else "")
         cells = {
+            "probability": "" if hit.probability is None else f"{hit.probability:.2f}",
             "more": f"+{len(hit.duplicates)}" if hit.duplicates else "",
             "size": f"{hit.metadata['width']}x{hit.metadata['height']}",
             "part": escape(console.printable(hit.part or "")),

@@ -283,6 +283,8 @@ def _print(summary: "IndexSummary", *, shown: int, named: bool) -> None:
         console.say("  --allow-private fetches from addresses of this machine and of private networks too")
     for column, count in summary.untyped.items():
         console.warn(f"{count:,} values of column {column!r} are left out: they do not have its type")
+    for column in summary.absent:
+        console.warn(f"nothing has a column {console.visible(column)!r}, which --columns names")
     for folder in summary.unreadable:
         console.warn(f"{console.visible(folder)}; images below it stay in the index")
     for part, count in summary.vacant.items():

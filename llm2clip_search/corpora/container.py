@@ -38,16 +38,19 @@ class Container(Protocol):
     def parts(self, files: Files, container: Item, options: SourceOptions) -> Iterator[Item]:
         """As `Corpus.parts`. Items whose bytes listing reads anyway carry them as ``data``."""
 
-    def open(self, files: Files, item: Item) -> bytes:
-        """The bytes of one part, by its URI and version alone: also long after it was listed.
+    def open(self, files: Files, item: Item, options: SourceOptions = SourceOptions()) -> bytes:
+        """The bytes of one part, by its URI and version: also long after it was listed.
+
+        Args:
+            options: as of `parts`; only what they say of addresses counts.
 
         Raises:
             OSError: it cannot be read, or is not there any more.
         """
 
-    def text(self, files: Files, item: Item) -> str:
+    def text(self, files: Files, item: Item, options: SourceOptions = SourceOptions()) -> str:
         """The text that the passages of a part are characters of; errors as `open`."""
-        return self.open(files, item).decode()
+        return self.open(files, item, options).decode()
 
     def schema(self, files: Files, container: Item, options: SourceOptions) -> "pa.Schema | None":
         """As `Corpus.schema`."""

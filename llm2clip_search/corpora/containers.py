@@ -6,6 +6,7 @@ from functools import cache
 from llm2clip_search.corpora.container import Container
 from llm2clip_search.corpora.corpus import Item
 from llm2clip_search.corpora.files import Files, files_of
+from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.passages import char_range
 
 
@@ -50,11 +51,12 @@ def _by_suffix() -> dict[str, Container]:
     return {suffix: reader for reader in reversed(containers()) for suffix in reader.suffixes}
 
 
-def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
-    """The bytes of a file, or of a part of one, by its URI and version alone.
+def open_item(item: Item, files: Files, kind: str | None = None, *, options: SourceOptions = SourceOptions()) -> bytes:
+    """The bytes of a file, or of a part of one, by its URI and version.
 
     Args:
         kind: of the container, if its name does not tell.
+        options: how its source is read.
 
     Raises:
         OSError: it cannot be read, or is not there any more.
@@ -68,10 +70,10 @@ def open_item(item: Item, files: Files, kind: str | None = None) -> bytes:
     reader.check_extra(container)
     uri, characters = char_range(item.uri)
     if characters is None:
-        return reader.open(files, item)
-    return reader.text(files, replace(item, uri=uri))[slice(*characters)].encode()
+        return reader.open(files, item, options)
+    return reader.text(files, replace(item, uri=uri), options)[slice(*characters)].encode()
 
 
-def open_uri(uri: str, version: str = "") -> bytes:
-    """The bytes of a file or a part of one, wherever it is, by what an index knows of it; errors as `open_item`."""
-    return open_item(Item(uri=uri, version=version), files_of(uri))
+def open_uri(uri: str, version: str = "", *, options: SourceOptions = SourceOptions()) -> bytes:
+    """The bytes of a file or a part of one, wherever it is, by what an index knows of it; as `open_item`."""
+    return open_item(Item(uri=uri, version=version), files_of(uri, options), options=options)

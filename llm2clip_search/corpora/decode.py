@@ -83,6 +83,7 @@ def decode_item(
     *,
     modality: Modality = "image",
     max_pixels: int = MAX_PIXELS,
+    drafts: bool = True,
     known: Callable[[str], bool] = lambda content_hash: False,
 ) -> Decoded:
     """Read, hash and decode one item; a failure is a result, never an exception.
@@ -90,6 +91,8 @@ def decode_item(
     Args:
         modality: what the item is; the bytes of a text are UTF-8.
         max_pixels: images that declare more fail, before they are decoded.
+        drafts: whether large JPEGs are decoded at reduced size, which takes a fraction of the time and changes pixels
+            slightly, see `reading`.
         known: called with the content hash; if it returns True, the item is not decoded, because its vector and
             facts are in the index.
     """
@@ -123,7 +126,7 @@ def decode_item(
         if modality == "text":
             out.text = _read_text(data)
         else:
-            with reading(data, max_pixels=max_pixels, shortest=preprocess.shortest) as picture:
+            with reading(data, max_pixels=max_pixels, shortest=preprocess.shortest if drafts else None) as picture:
                 out.facts, out.pixels = read_facts(picture), to_pixels(picture.rgb, preprocess)
         out.seconds["decode"] = time.perf_counter() - started
     except ImageError as error:
@@ -144,6 +147,7 @@ def decode_ahead(
     threads: int,
     ahead: int,
     max_pixels: int = MAX_PIXELS,
+    drafts: bool = True,
     known: Callable[[str], bool] = lambda content_hash: False,
 ) -> Iterator[Decoded]:
     """`decode_item` for every item in threads, in order, with at most ``ahead`` items waiting or in work; results among
@@ -154,7 +158,9 @@ def decode_ahead(
     def decoded(item: Item | Decoded) -> Decoded:
         if isinstance(item, Decoded):
             return item
-        return decode_item(source, item, preprocess, modality=modality, max_pixels=max_pixels, known=known)
+        return decode_item(
+            source, item, preprocess, modality=modality, max_pixels=max_pixels, drafts=drafts, known=known
+        )
 
     listed = source.listed(items)
     return map_ahead(decoded, listed, threads=threads, ahead=ahead, weigh=held_bytes, stop=source.stop)

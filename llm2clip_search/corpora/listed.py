@@ -111,7 +111,7 @@ class ListCorpus(Corpus):
 
     def open(self, item: Item) -> bytes:
         withhold(item.address or item.uri)
-        return open_item(item, files_of(item.uri, self._options))
+        return open_item(item, files_of(item.uri, self._options), options=self._options)
 
     def skipped(self) -> Skipped:
         found = Skipped()

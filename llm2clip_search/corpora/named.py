@@ -69,7 +69,7 @@ class NamedFiles(Corpus):
         return reader.schema(files_of(self._uri, self._options), container, self._options)
 
     def open(self, item: Item) -> bytes:
-        return open_item(item, files_of(self._uri, self._options), self._kind)
+        return open_item(item, files_of(self._uri, self._options), self._kind, options=self._options)
 
 
 def item_of(status: FileStatus, *, is_container: bool = False) -> Item:

@@ -68,11 +68,11 @@ class PdfContainer(Container):
                 else:
                     yield replace(item, data=data, size=len(data))
 
-    def open(self, files: Files, item: Item) -> bytes:
+    def open(self, files: Files, item: Item, options: SourceOptions = SourceOptions()) -> bytes:
         with _page(files, self.split(item.uri)) as (document, number):
             return document.render(number)
 
-    def text(self, files: Files, item: Item) -> str:
+    def text(self, files: Files, item: Item, options: SourceOptions = SourceOptions()) -> str:
         with _page(files, self.split(item.uri)) as (document, number):
             return document.text(number)
 

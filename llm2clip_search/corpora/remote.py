@@ -157,7 +157,7 @@ class RemoteFolder(Corpus):
         return reader.schema(files_of(container.uri, self._options), container, self._options)
 
     def open(self, item: Item) -> bytes:
-        return open_item(item, files_of(item.uri, self._options))
+        return open_item(item, files_of(item.uri, self._options), options=self._options)
 
     def skipped(self) -> Skipped:
         return self._skipped

@@ -59,7 +59,7 @@ class TableContainer(Container):
                     for part, cell in _cells(rows.batch.column(name)[number].as_py()):
                         yield _with_content(files, replace(item, uri=where + part), cell, options)
 
-    def open(self, files: Files, item: Item) -> bytes:
+    def open(self, files: Files, item: Item, options: SourceOptions = SourceOptions()) -> bytes:
         uri, part = self.split(item.uri)
         asked = parse_qs(part)
         row, names, element = int(asked["row"][0]), asked.get("column"), asked.get("item", ["0"])[0]
@@ -74,7 +74,7 @@ class TableContainer(Container):
         if row in rows.faults:
             raise ImageError(f"the row {rows.faults[row]}", stage="read")
         cells = dict(_cells(rows.batch.column(columns[0])[0].as_py()))
-        return _content(files, uri, cells.get(f"&item={element}", cells.get("")))
+        return _content(files, uri, cells.get(f"&item={element}", cells.get("")), options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def _with_content(files: Files, item: Item, cell: Any, options: SourceOptions) -
     return replace(item, data=data, size=len(data))
 
 
-def _content(files: Files, uri: str, cell: Any, options: SourceOptions = SourceOptions()) -> bytes:
+def _content(files: Files, uri: str, cell: Any, options: SourceOptions) -> bytes:
     """What a cell of a table holds: bytes, a struct of bytes and path, an image in base64, or a text.
 
     Raises:

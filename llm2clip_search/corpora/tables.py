@@ -41,17 +41,42 @@ def table_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping
         for number, row in enumerate(reader(path), 1):
             where = f"{path}, row {number},"
             if missing := [column for column in wanted if column not in row]:
-                raise CorpusError(f"{where} has no column {missing[0]!r}; it has {', '.join(map(str, row))}.")
+                raise CorpusError(f"{where} has no column {missing[0]!r}; {_columns(row)}.")
             yield where, row
     except (OSError, EOFError, ValueError, zlib.error, csv.Error, tarfile.TarError, pa.ArrowException) as error:
-        first = str(error).partition("\n")[0].rstrip(".:")
-        raise CorpusError(f"{path} cannot be read as captions: {first}.") from error
+        why = str(error).partition("\n")[0].rstrip(".:")
+        if isinstance(error, UnicodeDecodeError) and reader in (_csv_rows, _json_rows):
+            why = f"{_where_not_utf8(path)}; spreadsheets often save Latin-1 or Windows-1252, and UTF-8 as 'CSV UTF-8'"
+        raise CorpusError(f"{path} cannot be read as captions: {why}.") from error
+
+
+def _columns(row: Mapping[str, Any]) -> str:
+    """The columns that a row has; of a row with one, whose name has another separator in it, what that means."""
+    names = [str(name) for name in row]
+    found = next((word for sign, word in _SEPARATORS.items() if len(names) == 1 and sign in names[0]), "")
+    if found:
+        return (
+            f"its only column is {names[0]!r}, so it is separated by {found}, but a .csv is by commas, a .tsv by tabs"
+        )
+    return f"it has {', '.join(names)}"
 
 
 def _open_text(path: Path) -> Any:
     """Open a text file, gzipped or not; a byte-order mark, which spreadsheets write, is skipped."""
     opener: Any = gzip.open if path.suffix == ".gz" else open
     return opener(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _where_not_utf8(path: Path) -> str:
+    """The first line of a text file that is not UTF-8, and its byte."""
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f"line {number} is not UTF-8, it has the byte {line[error.start]:#04x}"
+    return "it is not UTF-8"
 
 
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -91,6 +116,7 @@ def _json_object(text: str | bytes, where: str) -> dict[str, Any]:
     return row
 
 
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 _READERS = {
     ".csv": _csv_rows,
     ".tsv": _csv_rows,

@@ -69,7 +69,7 @@ class TarContainer(Container):
                 for item in _items(key, sample, reading):
                     yield replace(item, uri=f"{container.uri}#{names.unused(item.uri)}")
 
-    def open(self, files: Files, item: Item) -> bytes:
+    def open(self, files: Files, item: Item, options: SourceOptions = SourceOptions()) -> bytes:
         uri, name = self.split(item.uri)
         place = _PLACE.match(item.version or self._version(files, uri, item.uri))
         if place is None:

@@ -34,7 +34,7 @@ class TextContainer(Container):
             uri = with_range(container.uri, start, start + len(inside))
             yield replace(container, uri=uri, is_container=False, data=data, size=len(data))
 
-    def open(self, files: Files, item: Item) -> bytes:
+    def open(self, files: Files, item: Item, options: SourceOptions = SourceOptions()) -> bytes:
         return _read(files, item.uri).encode()
 
 

@@ -75,7 +75,7 @@ class VideoContainer(Container):
             if is_empty:
                 raise CorpusError(f"{container.uri} has no frame that can be decoded.")
 
-    def open(self, files: Files, item: Item) -> bytes:
+    def open(self, files: Files, item: Item, options: SourceOptions = SourceOptions()) -> bytes:
         from llm2clip_search.corpora.video_file import open_video
 
         uri, part = self.split(item.uri)

@@ -12,9 +12,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from llm2clip_search.base.files import replace_file
+from llm2clip_search.encoders.calibration import Calibration
 from llm2clip_search.errors import ModelError
 
 SCHEMA_VERSION = 2
+
+Overlong = Literal["keep_suffix", "llm2vec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,11 @@ class TextConfig:
     instruction: str = ""
     """Text before the caption, which the LLM reads but which is not pooled."""
     suffix: str = ""
-    """Text after the caption, such as ``<|eot_id|>``, which is read and pooled; truncation keeps it whole."""
+    """Text after the caption, such as ``<|eot_id|>``, which is read and pooled."""
+    overlong: Overlong = "keep_suffix"
+    """What is cut of a caption of more than ``max_tokens``: its own end (``keep_suffix``), or, as LLM2CLIP's repository
+    does (``llm2vec``), whatever is last, the suffix first. It then pools as many states from the end as caption and
+    suffix had tokens, those of the instruction too."""
     lower_case: bool = False
     """Whether captions are lower-cased before they are tokenised. SigLIP 2 was trained on lower-case text and loses
     seven points of Flickr30k's recall without it (issue 166 of google-research/big_vision); False where the library's
@@ -129,6 +137,8 @@ class ModelConfig:
     licence: str = "unknown"
     training_data: tuple[str, ...] = ()
     """One line per data set: name, split, source and terms."""
+    calibration: Calibration | None = None
+    """How scores become probabilities; None for a model that was not calibrated."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.querybank < math.inf or self.tower_dim < 1:
@@ -179,8 +189,28 @@ def _from_mapping(raw: Mapping[str, Any]) -> ModelConfig:
         "vision": VisionConfig(**vision, preprocess=PreprocessConfig(**preprocess)),
         "text": text_from_mapping(raw["text"]),
         "training_data": tuple(raw.get("training_data", ())),
+        "calibration": _calibration(raw.get("calibration")),
     }
     return ModelConfig(**rest)
+
+
+def _calibration(raw: Mapping[str, Any] | None) -> Calibration | None:
+    return None if raw is None else Calibration(**dict(raw) | {"fitted_on": tuple(raw.get("fitted_on", ()))})
+
+
+def write_calibration(folder: Path, calibration: Calibration) -> None:
+    """Store a calibration in a model folder's ``config.json``; the rest of it stays as it is.
+
+    Raises:
+        ModelError: the configuration cannot be read or written.
+    """
+    path = folder / "config.json"
+    ModelConfig.read(path)
+    raw = json.loads(path.read_text(encoding="utf-8")) | {"calibration": asdict(calibration)}
+    try:
+        replace_file(path, f"{json.dumps(raw, indent=1, ensure_ascii=False)}\n".encode())
+    except OSError as error:
+        raise ModelError(f"{path} cannot be written: {error}.") from error
 
 
 def text_from_mapping(raw: Mapping[str, Any]) -> TextConfig:

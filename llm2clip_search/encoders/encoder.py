@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.encoders.calibration import Calibration
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.images import read_rgb, stack_pixels
 from llm2clip_search.encoders.inputs import ImageInput, captions_of, images_of
@@ -18,9 +19,9 @@ from llm2clip_search.errors import InputError
 class Encoder(Protocol):
     """What the indexers, the engine and the benchmarks need from a model.
 
-    Subclass it explicitly to inherit `name`, `fingerprint`, `training_data`, `caption_sample` and `encode_images`;
-    everything else is abstract. Whatever a caller passes to `encode_texts` and `count_tokens`, the subclass's own
-    method receives a list of strings, which is not empty for `encode_texts`:
+    Subclass it explicitly to inherit `name`, `fingerprint`, `training_data`, `calibration`, `caption_sample` and
+    `encode_images`; everything else is abstract. Whatever a caller passes to `encode_texts` and `count_tokens`, the
+    subclass's own method receives a list of strings, which is not empty for `encode_texts`:
 
     >>> class ConstantEncoder(Encoder):
     ...     identity, dim, max_tokens = ModelIdentity.from_name("constant"), 4, 77
@@ -43,6 +44,8 @@ class Encoder(Protocol):
     """How an image becomes the pixels that `encode_pixels` takes."""
     training_data: tuple[str, ...] = ()
     """What the model card lists as training data, one line per data set."""
+    calibration: Calibration | None = None
+    """How scores of captions become probabilities; None if that is unknown."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

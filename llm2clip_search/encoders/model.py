@@ -107,6 +107,8 @@ def _text_parts(text: TextConfig, folder: Path | None) -> tuple[dict[str, object
     pin = _pin(rest.pop("weights"), folder)
     # Options newer than the first release count only where they are set, so that older models keep their fingerprints.
     before |= {key: value for key in ("suffix", "lower_case") if (value := rest.pop(key))}
+    if rest["overlong"] == "keep_suffix":
+        del rest["overlong"]
     for key in ("standardised", "clip"):
         if not rest[key]:
             del rest[key]

@@ -75,6 +75,21 @@ def fetch_model(name: str) -> Model:
     return model
 
 
+def own_folder(name: str) -> Path:
+    """The model folder of a name, for commands that change it.
+
+    Raises:
+        ModelError: as `resolve`, or the name is of a published model, whose files must stay as they are.
+    """
+    model = resolve(name)
+    if model.folder is None or not (name in PACKAGED or name.startswith("dir:")):
+        raise ModelError(
+            f"{name} is a published model, whose files are not changed.",
+            hint="Copy its folder, which 'llm2clip-search models show' names, and give the copy as dir:PATH.",
+        )
+    return model.folder
+
+
 def is_at_hand(name: str) -> bool:
     """Whether `resolve` needs no `fetch_model` first."""
     checkpoint = convertible_model(name)

@@ -42,6 +42,9 @@ class TokenizedCaption(NamedTuple):
     """Number of tokens before truncation, special tokens included."""
     clip: "TokenizedCaption | None" = None
     """The same caption for the CLIP tower of a fused one."""
+    whole: tuple[list[int], list[int]] | None = None
+    """What an LLM reads of the caption behind its configuration's instruction, where that is not the instruction's
+    tokens, the caption's and the suffix's one after the other: the tokens that are not pooled, and those that are."""
 
 
 class CaptionTokenizer(Protocol):
@@ -80,7 +83,8 @@ class LLMTokenizer(CaptionTokenizer):
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._max_tokens, self._lower_case = config.max_tokens, config.lower_case
+        self._max_tokens, self._lower_case, self._overlong = config.max_tokens, config.lower_case, config.overlong
+        self._instruction, self._end = config.instruction, config.suffix
         self._suffix = self._encode([config.suffix], special=False)[0]
         self._prefix = self._prefix_of(config.instruction)
 
@@ -109,7 +113,28 @@ class LLMTokenizer(CaptionTokenizer):
         texts = _cased(texts, lower=self._lower_case)
         # No tower with a suffix was trained with white space before it.
         stripped = [text.rstrip() for text in texts] if self._suffix else texts
-        return [TokenizedCaption(ids, around + len(ids)) for ids in self._encode(stripped, special=False)]
+        return [
+            TokenizedCaption(ids, around + len(ids), whole=self._whole(text, ids))
+            for text, ids in zip(stripped, self._encode(stripped, special=False), strict=True)
+        ]
+
+    def _whole(self, text: str, ids: list[int]) -> tuple[list[int], list[int]] | None:
+        """See `TokenizedCaption.whole`; ``ids`` are those of the text alone.
+
+        LLM2CLIP's repository tokenises instruction, caption and suffix as one text, of which it pools as many tokens
+        from the end as caption and suffix have alone. The results differ if the instruction ends in a line break that
+        is merged with one at the caption's start, and if the text is too long.
+        """
+        cut = self._overlong == "llm2vec" and len(self._prefix) + len(ids) + len(self._suffix) > self._max_tokens
+        if not self._suffix or not (cut or (self._instruction and text[:1].isspace())):
+            return None
+        if cut:
+            (joined,) = self._encode([self._instruction + text + self._end], special=True)
+            pooled = min(len(ids) + len(self._suffix), self._max_tokens)
+            return joined[: self._max_tokens - pooled], joined[: self._max_tokens][self._max_tokens - pooled :]
+        (joined,) = self._encode([self._instruction + text], special=True)
+        before, caption = joined[: len(joined) - len(ids)], joined[len(joined) - len(ids) :]
+        return before, [*caption[: self._max_tokens - len(before) - len(self._suffix)], *self._suffix]
 
     def batch(self, captions: Sequence[TokenizedCaption], instructions: Sequence[str] | None = None) -> TokenBatch:
         """See `CaptionTokenizer.batch`; the batch is padded to its longest caption.
@@ -122,7 +147,9 @@ class LLMTokenizer(CaptionTokenizer):
         """
         prefixes = [self._prefix_of(text) for text in instructions] if instructions else [self._prefix] * len(captions)
         rows = [
-            (prefix, [*caption.ids[: self._max_tokens - len(prefix) - len(self._suffix)], *self._suffix])
+            caption.whole
+            if caption.whole and not instructions
+            else (prefix, [*caption.ids[: self._max_tokens - len(prefix) - len(self._suffix)], *self._suffix])
             for prefix, caption in zip(prefixes, captions, strict=True)
         ]
         longest = max((len(prefix) + len(ids) for prefix, ids in rows), default=0)

@@ -33,6 +33,7 @@ class TowerEncoder(Encoder):
         self.max_tokens = model.config.text.max_tokens
         self.preprocess = model.config.vision.preprocess
         self.training_data = model.config.training_data
+        self.calibration = model.config.calibration
         self._placed: dict[str, Any] = {"runtime": runtime, "device": device}
         self._quantize: Quantize = quantize
         self._start()

@@ -2,7 +2,8 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,8 +41,8 @@ class Browser(ABC):
     def __len__(self) -> int:
         return sum(part.snapshot.manifest.live for part in self.parts)
 
-    @property
-    def filter_columns(self) -> dict[str, Column]:
+    @cached_property
+    def filter_columns(self) -> Mapping[str, Column]:
         """The columns that conditions may name, of all indices."""
         found: dict[str, Column] = {}
         for part in self.parts:

@@ -5,6 +5,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from llm2clip_search.base.vectors import unit
 from llm2clip_search.corpora.containers import container_uri
@@ -35,6 +36,9 @@ class Part(Protocol):
     @property
     def filter(self) -> "Filter":
         """Conditions over its rows."""
+
+    def beside(self, columns: Iterable[pa.Field]) -> "Part":
+        """The same index for a search over several: conditions may name columns that only others have."""
 
     def matches(
         self, where: str | None, find: Find | None = None, among: np.ndarray | None = None
@@ -195,10 +199,11 @@ class Candidates:
         self.rows, self.query, self.vectors = rows, query, vectors
         self.plans = plans
         """Plans of the deepest search so far."""
-        self._lists = {depth: first}
+        self._lists, self._least = {depth: first}, depth
 
     def lists(self, depth: int) -> list[Ranking]:
-        """A ranking of at most this many rows for each vector."""
+        """A ranking of the best rows for each vector: this many, or more if the first search went deeper."""
+        depth = max(depth, self._least)
         if depth not in self._lists:
             self.plans = self.rows.plans(self.query, depth)
             self._lists[depth] = self.rows.search(self.vectors, depth, self.plans)

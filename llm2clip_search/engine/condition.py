@@ -70,7 +70,7 @@ def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Ch
         if _bare(meant) == _bare(statement["where_clause"]):
             return Checked(where, frozenset(columns), meant)
         typed, statement["where_clause"] = statement["where_clause"], meant
-        [text] = connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(parsed)]).fetchone()
+        [[text]] = connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(parsed)]).fetchall()
     except RecursionError as error:
         raise QueryError("The condition is nested too deeply.") from error
     sql = str(text).removeprefix(_BEFORE)
@@ -101,7 +101,7 @@ def _check_parsed(where: str, parsed: dict[str, Any]) -> None:
 def _parse(connection: Any, condition: str) -> dict[str, Any]:
     """The tree of a statement that ends in a condition, or why there is none."""
     sql = "SELECT json_serialize_sql(?::VARCHAR, skip_null := true)"
-    [text] = connection.execute(sql, [_BEFORE + condition]).fetchone()
+    [[text]] = connection.execute(sql, [_BEFORE + condition]).fetchall()
     parsed: dict[str, Any] = json.loads(text)
     return parsed
 

@@ -1,7 +1,7 @@
 """Results that repeat others: near-duplicates grouped under the best of them, and an order that favours variety."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,8 @@ _BLOCK = 1024
 _LEADERS_PER_PRODUCT = 8192
 
 
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """A result, and the rows that are near-duplicates of it."""
+class Group(NamedTuple):
+    """A result, and the rows that are near-duplicates of it; rankings hold 100,000 of them."""
 
     key: int
     score: float

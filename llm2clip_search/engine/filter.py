@@ -1,12 +1,15 @@
 """Filters: a user's SQL condition to a set of ids, by DuckDB over the index's own Parquet files."""
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from llm2clip_search.engine.condition import Checked, read_condition
-from llm2clip_search.engine.database import Database
+from llm2clip_search.engine.database import VIEW, Database, Session
+from llm2clip_search.engine.kinds import kind_of_column
 from llm2clip_search.engine.time_limit import TIME_LIMIT_S
 from llm2clip_search.errors import ConditionError, QueryError
 from llm2clip_search.store import Snapshot
@@ -26,6 +29,20 @@ class Filter:
         """``time_limit_s`` is the most seconds that one condition may take."""
         self.database = Database(snapshot)
         self._limit = time_limit_s
+        self._absent: Mapping[str, pa.Field] = {}
+
+    def beside(self, columns: Iterable[pa.Field]) -> "Filter":
+        """The same filter for a search over several indices.
+
+        Args:
+            columns: of other indices. Those that this index lacks are null in all of its rows.
+        """
+        other = type(self).__new__(type(self))
+        other.database, other._limit = self.database, self._limit
+        other._absent = {
+            field.name.casefold(): field for field in columns if field.name.casefold() not in self.database.kinds
+        }
+        return other
 
     def ids(self, where: str, *, modality: str | None = None, seconds: float | None = None) -> np.ndarray:
         """Ids, ascending int64, of the live rows that meet a condition.
@@ -45,7 +62,7 @@ class Filter:
             try:
                 condition = self._read(session.cursor, where)
                 used = condition.columns if modality is None else condition.columns | {"modality"}
-                source = session.source(used)
+                source = self._source(session, used)
                 sql = f"SELECT id FROM {source} WHERE (\n{condition.sql}\n) AND {OF_MODALITY[modality]}"
                 found = session.arrays(sql)["id"]
             except duckdb.InterruptException as error:
@@ -69,17 +86,28 @@ class Filter:
         with self.database.session(self._limit) as session:
             return self._read(session.cursor, where)
 
+    def _source(self, session: Session, used: frozenset[str]) -> str:
+        """What to read columns from, with nulls for those that only other indices have."""
+        absent = {name for name in used if name.casefold() in self._absent}
+        source = session.source(used - absent)
+        if not absent:
+            return source
+        schema = pa.schema([self._absent[name] for name in sorted({each.casefold() for each in absent})])
+        session.register("absent", schema.empty_table())
+        return f"(SELECT * FROM {source} UNION ALL BY NAME SELECT * FROM absent) AS {VIEW}"
+
     def _read(self, cursor: Any, where: str) -> Checked:
+        kinds = {name: kind_of_column(field.type) for name, field in self._absent.items()} | self.database.kinds
         # A name in it is compared with names as they are stored.
         try:
-            return read_condition(cursor, encode(where), self.database.kinds)
+            return read_condition(cursor, encode(where), kinds)
         except QueryError as error:
             raise ConditionError(str(error), hint=error.hint) from error
 
     def _sentence(self, where: str, error: Exception) -> str:
         message = str(error)
         if match := re.search(r'column "?([^"\s]+)"? not found', message):
-            columns = ", ".join(self.database.columns)
+            columns = ", ".join([*self.database.columns, *(field.name for field in self._absent.values())])
             return (
                 f"The condition names a column {match[1]!r} that does not exist; the columns are {columns}, and text is"
                 f" written in single quotes."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2clip_search.corpora.containers import container_uri, open_uri
+from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.engine.plan import SearchPlan
 from llm2clip_search.engine.query import Find
 from llm2clip_search.errors import QueryError
@@ -52,6 +53,8 @@ class Listed:
     """The other columns of its row."""
     version: str = field(default="", repr=False)
     """The source's mark of what was indexed."""
+    options: SourceOptions = field(default=SourceOptions(), repr=False)
+    """How its source is read, for instance whether addresses may be private."""
     index: str | None = None
     """Folder of its index if several were searched; None for one."""
     duplicates: tuple[Duplicate, ...] | None = None
@@ -100,11 +103,12 @@ class Listed:
             OSError: it cannot be read, or is not there any more.
             CorpusError: its file is damaged, or what reads it is not installed.
         """
-        return open_uri(self.uri, self.version)
+        return open_uri(self.uri, self.version, options=self.options)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; times are ISO 8601, missing values null.
 
+        ``probability`` is there if it is known.
         ``index`` and ``duplicates`` are its last keys, and there only if the query asks for them; after them
         ``path_bytes`` if the path is not UTF-8 (see `names.json_path`).
         """
@@ -128,9 +132,12 @@ class Hit(Listed):
 
     score: float
     """Cosine."""
+    probability: float | None = None
+    """That it is what the caption describes, as the model is calibrated (`encoders.calibration`); None for another
+    model, and for queries that are not a caption for images. It assumes that half of the captions have an image."""
 
     def _scores(self) -> dict[str, float]:
-        return {"score": self.score}
+        return {"score": self.score} | ({} if self.probability is None else {"probability": self.probability})
 
 
 @dataclass(frozen=True, kw_only=True)

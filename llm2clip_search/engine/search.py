@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import pyarrow as pa
 
 from llm2clip_search.base.files import user_path
 from llm2clip_search.base.lazy import Lazy
@@ -140,6 +141,12 @@ class SearchIndex(Searcher):
     def filter(self) -> "Filter":
         """Conditions over the rows."""
         return self._filter()
+
+    def beside(self, columns: Iterable[pa.Field]) -> "SearchIndex":
+        """The same index for a search over several; ``columns`` as of `Filter.beside`."""
+        other, opened, further = object.__new__(type(self)), self._filter, list(columns)
+        other.__dict__ |= self.__dict__ | {"_filter": Lazy(lambda: opened().beside(further))}
+        return other
 
     def matches(
         self, where: str | None, find: Find | None = None, among: np.ndarray | None = None

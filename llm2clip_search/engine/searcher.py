@@ -10,6 +10,7 @@ import numpy as np
 
 from llm2clip_search.base.vectors import unit
 from llm2clip_search.encoders import Encoder
+from llm2clip_search.encoders.calibration import POOL, Calibration, ScoreProbability
 from llm2clip_search.encoders.inputs import ImageInput
 from llm2clip_search.engine.browser import Browser
 from llm2clip_search.engine.candidates import Candidates, Rows
@@ -37,6 +38,8 @@ class Searcher(Browser):
     def __init__(self, encoder: Encoder | None) -> None:
         super().__init__()
         self._encoder = encoder
+        # An encoder of another package need not inherit from ours.
+        self._calibration: Calibration | None = getattr(encoder, "calibration", None)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -181,7 +184,8 @@ class Searcher(Browser):
     def _rank(self, queries: Sequence[Query], rows: Rows, filtered: float) -> list[Ranked]:
         """Answer queries that differ in their terms only; ``filtered`` is the time that the condition took."""
         clock = _Clock()
-        depth = first_depth(queries[0])
+        # The pool is searched for however short the page is, so that a probability does not depend on it.
+        depth = max(first_depth(queries[0]), POOL if self._is_calibrated(queries[0], rows) else 1)
         plans = rows.plans(queries[0], depth)
         clock.lap("plan")
         clock.seconds["plan"] += filtered
@@ -189,11 +193,12 @@ class Searcher(Browser):
         vectors = self._compose(queries)
         clock.lap("encode")
         lists = iter(rows.search(np.concatenate(vectors), depth, plans))
-        pages, used = [], []
+        pages, used, probabilities = [], [], []
         for query, own in zip(queries, vectors, strict=True):
             found = Candidates(rows, query, own, plans, list(islice(lists, len(own))), depth)
             pages.append(select(found))
             used.append(found.plans)
+            probabilities.append(self._probability(found))
         clock.lap("search")
         seconds = {stage: spent / len(queries) for stage, spent in clock.seconds.items()}
         return [
@@ -204,10 +209,27 @@ class Searcher(Browser):
                 plans=plan,
                 find=rows.find,
                 warnings=said,
+                probability=probability,
                 seconds=seconds,
             )
-            for query, groups, plan, said in zip(queries, pages, used, warnings, strict=True)
+            for query, groups, plan, said, probability in zip(
+                queries, pages, used, warnings, probabilities, strict=True
+            )
         ]
+
+    def _is_calibrated(self, query: Query, rows: Rows) -> bool:
+        """Whether the model says what the scores of a query mean: those of images that one caption asks for."""
+        if self._calibration is None or rows.find != "images":
+            return False
+        (terms, *more) = query.compositions
+        return not more and len(terms) == 1 and terms[0].kind == "text" and terms[0].weight > 0
+
+    def _probability(self, found: Candidates) -> ScoreProbability | None:
+        if not self._is_calibrated(found.query, found.rows):
+            return None
+        assert self._calibration is not None, "it is calibrated"
+        (ranking,) = found.lists(POOL)
+        return self._calibration.for_query(ranking.scores, found.rows.total)
 
     def _pages(self, rankings: Sequence[Ranked]) -> list[Result]:
         """The results of rankings whose queries differ in their terms only; each index is read once for all."""
@@ -308,6 +330,7 @@ class Searcher(Browser):
                     group.key,
                     rank=rank,
                     score=group.score,
+                    probability=None if ranked.probability is None else ranked.probability(group.score),
                     duplicates=None if ranked.query.group_duplicates is None else group.duplicates,
                 )
                 for rank, group in enumerate(ranked.groups, start=ranked.query.offset + 1)

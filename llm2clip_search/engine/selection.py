@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from llm2clip_search.encoders.calibration import ScoreProbability
 from llm2clip_search.engine.candidates import Candidates
 from llm2clip_search.engine.diversity import Group, diversify, group_duplicates, ungrouped
 from llm2clip_search.engine.plan import SearchPlan
@@ -31,6 +32,8 @@ class Ranked:
     """What the rows are."""
     warnings: list[str]
     """As of `results.Result`."""
+    probability: ScoreProbability | None = None
+    """What a score means, if the query is one caption and the model is calibrated."""
     seconds: dict[str, float]
     """By stage: plan (with the filter), encode, search; of a query in a batch, its share."""
 

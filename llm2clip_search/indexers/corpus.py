@@ -10,6 +10,7 @@ from typing import Any
 from llm2clip_search.base.files import user_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Corpus, Skipped
+from llm2clip_search.corpora.columns import column_name
 from llm2clip_search.corpora.decode import held_bytes
 from llm2clip_search.corpora.lookahead import list_ahead
 from llm2clip_search.corpora.passages import Passages
@@ -90,6 +91,8 @@ class IndexSummary:
     """Folder that the index lay in before, if it has moved without its images: paths lead there now."""
     untyped: dict[str, int] = field(default_factory=dict)
     """Values of the source that were left out because they do not have the type of their column, by column."""
+    absent: list[str] = field(default_factory=list)
+    """Columns that were asked for, but that nothing in the index has."""
     failures: list[dict[str, Any]] = field(default_factory=list)
     ann: str | None = None
     """FAISS factory string of the approximate index; None when search is exact."""
@@ -169,11 +172,19 @@ def index_corpus(
             everything=corpus.everything,
             followed=followed,
             untyped=committer.untyped,
+            absent=_absent(corpus, writer.snapshot),
             failures=[{**failure.to_dict(), "path": decode(failure.path)} for failure in committer.failures],
             ann=entry.factory if entry else None,
             seconds=seconds,
             elapsed=time.perf_counter() - started,
         )
+
+
+def _absent(corpus: Corpus, snapshot: Snapshot) -> list[str]:
+    """Columns that a source was asked for and that no row of the index has; of a table, that is a failure."""
+    columns = {name.casefold() for name in snapshot.schema.names}
+    asked = corpus.options.get("columns", ()) if snapshot.manifest.live else ()
+    return [name for name in asked if column_name(name).casefold() not in columns]
 
 
 def embed_and_commit(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from llm2clip_search.server.endpoint import Call
-from llm2clip_search.server.hits import HIDDEN, rows_of
+from llm2clip_search.server.hits import rows_of
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.values import Id
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST_CONDITIONS = 64
 MOST_CORNERS = 2_000
 """Of the polygon of an area."""
-MOST_IDS = 10_000
+MOST_IDS = 100_000
 
 Text = Annotated[str, Meta(max_length=4096)]
 Scalar = Text | bool | int | float
@@ -75,11 +75,12 @@ class Filtered(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, om
 
 
 class Without(Struct, kw_only=True, frozen=True):
-    """What one condition removes; exactly one of the first three says which."""
+    """What one condition removes; one of the first four says which, and ``area`` and ``ids`` together do."""
 
     condition: ConditionValue | None = None
     where: str | None = None
     area: bool = False
+    ids: bool = False
     matches: int
     """Rows that meet all the others."""
 
@@ -122,7 +123,12 @@ class Selection:
             else Without(condition=asked, matches=matches)
             for (asked, _), matches in zip(pieces, found, strict=False)
         ]
-        return said if self.asked.area is None else [*said, Without(area=True, matches=found[-1])]
+        if self.among is None:
+            return said
+        return [
+            *said,
+            Without(area=self.asked.area is not None, ids=self.asked.ids is not None, matches=found[-1]),
+        ]
 
 
 def selected(asked: Filtered, call: Call, opened: Opened) -> Selection:
@@ -137,8 +143,7 @@ def selected(asked: Filtered, call: Call, opened: Opened) -> Selection:
     written = [searcher.where([condition]) for condition in conditions] if _fits(searcher, conditions) else []
     if where and written:  # by itself it has to be a condition: "true) OR (true" would undo the others
         searcher.conditions(where)
-    if call.service.config.hide_location:
-        refuse_location(searcher, [*written, *([where] if where else [])])
+    refuse_hidden(opened, [*written, *([where] if where else [])])
     parts = [*written, *([f"({where}\n)"] if where else [])]
     return Selection(
         find=asked.find,
@@ -168,15 +173,14 @@ def _fits(searcher: "Searcher", conditions: Sequence["Condition"]) -> bool:
     return True
 
 
-def refuse_location(searcher: "Searcher", conditions: Sequence[str]) -> None:
-    """Refuse conditions from whose answers one could tell where pictures were taken.
+def refuse_hidden(opened: Opened, conditions: Sequence[str]) -> None:
+    """Refuse conditions from whose answers one could tell where pictures were taken, if that is hidden.
 
     Raises:
         Problem: ``bad-condition``.
     """
-    for condition in conditions:
-        used = {name.casefold() for name in searcher.parts[0].filter.read(condition).columns}
-        if used & set(HIDDEN):
+    for condition in conditions if opened.hidden else ():
+        if any(map(opened.hides, opened.searcher.parts[0].filter.read(condition).columns)):
             raise Problem("bad-condition", "This server does not say where pictures were taken.", parameter="where")
 
 

@@ -12,16 +12,14 @@ if TYPE_CHECKING:
     from llm2clip_search.engine import Duplicate, Listed
 
 _FIELDS = frozenset(Found.__struct_fields__)
-HIDDEN = ("latitude", "longitude")
-"""Columns that nobody sees or asks for if locations are hidden."""
 
 
-def found_of(hit: "Listed", opened: Opened, *, is_ranked: bool = True, hide_location: bool = False) -> Found:
+def found_of(hit: "Listed", opened: Opened, *, is_ranked: bool = True) -> Found:
     """A hit as the API gives it; ``is_ranked`` adds its rank and score."""
     row = hit.metadata
+    if opened.hidden:
+        row = {name: value for name, value in row.items() if not opened.hides(name)}
     shown = {name: value for name, value in row.items() if name in _FIELDS and value is not None}
-    if hide_location:
-        shown = {name: value for name, value in shown.items() if name not in HIDDEN}
     given = frozenset(row) - _FIELDS - {"content_hash", "mtime_ns", "modality"}
     return Found(
         **shown
@@ -35,6 +33,7 @@ def found_of(hit: "Listed", opened: Opened, *, is_ranked: bool = True, hide_loca
             "mtime": _moment(row),
             "rank": hit.rank if is_ranked else None,
             "score": getattr(hit, "score", None) if is_ranked else None,
+            "probability": getattr(hit, "probability", None) if is_ranked else None,
             "columns": {name: row[name] for name in sorted(given) if row[name] is not None},
             "duplicates": None if hit.duplicates is None else [_same(each, opened) for each in hit.duplicates],
         }

@@ -1,9 +1,10 @@
 """The served indices at one state."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llm2clip_search.server.problems import Problem
+from llm2clip_search.server.rankings import Rankings
 
 if TYPE_CHECKING:
     from llm2clip_search.engine import Searcher
@@ -16,6 +17,10 @@ class Opened:
     searcher: "Searcher"
     generation: str
     """Names the state: equal if and only if no index has changed."""
+    hidden: frozenset[str] = frozenset()
+    """Columns that nobody sees or asks for, in lower case."""
+    rankings: Rankings = field(default_factory=Rankings, repr=False)
+    """Of this state, so that they are let go with it."""
 
     def id_of(self, identifier: int, folder: str | None) -> str:
         """A row's id in the API; ``folder`` is that of its index if several are served."""
@@ -23,6 +28,10 @@ class Opened:
             return str(identifier)
         folders = [str(part.snapshot.folder) for part in self.searcher.parts]
         return f"{identifier}@{folders.index(folder) + 1}"
+
+    def hides(self, column: str) -> bool:
+        """True for a column that nobody sees or asks for."""
+        return column.casefold() in self.hidden
 
     def check(self, generation: str | None) -> None:
         """Refuse a request that continues one on another state.

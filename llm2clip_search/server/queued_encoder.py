@@ -99,6 +99,7 @@ class QueuedEncoder(Encoder):
     def __init__(self, encoder: Encoder, *, queue: int) -> None:
         self.identity, self.dim, self.max_tokens = encoder.identity, encoder.dim, encoder.max_tokens
         self.preprocess, self.training_data = encoder.preprocess, encoder.training_data
+        self.calibration = encoder.calibration
         self._encoder = encoder
         self._texts: Worker[str] = Worker("text tower", encoder.encode_texts, queue=queue)
         self._pixels: Worker[np.ndarray] = Worker(

@@ -4,10 +4,8 @@ from collections import OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from llm2clip_search.server.opened import Opened
-
 if TYPE_CHECKING:
-    from llm2clip_search.engine import Query, Ranked
+    from llm2clip_search.engine import Query, Ranked, Searcher
 
 REACH = 100_000
 """Results that paging can reach."""
@@ -18,13 +16,14 @@ HELD = 400_000
 
 
 class Rankings:
-    """The rankings that were asked for last; any number of threads may use it."""
+    """The rankings of one searcher that were asked for last; any number of threads may use it."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[object, Ranked] = OrderedDict()
+        self._held: OrderedDict[Query, Ranked] = OrderedDict()
+        self._size = 0
         self._lock = Lock()
 
-    def reaching(self, query: "Query", opened: Opened, *, end: int) -> "Ranked":
+    def reaching(self, query: "Query", searcher: "Searcher", *, end: int) -> "Ranked":
         """A ranking of a query in which the first ``end`` results can be found, if there are as many.
 
         Args:
@@ -33,18 +32,21 @@ class Rankings:
         from dataclasses import replace
 
         depth = next((each for each in DEPTHS if each >= end), REACH)
-        key = (opened.generation, replace(query, k=REACH, offset=0))
+        key = replace(query, k=REACH, offset=0)
         with self._lock:
             if (held := self._held.get(key)) is not None:
                 self._held.move_to_end(key)
                 if is_whole(held) or len(held) >= end:
                     return held
-        ranked = opened.searcher.rank(replace(query, k=depth, offset=0))
+        ranked = searcher.rank(replace(query, k=depth, offset=0))
         with self._lock:
+            if (replaced := self._held.pop(key, None)) is not None:
+                self._size -= _size(replaced)
             self._held[key] = ranked
-            self._held.move_to_end(key)
-            while sum(map(_size, self._held.values())) > HELD and len(self._held) > 1:
-                self._held.popitem(last=False)
+            self._size += _size(ranked)
+            while self._size > HELD and len(self._held) > 1:
+                _, oldest = self._held.popitem(last=False)
+                self._size -= _size(oldest)
         return ranked
 
 

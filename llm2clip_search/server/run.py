@@ -1,5 +1,6 @@
 """Run the server until it is stopped by SIGINT or SIGTERM."""
 
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from llm2clip_search.server.connection import PatientConnection
 from llm2clip_search.server.hosts import WILDCARDS, in_url
 from llm2clip_search.server.safety import MAX_HEADER_BYTES
 from llm2clip_search.server.service import Service
+
+_log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 500
 """Further connections are answered with 503, so that files can still be opened."""
@@ -35,10 +38,13 @@ def serve(config: ServerConfig, *, listening: Callable[[str], None]) -> None:
     server = uvicorn.Server(uvicorn_config(create_app(Service(config))))
     bound = _bind(config)
     # uvicorn stops at these signals, and raises them again when it has: that must not be an error then.
+    stopped_by = list[int]()
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: None)
+        signal.signal(each, lambda number, _: stopped_by.append(number))
     listening(_address(config, bound.getsockname()[1]))
     server.run(sockets=[bound])
+    for number in stopped_by:
+        _log.info("Stopped by %s.", signal.Signals(number).name)
 
 
 def uvicorn_config(app: ASGIApp) -> uvicorn.Config:

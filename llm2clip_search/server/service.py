@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal
 from llm2clip_search.errors import Llm2ClipError
 from llm2clip_search.server.config import ServerConfig
 from llm2clip_search.server.corpus_map import CorpusMap
+from llm2clip_search.server.location import location_columns
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.pictures.shown import Shown
 from llm2clip_search.server.pictures.uploads import Uploads
 from llm2clip_search.server.problems import Problem
-from llm2clip_search.server.rankings import Rankings
 from llm2clip_search.server.saved_searches import SavedSearches
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ class Service:
         """
         self.config = config
         self.towers: dict[str, TowerState] = {"text": "idle", "vision": "idle"}
-        self.rankings = Rankings()
         self.shown = Shown()
         self.uploads = Uploads()
         self.map = CorpusMap()
@@ -57,6 +56,7 @@ class Service:
         self._encoder: QueuedEncoder | None = None
         self._opened: Opened | None = None
         self._trouble: tuple[State, str] = ("opening", "The index is being opened.")
+        self._said: object = None
         self._seen: list[object] = []
         self._stop, self._turn = Event(), Lock()
         self._watcher = Thread(target=self._watch, name="index watcher", daemon=True)
@@ -121,13 +121,14 @@ class Service:
                 there = bool(folders) and all(has_index(folder) for folder in folders)
                 self._trouble_is("failed" if there else "no-index", str(error))
             except Exception as error:
-                _log.debug("Opening the index failed.", exc_info=True)
-                self._trouble_is("failed", f"The index could not be opened: {type(error).__name__}: {error}")
+                self._trouble_is("failed", _unexpected("The index could not be opened"), error)
 
-    def _trouble_is(self, state: State, detail: str) -> None:
-        if (state, detail) != self._trouble:
-            _log.warning("%s", detail)
-        self._trouble = (state, detail)
+    def _trouble_is(self, state: State, detail: str, cause: Exception | None = None) -> None:
+        """Log it once, with the traceback of a cause that clients are not told."""
+        said = (state, detail, repr(cause))
+        if said != self._said:
+            _log.warning("%s", detail, exc_info=cause)
+        self._said, self._trouble = said, (state, detail)
 
     def _watch(self) -> None:
         warmed: QueuedEncoder | None = None
@@ -150,8 +151,9 @@ class Service:
         searcher = open_index(folders, encoder=self._encoder, condition_seconds=CONDITION_SECONDS)
         _read_ahead(searcher)
         manifests = [part.snapshot.manifest for part in searcher.parts]
-        self._opened = Opened(searcher=searcher, generation=_generation(manifests))
-        self._trouble = ("ready", "")
+        hidden = location_columns(searcher) if self.config.hide_location else frozenset[str]()
+        self._opened = Opened(searcher=searcher, generation=_generation(manifests), hidden=hidden)
+        self._trouble, self._said = ("ready", ""), None
         # Loading columns takes seconds for tens of millions of rows; conditions read the files until then.
         Thread(target=_hold, args=(searcher,), name="columns", daemon=True).start()
 
@@ -180,7 +182,16 @@ class Service:
                 self.towers[tower] = "ready"
             except Exception as error:
                 self.towers[tower] = "failed"
-                self._trouble_is("failed", f"The {tower} tower could not be loaded: {error}")
+                what = f"The {tower} tower could not be loaded"
+                if isinstance(error, Llm2ClipError):
+                    self._trouble_is("failed", f"{what}: {error}")
+                else:
+                    self._trouble_is("failed", _unexpected(what), error)
+
+
+def _unexpected(what: str) -> str:
+    """What clients are told of an error that nobody expected: its message may name things of this machine."""
+    return f"{what} for a reason that the server's log names."
 
 
 def _hold(searcher: "Searcher") -> None:

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
 from llm2clip_search.server.endpoint import wrong_value
-from llm2clip_search.server.filtering import refuse_location
+from llm2clip_search.server.filtering import refuse_hidden
 from llm2clip_search.server.hits import found_of, row_of
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.pictures.originals import Original, original_of
@@ -171,7 +171,6 @@ def search(service: Service, given: SearchArguments) -> Reply:
         raise Problem("bad-request", "A search needs a caption or the id of a row to be like.")
     opened = service.opened
     result, matches = _page(
-        service,
         opened,
         text=given.caption,
         like=_named(given.like),
@@ -182,17 +181,17 @@ def search(service: Service, given: SearchArguments) -> Reply:
         k=given.k,
         offset=given.offset,
     )
-    return _reply(result, matches, opened, service)
+    return _reply(result, matches, opened)
 
 
 def similar(service: Service, given: SimilarArguments) -> Reply:
     """Find rows that are like one, without that one."""
     opened, identifier = service.opened, _identifier(given.id)
     row_of(identifier, opened)
-    result, matches = _page(service, opened, like=[identifier], where=given.where, k=given.k + 1)
+    result, matches = _page(opened, like=[identifier], where=given.where, k=given.k + 1)
     others = [hit for hit in result.hits if opened.id_of(hit.id, hit.index) != identifier]
     hits = [replace(hit, rank=rank) for rank, hit in enumerate(others[: given.k], start=1)]
-    return _reply(replace(result, hits=hits), matches, opened, service)
+    return _reply(replace(result, hits=hits), matches, opened)
 
 
 def _named(given: str | int | None) -> list[str] | None:
@@ -206,21 +205,18 @@ def _identifier(given: str | int) -> str:
     return text
 
 
-def _page(
-    service: Service, opened: Opened, *, text: str | None = None, where: str | None = None, **options: Any
-) -> tuple["Result", int]:
+def _page(opened: Opened, *, text: str | None = None, where: str | None = None, **options: Any) -> tuple["Result", int]:
     from llm2clip_search.engine.query import compose_query
 
     searcher = opened.searcher
-    if where is not None and service.config.hide_location:
-        refuse_location(searcher, [where])
+    if where is not None:
+        refuse_hidden(opened, [where])
     ranked = searcher.rank(compose_query([] if text is None else text, where=where, **options))
     return searcher.page(ranked), ranked.matches
 
 
-def _reply(result: "Result", matches: int, opened: Opened, service: Service) -> Reply:
-    hide_location = service.config.hide_location
-    hits = [found_of(hit, opened, hide_location=hide_location) for hit in result.hits]
+def _reply(result: "Result", matches: int, opened: Opened) -> Reply:
+    hits = [found_of(hit, opened) for hit in result.hits]
     lines = [*map(_line, hits), *result.warnings]
     if not hits:
         lines.insert(0, f"Nothing was found; {matches:,} of {len(opened.searcher):,} rows meet the condition.")
@@ -230,6 +226,7 @@ def _reply(result: "Result", matches: int, opened: Opened, service: Service) -> 
 def _line(hit: Found) -> str:
     """A hit in one line; names and captions have no line breaks."""
     score = "" if hit.score is None else f"{hit.score:.3f}  "
+    score += "" if hit.probability is None else f"probability {hit.probability:.2f}  "
     words = [f"{hit.rank}.  id {hit.id}  {score}{hit.path}"]
     words += [f"{hit.width} x {hit.height}"] if hit.width else []
     words += [f"taken {hit.taken:%Y-%m-%d %H:%M}"] if hit.taken is not None else []
@@ -280,10 +277,13 @@ def describe_index(service: Service, _: NoArguments) -> Reply:
     """Say what is indexed, and which columns conditions may use."""
     opened = service.opened
     snapshots = [part.snapshot for part in opened.searcher.parts]
-    unusable = {"mtime_ns", "version", "described"} | (
-        {"latitude", "longitude"} if service.config.hide_location else set()
-    )
-    columns = {field.name: str(field.type) for each in snapshots for field in each.schema if field.name not in unusable}
+    unusable = {"mtime_ns", "version", "described"} | opened.hidden
+    columns = {
+        field.name: str(field.type)
+        for each in snapshots
+        for field in each.schema
+        if field.name.casefold() not in unusable
+    }
     held = frozenset[str]().union(*(each.modalities for each in snapshots))
     encoder = opened.searcher.encoder
     value = IndexDescription(

@@ -36,6 +36,8 @@ class Found(Struct, kw_only=True, frozen=True, omit_defaults=True):
     """From 1, over the whole ranking."""
     score: float | None = None
     """Cosine with the query."""
+    probability: float | None = None
+    """That it is what the caption describes, if the model is calibrated and a caption alone is searched for."""
     part: str | None = None
     """Which part of its file it is, such as ``page=3``."""
     width: int | None = None

@@ -48,6 +48,10 @@ class RowFile(ABC):
     def read(self, parts: list[int]) -> pa.Table:
         """The rows of some parts, in the order given."""
 
+    @abstractmethod
+    def batch(self, part: int) -> pa.RecordBatch:
+        """The rows of one part; values of a batch are read twice as fast as those of a table."""
+
     @cached_property
     def _starts(self) -> np.ndarray:
         """First row of each part, int64."""
@@ -110,11 +114,11 @@ class ArrowRows(RowFile):
         return pa.ipc.open_file(mapped, options=pa.ipc.IpcReadOptions(use_threads=False))
 
     def read(self, parts: list[int]) -> pa.Table:
-        return pa.Table.from_batches([self._checked(part) for part in parts])
+        return pa.Table.from_batches([self.batch(part) for part in parts])
 
-    def _checked(self, part: int) -> Any:
-        """A batch that is safe to read, and what was written: offsets of a damaged file may point anywhere. Those at
-        the ends of buffers are compared with their sizes before all bytes are with their checksum."""
+    def batch(self, part: int) -> pa.RecordBatch:
+        """As of `RowFile`, and safe to read: offsets of a damaged file may point anywhere. Those at the ends of buffers
+        are compared with their sizes before all bytes are with their checksum."""
         batch, written = self._file.get_batch_with_custom_metadata(part)
         if written is None or CHECKSUM not in written:
             batch.validate(full=True)
@@ -141,3 +145,7 @@ class ParquetRows(RowFile):
         with pq.ParquetFile(self.path, metadata=self._footer, page_checksum_verification=True) as file:
             # Threads, of which each has memory of its own, gain nothing for a few thousand rows.
             return file.read_row_groups(parts, use_threads=False)
+
+    def batch(self, part: int) -> pa.RecordBatch:
+        [batch] = self.read([part]).combine_chunks().to_batches()
+        return batch

@@ -14,6 +14,7 @@ from llm2clip_search.base.mapping import map_array
 from llm2clip_search.errors import DamagedError
 from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.manifest import ShardEntry
+from llm2clip_search.store.recent_parts import RecentParts
 from llm2clip_search.store.row_files import ArrowRows, ParquetRows, RowFile
 
 VECTORS = "embeddings.npy"
@@ -145,17 +146,20 @@ class Shard:
         with self._metadata_file.reading() as file:
             return file.take(rows)
 
-    def records(self, rows: np.ndarray) -> list[dict[str, Any]]:
+    def records(self, rows: np.ndarray, recent: RecentParts) -> list[dict[str, Any]]:
         """As `rows`, as dictionaries: for a page of results a third of the time of building a table of them.
 
         Columns that are null in all of a part are left out.
+
+        Args:
+            recent: remembers the parts that are read.
 
         Raises:
             DamagedError: the file is missing or damaged.
         """
         with self._row_file.reading() as file:
             parts, places = (each.tolist() for each in file.places(rows))
-            columns = {part: _with_values(file.read([part])) for part in dict.fromkeys(parts)}
+            columns = {part: recent.columns(file, part) for part in dict.fromkeys(parts)}
             return [
                 {name: column[place].as_py() for name, column in columns[part]}
                 for part, place in zip(parts, places, strict=True)
@@ -199,12 +203,6 @@ class Shard:
         if table.num_rows != self.entry.rows:
             raise DamagedError(f"{path} has {table.num_rows} rows, but the manifest says {self.entry.rows}.")
         return table
-
-
-def _with_values(table: pa.Table) -> list[tuple[str, pa.ChunkedArray]]:
-    """The columns of a table that hold anything: each value takes half a microsecond, and most columns hold none."""
-    names, rows = table.column_names, len(table)
-    return [(name, column) for name, column in zip(names, table.columns, strict=True) if column.null_count < rows]
 
 
 def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -19,6 +19,7 @@ from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import SHARDS, Manifest
 from llm2clip_search.store.names import decode, encode, is_unicode
 from llm2clip_search.store.paths import as_mask, beginnings, is_below, located
+from llm2clip_search.store.recent_parts import RecentParts
 from llm2clip_search.store.schema import CONTAINER_SCHEMA, metadata_schema
 from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.tombstones import Tombstones
@@ -137,6 +138,7 @@ class Snapshot:
         self.folder, self.manifest, self.tombstones = folder, manifest, tombstones
         self.base = folder.parent
         """Folder that relative paths in the metadata start from."""
+        self._recent = RecentParts()
         known = read or {}
         self.shards = tuple(
             known[entry.name].with_dead(tombstones.of(entry.name))
@@ -216,7 +218,7 @@ class Snapshot:
         for shard in self.shards:
             positions, rows = shard.find(wanted)
             if len(rows):
-                read = shard.records(rows)
+                read = shard.records(rows, self._recent)
                 if [row.get("id") for row in read] != wanted[positions].tolist():
                     raise DamagedError(f"{shard.folder} gives other images than those of its ids; a file is damaged.")
                 complete = ({name: row.get(name) for name in names} for row in read)

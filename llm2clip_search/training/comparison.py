@@ -216,11 +216,12 @@ def method_task(
     if method == "stage 2":
         # Without distillation: its warm-up steps cost less than the steps to be compared.
         return ClipTask(replace(stage2, keep=None), read, world=world, scratch=scratch, progress=progress)
-    texts: dict[str, list[str]] = {}
-    if recipe.data.dev is not None:
-        table, _ = read_caption_table(root, [recipe.data.dev])
+    texts: dict[str, dict[str, list[str]]] = {}
+    for split in recipe.data.dev:
+        table, _ = read_caption_table(root, [split.captions])
+        by_lang = texts.setdefault(split.name, {})
         for lang, text in zip(table["lang"].to_pylist(), table["caption"].to_pylist(), strict=True):
-            texts.setdefault(lang, []).append(text)
+            by_lang.setdefault(lang, []).append(text)
     return JointTask(
         joint_recipe(recipe.stage1, stage2),
         read,

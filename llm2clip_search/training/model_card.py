@@ -49,9 +49,9 @@ def write_card(out: Path, recipe: ClipRecipe, *, counts: Mapping[str, int], figu
     if figures:
         lines += [
             "",
-            "## Metrics on the dev split",
+            "## Metrics on the dev splits",
             "",
-            "| language | image_retrieval R@1 / 5 / 10 (%) | text_retrieval R@1 / 5 / 10 (%) |",
+            "| split, language | image_retrieval R@1 / 5 / 10 (%) | text_retrieval R@1 / 5 / 10 (%) |",
         ]
         lines += ["|---|---|---|", *_table(figures)]
     (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -100,9 +100,9 @@ def _machine() -> str:
 
 
 def _table(figures: Mapping[str, float]) -> list[str]:
-    """One row per language, in percent."""
+    """One row per split and language, in percent."""
     rows = []
-    for lang in dict.fromkeys(name.partition("/")[0] for name in figures):
-        cells = [f"{100 * figures[f'{lang}/{name}']:.1f}" for name in RECALLS]
-        rows.append(f"| {lang} | {' / '.join(cells[:3])} | {' / '.join(cells[3:])} |")
+    for group in dict.fromkeys(name.rpartition("/")[0] for name in figures if "/" in name):
+        cells = [f"{100 * figures[f'{group}/{name}']:.1f}" for name in RECALLS]
+        rows.append(f"| {group.replace('/', ', ')} | {' / '.join(cells[:3])} | {' / '.join(cells[3:])} |")
     return rows

@@ -53,14 +53,15 @@ def train_captions(
         source_weights=[source.weight for source in data.captions],
         lang_weights=recipe.lang_weights,
         instructions=recipe.instructions,
+        joined=recipe.joined,
         seed=recipe.loop.seed,
     )
     counts["photographs"] = len(pairs)
     progress("data", 0, 0, counts)
     dev = None
-    if data.dev is not None:
-        first = replace(data.dev, langs=data.dev.langs[:1])
-        table, _ = read_caption_table(root, [first])
+    if data.dev:
+        first = data.dev[0].captions
+        table, _ = read_caption_table(root, [replace(first, langs=first.langs[:1])])
         dev = (table["caption"].to_pylist(), _enumerated(table["photo"].to_pylist()))
     if world.is_main:
         save_tokenizer(recipe.text.weights, out)
@@ -109,7 +110,7 @@ def train_embed(
     folder = read_llm(llm)
     clip = stored_clip_tower(recipe.model, recipe.keep)
     captions, _ = read_stage2_captions(data, root)
-    dev = [read_caption_table(root, [data.dev])[0]] if data.dev is not None else []
+    dev = [read_caption_table(root, [split.captions])[0] for split in data.dev]
     embed = folder.embedder(device, clip)
     done = fill_caption_store(
         pa.concat_tables([captions, *dev]),

@@ -5,13 +5,14 @@ numpy has to convert every vector to float32 for each query, which takes 25 time
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss
+from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss, one_thread
 
 ROUNDING = 1e-5
 """Largest difference between FAISS's and numpy's inner product of two unit vectors: sums in another order."""
@@ -47,7 +48,9 @@ class Float16Scan:
         if rows is not None:
             bitmap = IdBitmap(rows)  # kept until the search is over
             parameters = faiss.SearchParameters(sel=bitmap.selector)
-        scores, found = self._index.search(queries, min(k, len(self._vectors)), params=parameters)
+        # FAISS gives each thread whole queries, and waits for those that have none.
+        with one_thread() if len(queries) == 1 else nullcontext():
+            scores, found = self._index.search(queries, min(k, len(self._vectors)), params=parameters)
         return scores, found
 
 

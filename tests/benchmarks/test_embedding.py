@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from llm2clip_search.benchmarks import embedding
 from llm2clip_search.benchmarks.embedding import embed_captions, embed_images
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders import Encoder
+from llm2clip_search.encoders.images import to_pixels
 from llm2clip_search.errors import CorpusError
 from tests.support.encoders import ColourEncoder
 from tests.support.models import CAPTIONS
@@ -89,6 +91,23 @@ def test_other_bytes_another_order_and_another_encoder_miss_the_cache(
     monkeypatch.setattr(embedding, "PART", 5)
     embed_images(colours, changed, cache=tmp_path / "c")
     assert colours.embedded == 48
+
+
+def test_large_jpegs_are_read_whole_unless_drafts_are_asked_for(tmp_path: Path, colours: ColourEncoder) -> None:
+    """Vectors are those of Pillow's own decoding, to the bit; drafts differ, and neither is taken for the other."""
+    (tmp_path / "images").mkdir()
+    fine = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    Image.fromarray(fine).save(tmp_path / "images" / "x.jpg", quality=90)
+    files = ImageFiles.scan(tmp_path, ["images"])
+    with Image.open(tmp_path / "images" / "x.jpg") as image:
+        whole = colours.encode_pixels(to_pixels(image.convert("RGB"), colours.preprocess)[None])
+    with Image.open(tmp_path / "images" / "x.jpg") as image:
+        image.draft(None, (2 * colours.preprocess.shortest,) * 2)
+        reduced = colours.encode_pixels(to_pixels(image.convert("RGB"), colours.preprocess)[None])
+    assert np.abs(whole - reduced).max() > 1e-6
+    for _ in range(2):  # the second time from the cache
+        np.testing.assert_array_equal(embed_images(colours, files, cache=tmp_path / "c"), whole)
+        np.testing.assert_array_equal(embed_images(colours, files, cache=tmp_path / "c", drafts=True), reduced)
 
 
 def test_an_image_that_cannot_be_decoded_is_named(files: ImageFiles, colours: ColourEncoder, photographs: Path) -> None:

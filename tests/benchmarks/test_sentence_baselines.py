@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_flickr8k_captions
+from llm2clip_search.benchmarks.datasets.captioned_shards import read_shard_captions
 from llm2clip_search.benchmarks.sentence_baselines import minilm, tf_idf
 from llm2clip_search.evaluation.caption_retrieval import caption_retrieval_accuracy
 
@@ -34,7 +34,7 @@ def test_texts_without_words_are_zeros() -> None:
 @pytest.mark.data
 @needs_flickr8k
 def test_tf_idf_on_dev() -> None:
-    captions = read_flickr8k_captions(ROOT, split="dev", lang="en")
+    captions = read_shard_captions(ROOT, split="dev", lang="en")
     image_of = np.unique(captions.image_ids, return_inverse=True)[1]
     assert caption_retrieval_accuracy(tf_idf(captions.texts), image_of) == pytest.approx(0.455, abs=0.0005)
 
@@ -43,7 +43,7 @@ def test_tf_idf_on_dev() -> None:
 @needs_flickr8k
 def test_minilm_on_dev() -> None:
     """The first values of the example in the model card, and accuracy on the first 200 images of dev."""
-    captions = read_flickr8k_captions(ROOT, split="dev", lang="en")
+    captions = read_shard_captions(ROOT, split="dev", lang="en")
     image_of = np.unique(captions.image_ids, return_inverse=True)[1]
     rows = np.flatnonzero(image_of < 200)
     texts = ["This is an example sentence", *(captions.texts[row] for row in rows)]

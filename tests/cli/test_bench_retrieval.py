@@ -53,6 +53,16 @@ def test_a_file_of_one_language_is_a_clip_benchmark_result(command: list[str], r
     assert not (tmp_path / "cache").exists()
 
 
+def test_drafts_are_noted_in_the_results(command: list[str], run_cli: RunCli) -> None:
+    """They have a cache of their own; what is not a large JPEG is read as without them."""
+    whole, drafts = (run_cli(*command, "--json", *options) for options in ((), ("--drafts",)))
+    assert drafts.returncode == 0, drafts.stderr
+    one, other = json.loads(whole.stdout), json.loads(drafts.stdout)
+    assert "Large JPEGs were read at reduced size, as indexing reads them." in other["notes"]
+    assert one["notes"] == [note for note in other["notes"] if "reduced size" not in note]
+    assert one["metrics"] == other["metrics"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -40,6 +40,9 @@ def test_an_output_of_img2dataset_is_its_shards(tmp_path: Path, tiny_model: Path
     assert json.loads(hit)["caption"] is None
     assert json.loads(hit)["similarity"] is not None
     assert json.loads(hit)["exists"] is True
+    misspelt = run_cli("index", "laion", "--columns", "similarity,captoin", cwd=tmp_path)
+    assert "nothing has a column 'captoin', which --columns names" in misspelt.stderr
+    assert "similarity" not in misspelt.stderr
 
 
 def test_shards_by_braces_and_what_is_wrong_with_some(tmp_path: Path, tiny_model: Path, run_cli: RunCli) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import RunCli
-from tests.support.tiny_training import write_flickr8k
+from tests.support.tiny_training import write_nano_data
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_help_shows_the_stages_in_order(run_cli: RunCli) -> None:
 
 
 def test_an_invalid_llm_folder_is_an_error_not_a_crash(run_cli: RunCli, tmp_path: Path) -> None:
-    write_flickr8k(tmp_path / "data")
+    write_nano_data(tmp_path / "data")
     (tmp_path / "llm").mkdir()
     (tmp_path / "llm" / "llm.json").write_text("{")
     done = run_cli("train", "embed", "nano", "--data", "data")

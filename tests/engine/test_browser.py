@@ -360,12 +360,16 @@ def test_columns_of_corpora_are_asked_for_like_others(tmp_path: Path) -> None:
         Condition(column="sizes", op="has", value=2): 13,
         Condition(column="object", op="is_null"): 0,
     }
-    both = SearchIndices([index, photos(tmp_path / "plain", rows_of(20))], encoder)
+    plain = photos(tmp_path / "plain", rows_of(20))
+    both, turned = SearchIndices([index, plain], encoder), SearchIndices([plain, index], encoder)
     for _ in range(2):
         for condition, count in forms.items():
             where = index.where([condition])
             assert index.conditions(where) == [condition]
             assert index.count(where) == count, where
+            for several in (both, turned):
+                assert several.where([condition]) == where
+                assert several.count(where) == count + 20 * (condition.op == "is_null"), where
         facets = {facet.column: facet for facet in index.facets(columns=own).facets}
         assert dict(facets["is_sold"].values) == {True: 20, False: 20}
         assert dict(facets["sizes"].values)[7] == 40

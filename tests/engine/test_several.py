@@ -1,10 +1,12 @@
 """Queries over several indices, of several captions and images, and in batches, against brute force."""
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,10 +17,10 @@ from llm2clip_search.engine.query import compose_query, compose_terms
 from llm2clip_search.engine.selection import FUSED_POOL
 from llm2clip_search.errors import ImageError, QueryError, StoreError
 from llm2clip_search.indexers import index_folder
-from llm2clip_search.store import Snapshot
+from llm2clip_search.store import Row, Snapshot, Writer
 from tests.support.encoders import ColourEncoder
 from tests.support.several import index_of, stored, together
-from tests.support.vectors import clustered
+from tests.support.vectors import DIM, clustered
 
 CAPTIONS = ["dusk", "a red wall", "noon"]
 
@@ -284,3 +286,29 @@ def test_a_query_keeps_its_terms_and_alternatives_apart() -> None:
     query = compose_query(["a", "b"], add=["c"], fuse="max")
     assert [[term.value for term in terms] for terms in query.compositions] == [["a", "c"], ["b", "c"]]
     assert [[term.value for term in terms] for terms in compose_query(["a"], add=["c"]).compositions] == [["a", "c"]]
+
+
+def test_a_column_that_an_index_lacks_is_null_in_its_rows(tmp_path: Path) -> None:
+    encoder, indices = ColourEncoder(), list[SearchIndex]()
+    for name, columns in (("without", None), ("with", pa.table({"Price": pa.array([1, 2, None])}))):
+        with Writer.open(tmp_path / name, model=encoder.identity, dim=DIM) as writer:
+            rows = [Row(id=n, path=f"{n}.jpg", content_hash="", size=0, mtime_ns=0, width=1 + n) for n in range(3)]
+            writer.commit(rows, clustered(1, 3), columns=columns)
+        indices.append(SearchIndex(Snapshot(tmp_path / name), encoder))
+    both = SearchIndices(indices, encoder)
+    for searcher in (both, pickle.loads(pickle.dumps(both))):
+        for where, count in {
+            "price > 1": 1,
+            "NOT price > 1": 1,
+            "price IS NULL": 4,
+            "images.price IS NULL AND width < 3": 2,
+            "coalesce(price, 7) = 7 OR width = 1": 5,
+        }.items():
+            assert searcher.count(where) == count, where
+        with pytest.raises(
+            QueryError, match=r"column 'prize' that does not exist; the columns are .*, Price, and text"
+        ):
+            searcher.count("prize > 1")
+        assert searcher.count_without(["price > 1", "width = 2"]) == [2, 1]
+    with pytest.raises(QueryError, match="price"):  # by itself it has no such column
+        indices[0].count("price > 1")

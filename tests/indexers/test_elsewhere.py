@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 from llm2clip_search.corpora import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
 from llm2clip_search.encoders import Encoder
+from llm2clip_search.engine import SearchIndex
 from llm2clip_search.indexers import IndexConfig, IndexSummary, index_corpus
 from llm2clip_search.store import Snapshot
 from tests.support.corpus import write_tar
@@ -149,6 +151,15 @@ def test_addresses_in_cells_of_a_table_are_as_private_as_the_source_may_be(tmp_p
         pq.write_table(pa.table({"image": cells}), tmp_path / "t.parquet")
         refused = run(tmp_path / "t.parquet", tmp_path / "i", ColourEncoder(), SourceOptions())
         allowed = run(tmp_path / "t.parquet", tmp_path / "j", ColourEncoder(), PRIVATE)
+        hits = SearchIndex(Snapshot(tmp_path / "j"), ColourEncoder()).query("red").hits
+        assert {hit.open() for hit in hits} == {png(1), png(2)}
+        [elsewhere] = [hit for hit in hits if hit.open() == png(1)]
+        with pytest.raises(OSError, match="private network"):
+            replace(elsewhere, options=SourceOptions()).open()
+        pq.write_table(pa.table({"url": [f"{server.url}/a.png"]}), tmp_path / "urls.parquet")
+        run(tmp_path / "urls.parquet", tmp_path / "k", ColourEncoder(), PRIVATE)
+        [listed] = SearchIndex(Snapshot(tmp_path / "k"), ColourEncoder()).query("red").hits
+        assert (listed.uri, listed.open()) == (f"{server.url}/a.png", png(1))
     assert (refused.indexed, allowed.indexed, allowed.failures) == (1, 2, [])
     assert "private network" in refused.failures[0]["reason"]
 

@@ -51,7 +51,7 @@ def test_it_answers_and_stops_when_it_is_told_to(server: subprocess.Popen[str], 
         assert json.load(answer) == {"status": "ok"}
     server.send_signal(sent)
     assert server.wait(30) == 0
-    assert "Traceback" not in server.stderr.read()
+    assert server.stderr.read() == f"Stopped by {sent.name}.\n"
 
 
 def test_a_port_that_is_taken_is_a_sentence(run_cli: RunCli) -> None:

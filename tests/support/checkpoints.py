@@ -28,6 +28,18 @@ class Draw(Protocol):
 
 HEADER = "<|start_header_id|>user<|end_header_id|>\n\n"
 SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+LLAMA_3_WORDS = "|".join(
+    [
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    ]
+)
+"""What Llama 3's tokenizer never merges across: line breaks are one piece, however many."""
 DIM = 24
 """Width of the shared space; SigLIP 2 has another."""
 HIDDEN = 32
@@ -36,10 +48,10 @@ SIGLIP_WIDTH = 128
 
 
 def save_llama(folder: Path, *, hidden: int = HIDDEN) -> Path:
-    """A two-block Llama and a byte-level tokenizer with Llama 3's special tokens, which starts texts with its BOS."""
+    """A two-block Llama and a tokenizer that splits texts as Llama 3's, has its special tokens and adds its BOS."""
 
     ensure_torchvision()
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaModel
 
     torch.manual_seed(1)
@@ -54,11 +66,17 @@ def save_llama(folder: Path, *, hidden: int = HIDDEN) -> Path:
     )
     LlamaModel(config).save_pretrained(folder)
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA_3_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        CAPTIONS, trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet)
+        [*CAPTIONS, *["\n\n\n", "\n\n"] * 50],
+        trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet),
     )
     begin = SPECIAL[0]
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -117,29 +135,38 @@ def openai_tensors(*, hidden: int = HIDDEN) -> Tensors:
     return tensors | adaptor_tensors("text_adapter.adaptor", hidden, DIM)
 
 
-def eva02_tensors(*, hidden: int = HIDDEN) -> Tensors:
-    """``visual.*`` of an EVA02 with two blocks of width 32, two heads, 16-pixel patches of a 48-pixel image."""
-    draw = drawer(3)
+def eva02_tensors(*, hidden: int = HIDDEN, rope: bool = True, container: str = "text.text_adaptor") -> Tensors:
+    """``visual.*`` of an EVA02 with two blocks of width 32, 16-pixel patches of a 48-pixel image; two heads, or with a
+    width of 128 if they are not shown by rotary angles, because heads are then 64 wide.
+
+    Args:
+        rope: whether it has rotary positions.
+        container: prefix of the adaptor's keys.
+    """
+    draw, width = drawer(3), 32 if rope else 128
+    inner = int(width * 2.6667)
     tensors = {
-        "visual.cls_token": draw(1, 1, 32),
-        "visual.pos_embed": draw(1, 10, 32),
-        "visual.patch_embed.proj.weight": draw(32, 3, 16, 16),
-        "visual.patch_embed.proj.bias": draw(32),
+        "visual.cls_token": draw(1, 1, width),
+        "visual.pos_embed": draw(1, 10, width),
+        "visual.patch_embed.proj.weight": draw(width, 3, 16, 16),
+        "visual.patch_embed.proj.bias": draw(width),
         "logit_scale": torch.tensor(4.6052),
     }
-    angles = {"freqs_cos": rotary_angles(3, 16).cos(), "freqs_sin": rotary_angles(3, 16).sin()}
+    angles = {"freqs_cos": rotary_angles(3, 16).cos(), "freqs_sin": rotary_angles(3, 16).sin()} if rope else {}
     tensors |= {f"visual.rope.{name}": angle for name, angle in angles.items()}
     for block in range(2):
         prefix = f"visual.blocks.{block}"
         tensors |= {f"{prefix}.attn.rope.{name}": angle.clone() for name, angle in angles.items()}
         for layer, bias in (("q_proj", True), ("k_proj", False), ("v_proj", True), ("proj", True)):
-            tensors |= linear_tensors(f"{prefix}.attn.{layer}", 32, 32, draw, bias=bias)
-        tensors |= norm_tensors(f"{prefix}.attn.inner_attn_ln", 32, draw)
-        tensors |= norm_tensors(f"{prefix}.norm1", 32, draw) | norm_tensors(f"{prefix}.norm2", 32, draw)
-        tensors |= linear_tensors(f"{prefix}.mlp.w1", 32, 85, draw) | linear_tensors(f"{prefix}.mlp.w2", 32, 85, draw)
-        tensors |= norm_tensors(f"{prefix}.mlp.ffn_ln", 85, draw) | linear_tensors(f"{prefix}.mlp.w3", 85, 32, draw)
-    tensors |= norm_tensors("visual.norm", 32, draw) | linear_tensors("visual.head", 32, DIM, draw)
-    return tensors | adaptor_tensors("text.text_adaptor", hidden, DIM)
+            tensors |= linear_tensors(f"{prefix}.attn.{layer}", width, width, draw, bias=bias)
+        tensors |= norm_tensors(f"{prefix}.attn.inner_attn_ln", width, draw)
+        tensors |= norm_tensors(f"{prefix}.norm1", width, draw) | norm_tensors(f"{prefix}.norm2", width, draw)
+        tensors |= linear_tensors(f"{prefix}.mlp.w1", width, inner, draw)
+        tensors |= linear_tensors(f"{prefix}.mlp.w2", width, inner, draw)
+        tensors |= norm_tensors(f"{prefix}.mlp.ffn_ln", inner, draw)
+        tensors |= linear_tensors(f"{prefix}.mlp.w3", inner, width, draw)
+    tensors |= norm_tensors("visual.norm", width, draw) | linear_tensors("visual.head", width, DIM, draw)
+    return tensors | adaptor_tensors(container, hidden, DIM)
 
 
 def rotary_angles(side: int, head_width: int) -> torch.Tensor:
@@ -152,8 +179,15 @@ def rotary_angles(side: int, head_width: int) -> torch.Tensor:
     return torch.cat([rows, columns], dim=-1).reshape(side * side, head_width)
 
 
-def siglip2_tensors(*, hidden: int = HIDDEN) -> Tensors:
-    """``visual.trunk.*`` in timm's names: two blocks of width 128, attention pooling, 14-pixel patches of 28."""
+def siglip2_tensors(
+    *, hidden: int = HIDDEN, projected: bool = False, container: str = "text.text_proj.text_adaptor"
+) -> Tensors:
+    """``visual.trunk.*`` in timm's names: two blocks of width 128, attention pooling, 14-pixel patches of 28.
+
+    Args:
+        projected: whether a linear layer to `DIM` follows (``timm_proj`` "linear").
+        container: prefix of the adaptor's keys.
+    """
     draw, width = drawer(4), SIGLIP_WIDTH
     tensors = {
         "visual.trunk.pos_embed": draw(1, 4, width),
@@ -174,7 +208,59 @@ def siglip2_tensors(*, hidden: int = HIDDEN) -> Tensors:
             tensors |= norm_tensors(f"{prefix}.norm1", width, draw) | norm_tensors(f"{prefix}.norm2", width, draw)
             tensors |= linear_tensors(f"{prefix}.attn.qkv", width, 3 * width, draw)
             tensors |= linear_tensors(f"{prefix}.attn.proj", width, width, draw)
-    return tensors | adaptor_tensors("text.text_proj.text_adaptor", hidden, width)
+    if projected:
+        tensors |= linear_tensors("visual.head.proj", width, DIM, draw, bias=False)
+    return tensors | adaptor_tensors(container, hidden, DIM if projected else width)
+
+
+def vit_tensors(*, hidden: int = HIDDEN, container: str = "text.text_adaptor") -> Tensors:
+    """``visual.transformer.resblocks.*``: a plain ViT of two blocks, width 128, 8-pixel patches of a 24-pixel image."""
+    draw, width = drawer(6), 128
+    tensors = {
+        "visual.class_embedding": draw(width),
+        "visual.positional_embedding": draw(10, width),
+        "visual.proj": draw(width, DIM),
+        "visual.conv1.weight": draw(width, 3, 8, 8),
+        "logit_scale": torch.tensor(4.6052),
+    }
+    for block in range(2):
+        prefix = f"visual.transformer.resblocks.{block}"
+        tensors |= norm_tensors(f"{prefix}.ln_1", width, draw) | norm_tensors(f"{prefix}.ln_2", width, draw)
+        tensors |= {f"{prefix}.attn.in_proj_weight": draw(3 * width, width)}
+        tensors |= {f"{prefix}.attn.in_proj_bias": draw(3 * width)}
+        tensors |= linear_tensors(f"{prefix}.attn.out_proj", width, width, draw)
+        tensors |= linear_tensors(f"{prefix}.mlp.c_fc", width, 4 * width, draw)
+        tensors |= linear_tensors(f"{prefix}.mlp.c_proj", 4 * width, width, draw)
+    tensors |= norm_tensors("visual.ln_pre", width, draw) | norm_tensors("visual.ln_post", width, draw)
+    return tensors | adaptor_tensors(container, hidden, DIM)
+
+
+def eva01_tensors(*, hidden: int = HIDDEN, scaled: bool = False) -> Tensors:
+    """``visual.*`` of an EVA01: like `eva02_tensors` of width 128, with fused projections and an MLP of two layers.
+
+    Args:
+        scaled: whether each part of a block is scaled (``ls_init_value``).
+    """
+    draw, width = drawer(7), 128
+    tensors = {
+        "visual.cls_token": draw(1, 1, width),
+        "visual.pos_embed": draw(1, 10, width),
+        "visual.patch_embed.proj.weight": draw(width, 3, 16, 16),
+        "visual.patch_embed.proj.bias": draw(width),
+        "logit_scale": torch.tensor(4.6052),
+    }
+    for block in range(2):
+        prefix = f"visual.blocks.{block}"
+        if scaled:
+            tensors |= {f"{prefix}.gamma_1": draw(width), f"{prefix}.gamma_2": draw(width)}
+        tensors |= {f"{prefix}.attn.q_bias": draw(width), f"{prefix}.attn.v_bias": draw(width)}
+        tensors |= linear_tensors(f"{prefix}.attn.qkv", width, 3 * width, draw, bias=False)
+        tensors |= linear_tensors(f"{prefix}.attn.proj", width, width, draw)
+        tensors |= norm_tensors(f"{prefix}.norm1", width, draw) | norm_tensors(f"{prefix}.norm2", width, draw)
+        tensors |= linear_tensors(f"{prefix}.mlp.fc1", width, 500, draw)
+        tensors |= linear_tensors(f"{prefix}.mlp.fc2", 500, width, draw)
+    tensors |= norm_tensors("visual.norm", width, draw) | linear_tensors("visual.head", width, DIM, draw)
+    return tensors | adaptor_tensors("text.text_adaptor", hidden, DIM)
 
 
 def adaptor_tensors(container: str, hidden: int, dim: int, draw: Draw | None = None) -> Tensors:
@@ -238,6 +324,7 @@ LAYOUTS: dict[LayoutName, Callable[[], Tensors]] = {
     "openai": openai_tensors,
     "eva02": eva02_tensors,
     "siglip2": siglip2_tensors,
+    "vit": vit_tensors,
 }
 """Every published layout, and a function that makes a checkpoint of it."""
 

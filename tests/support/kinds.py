@@ -2,15 +2,18 @@
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from PIL import Image
 
 from llm2clip_search.corpora import SourceOptions
@@ -19,6 +22,7 @@ from llm2clip_search.encoders import Encoder
 from llm2clip_search.indexers import IndexConfig, IndexSummary, index_corpus
 from llm2clip_search.store import Snapshot
 from tests.support.corpus import write_tar
+from tests.support.s3 import KEYS, mirror, s3_server
 from tests.support.tables import write_parquet
 from tests.support.web import Page, web_server
 
@@ -163,8 +167,29 @@ def _on_the_web(folder: Path) -> Iterator[str]:
         yield server.url
 
 
+@contextmanager
+def _on_s3(folder: Path) -> Iterator[str]:
+    with s3_server() as address, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**KEYS, "AWS_ENDPOINT_URL": address}.items():
+            patch.setenv(name, value)
+        yield f"s3://{_bucket(folder)}"
+
+
+def _write_objects(folder: Path, content: Content) -> None:
+    """The files of a folder as objects of its bucket."""
+    _write_files(folder, content)
+    objects = {path.name: path.read_bytes() for path in folder.iterdir()}
+    mirror(os.environ["AWS_ENDPOINT_URL"], _bucket(folder), objects)
+
+
+def _bucket(folder: Path) -> str:
+    """A name that no other test has."""
+    return f"b-{blake2b(str(folder).encode(), digest_size=8).hexdigest()}"
+
+
 KINDS = (
     Kind(name="folder", write=_write_files, pattern=""),
+    Kind(name="s3", write=_write_objects, pattern="", place=_on_s3, read=".png"),
     Kind(
         name="urls",
         write=_write_list,

@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -39,6 +39,27 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
     return path
 
 
+def write_captioned_shards(
+    folder: Path, name: str, captions: Mapping[str, Mapping[str, Iterable[str]]], *, lang: str = "en"
+) -> Path:
+    """Shards and captions of a data set; ``captions`` are those of each image by split, and images are different."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for first, (split, of_image) in enumerate(captions.items()):
+        members = {image: jpeg(1000 * first + number) for number, image in enumerate(of_image)}
+        write_tar(folder / f"{name}-{split}-000.tar", members)
+        rows += [[image, split, lang, text, "x"] for image, texts in of_image.items() for text in texts]
+    write_caption_rows(folder / "captions.csv.gz", ["image_id", "split", "lang", "caption", "origin"], rows)
+    return folder
+
+
+def write_caption_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
+    """A gzipped CSV file; returns its path."""
+    with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
 def write_multilingual_flickr8k(folder: Path, *, images: int, tail: str = "") -> Path:
     """Flickr8k's dev split with two captions per image in en and de, each followed by ``tail``."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +70,5 @@ def write_multilingual_flickr8k(folder: Path, *, images: int, tail: str = "") ->
         for lang in ("en", "de")
         for letter in "yz"
     ]
-    with gzip.open(folder / "captions.csv.gz", "wt", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["image_id", "split", "lang", "caption", "origin"], *rows])
+    write_caption_rows(folder / "captions.csv.gz", ["image_id", "split", "lang", "caption", "origin"], rows)
     return folder

@@ -1,5 +1,6 @@
 """An S3 server on loopback: moto's, in threads of the test's own process."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,19 @@ def remove_objects(endpoint: str, bucket: str, keys: Iterable[str]) -> None:
     import obstore
 
     obstore.delete(_store(endpoint, bucket), list(keys))
+
+
+def mirror(endpoint: str, bucket: str, objects: Mapping[str, bytes]) -> None:
+    """Make a bucket hold these objects and no others; those that it has already stay untouched."""
+    import obstore
+
+    fill_bucket(endpoint, bucket, {})
+    pages = obstore.list(_store(endpoint, bucket))
+    there = {each["path"]: (each["e_tag"] or "").strip('"') for page in pages for each in page}
+    fresh = {key: body for key, body in objects.items() if hashlib.md5(body).hexdigest() != there.get(key)}
+    fill_bucket(endpoint, bucket, fresh)
+    if gone := there.keys() - objects.keys():
+        remove_objects(endpoint, bucket, gone)
 
 
 def _store(endpoint: str, bucket: str) -> Any:

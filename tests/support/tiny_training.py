@@ -66,6 +66,21 @@ def shrink(recipe: Recipe, towers: TinyTowers, *, steps: int = 2, batch: int = 4
     return replace(recipe, data=data, stage1=captions, stage2=clip)
 
 
+def of_flickr8k(recipe: Recipe) -> Recipe:
+    """The recipe of `nano` without its data apart from Flickr8k and Multi30k, see `write_flickr8k`."""
+    data = recipe.data
+    return replace(
+        recipe,
+        data=replace(
+            data,
+            captions=data.captions[:2],
+            images=data.images[:1],
+            image_captions=data.image_captions[:1],
+            dev=data.dev[:1],
+        ),
+    )
+
+
 def _text(text: TextConfig, towers: TinyTowers) -> TextConfig:
     return replace(text, weights=towers.llm, hidden_layers=text.hidden_layers if text.hidden_layers == (-1,) else (1,))
 
@@ -104,8 +119,30 @@ def write_web_data(root: Path) -> None:
         write_tar(root / corpus / "00000.tar", members)
 
 
+def write_nano_data(root: Path) -> None:
+    """Write data in the layout that `nano` is trained on, with its dev splits."""
+    write_flickr8k(root)
+    splits = {"coco": ("restval", "val"), "coco_train": ("train",), "rsicd": ("train", "val"), "flowers": ("train",)}
+    for number, (name, parts) in enumerate({**splits, "ade20k": ("dev",)}.items(), 1):
+        rows = []
+        for part, split in enumerate(parts):
+            images = {f"{name}-{split}-{n}.jpg": jpeg(1000 * number + 100 * part + n) for n in range(IMAGES)}
+            captions = [f"{name} {place} {split} thing" for place in range(2)]
+            rows += [
+                {"image_id": image, "split": split, "lang": "en", "caption": f"{caption} {n}"}
+                for n, image in enumerate(images)
+                for caption in captions
+            ]
+            write_tar(root / name / f"{name.replace('_', '-')}-{split}-000.tar".replace("train-train", "train"), images)
+        write_csv(root / name / "captions.csv.gz", rows)
+    long = [
+        {"image": f"coco-restval-{n}.jpg", "lang": "en", "caption": f"In this picture, thing {n}."} for n in range(2)
+    ]
+    write_csv(root / "coco" / "long_captions.csv.gz", long)
+
+
 def write_flickr8k(root: Path) -> None:
-    """Write data in the layout that `nano` is trained on, with its dev split."""
+    """Write the part of `nano`'s data that `of_flickr8k` leaves."""
     rows = []
     for split, first in (("train", 0), ("dev", 100)):
         names = [f"{split}-{number}.jpg" for number in range(IMAGES)]

@@ -23,7 +23,7 @@ from llm2clip_search.training.runtime.distributed import Sharding, World, join_p
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.tasks.vision_training import VisionTraining
 from tests.support.corpus import jpeg, write_csv, write_tar
-from tests.support.tiny_training import LANGS, TinyTowers, save_towers, shrink, write_flickr8k
+from tests.support.tiny_training import LANGS, TinyTowers, of_flickr8k, save_towers, shrink, write_flickr8k
 from tests.support.toy_training import free_port, start
 
 Stage = Literal["captions", "clip"]
@@ -45,7 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(towers: TinyTowers) -> Recipe:
     """`nano` with tiny towers: eight steps, a checkpoint every three, all randomness enabled, and two trained blocks of
     the vision tower."""
-    tiny = shrink(find_recipe("nano"), towers, steps=8)
+    tiny = shrink(of_flickr8k(find_recipe("nano")), towers, steps=8)
     captions = replace(tiny.stage1, loop=replace(tiny.stage1.loop, checkpoint_every=3, evaluate_every=4))
     captions = replace(captions, lora=replace(captions.lora, rank=2, dropout=0.1))
     clip = replace(
@@ -110,12 +110,12 @@ def assert_same_tensors(one: Path, other: Path) -> None:
 
 def test_the_model_folder_gives_the_recalls_of_training(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
     """The finished folder, loaded like any model, has the dev recalls that training reported."""
-    from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_multilingual_flickr8k
+    from llm2clip_search.benchmarks.datasets.captioned_shards import read_captioned_shards
     from llm2clip_search.benchmarks.retrieval import measure_retrieval
 
     figures = run("clip", recipe, root, made, made / "model")  # completed: returns its metrics
     encoder = load_encoder(f"dir:{made / 'model'}", runtime="torch", device="cpu")
-    (result,) = measure_retrieval(encoder, read_multilingual_flickr8k(root / "flickr8k", "dev", ("en",)))
+    (result,) = measure_retrieval(encoder, read_captioned_shards(root / "flickr8k", "dev", ("en",), name="flickr8k"))
     for name, value in result.metrics.items():
         assert value == pytest.approx(figures[f"en/{name}"], abs=0.04), "one caption of 30 may flip in half precision"
     assert not list((made / "model").glob("views-*"))
@@ -126,7 +126,7 @@ def test_a_folder_with_a_frozen_tower_and_pooled_modules_is_complete(
     querybank: float, recipe: Recipe, root: Path, made: Path, tmp_path: Path
 ) -> None:
     """It holds only the projection and the querybank of the tower, and gives the recalls of training."""
-    from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import read_multilingual_flickr8k
+    from llm2clip_search.benchmarks.datasets.captioned_shards import read_captioned_shards
     from llm2clip_search.benchmarks.retrieval import measure_retrieval
 
     model = replace(recipe.stage2.model, querybank=querybank)
@@ -143,7 +143,7 @@ def test_a_folder_with_a_frozen_tower_and_pooled_modules_is_complete(
     assert tensors["vision.projection.weight"].shape[0] == width
     assert [t.shape for name, t in tensors.items() if name.endswith(".bank")] == [(5, width)] * (2 if querybank else 0)
     encoder = load_encoder(f"dir:{tmp_path / 'model'}", runtime="onnx", device="cpu")
-    (result,) = measure_retrieval(encoder, read_multilingual_flickr8k(root / "flickr8k", "dev", ("en",)))
+    (result,) = measure_retrieval(encoder, read_captioned_shards(root / "flickr8k", "dev", ("en",), name="flickr8k"))
     for name, value in result.metrics.items():
         assert value == pytest.approx(figures[f"en/{name}"], abs=0.04), "one caption of 30 may flip in half precision"
 

@@ -95,3 +95,15 @@ def test_without_a_scan_the_answer_is_the_same(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(exact, "is_available", lambda: False)
     without = SearchIndex(snapshot).search(vectors[:3], k=5)
     np.testing.assert_array_equal(with_scan[1], without[1])
+
+
+def test_a_query_alone_leaves_the_threads_of_faiss_as_they_were() -> None:
+    faiss = pytest.importorskip("faiss")
+    vectors = unit(np.random.default_rng(0).standard_normal((100, 8))).astype(np.float16)
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(3)
+    try:
+        Float16Scan(vectors).search(vectors[:1].astype(np.float32), 3, None)
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)

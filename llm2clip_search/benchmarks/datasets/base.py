@@ -126,6 +126,12 @@ class DatasetInfo:
     decide the languages, no language means the reader's default and ``(ALL_LANGS,)`` means all."""
     also_called: tuple[str, ...] = ()
     """Other names by which a model card may refer to the same photographs or captions."""
+    folder: str = ""
+    """Name of its folder in a folder of several data sets, if that is not its own name."""
+
+    def folder_in(self, root: Path) -> Path:
+        """Where the data set is if ``root`` holds several."""
+        return root / (self.folder or self.name)
 
     def open(self, root: Path, *, split: str = "", langs: Sequence[str] = ()) -> RetrievalSet:
         """Read a split.

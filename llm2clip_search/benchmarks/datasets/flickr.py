@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet
+from llm2clip_search.benchmarks.datasets.captioned_shards import CAPTION_FILE, read_captioned_shards
 from llm2clip_search.benchmarks.datasets.clip_benchmark_layout import (
     SHARD_COUNT_FILE,
     is_clip_benchmark,
@@ -18,7 +19,6 @@ from llm2clip_search.benchmarks.datasets.clip_benchmark_layout import (
 )
 from llm2clip_search.benchmarks.datasets.folders import first_existing, read_ids, read_lines, read_text
 from llm2clip_search.benchmarks.datasets.karpathy import ALL, Annotations, read_karpathy, read_numbered
-from llm2clip_search.benchmarks.datasets.multilingual_flickr8k import CAPTION_FILE, read_multilingual_flickr8k
 from llm2clip_search.errors import CorpusError
 
 TEST = "test"
@@ -91,7 +91,7 @@ def read_flickr8k(root: Path, split: str, langs: Sequence[str]) -> RetrievalSet:
         CorpusError: as for `Family.read`, or this copy does not have the split or language.
     """
     if (root / CAPTION_FILE).is_file():
-        return read_multilingual_flickr8k(root, "dev" if split in ("", "val") else split, langs)
+        return read_captioned_shards(root, "dev" if split in ("", "val") else split, langs, name="flickr8k")
     split = {"": TEST, "dev": "val"}.get(split, split)
     if split not in SPLITS:
         raise CorpusError(f"Flickr8k has no split {split!r}; it has {', '.join(SPLITS)}.")

@@ -2,12 +2,14 @@
 
 from difflib import get_close_matches
 
-from llm2clip_search.benchmarks.datasets import coco, custom, flickr, long_captions, multilingual
+from llm2clip_search.benchmarks.datasets import captioned_shards, coco, custom, flickr, long_captions, multilingual
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo
 from llm2clip_search.errors import CorpusError
 
 DATASETS: dict[str, DatasetInfo] = {
-    info.name: info for module in (flickr, coco, long_captions, multilingual, custom) for info in module.DATASETS
+    info.name: info
+    for module in (flickr, coco, captioned_shards, long_captions, multilingual, custom)
+    for info in module.DATASETS
 }
 
 

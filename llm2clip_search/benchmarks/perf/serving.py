@@ -140,9 +140,11 @@ def running(index: Path, *options: str) -> Iterator[tuple[str, int]]:
             address = _address(process, said)
             with KeptOpen(address) as client:
                 client.get("/api/v1/health")
-            yield address, process.pid
-            if process.poll() is not None:
-                raise CorpusError(f"The server ended with status {process.returncode}: {_all_of(said)[-2000:]}")
+            try:
+                yield address, process.pid
+            finally:  # it explains what clients met
+                if process.poll() is not None:
+                    raise CorpusError(f"The server ended with status {process.returncode}: {_all_of(said)[-2000:]}")
         finally:
             process.terminate()
             process.wait()

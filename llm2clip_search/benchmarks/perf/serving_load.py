@@ -4,11 +4,13 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 from llm2clip_search.base.memory import private_bytes
@@ -22,8 +24,10 @@ from llm2clip_search.store import Writer
 from llm2clip_search.store.compaction import compact
 
 SAMPLE_S = 0.5
-ADDED = 2_048
+REPLACED = 2_048
 """Rows of each commit during the run."""
+POINTS = (25, 50, 100)
+"""Per cent of the run at which memory is reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,29 +37,27 @@ class LoadCost:
     clients: int
     seconds: float
     rows: int
-    """At the end."""
+    """Of the index, all the time."""
     commits: int
-    """After each of which the server opened the index again."""
+    """Each replaced rows and wrote all shards anew; the server opened the index again after each."""
     answers: dict[int, int]
     """Answers by HTTP status."""
     search_ms: float
     """Median of the answers with 200."""
     slow_ms: float
     """99th percentile."""
-    memory_before_mb: float
-    """Private memory of the server, median over the second tenth of the run."""
-    memory_after_mb: float
-    """The same over the last tenth."""
+    memory_mb: dict[int, float]
+    """Private memory of the server by per cent of the run, each the median over the tenth of the run before."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def measure_load(encoder: Encoder, *, rows: int, clients: int, seconds: float) -> LoadCost:
-    """Let clients ask an index to which rows are added, and whose approximate index is built again, all the time.
+    """Let clients ask an index in which rows are replaced, and which is written anew each time.
 
-    Args:
-        rows: of the index in the beginning.
+    Raises:
+        CorpusError: the server ended, or the index could not be changed.
     """
     with tempfile.TemporaryDirectory(prefix="llm2clip-serving-") as scratch:
         index = write_synthetic(Path(scratch) / ".llm2clip", rows, encoder)
@@ -66,31 +68,36 @@ def measure_load(encoder: Encoder, *, rows: int, clients: int, seconds: float) -
             answers, times, memory = Counter[int](), list[float](), list[int]()
             commits = [0]
             work: list[Callable[[], None]] = [
-                *(lambda first=first: _ask(address, first, stop, answers, times) for first in range(clients)),
-                lambda: _grow(index, encoder, stop, commits),
+                *(partial(_ask, address, first, stop, answers, times) for first in range(clients)),
+                partial(_replace_rows, index, encoder, stop, commits),
             ]
-            threads = [Thread(target=each, daemon=True) for each in work]
-            for thread in threads:
-                thread.start()
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
-                memory.append(private_bytes(process))
-                time.sleep(SAMPLE_S)
-            stop.set()
-            for thread in threads:
-                thread.join()
-    tenth = max(1, len(memory) // 10)
+            with ThreadPoolExecutor(len(work)) as threads:
+                running_work = [threads.submit(each) for each in work]
+                end = time.perf_counter() + seconds
+                try:
+                    while time.perf_counter() < end and not any(each.done() for each in running_work):
+                        memory.append(private_bytes(process))
+                        time.sleep(SAMPLE_S)
+                finally:
+                    stop.set()
+                for each in running_work:
+                    each.result()
     return LoadCost(
         clients=clients,
         seconds=seconds,
-        rows=rows + ADDED * commits[0],
+        rows=rows,
         commits=commits[0],
         answers=dict(sorted(answers.items())),
         search_ms=1000 * statistics.median(times),
         slow_ms=1000 * statistics.quantiles(times, n=100)[-1],
-        memory_before_mb=statistics.median(memory[tenth : 2 * tenth]) / 1e6,
-        memory_after_mb=statistics.median(memory[-tenth:]) / 1e6,
+        memory_mb={share: _median_until(memory, share) / 1e6 for share in POINTS},
     )
+
+
+def _median_until(samples: Sequence[int], per_cent: int) -> float:
+    """Median over the tenth of the samples that ends at so many per cent of them."""
+    end = max(1, len(samples) * per_cent // 100)
+    return statistics.median(samples[max(0, end - max(1, len(samples) // 10)) : end])
 
 
 def _ask(address: str, first: int, stop: Event, answers: Counter[int], times: list[float]) -> None:
@@ -110,12 +117,15 @@ def _ask(address: str, first: int, stop: Event, answers: Counter[int], times: li
                 times.append(time.perf_counter() - started)
 
 
-def _grow(index: Path, encoder: Encoder, stop: Event, commits: list[int]) -> None:
-    mixture = SphereMixture.of(100_000, encoder.dim, seed=1)
+def _replace_rows(index: Path, encoder: Encoder, stop: Event, commits: list[int]) -> None:
+    """Put new rows in the place of the oldest, as indexing does with files whose content has changed, and write all
+    shards anew."""
+    mixture = SphereMixture.of(10 * REPLACED, encoder.dim, seed=1)
     while not stop.wait(1):
         with Writer.open(index, model=encoder.identity, dim=encoder.dim) as writer:
-            rows = [synthetic_row(number) for number in writer.allocate(ADDED)]
-            writer.commit(rows, mixture.draw(ADDED, stream=1 + rows[0].id))
-            compact(writer)
+            oldest = writer.snapshot.live_ids[:REPLACED]
+            rows = [synthetic_row(number) for number in writer.allocate(len(oldest))]
+            writer.commit(rows, mixture.draw(len(rows), stream=1 + rows[0].id), removed=oldest)
+            compact(writer, everything=True)
             build_ann(writer, AnnConfig(), captions=encoder.caption_sample)
         commits[0] += 1

@@ -10,6 +10,7 @@ from llm2clip_search.cli.bench.evaluation import bench_evaluation
 from llm2clip_search.cli.bench.failures import bench_failures
 from llm2clip_search.cli.bench.feeding import bench_feeding
 from llm2clip_search.cli.bench.lengths import bench_lengths
+from llm2clip_search.cli.bench.no_answer import bench_no_answer
 from llm2clip_search.cli.bench.opening import bench_opening
 from llm2clip_search.cli.bench.report import bench_report
 from llm2clip_search.cli.bench.retrieval import bench_retrieval
@@ -17,17 +18,22 @@ from llm2clip_search.cli.bench.scale import bench_scale
 from llm2clip_search.cli.bench.serve import bench_serve
 from llm2clip_search.cli.bench.sources import bench_sources
 from llm2clip_search.cli.bench.speed import bench_speed
+from llm2clip_search.cli.bench.sugarcrepe import bench_sugarcrepe
+from llm2clip_search.cli.bench.suite import bench_suite
 from llm2clip_search.cli.bench.training import training
 from llm2clip_search.cli.bench.zero_shot import bench_zero_shot
 
 bench = typer.Typer(no_args_is_help=True, help="Measure recall and speed.")
 bench.command("retrieval")(bench_retrieval)
+bench.command("suite")(bench_suite)
 bench.command("compare")(bench_compare)
 bench.command("report")(bench_report)
 bench.command("datasets")(bench_datasets)
 bench.command("captions")(bench_captions)
 bench.command("lengths")(bench_lengths)
 bench.command("zero-shot")(bench_zero_shot)
+bench.command("sugarcrepe")(bench_sugarcrepe)
+bench.command("no-answer")(bench_no_answer)
 bench.command("failures")(bench_failures)
 bench.command("training")(training)
 bench.command("ann")(bench_ann)

@@ -14,13 +14,30 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from llm2clip_search.base.progress import Progress
-    from llm2clip_search.benchmarks.datasets.base import RetrievalSet
+    from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet
     from llm2clip_search.encoders import Encoder
     from llm2clip_search.encoders.towers import Runtime
 
 DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a data set; bench datasets lists them.")]
 DatasetRoot = Annotated[
     Path, typer.Option("--root", help="Folder of the data set, or a folder that contains it as NAME.")
+]
+SuiteNames = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME[:SPLIT]]...",
+        help="Names of data sets; bench datasets lists them. Default: all that have a folder in --root.",
+        show_default=False,
+    ),
+]
+SuiteRoot = Annotated[Path, typer.Option("--root", help="Folder that holds a folder for each data set.")]
+SuiteLangs = Annotated[
+    str,
+    typer.Option(
+        "--langs",
+        help="Languages, separated by commas, or all. Default: the first one of each data set.",
+        show_default=False,
+    ),
 ]
 EncoderName = Annotated[str, typer.Option("--model", help="Model to measure, as for query.")]
 SplitName = Annotated[
@@ -87,20 +104,51 @@ def open_measured(
         langs: language codes, separated by commas; empty for each data set's default.
     """
     from llm2clip_search.benchmarks.datasets.registry import find_dataset
+
+    wanted = [lang for lang in langs.split(",") if lang]
+    opened = []
+    for info in map(find_dataset, datasets):
+        folder = info.folder_in(root)
+        opened.append((info, info.open(folder if folder.is_dir() else root, split=split, langs=wanted)))
+    return load_measured(opened, model=model, runtime=runtime, device=device, cache=cache, no_cache=no_cache)
+
+
+def open_measured_suite(
+    datasets: Sequence[str],
+    root: Path,
+    *,
+    langs: str,
+    model: str,
+    runtime: "Runtime",
+    device: str,
+    cache: Path | None,
+    no_cache: bool,
+) -> list[Measured]:
+    """As `open_measured`, for data sets that each have a folder in ``root``; what is left out is said."""
+    from llm2clip_search.benchmarks.suite import open_suite
+
+    opened = open_suite(root, datasets, langs=[lang for lang in langs.split(",") if lang], skip=console.warn)
+    return load_measured(opened, model=model, runtime=runtime, device=device, cache=cache, no_cache=no_cache)
+
+
+def load_measured(
+    opened: "Sequence[tuple[DatasetInfo, RetrievalSet]]",
+    *,
+    model: str,
+    runtime: "Runtime",
+    device: str,
+    cache: Path | None,
+    no_cache: bool,
+) -> list[Measured]:
+    """Load the encoder to measure on data sets that are open; notes and arguments as of `open_measured`."""
     from llm2clip_search.benchmarks.embedding import default_cache
     from llm2clip_search.benchmarks.retrieval import seen_in_training
     from llm2clip_search.encoders import load_encoder
 
-    wanted = [lang for lang in langs.split(",") if lang]
-    infos = [find_dataset(name) for name in datasets]
-    opened = [
-        info.open(root / info.name if (root / info.name).is_dir() else root, split=split, langs=wanted)
-        for info in infos
-    ]
     encoder = load_encoder(model, runtime=runtime, device=device)
     folder = None if no_cache else cache or default_cache()
     measured = []
-    for info, dataset in zip(infos, opened, strict=True):
+    for info, dataset in opened:
         seen = seen_in_training(info, dataset.split, encoder.training_data)
         if seen:
             console.warn(f"{encoder.name} was trained on {dataset.name} {dataset.split}: its card says {seen!r}.")

@@ -10,6 +10,7 @@ from llm2clip_search.cli.bench.measured import (
     CacheFolder,
     DatasetRoot,
     EncoderName,
+    Measured,
     NoCache,
     SplitName,
     check_output_file,
@@ -19,7 +20,7 @@ from llm2clip_search.cli.options import Device, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.table import Table
 
@@ -51,6 +52,14 @@ def bench_retrieval(
     joined: Annotated[
         int, typer.Option(min=0, help="Join this many captions of an image into one long query; 0 uses each by itself.")
     ] = 0,
+    drafts: Annotated[
+        bool,
+        typer.Option(
+            "--drafts",
+            help="Read large JPEGs at reduced size, as indexing does for speed, to measure what that changes."
+            " Benchmarks otherwise read whole images, as papers do.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -74,11 +83,6 @@ def bench_retrieval(
 
     [dim]llm2clip-search bench retrieval flickr8k --root ./flickr8k --langs en,de --out nano.json[/dim]
     """
-    from rich.markup import escape
-
-    from llm2clip_search.benchmarks.results import write_results
-    from llm2clip_search.benchmarks.retrieval import measure_retrieval
-
     if out is not None:
         check_output_file(out)
     select = _selection(captions_per_image, joined)
@@ -93,14 +97,38 @@ def bench_retrieval(
         cache=cache,
         no_cache=no_cache,
     )
+    per_image = f"joined {joined}" if joined else captions_per_image
+    results = measure_each(
+        opened, select, captions_per_image=per_image, out=out, json_output=json_output, drafts=drafts
+    )
+    if not json_output:
+        with console.results():
+            console.out.print(recall_table(results, against=against is not None))
+            print_notes(results)
+
+
+def measure_each(
+    opened: "Sequence[Measured]",
+    select: "Callable[[RetrievalSet], RetrievalSet]",
+    *,
+    captions_per_image: str,
+    out: Path | None,
+    json_output: bool,
+    drafts: bool = False,
+) -> "list[RetrievalResult]":
+    """Measure data sets one after the other; each result is printed as JSON and written as soon as it is there."""
+    from llm2clip_search.benchmarks.results import write_results
+    from llm2clip_search.benchmarks.retrieval import measure_retrieval
+
     results: list[RetrievalResult] = []
     with ProgressBar() as progress:
         for measured in opened:
             for result in measure_retrieval(
                 measured.encoder,
                 select(measured.dataset),
-                captions_per_image=f"joined {joined}" if joined else captions_per_image,
+                captions_per_image=captions_per_image,
                 trained_on=measured.trained_on,
+                drafts=drafts,
                 cache=measured.cache,
                 progress=progress,
             ):
@@ -110,11 +138,15 @@ def bench_retrieval(
                         console.print_json(result.to_dict())
                 if out is not None:
                     write_results(out, results)  # after each, so that an interrupted run leaves its results
-    if not json_output:
-        with console.results():
-            console.out.print(_table(results, against=against is not None))
-            for note in dict.fromkeys(f"{r.dataset}: {note}" for r in results for note in r.notes):
-                console.out.print(f"[dim]{escape(note)}[/dim]")
+    return results
+
+
+def print_notes(results: "Sequence[RetrievalResult]") -> None:
+    """Print what a reader of the results must know, below their table."""
+    from rich.markup import escape
+
+    for note in dict.fromkeys(f"{r.dataset}: {note}" for r in results for note in r.notes):
+        console.out.print(f"[dim]{escape(note)}[/dim]")
 
 
 def _selection(captions_per_image: str, joined: int) -> "Callable[[RetrievalSet], RetrievalSet]":
@@ -133,20 +165,18 @@ def _selection(captions_per_image: str, joined: int) -> "Callable[[RetrievalSet]
     return lambda found: found.changed(lambda captions: captions.first(count), note)
 
 
-def _table(results: "list[RetrievalResult]", *, against: bool) -> "Table":
+def recall_table(results: "Sequence[RetrievalResult]", *, against: bool = False) -> "Table":
+    """Recalls with the intervals of R@1, a row for each result; below it published figures, if asked for."""
     from llm2clip_search.benchmarks.paper import headline_figures
+    from llm2clip_search.benchmarks.suite import recall_cells
     from llm2clip_search.evaluation.metrics import KS
 
     recalls = [f"{way} retrieval R@{' / '.join(map(str, KS))}" for way in ("image", "text")]
     columns = ("data set", "language", "captions", "images", *recalls, "95 % intervals of R@1")
     table = console.table(*columns, left=[column for column in columns if column not in ("captions", "images")])
     for result in results:
-        cells = [
-            " / ".join(f"{100 * result.metrics[f'{way}_recall@{k}']:.1f}" for k in KS)
-            for way in ("image_retrieval", "text_retrieval")
-        ]
         bounds = [result.intervals[f"{way}_recall@1"] for way in ("image_retrieval", "text_retrieval")]
-        cells.append("  ".join(f"{100 * low:.1f}-{100 * high:.1f}" for low, high in bounds))
+        cells = (*recall_cells(result.metrics), "  ".join(f"{100 * low:.1f}-{100 * high:.1f}" for low, high in bounds))
         name = f"{result.dataset} {result.split}" + (" (trained on)" if result.trained_on else "")
         table.add_row(name, result.language, f"{result.captions:,}", f"{result.images:,}", *cells)
         for figure in headline_figures(result) if against else ():

@@ -51,8 +51,8 @@ def bench_serve(
         )
         if load is not None:
             statuses = ", ".join(f"{count:,} with {status}" for status, count in load.answers.items())
+            memory = ", ".join(f"{size:.0f} MB after {share} %" for share, size in load.memory_mb.items())
             console.out.print(
-                f"{load.clients} clients for {load.seconds:.0f} s, {load.commits} commits: answers {statuses};"
-                f" {load.search_ms:.0f} ms, 99th percentile {load.slow_ms:.0f} ms;"
-                f" memory {load.memory_before_mb:.0f} MB, in the end {load.memory_after_mb:.0f} MB"
+                f"{load.clients} clients for {load.seconds:.0f} s, index rebuilt {load.commits} times:"
+                f" answers {statuses}; {load.search_ms:.0f} ms, 99th percentile {load.slow_ms:.0f} ms; memory {memory}"
             )

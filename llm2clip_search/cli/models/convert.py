@@ -12,7 +12,9 @@ def convert_model(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="SRC", help="A checkpoint's folder, or its .safetensors, .pt or .bin file.", show_default=False
+            metavar="SRC",
+            help="A checkpoint's folder, that of a training run included, or its .safetensors, .pt or .bin file.",
+            show_default=False,
         ),
     ],
     destination: Annotated[
@@ -26,8 +28,11 @@ def convert_model(
         ),
     ] = None,
     lora: Annotated[
-        Path | None,
-        typer.Option(help="Folder with PEFT updates of the LLM. Default: the one in SRC, if any.", show_default=False),
+        list[Path] | None,
+        typer.Option(
+            help="Folder with PEFT updates of the LLM; may be repeated, and all are added up. Default: the one in SRC.",
+            show_default=False,
+        ),
     ] = None,
     pixels: Annotated[
         Literal["auto", "openai", "siglip"],
@@ -37,6 +42,21 @@ def convert_model(
             " published vision towers were trained."
         ),
     ] = "auto",
+    activation: Annotated[
+        Literal["quick_gelu", "gelu"] | None,
+        typer.Option(
+            help="Activation of a plain ViT, which its keys do not show: quick_gelu if its training began with OpenAI's"
+            " weights, gelu otherwise. Default: quick_gelu, with a note.",
+            show_default=False,
+        ),
+    ] = None,
+    overlong: Annotated[
+        Literal["keep_suffix", "llm2vec"],
+        typer.Option(
+            help="Captions of more than 512 tokens. keep_suffix: cut their end, keep the end-of-turn token; llm2vec:"
+            " cut and pool as LLM2CLIP's repository does, to reproduce its numbers."
+        ),
+    ] = "keep_suffix",
     licence: Annotated[str, typer.Option(help="Licence to state in the model card.")] = "unknown",
 ) -> None:
     """Convert a published LLM2CLIP checkpoint, in the Hugging Face layout or the training repository's.
@@ -53,7 +73,9 @@ def convert_model(
         source,
         destination,
         llm=llm,
-        lora=lora,
+        lora=lora or (),
+        activation=activation,
+        overlong=overlong,
         licence=licence,
         pixels=None if pixels == "auto" else PIXELS[pixels],
     )

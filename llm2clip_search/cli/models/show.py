@@ -63,6 +63,8 @@ def _lines(entry: "CatalogueModel | None", model: "Model | None") -> Iterator[Li
         yield "parameters", f"{_tower_size(model, 'vision')} to index images, {_tower_size(model, 'text')} to query"
     config = model.config if model else None
     stated = config.licence if config and config.licence != _UNKNOWN else None
+    if config is not None and config.calibration is not None:
+        yield "calibration", f"fitted on {', '.join(config.calibration.fitted_on) or _UNKNOWN}"
     yield "licence", stated or (entry.licence if entry else None) or _UNKNOWN
     data = (config.training_data if config else ()) or (entry.training_data if entry else ()) or (_UNKNOWN,)
     for number, line in enumerate(data):

@@ -1,8 +1,12 @@
 """Names of the adaptor's tensors: from the published ones to this project's and back.
 
 The published names of block N are ``<container>.N.fn.0`` and ``.fn.3`` (its two linear layers, with GELU and dropout
-between them) and ``.N.ln``; the LayerNorm and linear layer after the blocks are numbered like blocks. The container is
-``text_adapter.adaptor``, ``text.text_adaptor`` or ``text.text_proj.text_adaptor``.
+between them) and ``.N.ln``; the LayerNorm and linear layer after the blocks are numbered like blocks.
+
+The container is ``text_adapter.adaptor`` in the Hugging Face layout. In the training repository it names the class of
+the text tower, whatever the vision tower is: ``text.text_adaptor`` is the adaptor alone, trained on embeddings computed
+before (``use_embedding``) and L2-normalised; ``text.text_proj.text_adaptor`` follows the LLM, whose states it takes as
+they are.
 """
 
 import re
@@ -16,18 +20,13 @@ from llm2clip_search.encoders.checkpoints.layouts import LayoutName, check_keys,
 from llm2clip_search.encoders.config import AdaptorConfig
 from llm2clip_search.errors import ModelError
 
-CONTAINERS: dict[LayoutName, str] = {
-    "openai": "text_adapter.adaptor",
-    "eva02": "text.text_adaptor",
-    "siglip2": "text.text_proj.text_adaptor",
-}
-"""Prefix of the adaptor's keys in each layout."""
-
 _KEY = re.compile(r"(?P<container>(?:(?:text|text_proj|text_projection|(?:text_)?adapt[eo]r)\.)+)(?P<rest>\d+\..+)")
 _BLOCK_KEY = re.compile(
     r"(?P<block>\d+)\.(?P<layer>(?:fn|net|mlp|ff)\.(?P<number>\d)|ln|norm|layer_norm)\.(?P<part>weight|bias)"
 )
 _END_KEY = re.compile(r"(?P<index>\d+)\.(?P<part>weight|bias)")
+_AFTER_LLM = ("text_proj", "text_projection")
+"""Parts of a container's name that only an adaptor after the LLM has."""
 _FIRST, _SECOND = ("fn.0", "fn.3")
 _OURS = {_FIRST: "expand", _SECOND: "contract", "ln": "norm"}
 
@@ -48,6 +47,13 @@ class AdaptorPart:
     notes: tuple[str, ...] = ()
 
 
+def container_of(layout: LayoutName, *, normalises: bool) -> str:
+    """Prefix of the adaptor's keys in a layout, for an adaptor that L2-normalises its input or does not."""
+    if layout == "openai":
+        return "text_adapter.adaptor"
+    return "text.text_adaptor" if normalises else "text.text_proj.text_adaptor"
+
+
 def convert_adaptor(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> AdaptorPart:
     """Find the adaptor among a checkpoint's tensors, under any plausible spelling of its keys, and rename it.
 
@@ -56,7 +62,9 @@ def convert_adaptor(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> 
     """
     matches = {name: match for name in tensors if (match := _KEY.fullmatch(name))}
     if not matches:
-        raise ModelError(f"The checkpoint has no adaptor: no key starts with {CONTAINERS[layout]}.0.")
+        raise ModelError(
+            f"The checkpoint has no adaptor: no key starts with {container_of(layout, normalises=True)}.0."
+        )
     containers = sorted({match["container"].rstrip(".") for match in matches.values()})
     if len(containers) > 1:
         raise ModelError(f"The checkpoint has {len(containers)} adaptors: {', '.join(containers)}.")
@@ -68,8 +76,9 @@ def convert_adaptor(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> 
     hidden, dim = norm.shape[0], weight.shape[0]
     if expand.shape[0] % hidden:
         raise ModelError(f"The adaptor's inner width {expand.shape[0]} is not a multiple of its width {hidden}.")
-    # Weights do not show whether the input is L2-normalised: it is in every variant but SigLIP 2's.
-    config = AdaptorConfig(blocks=last - 1, expansion=expand.shape[0] // hidden, normalises=layout != "siglip2")
+    # Weights do not show whether the input is L2-normalised.
+    normalises = not any(part in _AFTER_LLM for part in containers[0].split("."))
+    config = AdaptorConfig(blocks=last - 1, expansion=expand.shape[0] // hidden, normalises=normalises)
     with torch.device("meta"):
         wanted = shapes_of(Adaptor(hidden, dim, config))
     check_keys(f"adaptor {containers[0]}", wanted, found)
@@ -79,12 +88,12 @@ def convert_adaptor(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> 
         dim=dim,
         tensors=found,
         used=frozenset(matches),
-        notes=_notes(layout, containers[0], set(published) - set(spelled)),
+        notes=_notes(container_of(layout, normalises=normalises), containers[0], set(published) - set(spelled)),
     )
 
 
-def adaptor_to_checkpoint(tensors: Mapping[str, torch.Tensor], layout: LayoutName) -> dict[str, torch.Tensor]:
-    """Rename an adaptor's tensors to those of a published layout; the inverse of `convert_adaptor`."""
+def adaptor_to_checkpoint(tensors: Mapping[str, torch.Tensor], container: str) -> dict[str, torch.Tensor]:
+    """Rename an adaptor's tensors to those of a `container_of` a layout; the inverse of `convert_adaptor`."""
     theirs = {ours: name for name, ours in _OURS.items()}
     blocks = 1 + max((int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")), default=-1)
     ends = {"norm": str(blocks), "projection": str(blocks + 1)}
@@ -96,7 +105,7 @@ def adaptor_to_checkpoint(tensors: Mapping[str, torch.Tensor], layout: LayoutNam
         else:
             _, number, layer = layer.split(".")
             layer = f"{number}.{theirs[layer]}"
-        published[f"{CONTAINERS[layout]}.{layer}.{part}"] = tensor
+        published[f"{container}.{layer}.{part}"] = tensor
     return published
 
 
@@ -129,10 +138,10 @@ def _our_name(name: str, norm: int) -> str:
     return name
 
 
-def _notes(layout: LayoutName, container: str, renamed: set[str]) -> tuple[str, ...]:
+def _notes(expected: str, container: str, renamed: set[str]) -> tuple[str, ...]:
     notes = []
-    if container != CONTAINERS[layout]:
-        notes.append(f"The adaptor's keys start with {container}; {CONTAINERS[layout]} was expected.")
+    if container != expected:
+        notes.append(f"The adaptor's keys start with {container}; {expected} was expected.")
     if renamed:
         notes.append(f"The adaptor has keys other than fn.0, fn.3 and ln: {listed(renamed)}.")
     return tuple(notes)

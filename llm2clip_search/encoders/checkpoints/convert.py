@@ -7,7 +7,7 @@ they are published with the checkpoint, are copied to the model folder and merge
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,9 +27,10 @@ from llm2clip_search.encoders.checkpoints.layouts import (
 )
 from llm2clip_search.encoders.checkpoints.llm_source import UNTUNED, LLMSource, find_llm
 from llm2clip_search.encoders.checkpoints.openai_clip import convert_openai
-from llm2clip_search.encoders.checkpoints.peft_lora import read_peft
+from llm2clip_search.encoders.checkpoints.peft_lora import stack_peft
+from llm2clip_search.encoders.checkpoints.plain_vit import Activation, convert_plain_vit
 from llm2clip_search.encoders.checkpoints.siglip2 import convert_siglip2, siglip_pixels
-from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from llm2clip_search.encoders.config import ModelConfig, Overlong, PreprocessConfig, TextConfig, VisionConfig
 from llm2clip_search.encoders.folders import output_folder, refuse_existing
 from llm2clip_search.encoders.image_processor import read_image_processor
 from llm2clip_search.encoders.llm import save_tokenizer
@@ -74,34 +75,40 @@ def convert(
     destination: Path,
     *,
     llm: str | None = None,
-    lora: Path | None = None,
+    lora: Sequence[Path] = (),
     name: str = "",
     licence: str = "unknown",
     training_data: tuple[str, ...] = (),
     pixels: Callable[[int], PreprocessConfig] | None = None,
+    activation: Activation | None = None,
+    overlong: Overlong = "keep_suffix",
 ) -> ModelConfig:
     """Convert a published checkpoint to a model folder; a warning is logged for every unusual spelling.
 
     Args:
-        source: the checkpoint's folder, or its ``.safetensors``, ``.pt`` or ``.bin`` file.
+        source: the checkpoint's folder, that of a training run included (see `run_folder`), or its ``.safetensors``,
+            ``.pt`` or ``.bin`` file.
         destination: the model folder to write.
         llm: source of the LLM, ``hf:OWNER/REPO[@REVISION]`` or ``dir:PATH``; None takes the one that the adaptor was
             trained on.
-        lora: folder with PEFT updates of the LLM; None looks for one in ``source``.
+        lora: folders with PEFT updates of the LLM, which are added up; without any, one is looked for in ``source``.
         name: of the model; empty takes the destination's.
         pixels: one of `PIXELS`; None takes ``preprocessor_config.json`` in ``source``, or else the preprocessing that
             the layout's models were trained with.
+        activation: of a plain ViT, see `convert_plain_vit`; other towers have none to choose.
+        overlong: see `TextConfig`.
 
     Raises:
         ModelError: the destination exists or cannot be written; the checkpoint is damaged or has no published layout;
-            keys are missing or unexpected; the LLM's width is not the adaptor's, or its published updates are missing.
+            keys are missing or unexpected; the LLM's width is not the adaptor's, or its published updates are missing;
+            or ``activation`` is given for a tower other than a plain ViT.
     """
     refuse_existing(destination)
     checkpoint = read_checkpoint(source)
-    converted = convert_tensors(checkpoint)
+    converted = convert_tensors(checkpoint, activation)
     for note in converted.notes:
         logger.warning(note)
-    base = find_llm(llm, layout=converted.layout, hidden=converted.adaptor.hidden)
+    base = find_llm(llm, normalises=converted.adaptor.config.normalises, hidden=converted.adaptor.hidden)
     updates, lora_files = _find_updates(lora, source)
     if not updates and base.reference.partition("@")[0] == UNTUNED:
         raise ModelError(
@@ -121,6 +128,7 @@ def convert(
             pooling="mean",
             instruction=HEADER,
             suffix=END_OF_TURN,
+            overlong=overlong,
             adaptor=converted.adaptor.config,
         ),
         licence=licence,
@@ -134,15 +142,19 @@ def convert(
     return config
 
 
-def convert_tensors(checkpoint: PublishedCheckpoint) -> Converted:
+def convert_tensors(checkpoint: PublishedCheckpoint, activation: Activation | None = None) -> Converted:
     """Rename a checkpoint's tensors and account for every key.
 
+    Args:
+        activation: of a plain ViT, see `convert_plain_vit`.
+
     Raises:
-        ModelError: the checkpoint has no published layout, or keys and shapes do not fit it.
+        ModelError: the checkpoint has no published layout, keys and shapes do not fit it, or it is no plain ViT but
+            ``activation`` is given.
     """
     tensors = checkpoint.tensors
     layout = detect_layout(tensors)
-    vision = _vision(layout, checkpoint)
+    vision = _vision(layout, checkpoint, activation)
     adaptor = convert_adaptor(tensors, layout)
     frozen = {name for name in tensors if name.startswith(LLM_PREFIX)} - adaptor.used
     scalars = {name: tensors[name] for name in KEPT_SCALARS if name in tensors}
@@ -167,7 +179,14 @@ def convert_tensors(checkpoint: PublishedCheckpoint) -> Converted:
     )
 
 
-def _vision(layout: LayoutName, checkpoint: PublishedCheckpoint) -> VisionPart:
+def _vision(layout: LayoutName, checkpoint: PublishedCheckpoint, activation: Activation | None) -> VisionPart:
+    if layout == "vit":
+        return convert_plain_vit(checkpoint.tensors, activation)
+    if activation is not None:
+        raise ModelError(
+            f"The activation {activation} was chosen, but a vision tower of layout {layout} has none to choose.",
+            hint="--activation is for the training repository's plain ViTs, whose keys do not show it.",
+        )
     if layout == "openai":
         return convert_openai(checkpoint.tensors, checkpoint.config)
     return (convert_eva02 if layout == "eva02" else convert_siglip2)(checkpoint.tensors)
@@ -191,21 +210,21 @@ def _preprocess(
     return stated
 
 
-def _find_updates(lora: Path | None, source: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Low-rank updates by layer, and the hash of the file that holds them."""
-    if lora is None:
-        found = sorted({path.parent for path in _adapter_configs(source)})
-        if len(found) > 1:
-            names = ", ".join(folder.name for folder in found[:5])
+def _find_updates(lora: Sequence[Path], source: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Low-rank updates by layer, and the hashes of the files that hold them."""
+    if not lora:
+        lora = sorted({path.parent for path in _adapter_configs(source)})
+        if len(lora) > 1:
+            some = ", ".join(folder.name for folder in lora[:5])
             raise ModelError(
-                f"{source} has {len(found)} folders with low-rank updates: {names}.", hint="Name one with --lora."
+                f"{source} has {len(lora)} folders with low-rank updates: {some}.",
+                hint="Name those to add to the LLM with --lora.",
             )
-        if not found:
-            return {}, {}
-        lora = found[0]
-    updates = read_peft(lora)
-    path = lora / "adapter_model.safetensors"
-    return updates, {f"{lora.name}/{path.name}": file_sha256(path)}
+    updates = stack_peft(lora)
+    names = [folder.name for folder in lora]
+    labels = [folder.name if names.count(folder.name) == 1 else str(folder) for folder in lora]
+    file = "adapter_model.safetensors"
+    return updates, {f"{label}/{file}": file_sha256(folder / file) for label, folder in zip(labels, lora, strict=True)}
 
 
 def _adapter_configs(folder: Path) -> list[Path]:

@@ -1,9 +1,10 @@
 """The layouts, files and key names, in which LLM2CLIP checkpoints are published.
 
-Keys distinguish three layouts: ``openai``, the Hugging Face layout of the OpenAI towers (``vision_model.*``,
-``visual_projection.weight``, ``text_adapter.adaptor.*``); ``eva02``, a state dict of the training repository
-(``visual.*`` in EVA's names, ``text.text_adaptor.*``); and ``siglip2``, a state dict of the same repository with a
-timm tower (``visual.trunk.*``, ``text.text_proj.text_adaptor.*``). All of them contain ``logit_scale``.
+Keys distinguish four layouts: ``openai``, the Hugging Face layout of the OpenAI towers (``vision_model.*``,
+``visual_projection.weight``, ``text_adapter.adaptor.*``), and three of state dicts of the training repository:
+``eva02`` (``visual.*`` in EVA's names), ``siglip2`` (``visual.trunk.*`` in timm's) and ``vit``
+(``visual.transformer.resblocks.*``, the names of OpenAI's and open_clip's towers). The text tower of a state dict does
+not depend on the vision tower, see `adaptor_keys`. All of them contain ``logit_scale``.
 """
 
 import json
@@ -16,11 +17,12 @@ from typing import Any, Literal
 import torch
 
 from llm2clip_search.base.files import file_sha256
+from llm2clip_search.encoders.checkpoints.run_folder import checkpoint_files
 from llm2clip_search.encoders.config import PreprocessConfig, VisionConfig
 from llm2clip_search.encoders.weights import refuse_pickle
 from llm2clip_search.errors import ModelError
 
-LayoutName = Literal["openai", "eva02", "siglip2"]
+LayoutName = Literal["openai", "eva02", "siglip2", "vit"]
 
 _WRAPPERS = ("state_dict", "module", "model")
 """Keys under which training loops store a state dict, next to optimiser and step."""
@@ -68,7 +70,7 @@ def openai_pixels(size: int) -> PreprocessConfig:
 
 
 def read_checkpoint(source: Path) -> PublishedCheckpoint:
-    """Read a checkpoint: a ``.safetensors`` file, a ``.pt`` or ``.bin`` state dict, or a folder with one of these.
+    """Read a checkpoint: a ``.safetensors`` file, a ``.pt`` or ``.bin`` state dict, or a folder, see `run_folder`.
 
     State dicts are read with ``weights_only``, which runs none of their code.
 
@@ -78,7 +80,7 @@ def read_checkpoint(source: Path) -> PublishedCheckpoint:
     """
     if not source.exists():
         raise ModelError(f"There is no checkpoint at {source}.")
-    paths = _files_of(source) if source.is_dir() else [source]
+    paths = checkpoint_files(source) if source.is_dir() else [source]
     tensors: dict[str, torch.Tensor] = {}
     for path in paths:
         tensors |= _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
@@ -103,10 +105,12 @@ def detect_layout(names: Iterable[str]) -> LayoutName:
         return "siglip2"
     if any(name.startswith("visual.blocks.") for name in names):
         return "eva02"
+    if any(name.startswith("visual.transformer.resblocks.") for name in names):
+        return "vit"
     starts = {".".join(name.split(".")[:2]) for name in names}
     raise ModelError(
-        "The checkpoint does not have an LLM2CLIP layout: keys should start with vision_model, visual.trunk or"
-        f" visual.blocks, but they start with {listed(starts)}."
+        "The checkpoint does not have an LLM2CLIP layout: keys should start with vision_model, visual.trunk,"
+        f" visual.blocks or visual.transformer, but they start with {listed(starts)}."
     )
 
 
@@ -163,25 +167,6 @@ def count_blocks(tensors: Mapping[str, torch.Tensor], prefix: str) -> int:
     """Number of blocks, whose keys start with ``prefix`` and the block's number."""
     numbers = {name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)}
     return len(numbers)
-
-
-def _files_of(folder: Path) -> list[Path]:
-    """The checkpoint files of a folder; safetensors are preferred to state dicts."""
-    # PEFT updates in the same folder belong to the LLM, not to the checkpoint.
-    if found := sorted(path for path in folder.glob("*.safetensors") if path.name != "adapter_model.safetensors"):
-        whole = [path for path in found if path.name == "model.safetensors"]
-        return whole or found
-    # The EVA02 repositories hold both: the authors measured with the .pt, and the .bin holds only an image tower.
-    for pattern in ("*.pt", "*.bin"):
-        found = sorted(folder.glob(pattern))
-        if len(found) > 1:
-            raise ModelError(
-                f"{folder} holds {len(found)} checkpoints ({', '.join(path.name for path in found[:5])}).",
-                hint="Name one file instead of the folder.",
-            )
-        if found:
-            return found
-    raise ModelError(f"{folder} holds no *.safetensors, *.pt or *.bin.")
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:

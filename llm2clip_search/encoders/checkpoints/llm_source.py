@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from llm2clip_search.encoders.checkpoints.layouts import LayoutName, listed, shapes_of
+from llm2clip_search.encoders.checkpoints.layouts import listed, shapes_of
 from llm2clip_search.encoders.llm import FAMILIES
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
@@ -17,14 +17,12 @@ LLAMA_3_8B = "hf:microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned"
 LLAMA_3_2_1B = "hf:microsoft/LLM2CLIP-Llama-3.2-1B-Instruct-CC-Finetuned"
 UNTUNED = "hf:meta-llama/Llama-3.1-8B-Instruct"
 """Not tuned on captions; its tuning is published with the SigLIP 2 checkpoint, as low-rank updates."""
-LLMS: dict[tuple[LayoutName, int], str] = {
-    ("openai", 4096): LLAMA_3_8B,
-    ("openai", 2048): LLAMA_3_2_1B,
-    ("eva02", 4096): LLAMA_3_8B,
-    ("eva02", 2048): LLAMA_3_2_1B,
-    ("siglip2", 4096): UNTUNED,
+LLMS: dict[tuple[bool, int], str] = {
+    (True, 4096): LLAMA_3_8B,
+    (True, 2048): LLAMA_3_2_1B,
+    (False, 4096): UNTUNED,
 }
-"""The LLM that an adaptor was trained on, by layout and hidden width."""
+"""The LLM that an adaptor was trained on, by whether it L2-normalises its input (see `adaptor_keys`), and its width."""
 
 _MODEL_PREFIX = "model."
 """Prefix of the decoder's keys if it was saved with its language-model head."""
@@ -41,21 +39,23 @@ class LLMSource:
     folder: Path
 
 
-def find_llm(source: str | None, *, layout: LayoutName, hidden: int) -> LLMSource:
+def find_llm(source: str | None, *, normalises: bool, hidden: int) -> LLMSource:
     """The LLM for an adaptor whose input has ``hidden`` dimensions, fetched if it is not on this machine.
 
     Args:
         source: None takes the LLM that the adaptor was trained on.
+        normalises: whether the adaptor L2-normalises its input.
 
     Raises:
-        ModelError: no published LLM fits, it cannot be fetched, its architecture or width is wrong, or its weights are
-            not safetensors or lack keys.
+        ModelError: no published LLM fits, it cannot be fetched, it is only low-rank updates of one, its architecture
+            or width is wrong, or its weights are not safetensors or lack keys.
     """
-    fits = LLMS.get((layout, hidden))
+    fits = LLMS.get((normalises, hidden))
     wanted = source or fits
     if wanted is None:
         raise ModelError(f"No published LLM fits an adaptor of {hidden} dimensions.", hint="Name one with --llm.")
     fetched = fetch(wanted)
+    _refuse_updates(wanted, fetched.path)
     try:
         raw: Any = json.loads((fetched.path / "config.json").read_text(encoding="utf-8"))
         kind, width = raw["model_type"], raw["hidden_size"]
@@ -75,6 +75,19 @@ def find_llm(source: str | None, *, layout: LayoutName, hidden: int) -> LLMSourc
     return LLMSource(reference=pinned, folder=fetched.path)
 
 
+def _weight_paths(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
+
+
+def _refuse_updates(name: str, folder: Path) -> None:
+    """Raises ModelError if a folder holds only PEFT updates, as those of stage 1 do, some with a ``config.json``."""
+    if (folder / "adapter_config.json").exists() and not _weight_paths(folder):
+        raise ModelError(
+            f"{name} holds low-rank updates of an LLM (adapter_config.json), but not the LLM.",
+            hint="Name the updates with --lora, and the LLM that its adapter_config.json names with --llm.",
+        )
+
+
 def _check_weights(name: str, folder: Path) -> None:
     """Compare the keys of an LLM's files with its architecture: transformers would fill missing ones with random
     values."""
@@ -83,7 +96,7 @@ def _check_weights(name: str, folder: Path) -> None:
     ensure_torchvision()
     import transformers
 
-    paths = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
+    paths = _weight_paths(folder)
     if not paths:
         found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))[:3])
         raise ModelError(

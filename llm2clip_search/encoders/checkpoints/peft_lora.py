@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,29 @@ from llm2clip_search.errors import ModelError
 _KEY = re.compile(r"(?:base_model\.)?(?:model\.)*(?P<layer>layers\.\d+\..+)\.lora_(?P<half>[AB])(?:\.\w+)?\.weight")
 _UNREADABLE = {"use_dora": False, "bias": "none", "modules_to_save": None, "fan_in_fan_out": False}
 """PEFT options under which an update is more than a product of two matrices, with the value that disables them."""
+
+
+def stack_peft(folders: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """The sum of the updates of several PEFT folders, as one update of each layer.
+
+    Merging is linear, so that merging them one after the other, as stage 1 of LLM2CLIP's repository does, and merging
+    their sum give the same LLM: ``up1 @ down1 + up2 @ down2 = [up1 up2] @ [down1; down2]``.
+
+    Raises:
+        ModelError: as for `read_peft`, or two updates of a layer are of matrices of different sizes.
+    """
+    summed: dict[str, torch.Tensor] = {}
+    for folder in folders:
+        for name, tensor in read_peft(folder).items():
+            before = summed.get(name)
+            rank, size = (1, 0) if name.endswith(".up") else (0, 1)  # axes
+            if before is not None and before.shape[size] != tensor.shape[size]:
+                raise ModelError(
+                    f"{folder} updates matrices of other sizes than the updates before it ({name} has"
+                    f" {tensor.shape[size]} instead of {before.shape[size]}): they belong to different LLMs."
+                )
+            summed[name] = tensor if before is None else torch.cat([before, tensor], dim=rank)
+    return summed
 
 
 def read_peft(folder: Path) -> dict[str, torch.Tensor]:

@@ -1,27 +1,21 @@
-"""SigLIP 2 vision towers of the training repository: timm's names, attention pooling, no projection."""
+"""SigLIP 2 vision towers of the training repository: timm's names, attention pooling, a projection or none."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
-from llm2clip_search.encoders.checkpoints.layouts import (
-    VisionPart,
-    check_keys,
-    count_blocks,
-    need,
-    openai_pixels,
-    shapes_of,
-    side_of,
-)
+from llm2clip_search.encoders.checkpoints.layouts import VisionPart, check_keys, need, openai_pixels, shapes_of
+from llm2clip_search.encoders.checkpoints.timm_size import TowerSize
 from llm2clip_search.encoders.config import PreprocessConfig, VisionConfig
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 
 PREFIX = "visual.trunk."
+HEAD = "visual.head.proj."
+"""The projection of a tower trained with ``timm_proj`` "linear"; the published one has none."""
 ARCHITECTURE = "vit_so400m_patch14_siglip_224"
 
-_SO400M = (1152, 27, 14, 224)
-"""Width, blocks, patch side and image side of the published tower."""
+_SO400M = TowerSize(1152, 27, 14, 224)
+"""The published tower."""
 _HEAD_WIDTHS = {1152: 72, 1536: 96}
 """Width of an attention head by tower width: So400m and Giant. It is 64 in the others (Zhai et al., arXiv 2303.15343;
 Tschannen et al., arXiv 2502.14786)."""
@@ -42,40 +36,47 @@ def convert_siglip2(tensors: Mapping[str, torch.Tensor]) -> VisionPart:
         ModelError: keys are missing or unexpected.
     """
     found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
-    patch = need(found, "patch_embed.proj.weight")
-    width, patch_side, depth = patch.shape[0], patch.shape[-1], count_blocks(found, "blocks.")
-    side = patch_side * side_of("The vision tower", need(found, "pos_embed").shape[1])
-    options: dict[str, Any] = {}
-    if (width, depth, patch_side, side) != _SO400M:
-        inner = need(found, "blocks.0.mlp.fc1.weight").shape[0]
-        options = {
-            "img_size": side,
-            "patch_size": patch_side,
-            "embed_dim": width,
-            "depth": depth,
-            "num_heads": max(width // _HEAD_WIDTHS.get(width, 64), 1),
-            "mlp_ratio": (inner + 0.5) / width,  # timm rounds the product down
-        }
+    head = {f"projection.{name.removeprefix(HEAD)}": t for name, t in tensors.items() if name.startswith(HEAD)}
+    size = TowerSize.of(found, class_tokens=0)
+    head_width = _HEAD_WIDTHS.get(size.width, 64)
+    inner = need(found, "blocks.0.mlp.fc1.weight").shape[0]
+    options = {} if size == _SO400M else size.options(inner=inner, head_width=head_width)
     ensure_torchvision()
     import timm
 
     with torch.device("meta"):
         model = timm.create_model(ARCHITECTURE, pretrained=False, num_classes=0, **options)
     check_keys(f"vision tower {PREFIX}*", shapes_of(model), found)
+    if head:
+        check_keys(f"projection {HEAD}*", _head_shapes(head, size.width), head)
     return VisionPart(
         config=VisionConfig(
             library="timm",
             architecture=ARCHITECTURE,
             weights=None,
+            projection=bool(head),
             options=options,
-            preprocess=openai_pixels(side),
+            preprocess=openai_pixels(size.side),
         ),
-        dim=width,
-        tensors={f"backbone.{name}": t for name, t in found.items()},
-        used=frozenset(PREFIX + name for name in found),
+        dim=need(head, "projection.weight").shape[0] if head else size.width,
+        tensors={f"backbone.{name}": t for name, t in found.items()} | head,
+        used=frozenset(name for name in tensors if name.startswith((PREFIX, HEAD))),
     )
 
 
 def siglip2_to_checkpoint(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename a vision tower's ``backbone.*`` to published names; the inverse of `convert_siglip2`."""
-    return {PREFIX + name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
+    """Rename a vision tower's ``backbone.*`` and ``projection.*`` to published names; inverse of `convert_siglip2`."""
+    names = {"backbone.": PREFIX, "projection.": HEAD}
+    return {
+        theirs + name.removeprefix(ours): tensor
+        for name, tensor in tensors.items()
+        for ours, theirs in names.items()
+        if name.startswith(ours)
+    }
+
+
+def _head_shapes(head: Mapping[str, torch.Tensor], width: int) -> dict[str, torch.Size]:
+    """Shapes of a linear layer of that input width, with a bias if there is one (``timm_proj_bias``)."""
+    outputs = need(head, "projection.weight").shape[0]
+    shapes = {"projection.weight": torch.Size([outputs, width])}
+    return shapes | ({"projection.bias": torch.Size([outputs])} if "projection.bias" in head else {})

@@ -1,8 +1,8 @@
 """Write a model folder as an LLM2CLIP checkpoint in its published layout; the inverse of `convert`.
 
-A model with an OpenAI tower is written in the Hugging Face layout (``config.json``, ``model.safetensors``), one with
-EVA02 or SigLIP 2 as the training repository's state dict (``model.pt``). Tensors have the names and bits of the
-checkpoint that was converted; rotary angles, which are not weights, are computed as the repository computes them.
+A tower under transformers' names is written in the Hugging Face layout (``config.json``, ``model.safetensors``), one
+under timm's as the training repository's state dict (``model.pt``). Tensors have the names and bits of the checkpoint
+that was converted.
 """
 
 import json
@@ -11,24 +11,20 @@ from pathlib import Path
 
 import torch
 
-from llm2clip_search.encoders.checkpoints.adaptor_keys import adaptor_to_checkpoint
+from llm2clip_search.encoders.checkpoints.adaptor_keys import adaptor_to_checkpoint, container_of
 from llm2clip_search.encoders.checkpoints.convert import END_OF_TURN, HEADER, KEPT_SCALARS, MAX_TOKENS
-from llm2clip_search.encoders.checkpoints.eva02 import PREFIX, eva02_to_checkpoint
+from llm2clip_search.encoders.checkpoints.eva02 import eva02_to_checkpoint
 from llm2clip_search.encoders.checkpoints.layouts import LayoutName
 from llm2clip_search.encoders.checkpoints.openai_clip import openai_to_checkpoint
+from llm2clip_search.encoders.checkpoints.plain_vit import ARCHITECTURES, plain_vit_to_checkpoint
 from llm2clip_search.encoders.checkpoints.siglip2 import siglip2_to_checkpoint
-from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.config import TextConfig, VisionConfig
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.weights import mapped_tensors
 from llm2clip_search.errors import ModelError
 
-_WRITERS = {"openai": openai_to_checkpoint, "eva02": eva02_to_checkpoint, "siglip2": siglip2_to_checkpoint}
 _LOGIT_SCALE = 4.6052
 """ln 100, the limit during training; written for models that were trained here, which do not store it."""
-_HEAD_WIDTH = 64
-"""Width of an attention head in the published EVA02 towers."""
-_ROPE_GRID = 16
-"""Side, in patches, of the grid that EVA02's rotary positions are scaled to (Fang et al., arXiv 2303.11331)."""
 _ONNX = "--to onnx exports any model."
 
 
@@ -41,11 +37,9 @@ def write_checkpoint(model: Model, folder: Path) -> str:
     layout = _layout(model)
     vision, text = model.tensors("vision"), model.tensors("text")
     adaptor = {name.removeprefix("adaptor."): t for name, t in text.items() if name.startswith("adaptor.")}
-    tensors = _WRITERS[layout](vision) | adaptor_to_checkpoint(adaptor, layout)
-    if layout == "eva02":
-        options = model.config.vision.options
-        tensors |= _rotary_angles(vision, options["embed_dim"] // options["num_heads"] if options else _HEAD_WIDTH)
-    tensors |= _scalars(model)
+    assert model.config.text.adaptor is not None, "checked with the captions"
+    container = container_of(layout, normalises=model.config.text.adaptor.normalises)
+    tensors = _vision(layout, vision, model.config.vision) | adaptor_to_checkpoint(adaptor, container) | _scalars(model)
     if updates := {name.removeprefix("lora."): t for name, t in text.items() if name.startswith("lora.")}:
         write_peft(updates, folder / "llm")
     if layout == "openai":
@@ -88,6 +82,13 @@ def write_peft(updates: Mapping[str, torch.Tensor], folder: Path) -> None:
     save_file(matrices, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
+def _vision(layout: LayoutName, vision: Mapping[str, torch.Tensor], config: VisionConfig) -> dict[str, torch.Tensor]:
+    if layout == "eva02":
+        return eva02_to_checkpoint(vision, config)
+    write = {"openai": openai_to_checkpoint, "vit": plain_vit_to_checkpoint, "siglip2": siglip2_to_checkpoint}
+    return write[layout](vision)
+
+
 def _layout(model: Model) -> LayoutName:
     """Raises ModelError if a reader of the layout would compute other embeddings than this model."""
     vision, name = model.config.vision, model.reference
@@ -104,15 +105,17 @@ def _layout(model: Model) -> LayoutName:
         )
     if vision.library == "transformers" and vision.projection:
         layout = "openai"
-    elif architecture.startswith("eva02_") and vision.projection:
+    elif architecture.startswith(("eva_", "eva02_")) and "_clip_" in architecture and vision.projection:
         layout = "eva02"
-    elif "siglip" in architecture and not vision.projection:
+    elif any(architecture in sizes.values() for sizes in ARCHITECTURES.values()) and vision.projection:
+        layout = "vit"
+    elif "siglip" in architecture:
         layout = "siglip2"
     else:
         raise ModelError(
             f"The vision tower of {name} is {architecture or 'a CLIP ViT'} of {vision.library}"
             f"{'' if vision.projection else ' without a projection'}, but the LLM2CLIP layouts hold OpenAI's ViT,"
-            " EVA02 or SigLIP 2.",
+            " EVA or SigLIP 2.",
             hint=_ONNX,
         )
     _check_captions(model.config.text, layout, name)
@@ -130,7 +133,7 @@ def _check_captions(text: TextConfig, layout: LayoutName, name: str) -> None:
         "hidden_layers": text.hidden_layers,
         "standardised": text.standardised,
         "clip": text.clip,
-        "normalises": text.adaptor and text.adaptor.normalises,
+        "adaptor": text.adaptor is not None,
     }
     implied = {
         "library": "llm",
@@ -142,8 +145,10 @@ def _check_captions(text: TextConfig, layout: LayoutName, name: str) -> None:
         "hidden_layers": (-1,),
         "standardised": False,
         "clip": None,
-        "normalises": layout != "siglip2",
+        "adaptor": True,
     }
+    if layout == "openai":  # whose text tower normalises; elsewhere the keys say whether it does
+        found["normalises"], implied["normalises"] = text.adaptor and text.adaptor.normalises, True
     for key, value in implied.items():
         if found[key] != value:
             raise ModelError(
@@ -172,21 +177,3 @@ def _write_openai_config(model: Model, path: Path, tensors: Mapping[str, torch.T
         "text_config": {"model_type": "clip_text_model"},
     }
     path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-
-
-def _rotary_angles(vision: Mapping[str, torch.Tensor], head_width: int) -> dict[str, torch.Tensor]:
-    """``freqs_cos`` and ``freqs_sin`` of the tower and of every block, where the repository registers them again."""
-    positions = vision["backbone.pos_embed"]
-    side = round((positions.shape[1] - 1) ** 0.5)
-    half = head_width // 2
-    rates = 1.0 / (10000.0 ** (torch.arange(0, half, 2).float() / half))
-    line = (torch.arange(side) / side * _ROPE_GRID)[:, None] * rates
-    line = line.repeat_interleave(2, dim=-1)
-    angles = torch.cat([line[:, None].expand(side, side, half), line[None].expand(side, side, half)], dim=-1)
-    angles = angles.reshape(side * side, head_width)
-    blocks = sorted({name.split(".")[2] for name in vision if name.startswith("backbone.blocks.")})
-    return {
-        f"{PREFIX}{place}rope.freqs_{part}": value.to(positions.dtype)
-        for place in ("", *(f"blocks.{block}.attn." for block in blocks))
-        for part, value in (("cos", angles.cos()), ("sin", angles.sin()))
-    }

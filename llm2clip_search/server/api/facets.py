@@ -6,9 +6,7 @@ from msgspec import Meta, Struct
 
 from llm2clip_search.server.endpoint import Call, Endpoint
 from llm2clip_search.server.filtering import Filtered, selected
-from llm2clip_search.server.hits import HIDDEN
 from llm2clip_search.server.problems import Problem
-from llm2clip_search.server.values import HASH_DIGITS
 
 if TYPE_CHECKING:
     from llm2clip_search.engine import Facet
@@ -84,8 +82,6 @@ class PlaceCell(Struct, kw_only=True, frozen=True):
     count: int
     id: str
     """One of the rows."""
-    hash: str
-    """That of its content, as in a hit."""
 
 
 class PlacesAnswer(Struct, kw_only=True, frozen=True):
@@ -100,8 +96,8 @@ class PlacesAnswer(Struct, kw_only=True, frozen=True):
 
 def post_facets(call: Call, body: FacetsRequest) -> FacetsAnswer:
     """Count the values of columns."""
-    opened, is_hidden = call.opened, call.service.config.hide_location
-    if is_hidden and set(HIDDEN) & set(body.columns or ()):
+    opened = call.opened
+    if any(map(opened.hides, body.columns or ())):
         raise Problem("forbidden", "This server does not say where pictures were taken.", parameter="columns")
     selection = selected(body, call, opened)
     found = opened.searcher.facets(
@@ -109,7 +105,7 @@ def post_facets(call: Call, body: FacetsRequest) -> FacetsAnswer:
     )
     return FacetsAnswer(
         matches=found.matches,
-        facets=[_facet(each) for each in found.facets],
+        facets=[_facet(each) for each in found.facets if not opened.hides(each.column)],
         partial=found.partial,
         generation=opened.generation,
     )
@@ -142,19 +138,13 @@ def post_places(call: Call, body: PlacesRequest) -> PlacesAnswer:
     found = searcher.places(
         selection.where, find=selection.find, among=selection.among, bounds=body.bounds, cells=body.cells
     )
-    parts = [part.snapshot for part in searcher.parts]
-    hashes: dict[tuple[int, int], str] = {}
-    for number, snapshot in enumerate(parts):
-        ids = [cell.id for cell in found.cells if cell.index == number]
-        for row in snapshot.rows(ids) if ids else ():
-            hashes[number, row["id"]] = row["content_hash"][:HASH_DIGITS]
+    folders = [str(part.snapshot.folder) for part in searcher.parts]
     cells = [
         PlaceCell(
             latitude=cell.latitude,
             longitude=cell.longitude,
             count=cell.count,
-            id=opened.id_of(cell.id, str(parts[cell.index].folder) if len(parts) > 1 else None),
-            hash=hashes[cell.index, cell.id],
+            id=opened.id_of(cell.id, folders[cell.index] if len(folders) > 1 else None),
         )
         for cell in found.cells
     ]

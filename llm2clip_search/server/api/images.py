@@ -97,7 +97,7 @@ def details(call: Call, query: ImageQuery) -> Details:
         metadata={name: value for name, value in row.items() if name not in NOT_METADATA},
         index=str(original.snapshot.folder) if len(opened.searcher.parts) > 1 else None,
     )
-    found = found_of(listed, opened, is_ranked=False, hide_location=call.service.config.hide_location)
+    found = found_of(listed, opened, is_ranked=False)
     return Details(
         **msgspec.structs.asdict(found),
         exists=original.exists,

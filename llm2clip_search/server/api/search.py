@@ -12,7 +12,7 @@ from llm2clip_search.server.cursors import cursor, read_cursor
 from llm2clip_search.server.endpoint import Call, Endpoint
 from llm2clip_search.server.exports import MEDIA, Format, exported, format_of
 from llm2clip_search.server.filtering import Filtered, Selection, Without, selected
-from llm2clip_search.server.hits import HIDDEN, found_of
+from llm2clip_search.server.hits import found_of
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import REACH, is_whole
@@ -173,7 +173,8 @@ def _answered(call: Call, asked: SearchRequest, form: Format | None) -> SearchAn
             raise Problem("bad-request", f"A page has at most {MOST:,} hits.", parameter="k")
         return answer(call, asked, opened)
     names = {column.name for part in opened.searcher.parts for column in part.snapshot.manifest.columns}
-    return exported(form, _pages(call, asked, opened), columns=sorted(names))
+    shown = sorted(name for name in names if not opened.hides(name))
+    return exported(form, _pages(call, asked, opened), columns=shown)
 
 
 def _pages(call: Call, asked: SearchRequest, opened: Opened) -> Iterator[list[Found]]:
@@ -192,19 +193,18 @@ def answer(call: Call, asked: SearchRequest, opened: Opened) -> SearchAnswer:
     """The page that a request asks for."""
     offset = _offset(asked, opened)
     selection = selected(asked, call, opened)
-    if call.service.config.hide_location and (asked.sort or "").lstrip("-") in HIDDEN:
+    if opened.hides((asked.sort or "").lstrip("-")):
         raise Problem("forbidden", "This server does not say where pictures were taken.", parameter="sort")
     if not asked.terms:
         return _browsed(asked, call, opened, selection, offset)
     query = _query(asked, call, opened, selection)
-    service = call.service
-    ranked = service.rankings.reaching(query, opened, end=offset + asked.k)
+    ranked = opened.rankings.reaching(query, opened.searcher, end=offset + asked.k)
     result = opened.searcher.page(ranked, offset=offset, k=asked.k)
     end = offset + len(result.hits)
     total = min(ranked.matches, REACH) if _is_plain(asked) else len(ranked)
     is_complete = _is_plain(asked) or is_whole(ranked)
     return SearchAnswer(
-        hits=[found_of(hit, opened, hide_location=service.config.hide_location) for hit in result.hits],
+        hits=[found_of(hit, opened) for hit in result.hits],
         total=total,
         complete=is_complete,
         matches=ranked.matches,
@@ -226,7 +226,7 @@ def _browsed(asked: SearchRequest, call: Call, opened: Opened, selection: Select
     )
     end, total = offset + len(found.hits), min(found.matches, REACH)
     return SearchAnswer(
-        hits=[found_of(hit, opened, hide_location=call.service.config.hide_location) for hit in found.hits],
+        hits=[found_of(hit, opened) for hit in found.hits],
         total=total,
         complete=True,
         matches=found.matches,

@@ -9,7 +9,7 @@ from msgspec import Struct
 from starlette.responses import Response
 
 from llm2clip_search.server.endpoint import Call, Endpoint
-from llm2clip_search.server.hits import HIDDEN, as_text
+from llm2clip_search.server.hits import as_text
 from llm2clip_search.server.service import State, TowerState
 
 
@@ -87,7 +87,7 @@ def index(call: Call) -> IndexAnswer:
         columns=[
             ColumnValue(name=column.name, kind=column.kind)
             for column in opened.searcher.filter_columns.values()
-            if not (config.hide_location and column.name in HIDDEN)
+            if not opened.hides(column.name)
         ],
         can_open_folder=config.can_open_folder,
         hides_location=config.hide_location,

@@ -18,6 +18,7 @@ from llm2clip_search.server.problems import Problem
 
 if TYPE_CHECKING:
     from llm2clip_search.corpora.files import Files
+    from llm2clip_search.corpora.options import SourceOptions
     from llm2clip_search.store import Snapshot, SourceEntry
 
 _WHOLE = ("pdf", "video", "text")
@@ -103,7 +104,7 @@ class Original:
         with self._readable():
             if self.is_remote and not self.part and not self.file.startswith("http"):  # which has a limit of its own
                 check_size(self._files.status(self.file).size, self.file)
-            data = open_item(Item(uri=self.uri, version=self._version), self._files)
+            data = open_item(Item(uri=self.uri, version=self._version), self._files, options=self._options)
             # A cell of a table can name any file, and the table may have been replaced.
             if self._kind == "table" and content_hash(data) != self.content_hash:
                 raise FileNotFoundError(f"{self.file} has something else in its place")
@@ -177,12 +178,18 @@ class Original:
         return own[0] if own else SourceEntry(uri=folder)
 
     @cached_property
-    def _files(self) -> "Files":
-        from llm2clip_search.corpora.files import files_of
+    def _options(self) -> "SourceOptions":
+        """How the source is read."""
         from llm2clip_search.corpora.options import SourceOptions
 
+        return SourceOptions.from_dict(self._source.options)
+
+    @cached_property
+    def _files(self) -> "Files":
+        from llm2clip_search.corpora.files import files_of
+
         if self.is_remote:
-            return files_of(self.file, SourceOptions.from_dict(self._source.options))
+            return files_of(self.file, self._options)
         above = PurePath(self.source), PurePath(self.source).parent  # a source can be a file, or name files beside it
         root = next((each for each in above if each in PurePath(self.file).parents), PurePath("/"))
         return GuardedFiles(

@@ -13,7 +13,10 @@ export function tile(app, found, at, { height, isFocused }) {
   cell.setAttribute('aria-selected', app.selected.has(found.id));
   if (app.state.id === found.id) cell.classList.add('open');
   cell.append(...(found.modality === 'text' ? passage(found) : picture(app, cell, found, height)));
-  if (found.score !== undefined) cell.append(h('span', { className: 'score', title: 'Cosine' }, found.score.toFixed(3)));
+  const likely = found.probability === undefined ? '' : `; right with a probability of ${found.probability.toFixed(2)}`;
+  if (found.score !== undefined) {
+    cell.append(h('span', { className: 'score', title: `Cosine${likely}` }, found.score.toFixed(3)));
+  }
   if (found.duplicates?.length) cell.append(h('span', { className: 'same' }, `+${found.duplicates.length} similar`));
   return cell;
 }

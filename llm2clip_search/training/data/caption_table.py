@@ -36,6 +36,9 @@ CAPTION_SCHEMA = pa.schema(
 """Columns of a caption table. ``image_id`` is null for text without an image, ``source`` is the index of the row's
 source in the recipe, and a ``negative`` describes something other than its photograph."""
 
+UNNAMED = "en"
+"""Language of captions of which nothing says it."""
+
 _FLICKR = re.compile(
     r"(?:.*/)?([1-9]\d{7,}|[1-9]\d{4,}(?=_[0-9a-f]{10}))(?:_[0-9a-f]{10})?(?:_\w)?(?:\.jpe?g)?"
     r"|([1-9]\d{4,})\.jpe?g",
@@ -49,7 +52,7 @@ class CaptionColumn:
 
     name: str = "caption"
     lang: str = ""
-    """Language of all rows; if empty, a ``lang`` column gives it, and English is assumed without one."""
+    """Language of all rows; if empty, a ``lang`` column gives it. Rows without one are `UNNAMED`, and counted."""
     length: LengthClass = "short"
 
 
@@ -73,7 +76,8 @@ class CaptionSource:
     per_image: int = 0
     """Use at most this many captions per image and language, the first ones; 0 uses all."""
     weight: float = 1.0
-    """Sampling weight: how often stage 1 draws a batch from this source, relative to the others."""
+    """Sampling weight, relative to the other sources: how often stage 1 draws a batch from this source, and how often
+    stage 2 shows an image that it describes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,30 +110,34 @@ def caption_id(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def read_caption_table(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa.Table, int]:
+def read_caption_table(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa.Table, dict[str, int]]:
     """Read all captions of all sources.
 
     Returns:
-        A table with `CAPTION_SCHEMA`, and the number of empty captions that were skipped.
+        A table with `CAPTION_SCHEMA`, and counts: ``empty`` captions, which were skipped; those ``without a
+        language``, see `UNNAMED`; and those that a source has ``repeated`` for the same photograph, which are kept, so
+        that they count more than once.
 
     Raises:
         CorpusError: a file is missing or damaged, a column is missing, a row has no image id or no text as its
             caption, or a source has no captions.
     """
     parts: list[pa.Table] = []
-    empty = 0
+    empty = unnamed = 0
     for number, source in enumerate(sources):
         columns: dict[str, list[Any]] = {name: [] for name in CAPTION_SCHEMA.names}
         seen = empty
         taken: Counter[tuple[str, str]] = Counter()
-        for image, photo, text, lang, length, negative in _captions_of(root, source, number):
+        for image, photo, text, named, length, negative in _captions_of(root, source, number):
             if not text:
                 empty += not negative
                 continue
+            lang = named or UNNAMED
             if source.per_image and not negative:
                 if taken[photo, lang] == source.per_image:
                     continue
                 taken[photo, lang] += 1
+            unnamed += not named
             row = (caption_id(text), image, photo, text, lang, length, number, negative)
             for name, value in zip(CAPTION_SCHEMA.names, row, strict=True):
                 columns[name].append(value)
@@ -138,7 +146,9 @@ def read_caption_table(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa
             chosen += f" in {' or '.join(source.langs)}" if source.langs else ""
             raise CorpusError(f"{root / source.path} has no captions{chosen}; {empty - seen:,} are empty.")
         parts.append(pa.table(columns, schema=CAPTION_SCHEMA))
-    return pa.concat_tables(parts), empty
+    table = pa.concat_tables(parts)
+    different = table.group_by(["source", "photo", "caption_id", "lang", "negative"]).aggregate([]).num_rows
+    return table, {"empty": empty, "without a language": unnamed, "repeated": len(table) - different}
 
 
 def captions_of_images(captions: pa.Table) -> pa.Table:
@@ -176,7 +186,7 @@ def held_out_photos(root: Path, held_out: Sequence[HeldOutSplit]) -> set[str]:
 def _captions_of(
     root: Path, source: CaptionSource, number: int
 ) -> Iterator[tuple[str | None, str, str, str, LengthClass, bool]]:
-    """Yield image id, photograph key, caption, language, length class, and whether it is a negative."""
+    """Yield image id, photograph key, caption, language if it is named, length class, and whether it is a negative."""
     columns = [(column, False) for column in source.columns]
     if source.negatives:
         columns.append((replace(source.columns[0], name=source.negatives), True))
@@ -189,8 +199,8 @@ def _captions_of(
         image = _image_id(row, source.image, where) if source.image else None
         photo = photo_key(image) if image is not None else f"text:{number}:{item}"
         for column, negative in columns:
-            lang = column.lang or str(row.get("lang") or "en")
-            if source.langs and lang not in source.langs:
+            lang = column.lang or str(row.get("lang") or "")
+            if source.langs and (lang or UNNAMED) not in source.langs:
                 continue
             value = row[column.name]
             for text in value if isinstance(value, list) else [value]:

@@ -20,6 +20,8 @@ class CaptionedImages:
     image_ids: list[str]
     caption_rows: list[np.ndarray]
     """For each image, the rows of its captions in the caption table, int64 ``[n]``."""
+    weights: np.ndarray
+    """Sampling weight of each image, float64 ``[n]``: the largest weight of the sources of its captions."""
     skipped: dict[str, list[str]]
     """Ids of skipped images by reason."""
 
@@ -33,6 +35,7 @@ def match_captions(
     files: ImageFiles,
     captions: pa.Table,
     *,
+    source_weights: Sequence[float],
     max_missing: float,
     held_out_hashes: Set[str] = frozenset(),
     held_out_photos: Set[str] = frozenset(),
@@ -43,6 +46,7 @@ def match_captions(
     `caption_table.held_out_photos`), and those with the same bytes as a held-out image, whatever their names.
 
     Args:
+        source_weights: sampling weights of the sources that the table's rows refer to.
         max_missing: largest accepted fraction of images without captions, and of captioned images that are missing.
 
     Raises:
@@ -91,8 +95,12 @@ def match_captions(
         "held out by name": sorted(named),
         "held out by content": sorted(alike),
     }
+    weight_of = np.array(source_weights, dtype=np.float64)[captions["source"].to_numpy()]
     return CaptionedImages(
-        image_ids=kept, caption_rows=[np.array(rows[i], dtype=np.int64) for i in kept], skipped=skipped
+        image_ids=kept,
+        caption_rows=[np.array(rows[i], dtype=np.int64) for i in kept],
+        weights=np.array([weight_of[rows[i]].max() for i in kept]),
+        skipped=skipped,
     )
 
 
@@ -109,8 +117,9 @@ class ImageBatch:
 class ImageCaptionSampler:
     """Samples the images of a step and captions of each.
 
-    An epoch shows each image at most once; images that do not fill a batch at its end are dropped. For each caption,
-    the length class is drawn by ``long_ratio`` if the image has both classes, then the language by weight.
+    If all images have the same weight, an epoch shows each of them at most once, and images that do not fill a batch
+    at its end are dropped. Otherwise each batch is drawn by weight, without repetition within the batch. For each
+    caption, the length class is drawn by ``long_ratio`` if the image has both classes, then the language by weight.
     """
 
     def __init__(
@@ -125,6 +134,8 @@ class ImageCaptionSampler:
         seed: int,
     ) -> None:
         self.caption_rows, self.seed, self.captions_per_image = captioned.caption_rows, seed, captions_per_image
+        is_weighted = bool((captioned.weights != captioned.weights[0]).any())
+        self._image_chances = captioned.weights / captioned.weights.sum() if is_weighted else None
         self.batch_size = min(batch_size, len(captioned.caption_rows))
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
         langs, lengths = captions["lang"].to_pylist(), captions["length"].to_pylist()
@@ -143,14 +154,20 @@ class ImageCaptionSampler:
 
     def draw(self, step: int) -> ImageBatch:
         """Draw the batch of a step; it depends only on the seed and the step."""
+        images = self._images(step)
+        draws = generator(self.seed, step, "captions")
+        captions = [self._captions(draws, int(image)) for image in images]
+        return ImageBatch(images=images, captions=np.array(captions))
+
+    def _images(self, step: int) -> np.ndarray:
+        if self._image_chances is not None:
+            draws, count = generator(self.seed, step, "images"), len(self.caption_rows)
+            return draws.choice(count, size=self.batch_size, replace=False, p=self._image_chances)
         epoch, index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = generator(self.seed, epoch, "order of an epoch").permutation(len(self.caption_rows))
-        images = self._order[index * self.batch_size : (index + 1) * self.batch_size]
-        draws = generator(self.seed, step, "captions")
-        captions = [self._captions(draws, int(image)) for image in images]
-        return ImageBatch(images=images, captions=np.array(captions))
+        return self._order[index * self.batch_size : (index + 1) * self.batch_size]
 
     def _captions(self, draws: np.random.Generator, image: int) -> np.ndarray:
         """Rows of an image's captions, without repetition if the image has enough."""

@@ -1,7 +1,7 @@
 """Training images as pixels for the vision tower, decoded in threads."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
@@ -40,21 +40,23 @@ class ImagePixels:
 
     def augmented(
         self, image_ids: Sequence[str], captions: Sequence[np.ndarray], step: int, rows: Sequence[int]
-    ) -> np.ndarray:
-        """Pixels uint8 ``[n, H, W, 3]`` of one augmented view of each image.
+    ) -> "AugmentedPixels":
+        """Begin to decode one augmented view of each image.
 
         Args:
             captions: for each image, the rows of its captions in the caption table.
             step: seeds the augmentation, together with ``rows``.
             rows: one number per image.
         """
+        views = zip(image_ids, captions, rows, strict=True)
+        return AugmentedPixels(
+            [self._threads.submit(self._view, image, shown, step, row) for image, shown, row in views]
+        )
 
-        def view(image_id: str, shown: np.ndarray, row: int) -> np.ndarray:
-            texts = [self.captions[caption] for caption in shown]
-            image = self.augmentation(self._open(image_id), texts, generator(self.seed, step, "augment", int(row)))
-            return to_pixels(image, self.preprocess)
-
-        return np.stack(list(self._threads.map(view, image_ids, captions, rows)))
+    def _view(self, image_id: str, shown: np.ndarray, step: int, row: int) -> np.ndarray:
+        texts = [self.captions[caption] for caption in shown]
+        image = self.augmentation(self._open(image_id), texts, generator(self.seed, step, "augment", int(row)))
+        return to_pixels(image, self.preprocess)
 
     def _open(self, image_id: str, files: ImageFiles | None = None) -> Image.Image:
         try:
@@ -62,3 +64,18 @@ class ImagePixels:
                 return picture.rgb
         except ImageError as error:
             raise CorpusError(f"Training image {image_id!r} cannot be read: {first_line(error)}.") from error
+
+
+class AugmentedPixels:
+    """Pixels of augmented views, which are being decoded."""
+
+    def __init__(self, views: Sequence["Future[np.ndarray]"]) -> None:
+        self._views = views
+
+    def wait(self) -> np.ndarray:
+        """The pixels, uint8 ``[n, H, W, 3]``.
+
+        Raises:
+            CorpusError: an image cannot be read.
+        """
+        return np.stack([view.result() for view in self._views])

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from llm2clip_search.corpora.captions import join_sentences
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.runtime.seeds import generator
 
@@ -73,14 +74,18 @@ class CaptionPairSampler:
         source_weights: Sequence[float],
         lang_weights: Mapping[str, float],
         instructions: Instructions,
+        joined: float = 0.0,
         seed: int,
     ) -> None:
         """Group the captions (see `caption_table.CAPTION_SCHEMA`) by source and photograph.
 
+        Args:
+            joined: probability of a batch whose captions are joined, see `CaptionLLMRecipe.joined`.
+
         Raises:
             CorpusError: a source with a weight has fewer than two photographs with a pair, or all weights are 0.
         """
-        self.seed = seed
+        self.seed, self.joined = seed, joined
         self.instructions = instructions
         self.texts: list[str] = captions["caption"].to_pylist()
         self.langs: list[str] = captions["lang"].to_pylist()
@@ -133,21 +138,26 @@ class CaptionPairSampler:
         query, positive = self._langs(source, draws)
         candidates = self.candidates[source][query, positive]
         chosen = draws.choice(candidates, size=min(count, len(candidates)), replace=False)
-        pairs = np.array([_pair(self.sources[source][item], query, positive, draws) for item in chosen])
-        photos = torch.from_numpy(self.photo_of[pairs[:, 0]])
+        joins = bool(self.joined) and bool(draws.random() < self.joined)
+        sides = _halves if joins else _pair
+        pairs = [sides(self.sources[source][item], query, positive, draws) for item in chosen]
+        photos = torch.from_numpy(self.photo_of[[left[0] for left, _ in pairs]])
         pools = [self.negatives[source][p] for p in photos.tolist() if p in self.negatives[source]]
         negatives = np.array([draws.choice(pool) for pool in pools], dtype=np.int64)
-        gallery = np.concatenate([pairs[:, 1], negatives])
         known = self.photos_of_caption
-        drawn = {self.texts[row]: int(self.caption_ids[row]) for row in (*pairs[:, 0], *gallery)}
+        singles = [rows[0] for pair in pairs for rows in pair if len(rows) == 1]
+        drawn = {self.texts[row]: int(self.caption_ids[row]) for row in (*singles, *negatives)}
         return PairBatch(
-            queries=[self.texts[row] for row in pairs[:, 0]],
-            gallery=[self.texts[row] for row in gallery],
-            instructions=[self._instruction(*pair) for pair in pairs],
+            queries=[self._text(left) for left, _ in pairs],
+            gallery=[*(self._text(right) for _, right in pairs), *(self.texts[row] for row in negatives)],
+            instructions=[self._instruction(left[0], right[0]) for left, right in pairs],
             query_photos=photos,
             gallery_photos=torch.cat([photos, torch.full((len(negatives),), NO_PHOTOGRAPH)]),
             shared_photos={text: known[key] for text, key in drawn.items() if key in known},
         )
+
+    def _text(self, rows: np.ndarray) -> str:
+        return self.texts[rows[0]] if len(rows) == 1 else join_sentences([self.texts[row] for row in rows])
 
     def _photographs(self, rows: np.ndarray) -> list[np.ndarray]:
         """Group rows by photograph, without repeated captions."""
@@ -205,8 +215,26 @@ def _photographs_by_langs(photographs: Sequence[Mapping[str, np.ndarray]]) -> di
     return {pair: candidates for pair, candidates in found.items() if len(candidates) >= 2}
 
 
-def _pair(photograph: Mapping[str, np.ndarray], query: str, positive: str, draws: np.random.Generator) -> np.ndarray:
-    """Draw two different rows of a photograph, int64 ``[2]``."""
+def _pair(
+    photograph: Mapping[str, np.ndarray], query: str, positive: str, draws: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw two different rows of a photograph, int64 ``[1]`` each."""
     if query == positive:
-        return draws.choice(photograph[query], size=2, replace=False)
-    return np.array([draws.choice(photograph[query]), draws.choice(photograph[positive])])
+        pair = draws.choice(photograph[query], size=2, replace=False)
+        return pair[:1], pair[1:]
+    return draws.choice(photograph[query], size=1), draws.choice(photograph[positive], size=1)
+
+
+def _halves(
+    photograph: Mapping[str, np.ndarray], query: str, positive: str, draws: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the rows of two texts of a photograph, int64 ``[n]`` and ``[m]``, in random order and without common rows.
+
+    Both numbers are random, so that a batch has captions of all lengths.
+    """
+    if query == positive:
+        rows = draws.permutation(photograph[query])
+        cut = int(draws.integers(1, len(rows)))
+        return rows[:cut], rows[cut : cut + int(draws.integers(1, len(rows) - cut + 1))]
+    left, right = (draws.permutation(photograph[lang]) for lang in (query, positive))
+    return left[: int(draws.integers(1, len(left) + 1))], right[: int(draws.integers(1, len(right) + 1))]

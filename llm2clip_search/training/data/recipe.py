@@ -7,6 +7,17 @@ from llm2clip_search.training.data.long_captions import LongCaptions
 
 
 @dataclass(frozen=True, kw_only=True)
+class DevSplit:
+    """Captioned images that checkpoints are evaluated on; never trained on."""
+
+    name: str
+    captions: CaptionSource
+    """The first of its ``langs`` counts when the best checkpoint is selected."""
+    images: tuple[str, ...]
+    """Webdataset shards or folders; may contain braces and ``*``."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataRecipe:
     """What is trained on and what is held out; all paths are relative to the data folder."""
 
@@ -20,9 +31,8 @@ class DataRecipe:
     """Makes long captions for stage 2 from short ones; None for data that has long captions."""
     held_out: tuple[HeldOutSplit, ...] = ()
     """Benchmark splits whose photographs neither stage trains on."""
-    dev: CaptionSource | None = None
-    """Captions that checkpoints are evaluated on; the first of its ``langs`` selects the best checkpoint."""
-    dev_images: tuple[str, ...] = ()
+    dev: tuple[DevSplit, ...] = ()
+    """Stage 2 selects the checkpoint with the best mean over these splits; stage 1 uses the captions of the first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,17 +46,17 @@ def read_training_captions(
     Raises:
         CorpusError: captions cannot be read, or all are held out.
     """
-    captions, empty = read_caption_table(root, sources)
+    captions, counts = read_caption_table(root, sources)
     kept = without_photos(captions, held_out_by(data, root))
     left_out = len(captions) - len(kept)
     if not len(kept):
         raise CorpusError(f"All {left_out:,} captions belong to held-out photographs; none are left to train on.")
-    return kept, {"captions": len(kept), "empty": empty, "held out": left_out}
+    return kept, {"captions": len(kept), **counts, "held out": left_out}
 
 
 def held_out_by(data: DataRecipe, root: Path) -> set[str]:
     """Keys of the photographs that are not trained on: those of benchmark splits, and always those of dev."""
     photos = held_out_photos(root, data.held_out)
-    if data.dev is not None:
-        photos |= set(read_caption_table(root, [replace(data.dev, langs=())])[0]["photo"].to_pylist())
+    for split in data.dev:
+        photos |= set(read_caption_table(root, [replace(split.captions, langs=())])[0]["photo"].to_pylist())
     return photos

@@ -72,11 +72,11 @@ def _tensorboard(out: Path, resume_at: int) -> Any:
 
 
 def headlines(names: Iterable[str]) -> list[str]:
-    """The most important of names like ``group/metric``: all of the first group, and its first metric in all groups.
+    """The most important of names like ``group/metric``: those without a group, and the first metric of all groups.
 
-    >>> headlines(["en/mean", "en/recall@1", "de/mean", "de/recall@1"])
-    ['en/mean', 'en/recall@1', 'de/mean']
+    >>> headlines(["mean", "coco/en/mean", "coco/en/recall@1", "flickr8k/de/mean", "flickr8k/de/recall@1"])
+    ['mean', 'coco/en/mean', 'flickr8k/de/mean']
     """
     named = list(names)
-    group, slash, metric = named[0].rpartition("/") if named else ("", "", "")
-    return [name for name in named if not slash or name.startswith(f"{group}/") or name.endswith(f"/{metric}")]
+    first = next((name.rpartition("/")[2] for name in named if "/" in name), "")
+    return [name for name in named if "/" not in name or name.endswith(f"/{first}")]

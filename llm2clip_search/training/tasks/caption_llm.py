@@ -50,6 +50,9 @@ class CaptionLLMRecipe:
     temperature: float = 0.05
     lang_weights: Mapping[str, float]
     """Sampling weights of a batch's languages, for queries and for positives; languages not listed have weight 1."""
+    joined: float = 0.0
+    """Probability of a batch of joined captions: of each photograph, two texts that consist of one or several of its
+    captions, none in both. The LLM learns from them what long captions have in common with short ones."""
     instructions: Instructions = field(default_factory=Instructions)
     bf16: bool = True
     max_train_tokens: int = 128

@@ -30,7 +30,7 @@ from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
-from llm2clip_search.training.tasks.clip_data import ClipData
+from llm2clip_search.training.tasks.clip_data import ClipData, Dev
 from llm2clip_search.training.tasks.distillation import Distillation, distillation_loss, require_clip_space
 from llm2clip_search.training.tasks.losses import clip_loss, require_negatives, shared_positives, siglip_loss
 from llm2clip_search.training.tasks.projection_heads import ProjectionHeads
@@ -255,34 +255,38 @@ class ClipTask:
         return out
 
     def evaluate(self) -> dict[str, float]:
-        """Recalls on dev by language; the mean recall of the first language comes first and selects checkpoints."""
-        if self.dev is None:
-            return {}
-        images, captions = self._dev_vectors(self.dev.captions)
+        """Recalls by dev split and language, and ``mean_recall``, which comes first and selects checkpoints.
+
+        It is the mean over the splits, each by its first language, so that a large split does not outweigh the others.
+        """
         figures: dict[str, float] = {}
-        for lang, (vectors, image_of) in captions.items():
-            recalls = retrieval_recalls(images, vectors, image_of)
-            figures[f"{lang}/mean_recall"] = sum(recalls.values()) / len(recalls)
-            figures |= {f"{lang}/{name}": value for name, value in recalls.items()}
-        return figures
+        norms = self._querybank() if self.dev else {}
+        for dev in self.dev:
+            images, captions = self._dev_vectors(dev, dev.captions, norms)
+            for lang, (vectors, image_of) in captions.items():
+                recalls = retrieval_recalls(images, vectors, image_of)
+                figures[f"{dev.name}/{lang}/mean_recall"] = sum(recalls.values()) / len(recalls)
+                figures |= {f"{dev.name}/{lang}/{name}": value for name, value in recalls.items()}
+        if not figures:
+            return {}
+        first = [figures[f"{dev.name}/{next(iter(dev.captions))}/mean_recall"] for dev in self.dev]
+        return {"mean_recall": sum(first) / len(first)} | figures
 
     @torch.no_grad()
-    def embed_dev_images(self) -> np.ndarray:
-        """Embed dev's images, without querybank normalisation: float32 ``[n, tower_dim]``, L2-normalised."""
-        assert self.dev is not None, "the recipe has a dev split"
+    def embed_dev_images(self, dev: Dev) -> np.ndarray:
+        """Embed a split's images, without querybank normalisation: float32 ``[n, tower_dim]``, L2-normalised."""
         self.heads.eval()
-        features = self.vision.features_of(self.dev.image_ids, self.dev.files, keep=True)
+        features = self.vision.features_of(dev.image_ids, dev.files, keep=True)
         vectors: np.ndarray = self.heads.image_vectors(features).cpu().numpy()
         return vectors
 
-    def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
-        """Embed dev's captions in a language, without querybank normalisation.
+    def embed_dev_captions(self, dev: Dev, lang: str) -> tuple[np.ndarray, np.ndarray]:
+        """Embed a split's captions in a language, without querybank normalisation.
 
         Returns:
             float32 ``[n, tower_dim]``, L2-normalised, and int64 ``[n]``, the index of each caption's image.
         """
-        assert self.dev is not None, "the recipe has a dev split"
-        embedded, image_of = self.dev.captions[lang]
+        embedded, image_of = dev.captions[lang]
         return self._embed_stored(embedded).cpu().numpy(), image_of
 
     def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
@@ -320,13 +324,14 @@ class ClipTask:
         long = rows[self.is_long[rows]]
         return int(draws.choice(long if len(long) else rows))
 
-    def _dev_vectors(self, langs: Iterable[str]) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
-        """Vectors of dev as the finished encoder returns them, with querybank normalisation.
+    def _dev_vectors(
+        self, dev: Dev, langs: Iterable[str], norms: Mapping[TowerName, QuerybankNorm]
+    ) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """Vectors of a split as the finished encoder returns them, with querybank normalisation.
 
         Returns:
             The images' vectors, and by language the captions' vectors with the index of each caption's image.
         """
-        norms = self._querybank()
 
         def normalised(tower: TowerName, vectors: np.ndarray) -> np.ndarray:
             if not norms:
@@ -334,16 +339,16 @@ class ClipTask:
             out: np.ndarray = norms[tower](torch.from_numpy(vectors).to(self.world.device)).cpu().numpy()
             return out
 
-        captions = {lang: self.embed_dev_captions(lang) for lang in langs}
-        return normalised("vision", self.embed_dev_images()), {
+        captions = {lang: self.embed_dev_captions(dev, lang) for lang in langs}
+        return normalised("vision", self.embed_dev_images(dev)), {
             lang: (normalised("text", vectors), image_of) for lang, (vectors, image_of) in captions.items()
         }
 
     def similarities(self) -> Similarities | None:
-        """Similarities of dev's images with the captions of the first language; None without a dev split."""
-        if self.dev is None:
+        """Similarities of the first split's images with captions of its first language; None without a dev split."""
+        if not self.dev:
             return None
-        images, by_lang = self._dev_vectors(list(self.dev.captions)[:1])
+        images, by_lang = self._dev_vectors(self.dev[0], list(self.dev[0].captions)[:1], self._querybank())
         ((captions, image_of),) = by_lang.values()
         return Similarities.between(captions, images, image_of, np.arange(len(images)))
 

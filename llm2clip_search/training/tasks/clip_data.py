@@ -12,32 +12,33 @@ from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.data.caption_store import CaptionStore
 from llm2clip_search.training.data.caption_table import read_caption_table
 from llm2clip_search.training.data.image_captions import CaptionedImages, match_captions
-from llm2clip_search.training.data.recipe import DataRecipe
+from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 from llm2clip_search.training.data.training_captions import held_out_by, read_stage2_captions
 from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dev:
-    """The dev split, which checkpoints are evaluated on."""
+    """A dev split, which checkpoints are evaluated on."""
 
+    name: str
     files: ImageFiles
     image_ids: list[str]
     captions: dict[str, tuple[np.ndarray, np.ndarray]]
     """By language: stored embeddings ``[n, width]``, and the index of each caption's image in ``image_ids``, int64
-    ``[n]``. The first language selects the best checkpoint."""
+    ``[n]``. The first language counts when the best checkpoint is selected."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipData:
-    """Images, captions, caption embeddings and dev split of stage 2."""
+    """Images, captions, caption embeddings and dev splits of stage 2."""
 
     files: ImageFiles
     captioned: CaptionedImages
     captions: pa.Table
     """The table with `caption_table.CAPTION_SCHEMA` whose rows ``captioned`` refers to."""
     store: CaptionStore
-    dev: Dev | None
+    dev: tuple[Dev, ...]
 
 
 def read_clip_data(
@@ -62,31 +63,30 @@ def read_clip_data(
     opened.require_models(llm.fingerprint, llm.folder, clip=clip_identity(clip))
     captions, counts = read_stage2_captions(data, root)
     files = ImageFiles.scan(root, data.images)
-    dev = _dev(data, root, opened)
+    dev = tuple(_dev(split, root, opened) for split in data.dev)
     captioned = match_captions(
         files,
         captions,
+        source_weights=[source.weight for source in data.image_captions],
         max_missing=max_missing,
-        held_out_hashes=frozenset(dev.files.content_hashes.values()) if dev is not None else frozenset(),
+        held_out_hashes=frozenset(digest for split in dev for digest in split.files.content_hashes.values()),
         held_out_photos=held_out_by(data, root),
     )
     read = ClipData(files=files, captioned=captioned, captions=captions, store=opened, dev=dev)
     return read, counts | captioned.counts
 
 
-def _dev(data: DataRecipe, root: Path, store: CaptionStore) -> Dev | None:
-    if data.dev is None or not data.dev_images:
-        return None
-    files = ImageFiles.scan(root, data.dev_images)
+def _dev(split: DevSplit, root: Path, store: CaptionStore) -> Dev:
+    files = ImageFiles.scan(root, split.images)
     ids = list(files)
     index_of = {image: index for index, image in enumerate(ids)}
-    table, _ = read_caption_table(root, [data.dev])
+    table, _ = read_caption_table(root, [split.captions])
     found = [files.find(image) for image in table["image_id"].to_pylist()]
     if None in found:
-        raise CorpusError(f"The images of {found.count(None):,} dev captions are not in {', '.join(data.dev_images)}.")
+        raise CorpusError(f"The images of {found.count(None):,} dev captions are not in {', '.join(split.images)}.")
     image_of = np.array([index_of[str(image)] for image in found], dtype=np.int64)
     embedded = store.embeddings(store.positions(table["caption_id"].to_numpy()))
     langs = np.array(table["lang"].to_pylist())
-    order = data.dev.langs or tuple(dict.fromkeys(langs.tolist()))
+    order = split.captions.langs or tuple(dict.fromkeys(langs.tolist()))
     captions = {lang: (embedded[langs == lang], image_of[langs == lang]) for lang in order}
-    return Dev(files=files, image_ids=ids, captions=captions)
+    return Dev(name=split.name, files=files, image_ids=ids, captions=captions)

@@ -20,7 +20,7 @@ from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.seeds import seed_torch
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
 from llm2clip_search.training.tasks.clip import ClipRecipe, ClipTask
-from llm2clip_search.training.tasks.clip_data import ClipData
+from llm2clip_search.training.tasks.clip_data import ClipData, Dev
 from llm2clip_search.training.tasks.llm_folder import LLMFolder
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora
 from llm2clip_search.training.tasks.losses import require_negatives
@@ -68,7 +68,7 @@ class JointTask(ClipTask):
         data: ClipData,
         *,
         llm: LLMFolder,
-        dev_texts: Mapping[str, Sequence[str]],
+        dev_texts: Mapping[str, Mapping[str, Sequence[str]]],
         world: World,
         scratch: Path,
         progress: Progress,
@@ -76,7 +76,7 @@ class JointTask(ClipTask):
         """Set up stage 2 and load the LLM.
 
         Args:
-            dev_texts: dev's captions by language, in the order of ``data.dev``.
+            dev_texts: captions by dev split and language, in the order of ``data.dev``.
         """
         super().__init__(recipe.stage2, data, world=world, scratch=scratch, progress=progress)
         self.joint, self.dev_texts = recipe, dev_texts
@@ -126,10 +126,9 @@ class JointTask(ClipTask):
         loss = backward_in_parts(encode, len(images) + len(captions), loss_of, cache=self.recipe.gradient_cache)
         return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
 
-    def embed_dev_captions(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
+    def embed_dev_captions(self, dev: Dev, lang: str) -> tuple[np.ndarray, np.ndarray]:
         """As in `ClipTask`, but with the LLM's current weights instead of stored embeddings."""
-        assert self.dev is not None, "the recipe has a dev split"
-        return self._embed_texts(self.dev_texts[lang]).cpu().numpy(), self.dev.captions[lang][1]
+        return self._embed_texts(self.dev_texts[dev.name][lang]).cpu().numpy(), dev.captions[lang][1]
 
     def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
         return self._embed_texts([self.texts[row] for row in rows])

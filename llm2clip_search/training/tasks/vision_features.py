@@ -16,9 +16,8 @@ from llm2clip_search.base.files import remove_leftovers, replaced_file
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.vision import VisionTower
-from llm2clip_search.errors import ModelError
 from llm2clip_search.training.data.image_captions import CaptionedImages, ImageBatch
-from llm2clip_search.training.data.image_pixels import ImagePixels
+from llm2clip_search.training.data.image_pixels import AugmentedPixels, ImagePixels
 from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.seeds import generator
 from llm2clip_search.training.tasks.vision_training import split_backbone
@@ -37,6 +36,7 @@ class VisionFeatures:
         self._rest: nn.Module = tower.backbone
         self._original: nn.Module | None = None
         self._views: np.ndarray | None = None
+        self._begun: dict[tuple[int, int], AugmentedPixels] = {}
         self._cached: dict[
             tuple[bool, str], torch.Tensor
         ] = {}  # keyed by set too: dev images may have the ids of training images
@@ -49,18 +49,14 @@ class VisionFeatures:
 
     @torch.no_grad()
     def cache_views(self, views: int, path: Path, progress: Progress) -> None:
-        """Use cached prefix outputs of ``views`` views of every training image, float16, stored in ``path``.
+        """Use cached views of every training image, stored in ``path``.
+
+        They are the outputs of the frozen prefix, float16. For a tower that cannot be split into a frozen prefix and
+        the rest they are pixels, uint8, which saves decoding and augmenting.
 
         The file is written if it does not exist; an existing one is used without checks, so its name has to identify
         the images, the tower and the augmentation.
-
-        Raises:
-            ModelError: the tower cannot be split into a frozen prefix and the rest.
         """
-        if self._rest is self.tower.backbone:
-            raise ModelError(
-                "This vision tower cannot be split after its frozen blocks, so the recipe's kept_views has to be 0."
-            )
         if not path.exists():
             remove_leftovers(path)
             with replaced_file(path) as temporary:
@@ -75,12 +71,14 @@ class VisionFeatures:
             images, numbers = np.divmod(flat, views)
             pixels = self.pixels.augmented(
                 [ids[image] for image in images], [caption_rows[image] for image in images], 0, flat.tolist()
-            )
-            outputs = self._run(self._prefix, self.tower.normalise(self._tensor(pixels)))
+            ).wait()
+            if self._rest is not self.tower.backbone:
+                prefix = self._run(self._prefix, self.tower.normalise(self._tensor(pixels)))
+                pixels = prefix.half().cpu().numpy()
             if out is None:
-                shape = (len(ids), views, *outputs.shape[1:])
-                out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-            out[images, numbers] = outputs.half().cpu().numpy()
+                shape = (len(ids), views, *pixels.shape[1:])
+                out = np.lib.format.open_memmap(path, mode="w+", dtype=pixels.dtype, shape=shape)
+            out[images, numbers] = pixels
             progress("views", int(flat[-1]) + 1, len(ids) * views, {})
         assert out is not None, "there are images"
         out.flush()
@@ -113,15 +111,24 @@ class VisionFeatures:
         kept = backbone if self._rest is self.tower.backbone else copy.deepcopy(self._rest)
         self._original = kept.requires_grad_(False)
 
+    def begin(self, batch: ImageBatch, rows: np.ndarray, step: int) -> None:
+        """Begin to decode the views that `prefix_outputs` will be asked for with these arguments."""
+        if self._views is None:
+            self._begun[step, int(rows[0])] = self._augmented(batch, rows, step)
+
+    def _augmented(self, batch: ImageBatch, rows: np.ndarray, step: int) -> AugmentedPixels:
+        ids = [self.captioned.image_ids[image] for image in batch.images[rows]]
+        return self.pixels.augmented(ids, [batch.captions[row] for row in rows], step, rows.tolist())
+
     def prefix_outputs(self, batch: ImageBatch, rows: np.ndarray, step: int) -> torch.Tensor:
         """Outputs of the frozen prefix for one view of each of the batch's images in ``rows``: ``[len(rows), ...]``."""
-        images = batch.images[rows]
         if self._views is not None:
+            images = batch.images[rows]
             views = generator(self.pixels.seed, step, "view").integers(self._views.shape[1], size=len(batch.images))
-            return self._tensor(self._views[images, views[rows]]).float()
-        ids = [self.captioned.image_ids[image] for image in images]
-        captions = [batch.captions[row] for row in rows]
-        pixels = self.tower.normalise(self._tensor(self.pixels.augmented(ids, captions, step, rows.tolist())))
+            kept = self._tensor(self._views[images, views[rows]])
+            return self.tower.normalise(kept) if kept.dtype == torch.uint8 else kept.float()
+        begun = self._begun.pop((step, int(rows[0])), None) or self._augmented(batch, rows, step)
+        pixels = self.tower.normalise(self._tensor(begun.wait()))
         with torch.no_grad():
             return self._run(self._prefix, pixels)
 

@@ -24,10 +24,12 @@ def test_pictures_are_made_and_cached(tiny_encoder: Encoder) -> None:
 
 
 @pytest.mark.slow
-def test_clients_are_answered_while_the_index_grows(tiny_encoder: Encoder) -> None:
+def test_clients_are_answered_while_rows_are_replaced(tiny_encoder: Encoder) -> None:
     cost = measure_load(tiny_encoder, rows=500, clients=4, seconds=8)
     assert cost.commits > 0
     assert set(cost.answers) <= {200, 429}
     assert cost.answers[200] > 10
     assert 0 < cost.search_ms <= cost.slow_ms
-    assert cost.memory_after_mb > 0
+    assert cost.rows == 500
+    assert list(cost.memory_mb) == [25, 50, 100]
+    assert all(each > 0 for each in cost.memory_mb.values())

@@ -151,7 +151,8 @@ def test_a_checkpoint_is_paired_with_the_llm_of_its_adaptor(model: CatalogueMode
     """The 8B and the 1B model differ in width, so the adaptor of one does not fit the other."""
     assert model.llm is not None
     assert model.layout is not None
-    assert LLMS[model.layout, model.llm.hidden] == f"hf:{model.llm.repo}"
+    # The published SigLIP 2 model is the one whose text tower includes the LLM.
+    assert LLMS[model.layout != "siglip2", model.llm.hidden] == f"hf:{model.llm.repo}"
     small = "1b" in model.name
     assert model.llm.hidden == (2048 if small else 4096)
     assert ("1B" in model.llm.repo) == small
@@ -185,6 +186,19 @@ def test_recalls_are_those_of_the_papers_table() -> None:
                 assert found["image_retrieval_recall@1"] == to_image
                 seen += 1
     assert seen >= 75
+
+
+def test_what_users_measured_is_within_a_point_of_the_row_that_is_the_files() -> None:
+    """Urban1k of the EVA02-L/14-336 file: 96.0 / 97.5 in the note; the 60M row is nearest, and within a point."""
+    model = MODELS["llm2clip-eva02-l-14-336"]
+    (note,) = (note for note in model.notes if "Urban1k" in note)
+    assert "96.0 / 97.5" in note
+    off = {}
+    for row in model.recalls:
+        to_text, to_image = row.recalls["urban1k"]
+        off[row.row] = max(abs(to_text - 96.0), abs(to_image - 97.5))
+    assert min(off, key=off.__getitem__).startswith("LLM2CLIP-60M")
+    assert min(off.values()) < 1.0
 
 
 def test_every_entry_names_its_source() -> None:

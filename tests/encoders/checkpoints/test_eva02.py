@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.checkpoints.convert import convert
 from llm2clip_search.encoders.checkpoints.eva02 import convert_eva02, eva02_to_checkpoint, to_timm
+from llm2clip_search.encoders.checkpoints.layouts import openai_pixels
 from llm2clip_search.encoders.config import VisionConfig
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
@@ -21,7 +22,9 @@ from tests.support.checkpoints import MEAN, Tensors, eva02_tensors, noise, norma
 @torch.inference_mode()
 def plain_eva02(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
     """Fang et al., arXiv 2303.11331: pre-norm blocks, rotary attention except for the class token, a LayerNorm after
-    the heads, SwiGLU with an inner LayerNorm; the class token's state goes through the head."""
+    the heads, SwiGLU with an inner LayerNorm; the class token's state goes through the head. Without angles among the
+    tensors, attention is not rotary."""
+    rope = "visual.rope.freqs_cos" in tensors
     get = {name.removeprefix("visual."): tensor for name, tensor in tensors.items()}
     cos, sin = rotary_angles(3, 16).cos(), rotary_angles(3, 16).sin()
 
@@ -32,6 +35,8 @@ def plain_eva02(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
         return F.linear(x, get[f"{name}.weight"], get.get(f"{name}.bias"))
 
     def rotate(x: torch.Tensor) -> torch.Tensor:
+        if not rope:
+            return x
         patches = x[:, :, 1:]
         turned = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
         return torch.cat([x[:, :, :1], patches * cos + turned * sin], dim=2)
@@ -41,8 +46,8 @@ def plain_eva02(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
     for block in range(2):
         at = f"blocks.{block}"
         h = norm(f"{at}.norm1", x)
-        q, k, v = (linear(f"{at}.attn.{n}_proj", h).reshape(*h.shape[:2], 2, 16).transpose(1, 2) for n in "qkv")
-        mixed = torch.softmax(rotate(q) @ rotate(k).mT / 4, dim=-1) @ v
+        q, k, v = (linear(f"{at}.attn.{n}_proj", h).reshape(*h.shape[:2], 2, -1).transpose(1, 2) for n in "qkv")
+        mixed = torch.softmax(rotate(q) @ rotate(k).mT / q.shape[-1] ** 0.5, dim=-1) @ v
         x = x + linear(f"{at}.attn.proj", norm(f"{at}.attn.inner_attn_ln", mixed.transpose(1, 2).flatten(2)))
         h = norm(f"{at}.norm2", x)
         gated = F.silu(linear(f"{at}.mlp.w1", h)) * linear(f"{at}.mlp.w2", h)
@@ -89,6 +94,51 @@ def test_images_equal_timm_and_plain_torch(tmp_path: Path, llama: Path) -> None:
     np.testing.assert_allclose(compiled, found, atol=1e-4)
 
 
+def test_a_tower_without_rotary_positions_is_read_as_one_and_written_back(
+    tmp_path: Path, llama: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``rope`` is false by default in the training repository; such a state dict has no angles."""
+    tensors = eva02_tensors(rope=False)
+    torch.save(tensors, tmp_path / "published.pt")
+    convert(tmp_path / "published.pt", tmp_path / "model", llm=f"dir:{llama}")
+    assert caplog.messages == ["The tower has no visual.rope.freqs_*, so it is read as one without rotary positions."]
+    pixels = noise(3, 48)
+    expected = plain_eva02(tensors, normalised(pixels)).numpy()
+    found = load_encoder(f"dir:{tmp_path / 'model'}", runtime="torch", device="cpu").encode_pixels(pixels)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    model = resolve(f"dir:{tmp_path / 'model'}")
+    back = eva02_to_checkpoint(model.tensors("vision"), model.config.vision)
+    assert back.keys() == {name for name in tensors if name.startswith("visual.")}
+    # The same tensors with angles are another tower.
+    turned = {
+        f"visual.rope.freqs_{name}": f(rotary_angles(3, 64)) for name, f in (("cos", torch.cos), ("sin", torch.sin))
+    }
+    torch.save(tensors | turned, tmp_path / "turned.pt")
+    convert(tmp_path / "turned.pt", tmp_path / "turned", llm=f"dir:{llama}")
+    other = load_encoder(f"dir:{tmp_path / 'turned'}", runtime="torch", device="cpu").encode_pixels(pixels)
+    assert np.abs(other - found).max() > 1e-3
+
+
+def test_a_published_size_without_rotary_positions_keeps_its_architecture() -> None:
+    """At full size, without memory."""
+    ensure_torchvision()
+    import timm
+
+    with torch.device("meta"):
+        model: Any = timm.create_model("eva02_base_patch16_clip_224", pretrained=False, num_classes=1280)
+    state = {f"backbone.{name}": t for name, t in model.state_dict().items() if not name.startswith("head.")}
+    state |= {f"projection.{name}": t for name, t in model.head.state_dict().items()}
+    flat = VisionConfig(
+        library="timm",
+        architecture="eva02_base_patch16_clip_224",
+        weights=None,
+        projection=True,
+        options={"use_rot_pos_emb": False},
+        preprocess=openai_pixels(224),
+    )
+    assert convert_eva02(eva02_to_checkpoint(state, flat)).config == flat
+
+
 @torch.inference_mode()
 def test_half_precision_and_lone_biases_are_read(tmp_path: Path, llama: Path, caplog: pytest.LogCaptureFixture) -> None:
     """EVA-CLIP's q_bias, all in float16, with DistributedDataParallel's prefix and a training loop's wrapper."""
@@ -124,29 +174,26 @@ def test_published_sizes_are_timms_architectures(architecture: str, width: int, 
         model: Any = timm.create_model(architecture, pretrained=False, num_classes=1280)
     state = {f"backbone.{name}": t for name, t in model.state_dict().items() if not name.startswith("head.")}
     state |= {f"projection.{name}": t for name, t in model.head.state_dict().items()}
-    published = eva02_to_checkpoint(state)
+    config = VisionConfig(
+        library="timm", architecture=architecture, weights=None, projection=True, preprocess=openai_pixels(side)
+    )
+    published = eva02_to_checkpoint(state, config)
     assert "visual.blocks.0.mlp.ffn_ln.weight" in published
     found = convert_eva02(published)
-    assert found.config == VisionConfig(
-        library="timm",
-        architecture=architecture,
-        weights=None,
-        projection=True,
-        options={},
-        preprocess=found.config.preprocess,
-    )
-    assert (found.config.preprocess.height, found.dim, model.embed_dim) == (side, 1280, width)
+    assert found.config == config
+    assert (found.dim, model.embed_dim) == (1280, width)
     assert published["visual.patch_embed.proj.weight"].shape[-1] == patch
     assert found.tensors.keys() == state.keys()
 
 
 def test_names_can_be_converted_back() -> None:
     tensors = eva02_tensors()
-    vision = {name: t for name, t in tensors.items() if name.startswith("visual.") and ".freqs_" not in name}
-    back = eva02_to_checkpoint(convert_eva02(tensors).tensors)
-    assert back.keys() - {"logit_scale"} == vision.keys()
+    vision = {name: t for name, t in tensors.items() if name.startswith("visual.")}
+    found = convert_eva02(tensors)
+    back = eva02_to_checkpoint(found.tensors, found.config)
+    assert back.keys() == vision.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in vision.items())
-    assert to_timm("blocks.3.mlp.w3.bias") == "blocks.3.mlp.fc2.bias"
+    assert to_timm("blocks.3.mlp.w3.bias", fused=False) == "blocks.3.mlp.fc2.bias"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +203,7 @@ def test_names_can_be_converted_back() -> None:
         ({"visual.rope.freqs_sin": torch.zeros(16, 16)}, r"is \[16, 16\], but its tower needs \[9, 16\]"),
         ({"visual.blocks.1.mlp.w1.weight": None}, r"missing 1 \(blocks\.1\.mlp\.fc1_g\.weight\)"),
         ({"visual.blocks.1.attn.gate": torch.ones(1)}, r"unexpected 1 \(blocks\.1\.attn\.gate\)"),
-        ({"visual.blocks.0.mlp.w1.weight": None}, "not an EVA02 with SwiGLU"),
+        ({"visual.blocks.0.mlp.w1.weight": None}, "neither an EVA01 nor an EVA02 with SwiGLU"),
         ({"visual.head.bias": None}, r"lacks head\.bias"),
         ({"visual.head.weight": torch.zeros(24, 31)}, "has 31 input dimensions, but the tower has 32"),
         ({"visual.pos_embed": torch.zeros(1, 9, 32)}, "8 patch positions, which do not make a square grid"),

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.support.checkpoints import Tensors, eva02_tensors, save_openai, siglip2_tensors
+from tests.support.checkpoints import Tensors, eva01_tensors, eva02_tensors, save_openai, siglip2_tensors, vit_tensors
 from tests.support.dual import save_dual
 from tests.support.images import photograph
 from tests.support.models import CAPTIONS
@@ -34,12 +36,22 @@ from tests.support.models import CAPTIONS
 PICTURES = [photograph(1, (90, 60)), photograph(2, (50, 81)), photograph(3, (12, 15))]
 
 
+STATE_DICTS: dict[str, Callable[[], Tensors]] = {
+    "eva02": eva02_tensors,
+    "siglip2": siglip2_tensors,
+    "vit": vit_tensors,
+    "eva01": eva01_tensors,
+    "eva02 without rope": partial(eva02_tensors, rope=False),
+    "siglip2 with a projection": partial(siglip2_tensors, projected=True),
+}
+
+
 def published(folder: Path, layout: str, dtype: torch.dtype = torch.float32) -> Path:
     """A checkpoint as its authors publish it: a folder for OpenAI's towers, a pickled state dict for the others."""
     if layout == "openai":
         save_openai(folder / "published", dtype=dtype)
         return folder / "published"
-    tensors = eva02_tensors() if layout == "eva02" else siglip2_tensors()
+    tensors = STATE_DICTS[layout]()
     torch.save({name: tensor.to(dtype) for name, tensor in tensors.items()}, folder / "published.pt")
     return folder / "published.pt"
 
@@ -64,7 +76,7 @@ def differing(one: Tensors, other: Tensors) -> list[str]:
     return sorted((one.keys() | other.keys()) - same)
 
 
-@pytest.mark.parametrize("layout", ["openai", "eva02", "siglip2"])
+@pytest.mark.parametrize("layout", ["openai", *STATE_DICTS])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_round_trip_keeps_every_bit(tmp_path: Path, llama: Path, layout: str, dtype: torch.dtype) -> None:
     """Published, converted, exported: the same names and bits; converted again: the same model folder."""
@@ -73,7 +85,10 @@ def test_a_round_trip_keeps_every_bit(tmp_path: Path, llama: Path, layout: str, 
     source = tmp_path / ("published" if layout == "openai" else "published.pt")
     before, after = (dict(read_checkpoint(path).tensors) for path in (source, tmp_path / "back"))
     assert differing(before, after) == []
-    assert f"layout {layout}, {len(before)} tensors, for the LLM dir:" in done.embeds
+    assert (
+        f"layout {layout.partition(' ')[0].replace('eva01', 'eva02')}, {len(before)} tensors, for the LLM dir:"
+        in done.embeds
+    )
     convert(tmp_path / "back", tmp_path / "again", llm=f"dir:{llama}")
     assert resolve(f"dir:{tmp_path / 'again'}").config.vision == model.config.vision
     assert resolve(f"dir:{tmp_path / 'again'}").identity.fingerprint == model.identity.fingerprint

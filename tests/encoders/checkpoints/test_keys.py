@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from llm2clip_search.encoders.checkpoints.adaptor_keys import adaptor_to_checkpoint, convert_adaptor
+from llm2clip_search.encoders.checkpoints.adaptor_keys import adaptor_to_checkpoint, container_of, convert_adaptor
 from llm2clip_search.encoders.checkpoints.convert import convert_tensors
 from llm2clip_search.encoders.checkpoints.layouts import LayoutName, PublishedCheckpoint, read_checkpoint
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
@@ -41,7 +41,7 @@ def checkpoint(tensors: Tensors, config: dict[str, Any] | None = None) -> Publis
         ("eva02", [("text.text_adaptor", "text.text_adapter")], r"start with text\.text_adapter;"),
         ("eva02", [("text.text_adaptor", "text_adaptor")], "start with text_adaptor;"),
         ("eva02", [(".ln.", ".norm.")], r"has keys other than .*: 8 \(0\.norm\.bias"),
-        ("siglip2", [("text.text_proj.text_adaptor", "text.text_adaptor")], r"start with text\.text_adaptor;"),
+        ("siglip2", [("text.text_proj.text_adaptor", "text_proj.adaptor")], r"start with text_proj\.adaptor;"),
         ("siglip2", [(".fn.3.", ".mlp.2."), (".fn.0.", ".mlp.0.")], r"has keys other than .*: 16 \(0\.mlp\.0\.bias"),
     ],
 )
@@ -127,7 +127,8 @@ def test_keys_and_shapes_that_do_not_fit_are_listed(change: Callable[[Tensors], 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_adaptors_published_names_can_be_restored(layout: LayoutName) -> None:
     tensors = {name: t for name, t in LAYOUTS[layout]().items() if "adaptor" in name}
-    back = adaptor_to_checkpoint(convert_adaptor(tensors, layout).tensors, layout)
+    adaptor = convert_adaptor(tensors, layout)
+    back = adaptor_to_checkpoint(adaptor.tensors, container_of(layout, normalises=adaptor.config.normalises))
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
 

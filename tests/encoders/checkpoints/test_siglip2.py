@@ -13,24 +13,15 @@ from llm2clip_search.encoders.checkpoints.siglip2 import convert_siglip2, siglip
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from tests.support.checkpoints import SIGLIP_WIDTH, Tensors, noise, normalised, siglip2_tensors
+from tests.support.checkpoints import DIM, SIGLIP_WIDTH, Tensors, noise, normalised, siglip2_tensors
 
 
-@pytest.mark.parametrize("pixels", [None, "siglip"])
 @torch.inference_mode()
-def test_images_equal_timm(tmp_path: Path, llama: Path, pixels: str | None) -> None:
-    """With the training repository's preprocessing and with Google's."""
+def timms_features(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
+    """Pooled features of timm's class, loaded strictly."""
     ensure_torchvision()
     from timm.models.vision_transformer import VisionTransformer
 
-    tensors = siglip2_tensors()
-    torch.save(tensors, tmp_path / "published.pt")
-    config = convert(
-        tmp_path / "published.pt",
-        tmp_path / "model",
-        llm=f"dir:{llama}",
-        pixels=None if pixels is None else PIXELS[pixels],
-    )
     model = VisionTransformer(
         img_size=28,
         patch_size=14,
@@ -44,14 +35,43 @@ def test_images_equal_timm(tmp_path: Path, llama: Path, pixels: str | None) -> N
     ).eval()
     prefix = "visual.trunk."
     model.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, strict=True)
+    features: torch.Tensor = model(images)
+    return features
+
+
+@pytest.mark.parametrize("pixels", [None, "siglip"])
+@torch.inference_mode()
+def test_images_equal_timm(tmp_path: Path, llama: Path, pixels: str | None) -> None:
+    """With the training repository's preprocessing and with Google's."""
+    tensors = siglip2_tensors()
+    torch.save(tensors, tmp_path / "published.pt")
+    config = convert(
+        tmp_path / "published.pt",
+        tmp_path / "model",
+        llm=f"dir:{llama}",
+        pixels=None if pixels is None else PIXELS[pixels],
+    )
     array = noise(3, 28)
     images = normalised(array) if pixels is None else torch.from_numpy(array).permute(0, 3, 1, 2) / 127.5 - 1
     found = load_encoder(f"dir:{tmp_path / 'model'}", runtime="torch", device="cpu").encode_pixels(array)
-    np.testing.assert_allclose(found, F.normalize(model(images), dim=-1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(found, F.normalize(timms_features(tensors, images), dim=-1).numpy(), atol=1e-5)
     assert config.dim == SIGLIP_WIDTH
     assert config.vision.preprocess.resize == ("shortest" if pixels is None else "squash")
     assert config.text.adaptor is not None
     assert not config.text.adaptor.normalises
+
+
+def test_a_linear_projection_is_read_and_written_back(tmp_path: Path, llama: Path) -> None:
+    """``timm_proj`` "linear" of the training repository, to another width than the tower's."""
+    tensors = siglip2_tensors(projected=True)
+    torch.save(tensors, tmp_path / "published.pt")
+    config = convert(tmp_path / "published.pt", tmp_path / "model", llm=f"dir:{llama}")
+    assert config.dim == DIM != SIGLIP_WIDTH
+    projected = timms_features(tensors, normalised(noise(3, 28))) @ tensors["visual.head.proj.weight"].T
+    found = load_encoder(f"dir:{tmp_path / 'model'}", runtime="torch", device="cpu").encode_pixels(noise(3, 28))
+    np.testing.assert_allclose(found, F.normalize(projected, dim=-1).numpy(), atol=1e-5)
+    back = siglip2_to_checkpoint(resolve(f"dir:{tmp_path / 'model'}").tensors("vision"))
+    assert back.keys() == {name for name in tensors if name.startswith("visual.")}
 
 
 @torch.inference_mode()
@@ -143,5 +163,8 @@ def test_towers_that_do_not_fit_are_refused() -> None:
     del tensors["visual.trunk.attn_pool.latent"]
     with pytest.raises(ModelError, match=r"missing 1 \(attn_pool\.latent\)"):
         convert_siglip2(tensors)
+    wide = {"visual.head.proj.weight": torch.ones(DIM, 127)}
+    with pytest.raises(ModelError, match=r"projection\.weight of the projection .* is \[24, 127\], but \[24, 128\]"):
+        convert_siglip2(siglip2_tensors() | wide)
     with pytest.raises(ModelError, match=r"missing .*; unexpected 1 \(blocks\.0\.attn\.q_norm\.weight\)"):
         convert_siglip2(tensors | {"visual.trunk.blocks.0.attn.q_norm.weight": torch.ones(64)})

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from llm2clip_search.encoders.checkpoints.convert import convert
 from llm2clip_search.encoders.checkpoints.llm_source import LLMSource
 from llm2clip_search.encoders.checkpoints.peft_lora import read_peft
 from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.export import export_model
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.tokenization import LLMTokenizer
@@ -30,8 +31,10 @@ from tests.support.checkpoints import (
     Tensors,
     eva02_tensors,
     plain_adaptor,
+    save_llama,
     save_openai,
     siglip2_tensors,
+    vit_tensors,
 )
 from tests.support.models import CAPTIONS
 
@@ -88,20 +91,44 @@ def test_captions_equal_the_published_path(converted: Path, llama: Path) -> None
         np.testing.assert_allclose(found, alone, atol=tolerance)
 
 
-@pytest.mark.parametrize("layout", ["eva02", "siglip2"])
-def test_only_siglip2s_adaptor_takes_states_without_normalisation(tmp_path: Path, llama: Path, layout: str) -> None:
-    tensors = eva02_tensors() if layout == "eva02" else siglip2_tensors()
-    container = "text.text_adaptor" if layout == "eva02" else "text.text_proj.text_adaptor"
+@pytest.mark.parametrize("container", ["text.text_adaptor", "text.text_proj.text_adaptor"])
+@pytest.mark.parametrize("tensors_of", [eva02_tensors, siglip2_tensors, vit_tensors])
+def test_the_class_of_the_text_tower_decides_whether_states_are_normalised(
+    tmp_path: Path, llama: Path, tensors_of: Callable[..., Tensors], container: str
+) -> None:
+    """Whatever the vision tower is: ``use_embedding`` of the training repository gives the keys, and is kept."""
+    tensors = tensors_of(container=container)
     torch.save(tensors, tmp_path / "published.pt")
     convert(tmp_path / "published.pt", tmp_path / "model", llm=f"dir:{llama}")
     states = published_states(llama, CAPTIONS)
     found = load_encoder(f"dir:{tmp_path / 'model'}", runtime="torch", device="cpu").encode_texts(CAPTIONS)
+    normalised = container == "text.text_adaptor"
     as_published, other = (
-        plain_adaptor(tensors, container, states, normalises=flag).numpy()
-        for flag in (layout == "eva02", layout != "eva02")
+        plain_adaptor(tensors, container, states, normalises=flag).numpy() for flag in (normalised, not normalised)
     )
     np.testing.assert_allclose(found, as_published, atol=1e-5)
     assert np.abs(found - other).max() > 1e-3
+    export_model(resolve(f"dir:{tmp_path / 'model'}"), tmp_path / "back", to="llm2clip")
+    back = torch.load(tmp_path / "back" / "model.pt", weights_only=True)
+    assert {name: tensor.shape for name, tensor in back.items()} == {n: t.shape for n, t in tensors.items()}
+    assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("tensors_of", [eva02_tensors, siglip2_tensors])
+@pytest.mark.parametrize(
+    ("container", "llm"),
+    [
+        ("text.text_adaptor", "microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned"),
+        ("text.text_proj.text_adaptor", "meta-llama/Llama-3.1-8B-Instruct"),
+    ],
+)
+def test_so_does_it_decide_the_llm(
+    tmp_path: Path, tensors_of: Callable[..., Tensors], container: str, llm: str
+) -> None:
+    """That of the embeddings' script, or that of its text tower, which is tuned by updates."""
+    torch.save(tensors_of(hidden=4096, container=container), tmp_path / "x.pt")
+    with pytest.raises(ModelError, match=f"hf:{llm} is not in"):
+        convert(tmp_path / "x.pt", tmp_path / "model")
 
 
 def test_a_caption_of_600_tokens_is_truncated_before_its_end_of_turn(converted: Path, tmp_path: Path) -> None:
@@ -148,6 +175,78 @@ def test_masks_of_template_caption_and_end_of_turn(llama: Path) -> None:
         ModelError, match=rf"Instruction and suffix have {before + 1} tokens, which leaves none of the 4"
     ):
         LLMTokenizer(llama, TextConfig(**{**vars(config), "max_tokens": 4}))
+
+
+@torch.inference_mode()
+def llm2vecs_states(folder: Path, captions: Sequence[str], limit: int = 512) -> torch.Tensor:
+    """LLM2Vec's own steps with transformers' tokenizer: the whole template is cut at ``limit`` tokens, and as many
+    states are pooled from the end as the caption has tokens with its end of turn, at most ``limit``."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    model = load_llama(folder)
+    states = []
+    for caption in captions:
+        text = f"{caption.rstrip()}<|eot_id|>"
+        ids = tokenizer(HEADER + text, truncation=True, max_length=limit)["input_ids"]
+        count = len(tokenizer(text, truncation=True, max_length=limit, add_special_tokens=False)["input_ids"])
+        mask = torch.zeros(1, 1, len(ids), len(ids))
+        out = model(input_ids=torch.tensor([ids]), attention_mask=mask).last_hidden_state
+        states.append(out[0, -count:].mean(dim=0))
+    return torch.stack(states)
+
+
+def lengths_around_512(llama: Path) -> list[str]:
+    """Captions whose templates have 510 to 520 tokens, and one that has 2,000."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(llama / "tokenizer.json"))
+    captions = ["x1" * number for number in range(240, 262)] + ["7b" * 1000]
+    lengths = [len(tokenizer.encode(f"{HEADER}{caption}<|eot_id|>").ids) for caption in captions]
+    assert min(lengths) < 508
+    assert {511, 512, 513, 514} & set(lengths)
+    return captions
+
+
+def test_captions_over_512_tokens_as_llm2vec_cuts_and_pools_them(tmp_path: Path, llama: Path) -> None:
+    """Chosen when converting; part of the fingerprint; equal to the default for captions that fit."""
+    tensors = eva02_tensors()
+    torch.save(tensors, tmp_path / "x.pt")
+    convert(tmp_path / "x.pt", tmp_path / "theirs", llm=f"dir:{llama}", overlong="llm2vec")
+    convert(tmp_path / "x.pt", tmp_path / "ours", llm=f"dir:{llama}")
+    captions = [*CAPTIONS, *lengths_around_512(llama)]
+    expected = plain_adaptor(tensors, "text.text_adaptor", llm2vecs_states(llama, captions), normalises=True).numpy()
+    theirs, ours = (load_encoder(f"dir:{tmp_path / n}", runtime="torch", device="cpu") for n in ("theirs", "ours"))
+    np.testing.assert_allclose(theirs.encode_texts(captions), expected, atol=1e-5)
+    differ = np.abs(ours.encode_texts(captions) - expected).max(axis=1) > 1e-4
+    np.testing.assert_array_equal(differ, np.array(ours.count_tokens(captions)) > 512)
+    assert theirs.count_tokens(captions) == ours.count_tokens(captions)
+    assert theirs.fingerprint != ours.fingerprint
+
+
+def test_a_line_break_at_a_captions_start_is_merged_with_the_headers(tmp_path: Path, llama: Path) -> None:
+    """Llama 3's tokenizer makes one token of all line breaks, which LLM2Vec pools; also in a caption that is cut."""
+    tensors = eva02_tensors()
+    torch.save(tensors, tmp_path / "x.pt")
+    convert(tmp_path / "x.pt", tmp_path / "model", llm=f"dir:{llama}")
+    captions = ["\na dog", "\n\n two cats\n", "  a dog", "\ta dog", "a dog", "\n"]
+    expected = plain_adaptor(tensors, "text.text_adaptor", llm2vecs_states(llama, captions), normalises=True).numpy()
+    encoder = load_encoder(f"dir:{tmp_path / 'model'}", runtime="torch", device="cpu")
+    np.testing.assert_allclose(encoder.encode_texts(captions), expected, atol=1e-5)
+    tokenizer = resolve(f"dir:{tmp_path / 'model'}").tokenizer()
+    whole, cut = tokenizer(["\na dog"]), tokenizer(["\n" + "7b" * 1000])
+    merged = token_of(llama, "\n\n\n")
+    assert merged in whole.ids[0]
+    assert merged in cut.ids[0]
+    assert cut.ids.shape == (1, 512)
+    assert cut.ids[0, -1] == token_of(llama, "<|eot_id|>")
+
+
+def token_of(llama: Path, text: str) -> int:
+    from tokenizers import Tokenizer
+
+    (found,) = Tokenizer.from_file(str(llama / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    return int(found)
 
 
 def test_a_suffix_is_part_of_the_fingerprint_only_if_it_is_set() -> None:
@@ -197,6 +296,47 @@ def test_low_rank_updates_of_peft_equal_its_own_merge(tmp_path: Path, llama: Pat
     assert np.abs(published_states(llama, CAPTIONS).numpy() - states.numpy()).max() > 1e-2
 
 
+def test_stacked_updates_equal_pefts_merges_one_after_the_other(tmp_path: Path, llama: Path) -> None:
+    """As the training repository's stage 1 stacks three; here of different ranks and scales."""
+    import peft
+
+    torch.save(siglip2_tensors(), tmp_path / "x.pt")
+    save_peft(tmp_path / "one", llama)
+    save_peft(tmp_path / "two", llama, r=2, lora_alpha=7, target_modules=["q_proj", "down_proj"])
+    merged: Any = load_llama(llama)
+    for name in ("one", "two"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            merged = peft.PeftModel.from_pretrained(merged, str(tmp_path / name)).merge_and_unload()
+    expected = plain_adaptor(
+        siglip2_tensors(),
+        "text.text_proj.text_adaptor",
+        published_states(llama, CAPTIONS, merged.eval()),
+        normalises=False,
+    )
+    folders = [tmp_path / "one", tmp_path / "two"]
+    convert(tmp_path / "x.pt", tmp_path / "model", llm=f"dir:{llama}", lora=folders)
+    found = load_encoder(f"dir:{tmp_path / 'model'}", runtime="torch", device="cpu").encode_texts(CAPTIONS)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    record = json.loads((tmp_path / "model" / "conversion.json").read_text())
+    assert sorted(record["from"]) == ["one/adapter_model.safetensors", "two/adapter_model.safetensors", "x.pt"]
+    wide = save_llama(tmp_path / "wide", hidden=64)
+    save_peft(tmp_path / "other", wide)
+    with pytest.raises(ModelError, match=r"other updates matrices of other sizes .*: they belong to different LLMs"):
+        convert(tmp_path / "x.pt", tmp_path / "no", llm=f"dir:{llama}", lora=[tmp_path / "one", tmp_path / "other"])
+
+
+def test_updates_named_as_the_llm_are_recognised(tmp_path: Path, llama: Path) -> None:
+    """With and without the ``config.json`` that some are published with."""
+    torch.save(siglip2_tensors(), tmp_path / "x.pt")
+    save_peft(tmp_path / "updates", llama)
+    for _ in range(2):
+        with pytest.raises(ModelError, match=r"updates holds low-rank updates of an LLM .*, but not the LLM") as caught:
+            convert(tmp_path / "x.pt", tmp_path / "model", llm=f"dir:{tmp_path / 'updates'}")
+        assert "--lora" in caught.value.hint
+        (tmp_path / "updates" / "config.json").write_bytes((llama / "config.json").read_bytes())
+
+
 def test_one_of_two_folders_of_updates_must_be_named(tmp_path: Path, llama: Path) -> None:
     torch.save(siglip2_tensors(), tmp_path / "x.pt")
     for name in ("one", "two"):
@@ -204,7 +344,7 @@ def test_one_of_two_folders_of_updates_must_be_named(tmp_path: Path, llama: Path
     with pytest.raises(ModelError, match="has 2 folders with low-rank updates: one, two") as caught:
         convert(tmp_path, tmp_path / "model", llm=f"dir:{llama}")
     assert "--lora" in caught.value.hint
-    convert(tmp_path, tmp_path / "model", llm=f"dir:{llama}", lora=tmp_path / "two")
+    convert(tmp_path, tmp_path / "model", llm=f"dir:{llama}", lora=[tmp_path / "two"])
     record = json.loads((tmp_path / "model" / "conversion.json").read_text())
     assert sorted(record["from"]) == ["two/adapter_model.safetensors", "x.pt"]
     convert(tmp_path / "x.pt", tmp_path / "alone", llm=f"dir:{llama}")  # the folder of a single file may hold anything

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
@@ -14,6 +15,7 @@ from llm2clip_search.server import service as services
 from llm2clip_search.server.app import create_app
 from llm2clip_search.server.config import ServerConfig
 from llm2clip_search.server.service import Service
+from llm2clip_search.store import Writer
 from tests.support.encoders import ColourEncoder
 from tests.support.photos import photos, rows_of
 from tests.support.server import served, wait_until
@@ -74,6 +76,8 @@ def test_a_filter_is_shown_as_a_form_and_as_sql(client: TestClient) -> None:
         ({"conditions": [{"column": "width", "op": "like", "value": "1"}]}, "bad-request", "conditions[0].op"),
         ({"conditions": [{"column": "width", "op": "=", "value": None, "x": 1}]}, "bad-request", "conditions[0]"),
         ({"area": [[0, 0], [1, 1]]}, "bad-request", "area"),
+        ({"ids": ["1", "one"]}, "bad-request", "ids[1]"),
+        ({"ids": ["1@0x1"]}, "bad-request", "ids[0]"),
         ({"area": [[0, 0], [1, 1], [1]]}, "bad-request", "area[2]"),
     ],
 )
@@ -136,9 +140,9 @@ def test_facets_are_those_of_the_engine(client: TestClient, searcher: Searcher) 
 
 def test_places_have_an_example(client: TestClient) -> None:
     found = post(client, "/places", cells=8)
-    hashes = {str(row.id): row.content_hash[:16] for row in ROWS if row.latitude is not None}
-    assert found["matches"] == len(hashes) == sum(cell["count"] for cell in found["cells"])
-    assert all(hashes[cell["id"]] == cell["hash"] for cell in found["cells"])
+    placed = {str(row.id) for row in ROWS if row.latitude is not None}
+    assert found["matches"] == len(placed) == sum(cell["count"] for cell in found["cells"])
+    assert {cell["id"] for cell in found["cells"]} <= placed
     assert post(client, "/places", 400, bounds=[5, 0, 1, 0])["type"] == "/problems/bad-request"
 
 
@@ -156,6 +160,8 @@ def test_an_area_bounds_search_facets_and_places(folder: Path, monkeypatch: pyte
         assert post(client, "/places", area=square)["matches"] == len(placed)
         nothing = post(client, "/search", area=square, where="id > 100")["nothing"]
         assert [(each["area"], each["matches"]) for each in nothing["without"]] == [(False, 30), (True, 49)]
+        both = post(client, "/search", area=square, ids=["29", "3", "30", "9999"])
+        assert [hit["id"] for hit in both["hits"]] == ["29", "3"]
 
 
 def test_nothing_says_which_condition_removed_all(client: TestClient) -> None:
@@ -166,12 +172,13 @@ def test_nothing_says_which_condition_removed_all(client: TestClient) -> None:
     assert found["nothing"] == {
         "rows": len(ROWS),
         "without": [
-            {"condition": form[0], "where": None, "area": False, "matches": 0},
-            {"condition": form[1], "where": None, "area": False, "matches": wide},
+            {"condition": form[0], "where": None, "area": False, "ids": False, "matches": 0},
+            {"condition": form[1], "where": None, "area": False, "ids": False, "matches": wide},
             {
                 "condition": {"column": "height", "op": ">", "value": 4000},
                 "where": None,
                 "area": False,
+                "ids": False,
                 "matches": 0,
             },
         ],
@@ -199,6 +206,42 @@ def test_hidden_places_cannot_be_asked_for(folder: Path) -> None:
         assert "mtime" in names
 
 
+def test_hidden_places_are_those_of_sources_too(tmp_path: Path) -> None:
+    """Whatever a source calls them, and wherever a column could be seen, asked for or told from an order."""
+    told = {
+        "exif": pa.array(['{"GPSLatitude": "52.5"}', None]),
+        "GPSLatitude": pa.array([52.5, 13.25]),
+        "photo_lat": pa.array([52.5, 13.25]),
+        "long": pa.array([52.5, 13.25]),
+        "shot": pa.array([{"at": {"lon": 52.5}}, None]),
+        "tracks": pa.array([[{"geo": 52.5}], []]),
+    }
+    kept = {"platform": pa.array(["flat", "flat"]), "long_caption": pa.array(["a lonely latch"] * 2)}
+    with Writer.open(tmp_path / "i", model=ColourEncoder().identity, dim=ColourEncoder().dim) as writer:
+        vectors = np.eye(2, ColourEncoder().dim, dtype=np.float32)
+        writer.commit(rows_of(2), vectors, columns=pa.table(told | kept))
+    with served(tmp_path / "i", encoder=ColourEncoder(), hide_location=True) as client:
+        for terms in ([], [{"text": "dusk"}]):
+            for hit in post(client, "/search", terms=terms)["hits"]:
+                assert set(hit["columns"]) == set(kept)
+        assert set(client.get(f"{API}/images/0").json()["columns"]) == set(kept)
+        table = client.post(f"{API}/search?format=csv", json={}).text
+        assert "52.5" not in table
+        assert not set(told) & set(table.splitlines()[0].split(","))
+        for name in told:
+            assert (
+                post(client, "/search", 400, where=f'"{name.upper()}" IS NOT NULL')["type"] == "/problems/bad-condition"
+            )
+            assert post(client, "/search", 403, sort=f"-{name}")["parameter"] == "sort"
+            assert post(client, "/facets", 403, columns=[name])["parameter"] == "columns"
+        counted = {facet["column"] for facet in post(client, "/facets")["facets"]}
+        assert "platform" in counted
+        assert not counted & set(told)
+        assert not set(told) & {column["name"] for column in client.get(f"{API}/index").json()["columns"]}
+    with served(tmp_path / "i", encoder=ColourEncoder()) as client:
+        assert set(post(client, "/search")["hits"][-1]["columns"]) == set(told) | set(kept)
+
+
 def test_ids_name_their_index(folder: Path, tmp_path: Path) -> None:
     other = rows_of(20, seed=9)
     photos(tmp_path / "other", other)
@@ -208,6 +251,16 @@ def test_ids_name_their_index(folder: Path, tmp_path: Path) -> None:
         assert set(ids) <= {"1", "2"}
         assert found["matches"] == sum(row.latitude is not None for row in (*ROWS[:20], *other))
         assert post(client, "/search", k=1)["hits"][0]["id"] == "149@1"
+        chosen = ["3@1", "4@2", "19@2"]
+        assert {hit["id"] for hit in post(client, "/search", ids=chosen)["hits"]} == set(chosen)
+        assert {hit["id"] for hit in post(client, "/search", ids=chosen, terms=[{"text": "dusk"}])["hits"]} == set(
+            chosen
+        )
+        lines = client.post(f"{API}/search?format=csv", json={"ids": chosen, "where": "id > 3"}).text.splitlines()
+        assert {line.partition(",")[0] for line in lines[1:]} == {"4@2", "19@2"}
+        assert post(client, "/search", ids=[])["nothing"]["without"][0]["matches"] == len(ROWS) + 20
+        for wrong in ("3", "3@3"):  # of which index, and of one that is not served
+            assert post(client, "/search", 404, ids=[wrong])["parameter"] == "ids"
 
 
 def test_a_condition_has_its_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

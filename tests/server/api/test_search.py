@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from llm2clip_search.encoders.calibration import Calibration
 from llm2clip_search.engine import open_index
 from llm2clip_search.indexers import index_folder
 from tests.support.encoders import ColourEncoder
@@ -147,3 +148,18 @@ def test_several_indices_have_ids_of_their_own(tmp_path: Path, indexed: Path) ->
         hits = ask(client, terms=[{"like": "0@2"}], k=21)["hits"]
         assert len(hits) == 21
         assert [hit["id"] for hit in hits if hit["id"].endswith("@2")] == ["0@2"]
+
+
+def test_a_calibrated_model_says_how_probable_a_hit_is(indexed: Path) -> None:
+    class Calibrated(ColourEncoder):
+        calibration = Calibration(lead=4.0, cosine=2.0, offset=-3.0)
+
+    expected = open_index(indexed, encoder=Calibrated()).query("red", k=3)
+    with served(indexed, encoder=Calibrated()) as client:
+        hits = ask(client, terms=[{"text": "red"}], k=3)["hits"]
+        assert [hit["probability"] for hit in hits] == pytest.approx([hit.probability for hit in expected.hits])
+        composed = ask(client, terms=[{"text": "red"}, {"like": "3"}], k=3)["hits"]
+        assert all("probability" not in hit for hit in composed)
+        line = client.get(SEARCH, params={"text": "red", "k": 1, "format": "csv"}).text.splitlines()
+        cells = dict(zip(line[0].split(","), line[1].split(","), strict=True))
+        assert float(cells["probability"]) == pytest.approx(hits[0]["probability"])

@@ -1,14 +1,17 @@
 """What is served, and how far the server is."""
 
+import time
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from llm2clip_search import engine
+from llm2clip_search.errors import ModelError
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.server.app import create_app
 from llm2clip_search.server.config import ServerConfig
-from llm2clip_search.server.service import Service
+from llm2clip_search.server.service import WATCH_S, Service
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
 from tests.support.server import served, wait_until
@@ -66,16 +69,45 @@ def test_a_damaged_index_is_named_and_the_open_one_still_served(tmp_path: Path) 
         assert client.get("/api/v1/search?text=red").status_code == 500
 
 
-def test_a_tower_that_does_not_load_is_named(indexed: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ModelError("the weights are not here"), "The vision tower could not be loaded: the weights are not here"),
+        (OSError("/home/me/.secret"), "The vision tower could not be loaded for a reason that the server's log names."),
+    ],
+)
+def test_a_tower_that_does_not_load_is_named(
+    indexed: Path, caplog: pytest.LogCaptureFixture, error: Exception, told: str
+) -> None:
     class Broken(ColourEncoder):
         def encode_pixels(self, pixels: object) -> object:  # type: ignore[override]
-            raise OSError("the weights are not here")
+            raise error
 
     with served(indexed, encoder=Broken()) as client:
         wait_until(lambda: client.get("/api/v1/ready").json()["vision"] == "failed")
+        wait_until(lambda: client.get("/api/v1/ready").json()["detail"])
         answer = client.get("/api/v1/ready").json()
         assert (answer["state"], answer["text"]) == ("ready", "ready")
-        assert "the weights are not here" in answer["detail"]
+        assert answer["detail"] == told
+    assert str(error) in caplog.text
+
+
+def test_what_nobody_expected_is_for_the_log_only(
+    indexed: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("/home/me/.secret")
+
+    monkeypatch.setattr(engine, "open_index", broken)
+    service = Service(ServerConfig(indices=(indexed,)), encoder=ColourEncoder())
+    with TestClient(create_app(service), base_url="http://127.0.0.1:8410") as client:
+        wait_until(lambda: client.get("/api/v1/ready").json()["state"] == "failed")
+        for answer in (client.get("/api/v1/ready"), client.get("/api/v1/search?text=red")):
+            assert "The index could not be opened for a reason that the server's log names." in answer.text
+            assert "secret" not in answer.text
+        wait_until(lambda: caplog.text.count("RuntimeError: /home/me/.secret"))
+        time.sleep(2.5 * WATCH_S)
+    assert caplog.text.count("RuntimeError: /home/me/.secret") == 1  # not at each look at the index
 
 
 @pytest.mark.parametrize("path", ["/api/v1/nothing", "/nothing", "/static/missing.js", "/api/v1/"])

@@ -26,6 +26,8 @@ from llm2clip_search.training.data.caption_table import (
     read_caption_table,
     without_photos,
 )
+from llm2clip_search.training.data.recipe import DataRecipe
+from llm2clip_search.training.data.training_captions import read_training_captions
 from tests.support.corpus import write_csv, write_tar
 
 ROWS = [
@@ -55,13 +57,13 @@ FORMATS = ["csv", "csv.gz", "tsv", "tsv.gz", "jsonl", "jsonl.gz", "parquet", "ta
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
     write_rows(tmp_path / f"captions.{suffix}")
-    table, empty = read_caption_table(tmp_path, [CaptionSource(path=f"captions.{suffix}")])
+    table, counts = read_caption_table(tmp_path, [CaptionSource(path=f"captions.{suffix}")])
     assert table.schema == CAPTION_SCHEMA
     assert table.select(["image_id", "lang", "caption"]).to_pylist() == [
         {key: row[key] for key in ("image_id", "lang", "caption")} for row in ROWS
     ]
     assert table["caption_id"].to_pylist() == [caption_id(row["caption"]) for row in ROWS]
-    assert empty == 0
+    assert counts == {"empty": 0, "without a language": 0, "repeated": 0}
 
 
 def test_rows_are_selected_by_split_and_language(tmp_path: Path) -> None:
@@ -82,9 +84,9 @@ def test_captions_per_image_and_language_can_be_limited(tmp_path: Path) -> None:
     rows = [("a", "en", "one"), ("a", "de", "eins"), ("a", "en", " "), ("b", "en", "two"), ("a", "en", "three")]
     rows += [("a", "en", "four"), ("a", "de", "zwei"), ("b", "en", "five")]
     write_csv(tmp_path / "c.csv", [{"image_id": i, "lang": lang, "caption": text} for i, lang, text in rows])
-    table, empty = read_caption_table(tmp_path, [CaptionSource(path="c.csv", per_image=2)])
+    table, counts = read_caption_table(tmp_path, [CaptionSource(path="c.csv", per_image=2)])
     assert table["caption"].to_pylist() == ["one", "eins", "two", "three", "zwei", "five"]
-    assert empty == 1
+    assert counts["empty"] == 1
     first, _ = read_caption_table(tmp_path, [CaptionSource(path="c.csv", per_image=1)])
     assert first["caption"].to_pylist() == ["one", "eins", "two"]
 
@@ -116,9 +118,31 @@ def test_webdataset_members_with_lists_are_keyed_by_their_names(tmp_path: Path) 
 def test_empty_captions_are_counted_and_skipped(tmp_path: Path) -> None:
     rows = [{"image_id": "a", "caption": text} for text in ("A dog. ", "", " \t", None, ["", "A cat."], [])]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    table, empty = read_caption_table(tmp_path, [CaptionSource(path="c.jsonl")])
+    table, counts = read_caption_table(tmp_path, [CaptionSource(path="c.jsonl")])
     assert table["caption"].to_pylist() == ["A dog.", "A cat."]
-    assert empty == 4
+    assert counts["empty"] == 4
+
+
+def test_captions_without_a_language_and_repeated_ones_are_counted(tmp_path: Path) -> None:
+    """The former are taken as English. The latter are the same caption of a photograph twice, in one source."""
+    rows = [
+        ("a", "de", "Ein Hund."),
+        ("a", "", "A dog."),
+        ("a", "", "A dog."),
+        ("b", "", "A dog."),
+        ("a", "en", "A dog."),
+    ]
+    write_csv(tmp_path / "c.csv", [{"image_id": i, "lang": lang, "caption": text} for i, lang, text in rows])
+    table, counts = read_caption_table(tmp_path, [CaptionSource(path="c.csv")])
+    assert table["lang"].to_pylist() == ["de", "en", "en", "en", "en"]
+    assert counts == {"empty": 0, "without a language": 3, "repeated": 2}
+    _, counts = read_caption_table(tmp_path, [CaptionSource(path="c.csv", langs=("de",)), CaptionSource(path="c.csv")])
+    assert counts == {"empty": 0, "without a language": 3, "repeated": 2}
+    named = CaptionSource(path="c.csv", columns=(CaptionColumn(lang="fr"),))
+    assert read_caption_table(tmp_path, [named])[1]["without a language"] == 0
+    nothing_held_out = DataRecipe(captions=(), images=(), image_captions=())
+    _, counts = read_training_captions((CaptionSource(path="c.csv"),), nothing_held_out, tmp_path)
+    assert counts == {"captions": 5, "empty": 0, "without a language": 3, "repeated": 2, "held out": 0}
 
 
 def test_each_row_of_text_without_images_counts_as_a_photograph(tmp_path: Path) -> None:
@@ -141,11 +165,11 @@ def test_negatives_are_marked_and_not_used_by_stage_2(tmp_path: Path) -> None:
         {"image_id": "b", "lang": "de", "caption": "Ein Ball.", "wrong": None},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
-    table, empty = read_caption_table(tmp_path, [CaptionSource(path="c.parquet", negatives="wrong")])
+    table, counts = read_caption_table(tmp_path, [CaptionSource(path="c.parquet", negatives="wrong")])
     assert table["caption"].to_pylist() == ["Ein Hund.", "Eine Katze.", "Ein Ball."]
     assert table["negative"].to_pylist() == [False, True, False]
     assert set(table["lang"].to_pylist()) == {"de"}
-    assert empty == 0, "a row without negatives lacks nothing"
+    assert counts["empty"] == 0, "a row without negatives lacks nothing"
     assert captions_of_images(table)["caption"].to_pylist() == ["Ein Hund.", "Ein Ball."]
 
 
@@ -178,7 +202,31 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "cut.csv.gz": (lambda p: p.write_bytes(gzip.compress(b"image_id,caption\n")[:-9]), r"cannot be read as captions: "),
     "plain.csv.gz": (lambda p: p.write_text("image_id,caption\n"), r"cannot be read as captions: Not a gzipped file"),
-    "latin.csv": (lambda p: p.write_bytes(b"image_id,caption\na,caf\xe9\n"), r"cannot be read as captions: 'utf-8'"),
+    "latin.csv": (
+        lambda p: p.write_bytes(b"image_id,caption\na,caf\xe9\n"),
+        r"latin\.csv cannot be read as captions: line 2 is not UTF-8, it has the byte 0xe9; ",
+    ),
+    "later_latin.csv": (
+        lambda p: p.write_bytes(b"image_id,caption\n" + b"a,A dog.\n" * 99 + b"b,\xfcber\n"),
+        r"captions: line 101 is not UTF-8, it has the byte 0xfc; ",
+    ),
+    "latin.csv.gz": (
+        lambda p: p.write_bytes(gzip.compress(b"image_id,caption\na,caf\xe9\n")),
+        r"latin\.csv\.gz cannot be read as captions: line 2 is not UTF-8, it has the byte 0xe9; ",
+    ),
+    "latin.tar": (
+        lambda p: write_tar(p, {"7.json": b'{"caption": "caf\xe9"}'}),
+        r"latin\.tar cannot be read as captions: 7\.json is not JSON \('utf-8' codec",
+    ),
+    "semicolons.csv": (
+        lambda p: p.write_text("image_id;caption\na;A dog.\n"),
+        r"row 1, has no column 'caption'; its only column is 'image_id;caption', so it is separated by semicolons",
+    ),
+    "tabs.csv": (lambda p: p.write_text("image_id\tcaption\na\tA dog.\n"), r"so it is separated by tabs, but a \.csv"),
+    "commas.tsv": (
+        lambda p: p.write_text("image_id,caption\na,A dog.\n"),
+        r"so it is separated by commas, but .*tabs\.",
+    ),
     "quote.csv": (lambda p: p.write_text('image_id,caption\na,"A dog\nb,A cat\n'), r"captions: unexpected end of data"),
     "json.jsonl": (lambda p: p.write_text('{"image_id"'), r"captions: line 1 is not JSON \("),
     "list.jsonl": (lambda p: p.write_text("\n[1]"), r"captions: line 2 is not a JSON object\."),

@@ -30,7 +30,7 @@ ALL = caption_table([(f"{name}.jpg", f"{name} {n}") for name in "abcdefghij" for
 
 def test_captions_match_images_by_name_or_stem(files: ImageFiles) -> None:
     captions = caption_table([("b", "1"), ("a.jpg", "2"), ("b.jpg", "3")])
-    captioned = match_captions(files, captions, max_missing=1.0)
+    captioned = match_captions(files, captions, source_weights=[1.0], max_missing=1.0)
     assert captioned.image_ids == ["a.jpg", "b.jpg"], "in the order of the files"
     assert [rows.tolist() for rows in captioned.caption_rows] == [[1], [0, 2]]
 
@@ -43,14 +43,14 @@ def test_images_in_a_folder_match_a_table_of_paths(tmp_path: Path) -> None:
     write_csv(tmp_path / "table.tsv", rows)
     columns = (CaptionColumn(name="en"), CaptionColumn(name="de", lang="de", length="long"))
     captions, _ = read_caption_table(tmp_path, [CaptionSource(path="table.tsv", image="path", columns=columns)])
-    captioned = match_captions(ImageFiles.scan(tmp_path, ["images"]), captions, max_missing=0.0)
+    captioned = match_captions(ImageFiles.scan(tmp_path, ["images"]), captions, source_weights=[1.0], max_missing=0.0)
     assert captioned.image_ids == ["x/1.png", "y/1.png"]
     assert [rows.tolist() for rows in captioned.caption_rows] == [[2, 3], [0, 1]]
 
 
 def test_missing_items_are_skipped_up_to_the_limit_and_counted(files: ImageFiles) -> None:
     captions = caption_table([*((f"{name}.jpg", name) for name in "abcdefgh"), ("x.jpg", "x"), ("x.jpg", "y")])
-    captioned = match_captions(files, captions, max_missing=0.2)
+    captioned = match_captions(files, captions, source_weights=[1.0], max_missing=0.2)
     assert captioned.counts == {
         "images": 8,
         "images without captions": 2,
@@ -63,30 +63,32 @@ def test_missing_items_are_skipped_up_to_the_limit_and_counted(files: ImageFiles
     with pytest.raises(
         CorpusError, match=r"2 of 10 images have no caption, such as 'i\.jpg'; .*max_missing allows 19\.0%"
     ):
-        match_captions(files, captions, max_missing=0.19)
+        match_captions(files, captions, source_weights=[1.0], max_missing=0.19)
     more = pa.concat_tables([ALL, caption_table([("x.jpg", "x")])])
     with pytest.raises(CorpusError, match=r"1 of 11 captioned images are missing, such as 'x\.jpg'; .* allows 5\.0%"):
-        match_captions(files, more, max_missing=0.05)
+        match_captions(files, more, source_weights=[1.0], max_missing=0.05)
 
 
 def test_without_a_match_the_error_shows_both_kinds_of_name(files: ImageFiles) -> None:
     with pytest.raises(CorpusError, match=r"None of the 1 captioned images, such as 'x/a\.jpg', .* such as 'a\.jpg'"):
-        match_captions(files, caption_table([("x/a.jpg", "x")]), max_missing=1.0)
+        match_captions(files, caption_table([("x/a.jpg", "x")]), source_weights=[1.0], max_missing=1.0)
     with pytest.raises(CorpusError, match="None of the 0 captioned images is among the 10 images"):
-        match_captions(files, caption_table([(None, "x")]), max_missing=1.0)
+        match_captions(files, caption_table([(None, "x")]), source_weights=[1.0], max_missing=1.0)
 
 
 def test_negatives_and_texts_without_images_are_ignored(files: ImageFiles) -> None:
     rows = [("a.jpg", "1"), ("a.jpg", "not a"), ("b.jpg", "2"), (None, "text"), ("gone.jpg", "not gone")]
     captions = caption_table(rows, negative=[False, True, False, False, True])
-    captioned = match_captions(files, captions, max_missing=0.9)
+    captioned = match_captions(files, captions, source_weights=[1.0], max_missing=0.9)
     assert [rows.tolist() for rows in captioned.caption_rows] == [[0], [2]]
     assert captioned.counts["captioned images missing"] == 0
 
 
 def test_held_out_images_are_removed_by_name_and_by_content(files: ImageFiles) -> None:
     hashes = {files.content_hashes["b.jpg"]}
-    captioned = match_captions(files, ALL, max_missing=0.0, held_out_photos={"b.jpg"}, held_out_hashes=hashes)
+    captioned = match_captions(
+        files, ALL, source_weights=[1.0], max_missing=0.0, held_out_photos={"b.jpg"}, held_out_hashes=hashes
+    )
     assert captioned.skipped["held out by name"] == ["b.jpg"]
     assert captioned.skipped["held out by content"] == ["c.jpg"]
     assert captioned.image_ids == [f"{name}.jpg" for name in "adefghij"]
@@ -95,21 +97,28 @@ def test_held_out_images_are_removed_by_name_and_by_content(files: ImageFiles) -
 def test_held_out_images_do_not_count_as_images_without_captions(files: ImageFiles) -> None:
     """Their captions were removed before."""
     captions = ALL.slice(4)
-    captioned = match_captions(files, captions, max_missing=0.0, held_out_photos={"a.jpg", "b.jpg"})
+    captioned = match_captions(
+        files, captions, source_weights=[1.0], max_missing=0.0, held_out_photos={"a.jpg", "b.jpg"}
+    )
     assert captioned.skipped["images without captions"] == []
     assert captioned.counts["held out by name"] == 2
     with pytest.raises(CorpusError, match="2 of 10 images have no caption"):
-        match_captions(files, captions, max_missing=0.0)
+        match_captions(files, captions, source_weights=[1.0], max_missing=0.0)
 
 
 def test_a_single_image_is_too_few(files: ImageFiles) -> None:
     with pytest.raises(CorpusError, match=r"1 images have captions and are not held out; .* needs at least two"):
-        match_captions(files, caption_table([("a.jpg", "1")]), max_missing=1.0)
+        match_captions(files, caption_table([("a.jpg", "1")]), source_weights=[1.0], max_missing=1.0)
 
 
-def sampler(captions: pa.Table, groups: list[list[int]], **options: object) -> ImageCaptionSampler:
+def sampler(
+    captions: pa.Table, groups: list[list[int]], weights: list[float] | None = None, **options: object
+) -> ImageCaptionSampler:
     captioned = CaptionedImages(
-        image_ids=[str(n) for n in range(len(groups))], caption_rows=[np.array(rows) for rows in groups], skipped={}
+        image_ids=[str(n) for n in range(len(groups))],
+        caption_rows=[np.array(rows) for rows in groups],
+        weights=np.array(weights or [1.0] * len(groups)),
+        skipped={},
     )
     defaults = {"batch_size": 4, "captions_per_image": 1, "long_ratio": 0.5, "lang_weights": {}, "seed": 0}
     return ImageCaptionSampler(captioned, captions, **(defaults | options))  # type: ignore[arg-type]

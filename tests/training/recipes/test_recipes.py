@@ -11,7 +11,7 @@ from llm2clip_search.training import RECIPES, find_recipe, stages
 from llm2clip_search.training.recipes.paper import PAPER_RECIPES
 from llm2clip_search.training.runtime.distributed import World
 from tests.support.commands import RunCli
-from tests.support.tiny_training import TinyTowers, save_towers, shrink, write_flickr8k, write_web_data
+from tests.support.tiny_training import TinyTowers, save_towers, shrink, write_nano_data, write_web_data
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> TinyTowers:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_web_data(folder)
-    write_flickr8k(folder)
+    write_nano_data(folder)
     return folder
 
 

@@ -97,8 +97,11 @@ def test_tensorboard_events_equal_the_lines(tmp_path: Path) -> None:
     killed.close()
 
 
-def test_headlines_are_the_first_group_and_the_first_metric_of_others() -> None:
-    names = [f"{lang}/{kind}" for lang in ("en", "de") for kind in ("mean_recall", "image_retrieval_recall@1")]
-    assert headlines(names) == [*names[:2], "de/mean_recall"]
+def test_headlines_are_metrics_without_a_group_and_the_first_metric_of_all_groups() -> None:
+    groups = ("coco/en", "flickr8k/en", "flickr8k/de")
+    names = [f"{group}/{kind}" for group in groups for kind in ("mean_recall", "image_retrieval_recall@1")]
+    first = ["coco/en/mean_recall", "flickr8k/en/mean_recall", "flickr8k/de/mean_recall"]
+    assert headlines(names) == first
+    assert headlines(["mean_recall", *names]) == ["mean_recall", *first]
     assert headlines(["caption_retrieval", "loss"]) == ["caption_retrieval", "loss"]
     assert headlines([]) == []

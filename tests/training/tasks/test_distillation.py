@@ -24,7 +24,7 @@ from llm2clip_search.training import stages
 from llm2clip_search.training.data.augmentation import Augmentation
 from llm2clip_search.training.data.caption_store import CaptionStore, read_store_info
 from llm2clip_search.training.data.caption_table import CaptionSource, caption_id
-from llm2clip_search.training.data.recipe import DataRecipe
+from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.loop import LoopRecipe, run_loop
 from llm2clip_search.training.tasks.clip import ClipRecipe, ClipTask
@@ -50,8 +50,7 @@ DATA = DataRecipe(
     captions=(CaptionSource(path="captions.csv"),),
     images=("images",),
     image_captions=(CaptionSource(path="captions.csv"),),
-    dev=CaptionSource(path="dev.csv", langs=("en",)),
-    dev_images=("dev",),
+    dev=(DevSplit(name="dev", captions=CaptionSource(path="dev.csv", langs=("en",)), images=("dev",)),),
 )
 
 
@@ -193,9 +192,11 @@ def test_a_fused_model_can_be_loaded(corner: Corner, store: Path, tmp_path: Path
     task = corner.trained_task(recipe, tmp_path / "task", store)
     encoder = load_encoder(f"dir:{out}", runtime="torch", device="cpu")
     assert resolve(f"dir:{out}").config.text.clip == corner.clip_text
-    learnt, _ = task.embed_dev_captions("en")
+    learnt, _ = task.embed_dev_captions(task.dev[0], "en")
     np.testing.assert_allclose(encoder.encode_texts(CAPTIONS), learnt, atol=3e-3)
-    np.testing.assert_allclose(encoder.encode_images(corner.dev_images()), task.embed_dev_images(), atol=3e-3)
+    np.testing.assert_allclose(
+        encoder.encode_images(corner.dev_images()), task.embed_dev_images(task.dev[0]), atol=3e-3
+    )
     plain = load_encoder(corner.clip.weights or "", runtime="torch", device="cpu").encode_texts(CAPTIONS)
     opened = CaptionStore(store)
     rows = opened.embeddings(opened.positions(np.array([caption_id(text) for text in CAPTIONS])))
