@@ -3,14 +3,18 @@ import { picture, shown } from './api.js';
 import { h } from './element.js';
 
 const LEAST = 0.02; // of a side
+const TALL = 56; // most height in per cent of the window's, as in the style sheet
 const SIDES = ['Left', 'Top', 'Right', 'Bottom'];
 
 export function framed(row, choose) {
   const image = h('img', { src: picture(row, 'preview'), alt: row.caption ?? row.name, draggable: false });
-  if (row.width) image.style.aspectRatio = `${row.width} / ${row.height}`;
   shown(image, () => image.replaceWith(h('p', { className: 'note' }, 'The picture cannot be shown.')));
   const part = h('div', { className: 'part', hidden: true });
   const element = h('div', { className: 'stage' }, image, part);
+  if (row.width) { // its place is known before it is loaded
+    image.style.aspectRatio = `${row.width} / ${row.height}`;
+    element.style.width = `min(100%, ${row.width}px, ${(TALL * row.width) / row.height}vh)`;
+  }
   const toggle = h('button', { type: 'button', 'aria-expanded': 'false', onclick: () => set(!drawing) }, 'Search a part');
   const sides = SIDES.map((side, at) => h('input', { type: 'number', min: 0, max: 100, step: 'any',
     required: true, value: at < 2 ? 25 : 75, 'aria-label': `${side} of the part in per cent`, oninput: () => paint() }));

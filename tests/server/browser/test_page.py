@@ -139,12 +139,20 @@ def test_a_condition_is_dropped_when_nothing_is_found(page: Page) -> None:
     assert query(page) == {"q": ["boat"]}
 
 
+def test_no_way_out_is_offered_that_leads_nowhere(page: Page) -> None:
+    page.goto('/?q=boat&c=[{"column":"width","op":">","value":9000},{"column":"height","op":">","value":9000}]')
+    expect(page.locator(".empty button")).to_have_text(["Without any condition"])
+    page.locator(".empty button").click()
+    expect(page.locator(".tile")).to_have_count(20)
+
+
 def test_a_wrong_condition_is_shown_at_its_field(page: Page, faults: list[str]) -> None:
     faults.append("400")
     page.goto("/?w=nonsense = 2")
     field = page.get_by_label("Condition in SQL")
     expect(field).to_have_attribute("aria-invalid", "true")
     expect(page.locator("#filter-trouble")).to_contain_text("nonsense")
+    expect(page.get_by_text("names a column 'nonsense'")).to_have_count(1)
     field.fill("width > 100")
     page.get_by_role("button", name="Apply").click()
     expect(page.locator(".count")).to_have_text("10 results")

@@ -1,5 +1,6 @@
 """The panel of a result and the column of filters: beside the results, or over them on a small screen; in Chromium."""
 
+from contextlib import closing
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -92,8 +93,10 @@ def test_the_next_result_is_loaded_on(tmp_path_factory: pytest.TempPathFactory, 
     for number in range(70):
         photograph(number, size=(16, 12)).save(folder / f"{number:02d}.png")
     index_folder(folder, encoder=ColourEncoder(), index=folder / ".llm2clip")
-    with serve(folder / ".llm2clip") as address:
-        page = page_of(address, viewport={"width": 1280, "height": 500})
+    with (
+        serve(folder / ".llm2clip") as address,
+        closing(page_of(address, viewport={"width": 1280, "height": 500})) as page,
+    ):
         page.goto("/?sort=id&id=59")  # the last one of the first page
         panel = page.get_by_role("dialog", name="Details")
         following = panel.get_by_role("button", name="Next")
@@ -102,6 +105,7 @@ def test_the_next_result_is_loaded_on(tmp_path_factory: pytest.TempPathFactory, 
         expect(page.locator('[data-at="60"]')).to_be_in_viewport()
         expect(following).to_be_focused()
         page.goto("/?sort=id&id=69")
+        expect(page.locator(".tile img").first).to_be_visible()
         expect(following).to_be_disabled()  # it is not known yet where it is
         page.locator(".scroller").evaluate("(each) => { each.scrollTop = each.scrollHeight }")
         expect(panel.get_by_role("button", name="Previous")).to_be_enabled()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Download, Locator, Page, expect
 
 from llm2clip_search.indexers import index_folder
@@ -64,6 +65,8 @@ def test_a_finger_selects_more_after_the_first(address: str, page_of: PageOf) ->
     page.locator('[data-at="0"]').tap()
     expect(bar).to_contain_text("2 selected")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
     bar.get_by_role("button", name="Clear").tap()
     page.locator('[data-at="0"]').tap()
     expect(page.get_by_role("dialog", name="Details")).to_be_visible()

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -229,8 +230,7 @@ def test_a_busy_server_is_asked_again(page: Page, faults: list[str]) -> None:
 
 
 def test_a_changed_index_is_offered_and_shown(own: Path, serve: Serve, page_of: PageOf) -> None:
-    with serve(own / ".llm2clip") as address:
-        page = page_of(address)
+    with serve(own / ".llm2clip") as address, closing(page_of(address)) as page:
         page.goto("/")
         expect(page.locator(".count")).to_have_text("3 results")
         photograph(9, size=(80, 48)).save(own / "9.png")
@@ -246,8 +246,7 @@ def test_an_index_that_is_not_there_yet_is_shown_as_soon_as_it_is(
     tmp_path: Path, own: Path, serve: Serve, page_of: PageOf, faults: list[str]
 ) -> None:
     faults.append("503")
-    with serve(tmp_path / "later", state="no-index") as address:
-        page = page_of(address)
+    with serve(tmp_path / "later", state="no-index") as address, closing(page_of(address)) as page:
         page.goto("/")
         expect(page.locator(".banner")).to_contain_text("There is no index here yet")
         index_folder(own, encoder=ColourEncoder(), index=tmp_path / "later")
@@ -259,8 +258,7 @@ def test_files_and_drives_that_are_gone_are_named(own: Path, serve: Serve, page_
     photograph(77, size=(80, 48)).save(own / "seen-nowhere-else.png")
     index_folder(own, encoder=ColourEncoder(), index=own / ".llm2clip")
     (own / "seen-nowhere-else.png").unlink()
-    with serve(own / ".llm2clip") as address:
-        page = page_of(address)
+    with serve(own / ".llm2clip") as address, closing(page_of(address)) as page:
         page.goto("/?id=3")
         expect(page.get_by_text("The file is not there any more.")).to_be_visible()
         expect(page.get_by_role("link", name="Download")).to_be_hidden()
@@ -273,8 +271,7 @@ def test_a_drive_that_is_not_mounted_is_named(
     faults.append("410")
     index_folder(own, encoder=ColourEncoder(), index=tmp_path / ".llm2clip")
     shutil.rmtree(own)
-    with serve(tmp_path / ".llm2clip") as address:
-        page = page_of(address)
+    with serve(tmp_path / ".llm2clip") as address, closing(page_of(address)) as page:
         page.goto("/?id=0")
         expect(page.locator("#results > .note")).to_contain_text(f"{own} cannot be found")
         expect(page.locator("#panel .note").first).to_contain_text("is its drive connected?")
