@@ -29,6 +29,7 @@ from llm2clip_search.indexers import index_folder
 from tests.support.checkpoints import (
     HEADER,
     Tensors,
+    adaptor_tensors,
     eva02_tensors,
     plain_adaptor,
     save_llama,
@@ -114,7 +115,7 @@ def test_the_class_of_the_text_tower_decides_whether_states_are_normalised(
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
 
 
-@pytest.mark.parametrize("tensors_of", [eva02_tensors, siglip2_tensors])
+@pytest.mark.parametrize("vision", [eva02_tensors, siglip2_tensors])
 @pytest.mark.parametrize(
     ("container", "llm"),
     [
@@ -122,11 +123,12 @@ def test_the_class_of_the_text_tower_decides_whether_states_are_normalised(
         ("text.text_proj.text_adaptor", "meta-llama/Llama-3.1-8B-Instruct"),
     ],
 )
-def test_so_does_it_decide_the_llm(
-    tmp_path: Path, tensors_of: Callable[..., Tensors], container: str, llm: str
-) -> None:
+def test_so_does_it_decide_the_llm(tmp_path: Path, vision: Callable[..., Tensors], container: str, llm: str) -> None:
     """That of the embeddings' script, or that of its text tower, which is tuned by updates."""
-    torch.save(tensors_of(hidden=4096, container=container), tmp_path / "x.pt")
+    tensors = vision(container=container)
+    dim = len(tensors[f"{container}.5.bias"])
+    tensors |= adaptor_tensors(container, 4096, dim, lambda *shape: torch.zeros(()).expand(shape))  # takes no memory
+    torch.save(tensors, tmp_path / "x.pt")
     with pytest.raises(ModelError, match=f"hf:{llm} is not in"):
         convert(tmp_path / "x.pt", tmp_path / "model")
 
