@@ -193,7 +193,7 @@ def _among(asked: Filtered, call: Call, opened: Opened) -> "Chosen | None":
     area = None if asked.area is None else call.service.map.rows_within(asked.area, opened)
     if asked.ids is None:
         return None if area is None else Chosen(area)
-    named = rows_of(asked.ids, opened)
+    named = rows_of(asked.ids, opened, parameter="ids")
     return Chosen(named if area is None else [np.intersect1d(*each) for each in zip(named, area, strict=True)])
 
 

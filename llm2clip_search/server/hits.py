@@ -67,26 +67,34 @@ def row_of(identifier: str, opened: Opened) -> tuple[int, int]:
     Raises:
         Problem: ``not-found``.
     """
-    part, number = _place(identifier, opened)
-    if part is None or number not in opened.searcher.parts[part].snapshot:
-        raise Problem("not-found", f"There is no row with id {identifier}.", parameter="id")
+    part, number = _place(identifier, opened, parameter="id")
+    if number not in opened.searcher.parts[part].snapshot:
+        raise _not_found(identifier, parameter="id")
     return part, number
 
 
-def rows_of(identifiers: Sequence[str], opened: Opened) -> list[list[int]]:
-    """The ids that ids of the API name, for each index; those of indices that are not served are left out."""
+def rows_of(identifiers: Sequence[str], opened: Opened, *, parameter: str) -> list[list[int]]:
+    """The ids that ids of the API name, for each index; such rows need not exist.
+
+    Raises:
+        Problem: ``not-found``: an id of no index that is served.
+    """
     found: list[list[int]] = [[] for _ in opened.searcher.parts]
     for identifier in identifiers:
-        part, number = _place(identifier, opened)
-        if part is not None:
-            found[part].append(number)
+        part, number = _place(identifier, opened, parameter=parameter)
+        found[part].append(number)
     return found
 
 
-def _place(identifier: str, opened: Opened) -> tuple[int | None, int]:
-    """The index, counted from 0 and None if it is not served, and the id."""
+def _place(identifier: str, opened: Opened, *, parameter: str) -> tuple[int, int]:
+    """The index, counted from 0, and the id; of several indices, it has to name one."""
     number, _, index = identifier.partition("@")
     part = int(index) - 1 if index else 0
     parts = opened.searcher.parts
-    is_served = 0 <= part < len(parts) and (index or len(parts) == 1)
-    return part if is_served else None, int(number)
+    if not 0 <= part < len(parts) or (len(parts) > 1 and not index):
+        raise _not_found(identifier, parameter=parameter)
+    return part, int(number)
+
+
+def _not_found(identifier: str, *, parameter: str) -> Problem:
+    return Problem("not-found", f"There is no row with id {identifier}.", parameter=parameter)
