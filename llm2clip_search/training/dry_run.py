@@ -14,7 +14,6 @@ from torch import nn
 
 from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.llm import CaptionLLM
-from llm2clip_search.errors import ModelError
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.costs import Cost, DeviceSpeed, cost_of, count_parameters, measure_flops
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
@@ -85,8 +84,10 @@ class VisionCost:
     trained: int
     image: Cost
     """Cost of one image, without the frozen prefix if its outputs are cached."""
-    view_size: int
-    """Number of values in a cached view."""
+    view_bytes: int
+    """Bytes of a cached view: float16 outputs of the frozen prefix, or pixels."""
+    querybank_bytes: int
+    """Bytes that are kept of an image of the querybank: the outputs of the frozen prefix, if there is one."""
 
 
 def estimate_captions(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEstimate:
@@ -192,9 +193,9 @@ def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEsti
     if distils:
         memory["original tower"] = FLOAT32_BYTES * tower.parameters
     if stage.kept_views:
-        memory["kept views"] = recipe.size.images * stage.kept_views * tower.view_size * 2
-        if stage.model.querybank:
-            memory["querybank images"] = min(stage.querybank_size, recipe.size.images) * tower.view_size * FLOAT32_BYTES
+        memory["kept views"] = recipe.size.images * stage.kept_views * tower.view_bytes
+        if stage.model.querybank and tower.querybank_bytes:
+            memory["querybank images"] = min(stage.querybank_size, recipe.size.images) * tower.querybank_bytes
     return StageEstimate(
         recipe=recipe.name,
         stage="clip",
@@ -243,11 +244,11 @@ def _of_blocks(one: Cost, two: Cost, blocks: int) -> Cost:
 def vision_cost(stage: ClipRecipe) -> VisionCost:
     """Count what the vision tower of a recipe costs for one image.
 
-    With cached views the tower has to be split, which is checked by running it, so it needs weights; such towers are
-    small.
+    With cached views the tower is split, which is checked by running it, so it needs weights. One that cannot be split
+    has views of pixels, see `VisionFeatures.cache_views`.
 
     Raises:
-        ModelError: a tower of unknown shape, with fewer blocks than are to be trained, or that cannot be split.
+        ModelError: a tower of unknown shape, or with fewer blocks than are to be trained.
     """
     config = stage.model.vision
     device = "cpu" if stage.kept_views else "meta"
@@ -257,16 +258,19 @@ def vision_cost(stage: ClipRecipe) -> VisionCost:
     run, x = backbone, torch.zeros(1, 3, config.preprocess.height, config.preprocess.width, device=device)
     if stage.kept_views and stage.vision.mode == "frozen":
         run, x = nn.Identity(), backbone(x).detach()
-    elif stage.kept_views:
-        parts = split_backbone(backbone, x)
-        if parts is None:
-            raise ModelError(
-                "This vision tower cannot be split after its frozen blocks, so the recipe's kept_views has to be 0."
-            )
+    elif stage.kept_views and (parts := split_backbone(backbone, x)):
         run, x = parts[1], parts[0](x).detach()
+    is_split = run is not backbone
+    view_bytes, querybank_bytes = (2 * x.numel(), FLOAT32_BYTES * x.numel()) if is_split else (x.numel(), 0)
     if stage.bf16:
         run, x = run.to(torch.bfloat16), x.to(torch.bfloat16)
-    return VisionCost(parameters=parameters, trained=trained, image=cost_of(run, lambda: run(x)), view_size=x.numel())
+    return VisionCost(
+        parameters=parameters,
+        trained=trained,
+        image=cost_of(run, lambda: run(x)),
+        view_bytes=view_bytes,
+        querybank_bytes=querybank_bytes,
+    )
 
 
 def _flops(cost: Cost, again: int) -> int:

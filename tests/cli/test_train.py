@@ -49,9 +49,9 @@ def test_an_invalid_llm_folder_is_an_error_not_a_crash(run_cli: RunCli, tmp_path
 
 
 def test_bench_captions_refuses_an_unknown_data_set(run_cli: RunCli, tmp_path: Path) -> None:
-    done = run_cli("bench", "captions", "coco", "--root", tmp_path)
+    done = run_cli("bench", "captions", "nosuch", "--root", tmp_path)
     assert done.returncode == 1
-    assert "There is no data set 'coco'" in done.stderr
+    assert "There is no data set 'nosuch'" in done.stderr
 
 
 def test_a_dry_run_fits_a_terminal(run_cli: RunCli) -> None:

@@ -56,7 +56,7 @@ def test_an_address_is_fetched(index: SearchIndex, monkeypatch: pytest.MonkeyPat
         with pytest.raises(ImageError, match=r"a\.png: 127\.0\.0\.1 leads to the address .* private network"):
             index.query(image=f"{server.url}/a.png")
         fetcher = WebFiles(allow_private=True)
-        monkeypatch.setattr("llm2clip_search.corpora.containers.files_of", lambda uri: fetcher)
+        monkeypatch.setattr("llm2clip_search.corpora.containers.files_of", lambda uri, options: fetcher)
         assert index.query(image=f"{server.url}/a.png", k=1).hits[0].uri.endswith("a.tar#1.png")
         assert index.query(image=f"{server.url}/s.pdf#page=1", k=1).hits[0].uri.endswith("scan.pdf#page=2")
         with pytest.raises(ImageError, match=rf"^{server.url}/html\.png: not an image but a web page"):

@@ -23,6 +23,7 @@ from llm2clip_search.training.runtime.costs import DeviceSpeed, cost_of, measure
 from llm2clip_search.training.tasks.clip import ClipRecipe
 from llm2clip_search.training.tasks.distillation import Distillation
 from llm2clip_search.training.tasks.empty_towers import empty_llm, llm_shape
+from llm2clip_search.training.tasks.vision_training import VisionTraining
 from tests.support.commands import RunCli
 from tests.support.tiny_training import TinyTowers, save_towers, shrink
 
@@ -136,11 +137,21 @@ def test_activations_are_counted_once() -> None:
 
 def test_cached_views_skip_the_frozen_blocks() -> None:
     recipe = find_recipe("nano")
-    whole = replace(recipe, stage2=replace(recipe.stage2, kept_views=0))
-    kept, anew = estimate_clip(recipe, SPEED), estimate_clip(whole, SPEED)
+    last = replace(recipe.stage2, vision=VisionTraining(mode="last", blocks=2))
+    cached, whole = (replace(recipe, stage2=replace(last, kept_views=views)) for views in (4, 0))
+    kept, anew = estimate_clip(cached, SPEED), estimate_clip(whole, SPEED)
     assert kept.parts == anew.parts
     assert kept.step_flops < 0.7 * anew.step_flops
     assert "kept views" not in anew.memory
+
+
+def test_cached_views_of_a_tower_that_is_trained_as_a_whole_are_pixels() -> None:
+    recipe = find_recipe("nano")
+    whole = replace(recipe, stage2=replace(recipe.stage2, kept_views=0))
+    kept, anew = estimate_clip(recipe, SPEED), estimate_clip(whole, SPEED)
+    assert recipe.stage2.vision.mode == "full"
+    assert kept.step_flops == pytest.approx(anew.step_flops)
+    assert kept.memory["kept views"] == recipe.size.images * recipe.stage2.kept_views * 320 * 320 * 3
 
 
 def test_distillation_costs_a_second_tower(towers: TinyTowers) -> None:

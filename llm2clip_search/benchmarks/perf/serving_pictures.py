@@ -78,7 +78,7 @@ def _get(address: str, path: str) -> None:
 
 
 def _files(client: KeptOpen) -> Iterator[str]:
-    """The page, and what it names below ``/static``, directly or by an import at the top of a module."""
+    """The page, and what it loads at once below ``/static``: what its document names, and imports atop a module."""
     seen, waiting = set[str](), ["/"]
     while waiting:
         path = waiting.pop()
@@ -86,5 +86,6 @@ def _files(client: KeptOpen) -> Iterator[str]:
             seen.add(path)
             yield path
             text = client.body(path).decode("utf-8", "replace")
-            waiting += re.findall(r"/static/[\w.-]+", text)
+            if path == "/":
+                waiting += re.findall(r"/static/[\w.-]+", text)
             waiting += [f"/static/{name}" for name in re.findall(r"from '\./([\w.-]+\.js)'", text)]

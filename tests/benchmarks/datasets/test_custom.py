@@ -295,7 +295,7 @@ def test_broken_tables_are_reported(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"captions\.csv has no rows"):
         open_set("table", tmp_path)
     (tmp_path / "captions.csv").write_bytes("image,caption\na.jpg,Café\n".encode("latin-1"))
-    with pytest.raises(CorpusError, match=r"captions\.csv cannot be read as captions: 'utf-8' codec"):
+    with pytest.raises(CorpusError, match=r"captions\.csv cannot be read as captions: line 2 is not UTF-8"):
         open_set("table", tmp_path)
     write_table(tmp_path, "tsv.gz", [{"image": "a.jpg", "caption": "One."}])
     with pytest.raises(

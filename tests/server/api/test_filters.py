@@ -261,7 +261,8 @@ def test_ids_name_their_index(folder: Path, tmp_path: Path) -> None:
         assert {line.partition(",")[0] for line in lines[1:]} == {"4@2", "19@2"}
         assert post(client, "/search", ids=[])["nothing"]["without"][0]["matches"] == len(ROWS) + 20
         # The first does not say of which index, and the second is of one that is not served.
-        assert post(client, "/search", ids=["3", "3@3"])["matches"] == 0
+        for missing in ("3", "3@3"):
+            assert post(client, "/search", 404, ids=[missing])["parameter"] == "ids"
 
 
 def test_a_condition_has_its_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
