@@ -17,6 +17,7 @@ from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.errors import CorpusError, Llm2ClipError, ModelError, StoreError
 from llm2clip_search.training import Recipe, find_recipe, stages
+from llm2clip_search.training.data.augmentation import Augmentation
 from llm2clip_search.training.data.caption_store import CaptionStore
 from llm2clip_search.training.data.training_captions import read_stage2_captions
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
@@ -149,6 +150,22 @@ def test_a_folder_with_a_frozen_tower_and_pooled_modules_is_complete(
     for name, value in result.metrics.items():
         # One caption of 30 may flip in half precision.
         assert value == pytest.approx(figures[f"flickr8k/en/{name}"], abs=0.04)
+
+
+def test_cached_pixels_train_a_whole_tower_like_fresh_ones(
+    recipe: Recipe, root: Path, made: Path, tmp_path: Path
+) -> None:
+    """Without augmentation all views are equal, so that the losses are too, to the bit."""
+    clip = replace(
+        recipe.stage2,
+        vision=VisionTraining(mode="full"),
+        augmentation=Augmentation(crop=1.0),
+        loop=replace(recipe.stage2.loop, steps=4, warmup_steps=1),
+    )
+    for views in (0, 2):
+        run("clip", replace(recipe, stage2=replace(clip, kept_views=views)), root, made, tmp_path / str(views))
+    assert losses(tmp_path / "0") == losses(tmp_path / "2")
+    assert len(losses(tmp_path / "0")) == 4
 
 
 def test_a_run_writes_plots_and_logs(made: Path) -> None:

@@ -185,8 +185,7 @@ class ClipTask:
         batch = self.data.draw(step)
         count, own = len(batch.images), self.world.slice(len(batch.images))
         require_negatives(torch.from_numpy(batch.images))
-        number = self.world.num_micro_batches(count, size=self.recipe.micro_batch)
-        parts = np.array_split(np.arange(own.start, own.stop), number)
+        parts = self._parts(batch)
         captions = self._stored_embeddings(batch, own, step)
         self.heads.train()
         keep = self.recipe.keep
@@ -197,6 +196,10 @@ class ClipTask:
         def encode(part: int) -> torch.Tensor:
             seed_torch(self.recipe.loop.seed, step, "image dropout", int(parts[part][0]))
             outputs = self.vision.prefix_outputs(batch, parts[part], step)
+            if part + 1 < len(parts):
+                self.vision.begin(batch, parts[part + 1], step)
+            else:
+                self._begin(step + 1)
             if keep is not None and keep.vision and part not in originals:
                 originals[part] = F.normalize(self.vision.original_features(outputs), dim=-1)
             return self.heads.image_vectors(self.vision.features(outputs))
@@ -218,6 +221,18 @@ class ClipTask:
 
         loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
         return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
+
+    def _parts(self, batch: ImageBatch) -> list[np.ndarray]:
+        """The rows of a batch in each of this rank's micro-batches."""
+        count, own = len(batch.images), self.world.slice(len(batch.images))
+        number = self.world.num_micro_batches(count, size=self.recipe.micro_batch)
+        return np.array_split(np.arange(own.start, own.stop), number)
+
+    def _begin(self, step: int) -> None:
+        """Begin to decode the first images of a step while the one before is computed."""
+        if step < self.recipe.loop.steps:
+            batch = self.data.draw(step)
+            self.vision.begin(batch, self._parts(batch)[0], step)
 
     def _distill_clip_texts(
         self, keep: Distillation, captions: list[torch.Tensor], batch: ImageBatch, own: slice, step: int

@@ -113,7 +113,7 @@ class VisionFeatures:
 
     def begin(self, batch: ImageBatch, rows: np.ndarray, step: int) -> None:
         """Begin to decode the views that `prefix_outputs` will be asked for with these arguments."""
-        if self._views is None:
+        if self._views is None and (step, int(rows[0])) not in self._begun:
             self._begun[step, int(rows[0])] = self._augmented(batch, rows, step)
 
     def _augmented(self, batch: ImageBatch, rows: np.ndarray, step: int) -> AugmentedPixels:

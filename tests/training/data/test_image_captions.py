@@ -135,6 +135,22 @@ def test_an_epoch_contains_each_image_once() -> None:
     assert len({tuple(images) for images in epochs}) == 3
 
 
+def test_images_are_drawn_by_weight_without_repetition_in_a_batch() -> None:
+    data = sampler(ALL, PAIRS, weights=[3.0] + [1.0] * 9, batch_size=2)
+    drawn = [data.draw(step).images.tolist() for step in range(2000)]
+    assert all(len(set(images)) == 2 for images in drawn)
+    # The first of two draws takes image 0 with probability 3/12, the second with 3/11 if the first took another.
+    expected = 2000 * (3 / 12 + 9 / 12 * 3 / 11)
+    assert sum(0 in images for images in drawn) == pytest.approx(expected, rel=0.1)
+    assert np.array_equal(sampler(ALL, PAIRS, weights=[3.0] + [1.0] * 9, batch_size=2).draw(7).images, drawn[7])
+
+
+def test_an_image_has_the_largest_weight_of_its_sources(files: ImageFiles) -> None:
+    captions = caption_table([("a.jpg", "1"), ("b.jpg", "2"), ("a.jpg", "3")], source=[0, 1, 1])
+    captioned = match_captions(files, captions, source_weights=[2.0, 0.5], max_missing=1.0)
+    assert dict(zip(captioned.image_ids, captioned.weights.tolist(), strict=True)) == {"a.jpg": 2.0, "b.jpg": 0.5}
+
+
 def test_draws_depend_only_on_seed_and_step() -> None:
     forwards = [sampler(ALL, PAIRS).draw(step) for step in range(7)]
     data = sampler(ALL, PAIRS)

@@ -23,6 +23,7 @@ def pairs_of(
     weights: Sequence[float] = (1.0,),
     langs: Mapping[str, float] | None = None,
     instructions: Instructions | None = None,
+    joined: float = 0.0,
     seed: int = 0,
 ) -> CaptionPairSampler:
     return CaptionPairSampler(
@@ -30,6 +31,7 @@ def pairs_of(
         source_weights=weights,
         lang_weights=langs or {},
         instructions=instructions or Instructions(),
+        joined=joined,
         seed=seed,
     )
 
@@ -57,6 +59,32 @@ def test_a_batch_has_two_different_captions_of_each_photograph() -> None:
         assert query != positive
         assert query.split()[-1] == positive.split()[-1]
     assert torch.equal(batch.same_photograph(), torch.eye(4, dtype=torch.bool))
+
+
+def test_joined_texts_consist_of_captions_of_one_photograph_and_none_is_in_both() -> None:
+    captions = [(f"{photo}.png", f"Caption {n} of {photo}.") for photo in "abcdef" for n in range(5)]
+    german = [(f"{photo}.png", f"Text {n} zu {photo}.") for photo in "abcdef" for n in range(2)]
+    langs = ["en"] * len(captions) + ["de"] * len(german)
+    pairs = pairs_of(caption_table([*captions, *german], lang=langs), joined=1.0)
+    lengths: Counter[int] = Counter()
+    for step in range(60):
+        batch = pairs.draw(step, 6)
+        assert torch.equal(batch.same_photograph(), torch.eye(6, dtype=torch.bool))
+        for query, positive in zip(batch.queries, batch.gallery, strict=True):
+            parts = [text.removesuffix(".").split(". ") for text in (query, positive)]
+            assert len({part.split()[-1] for side in parts for part in side}) == 1
+            assert not set(parts[0]) & set(parts[1])
+            assert all(len(set(side)) == len(side) for side in parts)
+            lengths.update(map(len, parts))
+    assert set(lengths) == {1, 2, 3, 4, 5}
+
+
+def test_captions_are_joined_as_often_as_asked() -> None:
+    pairs = pairs_of(
+        caption_table([(f"{p}.png", f"Caption {n} of {p}.") for p in range(40) for n in range(5)]), joined=0.25
+    )
+    joined = sum(any(text.count(".") > 1 for text in pairs.draw(step, 40).queries) for step in range(400))
+    assert 70 <= joined <= 130, "100 are expected"
 
 
 def test_draws_depend_only_on_seed_and_step() -> None:
