@@ -126,6 +126,7 @@ class ClipTask:
             lang_weights=recipe.lang_weights,
             seed=recipe.loop.seed,
         )
+        self._drawn: tuple[int, ImageBatch] | None = None
         self.samples_per_step = self.data.batch_size
         self.caption_ids = captions["caption_id"].to_numpy()
         self.positions = store.positions(self.caption_ids)
@@ -182,7 +183,7 @@ class ClipTask:
         ]
 
     def backward(self, step: int) -> dict[str, float]:
-        batch = self.data.draw(step)
+        batch = self._batch(step)
         count, own = len(batch.images), self.world.slice(len(batch.images))
         require_negatives(torch.from_numpy(batch.images))
         parts = self._parts(batch)
@@ -222,6 +223,12 @@ class ClipTask:
         loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
         return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
 
+    def _batch(self, step: int) -> ImageBatch:
+        """The batch of a step; the last one is kept, because `_begin` draws it before its step."""
+        if self._drawn is None or self._drawn[0] != step:
+            self._drawn = step, self.data.draw(step)
+        return self._drawn[1]
+
     def _parts(self, batch: ImageBatch) -> list[np.ndarray]:
         """The rows of a batch in each of this rank's micro-batches."""
         count, own = len(batch.images), self.world.slice(len(batch.images))
@@ -231,7 +238,7 @@ class ClipTask:
     def _begin(self, step: int) -> None:
         """Begin to decode the first images of a step while the one before is computed."""
         if step < self.recipe.loop.steps:
-            batch = self.data.draw(step)
+            batch = self._batch(step)
             self.vision.begin(batch, self._parts(batch)[0], step)
 
     def _distill_clip_texts(
