@@ -1,7 +1,6 @@
 """One Ray Data pipeline: units are read and decoded by tasks, encoded by a pool of actors, and stored by tasks."""
 
 import math
-import os
 import pickle
 import queue
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -129,7 +129,7 @@ def embed_units(
                 staging=staging,
                 batch_size=batch_size,
                 reader_threads=config.reader_threads,
-                folder=os.getcwd(),
+                folder=str(Path.cwd()),
                 known=known,
             )
             yield from _delivered(run, count, config, usage)

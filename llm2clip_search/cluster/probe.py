@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from llm2clip_search.cluster.connection import Node
@@ -41,7 +42,7 @@ def check_nodes(work: Work, source: EncoderSource, staging: Staging, alive: Sequ
         is_checkable = False  # what the driver itself cannot read is a failure of that item
     staging.put("probe", b"")
     look = ray.remote(num_cpus=0, max_retries=1)(_look_around)
-    reasons = _on_each(look, alive, work if is_checkable else None, source, staging, os.getcwd())
+    reasons = _on_each(look, alive, work if is_checkable else None, source, staging, str(Path.cwd()))
     for node, (reason, hint) in zip(alive, reasons, strict=True):
         if reason:
             raise ClusterError(f"On the node {node.name}, {reason}.", hint=hint)

@@ -94,7 +94,8 @@ def test_an_index_and_its_next_runs_equal_those_of_one_process(
     assert encoder.embedded == 0, "the driver embeds nothing"
 
 
-def test_a_run_without_anything_to_embed_asks_no_cluster(tmp_path: Path) -> None:
+def test_a_run_without_anything_to_embed_asks_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(png(1))
     index(tmp_path, ["images"], None, name="ray")

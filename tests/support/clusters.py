@@ -24,7 +24,7 @@ def two_nodes(nodes: int = 2) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     own: dict[str, Any] = {"num_cpus": 1, "object_store_memory": OBJECT_STORE}
-    cluster: Any = Cluster(initialize_head=True, head_node_args={**own, "include_dashboard": False})  # type: ignore[no-untyped-call]
+    cluster: Any = Cluster(initialize_head=True, head_node_args={**own, "include_dashboard": False})
     try:
         for _ in range(nodes - 1):
             cluster.add_node(**own)
