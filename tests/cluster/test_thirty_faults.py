@@ -16,7 +16,8 @@ import pytest
 import urllib3
 
 from llm2clip_search.cluster.pipeline import ClusterConfig
-from llm2clip_search.corpora import Corpus, FolderCorpus, open_corpus
+from llm2clip_search.corpora import Corpus, FolderCorpus
+from llm2clip_search.corpora.registry import open_corpus
 from llm2clip_search.errors import ClusterError
 from llm2clip_search.indexers import IndexConfig, IndexSummary, index_corpus
 from llm2clip_search.indexers.on_ray import RayEmbedding
@@ -234,7 +235,8 @@ class _failing:  # noqa: N801 - a context manager
                 if self.command != "HEAD":
                     self.wfile.write(answer)
 
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward
+        for method in ("GET", "PUT", "POST", "DELETE", "HEAD"):
+            setattr(Handler, f"do_{method}", Handler.forward)
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 
