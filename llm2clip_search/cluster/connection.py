@@ -55,7 +55,6 @@ def connected(address: str) -> Iterator[None]:
         return
     _look_at(address)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # read by this process; errors are raised anyway
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.init(
             address=address or "auto",

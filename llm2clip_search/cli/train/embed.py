@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.cluster_options import Encoders, GpusPerEncoder, On, Staging, cluster_config
 from llm2clip_search.cli.options import DataFolder, Device, RecipeName
 from llm2clip_search.cli.train.options import LLMFolderOption
 
@@ -20,6 +21,10 @@ def embed(
         typer.Option(help="Precision of the stored embeddings; float32 takes twice the space."),
     ] = "float16",
     device: Device = "auto",
+    on: On = None,
+    staging: Staging = None,
+    encoders: Encoders = None,
+    gpus_per_encoder: GpusPerEncoder = 1.0,
 ) -> None:
     """Between the stages: embed every caption once, so that stage 2 does not run the LLM.
 
@@ -32,6 +37,7 @@ def embed(
     from llm2clip_search.training import find_recipe
     from llm2clip_search.training.stages import train_embed
 
+    cluster = cluster_config(on, staging, encoders, gpus_per_encoder)
     chosen = find_recipe(recipe)
     with ProgressBar(log=True) as progress:
         done, rows = train_embed(
@@ -40,8 +46,9 @@ def embed(
             root=data,
             llm=llm,
             out=out,
-            device=pick_device(device),
+            device=device if cluster is not None else pick_device(device),
             dtype=dtype,
+            cluster=cluster,
             progress=progress,
         )
     console.say(f"{done:,} captions embedded; {out} holds {rows:,}.")
