@@ -4,6 +4,7 @@ import typer
 
 from llm2clip_search.cli.bench.ann import bench_ann
 from llm2clip_search.cli.bench.captions import bench_captions
+from llm2clip_search.cli.bench.cluster import bench_cluster
 from llm2clip_search.cli.bench.compare import bench_compare
 from llm2clip_search.cli.bench.datasets import bench_datasets
 from llm2clip_search.cli.bench.evaluation import bench_evaluation
@@ -43,4 +44,5 @@ bench.command("scale")(bench_scale)
 bench.command("serve")(bench_serve)
 bench.command("feeding")(bench_feeding)
 bench.command("opening")(bench_opening)
+bench.command("cluster")(bench_cluster)
 bench.command("evaluation")(bench_evaluation)
