@@ -13,7 +13,7 @@ import pyarrow as pa
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.cluster.items import texts_on_ray
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.training.data.caption_store import SHARD_ROWS, CaptionStore, StoredDtype, fill_caption_store
 from llm2clip_search.training.data.caption_table import read_caption_table
