@@ -3,7 +3,7 @@
 import math
 import pickle
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,7 +146,7 @@ def _results(run: Run, name: str, skipped: int) -> Iterator[Decoded | Note]:
     run.staging.discard(name)
 
 
-def _stored(run: Run, units: list[int], config: ClusterConfig, usage: Usage) -> Iterator[Outcome]:
+def _stored(run: Run, units: list[int], config: ClusterConfig, usage: Usage) -> Generator[Outcome, None, None]:
     """What a pipeline stores, as it comes.
 
     Ray Data waits for ever for a node that does not come back, and cannot be told to stop. So it runs in an actor, with
