@@ -21,6 +21,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -96,40 +97,45 @@ def row_of(payload: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
 
 def encoded(value: Any) -> Any:
     """One value as JSON can hold it; constants of conditions are written in the same way."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else "NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
-    if isinstance(value, datetime):
-        at = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
-        return f"{at.isoformat(timespec='microseconds')}Z"
-    if isinstance(value, date):
-        return f"{value.isoformat()}T00:00:00.000000Z"
-    if isinstance(value, time):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value // _MICROSECOND
-    if isinstance(value, Decimal):
-        return str(value)
-    return [encoded(each) for each in value]
+    return next((write(value) for kind, write in _WRITERS if isinstance(value, kind)), value)
+
+
+def _float(value: float) -> float | str:
+    return value if math.isfinite(value) else "NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
+
+
+def _datetime(value: datetime) -> str:
+    at = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+    return f"{at.isoformat(timespec='microseconds')}Z"
+
+
+_WRITERS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (float, _float),
+    (datetime, _datetime),  # which is a date, too
+    (date, lambda value: f"{value.isoformat()}T00:00:00.000000Z"),
+    (time, time.isoformat),
+    (timedelta, lambda value: value // _MICROSECOND),
+    (Decimal, str),
+    (list, lambda value: [encoded(each) for each in value]),
+)
 
 
 def decoded(value: Any, arrow: pa.DataType) -> Any:
     """A value of an Arrow type, from what `encoded` made of it."""
-    types = pa.types
-    if value is None or types.is_string(arrow):
-        return value
-    if types.is_list(arrow):
+    if value is None:
+        return None
+    if pa.types.is_list(arrow):
         return [decoded(each, arrow.value_type) for each in value]
-    if types.is_floating(arrow):
-        return float(value)
-    if types.is_timestamp(arrow):
-        at = datetime.fromisoformat(value)
-        return at.replace(tzinfo=None) if arrow.tz is None else pa.scalar(at, arrow).as_py()
-    if types.is_date(arrow):
-        return datetime.fromisoformat(value).date()
-    if types.is_time(arrow):
-        return time.fromisoformat(value)
-    if types.is_duration(arrow):
-        return value * _MICROSECOND
-    return Decimal(value) if types.is_decimal(arrow) else value
+    if pa.types.is_timestamp(arrow) and arrow.tz is not None:
+        return pa.scalar(datetime.fromisoformat(value), arrow).as_py()
+    return next((read(value) for test, read in _READERS if test(arrow)), value)
+
+
+_READERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], Any]], ...] = (
+    (pa.types.is_floating, float),
+    (pa.types.is_timestamp, lambda value: datetime.fromisoformat(value).replace(tzinfo=None)),
+    (pa.types.is_date, lambda value: datetime.fromisoformat(value).date()),
+    (pa.types.is_time, time.fromisoformat),
+    (pa.types.is_duration, lambda value: value * _MICROSECOND),
+    (pa.types.is_decimal, Decimal),
+)
