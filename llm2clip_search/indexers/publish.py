@@ -106,7 +106,8 @@ def publish_index(
     except EngineError as error:
         if run.is_under_way:
             raise EngineError(
-                f"{error} {run.added + run.changed:,} rows were sent before.", hint="Run the same command again to go on."
+                f"{error} {run.added + run.changed:,} rows were sent before.",
+                hint="Run the same command again to go on.",
             ) from error
         raise
     finally:

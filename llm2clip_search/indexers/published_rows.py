@@ -62,9 +62,7 @@ class PublishedRows:
             held = np.array([known.get(identifier) or 0 for identifier in batch.ids.tolist()], dtype=np.int64)
             new, changed = np.flatnonzero(~there), np.flatnonzero(there & (held != batch.digests))
             vectors = np.asarray(shard.vectors[places[new]])
-            yield Difference(
-                rows=len(batch), new=batch.take(new), vectors=vectors, changed=batch.take(changed)
-            )
+            yield Difference(rows=len(batch), new=batch.take(new), vectors=vectors, changed=batch.take(changed))
 
     def of(self, ids: np.ndarray) -> Iterator[RowBatch]:
         """Live rows by their ids, int64 ascending, shard by shard."""
@@ -72,4 +70,3 @@ class PublishedRows:
             _, rows = shard.find(ids)
             if len(rows):
                 yield self.batch(shard, np.sort(rows))
-

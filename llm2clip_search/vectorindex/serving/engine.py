@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.base.progress import Progress
-from llm2clip_search.vectorindex.conditions import Condition
+from llm2clip_search.vectorindex.conditions import Compared, Condition
 from llm2clip_search.vectorindex.serving.payload import DIGEST, digest_of, payload_of, stored_name
 from llm2clip_search.vectorindex.serving.state import Published
 
@@ -23,6 +23,19 @@ def samples_of(ids: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         mixed = np.asarray(ids, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return ((mixed >> np.uint64(32)) % np.uint64(SAMPLES)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class TypedCondition:
+    """A condition, and the types of the columns that it may name."""
+
+    condition: Condition
+    types: Mapping[str, pa.DataType]
+
+
+def sample_below(limit: int) -> TypedCondition:
+    """The rows whose `SAMPLE` is less than a limit: the share ``limit / SAMPLES`` of all."""
+    return TypedCondition(Compared(column=SAMPLE, how="<", value=limit), {SAMPLE: pa.int64()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +129,11 @@ class ServingEngine(Protocol):
     def delete(self, ids: np.ndarray) -> None:
         """Delete rows; ids that are not there do not matter."""
 
-    def count(self, condition: Condition | None = None) -> int:
+    def count(self, condition: TypedCondition | None = None) -> int:
         """Rows that meet a condition, exactly; all without one.
 
         Raises:
-            Untranslatable: the engine lacks a part of the condition.
+            UntranslatableError: the engine lacks a part of the condition.
         """
 
     def ids(self) -> Iterator[np.ndarray]:
@@ -134,7 +147,7 @@ class ServingEngine(Protocol):
         queries: np.ndarray,
         k: int,
         *,
-        condition: Condition | None = None,
+        condition: TypedCondition | None = None,
         allowed: np.ndarray | None = None,
         effort: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +163,7 @@ class ServingEngine(Protocol):
             float32 scores and int64 ids, each ``[n, k]``, best first; a place without a result has id -1.
 
         Raises:
-            Untranslatable: the engine lacks a part of the condition.
+            UntranslatableError: the engine lacks a part of the condition.
         """
 
     def vectors(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import EngineError, first_line
-from llm2clip_search.vectorindex.conditions import Condition
-from llm2clip_search.vectorindex.serving.engine import SAMPLE, RowBatch
+from llm2clip_search.vectorindex.serving.engine import SAMPLE, RowBatch, TypedCondition
 from llm2clip_search.vectorindex.serving.lance_filter import lance_filter
 from llm2clip_search.vectorindex.serving.payload import DIGEST, VECTOR, indexed_columns, stored_name
 from llm2clip_search.vectorindex.serving.results import as_arrays, by_id
@@ -47,7 +46,7 @@ class LanceEngine:
         Raises:
             EngineError: LanceDB is not installed.
         """
-        os.environ.setdefault("LANCE_LOG", "error")  # or it writes warnings to stderr
+        os.environ.setdefault("LANCEDB_LOG", "error")  # or it writes warnings to stderr
         try:
             import lancedb
         except ImportError as error:
@@ -66,7 +65,7 @@ class LanceEngine:
     @property
     def _opened(self) -> Any:
         if self._table is None:
-            self._table = self._asked(lambda: self._connected.open_table(ROWS))
+            self._table = self._asked(self._connected.open_table, ROWS)
         return self._table
 
     @property
@@ -78,16 +77,16 @@ class LanceEngine:
                 endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
                 if endpoint:
                     options |= {"endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
-            self._database = self._asked(lambda: self._lancedb.connect(self._location, storage_options=options))
+            self._database = self._asked(self._lancedb.connect, self._location, storage_options=options)
         return self._database
 
     def _names(self) -> list[str]:
-        return list(self._asked(lambda: self._connected.list_tables().tables))
+        return list(self._asked(self._connected.list_tables).tables)
 
     def state(self) -> Published | None:
         names = self._names()
         if RECORD in names:
-            table = self._asked(lambda: self._connected.open_table(RECORD).to_arrow())
+            table = self._asked(self._connected.open_table(RECORD).to_arrow)
             record = table.column("record").to_pylist() if "record" in table.column_names else []
             return Published.from_dict(json.loads(record[0]) if record else None, self.name)
         if set(names) <= {ROWS} and not self._has_other_files():
@@ -106,40 +105,40 @@ class LanceEngine:
         own = [(DIGEST, pa.int64()), (SAMPLE, pa.int64()), (VECTOR, pa.list_(stored, dim))]
         columns = [(stored_name(field.name), field.type) for field in schema]
         made = pa.schema([*columns, *own])
-        self._table = self._asked(lambda: self._connected.create_table(ROWS, schema=made, mode="overwrite"))
+        self._table = self._asked(self._connected.create_table, ROWS, schema=made, mode="overwrite")
 
     def extend(self, schema: pa.Schema) -> None:
         there = set(self._opened.schema.names)
         new = [pa.field(stored_name(each.name), each.type) for each in schema if stored_name(each.name) not in there]
         if new:
-            self._asked(lambda: self._opened.add_columns(new))
+            self._asked(self._opened.add_columns, new)
 
     def write_state(self, state: Published) -> None:
         record = pa.table({"record": [json.dumps(state.to_dict())]})
-        table = self._asked(lambda: self._connected.create_table(RECORD, record, mode="overwrite"))
-        self._asked(lambda: table.optimize(cleanup_older_than=timedelta(0)))
+        table = self._asked(self._connected.create_table, RECORD, record, mode="overwrite")
+        self._asked(table.optimize, cleanup_older_than=KEPT)
 
     def add(self, rows: RowBatch, vectors: np.ndarray) -> None:
         flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
         lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         table = pa.table({**rows.columns, VECTOR: lists})
-        self._asked(lambda: self._opened.add(table))
+        self._asked(self._opened.add, table)
 
     def describe(self, rows: RowBatch) -> None:
         table = pa.table(rows.columns)
-        self._asked(lambda: self._opened.merge_insert("id").when_matched_update_all().execute(table))
+        self._asked(self._opened.merge_insert("id").when_matched_update_all().execute, table)
 
     def delete(self, ids: np.ndarray) -> None:
         for start in range(0, len(ids), self.most_ids):
             chosen = _is_one_of(ids[start : start + self.most_ids])
-            self._asked(lambda chosen=chosen: self._opened.delete(chosen))
+            self._asked(self._opened.delete, chosen)
 
-    def count(self, condition: Condition | None = None) -> int:
-        chosen = None if condition is None else lance_filter(condition)
-        return int(self._asked(lambda: self._opened.count_rows(chosen)))
+    def count(self, condition: TypedCondition | None = None) -> int:
+        chosen = None if condition is None else lance_filter(condition.condition, condition.types)
+        return int(self._asked(self._opened.count_rows, chosen))
 
     def ids(self) -> Iterator[np.ndarray]:
-        for batch in self._asked(lambda: self._opened.search().select(["id"]).to_batches()):
+        for batch in self._asked(self._opened.search().select(["id"]).to_batches):
             yield batch.column("id").to_numpy()
 
     def digests(self, ids: np.ndarray) -> Mapping[int, int]:
@@ -151,11 +150,11 @@ class LanceEngine:
         queries: np.ndarray,
         k: int,
         *,
-        condition: Condition | None = None,
+        condition: TypedCondition | None = None,
         allowed: np.ndarray | None = None,
         effort: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        chosen = [] if condition is None else [lance_filter(condition)]
+        chosen = [] if condition is None else [lance_filter(condition.condition, condition.types)]
         if allowed is not None:
             chosen.append(_is_one_of(allowed))
         where = " AND ".join(f"({each})" for each in chosen)
@@ -165,7 +164,7 @@ class LanceEngine:
             search = search.bypass_vector_index() if effort is None else search.ef(max(effort, k)).refine_factor(REFINE)
             if where:
                 search = search.where(where, prefilter=True)
-            found = self._asked(lambda search=search: search.select(["id", "_distance"]).to_arrow())
+            found = self._asked(search.select(["id", "_distance"]).to_arrow)
             scores = (1 - found.column("_distance").to_numpy()).tolist()
             answers.append(list(zip(found.column("id").to_pylist(), scores, strict=True)))
         return as_arrays(answers, k)
@@ -179,7 +178,9 @@ class LanceEngine:
 
     def rows(self, ids: Sequence[int], schema: pa.Schema) -> dict[int, dict[str, Any]]:
         names = {stored_name(name): name for name in schema.names}
-        table = self._found(np.asarray(ids, dtype=np.int64), [each for each in names if each in self._opened.schema.names])
+        table = self._found(
+            np.asarray(ids, dtype=np.int64), [each for each in names if each in self._opened.schema.names]
+        )
         rows = [{names[name]: value for name, value in row.items()} for row in table.to_pylist()]
         return {row["id"]: {name: row.get(name) for name in schema.names} for row in rows}
 
@@ -188,33 +189,33 @@ class LanceEngine:
         for start in range(0, len(ids), self.most_ids):
             part = ids[start : start + self.most_ids]
             search = self._opened.search().where(_is_one_of(part)).select(columns).limit(len(part))
-            parts.append(self._asked(lambda search=search: search.to_arrow()))
+            parts.append(self._asked(search.to_arrow))
         return pa.concat_tables(parts)
 
     def finish(self, progress: Progress) -> None:
         from lancedb.index import BTree, HnswSq, LabelList
 
         table, total = self._opened, self.count()
-        names = {tuple(index.columns) for index in self._asked(lambda: table.list_indices())}
+        names = {tuple(index.columns) for index in self._asked(table.list_indices)}
         if total >= INDEXED_FROM:
             stored = {stored_name(name): kind for name, kind in indexed_columns(_plain(table.schema)).items()}
             for name in stored:
                 if (name,) not in names:
                     config = LabelList() if pa.types.is_list(table.schema.field(name).type) else BTree()
-                    self._asked(lambda name=name, config=config: table.create_index(name, config=config))
+                    self._asked(table.create_index, name, config=config)
             if (VECTOR,) not in names:
                 progress("vectors", 0, total, {})
                 graphs = HnswSq(distance_type="dot", num_partitions=max(1, total // ROWS_PER_GRAPH))
-                self._asked(lambda: table.create_index(VECTOR, config=graphs))
-        self._asked(lambda: table.optimize(cleanup_older_than=KEPT))
+                self._asked(table.create_index, VECTOR, config=graphs)
+        self._asked(table.optimize, cleanup_older_than=KEPT)
         progress("vectors", total, total, {})
 
     def close(self) -> None:
         self._table = self._database = None
 
-    def _asked(self, request: Callable[[], Result]) -> Result:
+    def _asked(self, request: Callable[..., Result], *given: Any, **named: Any) -> Result:
         try:
-            return request()
+            return request(*given, **named)
         except EngineError:
             raise
         except Exception as error:  # LanceDB raises ValueError, RuntimeError and OSError for all kinds of faults

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from llm2clip_search.errors import EngineError, InputError
+from llm2clip_search.errors import InputError
 from llm2clip_search.vectorindex.serving.engine import ServingEngine
 
 SCHEMES = "qdrant:http://HOST:6333/COLLECTION, qdrant-edge:FOLDER, lance:FOLDER and lance:s3://BUCKET/PATH"
-TOKEN = "QDRANT_API_KEY"  # noqa: S105 - the name of a variable
+TOKEN = "QDRANT_API_KEY"
 
 
 def open_engine(url: str, *, collection: str | None = None) -> ServingEngine:

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -11,16 +11,13 @@ import pyarrow as pa
 
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import EngineError, first_line
-from llm2clip_search.vectorindex.conditions import Condition
-from llm2clip_search.vectorindex.serving.engine import SAMPLE, RowBatch
+from llm2clip_search.vectorindex.serving.engine import SAMPLE, RowBatch, TypedCondition
 from llm2clip_search.vectorindex.serving.payload import DIGEST, indexed_columns, qdrant_key, row_of
 from llm2clip_search.vectorindex.serving.qdrant_filter import qdrant_filter
 from llm2clip_search.vectorindex.serving.results import as_arrays, by_id
 from llm2clip_search.vectorindex.serving.state import Published
 
 logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 RECORD = "llm2clip_search"
 """Key of the record in the metadata of a collection."""
@@ -83,9 +80,9 @@ class QdrantEngine:
         return self._name
 
     def state(self) -> Published | None:
-        if not self._asked(lambda: self._client.collection_exists(self._collection)):
+        if not self._call("collection_exists"):
             return None
-        found = self._asked(lambda: self._client.get_collection(self._collection))
+        found = self._call("get_collection")
         record = (found.config.metadata or {}).get(RECORD)
         if record is None:
             raise EngineError(
@@ -101,20 +98,18 @@ class QdrantEngine:
         vectors = models.VectorParams(size=dim, distance=models.Distance.DOT, datatype=stored, on_disk=True)
         # The graph is built once all rows are there: `finish` sets the threshold.
         optimizers = models.OptimizersConfigDiff(indexing_threshold=0)
-        self._asked(
-            lambda: self._client.create_collection(
-                self._collection,
-                vectors_config=vectors,
-                optimizers_config=optimizers,
-                on_disk_payload=True,
-                metadata={RECORD: {}},
-            )
+        self._call(
+            "create_collection",
+            vectors_config=vectors,
+            optimizers_config=optimizers,
+            on_disk_payload=True,
+            metadata={RECORD: {}},
         )
         self._index(SAMPLE, "integer")
         self.extend(schema)
 
     def extend(self, schema: pa.Schema) -> None:
-        found = self._asked(lambda: self._client.get_collection(self._collection))
+        found = self._call("get_collection")
         there = {key.strip('"') for key in found.payload_schema}
         for column, kind in indexed_columns(schema).items():
             if qdrant_key(column).strip('"') not in there:
@@ -126,14 +121,16 @@ class QdrantEngine:
         if kind == "keyword":
             schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, prefix=True, on_disk=True)
         key = qdrant_key(column)
-        self._asked(lambda: self._client.create_payload_index(self._collection, key, schema, wait=True))
+        self._call("create_payload_index", key, schema, wait=True)
 
     def write_state(self, state: Published) -> None:
         record = {RECORD: state.to_dict()}
-        self._asked(lambda: self._client.update_collection(self._collection, metadata=record))
-        found = self._asked(lambda: self._client.get_collection(self._collection))
+        self._call("update_collection", metadata=record)
+        found = self._call("get_collection")
         if (found.config.metadata or {}).get(RECORD) is None:
-            raise EngineError(f"The server of {self._name} keeps no metadata of collections; Qdrant 1.16 or newer does.")
+            raise EngineError(
+                f"The server of {self._name} keeps no metadata of collections; Qdrant 1.16 or newer does."
+            )
 
     def add(self, rows: RowBatch, vectors: np.ndarray) -> None:
         ids, payloads = rows.ids.tolist(), rows.payloads
@@ -141,7 +138,7 @@ class QdrantEngine:
             part = slice(start, start + BATCH)
             lists = vectors[part].astype(np.float32).tolist()
             points = self._models.Batch(ids=ids[part], vectors=lists, payloads=payloads[part])
-            self._asked(lambda points=points: self._client.upsert(self._collection, points, wait=True))
+            self._call("upsert", points, wait=True)
 
     def describe(self, rows: RowBatch) -> None:
         models, ids, payloads = self._models, rows.ids.tolist(), rows.payloads
@@ -150,41 +147,35 @@ class QdrantEngine:
                 models.OverwritePayloadOperation(overwrite_payload=models.SetPayload(payload=payload, points=[each]))
                 for each, payload in zip(ids[start : start + BATCH], payloads[start : start + BATCH], strict=True)
             ]
-            self._asked(
-                lambda changes=changes: self._client.batch_update_points(self._collection, changes, wait=True)
-            )
+            self._call("batch_update_points", changes, wait=True)
 
     def delete(self, ids: np.ndarray) -> None:
         for start in range(0, len(ids), LISTED):
             chosen = self._models.PointIdsList(points=ids[start : start + LISTED].tolist())
-            self._asked(lambda chosen=chosen: self._client.delete(self._collection, chosen, wait=True))
+            self._call("delete", chosen, wait=True)
 
-    def count(self, condition: Condition | None = None) -> int:
+    def count(self, condition: TypedCondition | None = None) -> int:
         chosen = self._filter(condition, None)
-        return int(self._asked(lambda: self._client.count(self._collection, chosen, exact=True)).count)
+        return int(self._call("count", chosen, exact=True).count)
 
     def ids(self) -> Iterator[np.ndarray]:
         offset = None
         while True:
-            records, offset = self._asked(
-                lambda offset=offset: self._client.scroll(
-                    self._collection, limit=LISTED, offset=offset, with_payload=False, with_vectors=False
-                )
-            )
+            records, offset = self._call("scroll", limit=LISTED, offset=offset, with_payload=False, with_vectors=False)
             yield np.array([record.id for record in records], dtype=np.int64)
             if offset is None:
                 return
 
     def digests(self, ids: np.ndarray) -> Mapping[int, int]:
         found = self._retrieved(ids, LISTED, with_payload=[DIGEST])
-        return {record.id: (record.payload or {}).get(DIGEST) for record in found}
+        return {record.id: int(record.payload[DIGEST]) for record in found}
 
     def search(
         self,
         queries: np.ndarray,
         k: int,
         *,
-        condition: Condition | None = None,
+        condition: TypedCondition | None = None,
         allowed: np.ndarray | None = None,
         effort: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -197,7 +188,7 @@ class QdrantEngine:
         ]
         if not requests:
             return as_arrays([], k)
-        found = self._asked(lambda: self._client.query_batch_points(self._collection, requests))
+        found = self._call("query_batch_points", requests)
         return as_arrays([[(point.id, point.score) for point in answer.points] for answer in found], k)
 
     def vectors(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -212,15 +203,15 @@ class QdrantEngine:
     def _retrieved(self, ids: np.ndarray, size: int, **wanted: Any) -> Iterator[Any]:
         for start in range(0, len(ids), size):
             part = ids[start : start + size].tolist()
-            yield from self._asked(lambda part=part: self._client.retrieve(self._collection, part, **wanted))
+            yield from self._call("retrieve", part, **wanted)
 
     def finish(self, progress: Progress) -> None:
         """Errors as of the others, and a server whose optimiser failed."""
         threshold = self._models.OptimizersConfigDiff(indexing_threshold=INDEXED_FROM_KB)
-        self._asked(lambda: self._client.update_collection(self._collection, optimizers_config=threshold))
+        self._call("update_collection", optimizers_config=threshold)
         calm = 0
         while calm < CALM:
-            found = self._asked(lambda: self._client.get_collection(self._collection))
+            found = self._call("get_collection")
             if found.optimizer_status != "ok" and getattr(found.optimizer_status, "error", None):
                 raise EngineError(f"{self._name} cannot build its index: {found.optimizer_status.error}.")
             done, total = found.indexed_vectors_count or 0, found.points_count or 0
@@ -239,15 +230,15 @@ class QdrantEngine:
     def close(self) -> None:
         self._client.close()
 
-    def _filter(self, condition: Condition | None, allowed: np.ndarray | None) -> Any:
+    def _filter(self, condition: TypedCondition | None, allowed: np.ndarray | None) -> Any:
         """Both as the client's own type; None if all rows may be found."""
-        must = [] if condition is None else [qdrant_filter(condition)]
+        must = [] if condition is None else [qdrant_filter(condition.condition, condition.types)]
         if allowed is not None:
             must.append({"has_id": allowed.tolist()})
         return self._models.Filter.model_validate({"must": must}) if must else None
 
-    def _asked(self, request: Callable[[], Result]) -> Result:
-        """Send a request; what fails on its way is sent again.
+    def _call(self, method: str, *given: Any, **named: Any) -> Any:
+        """Call a method of the client for the collection; what fails on its way is sent again.
 
         Raises:
             EngineError: as `ServingEngine` says.
@@ -256,7 +247,7 @@ class QdrantEngine:
 
         for wait in (*WAITS, None):
             try:
-                return request()
+                return getattr(self._client, method)(self._collection, *given, **named)
             except UnexpectedResponse as error:
                 if wait is None or error.status_code not in (429, 500, 502, 503, 504):
                     raise self._refused(error) from error

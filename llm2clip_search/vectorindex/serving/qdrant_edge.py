@@ -12,8 +12,8 @@ import pyarrow as pa
 from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import EngineError, first_line
-from llm2clip_search.vectorindex.conditions import Condition
-from llm2clip_search.vectorindex.serving.engine import SAMPLE, RowBatch
+from llm2clip_search.vectorindex.serving.edge_filter import edge_filter
+from llm2clip_search.vectorindex.serving.engine import SAMPLE, RowBatch, TypedCondition
 from llm2clip_search.vectorindex.serving.payload import DIGEST, indexed_columns, qdrant_key, row_of
 from llm2clip_search.vectorindex.serving.qdrant_filter import qdrant_filter
 from llm2clip_search.vectorindex.serving.results import as_arrays, by_id
@@ -73,14 +73,14 @@ class QdrantEdgeEngine:
         stored = edge.VectorStorageDatatype.Float16 if dtype == "float16" else edge.VectorStorageDatatype.Float32
         vectors = edge.EdgeVectorParams(size=dim, distance=edge.Distance.Dot, datatype=stored)
         shutil.rmtree(self._folder / SHARD, ignore_errors=True)
-        self._asked(lambda: (self._folder / SHARD).mkdir(parents=True))
+        self._asked((self._folder / SHARD).mkdir, parents=True)
         config = edge.EdgeConfig(vectors=vectors)
-        self._shard = self._asked(lambda: edge.EdgeShard.create(str(self._folder / SHARD), config))
+        self._shard = self._asked(edge.EdgeShard.create, str(self._folder / SHARD), config)
         self._index(SAMPLE, "integer")
         self.extend(schema)
 
     def extend(self, schema: pa.Schema) -> None:
-        there = {key.strip('"') for key in self._asked(lambda: self._opened.info()).payload_schema}
+        there = {key.strip('"') for key in self._asked(self._opened.info).payload_schema}
         for column, kind in indexed_columns(schema).items():
             if qdrant_key(column).strip('"') not in there:
                 self._index(column, kind)
@@ -91,8 +91,8 @@ class QdrantEdgeEngine:
         self._update(edge.UpdateOperation.create_field_index(qdrant_key(column), schema))
 
     def write_state(self, state: Published) -> None:
-        self._asked(lambda: self._opened.flush())
-        self._asked(lambda: replace_file(self._folder / RECORD, json.dumps(state.to_dict()).encode()))
+        self._asked(self._opened.flush)
+        self._asked(replace_file, self._folder / RECORD, json.dumps(state.to_dict()).encode())
 
     def add(self, rows: RowBatch, vectors: np.ndarray) -> None:
         edge, ids, payloads = self._edge, rows.ids.tolist(), rows.payloads
@@ -110,28 +110,28 @@ class QdrantEdgeEngine:
         for start in range(0, len(ids), LISTED):
             self._update(self._edge.UpdateOperation.delete_points(ids[start : start + LISTED].tolist()))
 
-    def count(self, condition: Condition | None = None) -> int:
+    def count(self, condition: TypedCondition | None = None) -> int:
         request = self._edge.CountRequest(exact=True, filter=self._filter(condition, None))
-        return int(self._asked(lambda: self._opened.count(request)))
+        return int(self._asked(self._opened.count, request))
 
     def ids(self) -> Iterator[np.ndarray]:
         offset = None
         while True:
             request = self._edge.ScrollRequest(limit=LISTED, offset=offset, with_payload=False, with_vector=False)
-            records, offset = self._asked(lambda request=request: self._opened.scroll(request))
+            records, offset = self._asked(self._opened.scroll, request)
             yield np.array([record.id for record in records], dtype=np.int64)
             if offset is None:
                 return
 
     def digests(self, ids: np.ndarray) -> Mapping[int, int]:
-        return {record.id: (record.payload or {}).get(DIGEST) for record in self._retrieved(ids, [DIGEST], False)}
+        return {record.id: int(record.payload[DIGEST]) for record in self._retrieved(ids, [DIGEST], False)}
 
     def search(
         self,
         queries: np.ndarray,
         k: int,
         *,
-        condition: Condition | None = None,
+        condition: TypedCondition | None = None,
         allowed: np.ndarray | None = None,
         effort: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +141,7 @@ class QdrantEdgeEngine:
         answers = []
         for query in queries.astype(np.float32).tolist():
             request = edge.SearchRequest(limit=k, query=edge.Query.Nearest(query), params=params, filter=chosen)
-            found = self._asked(lambda request=request: self._opened.search(request))
+            found = self._asked(self._opened.search, request)
             answers.append([(point.id, point.score) for point in found])
         return as_arrays(answers, k)
 
@@ -154,13 +154,13 @@ class QdrantEdgeEngine:
         return {record.id: row_of(record.payload or {}, schema) for record in found}
 
     def _retrieved(self, ids: np.ndarray, payload: bool | list[str], vector: bool) -> list[Any]:
-        return list(self._asked(lambda: self._opened.retrieve(ids.tolist(), payload, vector)))
+        return list(self._asked(self._opened.retrieve, ids.tolist(), payload, vector))
 
     def finish(self, progress: Progress) -> None:
         total = self.count()
         progress("vectors", 0, total, {})
-        self._asked(lambda: self._opened.optimize())
-        self._asked(lambda: self._opened.flush())
+        self._asked(self._opened.optimize)
+        self._asked(self._opened.flush)
         progress("vectors", total, total, {})
 
     def close(self) -> None:
@@ -171,21 +171,21 @@ class QdrantEdgeEngine:
     @property
     def _opened(self) -> Any:
         if self._shard is None:
-            self._shard = self._asked(lambda: self._edge.EdgeShard.load(str(self._folder / SHARD)))
+            self._shard = self._asked(self._edge.EdgeShard.load, str(self._folder / SHARD))
         return self._shard
 
     def _update(self, operation: Any) -> None:
-        self._asked(lambda: self._opened.update(operation))
+        self._asked(self._opened.update, operation)
 
-    def _filter(self, condition: Condition | None, allowed: np.ndarray | None) -> Any:
-        must = [] if condition is None else [qdrant_filter(condition, self._edge)]
+    def _filter(self, condition: TypedCondition | None, allowed: np.ndarray | None) -> Any:
+        must = [] if condition is None else [edge_filter(qdrant_filter(condition.condition, condition.types))]
         if allowed is not None:
             must.append(self._edge.HasIdCondition(set(allowed.tolist())))
         return self._edge.Filter(must=must) if must else None
 
-    def _asked(self, request: Callable[[], Result]) -> Result:
+    def _asked(self, request: Callable[..., Result], *given: Any, **named: Any) -> Result:
         try:
-            return request()
+            return request(*given, **named)
         except EngineError:
             raise
         except Exception as error:  # the core raises plain exceptions
