@@ -96,8 +96,8 @@ def check_vectors(snapshot: Snapshot, engine: ServingEngine, ids: np.ndarray, *,
         raise EngineError(f"{engine.name} holds vectors of width {vectors.shape[1]}, not {stored.shape[1]}.")
     if len(wrong := np.flatnonzero((stored != vectors).any(axis=1))):
         raise EngineError(
-            f"The vector of id {found[wrong[0]]} in {engine.name} differs from the index's: it was changed, or is that of"
-            " another index.",
+            f"The vector of id {found[wrong[0]]} in {engine.name} differs from the index's: it was changed, or belongs"
+            " to another index.",
             hint=_AGAIN,
         )
 

@@ -245,6 +245,7 @@ _REASONS = {
     "InvalidAccessKeyId": "the access key is not known",
     "SignatureDoesNotMatch": "the secret key is wrong",
     "Connection refused": "nothing listens there",
+    "resolve region": "the bucket does not exist, or cannot be seen with these keys",
     "dns error": "the host does not exist",
     "was not found": "no index was published to it",
 }
