@@ -6,12 +6,10 @@ record: the shards whose rows are all there, which never change.
 """
 
 import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ from llm2clip_search.indexers.ann import no_captions
 from llm2clip_search.indexers.published_rows import PublishedRows
 from llm2clip_search.indexers.serving_checks import check_sample, check_vectors, measure
 from llm2clip_search.store import DEFAULT_FOLDER, Snapshot, has_index
-from llm2clip_search.store.mark import index_identity
+from llm2clip_search.store.published import check_published, default_collection, index_identity
 from llm2clip_search.store.shard import METADATA, Shard
 from llm2clip_search.vectorindex.serving.engine import ServingEngine
 from llm2clip_search.vectorindex.serving.opening import open_engine
@@ -62,12 +60,6 @@ class PublishSummary:
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
         return asdict(self)
-
-
-def default_collection(folder: Path) -> str:
-    """The name of a collection for an index: that of the folder with the images."""
-    holder = folder.resolve().parent if folder.name == DEFAULT_FOLDER else folder.resolve()
-    return re.sub(r"[^\w-]+", "-", holder.name, flags=re.ASCII).strip("-") or "images"
 
 
 def publish_index(
@@ -177,26 +169,10 @@ class _Publish:
         """Refuse a collection of something else.
 
         Raises:
-            EngineError: another model, width or index.
+            EngineError: as `check_published`, an older copy of the index, or other vectors.
         """
         manifest, name = self.snapshot.manifest, self.engine.name
-        if before.model.fingerprint != manifest.model.fingerprint:
-            raise EngineError(
-                f"{name} holds vectors of {before.model.name} ({before.model.fingerprint}), but {self.snapshot.folder}"
-                f" was made by {manifest.model.name} ({manifest.model.fingerprint}).",
-                hint="Name another collection.",
-            )
-        if (before.dim, before.dtype) != (manifest.dim, manifest.dtype):
-            raise EngineError(
-                f"{name} holds vectors of {before.dim} x {before.dtype}, but {self.snapshot.folder} of"
-                f" {manifest.dim} x {manifest.dtype}.",
-                hint="Name another collection.",
-            )
-        if before.index != index_identity(self.snapshot.folder):
-            raise EngineError(
-                f"{name} holds another index, that of {before.folder}, and not {self.snapshot.folder}.",
-                hint="Name another collection, or delete this one.",
-            )
+        check_published(self.snapshot, before, name)
         if before.generation > manifest.generation:
             raise EngineError(
                 f"{name} holds commit {before.generation} of the index, but {self.snapshot.folder} is at commit"

@@ -129,6 +129,13 @@ class ServingEngine(Protocol):
     def delete(self, ids: np.ndarray) -> None:
         """Delete rows; ids that are not there do not matter."""
 
+    def check(self, condition: TypedCondition) -> None:
+        """Refuse a condition that `count` and `search` would refuse; nothing is sent.
+
+        Raises:
+            UntranslatableError: the engine lacks a part of it.
+        """
+
     def count(self, condition: TypedCondition | None = None) -> int:
         """Rows that meet a condition, exactly; all without one.
 

@@ -27,6 +27,8 @@ ROWS_PER_GRAPH = 1_000_000
 """Rows of each of the partitions that have a graph of their own."""
 REFINE = 4
 """Candidates of the graph's one-byte codes that are compared again by their vectors, per result."""
+SEEN = timedelta(seconds=5)
+"""After so long a reader looks for a later version of the table."""
 KEPT = timedelta(days=1)
 """Age until which earlier versions of the table stay, for readers that have them open."""
 
@@ -77,7 +79,9 @@ class LanceEngine:
                 endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
                 if endpoint:
                     options |= {"endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
-            self._database = self._asked(self._lancedb.connect, self._location, storage_options=options)
+            self._database = self._asked(
+                self._lancedb.connect, self._location, storage_options=options, read_consistency_interval=SEEN
+            )
         return self._database
 
     def _names(self) -> list[str]:
@@ -132,6 +136,9 @@ class LanceEngine:
         for start in range(0, len(ids), self.most_ids):
             chosen = _is_one_of(ids[start : start + self.most_ids])
             self._asked(self._opened.delete, chosen)
+
+    def check(self, condition: TypedCondition) -> None:
+        lance_filter(condition.condition, condition.types)
 
     def count(self, condition: TypedCondition | None = None) -> int:
         chosen = None if condition is None else lance_filter(condition.condition, condition.types)

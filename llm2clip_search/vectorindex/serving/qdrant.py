@@ -154,6 +154,9 @@ class QdrantEngine:
             chosen = self._models.PointIdsList(points=ids[start : start + LISTED].tolist())
             self._call("delete", chosen, wait=True)
 
+    def check(self, condition: TypedCondition) -> None:
+        self._filter(condition, None)
+
     def count(self, condition: TypedCondition | None = None) -> int:
         chosen = self._filter(condition, None)
         return int(self._call("count", chosen, exact=True).count)

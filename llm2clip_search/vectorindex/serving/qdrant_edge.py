@@ -110,6 +110,9 @@ class QdrantEdgeEngine:
         for start in range(0, len(ids), LISTED):
             self._update(self._edge.UpdateOperation.delete_points(ids[start : start + LISTED].tolist()))
 
+    def check(self, condition: TypedCondition) -> None:
+        self._filter(condition, None)
+
     def count(self, condition: TypedCondition | None = None) -> int:
         request = self._edge.CountRequest(exact=True, filter=self._filter(condition, None))
         return int(self._asked(self._opened.count, request))
