@@ -115,11 +115,13 @@ _NUMBERS = st.sampled_from(
         *("CAST(1000 AS DECIMAL)", "CAST(5 AS HUGEINT)", "48.1400000000000000000001", "CAST(0 AS TINYINT)"),
     ]
 )
-_TEXTS = st.sampled_from(["", "a", "A", "ab", "abc", "Canon", "it's", 'a"b', "a\\b", "a%b", "50%", "é", "😀", "\uffff"]).map(
-    lambda text: "'" + text.replace("'", "''") + "'"
-)
+_TEXTS = st.sampled_from(
+    ["", "a", "A", "ab", "abc", "Canon", "it's", 'a"b', "a\\b", "a%b", "50%", "é", "😀", "\uffff"]
+).map(lambda text: "'" + text.replace("'", "''") + "'")
 _TEXTS |= st.sampled_from(["'a\nb'", "'NaN'", "'\udce9'", "lower('ABC')", "CAST(NULL AS VARCHAR)", "'JPEG'", "'2024'"])
-_PATTERNS = st.sampled_from(["abc", "a%", "%", "%%", "", "%a", "%a%", "A%", "a\\%", "50!%", "😀%", "%b", "a!%%", "it''s"])
+_PATTERNS = st.sampled_from(
+    ["abc", "a%", "%", "%%", "", "%a", "%a%", "A%", "a\\%", "50!%", "😀%", "%b", "a!%%", "it''s"]
+)
 _DAYS = ["'2024'", "'2024-05'", "'2024-05-17'", "'2024-05-17 10:30'", "'2024-05-17T10:30:00.000001'", "'9999-12-31'"]
 _TIMES = st.sampled_from(
     [
@@ -185,10 +187,25 @@ def _leaves(draw: Callable[..., Any]) -> str:
 
 
 def _wider(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    joined = st.builds(lambda word, parts: f"({word.join(parts)})", st.sampled_from([" AND ", " OR "]), st.lists(inner, min_size=2, max_size=4))
+    joined = st.builds(
+        lambda word, parts: f"({word.join(parts)})",
+        st.sampled_from([" AND ", " OR "]),
+        st.lists(inner, min_size=2, max_size=4),
+    )
     changed = st.builds(
         lambda form, part: form.format(part),
-        st.sampled_from(["NOT ({})", "NOT {}", "({}) IS TRUE", "({}) IS NOT TRUE", "({}) IS FALSE", "({}) IS NULL", "({}) = false", "({}) IS DISTINCT FROM true"]),
+        st.sampled_from(
+            [
+                "NOT ({})",
+                "NOT {}",
+                "({}) IS TRUE",
+                "({}) IS NOT TRUE",
+                "({}) IS FALSE",
+                "({}) IS NULL",
+                "({}) = false",
+                "({}) IS DISTINCT FROM true",
+            ]
+        ),
         inner.map(lambda part: f"({part})"),
     )
     return joined | changed

@@ -22,10 +22,24 @@ FLOATS = (0.0, -0.0, 0.1, 1.5, -1.5, 48.14, 1e300, -1e300, 5e-324, float("inf"),
 TEXTS = (*("", "a", "A", "abc", "abd", "ab", "Canon", "canon", "it's", 'a"b', "a\\b", "a%b", "a_b", "50%"),)
 TEXTS += ("é", "e\u0301", "😀", "\uffff", "a\0b", "a\nb", "\uef80", "1000", "2024", "sea", "NaN")
 TIMES = (datetime(1, 1, 1), datetime(1969, 12, 31, 23, 59, 59), datetime(1970, 1, 1), datetime(2024, 2, 29, 12))
-TIMES += (datetime(2024, 5, 17), datetime(2024, 5, 17, 10, 30), datetime(2025, 1, 1), datetime(9999, 12, 31, 23, 59, 59))
+TIMES += (
+    datetime(2024, 5, 17),
+    datetime(2024, 5, 17, 10, 30),
+    datetime(2025, 1, 1),
+    datetime(9999, 12, 31, 23, 59, 59),
+)
 EXACT_TIMES = (*TIMES, datetime(2024, 5, 17, 10, 30, 0, 1), datetime(2024, 5, 17, 23, 59, 59, 999999))
 LISTS = ([], ["sea"], ["sea", "sun"], ["it's"], ["sea", None], [None], [""], ["😀", "A"])
-NAMES = ("a.jpg", "sub/b.png", "doc.pdf#1", "doc.pdf", "sub/\udce9.jpg", "it's %_.jpg", "/other/c.jpg", "s3://bucket/d.jpg")
+NAMES = (
+    "a.jpg",
+    "sub/b.png",
+    "doc.pdf#1",
+    "doc.pdf",
+    "sub/\udce9.jpg",
+    "it's %_.jpg",
+    "/other/c.jpg",
+    "s3://bucket/d.jpg",
+)
 
 
 def odd_index(folder: Path, *, seed: int = 0, rows: int = 60) -> Snapshot:

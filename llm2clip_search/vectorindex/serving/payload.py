@@ -53,6 +53,12 @@ def qdrant_key(column: str) -> str:
     return f'"{stored_name(column)}"'
 
 
+def published_schema(schema: pa.Schema) -> pa.Schema:
+    """The columns of an engine's rows, from those of the index's metadata."""
+    fields = [field for field in schema if field.name not in ("described", "mtime")]
+    return pa.schema([*fields, pa.field("mtime", pa.timestamp("us"))])
+
+
 def field_kind(arrow: pa.DataType) -> FieldKind | None:
     """The kind of payload index that serves a column's values, or the items of its lists; None if there is none.
 
