@@ -1,9 +1,9 @@
 """Where a constant lies among the values that a column can have, as DuckDB compares the two.
 
 DuckDB converts both sides to one type: whole numbers to DECIMAL for ``width > 1000.5``, and to DOUBLE for
-``size > 1e9``, which beyond 2^53 makes one number of several. Each such conversion keeps the order, so that two values of
-the column say where any constant lies: the least that is not less, and the least that is greater. Engines, which have
-types and conversions of their own, are asked about values of the column only.
+``size > 1e9``, which beyond 2^53 makes one number of several. Each such conversion keeps the order, so that two values
+of the column say where any constant lies: the least that is not less, and the least that is greater. Engines, which
+have types and conversions of their own, are asked about values of the column only.
 """
 
 import math
@@ -32,7 +32,8 @@ INFINITE = 2**64
 """Microseconds that stand for the end of all times."""
 _UNITS: Mapping[str, int] = {"s": 1_000_000, "ms": 1000, "us": 1}
 """Microseconds."""
-_WHOLE = frozenset(f"{sign}{name}" for sign in ("", "U") for name in "TINYINT SMALLINT INTEGER BIGINT HUGEINT".split())
+_WHOLE = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"})
+_WHOLE |= {f"U{name}" for name in _WHOLE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +87,9 @@ def place_of(arrow: pa.DataType, constant: Any, type_name: str, *, by_day: bool 
     if (pa.types.is_float64(arrow) and type_name == "DOUBLE") or (is_text(arrow) and type_name == "VARCHAR"):
         return Place(first=constant, after=None, is_value=True, write=_as_it_is)
     if (unit := _unit(arrow)) is not None and (type_name == "DATE" or type_name in _MOMENTS):
-        first, after = -(-constant // unit), constant // unit + 1
-        if by_day:
-            after = -(-(constant + _DAY) // unit)
-        return _among_moments(first, after, unit)
+        step = _DAY if by_day else unit
+        first, after = -(-constant // step), constant // step + 1
+        return _among_moments(first * step // unit, after * step // unit, unit)
     return None
 
 

@@ -178,7 +178,7 @@ class _Reader:
     def _null(self, node: Node, wanted: bool) -> Condition:
         """The rows in which a part is null, or those in which it is not."""
         if self._is_constant(node):
-            return EVERY_ROW if (self._constants([node])[0] is None) == wanted else NO_ROW
+            return EVERY_ROW if self._is_null(node) == wanted else NO_ROW
         if (column := self._column(node)) is not None:
             return self._null_column(column, wanted)
         if not self._is_truth(node):
@@ -202,7 +202,7 @@ class _Reader:
             )
         if how not in _COMPARISONS:  # IS [NOT] DISTINCT FROM is never null
             is_equal = (how == "COMPARE_NOT_DISTINCT_FROM") == value
-            if self._constants([constant])[0] is None:
+            if self._is_null(constant):
                 return self._null(part, is_equal)
             return self._any_of(part, [constant], is_equal, or_null=not is_equal)
         plain = _MIRRORED[_COMPARISONS[how]] if is_mirrored else _COMPARISONS[how]
@@ -246,7 +246,7 @@ class _Reader:
             and self._is_constant(first)
         ):
             items = [each["expression"] for each in first["arguments"]]
-            kept = [item for item, found in zip(items, self._constants(items), strict=True) if found is not None]
+            kept = [item for item in items if not self._is_null(item)]
             if kept:
                 return self._any_of(arguments[1], kept, value, or_null)
             found = NO_ROW if value else self._null(arguments[1], False)
@@ -369,13 +369,18 @@ class _Reader:
         return places
 
     def _constants(self, nodes: Sequence[Node]) -> list[Any]:
-        """Values of some constants, each in its own type."""
+        """Values of some constants that are text, truth values or lists."""
         return [
             node["literal"]["text"]
             if node["class"] == "CONSTANT" and node["literal"]["kind"] == "STRING"
             else self._run(f"SELECT ({sql_of(self._cursor, node)})")[0][0]
             for node in nodes
         ]
+
+    def _is_null(self, constant: Node) -> bool:
+        if constant["class"] == "CONSTANT":
+            return bool(constant["literal"]["kind"] == "NULL_LITERAL")
+        return bool(self._run(f"SELECT ({sql_of(self._cursor, constant)}) IS NULL")[0][0])
 
     def _listed(self, nodes: Sequence[Node]) -> tuple[list[Any], str]:
         """Values of some parts in the type that they are compared in, columns as null; times in microseconds."""

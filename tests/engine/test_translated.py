@@ -223,10 +223,11 @@ def check(case: Case, where: str) -> None:
     """Every engine that has the condition finds DuckDB's rows."""
     try:
         expected = case.filter.ids(where).tolist()
-    except ConditionError:
-        with pytest.raises(QueryError):
-            case.translator.translate(where)
+    except ConditionError as error:
         event("DuckDB refuses it")
+        if "Could not cast value" not in str(error):  # of a row
+            with pytest.raises(QueryError):
+                case.translator.translate(where)
         return
     try:
         condition = case.translator.translate(where)

@@ -76,7 +76,7 @@ def _text(text: str) -> str:
 
 def _moment(value: datetime, arrow: pa.DataType) -> str:
     if pa.types.is_date(arrow):
-        return f"date '{value:%Y-%m-%d}'"
+        return f"date '{value.date()}'"
     if arrow.tz is None:
         return f"timestamp '{value.isoformat(sep=' ')}'"
     count = pa.scalar(value.replace(tzinfo=UTC), pa.timestamp(arrow.unit, "UTC")).value
