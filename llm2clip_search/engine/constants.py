@@ -55,13 +55,16 @@ class Constants:
             for node in nodes
         ]
 
-    def compared(self, part: Node, nodes: Sequence[Node]) -> tuple[list[Any], str]:
+    def compared(self, part: Node, nodes: Sequence[Node], *, are_list: bool = False) -> tuple[list[Any], str]:
         """The values of parts that another part is compared with, and DuckDB's type that all are converted to.
 
         It is the type of a list of them. Times are microseconds since 1970.
+
+        Args:
+            are_list: they are items of a list, which are converted to a type of their own first.
         """
-        arguments = [{"name": "", "expression": node} for node in (part, *nodes)]
-        sql = sql_of(self._cursor, _LIST | {"arguments": arguments})
+        lists = [[part], nodes] if are_list else [[part, *nodes]]
+        sql = f"list_concat({', '.join(map(self._list, lists))})"
         [[name]] = self._run(f"SELECT typeof({sql}) FROM {VIEW}")
         name = str(name).removesuffix("[]")
         if not is_moment(name):
@@ -71,6 +74,9 @@ class Constants:
         rows = self._run(f"SELECT moment > '1970-01-01', epoch_us(moment) FROM ({moments})")
         infinite = {None: None, True: INFINITE, False: -INFINITE}  # they have no microseconds
         return [infinite[late] if micros is None else micros for late, micros in rows[1:]], name
+
+    def _list(self, nodes: Sequence[Node]) -> str:
+        return sql_of(self._cursor, _LIST | {"arguments": [{"name": "", "expression": node} for node in nodes]})
 
     def _run(self, sql: str) -> list[tuple[Any, ...]]:
         import duckdb

@@ -208,7 +208,9 @@ class _Reader:
             return EVERY_ROW if or_null else NO_ROW
         return self._compared(column, plain, place, value, or_null)
 
-    def _any_of(self, part: Node, constants: Sequence[Node], value: bool, or_null: bool) -> Condition:
+    def _any_of(
+        self, part: Node, constants: Sequence[Node], value: bool, or_null: bool, *, are_list: bool = False
+    ) -> Condition:
         """The rows in which ``part IN (constants)`` has a value: ``part = a OR part = b``, with null as in SQL."""
         if any(not self._is_constant(each) for each in constants):
             raise UntranslatableError(f"{shown(part)} compared with columns has no counterpart.")
@@ -217,7 +219,7 @@ class _Reader:
             found = self._constants.values(constants)
             return join([missing if each is None else self.where(part, each == value, or_null) for each in found])
         column, by_day = self._compared_column(part)
-        places = self._places(part, column, constants, by_day)
+        places = self._places(part, column, constants, by_day, are_list)
         return join(
             missing if place is None else self._compared(column, "=", place, value, or_null) for place in places
         )
@@ -242,7 +244,7 @@ class _Reader:
             items = [each["expression"] for each in first["arguments"]]
             kept = [item for item in items if not self._constants.is_null(item)]
             if kept:
-                return self._any_of(arguments[1], kept, value, or_null)
+                return self._any_of(arguments[1], kept, value, or_null, are_list=True)
             found = NO_ROW if value else self._null(arguments[1], False)
             return any_of([found, self._null(arguments[1], True)]) if or_null else found
         column, further = self._column(first), arguments[1:]
@@ -335,12 +337,14 @@ class _Reader:
                 return inner, True
         raise _no_counterpart(node)
 
-    def _places(self, part: Node, column: str, constants: Sequence[Node], by_day: bool) -> list[Place | None]:
+    def _places(
+        self, part: Node, column: str, constants: Sequence[Node], by_day: bool, are_list: bool = False
+    ) -> list[Place | None]:
         """Where constants lie among the values of a column; None for null."""
         arrow = self._types[column]
         if not by_day and (plain := [literal(each, arrow) for each in constants]).count(None) == 0:
             return [place_of(arrow, value, type_name) for value, type_name in filter(None, plain)]
-        found, type_name = self._constants.compared(part, constants)
+        found, type_name = self._constants.compared(part, constants, are_list=are_list)
         places = [None if each is None else place_of(arrow, each, type_name, by_day=by_day) for each in found]
         for constant, value, place in zip(constants, found, places, strict=True):
             if place is None and value is not None:
