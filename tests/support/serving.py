@@ -1,11 +1,14 @@
 """An index whose rows have every kind of column, and engines to publish it to."""
 
+import os
+import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from llm2clip_search.base.vectors import unit
 from llm2clip_search.store import Row, Writer
@@ -15,7 +18,7 @@ from llm2clip_search.vectorindex.serving.qdrant import QdrantEngine
 from llm2clip_search.vectorindex.serving.qdrant_edge import QdrantEdgeEngine
 from tests.support.encoders import ColourEncoder
 
-ENGINES = ("memory", "edge", "lance")
+ENGINES = ("memory", "edge", "lance", "server")
 MODEL = ColourEncoder().identity
 DIM = ColourEncoder().dim
 
@@ -26,6 +29,11 @@ def engine_of(kind: str, folder: Path) -> ServingEngine:
         return QdrantEdgeEngine(folder / "edge")
     if kind == "lance":
         return LanceEngine(str(folder / "lance"))
+    if kind == "server":
+        if "QDRANT_URL" not in os.environ:
+            pytest.skip("needs a Qdrant server, whose address is in QDRANT_URL")
+        address, token = os.environ["QDRANT_URL"], os.environ.get("QDRANT_API_KEY")
+        return QdrantEngine.connect(address, f"test-{uuid.uuid4().hex}", token)
     from qdrant_client import QdrantClient
 
     return QdrantEngine("qdrant::memory:/photos", "photos", QdrantClient(":memory:"))
