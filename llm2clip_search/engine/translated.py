@@ -147,9 +147,7 @@ class _Reader:
         elif kind == "COMPARISON":
             found = self._comparison(node["type"], node["left"], node["right"], value, or_null)
         elif kind == "BETWEEN":
-            ends = {"COMPARE_GREATERTHANOREQUALTO": node["lower"], "COMPARE_LESSTHANOREQUALTO": node["upper"]}
-            parts = [_of("COMPARISON", how, left=node["input"], right=end) for how, end in ends.items()]
-            found = self.where(_all(*parts), value, or_null)
+            found = self._between(node["input"], node["lower"], node["upper"], value, or_null)
         elif kind == "OPERATOR" and node["type"] in _TESTS:
             found = self._operator(node["type"], node["children"], value, or_null)
         elif kind == "FUNCTION":
@@ -186,7 +184,20 @@ class _Reader:
             return EVERY_ROW if wanted else NO_ROW
         return Null(column=column, negated=not wanted)
 
-    def _comparison(self, how: str, left: Node, right: Node, value: bool, or_null: bool) -> Condition:
+    def _between(self, part: Node, lower: Node, upper: Node, value: bool, or_null: bool) -> Condition:
+        """Two comparisons, for which DuckDB converts all three parts to one type."""
+        ends = {"COMPARE_GREATERTHANOREQUALTO": (lower, upper), "COMPARE_LESSTHANOREQUALTO": (upper, lower)}
+        return (all_of if value else any_of)(
+            self.where(_of("COMPARISON", how, left=part, right=end), value, or_null)
+            if self._is_constant(part) and self._is_constant(end)
+            else self._comparison(how, part, end, value, or_null, beside=[other])
+            for how, (end, other) in ends.items()
+        )
+
+    def _comparison(
+        self, how: str, left: Node, right: Node, value: bool, or_null: bool, beside: Sequence[Node] = ()
+    ) -> Condition:
+        """One comparison; what is ``beside`` it counts for its type."""
         is_mirrored = self._is_constant(left)
         part, constant = (right, left) if is_mirrored else (left, right)
         if not self._is_constant(constant):
@@ -203,7 +214,7 @@ class _Reader:
         if plain in ("=", "!="):
             return self._any_of(part, [constant], value == (plain == "="), or_null)
         column, by_day = self._compared_column(part)
-        [place] = self._places(part, column, [constant], by_day)
+        place = self._places(part, column, [constant, *beside], by_day)[0]
         if place is None:
             return EVERY_ROW if or_null else NO_ROW
         return self._compared(column, plain, place, value, or_null)
@@ -281,19 +292,18 @@ class _Reader:
     def _within(self, arguments: Sequence[Node], value: bool, or_null: bool) -> Condition:
         """As the macro `own_functions` defines it."""
         latitude, longitude, south, west, north, east = arguments
-        north_of, south_of, from_west, to_east, is_over = (
+        least, most, beyond = (
             _of("COMPARISON", f"COMPARE_{how}", left=left, right=right)
             for left, how, right in (
-                (latitude, "GREATERTHANOREQUALTO", south),
-                (latitude, "LESSTHANOREQUALTO", north),
                 (longitude, "GREATERTHANOREQUALTO", west),
                 (longitude, "LESSTHANOREQUALTO", east),
                 (west, "GREATERTHAN", east),
             )
         )
-        over = _all(is_over, _of("CONJUNCTION", "CONJUNCTION_OR", children=[from_west, to_east]))
-        across = _of("CONJUNCTION", "CONJUNCTION_OR", children=[_all(from_west, to_east), over])
-        return self.where(_all(north_of, south_of, across), value, or_null)
+        rows = _of("BETWEEN", "COMPARE_BETWEEN", input=latitude, lower=south, upper=north)
+        columns = _of("BETWEEN", "COMPARE_BETWEEN", input=longitude, lower=west, upper=east)
+        across = _joined("AND", beyond, _joined("OR", least, most))
+        return self.where(_joined("AND", rows, _joined("OR", columns, across)), value, or_null)
 
     def _is_truth(self, node: Node) -> bool:
         """Whether a part is true, false or null, as far as that can be told from how it is written."""
@@ -359,8 +369,8 @@ def _of(kind: str, name: str, **parts: Any) -> Node:
     return {"class": kind, "type": name, "alias": "", **parts}
 
 
-def _all(*parts: Node) -> Node:
-    return _of("CONJUNCTION", "CONJUNCTION_AND", children=list(parts))
+def _joined(word: str, *parts: Node) -> Node:
+    return _of("CONJUNCTION", f"CONJUNCTION_{word}", children=list(parts))
 
 
 def _no_counterpart(node: Node) -> UntranslatableError:
