@@ -48,9 +48,13 @@ class Place:
     """The constant equals ``first`` and no other value."""
     write: Callable[[Any], Value]
     """Makes a value of a condition of ``first`` or ``after``."""
+    ends: tuple[Any, Any] = (None, None)
+    """The least and the greatest value of the column, if they are known."""
 
     def compared(self, column: str, how: Comparison) -> Condition:
         """The rows whose column compares so with the constant."""
+        if self.is_value and self.first == self.ends[how in ("<=", ">")] and how not in ("=", "!="):
+            return NO_ROW if how in ("<", ">") else Null(column=column, negated=True)
         if self.is_value:
             return Compared(column=column, how=how, value=self.write(self.first))
         if how in ("=", "!="):
@@ -59,8 +63,9 @@ class Place:
                 return NO_ROW if how == "=" else Null(column=column, negated=True)
             return (all_of if how == "=" else any_of)(self.compared(column, each) for each in around)
         bound = self.first if how in ("<", ">=") else self.after
-        if bound is None:
-            return Null(column=column, negated=True) if how in ("<", "<=") else NO_ROW
+        if bound is None or bound == self.ends[0]:  # all values are less, or none is
+            is_any = (bound is None) == (how in ("<", "<="))
+            return Null(column=column, negated=True) if is_any else NO_ROW
         return Compared(column=column, how="<" if how in ("<", "<=") else ">=", value=self.write(bound))
 
 
@@ -139,7 +144,7 @@ def _among_integers(arrow: pa.DataType, constant: Any, convert: Callable[[int], 
     first = _least(low, high, lambda number: convert(number) >= constant)
     after = _least(low, high, lambda number: convert(number) > constant)
     is_value = first is not None and after == (None if first == high else first + 1)
-    return Place(first=first, after=after, is_value=is_value, write=int)
+    return Place(first=first, after=after, is_value=is_value, write=int, ends=(low, high))
 
 
 def _least(low: int, high: int, test: Callable[[int], bool]) -> int | None:

@@ -6,19 +6,20 @@ and ``IS NOT TRUE`` asks for false or null. What remains are comparisons of one 
 only where the column is. Parts without columns, such as ``now() - INTERVAL 7 DAY``, are evaluated once by DuckDB.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from llm2clip_search.engine.condition import Checked, read_condition, sql_of
+from llm2clip_search.engine.condition import Checked, read_condition
+from llm2clip_search.engine.constants import Constants, literal
 from llm2clip_search.engine.database import VIEW, connect
 from llm2clip_search.engine.filter import sentence_of
 from llm2clip_search.engine.kinds import FUNCTIONS, NOW, Node, kind_of_cast, kind_of_column, name_of, parts_of, shown
-from llm2clip_search.engine.placing import INFINITE, Place, is_moment, is_text, place_of
+from llm2clip_search.engine.placing import Place, is_text, place_of
+from llm2clip_search.engine.text_tests import TEXT_TESTS, text_test
 from llm2clip_search.engine.time_limit import TIME_LIMIT_S, time_limit
-from llm2clip_search.errors import ConditionError, QueryError, first_line
+from llm2clip_search.errors import ConditionError, QueryError
 from llm2clip_search.store.names import encode
 from llm2clip_search.vectorindex.conditions import (
     EVERY_ROW,
@@ -27,7 +28,6 @@ from llm2clip_search.vectorindex.conditions import (
     Compared,
     Comparison,
     Condition,
-    Containing,
     Listing,
     Null,
     UntranslatableError,
@@ -50,16 +50,7 @@ _OPPOSITE: Mapping[Comparison, Comparison] = {"=": "!=", "!=": "=", "<": ">=", "
 _MIRRORED: Mapping[Comparison, Comparison] = {"=": "=", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _HOLD = frozenset({"contains", "list_contains", "list_has", "array_contains"})
 _TESTS = frozenset({"OPERATOR_NOT", "OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL", "COMPARE_IN", "COMPARE_NOT_IN"})
-_LIKE = frozenset({"~~", "!~~", "like_escape", "not_like_escape"})
 _ILIKE = frozenset({"~~*", "!~~*", "ilike_escape", "not_ilike_escape"})
-_SHORT = re.compile(r"-?(?=[\d.]{1,15}\Z)\d+(\.\d*)?|-?(?=[\d.]{1,15}\Z)\.\d+", re.ASCII)
-_AT: Mapping[str, Any] = {
-    **dict.fromkeys(("starts_with", "prefix"), "start"),
-    **dict.fromkeys(("ends_with", "suffix"), "end"),
-    "contains": "anywhere",
-}
-_FILE = re.compile(r"[^/]\.\w{2,8}/*\Z", re.ASCII)
-"""Folders that `is_under` takes for a file with parts."""
 
 
 class Translator:
@@ -136,7 +127,7 @@ class _Reader:
     """One condition."""
 
     def __init__(self, cursor: Any, types: Mapping[str, pa.DataType], absent: frozenset[str]) -> None:
-        self._cursor, self._types, self._absent = cursor, types, absent
+        self._constants, self._types, self._absent = Constants(cursor), types, absent
         self._names = {name.casefold(): name for name in types}
         self._left = MAX_PARTS
 
@@ -145,28 +136,29 @@ class _Reader:
         self._left -= 1
         if self._left < 0:
             raise UntranslatableError("The condition has too many parts.")
-        kind = node["class"]
+        kind, column = node["class"], self._column(node)
+        found: Condition
         if self._is_constant(node):
-            [[found]] = self._run(f"SELECT CAST(({sql_of(self._cursor, node)}) AS BOOLEAN)")
-            return EVERY_ROW if (or_null if found is None else found == value) else NO_ROW
-        if kind == "CONJUNCTION":
+            known = self._constants.truth(node)
+            found = EVERY_ROW if (or_null if known is None else known == value) else NO_ROW
+        elif kind == "CONJUNCTION":
             join = all_of if (node["type"] == "CONJUNCTION_AND") == value else any_of
-            return join([self.where(child, value, or_null) for child in node["children"]])
-        if kind == "COMPARISON":
-            return self._comparison(node["type"], node["left"], node["right"], value, or_null)
-        if kind == "BETWEEN":
-            ends = {"COMPARE_GREATERTHANOREQUALTO": node["lower"], "COMPARE_LESSTHANOREQUALTO": node["upper"]}
-            parts = [self._comparison(how, node["input"], end, value, or_null) for how, end in ends.items()]
-            return (all_of if value else any_of)(parts)
-        if kind == "OPERATOR" and node["type"] in _TESTS:
-            return self._operator(node["type"], node["children"], value, or_null)
-        if kind == "FUNCTION":
-            return self._function(node, value, or_null)
-        if kind == "CAST" and self._is_truth(node):
-            return self.where(node["child"], value, or_null)
-        if (column := self._column(node)) is not None and pa.types.is_boolean(self._types[column]):
-            return self._compared(column, "=", Place(first=True, after=None, is_value=True, write=bool), value, or_null)
-        raise _no_counterpart(node)
+            found = join([self.where(child, value, or_null) for child in node["children"]])
+        elif kind == "COMPARISON":
+            found = self._comparison(node["type"], node["left"], node["right"], value, or_null)
+        elif kind == "BETWEEN":
+            found = self._between(node["input"], node["lower"], node["upper"], value, or_null)
+        elif kind == "OPERATOR" and node["type"] in _TESTS:
+            found = self._operator(node["type"], node["children"], value, or_null)
+        elif kind == "FUNCTION":
+            found = self._function(node, value, or_null)
+        elif kind == "CAST" and self._is_truth(node):
+            found = self.where(node["child"], value, or_null)
+        elif column is not None and pa.types.is_boolean(self._types[column]):
+            found = self._leaf(column, Compared(column=column, how="=" if value else "!=", value=True), or_null)
+        else:
+            raise _no_counterpart(node)
+        return found
 
     def _operator(self, name: str, children: Sequence[Node], value: bool, or_null: bool) -> Condition:
         if name == "OPERATOR_NOT":
@@ -178,7 +170,7 @@ class _Reader:
     def _null(self, node: Node, wanted: bool) -> Condition:
         """The rows in which a part is null, or those in which it is not."""
         if self._is_constant(node):
-            return EVERY_ROW if self._is_null(node) == wanted else NO_ROW
+            return EVERY_ROW if self._constants.is_null(node) == wanted else NO_ROW
         if (column := self._column(node)) is not None:
             return self._null_column(column, wanted)
         if not self._is_truth(node):
@@ -192,7 +184,20 @@ class _Reader:
             return EVERY_ROW if wanted else NO_ROW
         return Null(column=column, negated=not wanted)
 
-    def _comparison(self, how: str, left: Node, right: Node, value: bool, or_null: bool) -> Condition:
+    def _between(self, part: Node, lower: Node, upper: Node, value: bool, or_null: bool) -> Condition:
+        """Two comparisons, for which DuckDB converts all three parts to one type."""
+        ends = {"COMPARE_GREATERTHANOREQUALTO": (lower, upper), "COMPARE_LESSTHANOREQUALTO": (upper, lower)}
+        return (all_of if value else any_of)(
+            self.where(_of("COMPARISON", how, left=part, right=end), value, or_null)
+            if self._is_constant(part) and self._is_constant(end)
+            else self._comparison(how, part, end, value, or_null, beside=[other])
+            for how, (end, other) in ends.items()
+        )
+
+    def _comparison(
+        self, how: str, left: Node, right: Node, value: bool, or_null: bool, beside: Sequence[Node] = ()
+    ) -> Condition:
+        """One comparison; what is ``beside`` it counts for its type."""
         is_mirrored = self._is_constant(left)
         part, constant = (right, left) if is_mirrored else (left, right)
         if not self._is_constant(constant):
@@ -202,28 +207,30 @@ class _Reader:
             )
         if how not in _COMPARISONS:  # IS [NOT] DISTINCT FROM is never null
             is_equal = (how == "COMPARE_NOT_DISTINCT_FROM") == value
-            if self._is_null(constant):
+            if self._constants.is_null(constant):
                 return self._null(part, is_equal)
             return self._any_of(part, [constant], is_equal, or_null=not is_equal)
         plain = _MIRRORED[_COMPARISONS[how]] if is_mirrored else _COMPARISONS[how]
         if plain in ("=", "!="):
             return self._any_of(part, [constant], value == (plain == "="), or_null)
         column, by_day = self._compared_column(part)
-        [place] = self._places(part, column, [constant], by_day)
+        place = self._places(part, column, [constant, *beside], by_day)[0]
         if place is None:
             return EVERY_ROW if or_null else NO_ROW
         return self._compared(column, plain, place, value, or_null)
 
-    def _any_of(self, part: Node, constants: Sequence[Node], value: bool, or_null: bool) -> Condition:
+    def _any_of(
+        self, part: Node, constants: Sequence[Node], value: bool, or_null: bool, *, are_list: bool = False
+    ) -> Condition:
         """The rows in which ``part IN (constants)`` has a value: ``part = a OR part = b``, with null as in SQL."""
         if any(not self._is_constant(each) for each in constants):
             raise UntranslatableError(f"{shown(part)} compared with columns has no counterpart.")
         join, missing = any_of if value else all_of, EVERY_ROW if or_null else NO_ROW
         if self._is_truth(part):
-            found = self._constants(constants)
+            found = self._constants.values(constants)
             return join([missing if each is None else self.where(part, each == value, or_null) for each in found])
         column, by_day = self._compared_column(part)
-        places = self._places(part, column, constants, by_day)
+        places = self._places(part, column, constants, by_day, are_list)
         return join(
             missing if place is None else self._compared(column, "=", place, value, or_null) for place in places
         )
@@ -246,38 +253,27 @@ class _Reader:
             and self._is_constant(first)
         ):
             items = [each["expression"] for each in first["arguments"]]
-            kept = [item for item in items if not self._is_null(item)]
+            kept = [item for item in items if not self._constants.is_null(item)]
             if kept:
-                return self._any_of(arguments[1], kept, value, or_null)
+                return self._any_of(arguments[1], kept, value, or_null, are_list=True)
             found = NO_ROW if value else self._null(arguments[1], False)
             return any_of([found, self._null(arguments[1], True)]) if or_null else found
         column, further = self._column(first), arguments[1:]
         if column is not None and all(map(self._is_constant, further)):
             arrow = self._types[column]
-            if is_text(arrow) and (name in _LIKE or name in _AT or name == "is_under"):
-                return self._text(name, column, self._constants(further), value, or_null)
+            if is_text(arrow) and name in TEXT_TESTS:
+                known = self._constants.values(further)
+                if any(not isinstance(each, str) for each in known):  # null
+                    return EVERY_ROW if or_null else NO_ROW
+                return self._leaf(column, text_test(name, column, *known, value=value), or_null)
             if pa.types.is_list(arrow) and (name in _HOLD or name in ("list_has_any", "list_has_all")):
                 return self._listing(name, column, further[0], value, or_null)
         if name == "is_within":
             return self._within(arguments, value, or_null)
         raise _no_counterpart(node)
 
-    def _text(self, name: str, column: str, constants: Sequence[Any], value: bool, or_null: bool) -> Condition:
-        if any(not isinstance(each, str) for each in constants):  # null
-            return EVERY_ROW if or_null else NO_ROW
-        if name == "is_under":
-            folder = constants[0].rstrip("/")
-            parts = [_equal(column, folder, value), _containing(column, f"{folder}/", "start", value)]
-            if _FILE.search(constants[0]):
-                parts.append(_containing(column, f"{folder}#", "start", value))
-            return self._leaf(column, (any_of if value else all_of)(parts), or_null)
-        if name in _AT:
-            return self._leaf(column, _containing(column, constants[0], _AT[name], value), or_null)
-        wanted = value != name.startswith(("!", "not_"))
-        return self._leaf(column, _like(column, *constants, wanted=wanted), or_null)
-
     def _listing(self, name: str, column: str, argument: Node, value: bool, or_null: bool) -> Condition:
-        values = self._constants([argument])[0]
+        values = self._constants.values([argument])[0]
         is_one = name in _HOLD
         if values is None:
             return EVERY_ROW if or_null else NO_ROW
@@ -296,18 +292,18 @@ class _Reader:
     def _within(self, arguments: Sequence[Node], value: bool, or_null: bool) -> Condition:
         """As the macro `own_functions` defines it."""
         latitude, longitude, south, west, north, east = arguments
-        least, most = "COMPARE_GREATERTHANOREQUALTO", "COMPARE_LESSTHANOREQUALTO"
-        both, either = (all_of, any_of) if value else (any_of, all_of)
-
-        def compared(left: Node, how: str, right: Node) -> Condition:
-            if self._is_constant(left) and self._is_constant(right):
-                return self.where({"class": "COMPARISON", "type": how, "left": left, "right": right}, value, or_null)
-            return self._comparison(how, left, right, value, or_null)
-
-        from_west, to_east = compared(longitude, least, west), compared(longitude, most, east)
-        over = both([compared(west, "COMPARE_GREATERTHAN", east), either([from_west, to_east])])
-        box = [compared(latitude, least, south), compared(latitude, most, north)]
-        return both([*box, either([both([from_west, to_east]), over])])
+        least, most, beyond = (
+            _of("COMPARISON", f"COMPARE_{how}", left=left, right=right)
+            for left, how, right in (
+                (longitude, "GREATERTHANOREQUALTO", west),
+                (longitude, "LESSTHANOREQUALTO", east),
+                (west, "GREATERTHAN", east),
+            )
+        )
+        rows = _of("BETWEEN", "COMPARE_BETWEEN", input=latitude, lower=south, upper=north)
+        columns = _of("BETWEEN", "COMPARE_BETWEEN", input=longitude, lower=west, upper=east)
+        across = _joined("AND", beyond, _joined("OR", least, most))
+        return self.where(_joined("AND", rows, _joined("OR", columns, across)), value, or_null)
 
     def _is_truth(self, node: Node) -> bool:
         """Whether a part is true, false or null, as far as that can be told from how it is written."""
@@ -351,90 +347,30 @@ class _Reader:
                 return inner, True
         raise _no_counterpart(node)
 
-    def _places(self, part: Node, column: str, constants: Sequence[Node], by_day: bool) -> list[Place | None]:
-        """Where constants lie among the values of a column; None for null.
-
-        In a list, DuckDB converts a part and constants to the type in which it compares them.
-        """
+    def _places(
+        self, part: Node, column: str, constants: Sequence[Node], by_day: bool, are_list: bool = False
+    ) -> list[Place | None]:
+        """Where constants lie among the values of a column; None for null."""
         arrow = self._types[column]
-        if not by_day and (plain := [_plain(each, arrow) for each in constants]).count(None) == 0:
+        if not by_day and (plain := [literal(each, arrow) for each in constants]).count(None) == 0:
             return [place_of(arrow, value, type_name) for value, type_name in filter(None, plain)]
-        found, type_name = self._listed([part, *constants])
-        places = [None if each is None else place_of(arrow, each, type_name, by_day=by_day) for each in found[1:]]
-        for constant, value, place in zip(constants, found[1:], places, strict=True):
+        found, type_name = self._constants.compared(part, constants, are_list=are_list)
+        places = [None if each is None else place_of(arrow, each, type_name, by_day=by_day) for each in found]
+        for constant, value, place in zip(constants, found, places, strict=True):
             if place is None and value is not None:
+                types = f"{arrow} and {type_name}"
                 raise UntranslatableError(
-                    f"{column}, of type {arrow}, compared with {shown(constant)}, of type {type_name}, has no counterpart."
+                    f"{column} compared with {shown(constant)} has no counterpart; their types are {types}."
                 )
         return places
 
-    def _constants(self, nodes: Sequence[Node]) -> list[Any]:
-        """Values of some constants that are text, truth values or lists."""
-        return [
-            node["literal"]["text"]
-            if node["class"] == "CONSTANT" and node["literal"]["kind"] == "STRING"
-            else self._run(f"SELECT ({sql_of(self._cursor, node)})")[0][0]
-            for node in nodes
-        ]
 
-    def _is_null(self, constant: Node) -> bool:
-        if constant["class"] == "CONSTANT":
-            return bool(constant["literal"]["kind"] == "NULL_LITERAL")
-        return bool(self._run(f"SELECT ({sql_of(self._cursor, constant)}) IS NULL")[0][0])
-
-    def _listed(self, nodes: Sequence[Node]) -> tuple[list[Any], str]:
-        """Values of some parts in the type that they are compared in, columns as null; times in microseconds."""
-        arguments = [{"name": "", "expression": node} for node in nodes]
-        sql = sql_of(self._cursor, _LIST | {"arguments": arguments})
-        [[name]] = self._run(f"SELECT typeof({sql}) FROM {VIEW}")
-        name = str(name).removesuffix("[]")
-        if not is_moment(name):
-            [[values]] = self._run(f"SELECT {sql} FROM {VIEW}")
-            return list(values), name
-        # Those of infinite times are null.
-        moments = f"SELECT unnest({sql}) AS moment FROM {VIEW}"
-        rows = self._run(f"SELECT moment IS NULL, moment > '1970-01-01', epoch_us(moment) FROM ({moments})")
-        infinite = {True: INFINITE, False: -INFINITE}
-        return [None if no else infinite[late] if micros is None else micros for no, late, micros in rows], name
-
-    def _run(self, sql: str) -> list[tuple[Any, ...]]:
-        import duckdb
-
-        try:
-            found: list[tuple[Any, ...]] = self._cursor.execute(sql).fetchall()
-        except duckdb.InterruptException:
-            raise
-        except duckdb.Error as error:
-            raise UntranslatableError(f"A part of the condition cannot be evaluated: {first_line(error)}.") from error
-        return found
+def _of(kind: str, name: str, **parts: Any) -> Node:
+    return {"class": kind, "type": name, "alias": "", **parts}
 
 
-_LIST: Node = {
-    "class": "FUNCTION",
-    "type": "FUNCTION",
-    "alias": "",
-    "function_name": "list_value",
-    "qualified_name": {"path": ["list_value"]},
-    "is_operator": False,
-    "distinct": False,
-    "order_bys": {"type": "ORDER_MODIFIER", "orders": []},
-    "export_state": False,
-}
-
-
-def _plain(constant: Node, arrow: pa.DataType) -> tuple[Any, str] | None:
-    """The value of a literal, and the type in which it is compared; None where DuckDB should be asked."""
-    if constant["class"] != "CONSTANT":
-        return None
-    kind, text = constant["literal"]["kind"], str(constant["literal"].get("text", ""))
-    if kind == "STRING":
-        return (text, "VARCHAR") if is_text(arrow) else None
-    if kind not in ("INTEGER", "NUMERIC"):
-        return None
-    if pa.types.is_integer(arrow):
-        return (int(text), "HUGEINT") if kind == "INTEGER" else None
-    # Of at most 15 digits DuckDB makes the same number as Python does.
-    return (float(text), "DOUBLE") if pa.types.is_float64(arrow) and _SHORT.fullmatch(text) else None
+def _joined(word: str, *parts: Node) -> Node:
+    return _of("CONJUNCTION", f"CONJUNCTION_{word}", children=list(parts))
 
 
 def _no_counterpart(node: Node) -> UntranslatableError:
@@ -450,40 +386,3 @@ def _may_be_item(arrow: pa.DataType, value: Any) -> bool:
     if isinstance(value, bool):
         return bool(pa.types.is_boolean(arrow))
     return is_text(arrow) if isinstance(value, str) else isinstance(value, int) and bool(pa.types.is_integer(arrow))
-
-
-def _equal(column: str, text: str, value: bool) -> Condition:
-    return Compared(column=column, how="=" if value else "!=", value=text)
-
-
-def _containing(column: str, text: str, at: Any, value: bool) -> Condition:
-    if not text:  # any text has it
-        return Null(column=column, negated=True) if value else NO_ROW
-    return Containing(column=column, text=text, at=at, negated=not value)
-
-
-def _like(column: str, pattern: str, escape: str = "", *, wanted: bool) -> Condition:
-    """A pattern whose only wildcards are ``%`` at its ends.
-
-    Raises:
-        UntranslatableError: it has others.
-    """
-    characters: list[tuple[str, bool]] = []
-    pending: Iterable[str] = iter(pattern)
-    for character in pending:
-        if escape and character == escape:
-            characters.append((next(iter(pending), ""), False))
-        else:
-            characters.append((character, character in ("%", "_")))
-    any_text = ("%", True)
-    start = next((place for place, each in enumerate(characters) if each != any_text), len(characters))
-    end = next((place for place in range(len(characters), start, -1) if characters[place - 1] != any_text), start)
-    text = "".join(character for character, _ in characters[start:end])
-    if any(is_wild for _, is_wild in characters[start:end]):
-        raise UntranslatableError(f"LIKE {pattern!r} has no counterpart; engines know % only at the ends of a pattern.")
-    is_open = start > 0, end < len(characters)
-    if not any(is_open):
-        return _equal(column, text, wanted)
-    if not text:
-        return _containing(column, "", "start", wanted)
-    return _containing(column, text, "anywhere" if all(is_open) else "end" if is_open[0] else "start", wanted)

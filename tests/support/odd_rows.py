@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,10 @@ def odd_index(folder: Path, *, seed: int = 0, rows: int = 60) -> Snapshot:
             ODD_NAME: pa.array([any_of(INTEGERS) for _ in made], pa.int32()),
             "wide": pa.array([any_of(WIDE) for _ in made], pa.int64()),
             "tiny": pa.array([any_of((0, 1, -1, 127, -128)) for _ in made], pa.int8()),
-            "natural": pa.array([any_of((0, 1, BIG + 1, 2**64 - 1)) for _ in made], pa.uint64()),
+            "counted": pa.array([any_of((0, 1, BIG + 1, 2**64 - 1)) for _ in made], pa.uint64()),
             "single": pa.array([any_of(FLOATS) for _ in made], pa.float32()),
             "flag": pa.array([any_of((True, False)) for _ in made], pa.bool_()),
-            "at": pa.array([any_of(EXACT_TIMES) for _ in made], pa.timestamp("us")),
+            "noted": pa.array([any_of(EXACT_TIMES) for _ in made], pa.timestamp("us")),
             "zoned": pa.array([any_of(EXACT_TIMES[1:-3]) for _ in made], pa.timestamp("us", "Europe/Berlin")),
             "day": pa.array([any_of([each.date() for each in TIMES]) for _ in made], pa.date32()),
             "numbers": pa.array([any_of(([], [1], [1, 2], [None], [5, 5])) for _ in made], pa.list_(pa.int64())),
@@ -93,6 +93,3 @@ def as_conditions_see(snapshot: Snapshot) -> pa.Table:
         table = session.table("SELECT * FROM images ORDER BY id")
     types = column_types(snapshot.schema)
     return table.select(list(types)).cast(pa.schema(list(types.items())))
-
-
-__all__ = ["ODD_NAME", "as_conditions_see", "date", "odd_index"]

@@ -12,7 +12,8 @@ def edge_filter(json: dict[str, Any]) -> "Filter":
     """The core's object for a filter of `qdrant_filter`."""
     import qdrant_edge
 
-    return qdrant_edge.Filter(**{clause: [_part(part) for part in parts] for clause, parts in json.items()})
+    clauses: dict[str, Any] = {clause: [_part(part) for part in parts] for clause, parts in json.items()}
+    return qdrant_edge.Filter(**clauses)
 
 
 def _part(part: dict[str, Any]) -> Any:

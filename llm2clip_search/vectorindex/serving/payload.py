@@ -32,6 +32,9 @@ DIGEST = "_digest"
 """Own column of each row: a mark of its other columns, int64."""
 VECTOR = "_vector"
 """Column of the vectors in LanceDB; in Qdrant they are the unnamed vector of a point."""
+MARKS = "_marks"
+"""Own key of rows in Qdrant that have values which indices of their columns leave out: NaN, infinities and empty lists.
+Its index finds them, where Qdrant would read all rows otherwise: 80 ms per 100,000."""
 UNINDEXED = frozenset({"text", "caption", "content_hash", "version", "mtime_ns"})
 """Columns that hardly repeat and that few conditions name: an index of them would take more memory than it saves time.
 Conditions on them are answered all the same, by reading the rows."""
@@ -86,7 +89,19 @@ def indexed_columns(schema: pa.Schema) -> dict[str, FieldKind]:
 
 def payload_of(row: dict[str, Any]) -> dict[str, Any]:
     """A row, by column as Arrow gives its values, as Qdrant stores it; without its digest."""
-    return {stored_name(name): encoded(value) for name, value in row.items() if value is not None}
+    payload = {stored_name(name): encoded(value) for name, value in row.items() if value is not None}
+    if marks := [mark(name, value) for name, value in row.items() if _is_left_out(value)]:
+        payload[MARKS] = marks
+    return payload
+
+
+def mark(column: str, value: float | list[Any]) -> str:
+    """What `MARKS` holds of a column with a value that indices leave out."""
+    return f"{stored_name(column)}={value}"
+
+
+def _is_left_out(value: Any) -> bool:
+    return not math.isfinite(value) if isinstance(value, float) else value == []
 
 
 def digest_of(payload: dict[str, Any]) -> int:

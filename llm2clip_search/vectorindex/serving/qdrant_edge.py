@@ -14,7 +14,7 @@ from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import EngineError, first_line
 from llm2clip_search.vectorindex.serving.edge_filter import edge_filter
 from llm2clip_search.vectorindex.serving.engine import SAMPLE, RowBatch, TypedCondition
-from llm2clip_search.vectorindex.serving.payload import DIGEST, indexed_columns, qdrant_key, row_of
+from llm2clip_search.vectorindex.serving.payload import DIGEST, MARKS, indexed_columns, qdrant_key, row_of
 from llm2clip_search.vectorindex.serving.qdrant_filter import qdrant_filter
 from llm2clip_search.vectorindex.serving.results import as_arrays, by_id
 from llm2clip_search.vectorindex.serving.state import Published
@@ -77,6 +77,7 @@ class QdrantEdgeEngine:
         config = edge.EdgeConfig(vectors=vectors)
         self._shard = self._asked(edge.EdgeShard.create, str(self._folder / SHARD), config)
         self._index(SAMPLE, "integer")
+        self._index(MARKS, "keyword")
         self.extend(schema)
 
     def extend(self, schema: pa.Schema) -> None:

@@ -4,10 +4,11 @@ What was tried with a collection in memory, with the core 0.9, and with payload 
 
 - ``match`` tells 1, 1.0 and true apart, and takes whole numbers of 64 bits, but ``range`` compares as float64.
 - ``except`` and ``range`` do not meet a missing key; ``is_empty`` meets it, and a list without items as well.
-- NaN and infinities are text (`payload`), which ``range`` does not meet.
+- NaN and infinities are text, and indices leave them out; `payload.MARKS` finds them.
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,13 +26,12 @@ from llm2clip_search.vectorindex.conditions import (
     UntranslatableError,
     Value,
 )
-from llm2clip_search.vectorindex.serving.payload import encoded, qdrant_key
+from llm2clip_search.vectorindex.serving.payload import MARKS, encoded, mark, qdrant_key
 
 Filter = dict[str, Any]
 _EXACT = 2**53
 _BOUNDS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
-_ABOVE = ("-Infinity", "Infinity", "NaN")
-"""Numbers that are text, as DuckDB orders them: any finite one lies between the first two."""
+_ODD = (-math.inf, math.inf, math.nan)
 
 
 def qdrant_filter(condition: Condition, types: Mapping[str, pa.DataType]) -> Filter:
@@ -43,47 +43,47 @@ def qdrant_filter(condition: Condition, types: Mapping[str, pa.DataType]) -> Fil
     Raises:
         UntranslatableError: Qdrant lacks a part of it.
     """
-    if isinstance(condition, AllOf):
-        return {"must": [qdrant_filter(part, types) for part in condition.parts]}
-    if isinstance(condition, AnyOf):
-        if not condition.parts:  # an empty "should" is met by any row
-            return {"must": [{"has_id": []}]}
-        return {"should": [qdrant_filter(part, types) for part in condition.parts]}
+    if isinstance(condition, AllOf | AnyOf):
+        parts = [qdrant_filter(part, types) for part in condition.parts]
+        return {"must": parts} if isinstance(condition, AllOf) else _any_of(parts)
     arrow, key = types[condition.column], qdrant_key(condition.column)
     if pa.types.is_uint64(arrow):
         raise UntranslatableError(f"{condition.column} holds unsigned whole numbers of 64 bits, which Qdrant lacks.")
+    missing = _null(condition.column, arrow, key)
     if isinstance(condition, Null):
-        return _null(condition, arrow, key)
+        return {"must_not": [missing]} if condition.negated else missing
     if isinstance(condition, OneOf):
         return _one_of(condition, arrow, key)
     if isinstance(condition, Compared):
         return _compared(condition, arrow, key)
-    if isinstance(condition, Listing):
-        if condition.negated:
-            raise UntranslatableError(_no_empty_list(condition.column))
-        return _must(key, match={"value": condition.value})
-    return _containing(condition, key)
+    found = {"key": key, "match": _match(condition)}
+    return {"must_not": [found, missing]} if condition.negated else {"must": [found]}
+
+
+def _any_of(parts: list[Filter]) -> Filter:
+    return {"should": parts} if parts else {"must": [{"has_id": []}]}  # any row meets an empty "should"
 
 
 def _must(key: str, **how: Any) -> Filter:
     return {"must": [{"key": key, **how}]}
 
 
-def _no_empty_list(column: str) -> str:
-    return f"Qdrant cannot tell an empty list from a missing one in {column}, so it only finds lists that have an item."
+def _null(column: str, arrow: pa.DataType, key: str) -> Filter:
+    """Missing values; ``is_empty`` meets empty lists, too."""
+    empty = [_marked(column, [])] if pa.types.is_list(arrow) else []
+    return {"must": [{"is_empty": {"key": key}}], "must_not": empty}
 
 
-def _null(condition: Null, arrow: pa.DataType, key: str) -> Filter:
-    if pa.types.is_list(arrow):
-        raise UntranslatableError(_no_empty_list(condition.column))
-    return {"must_not" if condition.negated else "must": [{"is_empty": {"key": key}}]}
+def _marked(column: str, *values: float | list[Any]) -> Filter:
+    return {"key": MARKS, "match": {"any": [mark(column, value) for value in values]}}
 
 
-def _containing(condition: Containing, key: str) -> Filter:
+def _match(condition: Containing | Listing) -> Filter:
+    if isinstance(condition, Listing):
+        return {"value": condition.value}
     if condition.at == "end":
         raise UntranslatableError(f"Qdrant cannot search for text at the end of {condition.column}.")
-    found = {"key": key, "match": {"prefix" if condition.at == "start" else "substring": condition.text}}
-    return {"must_not": [found, {"is_empty": {"key": key}}]} if condition.negated else {"must": [found]}
+    return {"prefix" if condition.at == "start" else "substring": condition.text}
 
 
 def _one_of(condition: OneOf, arrow: pa.DataType, key: str) -> Filter:
@@ -109,7 +109,7 @@ def _compared(condition: Compared, arrow: pa.DataType, key: str) -> Filter:
     if isinstance(value, int) and abs(value) >= _EXACT:
         raise UntranslatableError(f"Qdrant does not order whole numbers as large as {value} in {condition.column}.")
     if isinstance(value, float):
-        return _of_floats(how, value, key)
+        return _of_floats(condition, value, key)
     return _range(how, value, key)
 
 
@@ -127,24 +127,24 @@ def _range(how: str, value: Value, key: str) -> Filter:
     return _must(key, range={_BOUNDS[how]: limit})
 
 
-def _of_floats(how: str, value: float, key: str) -> Filter:
-    """A comparison in a column that may hold text for NaN and infinities."""
-    place = _ABOVE.index(str(encoded(value))) if not math.isfinite(value) else 0.5
-    named = [name for number, name in enumerate(_ABOVE) if _holds(number, how, place)]
-    finite: list[Filter] = []
+def _of_floats(condition: Compared, value: float, key: str) -> Filter:
+    """A comparison in a column that may have NaN and infinities, which ``range`` does not meet."""
+    rank = _rank(value)
+    named = [odd for odd in _ODD if _holds(_rank(odd), condition.how, rank)]
+    parts: list[Filter] = [_marked(condition.column, *named)] if named else []
     if math.isfinite(value):
-        finite = [_range(how, value, key)]
-    elif _holds(0.5, how, place):
-        finite = [{"key": key, "range": {"gte": -_MOST}}]
-    if named:
-        finite.append({"key": key, "match": {"any": named}})
-    return {"should": finite} if finite else {"must": [{"has_id": []}]}
+        parts.append(_range(condition.how, value, key))
+    elif _holds(_rank(0.0), condition.how, rank):
+        parts.append({"key": key, "range": {"gte": -sys.float_info.max}})
+    return _any_of(parts)
 
 
-_MOST = 1.7976931348623157e308
+def _rank(value: float) -> int:
+    """Its place in DuckDB's order, in which all finite numbers are one."""
+    return 3 if math.isnan(value) else 1 if math.isfinite(value) else 2 if value > 0 else 0
 
 
-def _holds(number: float, how: str, other: float) -> bool:
+def _holds(rank: int, how: str, other: int) -> bool:
     if how in ("=", "!="):
-        return (number == other) == (how == "=")
-    return (number < other if "<" in how else number > other) or ("=" in how and number == other)
+        return (rank == other) == (how == "=")
+    return (rank < other if "<" in how else rank > other) or ("=" in how and rank == other)
