@@ -141,8 +141,8 @@ def test_ids_are_sent_where_that_is_faster(index: Path, memory: ServingEngine, m
     monkeypatch.setattr("llm2clip_search.engine.engine_plan.GATHERED", 10**9)
     searcher = beside(index, memory)
     for options in ({"where": "lower(camera) = 'camera 1'"}, {"among": [[3, 4, 17, 900]]}):
-        result = searcher.query("a dog", **options)  # type: ignore[arg-type]
-        assert found(result) == found(local(index).query("a dog", **options))  # type: ignore[arg-type]
+        result = searcher.query("a dog", **options)
+        assert found(result) == found(local(index).query("a dog", **options))
         assert result.plan.device == "engine"
         assert "whose ids are sent" in result.plan.reason
     assert found(alone(memory).query("a dog", among=[[3, 4, 17, 900]])) == found(result)
@@ -211,10 +211,10 @@ def test_images_and_texts_are_told_apart(tmp_path: Path, engine: ServingEngine) 
     searchers = [beside(index, engine), alone(engine)]
     reference = local(index)
     for options in ({}, {"find": "texts"}, {"find": "texts", "where": "rating > 2"}, {"find": "images", "k": 50}):
-        expected = found(reference.query("a dog", **options))  # type: ignore[arg-type]
+        expected = found(reference.query("a dog", **options))
         assert expected
         for searcher in searchers:
-            assert found(searcher.query("a dog", **options)) == expected  # type: ignore[arg-type]
+            assert found(searcher.query("a dog", **options)) == expected
 
 
 def test_what_needs_the_index_says_so(index: Path, memory: ServingEngine) -> None:
