@@ -21,4 +21,4 @@ def prepare() -> None:
 train.command()(captions)
 train.command()(embed)
 train.command()(clip)
-train.command()(recipes)
+train.add_typer(recipes, name="recipes")
