@@ -8,7 +8,7 @@ from llm2clip_search.training.data.recipe import DataRecipe, DataSize
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.recipes.toml_file import TomlFile, changed, to_toml
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
-from llm2clip_search.training.tasks.clip import ClipRecipe
+from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 
 TABLES = ("name", "model", "data", "size", "captions", "clip")
 """What a recipe file holds: the name, the model, the data and its size, and both stages."""
