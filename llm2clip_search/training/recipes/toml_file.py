@@ -146,13 +146,19 @@ def to_toml(values: Mapping[str, Any], keys: Keys = ()) -> str:
             continue
         inner: Keys = (*keys, name)
         if isinstance(value, Mapping) and value:
-            header = f"\n[{_dotted(inner)}]\n" if any(not isinstance(each, Mapping) for each in value.values()) else ""
+            header = f"\n[{_dotted(inner)}]\n" if any(map(_is_plain, value.values())) else ""
             tables.append(header + to_toml(value, inner))
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+        elif not _is_plain(value) and value:
             tables += [f"\n[[{_dotted(inner)}]]\n{to_toml(each, inner)}" for each in value]
         else:
             plain.append(f"{_name(name)} = {_plain(value)}\n")
     return "".join((*plain, *tables))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is written in the table itself, and not as a table of its own."""
+    in_array = isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping)
+    return not (in_array or (isinstance(value, Mapping) and bool(value)) or value is None)
 
 
 def changed(value: Any) -> dict[str, Any]:

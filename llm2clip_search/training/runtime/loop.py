@@ -40,6 +40,9 @@ class LoopRecipe:
     """Maximum global gradient norm; 0 disables clipping."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights that is evaluated and kept; 0 uses the weights themselves."""
+    mix: float = 0.0
+    """Share of the initial weights in those that are evaluated and kept; 0 for none. Half of the weights of a model
+    that training begins from keep most of what it knew (Wortsman et al., arXiv 2109.01903)."""
     checkpoint_every: int = 50
     """In steps."""
     evaluate_every: int = 0
@@ -57,6 +60,7 @@ class LoopRecipe:
             "betas": all(0.0 <= beta < 1.0 for beta in self.betas),
             "clip_norm": self.clip_norm >= 0.0,
             "ema_decay": 0.0 <= self.ema_decay < 1.0,
+            "mix": 0.0 <= self.mix < 1.0,
             "checkpoint_every": self.checkpoint_every >= 1,
             "evaluate_every": self.evaluate_every >= 0,
             "patience": self.patience >= 0,
@@ -174,7 +178,7 @@ def run_loop(
             progress("training", done, recipe.steps, figures | speed)
         complete, improved = done == recipe.steps, False
         if complete or (recipe.evaluate_every and done % recipe.evaluate_every == 0):
-            with state.averaged():
+            with state.kept_weights():
                 scores = world.broadcast(task.evaluate())
                 improved = state.keep_if_best(scores)
             if log and scores:
@@ -186,7 +190,7 @@ def run_loop(
     if log:
         log.close()
     world.barrier()
-    state.restore(state.best_weights or state.average)
+    state.restore(state.best_weights or state.mixed())
     return LoopResult(figures=state.best, before=state.before, steps=state.step, selected=state.best_step)
 
 
@@ -228,6 +232,7 @@ class _RunState:
         """Number of completed steps."""
         self.saved_at = 0
         self.average = self.shards() if recipe.ema_decay else {}
+        self.initial = self.shards() if recipe.mix else {}
         self.before: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.best_step = self.step
@@ -292,11 +297,17 @@ class _RunState:
         for name, shard in shards.items():
             local_shard(self.parameters[name]).copy_(shard)
 
+    def mixed(self) -> Tensors:
+        """The weights to be kept: the moving average, or the weights themselves, mixed with the initial ones."""
+        kept = self.average or (self.shards() if self.initial else {})
+        return {n: each.lerp(self.initial[n], self.recipe.mix) if self.initial else each for n, each in kept.items()}
+
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """A context in which the weights are the moving average, if the recipe keeps one."""
-        own = self.shards() if self.average else {}
-        self.restore(self.average)
+    def kept_weights(self) -> Iterator[None]:
+        """A context in which the weights are those of `mixed`."""
+        kept = self.mixed()
+        own = self.shards() if kept else {}
+        self.restore(kept)
         try:
             yield
         finally:
