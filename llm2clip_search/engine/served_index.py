@@ -76,7 +76,9 @@ class ServedRows:
             raise self.refusal("comparing all rows")
         wanted = np.unique(ids)
         for start in range(0, len(wanted), BLOCK_ROWS):
-            yield self._engine.vectors(wanted[start : start + BLOCK_ROWS])
+            found, vectors = self._engine.vectors(wanted[start : start + BLOCK_ROWS])
+            if len(found):
+                yield found, vectors
 
     def vectors(self, ids: Sequence[int]) -> np.ndarray:
         """float32 ``[len(ids), dim]`` in the order of ``ids``.
@@ -86,7 +88,7 @@ class ServedRows:
         """
         wanted, inverse = np.unique(np.asarray(ids, dtype=np.int64), return_inverse=True)
         parts = list(self.blocks(wanted))
-        found = np.concatenate([held for held, _ in parts]) if parts else wanted
+        found = np.concatenate([np.empty(0, dtype=np.int64), *(held for held, _ in parts)])
         if len(found) < len(wanted):
             raise StoreError(f"{self.folder} holds no id {np.setdiff1d(wanted, found)[0]} any more.")
         if not parts:

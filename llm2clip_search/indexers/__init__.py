@@ -3,6 +3,7 @@
 from llm2clip_search.indexers.ann import build_ann
 from llm2clip_search.indexers.corpus import IndexConfig, IndexSummary, index_corpus, index_folder
 from llm2clip_search.indexers.merge import MergeSummary, merge_indices
+from llm2clip_search.indexers.publish import PublishSummary, publish_index
 from llm2clip_search.indexers.repair import RepairSummary, repair_index
 from llm2clip_search.indexers.sources import (
     Source,
@@ -19,6 +20,7 @@ __all__ = [
     "IndexConfig",
     "IndexSummary",
     "MergeSummary",
+    "PublishSummary",
     "RepairSummary",
     "Source",
     "build_ann",
@@ -30,5 +32,6 @@ __all__ = [
     "move_source",
     "open_source",
     "open_sources",
+    "publish_index",
     "repair_index",
 ]

@@ -91,6 +91,8 @@ def check_vectors(snapshot: Snapshot, engine: ServingEngine, ids: np.ndarray, *,
     if missing and len(found) < len(ids):
         absent = np.setdiff1d(ids, found)
         raise EngineError(f"{engine.name} lacks {len(absent)} of {len(ids)} rows, such as id {absent[0]}.", hint=_AGAIN)
+    if not len(found):
+        return
     stored = snapshot.vectors(found.tolist())
     if stored.shape != vectors.shape:
         raise EngineError(f"{engine.name} holds vectors of width {vectors.shape[1]}, not {stored.shape[1]}.")

@@ -125,8 +125,8 @@ def benchmark_engines(
     captions, others = (mixture.captions(QUERIES + WARM, stream=CAPTIONS + number) for number in (0, 1))
     with PrivatePeak() as peak, tempfile.TemporaryDirectory(prefix="llm2clip-engines-", dir=scratch) as folder:
         place = Path(folder)
-        building = _write(place / "index", rows, mixture, others, seed)
         engines = {name: open_engine(f"{name}:{place / name}" if name in LOCAL else name) for name in to}
+        building = _write(place / "index", rows, mixture, others, seed)
         try:
             run = _Run(place, engines, captions, others)
             published = tuple(run.publish(name) for name in engines)

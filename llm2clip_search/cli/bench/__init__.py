@@ -17,6 +17,7 @@ from llm2clip_search.cli.bench.report import bench_report
 from llm2clip_search.cli.bench.retrieval import bench_retrieval
 from llm2clip_search.cli.bench.scale import bench_scale
 from llm2clip_search.cli.bench.serve import bench_serve
+from llm2clip_search.cli.bench.simulate import bench_simulate_indexing, bench_simulate_serving
 from llm2clip_search.cli.bench.sources import bench_sources
 from llm2clip_search.cli.bench.speed import bench_speed
 from llm2clip_search.cli.bench.sugarcrepe import bench_sugarcrepe
@@ -42,6 +43,8 @@ bench.command("speed")(bench_speed)
 bench.command("sources")(bench_sources)
 bench.command("scale")(bench_scale)
 bench.command("engines")(bench_engines)
+bench.command("simulate-indexing")(bench_simulate_indexing)
+bench.command("simulate-serving")(bench_simulate_serving)
 bench.command("serve")(bench_serve)
 bench.command("feeding")(bench_feeding)
 bench.command("opening")(bench_opening)

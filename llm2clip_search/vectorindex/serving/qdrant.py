@@ -89,13 +89,16 @@ class QdrantEngine:
                 f"The collection {self._name} exists, but no index was published to it.",
                 hint="Name another collection at the end of the URL, or delete this one.",
             )
-        return Published.from_dict(record, self._name)
+        # A process that was killed while it made the collection left an empty one.
+        return Published.from_dict(record, self._name) if record else None
 
     def create(self, schema: pa.Schema, *, dim: int, dtype: str) -> None:
         models = self._models
         stored = models.Datatype.FLOAT16 if dtype == "float16" else models.Datatype.FLOAT32
         # Cosine would scale the vectors; they have unit length but for rounding, and stay as they are.
         vectors = models.VectorParams(size=dim, distance=models.Distance.DOT, datatype=stored, on_disk=True)
+        if self._call("collection_exists"):
+            self._call("delete_collection")
         # The graph is built once all rows are there: `finish` sets the threshold.
         optimizers = models.OptimizersConfigDiff(indexing_threshold=0)
         self._call(
