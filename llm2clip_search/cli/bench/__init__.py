@@ -6,6 +6,7 @@ from llm2clip_search.cli.bench.ann import bench_ann
 from llm2clip_search.cli.bench.captions import bench_captions
 from llm2clip_search.cli.bench.compare import bench_compare
 from llm2clip_search.cli.bench.datasets import bench_datasets
+from llm2clip_search.cli.bench.engines import bench_engines
 from llm2clip_search.cli.bench.evaluation import bench_evaluation
 from llm2clip_search.cli.bench.failures import bench_failures
 from llm2clip_search.cli.bench.feeding import bench_feeding
@@ -41,6 +42,7 @@ bench.command("ann")(bench_ann)
 bench.command("speed")(bench_speed)
 bench.command("sources")(bench_sources)
 bench.command("scale")(bench_scale)
+bench.command("engines")(bench_engines)
 bench.command("simulate-indexing")(bench_simulate_indexing)
 bench.command("simulate-serving")(bench_simulate_serving)
 bench.command("serve")(bench_serve)
