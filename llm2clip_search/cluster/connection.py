@@ -55,21 +55,35 @@ def connected(address: str) -> Iterator[None]:
         return
     _look_at(address)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # read by this process; errors are raised anyway
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
-        ray.init(
-            address=address or "auto",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            configure_logging=False,
-            _skip_env_hook=True,
-        )
+        with _silent():
+            ray.init(
+                address=address or "auto",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                configure_logging=False,
+                _skip_env_hook=True,
+            )
     except (Exception, SystemExit) as error:
         raise _refusal(address, error) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what Ray's native code writes to stderr while it starts; errors are raised anyway."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def nodes() -> list[Node]:
