@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.cluster.arrivals import Arrivals
-from llm2clip_search.cluster.connection import Node, connected, nodes
+from llm2clip_search.cluster.connection import Connection, Node, connected, nodes
 from llm2clip_search.cluster.probe import check_nodes
 from llm2clip_search.cluster.staging import Staging
 from llm2clip_search.cluster.tasks import BlockEncoder, Run, read_unit, store_blocks, table_of, unit_name
@@ -116,7 +116,7 @@ def embed_units(
     """
     usage = usage or Usage()
     staging = Staging(place=config.staging, owner=owner)
-    with connected(config.address):
+    with connected(config.address) as connection:
         try:
             staging.open()
             check_nodes(work, source, staging, nodes())
@@ -133,12 +133,14 @@ def embed_units(
                 folder=str(Path.cwd()),
                 known=known,
             )
-            yield from _delivered(run, count, config, usage)
+            yield from _delivered(run, count, config, usage, connection)
         finally:
             staging.remove()
 
 
-def _delivered(run: Run, count: int, config: ClusterConfig, usage: Usage) -> Iterator[Decoded | Note]:
+def _delivered(
+    run: Run, count: int, config: ClusterConfig, usage: Usage, connection: Connection
+) -> Iterator[Decoded | Note]:
     """The results of all units in order; a pipeline that fails is followed by another one with what it has left."""
     arrivals, fruitless = Arrivals(count), 0
     while arrivals.missing:
@@ -158,6 +160,8 @@ def _delivered(run: Run, count: int, config: ClusterConfig, usage: Usage) -> Ite
         if arrivals.missing and fruitless == ROUNDS:
             raise ClusterError(f"The cluster has lost the same work {ROUNDS} times: {failure}.", hint=_HINT)
         arrivals.forget_incomplete()
+        if arrivals.missing:
+            connection.renew()
 
 
 _HINT = "'ray status' and the logs in /tmp/ray/session_latest/logs of its nodes say more; what was committed is kept."

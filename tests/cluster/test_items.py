@@ -34,6 +34,7 @@ def test_captions_and_images_of_a_benchmark_equal_those_of_one_process(tmp_path:
     assert not list((tmp_path / "ray").glob(".cluster/*"))
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, ray_address: str) -> None:
     (tmp_path / "good.png").write_bytes(png(1))
     (tmp_path / "bad.png").write_bytes(b"no picture")
