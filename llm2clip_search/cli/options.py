@@ -50,7 +50,18 @@ ModelName = Annotated[
         show_default=False,
     ),
 ]
-RecipeName = Annotated[str, typer.Argument(help="Name of a recipe; train recipes lists them.")]
+RecipeName = Annotated[
+    str, typer.Argument(help="Name of a recipe, which train recipes lists, or a recipe file (.toml).")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Replace a value of the recipe, such as clip.loop.steps=200; may be repeated.",
+        show_default=False,
+    ),
+]
 DataFolder = Annotated[Path, typer.Option("--data", help="Folder that the recipe's paths are relative to.")]
 ShardingName = Annotated[
     Literal["replicate", "shard"],

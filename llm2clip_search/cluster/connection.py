@@ -1,6 +1,7 @@
 """Reaching a Ray cluster: its address, its versions, and what its nodes offer."""
 
 import logging
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,8 @@ def connected(address: str) -> Iterator[None]:
         yield
         return
     _look_at(address)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # read by this process; errors are raised anyway
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.init(
             address=address or "auto",

@@ -1,10 +1,15 @@
 """One Ray Data pipeline: units are read and decoded by tasks, encoded by a pool of actors, and stored by tasks."""
 
+import math
 import pickle
 import queue
-from collections.abc import Iterable, Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -16,7 +21,7 @@ from llm2clip_search.cluster.connection import Node, connected, nodes
 from llm2clip_search.cluster.probe import check_nodes
 from llm2clip_search.cluster.staging import Staging
 from llm2clip_search.cluster.tasks import BlockEncoder, Run, read_unit, store_blocks, table_of, unit_name
-from llm2clip_search.cluster.work import Block, EncoderSource, Note, Outcome, Work
+from llm2clip_search.cluster.work import BLOCK_BYTES, Block, EncoderSource, Note, Outcome, Work
 from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import ClusterError, Llm2ClipError, first_line
@@ -25,8 +30,6 @@ ROUNDS = 3
 """Pipelines in a row that may fail without completing a unit."""
 RETRIES = 3
 """Of a task whose worker dies, and of an actor, within a pipeline."""
-BLOCKS_BYTES = 64 << 20
-"""At which Ray hands on what a task has made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +60,28 @@ class Usage:
     """Rows by id of a node."""
     seconds: dict[str, float] = field(default_factory=dict)
     """That its encoders worked, summed."""
-    outcomes: list[Outcome] = field(default_factory=list)
-    """Kept only for a sample that is measured."""
+    started: float = field(default_factory=time.monotonic)
+    first: float = math.inf
+    last: float = -math.inf
+    """When the first block and the last one arrived, as `time.monotonic`."""
+    first_rows: int = 0
+    """Rows of the first block, which arrived with it."""
+    memory: int = 0
+    """Most resident bytes of an encoder's process."""
+    block_bytes: int = 0
+    """Most bytes of a block."""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the first connection to the last block."""
+        return max(0.0, self.last - self.started)
 
     def add(self, outcome: Outcome) -> None:
         """Count a block."""
+        self.last = time.monotonic()
+        if self.first > self.last:
+            self.first, self.first_rows = self.last, outcome.embedded
+        self.memory, self.block_bytes = max(self.memory, outcome.memory), max(self.block_bytes, outcome.bytes)
         self.embedded[outcome.node] = self.embedded.get(outcome.node, 0) + outcome.embedded
         self.seconds[outcome.node] = self.seconds.get(outcome.node, 0.0) + outcome.seconds
 
@@ -109,6 +129,7 @@ def embed_units(
                 staging=staging,
                 batch_size=batch_size,
                 reader_threads=config.reader_threads,
+                folder=str(Path.cwd()),
                 known=known,
             )
             yield from _delivered(run, count, config, usage)
@@ -199,18 +220,26 @@ class _Pipeline:
 def _dataset(run: Run, units: list[int], config: ClusterConfig, alive: list[Node]) -> Any:
     """The pipeline, not started."""
     import ray
-    from ray.data import ActorPoolStrategy, DataContext, read_datasource
-
-    from llm2clip_search.cluster.datasource import Units
+    from ray.data import DataContext
 
     share = pool_of(alive, config)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.target_max_block_size = BLOCKS_BYTES
+    context.issue_detectors_config.detectors = []
+    context.target_max_block_size = BLOCK_BYTES
     context.max_errored_blocks = 0
-    context.log_internal_stack_trace_to_stdout = False
     reference = ray.put(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # retries of reading have no other way in yet
+        return _planned(reference, units, share, alive)
+
+
+def _planned(reference: Any, units: list[int], share: "Pool", alive: list[Node]) -> Any:
+    from ray.data import ActorPoolStrategy, read_datasource
+
+    from llm2clip_search.cluster.datasource import Units
+
     return (
         read_datasource(
             Units([partial(read_unit, reference, number) for number in units]),
@@ -229,7 +258,7 @@ def _dataset(run: Run, units: list[int], config: ClusterConfig, alive: list[Node
             num_gpus=share.encoder_gpus,
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
-            scheduling_strategy="SPREAD",
+            ray_remote_args_fn=_one_after_the_other(alive) if not share.encoder_gpus else None,
         )
         .map_batches(
             store_blocks,
@@ -241,6 +270,14 @@ def _dataset(run: Run, units: list[int], config: ClusterConfig, alive: list[Node
             max_retries=RETRIES,
         )
     )
+
+
+def _one_after_the_other(alive: list[Node]) -> Callable[[], dict[str, Any]]:
+    """Where encoders start: each on the next node, as long as there is that node."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ids = cycle([node.id for node in alive if node.cpus])
+    return lambda: {"scheduling_strategy": NodeAffinitySchedulingStrategy(next(ids), soft=True)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,12 @@
 import importlib.metadata
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from llm2clip_search.cluster.connection import Node
 from llm2clip_search.cluster.staging import Staging
+from llm2clip_search.cluster.tasks import enter
 from llm2clip_search.cluster.work import EncoderSource, Work
 from llm2clip_search.errors import ClusterError, Llm2ClipError, first_line
 
@@ -40,7 +42,7 @@ def check_nodes(work: Work, source: EncoderSource, staging: Staging, alive: Sequ
         is_checkable = False  # what the driver itself cannot read is a failure of that item
     staging.put("probe", b"")
     look = ray.remote(num_cpus=0, max_retries=1)(_look_around)
-    reasons = _on_each(look, alive, work if is_checkable else None, source, staging)
+    reasons = _on_each(look, alive, work if is_checkable else None, source, staging, str(Path.cwd()))
     for node, (reason, hint) in zip(alive, reasons, strict=True):
         if reason:
             raise ClusterError(f"On the node {node.name}, {reason}.", hint=hint)
@@ -80,8 +82,9 @@ def _version_there() -> Any:
     return version
 
 
-def _look_around(work: Work | None, source: EncoderSource, staging: Staging) -> tuple[str, str]:
+def _look_around(work: Work | None, source: EncoderSource, staging: Staging, folder: str) -> tuple[str, str]:
     """What a node lacks, as the end of a sentence, and what helps; empty if nothing is missing."""
+    enter(folder)
     try:
         staging.get("probe")
         staging.put(f"probe-{os.getpid()}", b"")

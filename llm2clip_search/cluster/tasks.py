@@ -5,6 +5,7 @@ import pickle
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,6 +23,8 @@ from llm2clip_search.corpora.encode import TEXT_BATCHES, encode_decoded
 from llm2clip_search.corpora.lookahead import list_ahead
 from llm2clip_search.encoders.config import PreprocessConfig
 
+MOST_BYTES = 256 << 20
+"""Of a block whose batch is larger than that, such as one of long texts."""
 AHEAD = 64
 """Items that a reader lists ahead of decoding them."""
 
@@ -36,8 +39,15 @@ class Run:
     staging: Staging
     batch_size: int
     reader_threads: int
+    folder: str
+    """The driver's working folder."""
     known: np.ndarray
     """First halves of the content hashes that are not to be embedded, uint64 ascending."""
+
+    @property
+    def together(self) -> int:
+        """Rows that an encoder gets at once."""
+        return self.batch_size * (TEXT_BATCHES if self.work.modality == "text" else 1)
 
     def knows(self, content_hash: str) -> bool:
         """True if a content is not to be embedded."""
@@ -57,22 +67,29 @@ def _run(reference: Any) -> Run:
     import ray
 
     run: Run = ray.get(reference)
+    enter(run.folder)
     return run
+
+
+def enter(folder: str) -> None:
+    """Go to the driver's folder, if there is one here: sources may be named relative to it."""
+    with suppress(OSError):
+        os.chdir(folder)
 
 
 def read_unit(reference: Any, number: int) -> Iterator[pa.Table]:
     """The items of a unit, decoded, in blocks of bounded size: a table of one row for each, which Ray cannot divide."""
     run = _run(reference)
     unit = pickle.loads(run.staging.get(unit_name(number)))
-    block, held = Block(unit=number, first=0), 0
+    block, held, ready = Block(unit=number, first=0), 0, 0
     for position, result in enumerate(decoded_items(run, unit)):
-        size = result.pixels.nbytes if isinstance(result, Decoded) and result.pixels is not None else 0
-        size += len(result.text.encode()) if isinstance(result, Decoded) and result.text else 0
-        if block.results and (held + size > BLOCK_BYTES or len(block.results) == BLOCK_ROWS):
+        size = _size(result)
+        is_full = ready and ready % run.together == 0 and held + size * run.together > BLOCK_BYTES
+        if is_full or held > MOST_BYTES or len(block.results) >= max(BLOCK_ROWS, run.together):
             yield row_of(block.with_pixels())
-            block, held = Block(unit=number, first=position), 0
+            block, held, ready = Block(unit=number, first=position), 0, 0
         block.results.append(result)
-        held += size
+        held, ready = held + size, ready + (size > 0)
     block.is_last = True
     yield row_of(block.with_pixels())
 
@@ -91,6 +108,13 @@ def decoded_items(run: Run, unit: Any) -> Iterator[Decoded | Note]:
         drafts=run.work.drafts,
         known=run.knows,
     )
+
+
+def _size(result: Decoded | Note) -> int:
+    """Bytes that a result takes on its way to an encoder; 0 for one that is not to be encoded."""
+    if not isinstance(result, Decoded) or not result.is_ready:
+        return 0
+    return len((result.text or "").encode()) if result.pixels is None else result.pixels.nbytes
 
 
 def _weight(item: Any) -> int:
@@ -122,9 +146,8 @@ class BlockEncoder:
         block = Block.of(table_of(data), shape=(size.height, size.width, 3))
         started = time.perf_counter()
         ready = [each for each in block.results if isinstance(each, Decoded) and each.is_ready]
-        together = self._run.batch_size * (TEXT_BATCHES if self._run.work.modality == "text" else 1)
-        for first in range(0, len(ready), together):
-            encode_decoded(self._encoder, ready[first : first + together], self._run.batch_size)
+        for first in range(0, len(ready), self._run.together):
+            encode_decoded(self._encoder, ready[first : first + self._run.together], self._run.batch_size)
         outcome = Outcome(
             unit=block.unit,
             first=block.first,

@@ -16,10 +16,11 @@ from llm2clip_search.encoders.images import MAX_PIXELS
 from llm2clip_search.encoders.plugins import ENCODER_PLUGINS
 from llm2clip_search.errors import ModelError
 
-BLOCK_BYTES = 32 << 20
-"""Pixels that travel from a reader to an encoder at once."""
+BLOCK_BYTES = 16 << 20
+"""Pixels or texts that travel from a reader to an encoder at once, if that is not less than a batch of them. Ray counts
+on several blocks for each reader and encoder, so large ones would leave nodes idle."""
 BLOCK_ROWS = 1024
-"""Rows of such a block at most, and so of one result file: a million texts take little memory each."""
+"""Rows of such a block at most, and so of one result file, embedded or not."""
 
 
 class Note:

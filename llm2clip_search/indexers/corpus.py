@@ -96,6 +96,8 @@ class IndexSummary:
     failures: list[dict[str, Any]] = field(default_factory=list)
     ann: str | None = None
     """FAISS factory string of the approximate index; None when search is exact."""
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    """What each node of a cluster has embedded: ``name``, ``embedded``, and ``rate`` in items/s."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage; ``read`` and ``decode`` are summed over threads, which work beside ``encode``."""
     elapsed: float = 0.0
@@ -117,6 +119,10 @@ class Embedding(Protocol):
         Raises:
             Llm2ClipError: the model itself fails, or what it runs on; what was yielded until then is committed.
         """
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """What each machine has done: ``name``, ``embedded``, and ``rate`` in items/s; none for this process alone."""
+        return []
 
 
 class LocalEmbedding(Embedding):
@@ -211,6 +217,7 @@ def index_corpus(
             absent=_absent(corpus, writer.snapshot),
             failures=[{**failure.to_dict(), "path": decode(failure.path)} for failure in committer.failures],
             ann=entry.factory if entry else None,
+            nodes=embedding.nodes(),
             seconds=seconds,
             elapsed=time.perf_counter() - started,
         )

@@ -27,6 +27,8 @@ from llm2clip_search.store import Snapshot
 from llm2clip_search.store.schema import CONTAINER_SCHEMA
 from llm2clip_search.store.snapshot import stored_path
 
+STAGING = ".cluster"
+"""Folder in an index folder that is the staging place if no other is named."""
 UNIT_ITEMS = 256
 """Items of a unit of work, at least, if there are so many."""
 UNITS = 20_000
@@ -52,7 +54,7 @@ class RayEmbedding(Embedding):
             CorpusWork.of(corpus, plan, snapshot, max_pixels=config.max_pixels),
             units_of(plan, snapshot),
             encoder,
-            replace(self.config, staging=self.config.staging or str(snapshot.folder / ".cluster")),
+            replace(self.config, staging=self.config.staging or str(snapshot.folder.absolute() / STAGING)),
             owner=str(snapshot.folder),
             batch_size=config.batch_size,
             known=plan.known.sorted_contents,
@@ -67,6 +69,13 @@ class RayEmbedding(Embedding):
                         plan.judge.unchanged(item)  # marks its row
                 case Decoded():
                     yield _settled(result, committer)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        usage, found = self.usage, list[dict[str, Any]]()
+        for identifier, node in usage.nodes.items():
+            count = usage.embedded.get(identifier, 0)
+            found.append({"name": node.name, "embedded": count, "rate": count / max(usage.elapsed, 1e-9)})
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +181,9 @@ class _NotingJudge(Judge):
         return noted
 
 
-def units_of(plan: IndexPlan, snapshot: Snapshot) -> Iterator[Unit]:
-    """The items of a plan in units, in order."""
-    most = max(UNIT_ITEMS, -(-plan.changed // UNITS))
+def units_of(plan: IndexPlan, snapshot: Snapshot, *, most: int | None = None) -> Iterator[Unit]:
+    """The items of a plan in units, in order; at most ``most`` items each, by default as `UNIT_ITEMS` says."""
+    most = most or max(UNIT_ITEMS, -(-plan.changed // UNITS))
     items: list[Item] = []
     size = 0
     for item in plan.items:

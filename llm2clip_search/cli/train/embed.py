@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 import typer
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.options import DataFolder, Device, RecipeName
+from llm2clip_search.cli.options import DataFolder, Device, RecipeName, Settings
 from llm2clip_search.cli.train.options import LLMFolderOption
 
 
 def embed(
     recipe: RecipeName = "nano",
     data: DataFolder = Path(),
+    settings: Settings = None,
     llm: LLMFolderOption = Path("llm"),
     out: Annotated[Path, typer.Option(help="Caption store to write or to complete.")] = Path("captions"),
     dtype: Annotated[
@@ -32,7 +33,7 @@ def embed(
     from llm2clip_search.training import find_recipe
     from llm2clip_search.training.stages import train_embed
 
-    chosen = find_recipe(recipe)
+    chosen = find_recipe(recipe, settings or ())
     with ProgressBar(log=True) as progress:
         done, rows = train_embed(
             chosen.stage2,

@@ -250,6 +250,7 @@ class QdrantEngine:
         Raises:
             EngineError: as `ServingEngine` says.
         """
+        from pydantic import ValidationError
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
         for wait in (*WAITS, None):
@@ -258,9 +259,13 @@ class QdrantEngine:
             except UnexpectedResponse as error:
                 if wait is None or error.status_code not in (429, 500, 502, 503, 504):
                     raise self._refused(error) from error
+            except AssertionError as error:  # the client's, of an answer without a result
+                raise self._no_qdrant() from error
             except (ResponseHandlingException, OSError) as error:
+                source = getattr(error, "source", error)
+                if isinstance(source, ValidationError):
+                    raise self._no_qdrant() from error
                 if wait is None:
-                    source = getattr(error, "source", error)
                     raise EngineError(
                         f"{self._name} cannot be reached: {first_line(source)}.",
                         hint="Start Qdrant with docker run -p 6333:6333 qdrant/qdrant, or correct the address.",
@@ -269,6 +274,9 @@ class QdrantEngine:
                 raise EngineError(f"{self._name} refuses: {first_line(error)}.") from error
             time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
+
+    def _no_qdrant(self) -> EngineError:
+        return EngineError(f"What answers at {self._name} is not a Qdrant server that this version knows.")
 
     def _refused(self, error: Any) -> EngineError:
         if error.status_code in (401, 403):

@@ -86,7 +86,7 @@ class Published:
             EngineError: it is not a record, or a later version wrote it.
         """
         if not isinstance(raw, Mapping) or not isinstance(raw.get("format"), int):
-            raise EngineError(f"The record of {name} is not one that llm2clip-search wrote.")
+            raise EngineError(f"The record of {name} is not that of a published index.")
         if raw["format"] > FORMAT:
             raise EngineError(
                 f"{name} was published in format {raw['format']}, newer than {FORMAT}, which this version reads.",

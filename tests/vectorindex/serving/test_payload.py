@@ -81,7 +81,13 @@ def test_names_with_a_meaning_in_paths_are_escaped_and_stay_different() -> None:
 def test_a_digest_changes_with_any_value_and_not_with_the_order() -> None:
     one = payload_of({"a": 1, "b": "x"})
     assert digest_of(one) == digest_of(dict(reversed(one.items())))
-    others: list[dict[str, Any]] = [{"a": 2, "b": "x"}, {"a": 1, "b": "y"}, {"a": 1}, {"a": True, "b": "x"}, {"a": "1", "b": "x"}]
+    others: list[dict[str, Any]] = [
+        {"a": 2, "b": "x"},
+        {"a": 1, "b": "y"},
+        {"a": 1},
+        {"a": True, "b": "x"},
+        {"a": "1", "b": "x"},
+    ]
     assert len({digest_of(payload_of(each)) for each in others} | {digest_of(one)}) == len(others) + 1
 
 
