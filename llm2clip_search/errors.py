@@ -59,6 +59,10 @@ class DamagedError(StoreError):
         )
 
 
+class EngineError(Llm2ClipError):
+    """A serving engine cannot be reached, refuses, or holds something else than is asked for."""
+
+
 class CorpusError(Llm2ClipError):
     """A corpus or data set cannot be read: no such folder, or nothing in it to use."""
 

@@ -20,6 +20,16 @@ IndexFolders = Annotated[
         metavar="FOLDER",
     ),
 ]
+EngineUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="Search where `publish` has copied the index to: qdrant:http://HOST:6333/COLLECTION, qdrant-edge:FOLDER,"
+        " lance:FOLDER or lance:s3://BUCKET/PATH.",
+        show_default=False,
+        metavar="URL",
+    ),
+]
 RuntimeName = Annotated[
     Literal["auto", "torch", "onnx"],
     typer.Option(
@@ -40,7 +50,18 @@ ModelName = Annotated[
         show_default=False,
     ),
 ]
-RecipeName = Annotated[str, typer.Argument(help="Name of a recipe; train recipes lists them.")]
+RecipeName = Annotated[
+    str, typer.Argument(help="Name of a recipe, which train recipes lists, or a recipe file (.toml).")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Replace a value of the recipe, such as clip.loop.steps=200; may be repeated.",
+        show_default=False,
+    ),
+]
 DataFolder = Annotated[Path, typer.Option("--data", help="Folder that the recipe's paths are relative to.")]
 ShardingName = Annotated[
     Literal["replicate", "shard"],

@@ -212,7 +212,7 @@ def save_tokenizer(source: str, folder: Path) -> None:
     """Write the ``tokenizer.json`` of an LLM, with which captions are tokenised without transformers.
 
     Raises:
-        ModelError: the LLM cannot be fetched, or its tokenizer cannot be written in this format.
+        ModelError: the LLM cannot be fetched, has no tokenizer, or its tokenizer cannot be written in this format.
     """
     ensure_torchvision()
     import transformers
@@ -225,6 +225,9 @@ def save_tokenizer(source: str, folder: Path) -> None:
         )
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"The tokenizer of {source} cannot be written as a tokenizer.json.")
+    alike = tokenizer("a dog")["input_ids"] == tokenizer("two cats on a street")["input_ids"]
+    if alike:  # transformers makes an empty tokenizer for a folder that has none
+        raise ModelError(f"{source} has no tokenizer: all captions become the same tokens.")
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
 
 

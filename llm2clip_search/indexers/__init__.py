@@ -10,6 +10,7 @@ from llm2clip_search.indexers.corpus import (
     index_folder,
 )
 from llm2clip_search.indexers.merge import MergeSummary, merge_indices
+from llm2clip_search.indexers.publish import PublishSummary, publish_index
 from llm2clip_search.indexers.repair import RepairSummary, repair_index
 from llm2clip_search.indexers.sources import (
     Source,
@@ -28,6 +29,7 @@ __all__ = [
     "IndexSummary",
     "LocalEmbedding",
     "MergeSummary",
+    "PublishSummary",
     "RepairSummary",
     "Source",
     "build_ann",
@@ -39,5 +41,6 @@ __all__ = [
     "move_source",
     "open_source",
     "open_sources",
+    "publish_index",
     "repair_index",
 ]

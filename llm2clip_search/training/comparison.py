@@ -172,14 +172,14 @@ def _measure(job: _Job, scratch: Path, progress: Progress) -> MethodMeasurement:
             peaks.append(_peak_bytes(job.device))
         progress(f"{job.method}, {what}", done, total, figures)
 
-    recall = run_loop(task, recipe, out=scratch, inputs="", world=World(device=job.device), progress=watch)
+    result = run_loop(task, recipe, out=scratch, inputs="", world=World(device=job.device), progress=watch)
     return MethodMeasurement(
         method=job.method,
         samples=steps * task.samples_per_step,
         setup_seconds=ready - began,
         seconds_per_sample=(ends[-1] - ends[0]) / ((steps - 1) * task.samples_per_step),
         peak_bytes=peaks[-1],
-        recall=recall,
+        recall=result.figures,
     )
 
 

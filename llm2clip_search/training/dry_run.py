@@ -17,7 +17,7 @@ from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.costs import Cost, DeviceSpeed, cost_of, count_parameters, measure_flops
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
-from llm2clip_search.training.tasks.clip import ClipRecipe
+from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.distillation import stored_clip_tower
 from llm2clip_search.training.tasks.empty_towers import clip_width, empty_backbone, empty_llm, llm_shape
 from llm2clip_search.training.tasks.llm_folder import EMBED_BATCH

@@ -5,24 +5,37 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llm2clip_search.encoders.config import ModelConfig, TextConfig, VisionConfig
+from llm2clip_search.encoders.model import Model
+from llm2clip_search.training.runtime.loop import LoopResult
 from llm2clip_search.training.runtime.metrics_log import read_metrics
-from llm2clip_search.training.tasks.clip import ClipRecipe
+from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 
 RECALLS = tuple(f"{task}_recall@{k}" for task in ("image_retrieval", "text_retrieval") for k in (1, 5, 10))
 
 
-def write_card(out: Path, recipe: ClipRecipe, *, counts: Mapping[str, int], figures: Mapping[str, float]) -> None:
+def write_card(
+    out: Path,
+    recipe: ClipRecipe,
+    *,
+    counts: Mapping[str, int],
+    result: LoopResult,
+    bank: int,
+    start: Model | None = None,
+) -> None:
     """Describe a model: its parts, its training and its metrics on dev.
 
     Args:
         out: the model folder, with the run's ``metrics.jsonl``.
         counts: counts of the data by name.
-        figures: metrics of the selected checkpoint, see `ClipTask.evaluate`; empty without a dev split.
+        result: what the loop ended with; without metrics if there is no dev split.
+        bank: size of the querybank; 0 for none.
+        start: the model that training began from.
     """
     model, loop = recipe.model, recipe.loop
     seconds = sum(line.get("seconds", 0.0) for line in read_metrics(out / "metrics.jsonl"))
     data = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    epochs = loop.steps * recipe.batch_size / max(1, counts.get("images", 0))
+    batch = min(recipe.batch_size, counts.get("images", recipe.batch_size))
+    epochs = result.steps * batch / max(1, counts.get("images", 0))
     lines = [
         f"# {model.name}",
         "",
@@ -31,29 +44,31 @@ def write_card(out: Path, recipe: ClipRecipe, *, counts: Mapping[str, int], figu
         f"| vision tower | {_vision(model.vision)} | `{_source(model.vision.weights)}`, {_trained(recipe)} |",
         f"| LLM | {_llm(model.text)} | `{_source(model.text.weights)}`, low-rank updates in this folder |",
         f"| adaptor | {_adaptor(model)} | in this folder |",
-        *_querybank(recipe),
+        *_querybank(recipe, bank, start),
         "",
         f"Licence: {model.licence}.",
         "",
         "## Training",
         "",
-        f"{loop.steps:,} steps of {recipe.batch_size:,} images ({epochs:.1f} epochs),"
+        *([f"Training began from {start.reference} (licence: {start.config.licence}).", ""] if start else []),
+        f"{result.steps:,} steps of {batch:,} images ({epochs:.1f} epochs),"
         f" captions per image: {recipe.captions_per_image}, {recipe.loss} loss, AdamW,"
         f" learning rate {loop.learning_rate:g}, seed {loop.seed}."
+        f" The weights after step {result.selected:,} were kept."
         f" The steps took {seconds / 60:.0f} minutes on {_machine()}.",
         "",
         f"Data: {data}.",
         "",
         *(f"- {line}." for line in model.training_data),
     ]
-    if figures:
+    if result.figures:
         lines += [
             "",
             "## Metrics on the dev splits",
             "",
             "| split, language | image_retrieval R@1 / 5 / 10 (%) | text_retrieval R@1 / 5 / 10 (%) |",
         ]
-        lines += ["|---|---|---|", *_table(figures)]
+        lines += ["|---|---|---|", *_table(result.before, "before training"), *_table(result.figures)]
     (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -75,10 +90,10 @@ def _adaptor(model: ModelConfig) -> str:
     return f"{blocks}linear to {model.tower_dim}"
 
 
-def _querybank(recipe: ClipRecipe) -> list[str]:
-    strength, size = recipe.model.querybank, recipe.querybank_size
-    bank = f"strength {strength:g}, {size:,} training images with one caption each; adds 2 dimensions"
-    return [f"| querybank normalisation | {bank} | in this folder |"] if strength else []
+def _querybank(recipe: ClipRecipe, size: int, start: Model | None) -> list[str]:
+    former = f", those of {start.reference} included" if start else ""
+    what = f"strength {recipe.model.querybank:g}, {size:,} images with one caption each{former}; adds 2 dimensions"
+    return [f"| querybank normalisation | {what} | in this folder |"] if size else []
 
 
 def _source(weights: str | None) -> str:
@@ -99,10 +114,11 @@ def _machine() -> str:
     return f"{torch.get_num_threads()} CPU threads ({platform.machine()})"
 
 
-def _table(figures: Mapping[str, float]) -> list[str]:
+def _table(figures: Mapping[str, float], when: str = "") -> list[str]:
     """One row per split and language, in percent."""
     rows = []
     for group in dict.fromkeys(name.rpartition("/")[0] for name in figures if "/" in name):
         cells = [f"{100 * figures[f'{group}/{name}']:.1f}" for name in RECALLS]
-        rows.append(f"| {group.replace('/', ', ')} | {' / '.join(cells[:3])} | {' / '.join(cells[3:])} |")
+        named = ", ".join((*group.split("/"), *([when] if when else [])))
+        rows.append(f"| {named} | {' / '.join(cells[:3])} | {' / '.join(cells[3:])} |")
     return rows

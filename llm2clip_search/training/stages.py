@@ -10,25 +10,30 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from llm2clip_search.base.files import replace_file, replaced_file
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.cluster.items import texts_on_ray
 from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.encoders.llm import save_tokenizer
+from llm2clip_search.encoders.model import Model
+from llm2clip_search.errors import ModelError
 from llm2clip_search.training.data.caption_store import SHARD_ROWS, CaptionStore, StoredDtype, fill_caption_store
 from llm2clip_search.training.data.caption_table import read_caption_table
 from llm2clip_search.training.data.pairs import CaptionPairSampler
 from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.data.training_captions import read_stage2_captions, read_training_captions
 from llm2clip_search.training.model_card import write_card
+from llm2clip_search.training.runtime.checkpoint import START_OVER
 from llm2clip_search.training.runtime.distributed import World
-from llm2clip_search.training.runtime.loop import run_loop
+from llm2clip_search.training.runtime.loop import LoopResult, run_loop
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.runtime.plots import plot_run
 from llm2clip_search.training.tasks.caption_encoder import CaptionEncoder
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe, CaptionLLMTask
-from llm2clip_search.training.tasks.clip import ClipRecipe, ClipTask
+from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.clip_data import read_clip_data
+from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.distillation import stored_clip_tower
 from llm2clip_search.training.tasks.llm_folder import clip_identity, read_llm, write_llm
 
@@ -67,18 +72,20 @@ def train_captions(
         first = data.dev[0].captions
         table, _ = read_caption_table(root, [replace(first, langs=first.langs[:1])])
         dev = (table["caption"].to_pylist(), _enumerated(table["photo"].to_pylist()))
+    inputs = json_sha256([asdict(recipe), _content(captions)])[:16]
+    if (done := finished(out, inputs)) is not None:
+        return done
     if world.is_main:
         save_tokenizer(recipe.text.weights, out)
     world.barrier()
     task = CaptionLLMTask(recipe, pairs, tokenizer=out, dev=dev, world=world)
-    inputs = json_sha256([asdict(recipe), _content(captions)])[:16]
-    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, world=world, progress=progress)
+    result = run_loop(task, recipe.loop, out=out, inputs=inputs, world=world, progress=progress)
     tensors, similarities = task.tensors(), task.similarities()
     if world.is_main:
         plot_run(out, similarities)
         write_llm(out, recipe.text, tensors)
-        write_run(out, "captions", asdict(recipe), asdict(data), counts, figures)
-    return figures
+        write_run(out, "captions", asdict(recipe), asdict(data), counts, result, inputs)
+    return result.figures
 
 
 def train_embed(
@@ -150,6 +157,8 @@ def train_clip(
     out: Path,
     world: World,
     progress: Progress,
+    start: Model | None = None,
+    again: bool = False,
 ) -> dict[str, float]:
     """Stage 2: train a vision tower and an adaptor, and write a model folder to ``out``.
 
@@ -157,14 +166,17 @@ def train_clip(
         root: the folder that paths in ``data`` are relative to.
         llm: folder that stage 1 wrote.
         store: folder of the caption store that `train_embed` wrote.
-        out: an interrupted run in this folder is resumed.
+        out: an interrupted run in this folder is resumed; a finished one is not repeated.
+        start: the model to begin from, which is evaluated before the first step; None for published base weights.
+        again: train again if the folder holds a finished model of another recipe or of other data.
 
     Returns:
         Metrics on dev; empty without a dev split.
 
     Raises:
         CorpusError: images or captions are missing or do not match.
-        ModelError: weights cannot be fetched, or the loss is not finite.
+        ModelError: weights cannot be fetched, the loss is not finite, or ``out`` holds a model of another recipe or of
+            other data.
         StoreError: the store was made by another LLM, or lacks some of the captions.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -180,23 +192,62 @@ def train_clip(
         max_missing=recipe.max_missing,
     )
     progress("data", 0, 0, counts)
-    task = ClipTask(recipe, read, world=world, scratch=out, progress=progress)
-    content = [_content(read.captions), read.captioned.image_ids]
+    content = [_content(read.captions), read.captioned.image_ids, start.identity.fingerprint if start else ""]
     inputs = json_sha256([asdict(recipe), folder.fingerprint, read.store.info.clip, content])[:16]
-    figures = run_loop(task, recipe.loop, out=out, inputs=inputs, world=world, progress=progress)
+    if (done := finished(out, inputs, again=again)) is not None:
+        return done
+    task = ClipTask(recipe, read, world=world, scratch=out, progress=progress, start=start)
+    result = run_loop(
+        task,
+        recipe.loop,
+        out=out,
+        inputs=inputs,
+        world=world,
+        progress=progress,
+        evaluate_first=start is not None,
+    )
     tensors, similarities = folder.tensors() | task.tensors(), task.similarities()
     if world.is_main:
         plot_run(out, similarities)
         from safetensors.torch import save_file
 
-        save_file(tensors, out / "model.safetensors")
+        with replaced_file(out / "model.safetensors") as temporary:
+            save_file(tensors, temporary)
         for views in out.glob("views-*"):
             views.unlink()
-        shutil.copyfile(llm / "tokenizer.json", out / "tokenizer.json")
+        shutil.copyfile(folder.folder / "tokenizer.json", out / "tokenizer.json")
         (out / "config.json").write_text(json.dumps(recipe.model.to_dict(), indent=1) + "\n", encoding="utf-8")
-        write_card(out, recipe, counts=counts, figures=figures)
-        write_run(out, "clip", asdict(recipe), asdict(data), counts, figures)
-    return figures
+        bank = len(tensors["vision.querybank.bank"]) if recipe.model.querybank else 0
+        write_card(out, recipe, counts=counts, result=result, bank=bank, start=start)
+        write_run(out, "clip", asdict(recipe), asdict(data), counts, result, inputs)
+    return result.figures
+
+
+def finished(out: Path, inputs: str, *, again: bool = False) -> dict[str, float] | None:
+    """The metrics of a stage that ended in a folder with these inputs; None if it has not ended yet.
+
+    Raises:
+        ModelError: a stage has ended there with other inputs, and is not to be done ``again``.
+    """
+    try:
+        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        figures, known = dict(run["figures"]), run["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if known == inputs:
+        (out / "last.pt").unlink(missing_ok=True)  # a kill may have left it
+        return figures
+    if not again:
+        raise ModelError(
+            f"{out} holds the result of another recipe or of other data (digest {known}, now {inputs}).",
+            hint=START_OVER,
+        )
+    return None
+
+
+def before_training(out: Path) -> dict[str, float]:
+    """The metrics of a finished stage before its first step; empty if it did not begin from a model."""
+    return dict(json.loads((out / "run.json").read_text(encoding="utf-8"))["before"])
 
 
 def _enumerated(names: Sequence[str]) -> np.ndarray:
@@ -216,15 +267,27 @@ def write_run(
     recipe: Mapping[str, object],
     data: Mapping[str, object],
     counts: Mapping[str, int],
-    figures: Mapping[str, float],
+    result: LoopResult,
+    inputs: str,
 ) -> None:
-    """Write ``run.json``: the recipe and data of a stage, its counts and metrics, and the seconds its steps took."""
+    """Write ``run.json``: the recipe and data of a stage, its counts and metrics, and the seconds its steps took.
+
+    It says that the stage has ended, so that its checkpoint is of no more use and is removed.
+
+    Args:
+        inputs: see `finished`.
+    """
     run = {
         "stage": stage,
         "recipe": recipe,
         "data": data,
         "counts": counts,
-        "figures": figures,
+        "inputs": inputs,
+        "steps": result.steps,
+        "selected": result.selected,
+        "before": result.before,
+        "figures": result.figures,
         "seconds": round(sum(line.get("seconds", 0.0) for line in read_metrics(out / "metrics.jsonl"))),
     }
-    (out / "run.json").write_text(json.dumps(run, indent=1, default=str) + "\n", encoding="utf-8")
+    replace_file(out / "run.json", json.dumps(run, indent=1, default=str).encode() + b"\n")
+    (out / "last.pt").unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from llm2clip_search.encoders.querybank import QuerybankNorm, load_querybank
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.towers import build_module
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.recipes.nano import NANO
+from llm2clip_search.training import find_recipe
 
 
 def unit(seed: int, count: int, width: int) -> np.ndarray:
@@ -92,6 +92,7 @@ def test_an_image_close_to_every_caption_no_longer_wins() -> None:
     assert (normalised == right).sum() > (plain == right).sum()
 
 
+NANO = find_recipe("nano")
 CONFIG = replace(NANO.stage2.model, querybank=0.5, dim=10)
 
 

@@ -124,7 +124,7 @@ def train(
 ) -> dict[str, float]:
     """`run_loop` with defaults for one process."""
     out.mkdir(parents=True, exist_ok=True)
-    return run_loop(task, recipe, out=out, inputs=inputs, world=world, progress=progress)
+    return run_loop(task, recipe, out=out, inputs=inputs, world=world, progress=progress).figures
 
 
 # Functions that run in processes of their own.

@@ -20,7 +20,7 @@ from llm2clip_search.training.dry_run import (
     vision_cost,
 )
 from llm2clip_search.training.runtime.costs import DeviceSpeed, cost_of, measure_flops
-from llm2clip_search.training.tasks.clip import ClipRecipe
+from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.distillation import Distillation
 from llm2clip_search.training.tasks.empty_towers import empty_llm, llm_shape
 from llm2clip_search.training.tasks.vision_training import VisionTraining

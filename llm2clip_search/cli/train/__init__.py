@@ -5,9 +5,11 @@ import typer
 from llm2clip_search.cli.train.captions import captions
 from llm2clip_search.cli.train.clip import clip
 from llm2clip_search.cli.train.embed import embed
+from llm2clip_search.cli.train.init import init
 from llm2clip_search.cli.train.recipes import recipes
+from llm2clip_search.cli.train.run_all import run
 
-train = typer.Typer(no_args_is_help=True, help="Train an encoder: run captions, then embed, then clip.")
+train = typer.Typer(no_args_is_help=True, help="Train an encoder: on own data by init and run, or stage by stage.")
 
 
 @train.callback()
@@ -18,7 +20,9 @@ def prepare() -> None:
     keep_freed_memory()
 
 
+train.command()(init)
+train.command()(run)
 train.command()(captions)
 train.command()(embed)
 train.command()(clip)
-train.command()(recipes)
+train.add_typer(recipes, name="recipes")

@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from llm2clip_search.cli.options import DataFolder, Device, DryRun, RecipeName, ShardingName
+from llm2clip_search.cli.options import DataFolder, Device, DryRun, RecipeName, Settings, ShardingName
 
 
 def captions(
     recipe: RecipeName = "nano",
     data: DataFolder = Path(),
+    settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder for the caption-tuned LLM; an interrupted run is resumed.")] = Path(
         "llm"
     ),
@@ -26,7 +27,7 @@ def captions(
     """
     from llm2clip_search.training import find_recipe
 
-    chosen = find_recipe(recipe)
+    chosen = find_recipe(recipe, settings or ())
     if dry_run:
         from llm2clip_search.cli.train.dry_run import print_estimate
         from llm2clip_search.encoders.placement import pick_device

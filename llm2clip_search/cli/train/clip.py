@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from llm2clip_search.cli.options import DataFolder, Device, DryRun, RecipeName, ShardingName
+from llm2clip_search.cli.options import DataFolder, Device, DryRun, RecipeName, Settings, ShardingName
 from llm2clip_search.cli.train.options import CaptionStoreOption, LLMFolderOption
 
 
 def clip(
     recipe: RecipeName = "nano",
     data: DataFolder = Path(),
+    settings: Settings = None,
     llm: LLMFolderOption = Path("llm"),
     captions: CaptionStoreOption = Path("captions"),
     out: Annotated[Path, typer.Option(help="Model folder to write; an interrupted run is resumed.")] = Path("model"),
@@ -27,7 +28,7 @@ def clip(
     """
     from llm2clip_search.training import find_recipe
 
-    chosen = find_recipe(recipe)
+    chosen = find_recipe(recipe, settings or ())
     if dry_run:
         from llm2clip_search.cli.train.dry_run import print_estimate
         from llm2clip_search.encoders.placement import pick_device

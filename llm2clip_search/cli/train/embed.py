@@ -7,13 +7,14 @@ import typer
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.cluster_options import Encoders, GpusPerEncoder, On, Staging, cluster_config
-from llm2clip_search.cli.options import DataFolder, Device, RecipeName
+from llm2clip_search.cli.options import DataFolder, Device, RecipeName, Settings
 from llm2clip_search.cli.train.options import LLMFolderOption
 
 
 def embed(
     recipe: RecipeName = "nano",
     data: DataFolder = Path(),
+    settings: Settings = None,
     llm: LLMFolderOption = Path("llm"),
     out: Annotated[Path, typer.Option(help="Caption store to write or to complete.")] = Path("captions"),
     dtype: Annotated[
@@ -38,7 +39,7 @@ def embed(
     from llm2clip_search.training.stages import train_embed
 
     cluster = cluster_config(on, staging, encoders, gpus_per_encoder)
-    chosen = find_recipe(recipe)
+    chosen = find_recipe(recipe, settings or ())
     with ProgressBar(log=True) as progress:
         done, rows = train_embed(
             chosen.stage2,

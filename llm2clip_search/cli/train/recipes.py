@@ -1,13 +1,23 @@
-"""``llm2clip-search train recipes``: list the recipes."""
+"""``llm2clip-search train recipes``: list the recipes, or show one."""
+
+from typing import Annotated
+
+import typer
 
 from llm2clip_search.cli import console
 
+recipes = typer.Typer()
 
-def recipes() -> None:
-    """List the recipes with their towers, number of images, and steps x batch size of both stages.
+
+@recipes.callback(invoke_without_command=True)
+def listed(context: typer.Context) -> None:
+    """List the recipes with their towers, number of images, and steps x batch size of both stages; or show one.
 
     [dim]llm2clip-search train recipes[/dim]
+    [dim]llm2clip-search train recipes show nano > my.toml[/dim]
     """
+    if context.invoked_subcommand is not None:
+        return
     from llm2clip_search.training import RECIPES
 
     left = ("recipe", "LLM", "vision tower")
@@ -22,4 +32,17 @@ def recipes() -> None:
             f"{recipe.stage1.loop.steps:,} x {recipe.stage1.batch_size:,}",
             f"{recipe.stage2.loop.steps:,} x {recipe.stage2.batch_size:,}",
         )
-    console.out.print(table)
+    with console.results():
+        console.out.print(table)
+
+
+@recipes.command()
+def show(name: Annotated[str, typer.Argument(help="Name of a recipe.")]) -> None:
+    """Print a recipe as a file that the training commands take; fields that are not there have their defaults.
+
+    [dim]llm2clip-search train recipes show nano > my.toml[/dim]
+    """
+    from llm2clip_search.training.recipes.registry import recipe_text
+
+    with console.results():
+        console.print_bytes(recipe_text(name).encode())

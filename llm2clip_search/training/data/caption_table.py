@@ -204,7 +204,7 @@ def _captions_of(
                 continue
             value = row[column.name]
             for text in value if isinstance(value, list) else [value]:
-                yield image, photo, _caption(text, column.name, where), lang, column.length, negative
+                yield image, photo, caption_text(text, column.name, where), lang, column.length, negative
 
 
 def _image_id(row: Mapping[str, Any], column: str, where: str) -> str:
@@ -214,8 +214,12 @@ def _image_id(row: Mapping[str, Any], column: str, where: str) -> str:
     return str(value)
 
 
-def _caption(value: Any, column: str, where: str) -> str:
-    """A caption without surrounding white space; empty for null."""
+def caption_text(value: Any, column: str, where: str) -> str:
+    """A caption without surrounding white space; empty for null.
+
+    Raises:
+        CorpusError: the value is no text.
+    """
     text = "" if value is None else value
     try:
         text.encode()  # a lone surrogate, which JSON can write, has no UTF-8 form

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.data.caption_table import photo_key
+from llm2clip_search.training.data.image_set import ImageSet
 from llm2clip_search.training.runtime.seeds import generator
 
 
@@ -32,7 +32,7 @@ class CaptionedImages:
 
 
 def match_captions(
-    files: ImageFiles,
+    files: ImageSet,
     captions: pa.Table,
     *,
     source_weights: Sequence[float],

@@ -6,11 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.images import reading, to_pixels
 from llm2clip_search.errors import CorpusError, ImageError, first_line
 from llm2clip_search.training.data.augmentation import Augmentation
+from llm2clip_search.training.data.image_set import ImageSet
 from llm2clip_search.training.runtime.seeds import generator
 
 
@@ -19,7 +19,7 @@ class ImagePixels:
 
     def __init__(
         self,
-        files: ImageFiles,
+        files: ImageSet,
         preprocess: PreprocessConfig,
         augmentation: Augmentation,
         captions: Sequence[str],
@@ -34,7 +34,7 @@ class ImagePixels:
         self.captions, self.seed = captions, seed
         self._threads = ThreadPoolExecutor(thread_name_prefix="decode")
 
-    def plain(self, image_ids: Sequence[str], files: ImageFiles | None = None) -> np.ndarray:
+    def plain(self, image_ids: Sequence[str], files: ImageSet | None = None) -> np.ndarray:
         """Pixels uint8 ``[n, H, W, 3]`` without augmentation."""
         return np.stack(list(self._threads.map(lambda i: to_pixels(self._open(i, files), self.preprocess), image_ids)))
 
@@ -58,7 +58,7 @@ class ImagePixels:
         image = self.augmentation(self._open(image_id), texts, generator(self.seed, step, "augment", int(row)))
         return to_pixels(image, self.preprocess)
 
-    def _open(self, image_id: str, files: ImageFiles | None = None) -> Image.Image:
+    def _open(self, image_id: str, files: ImageSet | None = None) -> Image.Image:
         try:
             with reading((files or self.files).read(image_id)) as picture:
                 return picture.rgb

@@ -15,6 +15,8 @@ class DevSplit:
     """The first of its ``langs`` counts when the best checkpoint is selected."""
     images: tuple[str, ...]
     """Webdataset shards or folders; may contain braces and ``*``."""
+    selects: bool = True
+    """Whether it counts when the best checkpoint is selected; if not, it is only evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from llm2clip_search.training.data.recipe import DataRecipe, DataSize
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.loop import LoopRecipe
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
-from llm2clip_search.training.tasks.clip import ClipRecipe
+from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.lora import LoraRecipe
 from llm2clip_search.training.tasks.vision_training import VisionTraining
 

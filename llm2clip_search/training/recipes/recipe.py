@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from llm2clip_search.training.data.recipe import DataRecipe, DataSize
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
-from llm2clip_search.training.tasks.clip import ClipRecipe
+from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

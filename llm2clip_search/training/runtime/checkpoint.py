@@ -28,8 +28,14 @@ class TrainingCheckpoint:
     """AdamW's state by parameter: ``step``, ``exp_avg``, ``exp_avg_sq``; parameters without gradients have none."""
     average: Tensors = field(default_factory=dict)
     """Moving average of the weights; empty if the recipe keeps none."""
+    before: dict[str, float] = field(default_factory=dict)
+    """Metrics before the first step; empty if they were not asked for."""
     best: dict[str, float] = field(default_factory=dict)
     """Metrics of the best evaluation so far; empty before the first."""
+    best_step: int = 0
+    """Completed steps at that evaluation."""
+    stale: int = 0
+    """Number of evaluations since."""
     best_weights: Tensors = field(default_factory=dict)
     """The weights of that evaluation."""
 

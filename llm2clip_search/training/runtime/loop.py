@@ -40,10 +40,15 @@ class LoopRecipe:
     """Maximum global gradient norm; 0 disables clipping."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights that is evaluated and kept; 0 uses the weights themselves."""
+    mix: float = 0.0
+    """Share of the initial weights in those that are evaluated and kept; 0 for none. Half of the weights of a model
+    that training begins from keep most of what it knew (Wortsman et al., arXiv 2109.01903)."""
     checkpoint_every: int = 50
     """In steps."""
     evaluate_every: int = 0
     """In steps; 0 evaluates only at the end."""
+    patience: int = 0
+    """Evaluations in a row without an improvement after which training ends early; 0 takes all steps."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,8 +60,10 @@ class LoopRecipe:
             "betas": all(0.0 <= beta < 1.0 for beta in self.betas),
             "clip_norm": self.clip_norm >= 0.0,
             "ema_decay": 0.0 <= self.ema_decay < 1.0,
+            "mix": 0.0 <= self.mix < 1.0,
             "checkpoint_every": self.checkpoint_every >= 1,
             "evaluate_every": self.evaluate_every >= 0,
+            "patience": self.patience >= 0,
         }
         for name, is_allowed in allowed.items():
             if not is_allowed:
@@ -100,9 +107,30 @@ class Task(Protocol):
         """Metrics of the current weights. The first one selects the best checkpoint; larger is better."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoopResult:
+    """What a run ended with."""
+
+    figures: dict[str, float]
+    """Metrics of the selected evaluation; empty without one."""
+    before: dict[str, float]
+    """Metrics before the first step, if these were asked for."""
+    steps: int
+    """Number of steps that were taken; fewer than the recipe's if training ended early."""
+    selected: int
+    """Steps after which the selected weights were evaluated."""
+
+
 def run_loop(
-    task: Task, recipe: LoopRecipe, *, out: Path, inputs: str, world: World, progress: Progress
-) -> dict[str, float]:
+    task: Task,
+    recipe: LoopRecipe,
+    *,
+    out: Path,
+    inputs: str,
+    world: World,
+    progress: Progress,
+    evaluate_first: bool = False,
+) -> LoopResult:
     """Train, resuming from ``out/last.pt`` if it exists; afterwards the task holds the selected weights.
 
     The weights of the best evaluation are selected, or the last ones if there is no evaluation. Writes
@@ -111,9 +139,8 @@ def run_loop(
 
     Args:
         inputs: digest of the recipe and the data; a checkpoint of other inputs is refused.
-
-    Returns:
-        Metrics of the selected evaluation.
+        evaluate_first: evaluate before the first step too, for weights that begin as those of a model. They are
+            selected if no later evaluation is better.
 
     Raises:
         ModelError: the loss or the gradient is not finite (the message names the step and the last good
@@ -126,9 +153,15 @@ def run_loop(
             remove_leftovers(out / name)
     if world.broadcast({"resumes": last.exists()})["resumes"]:
         state.resume(last, inputs)
+    elif evaluate_first:
+        state.before = world.broadcast(task.evaluate())
+        state.keep_if_best(state.before)
     start, began = state.step, time.perf_counter()
-    log = MetricsLog(out, resume_at=start) if world.is_main and start < recipe.steps else None
+    log = MetricsLog(out, resume_at=start) if world.is_main and start < recipe.steps and not state.is_over else None
+    _say_start(state, log, progress)
     for step in range(start, recipe.steps):
+        if state.is_over:
+            break
         step_began = time.perf_counter()
         seed_torch(recipe.seed, step, "step")
         state.optimizer.zero_grad()
@@ -145,20 +178,29 @@ def run_loop(
             progress("training", done, recipe.steps, figures | speed)
         complete, improved = done == recipe.steps, False
         if complete or (recipe.evaluate_every and done % recipe.evaluate_every == 0):
-            with state.averaged():
+            with state.kept_weights():
                 scores = world.broadcast(task.evaluate())
                 improved = state.keep_if_best(scores)
             if log and scores:
                 log.write(done, {f"dev/{name}": value for name, value in scores.items()})
                 progress("evaluated", done, recipe.steps, scores)
         # Save an improvement at once, so that a non-finite loss in a later step cannot lose it.
-        if complete or improved or done % recipe.checkpoint_every == 0:
+        if complete or improved or state.is_over or done % recipe.checkpoint_every == 0:
             state.save(last, inputs)
     if log:
         log.close()
     world.barrier()
-    state.restore(state.best_weights or state.average)
-    return state.best
+    state.restore(state.best_weights or state.mixed())
+    return LoopResult(figures=state.best, before=state.before, steps=state.step, selected=state.best_step)
+
+
+def _say_start(state: "_RunState", log: MetricsLog | None, progress: Progress) -> None:
+    """Report from which step on a run goes on, or what a model that it begins from has reached."""
+    if log and state.step:
+        progress("resumed", 0, 0, {"steps done": state.step, "steps in all": state.recipe.steps})
+    elif log and state.before:
+        log.write(0, {f"dev/{name}": value for name, value in state.before.items()})
+        progress("evaluated", 0, state.recipe.steps, state.before)
 
 
 def _require_finite(figures: Mapping[str, float], state: "_RunState", last: Path) -> None:
@@ -190,8 +232,18 @@ class _RunState:
         """Number of completed steps."""
         self.saved_at = 0
         self.average = self.shards() if recipe.ema_decay else {}
+        self.initial = self.shards() if recipe.mix else {}
+        self.before: dict[str, float] = {}
         self.best: dict[str, float] = {}
+        self.best_step = self.step
         self.best_weights: Tensors = {}
+        self.stale = 0
+        """Evaluations since the best one."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether training has ended early."""
+        return bool(self.recipe.patience) and self.stale >= self.recipe.patience
 
     def reduce_gradients(self) -> float:
         """Sum the gradients over the ranks; returns their global norm."""
@@ -226,9 +278,13 @@ class _RunState:
 
     def keep_if_best(self, scores: dict[str, float]) -> bool:
         """Keep a copy of the weights if the first score is the highest so far (NaN never is)."""
-        if not scores or not next(iter(scores.values())) > next(iter(self.best.values()), -math.inf):
+        if not scores:
             return False
-        self.best, self.best_weights = scores, self.shards("cpu")
+        if not next(iter(scores.values())) > next(iter(self.best.values()), -math.inf):
+            self.stale += 1
+            return False
+        self.best, self.best_step, self.stale = scores, self.step, 0
+        self.best_weights = self.shards("cpu")
         return True
 
     def shards(self, device: str | None = None) -> Tensors:
@@ -241,11 +297,17 @@ class _RunState:
         for name, shard in shards.items():
             local_shard(self.parameters[name]).copy_(shard)
 
+    def mixed(self) -> Tensors:
+        """The weights to be kept: the moving average, or the weights themselves, mixed with the initial ones."""
+        kept = self.average or (self.shards() if self.initial else {})
+        return {n: each.lerp(self.initial[n], self.recipe.mix) if self.initial else each for n, each in kept.items()}
+
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """A context in which the weights are the moving average, if the recipe keeps one."""
-        own = self.shards() if self.average else {}
-        self.restore(self.average)
+    def kept_weights(self) -> Iterator[None]:
+        """A context in which the weights are those of `mixed`."""
+        kept = self.mixed()
+        own = self.shards() if kept else {}
+        self.restore(kept)
         try:
             yield
         finally:
@@ -263,7 +325,10 @@ class _RunState:
                 for name, moment in moments.items()
             },
             average=self._full(self.average),
+            before=self.before,
             best=self.best,
+            best_step=self.best_step,
+            stale=self.stale,
             best_weights=self._full(self.best_weights),
         )
         if self.world.is_main:
@@ -292,7 +357,8 @@ class _RunState:
         for name, moment in saved.moments.items():
             like = self.parameters[name]
             self.optimizer.state[like] = {k: v if k == "step" else shard_like(v, like) for k, v in moment.items()}
-        self.average, self.best = self._shard_tensors(saved.average), saved.best
+        self.average, self.before = self._shard_tensors(saved.average), saved.before
+        self.best, self.best_step, self.stale = saved.best, saved.best_step, saved.stale
         self.best_weights = {name: shard.cpu() for name, shard in self._shard_tensors(saved.best_weights).items()}
         self.step = self.saved_at = saved.step
 

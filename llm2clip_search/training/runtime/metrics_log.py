@@ -23,7 +23,7 @@ class MetricsLog:
         """
         out.mkdir(parents=True, exist_ok=True)
         path = out / "metrics.jsonl"
-        kept = [line for line in read_metrics(path) if 0 < line["step"] <= resume_at]
+        kept = [line for line in read_metrics(path) if resume_at and line["step"] <= resume_at]
         replace_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = path.open("a", encoding="utf-8")
         self._events = _tensorboard(out, resume_at)

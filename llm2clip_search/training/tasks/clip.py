@@ -6,9 +6,8 @@ cost of a step is that of its images, however large the LLM is.
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,27 +15,32 @@ from torch.nn import functional as F
 
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
-from llm2clip_search.encoders.config import ModelConfig
+from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.encoders.querybank import QuerybankNorm
 from llm2clip_search.encoders.vision import build_vision_tower
 from llm2clip_search.evaluation.metrics import retrieval_recalls
-from llm2clip_search.training.data.augmentation import Augmentation
 from llm2clip_search.training.data.image_captions import ImageBatch, ImageCaptionSampler
 from llm2clip_search.training.data.image_pixels import ImagePixels
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
-from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
+from llm2clip_search.training.runtime.loop import ParameterGroup
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
+from llm2clip_search.training.tasks.anchored_heads import AnchoredHeads
 from llm2clip_search.training.tasks.clip_data import ClipData, Dev
-from llm2clip_search.training.tasks.distillation import Distillation, distillation_loss, require_clip_space
+from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
+from llm2clip_search.training.tasks.distillation import (
+    Distillation,
+    distillation_loss,
+)
 from llm2clip_search.training.tasks.losses import clip_loss, require_negatives, shared_positives, siglip_loss
 from llm2clip_search.training.tasks.projection_heads import ProjectionHeads
+from llm2clip_search.training.tasks.start_model import backbone_tensors, load_heads
+from llm2clip_search.training.tasks.training_querybank import draw_querybank, fit_querybank
 from llm2clip_search.training.tasks.vision_features import VisionFeatures
 from llm2clip_search.training.tasks.vision_training import (
-    VisionTraining,
     blocks_of,
     mark_trained,
     trained_groups,
@@ -45,57 +49,6 @@ from llm2clip_search.training.tasks.vision_training import (
 
 STATISTICS_IMAGES = 1024
 """Number of images that the statistics of vision features are computed from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipRecipe:
-    """Stage 2, except for the data and the LLM."""
-
-    model: ModelConfig
-    """The model to train; the LLM of its text tower is replaced by that of the caption store."""
-    loop: LoopRecipe
-    batch_size: int
-    """Images per step, over all ranks."""
-    micro_batch: int
-    """Images in one forward pass of the vision tower."""
-    gradient_cache: bool = False
-    """Embed twice and keep the graph of only one micro-batch in memory; see `gradcache`."""
-    loss: Literal["clip", "siglip"] = "clip"
-    temperature: float = 0.07
-    """Initial temperature; it is learned, with a minimum of 0.01."""
-    captions_per_image: int = 1
-    """Captions per image and step. Each is compared in a contrastive batch of its own; the images are embedded once
-    for all of them."""
-    long_ratio: float = 0.5
-    """Probability of a long caption for images with captions of both length classes."""
-    lang_weights: Mapping[str, float] = field(default_factory=dict)
-    """Sampling weights of captions by language; languages not listed have weight 1."""
-    vision: VisionTraining = field(default_factory=VisionTraining)
-    keep: Distillation | None = None
-    """Distillation that preserves CLIP's knowledge; None for none."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    kept_views: int = 0
-    """Cached views per image: augmented views that pass through the frozen prefix of the vision tower once, before
-    training. Each step uses one of them. 0 draws a new view every time and runs the whole tower."""
-    vision_dropout: float = 0.0
-    """Dropout on the vision tower's features."""
-    text_dropout: float = 0.0
-    """Dropout in the adaptor's blocks and before its projection."""
-    querybank_size: int = 2000
-    """Size of the querybank, if the model has one: training images, with one caption each, a long one if there is
-    any. Long captions gain most from the querybank; banks of short or mixed captions help them less."""
-    caption_noise: float = 0.0
-    """Standard deviation of Gaussian noise on caption embeddings, relative to their own standard deviation."""
-    bf16: bool = False
-    max_missing: float = 0.01
-    """Largest accepted fraction of images without captions, and of captioned images that are missing; both are
-    skipped."""
-
-    def __post_init__(self) -> None:
-        if self.model.querybank and self.querybank_size < 1:
-            raise ValueError(f"querybank_size is {self.querybank_size}, but the model's querybank needs at least 1")
-        if self.keep is not None:
-            require_clip_space(self.model, self.keep, self.loop.steps)
 
 
 class ClipTask:
@@ -109,13 +62,16 @@ class ClipTask:
         world: World,
         scratch: Path,
         progress: Progress,
+        start: Model | None = None,
     ) -> None:
         """Load the vision tower and set up the heads.
 
         Args:
             scratch: folder for cached views, which are of no use after training.
+            start: the model to begin from; None for published base weights and fresh heads.
         """
         captioned, captions, store = data.captioned, data.captions, data.store
+        self.start = start
         self.recipe, self.store, self.dev, self.world = recipe, store, data.dev, world
         self.data = ImageCaptionSampler(
             captioned,
@@ -133,9 +89,14 @@ class ClipTask:
         self.is_long = np.array(captions["length"].to_pylist()) == "long"
         model = recipe.model
         without_projection = replace(model.vision, projection=False)
-        tower = build_vision_tower(without_projection, dim=model.tower_dim, folder=None, tensors={}).to(world.device)
+        tower = build_vision_tower(
+            without_projection,
+            dim=model.tower_dim,
+            folder=start.folder if start else None,
+            tensors=start.tensors("vision") if start else {},
+        ).to(world.device)
         mark_trained(tower.backbone, recipe.vision, recipe.loop.seed)
-        distils = recipe.keep is not None and recipe.keep.vision > 0.0
+        distils = bool((recipe.keep and recipe.keep.vision) or (start and recipe.anchor and recipe.anchor.images))
         original = copy.deepcopy(tower.backbone) if distils else None  # before sharding, which prevents copies
         distribute_module(tower.backbone, blocks_of(tower.backbone), world)
         self.vision_groups = trained_groups(tower.backbone, recipe.vision)
@@ -158,7 +119,11 @@ class ClipTask:
             projects=model.vision.projection,
             vision_dropout=recipe.vision_dropout,
             text_dropout=recipe.text_dropout,
-        ).to(world.device)
+        )
+        if start is not None:
+            load_heads(self.heads, start)
+        self.heads.to(world.device)
+        self.anchored = AnchoredHeads(recipe.anchor, self.heads) if start and recipe.anchor else None
         if recipe.kept_views:
             self._cache_views(scratch, progress)
 
@@ -192,7 +157,9 @@ class ClipTask:
         keep = self.recipe.keep
         if keep is not None and step < keep.text_steps:
             return self._distill_clip_texts(keep, captions, batch, own, step)
+        anchored = self.anchored
         originals: dict[int, torch.Tensor] = {}
+        before: dict[int, torch.Tensor] = {}
 
         def encode(part: int) -> torch.Tensor:
             seed_torch(self.recipe.loop.seed, step, "image dropout", int(parts[part][0]))
@@ -203,21 +170,26 @@ class ClipTask:
                 self._begin(step + 1)
             if keep is not None and keep.vision and part not in originals:
                 originals[part] = F.normalize(self.vision.original_features(outputs), dim=-1)
+            if anchored and anchored.anchor.images and part not in before:
+                before[part] = anchored.image_vectors(self.vision.original_features(outputs))
             return self.heads.image_vectors(self.vision.features(outputs))
 
         def loss_of(images: torch.Tensor) -> torch.Tensor:
             # The adaptor runs as part of the loss, because its graph is small; gradient caching is for the images.
             seed_torch(self.recipe.loop.seed, step, "caption dropout", own.start)
             everyone = self.world.gather(images, count)
-            losses = [
-                self._loss(everyone, self.world.gather(self.heads.caption_vectors(embedded), count), rows)
-                for embedded, rows in zip(captions, batch.captions.T, strict=True)
-            ]
+            vectors = [self.world.gather(self.heads.caption_vectors(embedded), count) for embedded in captions]
+            losses = [self._loss(everyone, v, rows) for v, rows in zip(vectors, batch.captions.T, strict=True)]
             loss = torch.stack(losses).mean()
+
+            def gathered(by_part: Mapping[int, torch.Tensor]) -> torch.Tensor:
+                return self.world.gather(torch.cat([by_part[part] for part in range(len(parts))]), count)
+
             if keep is not None and keep.vision:
-                before = torch.cat([originals[part] for part in range(len(parts))])
-                original = self.world.gather(before, count)
-                loss = loss + keep.vision * distillation_loss(everyone, original, keep.structure)
+                loss = loss + keep.vision * distillation_loss(everyone, gathered(originals), keep.structure)
+            if anchored:
+                former = gathered(before) if before else None
+                loss = loss + anchored.loss(everyone, former, vectors, captions, lambda v: self.world.gather(v, count))
             return loss
 
         loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
@@ -279,7 +251,8 @@ class ClipTask:
     def evaluate(self) -> dict[str, float]:
         """Recalls by dev split and language, and ``mean_recall``, which comes first and selects checkpoints.
 
-        It is the mean over the splits, each by its first language, so that a large split does not outweigh the others.
+        It is the mean over the splits that select, each by its first language, so that a large split does not outweigh
+        the others.
         """
         figures: dict[str, float] = {}
         norms = self._querybank() if self.dev else {}
@@ -291,7 +264,8 @@ class ClipTask:
                 figures |= {f"{dev.name}/{lang}/{name}": value for name, value in recalls.items()}
         if not figures:
             return {}
-        first = [figures[f"{dev.name}/{next(iter(dev.captions))}/mean_recall"] for dev in self.dev]
+        choosing = [dev for dev in self.dev if dev.selects]
+        first = [figures[f"{dev.name}/{next(iter(dev.captions))}/mean_recall"] for dev in choosing]
         return {"mean_recall": sum(first) / len(first)} | figures
 
     @torch.no_grad()
@@ -325,26 +299,21 @@ class ClipTask:
     @torch.no_grad()
     def _querybank(self) -> dict[TowerName, QuerybankNorm]:
         """Querybank normalisation of both towers for the current weights; empty if the model has none."""
-        strength, captioned = self.recipe.model.querybank, self.vision.captioned
-        if not strength:
+        recipe, captioned = self.recipe, self.vision.captioned
+        if not recipe.model.querybank:
             return {}
         self.heads.eval()
-        draws, size = generator(self.recipe.loop.seed, 0, "querybank"), self.recipe.querybank_size
-        chosen = draws.permutation(len(captioned.image_ids))[:size]
-        captions = self._embed_rows(np.array([self._bank_caption(draws, int(image)) for image in chosen]))
-        features = self.vision.features_of([captioned.image_ids[image] for image in chosen], keep=True)
-        images = self.heads.image_vectors(features)
-        scale = float(self.heads.scale)
-        return {
-            "vision": QuerybankNorm.fit("vision", strength, own=images, bank=captions, scale=scale),
-            "text": QuerybankNorm.fit("text", strength, own=captions, bank=images, scale=scale),
-        }
-
-    def _bank_caption(self, draws: np.random.Generator, image: int) -> int:
-        """Draw the row of one of an image's captions, a long one if there is any."""
-        rows = self.vision.captioned.caption_rows[image]
-        long = rows[self.is_long[rows]]
-        return int(draws.choice(long if len(long) else rows))
+        chosen, rows = draw_querybank(
+            captioned.caption_rows, self.is_long, size=recipe.querybank_size, seed=recipe.loop.seed
+        )
+        ids = [captioned.image_ids[image] for image in chosen]
+        return fit_querybank(
+            recipe.model.querybank,
+            images=self.heads.image_vectors(self.vision.features_of(ids, keep=True)),
+            captions=self._embed_rows(rows),
+            scale=float(self.heads.scale),
+            start=self.start,
+        )
 
     def _dev_vectors(
         self, dev: Dev, langs: Iterable[str], norms: Mapping[TowerName, QuerybankNorm]
@@ -377,9 +346,10 @@ class ClipTask:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Tensors for the model folder: heads and trained parts of the backbone, matrices in float16; collective."""
         changed = trained_tensors(self.vision.tower.backbone)
+        inherited = backbone_tensors(self.start) if self.start else {}
         float16 = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in changed.items()}
         kept = {f"vision.backbone.{name}": tensor.cpu().contiguous() for name, tensor in float16.items()}
-        tensors = self.heads.tensors() | kept
+        tensors = self.heads.tensors() | inherited | kept
         for norm in self._querybank().values():
             tensors |= norm.tensors()
         return tensors

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.data.caption_store import CaptionStore
 from llm2clip_search.training.data.caption_table import read_caption_table
 from llm2clip_search.training.data.image_captions import CaptionedImages, match_captions
+from llm2clip_search.training.data.image_set import ImageSet, open_images
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 from llm2clip_search.training.data.training_captions import held_out_by, read_stage2_captions
 from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity
@@ -22,18 +22,20 @@ class Dev:
     """A dev split, which checkpoints are evaluated on."""
 
     name: str
-    files: ImageFiles
+    files: ImageSet
     image_ids: list[str]
     captions: dict[str, tuple[np.ndarray, np.ndarray]]
     """By language: stored embeddings ``[n, width]``, and the index of each caption's image in ``image_ids``, int64
     ``[n]``. The first language counts when the best checkpoint is selected."""
+    selects: bool = True
+    """See `DevSplit`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipData:
     """Images, captions, caption embeddings and dev splits of stage 2."""
 
-    files: ImageFiles
+    files: ImageSet
     captioned: CaptionedImages
     captions: pa.Table
     """The table with `caption_table.CAPTION_SCHEMA` whose rows ``captioned`` refers to."""
@@ -62,7 +64,7 @@ def read_clip_data(
     opened = CaptionStore(store)
     opened.require_models(llm.fingerprint, llm.folder, clip=clip_identity(clip))
     captions, counts = read_stage2_captions(data, root)
-    files = ImageFiles.scan(root, data.images)
+    files = open_images(root, data.images)
     dev = tuple(_dev(split, root, opened) for split in data.dev)
     captioned = match_captions(
         files,
@@ -77,7 +79,7 @@ def read_clip_data(
 
 
 def _dev(split: DevSplit, root: Path, store: CaptionStore) -> Dev:
-    files = ImageFiles.scan(root, split.images)
+    files = open_images(root, split.images)
     ids = list(files)
     index_of = {image: index for index, image in enumerate(ids)}
     table, _ = read_caption_table(root, [split.captions])
@@ -89,4 +91,4 @@ def _dev(split: DevSplit, root: Path, store: CaptionStore) -> Dev:
     langs = np.array(table["lang"].to_pylist())
     order = split.captions.langs or tuple(dict.fromkeys(langs.tolist()))
     captions = {lang: (embedded[langs == lang], image_of[langs == lang]) for lang in order}
-    return Dev(name=split.name, files=files, image_ids=ids, captions=captions)
+    return Dev(name=split.name, files=files, image_ids=ids, captions=captions, selects=split.selects)

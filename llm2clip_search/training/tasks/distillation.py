@@ -37,6 +37,25 @@ class Distillation:
                 raise ModelError(f"A distillation cannot have {name} {getattr(self, name)}: it has to be at least 0.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Anchor:
+    """Distillation from the model that training begins from, so that it forgets little.
+
+    The distances between its embeddings and those of the trained model are added to the contrastive loss."""
+
+    images: float = 1.0
+    """Weight of the distance between embeddings of images."""
+    captions: float = 1.0
+    """Weight of the distance between embeddings of captions."""
+    structure: float = 1.0
+    """Weight of `structure_alignment` relative to `instance_alignment`."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "captions", "structure"):
+            if not getattr(self, name) >= 0:
+                raise ModelError(f"An anchor cannot have {name} {getattr(self, name)}: it has to be at least 0.")
+
+
 def require_clip_space(model: ModelConfig, keep: Distillation, steps: int) -> None:
     """Check that a recipe with distillation trains in CLIP's space.
 

@@ -19,8 +19,9 @@ from llm2clip_search.training.runtime.loop import ParameterGroup
 from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.seeds import seed_torch
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
-from llm2clip_search.training.tasks.clip import ClipRecipe, ClipTask
+from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.clip_data import ClipData, Dev
+from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.llm_folder import LLMFolder
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora
 from llm2clip_search.training.tasks.losses import require_negatives

@@ -11,17 +11,19 @@ import torch
 
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.base.identity import json_sha256
-from llm2clip_search.encoders.config import TextConfig, text_from_mapping
+from llm2clip_search.encoders.config import ModelConfig, TextConfig, text_from_mapping
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.encoders.model import text_fingerprint
 from llm2clip_search.encoders.sources import fetch, pin_is_known
 from llm2clip_search.encoders.text import FusedStates, load_states
 from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
-from llm2clip_search.errors import ModelError
+from llm2clip_search.errors import ModelError, first_line
 from llm2clip_search.training.runtime.gradcache import embed_by_length
 
 SCHEMA_VERSION = 1
 EMBED_BATCH = 128
+_NOT_LLM = ("text.adaptor.", "text.querybank.", "text.clip.")
+"""Tensors of a text tower that come after its LLM, or are beside it."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,12 @@ class LLMFolder:
     """16 hex digits; equal if and only if two LLMs give the same embeddings."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Tensors of ``model.safetensors``, named as in a model folder."""
-        from safetensors.torch import load_file
+        """Tensors of the LLM in ``model.safetensors``, named as in a model folder."""
+        from safetensors import safe_open
 
-        return load_file(self.folder / "model.safetensors")
+        with safe_open(self.folder / "model.safetensors", framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith("text.") and not name.startswith(_NOT_LLM)]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names}
 
     def embedder(self, device: str, clip: TextConfig | None = None) -> "CaptionEmbedder":
         """Load the LLM and merge its low-rank updates.
@@ -112,12 +116,14 @@ def write_llm(folder: Path, text: TextConfig, tensors: dict[str, torch.Tensor]) 
 
 
 def read_llm(folder: Path) -> LLMFolder:
-    """Read ``llm.json``; no weights are loaded.
+    """Read ``llm.json``, or the LLM's part of the configuration of a model; no weights are loaded.
 
     Raises:
-        ModelError: stage 1 did not write the folder, or did not finish.
+        ModelError: stage 1 did not write the folder, or did not finish; or it is that of a model without an LLM.
     """
     path = folder / "llm.json"
+    if not path.exists() and (folder / "config.json").exists():
+        return _llm_of_model(folder)
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if raw["schema_version"] != SCHEMA_VERSION:
@@ -131,4 +137,16 @@ def read_llm(folder: Path) -> LLMFolder:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} does not describe a caption-tuned LLM: {error!r}.") from error
+    return LLMFolder(folder, text, json_sha256(decisive)[:16])
+
+
+def _llm_of_model(folder: Path) -> LLMFolder:
+    path = folder / "config.json"
+    text = replace(ModelConfig.read(path).text, adaptor=None, clip=None)
+    if text.library != "llm":
+        raise ModelError(f"{path} describes a model whose text tower is that of {text.library}, not an LLM.")
+    try:
+        decisive = [asdict(text), file_sha256(folder / "model.safetensors"), file_sha256(folder / "tokenizer.json")]
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be read as a model with an LLM: {first_line(error)}.") from error
     return LLMFolder(folder, text, json_sha256(decisive)[:16])

@@ -14,10 +14,10 @@ from torch import nn
 
 from llm2clip_search.base.files import remove_leftovers, replaced_file
 from llm2clip_search.base.progress import Progress
-from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.encoders.vision import VisionTower
 from llm2clip_search.training.data.image_captions import CaptionedImages, ImageBatch
 from llm2clip_search.training.data.image_pixels import AugmentedPixels, ImagePixels
+from llm2clip_search.training.data.image_set import ImageSet
 from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.seeds import generator
 from llm2clip_search.training.tasks.vision_training import split_backbone
@@ -85,7 +85,7 @@ class VisionFeatures:
 
     @torch.no_grad()
     def features_of(
-        self, image_ids: Sequence[str], files: ImageFiles | None = None, *, keep: bool = False
+        self, image_ids: Sequence[str], files: ImageSet | None = None, *, keep: bool = False
     ) -> torch.Tensor:
         """Features float32 ``[n, width]`` of images without augmentation; ``keep`` caches the prefix outputs."""
         parts = [image_ids[start : start + self.micro_batch] for start in range(0, len(image_ids), self.micro_batch)]

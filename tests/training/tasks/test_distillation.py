@@ -27,8 +27,9 @@ from llm2clip_search.training.data.caption_table import CaptionSource, caption_i
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.loop import LoopRecipe, run_loop
-from llm2clip_search.training.tasks.clip import ClipRecipe, ClipTask
+from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.clip_data import read_clip_data
+from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.distillation import (
     Distillation,
     distillation_loss,

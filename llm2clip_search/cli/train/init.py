@@ -1,0 +1,116 @@
+"""``llm2clip-search train init``: look at own data and write a recipe for it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+from llm2clip_search.errors import InputError
+
+if TYPE_CHECKING:
+    from llm2clip_search.training.data.own_report import SplitReport
+
+
+def init(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file to write; its name is that of the model.")],
+    data: Annotated[
+        list[str], typer.Option("--data", help="Images with captions: a folder, table, shards ...; may be repeated.")
+    ],
+    captions: Annotated[
+        str, typer.Option(help="A table with captions of these images, if they are not in the source itself.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="Use only rows of that table with this value in their column split.")] = "",
+    lang: Annotated[str, typer.Option(help="Language of the captions, such as en, if no column says it.")] = "",
+    val: Annotated[
+        list[str] | None,
+        typer.Option(help="The same for validation. Default: a share of the photographs.", show_default=False),
+    ] = None,
+    evaluate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SOURCE",
+            help="A set that shows what the model forgets; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[str, typer.Option("--from", help="The model to begin from, as for --model.")] = "nano",
+) -> None:
+    """Look at images with captions, say what was found, and write a commented recipe that train run takes.
+
+    A source is what index takes: a folder with captions beside its images (text files with one caption a line, XMP
+    sidecars), a table that names or holds images, tar shards, data sets of Hugging Face.
+
+    [dim]llm2clip-search train init birds.toml --data ./birds --lang en[/dim]
+    [dim]llm2clip-search train init birds.toml --data ./birds --captions birds.csv --from dir:./my-model[/dim]
+    """
+    from llm2clip_search.cli.progress import ProgressBar
+    from llm2clip_search.encoders.placement import has_nvidia_driver
+    from llm2clip_search.training.data.own_data import read_own_data
+    from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, OwnSource
+    from llm2clip_search.training.data.own_report import report
+    from llm2clip_search.training.recipes.own import folder_of
+    from llm2clip_search.training.recipes.own_template import own_recipe_text
+    from llm2clip_search.training.tasks.start_model import fetch_start
+
+    if recipe.suffix != ".toml":
+        raise InputError(f"{recipe} is no recipe file: its name has to end in .toml.")
+    if recipe.exists():
+        raise InputError(f"{recipe} exists.", hint="Delete it, or name another file.")
+    named = [each.partition("=") for each in evaluate or ()]
+    if wrong := next(("".join(each) for each in named if not all(each)), None):
+        raise InputError(f"{wrong!r} is no set for evaluation: one is written NAME=SOURCE.")
+    folder = folder_of(str(recipe))
+    train = tuple(
+        OwnSource(source=_relative(each, folder), captions=_relative(captions, folder), split=split, lang=lang)
+        for each in data
+    )
+    others = tuple(OwnSource(source=_relative(each, folder), lang=lang) for each in val or ())
+    sets = tuple(EvaluationSource(name=name, source=_relative(each, folder), lang=lang) for name, _, each in named)
+    tokenizer = fetch_start(start).tokenizer()
+    with ProgressBar() as progress:
+        found = read_own_data(OwnData(train=train, val=others), sets, folder=folder, progress=progress)
+    reports = [report(name, images, tokenizer.count) for name, images in found.splits.items()]
+    _print_found(reports, found.left_out, found.notes)
+    text = own_recipe_text(
+        recipe.stem,
+        start,
+        train=train,
+        val=others,
+        evaluation=sets,
+        found=reports[0],
+        bf16=has_nvidia_driver(),
+    )
+    recipe.write_text(text, encoding="utf-8")
+    console.say(f"Written to {recipe}; train with it by train run {recipe}.")
+
+
+def _relative(source: str, folder: Path) -> str:
+    """A path as a recipe has it: relative to its folder, unless it is absolute, an address or nothing."""
+    if not source or "://" in source or Path(source).expanduser().is_absolute():
+        return source
+    return os.path.relpath(source, folder)
+
+
+def _print_found(reports: "list[SplitReport]", left_out: list[tuple[str, str, str]], notes: Mapping[str, int]) -> None:
+    from rich.markup import escape
+
+    columns = ("split", "images", "captions", "an image has", "tokens, mean", "longest", "languages")
+    table = console.table(*columns, left=("split", "languages"))
+    for each in reports:
+        several = f"{each.fewest} to {each.most}" if each.most > each.fewest else str(each.most)
+        langs = ", ".join(f"{'unknown' if lang == 'und' else lang} {count:,}" for lang, count in each.langs.items())
+        figures = (f"{each.tokens:.0f}", f"{each.longest:,}")
+        table.add_row(each.name, f"{each.images:,}", f"{each.captions:,}", several, *figures, escape(langs))
+    with console.results():
+        console.out.print(table)
+    reasons = list(dict.fromkeys(reason for reason, _, _ in left_out))
+    for reason in reasons:
+        items = [(name, detail) for why, name, detail in left_out if why == reason]
+        name, detail = items[0]
+        console.say(f"left out: {len(items):,} {reason}, such as {name}" + (f" ({detail})" if detail else ""))
+    for what, count in notes.items():
+        if count:
+            console.say(f"left out: {count:,} {what}")

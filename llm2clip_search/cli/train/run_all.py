@@ -1,0 +1,68 @@
+"""``llm2clip-search train run``: all stages of a recipe."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm2clip_search.cli import console
+from llm2clip_search.cli.options import DataFolder, Device, RecipeName, Settings, ShardingName
+
+
+def run(
+    recipe: RecipeName,
+    data: DataFolder = Path(),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run. Default: named for the recipe, beside its file.", show_default=False),
+    ] = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    sharding: ShardingName = "replicate",
+) -> None:
+    """Do all stages of a recipe that are out of date, one after the other; an interrupted run is resumed.
+
+    With a recipe that train init wrote, sources are relative to its file; with any other, --data names the data folder.
+    The finished model is the folder "model" of the run.
+
+    [dim]llm2clip-search train run my.toml[/dim]
+    [dim]llm2clip-search train run my.toml --set clip.loop.steps=200 --out longer[/dim]
+    """
+    from llm2clip_search.cli.progress import ProgressBar
+    from llm2clip_search.training.recipes.own import folder_of, is_own_recipe, read_own_recipe
+    from llm2clip_search.training.recipes.registry import find_recipe
+    from llm2clip_search.training.run import run_own_recipe, run_recipe
+    from llm2clip_search.training.runtime.distributed import join_process_group
+
+    stem = recipe.removesuffix(".toml")
+    where = out or (Path(f"{stem}-run") if stem != recipe else Path(f"{recipe}-run"))
+    own = read_own_recipe(recipe, settings or ()) if is_own_recipe(recipe) else None
+    world = join_process_group(device, sharding)
+    with ProgressBar(log=True) as progress:
+        if own is not None:
+            result = run_own_recipe(own, root=folder_of(recipe), out=where, world=world, progress=progress)
+        else:
+            chosen = find_recipe(recipe, settings or ())
+            result = run_recipe(chosen, root=data, out=where, world=world, progress=progress)
+    if world.is_main:
+        _print_figures(result.before, result.figures)
+        console.say(f"The model is in {result.model}; index with it by --model dir:{result.model}.")
+
+
+def _print_figures(before: Mapping[str, float], after: Mapping[str, float]) -> None:
+    """R@10 of every split and language, before and after training."""
+    groups = dict.fromkeys(name.rpartition("/")[0] for name in after if "/" in name)
+    columns = ("split", "language", "image_retrieval R@10 (%)", "text_retrieval R@10 (%)")
+    table = console.table(*columns, left=("split", "language"))
+    for group in groups:
+        cells = []
+        for task in ("image_retrieval", "text_retrieval"):
+            name = f"{group}/{task}_recall@10"
+            known = [100 * figures[name] for figures in (before, after) if name in figures]
+            change = f" ({known[-1] - known[0]:+.1f})" if len(known) > 1 else ""
+            cells.append(" -> ".join(f"{value:.1f}" for value in known) + change)
+        table.add_row(*group.split("/"), *cells)
+    if groups:
+        with console.results():
+            console.out.print(table)

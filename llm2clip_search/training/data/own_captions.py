@@ -1,0 +1,159 @@
+"""Where captions of own images come from: a table, columns of their source, text files beside them, or themselves."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from llm2clip_search.corpora.addresses import public_uri
+from llm2clip_search.corpora.columns import column_name
+from llm2clip_search.corpora.containers import container_uri
+from llm2clip_search.corpora.decode import Decoded
+from llm2clip_search.corpora.table_columns import KEY_NAMES, PLACE_NAMES, TEXT_NAMES
+from llm2clip_search.corpora.tables import table_rows
+from llm2clip_search.errors import CorpusError
+from llm2clip_search.training.data.caption_table import caption_text
+from llm2clip_search.training.data.own_recipe import UNKNOWN, OwnSource
+
+BESIDE = (".txt", ".caption")
+"""Ends of the names of text files with the captions of the image beside them, one a line."""
+Captions = list[tuple[str, str]]
+"""Language and text of each."""
+_CAPTIONS = re.compile(r"captions?([_ ]?\d+)?", re.IGNORECASE)
+_LANGS = ("lang", "language", "locale")
+
+
+class CaptionFile:
+    """Captions by the image that they describe, from a table with any number of rows for each."""
+
+    def __init__(self, path: Path, source: OwnSource) -> None:
+        """Read the table.
+
+        Raises:
+            CorpusError: it cannot be read, or has no column that names images or holds captions; or no row is of the
+                split.
+        """
+        self.path, self.empty = path, 0
+        self._rows: dict[str, Captions] = {}
+        self._where: dict[str, str] = {}
+        self._used: dict[str, str] = {}
+        image, columns = source.image, list(source.columns)
+        for where, row in table_rows(path, [*columns, *([image] if image else []), *(["split"] * bool(source.split))]):
+            image = image or _usual(row, (*PLACE_NAMES, *KEY_NAMES), f"{where} names no image")
+            columns = columns or caption_names([name for name in row if name != image])
+            if not columns:
+                raise CorpusError(f"{where} has no column with captions; it has {', '.join(map(str, row))}.")
+            if source.split and row["split"] != source.split:
+                continue
+            key = _key(str(row.get(image) or ""))
+            if not key:
+                raise CorpusError(f"{where} names no image in column {image!r}.")
+            self._where.setdefault(key, where.rstrip(","))
+            found = self._rows.setdefault(key, [])
+            lang = source.lang or str(next((row[name] for name in _LANGS if row.get(name)), UNKNOWN))
+            for name in columns:
+                texts = [caption_text(value, name, where) for value in _listed(row.get(name))]
+                self.empty += texts.count("")
+                found += [(lang, text) for text in texts if text]
+        if not self._rows:
+            chosen = f" of split {source.split!r}" if source.split else ""
+            raise CorpusError(f"{path} has no captions{chosen}.")
+        self._by_path = any("/" in key for key in self._rows)
+
+    def of(self, uri: str, content: str, folder: str) -> Captions:
+        """Captions of an image: by its path if the table gives paths, otherwise by its name or stem.
+
+        Args:
+            content: hash of the image.
+            folder: that the table's paths may be relative to.
+
+        Raises:
+            CorpusError: another image has the name that the table gives.
+        """
+        file, part = container_uri(uri)
+        names = [PurePosixPath(each) for each in (part, file) if each]
+        paths = [part, uri, *_relative(file, (folder, str(self.path.parent)))]
+        key = next((each for each in map(_key, paths) if each in self._rows), "")
+        if not key and not self._by_path:
+            short = [*(each.name for each in names[:1]), *(each.stem for each in names[:1])]
+            key = next((each for each in map(_key, short) if each in self._rows), "")
+        if not key:
+            return []
+        known = self._used.setdefault(key, content)
+        if known != content:
+            raise CorpusError(f"{self._where[key]} names {key!r}, but several images have that name, such as {uri}.")
+        return self._rows[key]
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        """Names of images that were not asked for, and where the table has them."""
+        return ((key, self._where[key]) for key in self._rows if key not in self._used)
+
+
+def captions_of(decoded: Decoded, source: OwnSource) -> Captions:
+    """Captions that an image has in its source: in columns, in a text file beside it, or in the file itself.
+
+    Raises:
+        CorpusError: a value is not a caption, or a text file is not UTF-8.
+    """
+    item = decoded.item
+    columns: Mapping[str, Any] = item.columns
+    names = [column_name(name) for name in source.columns] or caption_names(list(columns))
+    lang = source.lang or str(next((columns[name] for name in _LANGS if columns.get(name)), UNKNOWN))
+    found = list[str]()
+    for name in names:
+        found += [caption_text(value, name, item.uri) for value in _listed(columns.get(name))]
+    if not any(found) and not source.columns:
+        found = _beside(item.uri) or [(decoded.facts.caption if decoded.facts else None) or ""]
+    return [(lang, text) for text in found]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def caption_names(names: Sequence[str]) -> list[str]:
+    """The columns that hold captions: all that are named so, else the first of another usual name."""
+    named = [name for name in names if _CAPTIONS.fullmatch(str(name))]
+    lower = {str(name).casefold(): name for name in reversed(names)}
+    return named or [lower[name] for name in (*TEXT_NAMES, "alt_text", "alt") if name in lower][:1]
+
+
+def beside(uri: str) -> list[Path]:
+    """Text files that may hold captions of an image."""
+    if "://" in uri or container_uri(uri)[1]:
+        return []
+    path = Path(uri)
+    return [each for suffix in BESIDE for each in (path.with_suffix(suffix), Path(f"{uri}{suffix}")) if each.is_file()]
+
+
+def _beside(uri: str) -> list[str]:
+    for path in beside(uri):
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            line = path.read_bytes()[: error.start].count(b"\n") + 1
+            raise CorpusError(f"{path}, line {line} is not UTF-8.") from error
+        return [line.strip() for line in lines] or [""]
+    return []
+
+
+def _usual(row: Mapping[str, Any], names: Sequence[str], missing: str) -> str:
+    lower = {str(name).casefold(): str(name) for name in reversed(list(row))}
+    found = next((lower[name] for name in names if name in lower), None)
+    if found is None:
+        raise CorpusError(f"{missing}; it has {', '.join(map(str, row))}.")
+    return found
+
+
+def _relative(file: str, folders: Sequence[str]) -> list[str]:
+    if "://" in file:
+        return [file.removeprefix(f"{folder.rstrip('/')}/") for folder in folders]
+    return [os.path.abspath(file), *(os.path.relpath(file, folder) for folder in folders if "://" not in folder)]  # noqa: PTH100
+
+
+def _key(name: str) -> str:
+    """A name as it is compared: file systems write accented letters in two ways, and Windows other slashes."""
+    plain = public_uri(name) if "://" in name else os.path.normpath(name.replace("\\", "/")) if name else ""
+    return unicodedata.normalize("NFC", plain)

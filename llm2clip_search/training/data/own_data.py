@@ -1,0 +1,305 @@
+"""Own data: images with captions from any source, checked, merged by content and split, as folders of a run hold them.
+
+``images.parquet`` has split, content hash, URI and version of every image, ``captions.parquet`` its captions,
+``left_out.jsonl`` what was not used and why, and ``data.json`` the counts. Rows are sorted by content, so that the same
+images and captions give the same training, however their source is laid out. Images are not copied.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm2clip_search.base.files import replace_file, replaced_file
+from llm2clip_search.base.identity import json_sha256
+from llm2clip_search.base.progress import Progress
+from llm2clip_search.corpora import Corpus
+from llm2clip_search.corpora.corpus import Item
+from llm2clip_search.corpora.decode import Decoded, decode_ahead
+from llm2clip_search.corpora.listed import ListCorpus
+from llm2clip_search.corpora.options import SourceOptions
+from llm2clip_search.corpora.registry import open_corpora
+from llm2clip_search.encoders.config import PreprocessConfig
+from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
+from llm2clip_search.training.data.caption_table import CaptionSource
+from llm2clip_search.training.data.own_captions import CaptionFile, beside, captions_of
+from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, OwnSource
+from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
+
+IMAGES, CAPTIONS, COUNTS, LEFT_OUT = "images.parquet", "captions.parquet", "data.json", "left_out.jsonl"
+FEWEST = 2
+"""Images of a split: a contrastive batch needs at least two."""
+_THUMBNAIL = PreprocessConfig(height=32, width=32, resize="squash")
+"""Images are only decoded to see whether they can be."""
+_AHEAD = 64
+
+
+@dataclass(kw_only=True)
+class OwnImages:
+    """Images of a split by content hash, with their captions."""
+
+    places: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """URI and version by content hash."""
+    captions: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
+    """Language and text of the captions by content hash."""
+    left_out: list[tuple[str, str, str]] = field(default_factory=list)
+    """Reason, name, and details of what is not used."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Further counts of what was found."""
+
+    def leave_out(self, reason: str, name: str, detail: str = "") -> None:
+        self.left_out.append((reason, name, detail))
+
+    def keep(self, contents: Sequence[str]) -> "OwnImages":
+        """The images with these content hashes."""
+        return OwnImages(
+            places={content: self.places[content] for content in contents},
+            captions={content: self.captions[content] for content in contents},
+        )
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Content hash, language and text of every caption, sorted."""
+        return sorted((content, *caption) for content, found in self.captions.items() for caption in found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSplits:
+    """Images that are trained on, ``val``, and the sets for evaluation by name."""
+
+    splits: Mapping[str, OwnImages]
+    left_out: list[tuple[str, str, str]]
+    notes: Mapping[str, int]
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal images and captions in each split, whatever their source."""
+        return json_sha256({name: images.rows for name, images in self.splits.items()})[:16]
+
+    def counts(self) -> dict[str, int]:
+        """What was found, by name."""
+        found = {}
+        for name, images in self.splits.items():
+            found[f"{name} images"] = len(images.places)
+            found[f"{name} captions"] = len(images.rows)
+        return (
+            found | dict(Counter(reason for reason, _, _ in self.left_out)) | {k: v for k, v in self.notes.items() if v}
+        )
+
+
+def read_own_data(
+    data: OwnData, evaluation: Sequence[EvaluationSource], *, folder: Path, progress: Progress
+) -> OwnSplits:
+    """Read all sources, leave out what cannot be used, and split.
+
+    An image of ``val`` or of a set for evaluation is not trained on, whatever its name.
+
+    Args:
+        folder: that paths of sources are relative to.
+
+    Raises:
+        CorpusError: a source is missing or has no images with captions, or nothing is left to train on.
+    """
+    train = _read(data.train, folder, progress)
+    others = {"val": _read(data.val, folder, progress)} if data.val else {}
+    others |= {each.name: _read([each], folder, progress) for each in evaluation}
+    left_out, notes = train.left_out, train.notes
+    for name, images in others.items():
+        both = sorted(train.places.keys() & images.places.keys())
+        for content in both:
+            left_out.append(
+                (f"training images that are in {name}", train.places[content][0], images.places[content][0])
+            )
+            del train.places[content], train.captions[content]
+        left_out += images.left_out
+        notes = notes + images.notes
+    if not data.val:
+        train, val = _split(train, data)
+        others = {"val": val, **others}
+    splits = {"train": train, **others}
+    for name, images in splits.items():
+        if len(images.places) < FEWEST:
+            first = f"; left out is, for example, {left_out[0][1]} ({left_out[0][0]})" if left_out else ""
+            raise CorpusError(
+                f"Of {_named(data, evaluation, name)}, {len(images.places)} images with captions are left for {name},"
+                f" which needs at least {FEWEST}{first}."
+            )
+    return OwnSplits(splits=splits, left_out=left_out, notes=notes)
+
+
+def listing_of(data: OwnData, evaluation: Sequence[EvaluationSource], *, folder: Path) -> str:
+    """A digest of what sources list, which changes with their files; nothing is read but lists and sizes.
+
+    Raises:
+        CorpusError: a source is missing.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for source in (*data.train, *data.val, *evaluation):
+        digest.update(json.dumps(asdict(source), sort_keys=True).encode())
+        for corpus, captions in _opened(source, folder):
+            for item in corpus.items():
+                files = [captions] if captions else beside(item.uri)
+                stats = [(each.stat().st_size, each.stat().st_mtime_ns) for each in files if each.exists()]
+                digest.update(
+                    f"{item.uri} {item.version} {item.described} {stats}\n".encode("utf-8", "surrogateescape")
+                )
+    return digest.hexdigest()
+
+
+def write_own_data(splits: OwnSplits, out: Path, listing: str) -> None:
+    """Write the folder; ``data.json`` comes last and makes it complete."""
+    out.mkdir(parents=True, exist_ok=True)
+    images = [
+        (name, content, *found.places[content])
+        for name, found in splits.splits.items()
+        for content in sorted(found.places)
+    ]
+    captions = [(name, *row) for name, found in splits.splits.items() for row in found.rows]
+    for file, columns, rows in (
+        (IMAGES, ("split", "image_id", "uri", "version"), images),
+        (CAPTIONS, ("split", "image_id", "lang", "caption"), captions),
+    ):
+        values = list(zip(*rows, strict=True))
+        table = pa.table({name: pa.array(column, pa.string()) for name, column in zip(columns, values, strict=True)})
+        with replaced_file(out / file) as temporary:
+            pq.write_table(table, temporary)
+    lines = (json.dumps({"reason": r, "name": n, "detail": d}, ensure_ascii=True) for r, n, d in splits.left_out)
+    replace_file(out / LEFT_OUT, "".join(f"{line}\n" for line in lines).encode())
+    summary = {"listing": listing, "digest": splits.digest, "counts": splits.counts()}
+    replace_file(out / COUNTS, json.dumps(summary, indent=1).encode() + b"\n")
+
+
+def own_data_recipe(data: OwnData, evaluation: Sequence[EvaluationSource]) -> DataRecipe:
+    """The data part of a recipe for the folder that `write_own_data` wrote."""
+    captions = CaptionSource(path=CAPTIONS, split="train")
+
+    def dev(name: str, *, selects: bool) -> DevSplit:
+        return DevSplit(
+            name=name, captions=CaptionSource(path=CAPTIONS, split=name), images=(f"{IMAGES}#{name}",), selects=selects
+        )
+
+    return DataRecipe(
+        captions=(captions,),
+        images=(f"{IMAGES}#train",),
+        image_captions=(captions,),
+        long=data.long,
+        dev=(dev("val", selects=True), *(dev(each.name, selects=False) for each in evaluation)),
+    )
+
+
+def _opened(source: OwnSource, folder: Path) -> Iterator[tuple[Corpus, Path | None]]:
+    """The corpora of a source, each with the table of its captions if there is one."""
+    place = source.source if "://" in source.source else str(folder / Path(source.source).expanduser())
+    for corpus in open_corpora([place], SourceOptions(exclude=source.exclude)):
+        named = source.captions or (place if isinstance(corpus, ListCorpus) and _is_local_table(place) else "")
+        yield corpus, folder / Path(named).expanduser() if named else None
+
+
+def _is_local_table(place: str) -> bool:
+    plain = place.removesuffix(".gz")
+    return "://" not in place and plain.endswith((".csv", ".tsv", ".jsonl", ".jsonlines", ".parquet"))
+
+
+def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress) -> OwnImages:
+    out = OwnImages()
+    without: dict[str, str] = {}
+    for source in sources:
+        before = len(out.places)
+        for corpus, table in _opened(source, folder):
+            captions = CaptionFile(table, source) if table else None
+            listed = _items(corpus, out)
+            looked = decode_ahead(corpus, listed, _THUMBNAIL, threads=os.cpu_count() or 1, ahead=_AHEAD)
+            for done, decoded in enumerate(looked, 1):
+                progress("looking at images", done, done + 1, {})
+                _take(decoded, out, without, source, captions, corpus.uri)
+            for key, where in captions.unused() if captions else ():
+                out.leave_out("captions without an image", where, key)
+            out.notes["empty captions"] += captions.empty if captions else 0
+        if len(out.places) == before and not without:
+            why = f", such as {out.left_out[-1][1]}: {out.left_out[-1][0]}" if out.left_out else ""
+            raise CorpusError(f"{source.source} has no images that can be read{why}.")
+    for content, uri in without.items():
+        if content not in out.places:
+            out.leave_out("images without captions", uri)
+    if not out.places:
+        names = " and ".join(each.source for each in sources)
+        unused = [(where, key) for why, where, key in out.left_out if why == "captions without an image"]
+        why = f"; {unused[0][0]} names {unused[0][1]!r}, which is none of them" if unused else ""
+        example = next(iter(without.values()))
+        raise CorpusError(f"None of the {len(without):,} images of {names}, such as {example}, has a caption{why}.")
+    return out
+
+
+def _items(corpus: Corpus, out: OwnImages) -> Iterator[Item]:
+    for item in corpus.items():
+        if not item.is_container:
+            yield item
+            continue
+        try:
+            yield from corpus.parts(item)
+        except (OSError, Llm2ClipError) as error:
+            out.leave_out("files that cannot be read", item.uri, first_line(error))
+
+
+def _take(
+    decoded: Decoded,
+    out: OwnImages,
+    without: dict[str, str],
+    source: OwnSource,
+    table: CaptionFile | None,
+    folder: str,
+) -> None:
+    """Add an image with its captions, unless it cannot be read or has none."""
+    item = decoded.item
+    if decoded.error is not None:
+        out.leave_out("broken images", item.uri, first_line(decoded.error))
+        return
+    content = decoded.content_hash
+    found = table.of(item.uri, content, folder) if table else captions_of(decoded, source)
+    known = out.captions.setdefault(content, {})
+    for caption in found:
+        if not caption[1]:
+            out.notes["empty captions"] += bool(item.columns or table)
+        elif caption in known:
+            out.notes["repeated captions"] += 1
+        else:
+            known[caption] = None
+    if not known:
+        del out.captions[content]
+        without[content] = item.uri
+    elif content in out.places:
+        out.leave_out("copies of an image", item.uri, out.places[content][0])
+    else:
+        out.places[content] = (item.uri, item.version)
+
+
+def _split(images: OwnImages, data: OwnData) -> tuple[OwnImages, OwnImages]:
+    """Take a share of the photographs for validation, drawn by their content, so that it does not depend on names."""
+
+    def drawn(content: str) -> bytes:
+        return hashlib.blake2b(f"{data.seed} {content}".encode(), digest_size=8).digest()
+
+    order = sorted(images.places, key=drawn)
+    count = min(max(FEWEST, round(data.val_share * len(order))), max(0, len(order) - FEWEST))
+    return images.keep(order[count:]), images.keep(order[:count])
+
+
+def _named(data: OwnData, evaluation: Sequence[EvaluationSource], name: str) -> str:
+    sets: Mapping[str, Sequence[OwnSource]] = {each.name: [each] for each in evaluation} | {"val": data.val}
+    return " and ".join(each.source for each in sets.get(name) or data.train)
+
+
+def read_summary(out: Path) -> dict[str, Any]:
+    """What `write_own_data` wrote of its sources and counts; empty if it has not been written."""
+    try:
+        found: dict[str, Any] = json.loads((out / COUNTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found

@@ -1,0 +1,83 @@
+"""A recipe for own data: a model to begin from, sources of images with captions, and how stage 2 trains on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llm2clip_search.encoders.config import ModelConfig
+from llm2clip_search.errors import InputError, Llm2ClipError
+from llm2clip_search.training.data.caption_store import StoredDtype
+from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData
+from llm2clip_search.training.recipes.registry import recipe_text
+from llm2clip_search.training.recipes.toml_file import TomlFile
+from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
+from llm2clip_search.training.tasks.start_model import fetch_start, fine_tuned
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedRecipe:
+    """How captions are embedded between the stages."""
+
+    dtype: StoredDtype = "float16"
+    """Precision of the stored embeddings; float32 takes twice the space."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnRecipe:
+    """Training on own data from a model that exists; its LLM is taken as it is, so there is no stage 1."""
+
+    name: str
+    """Name of the new model."""
+    start: str
+    """The model to begin from, as ``--model`` names it: nano, another name of the catalogue, ``hf:OWNER/REPO`` or
+    ``dir:PATH``."""
+    licence: str = ""
+    """Licence of the new model; empty for that of the start model, and a note on the data's terms."""
+    terms: str = ""
+    """Terms of the training data, for the model card."""
+    data: OwnData
+    evaluation: tuple[EvaluationSource, ...] = ()
+    embed: EmbedRecipe = field(default_factory=EmbedRecipe)
+    clip: ClipRecipe
+    """Stage 2; its model is that of ``start``."""
+
+    def __post_init__(self) -> None:
+        names = ["train", "val", *(each.name for each in self.evaluation)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"evaluation has the name {twice[0]!r}, which is that of another set")
+
+
+def is_own_recipe(name: str) -> bool:
+    """Whether a recipe file names a model to begin from; errors as `recipe_text`."""
+    return name.endswith(".toml") and "start" in TomlFile(recipe_text(name), name).values
+
+
+def read_own_recipe(name: str, settings: Sequence[str] = ()) -> OwnRecipe:
+    """Read a recipe file that names a model to begin from, which is fetched if it is not on this machine.
+
+    Args:
+        name: path of the file.
+        settings: values that replace some of the file's, such as ``clip.loop.steps=200``.
+
+    Raises:
+        InputError: the file cannot be read, or a field is unknown, missing or of a value that it cannot have.
+    """
+    file = TomlFile(recipe_text(name), name, settings)
+    start, title = file.values.get("start"), file.values.get("name")
+    try:
+        config = fetch_start(str(start)).config
+    except Llm2ClipError as error:
+        raise InputError(f"{file.place(('start',))}: {str(error).rstrip('.')}.", hint=error.hint) from error
+    model = fine_tuned(config, str(title), licence=str(file.values.get("licence", "")), training_data=())
+    return file.build(OwnRecipe, given={"clip": _stage(file, model)})
+
+
+def _stage(file: TomlFile, model: ModelConfig) -> ClipRecipe:
+    stage = file.build(ClipRecipe, ("clip",), given={"model": model})
+    del file.values["clip"]
+    return stage
+
+
+def folder_of(name: str) -> Path:
+    """The folder that paths in a recipe file are relative to."""
+    return Path(name).absolute().parent

@@ -1,0 +1,124 @@
+"""The commented recipe file for own data, with settings chosen by its size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnSource
+from llm2clip_search.training.data.own_report import SplitReport
+from llm2clip_search.training.recipes.toml_file import changed, to_toml
+
+SMALL = 2000
+"""Training images up to which a set is small: its steps take minutes on two cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Settings for a number of training images."""
+
+    batch_size: int
+    steps: int
+    kept_views: int
+
+    @classmethod
+    def for_images(cls, count: int) -> "Preset":
+        """Few images are seen about ten times, many about five times."""
+        batch = min(128 if count <= SMALL else 256, count)
+        epochs = 10 if count <= SMALL else 5
+        return cls(batch_size=batch, steps=max(20, -(-epochs * count // batch)), kept_views=4 if count <= SMALL else 2)
+
+    @property
+    def evaluate_every(self) -> int:
+        return max(5, self.steps // 8)
+
+
+def own_recipe_text(
+    name: str,
+    start: str,
+    *,
+    train: Sequence[OwnSource],
+    val: Sequence[OwnSource],
+    evaluation: Sequence[EvaluationSource],
+    found: SplitReport,
+    bf16: bool,
+) -> str:
+    """The text of a recipe file.
+
+    Args:
+        found: in the training split.
+        bf16: whether the device computes quicker in bfloat16.
+    """
+    preset = Preset.for_images(found.images)
+    sources = "".join(
+        to_toml({"data": {kind: [changed(each) for each in listed]}})
+        for kind, listed in (("train", train), ("val", val))
+        if listed
+    )
+    share = "" if val else "\n# Without a source for validation, this share of the photographs is not trained on.\n"
+    share += "" if val else "[data]\nval_share = 0.15\nseed = 0\n"
+    sets = to_toml({"evaluation": [changed(each) for each in evaluation]}) if evaluation else ""
+    long = ""
+    if found.most > 1:
+        table = {"data": {"long": {"parts": [min(5, found.most)], "langs": list(found.langs)}}}
+        long = f"\n# Long captions are made of several short ones of an image.{to_toml(table)}"
+    return f"""\
+# A recipe for own data. Train with it, and go on after an interruption, by:
+#
+#     llm2clip-search train run {name}.toml
+#
+# Fields that are not here have their defaults; docs/training.md describes all of them.
+
+{to_toml({"name": name})}
+# The model to begin from. Its LLM is taken as it is.
+{to_toml({"start": start})}
+# Licence of the new model, if it is not that of the start model; and the terms of the training data.
+licence = ""
+terms = ""
+{share}
+# Sources are what an index can be made from; paths are relative to this file.{sources}{long}
+# Sets that are evaluated before and after training show what the model has forgotten, such as:
+#
+#     [[evaluation]]
+#     name = "flickr8k"
+#     source = "flickr8k/flickr8k-dev-*.tar"
+{sets}
+# Stage 2: the last blocks of the vision tower, its projection and the adaptor are trained.
+[clip]
+batch_size = {preset.batch_size}
+# Images in one forward pass; fewer take less memory.
+micro_batch = {min(64, preset.batch_size)}
+captions_per_image = {min(2, found.most)}
+temperature = 0.05
+# Augmented views of every image that are computed once, before training.
+kept_views = {preset.kept_views}
+querybank_size = {min(500, found.images)}
+vision_dropout = 0.1
+text_dropout = 0.1
+bf16 = {str(bf16).lower()}
+
+[clip.loop]
+steps = {preset.steps}
+learning_rate = 3e-4
+warmup_steps = 5
+weight_decay = 0.1
+ema_decay = 0.9
+# Half of the weights are those of the start model, which keeps most of what it knew; 0 forgets more and learns more.
+mix = 0.5
+evaluate_every = {preset.evaluate_every}
+checkpoint_every = {preset.evaluate_every}
+# Evaluations without an improvement after which training ends early.
+patience = 3
+
+# "full" trains all blocks, "lora" low-rank updates, "frozen" none.
+[clip.vision]
+mode = "last"
+blocks = 2
+
+# Embeddings are held close to those of the start model.
+[clip.anchor]
+images = 1.0
+captions = 1.0
+
+[clip.augmentation]
+crop = 0.6
+flip = true
+"""
