@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from llm2clip_search.errors import ClusterError, first_line
@@ -43,6 +44,7 @@ def connected(address: str) -> Iterator[None]:
     Raises:
         ClusterError: Ray is not installed, there is no cluster, it has another version, or it refuses the token.
     """
+    _offer_token()
     try:
         import ray
     except ImportError as error:
@@ -70,6 +72,14 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _offer_token() -> None:
+    """Show the token of this user, if there is one: ``ray start`` asks for it by default, and drivers show none by
+    default. Ray reads this when it is imported; a cluster that asks for none does not mind."""
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if "ray" not in sys.modules and (named or Path("~/.ray/auth_token").expanduser().is_file()):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextmanager
@@ -147,4 +157,9 @@ def _refusal(address: str, error: BaseException) -> ClusterError:
         )
     if isinstance(error, ConnectionError) and not address:
         return ClusterError("No Ray cluster runs on this machine, and RAY_ADDRESS names none.", hint=_START)
+    if isinstance(error, ConnectionError):
+        return ClusterError(
+            f"What answers at {address} is not Ray's head, or refuses the token of this process.",
+            hint="Ray's port is 6379; the cluster's token belongs into RAY_AUTH_TOKEN or ~/.ray/auth_token.",
+        )
     return ClusterError(f"The Ray cluster {where} cannot be joined: {first_line(error)}.", hint=_START)  # type: ignore[arg-type]

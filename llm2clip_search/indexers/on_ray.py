@@ -1,6 +1,7 @@
 """An index run whose items are embedded on a Ray cluster: plans become units of work, and their results rows."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -63,15 +64,19 @@ class RayEmbedding(Embedding):
             known=plan.known.sorted_contents,
             usage=self.usage,
         )
-        for result in results:
-            match result:
-                case Learned():
-                    committer.columns.learn(result.schema)
-                case Unchanged():
-                    for item in result.items:
-                        plan.judge.unchanged(item)  # marks its row
-                case Decoded():
-                    yield _settled(result, committer)
+        try:
+            for result in results:
+                match result:
+                    case Learned():
+                        committer.columns.learn(result.schema)
+                    case Unchanged():
+                        for item in result.items:
+                            plan.judge.unchanged(item)  # marks its row
+                    case Decoded():
+                        yield _settled(result, committer)
+        finally:
+            with suppress(OSError):
+                (snapshot.folder / STAGING).rmdir()
 
     def nodes(self) -> list[dict[str, Any]]:
         usage, found = self.usage, list[dict[str, Any]]()

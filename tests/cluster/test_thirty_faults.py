@@ -143,7 +143,7 @@ def test_a_killed_driver_and_the_next_run(many: Path, tmp_path: Path, cluster: A
                 break
         driver.send_signal(signal.SIGKILL)
     before = Snapshot(place).manifest.live
-    assert before <= 1 + 70 * seed
+    assert before < IMAGES, "it was killed in the middle"
     time.sleep(2)
     summary = index(FolderCorpus(many), place, cluster.address)
     assert (summary.unchanged, summary.indexed) == (before, IMAGES - before)

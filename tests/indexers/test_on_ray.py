@@ -80,7 +80,7 @@ def test_an_index_and_its_next_runs_equal_those_of_one_process(
     summaries = index(tmp_path, sources, ray_address, name="ray")
     assert_equal(tmp_path, summaries, expected)
     assert sum(node["embedded"] for summary in summaries for node in summary.nodes) >= sum(s.indexed for s in summaries)
-    assert not (tmp_path / "ray" / ".cluster").exists() or not list((tmp_path / "ray" / ".cluster").iterdir())
+    assert not (tmp_path / "ray" / ".cluster").exists()
     images = tmp_path / "images"
     (images / "00.png").rename(images / "moved.png")
     (images / "01.png").write_bytes(png(301))
