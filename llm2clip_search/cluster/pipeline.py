@@ -1,5 +1,6 @@
 """One Ray Data pipeline: units are read and decoded by tasks, encoded by a pool of actors, and stored by tasks."""
 
+import logging
 import math
 import pickle
 import queue
@@ -17,13 +18,12 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.cluster.arrivals import Arrivals
-from llm2clip_search.cluster.connection import Node, connected, nodes
+from llm2clip_search.cluster.connection import Connection, Node, connected, nodes
 from llm2clip_search.cluster.probe import check_nodes
 from llm2clip_search.cluster.staging import Staging
 from llm2clip_search.cluster.tasks import BlockEncoder, Run, read_unit, store_blocks, table_of, unit_name
 from llm2clip_search.cluster.work import BLOCK_BYTES, Block, EncoderSource, Note, Outcome, Work
 from llm2clip_search.corpora.decode import Decoded
-from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import ClusterError, Llm2ClipError, first_line
 
 ROUNDS = 3
@@ -89,11 +89,12 @@ class Usage:
 def embed_units(
     work: Work,
     units: Iterable[Any],
-    encoder: Encoder,
+    source: EncoderSource,
     config: ClusterConfig,
     *,
     owner: str,
     batch_size: int,
+    together: int,
     known: np.ndarray,
     usage: Usage | None = None,
 ) -> Iterator[Decoded | Note]:
@@ -102,6 +103,7 @@ def embed_units(
     Args:
         owner: whose run this is, see `Staging`; two at once would remove each other's files.
         batch_size: rows per call of a tower.
+        together: rows that an encoder gets at once, of which it may make batches itself.
         known: first halves of content hashes that are not to be embedded, uint64 ascending.
         usage: is filled in.
 
@@ -113,9 +115,8 @@ def embed_units(
         Llm2ClipError: the model itself fails.
     """
     usage = usage or Usage()
-    source = EncoderSource.of(encoder)
     staging = Staging(place=config.staging, owner=owner)
-    with connected(config.address):
+    with connected(config.address) as connection:
         try:
             staging.open()
             check_nodes(work, source, staging, nodes())
@@ -125,19 +126,21 @@ def embed_units(
             run = Run(
                 work=work,
                 encoder=source,
-                preprocess=encoder.preprocess,
                 staging=staging,
                 batch_size=batch_size,
+                together=together,
                 reader_threads=config.reader_threads,
                 folder=str(Path.cwd()),
                 known=known,
             )
-            yield from _delivered(run, count, config, usage)
+            yield from _delivered(run, count, config, usage, connection)
         finally:
             staging.remove()
 
 
-def _delivered(run: Run, count: int, config: ClusterConfig, usage: Usage) -> Iterator[Decoded | Note]:
+def _delivered(
+    run: Run, count: int, config: ClusterConfig, usage: Usage, connection: Connection
+) -> Iterator[Decoded | Note]:
     """The results of all units in order; a pipeline that fails is followed by another one with what it has left."""
     arrivals, fruitless = Arrivals(count), 0
     while arrivals.missing:
@@ -157,6 +160,8 @@ def _delivered(run: Run, count: int, config: ClusterConfig, usage: Usage) -> Ite
         if arrivals.missing and fruitless == ROUNDS:
             raise ClusterError(f"The cluster has lost the same work {ROUNDS} times: {failure}.", hint=_HINT)
         arrivals.forget_incomplete()
+        if arrivals.missing:
+            connection.renew()
 
 
 _HINT = "'ray status' and the logs in /tmp/ray/session_latest/logs of its nodes say more; what was committed is kept."
@@ -222,6 +227,7 @@ def _dataset(run: Run, units: list[int], config: ClusterConfig, alive: list[Node
     import ray
     from ray.data import DataContext
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing it has set another one
     share = pool_of(alive, config)
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -253,7 +259,7 @@ def _planned(reference: Any, units: list[int], share: "Pool", alive: list[Node])
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ActorPoolStrategy(size=share.encoders, max_tasks_in_flight_per_actor=2),
+            compute=ActorPoolStrategy(size=min(share.encoders, len(units)), max_tasks_in_flight_per_actor=2),
             num_cpus=share.encoder_cpus,
             num_gpus=share.encoder_gpus,
             max_restarts=RETRIES,

@@ -69,7 +69,7 @@ class Staging:
         Raises:
             ClusterError: it could not be written, several times.
         """
-        sealed = b"".join((hmac.digest(self.key, data, "sha256"), data))
+        sealed = b"".join((self._seal(name, data), data))
         self._tried("written", lambda: _system(self.place).write(f"{self.folder}/{name}", sealed))
 
     def get(self, name: str) -> bytes:
@@ -80,9 +80,14 @@ class Staging:
         """
         sealed = self._tried("read", lambda: _system(self.place).read(f"{self.folder}/{name}"))
         data = sealed[_MAC:]
-        if not hmac.compare_digest(sealed[:_MAC], hmac.digest(self.key, data, "sha256")):
+        if not hmac.compare_digest(sealed[:_MAC], self._seal(name, data)):
             raise ClusterError(f"{public_uri(self.folder)}/{name} is not what this run has stored.")
         return data
+
+    def _seal(self, name: str, data: "bytes | pa.Buffer") -> bytes:
+        seal = hmac.new(self.key, name.encode() + b"\0", "sha256")
+        seal.update(data)
+        return seal.digest()
 
     def discard(self, name: str) -> None:
         """Remove a file that is not needed any more; a failure does no harm."""

@@ -19,9 +19,8 @@ from llm2clip_search.cluster.staging import Staging
 from llm2clip_search.cluster.work import BLOCK_BYTES, BLOCK_ROWS, Block, EncoderSource, Note, Outcome, Work
 from llm2clip_search.corpora.corpus import Item
 from llm2clip_search.corpora.decode import Decoded, decode_ahead, held_bytes
-from llm2clip_search.corpora.encode import TEXT_BATCHES, encode_decoded
+from llm2clip_search.corpora.encode import encode_decoded
 from llm2clip_search.corpora.lookahead import list_ahead
-from llm2clip_search.encoders.config import PreprocessConfig
 
 MOST_BYTES = 256 << 20
 """Of a block whose batch is larger than that, such as one of long texts."""
@@ -35,19 +34,15 @@ class Run:
 
     work: Work
     encoder: EncoderSource
-    preprocess: PreprocessConfig
     staging: Staging
     batch_size: int
+    together: int
+    """Rows that an encoder gets at once."""
     reader_threads: int
     folder: str
     """The driver's working folder."""
     known: np.ndarray
     """First halves of the content hashes that are not to be embedded, uint64 ascending."""
-
-    @property
-    def together(self) -> int:
-        """Rows that an encoder gets at once."""
-        return self.batch_size * (TEXT_BATCHES if self.work.modality == "text" else 1)
 
     def knows(self, content_hash: str) -> bool:
         """True if a content is not to be embedded."""
@@ -100,7 +95,7 @@ def decoded_items(run: Run, unit: Any) -> Iterator[Decoded | Note]:
     return decode_ahead(
         run.work,
         listed,
-        run.preprocess,
+        run.encoder.preprocess,
         modality=run.work.modality,
         threads=run.reader_threads,
         ahead=AHEAD,
@@ -142,7 +137,7 @@ class BlockEncoder:
             yield self._encoded(row.as_buffer())
 
     def _encoded(self, data: pa.Buffer) -> pa.Table:
-        size = self._run.preprocess
+        size = self._run.encoder.preprocess
         block = Block.of(table_of(data), shape=(size.height, size.width, 3))
         started = time.perf_counter()
         ready = [each for each in block.results if isinstance(each, Decoded) and each.is_ready]

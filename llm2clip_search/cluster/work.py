@@ -12,6 +12,7 @@ import pyarrow as pa
 from llm2clip_search.corpora.corpus import Item, ItemReader, Modality
 from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.encoders import Encoder, TowerEncoder, load_encoder
+from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.images import MAX_PIXELS
 from llm2clip_search.encoders.plugins import ENCODER_PLUGINS
 from llm2clip_search.errors import ModelError
@@ -60,6 +61,7 @@ class EncoderSource:
     """Loads it; pickled."""
     fingerprint: str
     dim: int
+    preprocess: PreprocessConfig
 
     @classmethod
     def of(cls, encoder: Encoder) -> "EncoderSource":
@@ -69,7 +71,13 @@ class EncoderSource:
             load = partial(load_encoder, encoder.name, **encoder.placed)
         elif ENCODER_PLUGINS.distribution(encoder.name.partition(":")[0]) is not None:
             load = partial(load_encoder, encoder.name)
-        return cls(name=encoder.name, load_anew=load, fingerprint=encoder.fingerprint, dim=encoder.dim)
+        return cls(
+            name=encoder.name,
+            load_anew=load,
+            fingerprint=encoder.fingerprint,
+            dim=encoder.dim,
+            preprocess=encoder.preprocess,
+        )
 
     def load(self) -> Encoder:
         """The encoder, with the fingerprint that is wanted.

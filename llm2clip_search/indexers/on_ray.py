@@ -14,6 +14,7 @@ from llm2clip_search.corpora import Corpus, Item
 from llm2clip_search.corpora.columns import DESCRIBED
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.decode import Decoded
+from llm2clip_search.corpora.encode import TEXT_BATCHES
 from llm2clip_search.corpora.files import files_of
 from llm2clip_search.corpora.passages import Passages
 from llm2clip_search.encoders import Encoder
@@ -53,10 +54,11 @@ class RayEmbedding(Embedding):
         results = embed_units(
             CorpusWork.of(corpus, plan, snapshot, max_pixels=config.max_pixels),
             units_of(plan, snapshot),
-            encoder,
+            EncoderSource.of(encoder),
             replace(self.config, staging=self.config.staging or str(snapshot.folder.absolute() / STAGING)),
             owner=str(snapshot.folder),
             batch_size=config.batch_size,
+            together=together(corpus, config),
             known=plan.known.sorted_contents,
             usage=self.usage,
         )
@@ -76,6 +78,11 @@ class RayEmbedding(Embedding):
             count = usage.embedded.get(identifier, 0)
             found.append({"name": node.name, "embedded": count, "rate": count / max(usage.elapsed, 1e-9)})
         return found
+
+
+def together(corpus: Corpus, config: IndexConfig) -> int:
+    """Items that an encoder gets at once, as in one process."""
+    return config.batch_size * (TEXT_BATCHES if corpus.modality == "text" else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

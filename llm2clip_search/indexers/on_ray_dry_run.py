@@ -10,11 +10,12 @@ from pathlib import Path
 from llm2clip_search.base.files import user_path
 from llm2clip_search.cluster.dry_run import Estimate, measure
 from llm2clip_search.cluster.pipeline import ClusterConfig, Usage, embed_units
+from llm2clip_search.cluster.work import EncoderSource
 from llm2clip_search.corpora import Corpus
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers.corpus import IndexConfig
-from llm2clip_search.indexers.on_ray import STAGING, CorpusWork, units_of
+from llm2clip_search.indexers.on_ray import STAGING, CorpusWork, together, units_of
 from llm2clip_search.indexers.plan import IndexPlan, plan_update
 from llm2clip_search.store import Snapshot, Writer, has_index
 
@@ -55,10 +56,11 @@ def estimate_on_ray(
         results = embed_units(
             CorpusWork.of(corpus, plan, snapshot, max_pixels=config.max_pixels),
             islice(units_of(plan, snapshot, most=config.batch_size), 4096),
-            encoder,
+            EncoderSource.of(encoder),
             replace(cluster, staging=staging),
             owner=f"{folder} (dry run)",
             batch_size=config.batch_size,
+            together=together(corpus, config),
             known=plan.known.sorted_contents,
             usage=usage,
         )

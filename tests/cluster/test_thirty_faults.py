@@ -157,7 +157,7 @@ def test_a_full_disk(many: Path, tmp_path: Path, cluster: Any, seed: int) -> Non
         pytest.skip("needs the right to mount a small disk")
     small = tmp_path / "small"
     small.mkdir()
-    size = f"size={(4, 60, 120)[seed]}k"
+    size = f"size={(60, 120, 200)[seed]}k"
     subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(small)], check=True)
     try:
         with pytest.raises(ClusterError, match=r"^The staging place .* cannot be written: no space left on device\.$"):

@@ -1,5 +1,6 @@
 """Conditions as engines are asked them: random filters against DuckDB's answers, and what is refused."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -405,6 +406,14 @@ def test_what_qdrant_lacks_is_named(case: Case, where: str, engine: str, reason:
     assert case.engines["lance"](condition) == case.filter.ids(where).tolist()
 
 
+@pytest.mark.parametrize("where", ["camera LIKE 'ab' ESCAPE 'ab'", "camera LIKE 'a%!' ESCAPE '!'"])
+def test_an_escape_that_rows_would_be_refused_for_is_refused(case: Case, where: str) -> None:
+    with pytest.raises(UntranslatableError, match="cannot be evaluated"):
+        case.translator.translate(where)
+    with pytest.raises(ConditionError):
+        case.filter.ids(where)
+
+
 def test_columns_of_other_indices_are_null() -> None:
     translator = Translator({"id": pa.int64(), "width": pa.int32()}, absent={"stars": pa.int32(), "width": pa.string()})
     wide = Compared(column="width", how=">", value=5)
@@ -416,6 +425,14 @@ def test_columns_of_other_indices_are_null() -> None:
         "(stars IN (1, 2)) IS NOT TRUE": EVERY_ROW,
     }
     assert {where: translator.translate(where) for where in forms} == forms
+
+
+def test_conditions_that_ask_for_the_time_are_read_anew(case: Case) -> None:
+    for where in ("noted > now()", "noted > now() - INTERVAL 7 DAY", "noted > CURRENT_TIMESTAMP"):
+        first = case.translator.translate(where)
+        time.sleep(0.001)
+        assert case.translator.translate(where) != first
+    assert case.translator.translate("width = 5") is case.translator.translate("width = 5")
 
 
 def test_threads_share_a_translator(case: Case) -> None:

@@ -4,6 +4,7 @@ import typer
 
 from llm2clip_search.cli.bench.ann import bench_ann
 from llm2clip_search.cli.bench.captions import bench_captions
+from llm2clip_search.cli.bench.cluster import bench_cluster
 from llm2clip_search.cli.bench.compare import bench_compare
 from llm2clip_search.cli.bench.datasets import bench_datasets
 from llm2clip_search.cli.bench.engines import bench_engines
@@ -48,4 +49,5 @@ bench.command("simulate-serving")(bench_simulate_serving)
 bench.command("serve")(bench_serve)
 bench.command("feeding")(bench_feeding)
 bench.command("opening")(bench_opening)
+bench.command("cluster")(bench_cluster)
 bench.command("evaluation")(bench_evaluation)
