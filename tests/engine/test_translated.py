@@ -318,6 +318,7 @@ def test_engines_find_the_rows_that_duckdb_finds_in_other_tables(tmp_path: Path,
         "width > 5 AND NULL",
         " OR ".join(f"(width = {number} AND wide != {number})" for number in range(100)),
         " AND ".join(["(flag OR (width > 5 "] * 9) + "))" * 9,
+        (" OR ".join(f"tiny > {number}" for number in range(20)) + " OR (flag AND (") * 9 + "width > 5" + "))" * 9,
     ],
 )
 def test_what_conditions_say(case: Case, where: str) -> None:

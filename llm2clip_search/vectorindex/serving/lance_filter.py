@@ -26,6 +26,9 @@ from llm2clip_search.vectorindex.serving.payload import stored_name
 
 _SEARCHES = {"start": "starts_with", "anywhere": "contains", "end": "ends_with"}
 
+GROUP = 16
+"""Parts that are joined without further parentheses."""
+
 
 def lance_filter(condition: Condition, types: Mapping[str, pa.DataType]) -> str:
     """A condition in LanceDB's SQL.
@@ -50,11 +53,15 @@ def lance_filter(condition: Condition, types: Mapping[str, pa.DataType]) -> str:
 
 
 def _joined(parts: Sequence[str], word: str) -> str:
-    """Parts in parentheses, half and half: DataFusion's stack would not hold a long row of them."""
+    """Parts in parentheses, in groups: the stack would not hold a long row, nor the parser more than 50 levels."""
     if len(parts) <= 1:
         return parts[0] if parts else "true" if word == " AND " else "false"
-    middle = len(parts) // 2
-    return f"({_joined(parts[:middle], word)}{word}{_joined(parts[middle:], word)})"
+    if len(parts) > GROUP:
+        size = GROUP
+        while size * GROUP < len(parts):
+            size *= GROUP
+        parts = [_joined(parts[start : start + size], word) for start in range(0, len(parts), size)]
+    return f"({word.join(parts)})"
 
 
 def _literal(value: Value, arrow: pa.DataType) -> str:
