@@ -20,6 +20,7 @@ from llm2clip_search.vectorindex.conditions import (
     Listing,
     Null,
     OneOf,
+    UntranslatableError,
     Value,
 )
 from llm2clip_search.vectorindex.serving.payload import stored_name
@@ -28,6 +29,8 @@ _SEARCHES = {"start": "starts_with", "anywhere": "contains", "end": "ends_with"}
 
 GROUP = 16
 """Parts that are joined without further parentheses."""
+MAX_LEVELS = 20
+"""The parser gives up at 50 calls of itself, and takes two for each pair of parentheses."""
 
 
 def lance_filter(condition: Condition, types: Mapping[str, pa.DataType]) -> str:
@@ -35,9 +38,28 @@ def lance_filter(condition: Condition, types: Mapping[str, pa.DataType]) -> str:
 
     Args:
         types: of the columns.
+
+    Raises:
+        UntranslatableError: it is nested too deeply.
     """
+    if _levels(condition) > MAX_LEVELS:
+        raise UntranslatableError(f"LanceDB takes conditions of at most {MAX_LEVELS} levels of parentheses.")
+    return _written(condition, types)
+
+
+def _levels(condition: Condition) -> int:
+    """Parentheses within each other."""
+    if not isinstance(condition, AllOf | AnyOf):
+        return 0
+    groups, levels = len(condition.parts), 1
+    while groups > GROUP:
+        groups, levels = -(-groups // GROUP), levels + 1
+    return levels + max(map(_levels, condition.parts), default=0)
+
+
+def _written(condition: Condition, types: Mapping[str, pa.DataType]) -> str:
     if isinstance(condition, AllOf | AnyOf):
-        parts = [lance_filter(part, types) for part in condition.parts]
+        parts = [_written(part, types) for part in condition.parts]
         return _joined(parts, " AND " if isinstance(condition, AllOf) else " OR ")
     name, arrow = f"`{stored_name(condition.column)}`", types[condition.column]
     if isinstance(condition, Null):
@@ -53,7 +75,7 @@ def lance_filter(condition: Condition, types: Mapping[str, pa.DataType]) -> str:
 
 
 def _joined(parts: Sequence[str], word: str) -> str:
-    """Parts in parentheses, in groups: the stack would not hold a long row, nor the parser more than 50 levels."""
+    """Parts in parentheses, in groups, because DataFusion's stack would not hold a long row of them."""
     if len(parts) <= 1:
         return parts[0] if parts else "true" if word == " AND " else "false"
     if len(parts) > GROUP:
