@@ -32,29 +32,8 @@ class Node:
         return asdict(self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Connection:
-    """This process as a driver of a cluster."""
-
-    address: str
-    is_own: bool
-    """False if the process was connected before, and stays so."""
-
-    def renew(self) -> None:
-        """Leave and join the cluster, which ends all that this process has started there, if the connection is own.
-
-        Raises:
-            ClusterError: as `connected`.
-        """
-        if self.is_own:
-            import ray
-
-            ray.shutdown()
-            _join(self.address)
-
-
 @contextmanager
-def connected(address: str) -> Iterator[Connection]:
+def connected(address: str) -> Iterator[None]:
     """A connection to the cluster at an address, or the one that this process has already.
 
     Args:
@@ -72,18 +51,8 @@ def connected(address: str) -> Iterator[Connection]:
             hint="Install it: pip install 'llm2clip-search[ray]'.",
         ) from error
     if ray.is_initialized():
-        yield Connection(address=address, is_own=False)
+        yield
         return
-    _join(address)
-    try:
-        yield Connection(address=address, is_own=True)
-    finally:
-        ray.shutdown()
-
-
-def _join(address: str) -> None:
-    import ray
-
     _look_at(address)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # read by this process; errors are raised anyway
     try:
@@ -97,6 +66,10 @@ def _join(address: str) -> None:
             )
     except (Exception, SystemExit) as error:
         raise _refusal(address, error) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @contextmanager
@@ -174,9 +147,4 @@ def _refusal(address: str, error: BaseException) -> ClusterError:
         )
     if isinstance(error, ConnectionError) and not address:
         return ClusterError("No Ray cluster runs on this machine, and RAY_ADDRESS names none.", hint=_START)
-    if isinstance(error, ConnectionError):
-        return ClusterError(
-            f"What answers at {address} is not Ray's head, or refuses the token of this process.",
-            hint="Ray's port is 6379; the cluster's token belongs into RAY_AUTH_TOKEN or ~/.ray/auth_token.",
-        )
     return ClusterError(f"The Ray cluster {where} cannot be joined: {first_line(error)}.", hint=_START)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pytest
 
 from llm2clip_search.cluster.connection import Node, connected
 from llm2clip_search.cluster.items import texts_on_ray
-from llm2clip_search.cluster.pipeline import ClusterConfig, pool_of
+from llm2clip_search.cluster.pool import ClusterConfig, pool_of
 from llm2clip_search.cluster.work import EncoderSource
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import ClusterError, ModelError

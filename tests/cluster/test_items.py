@@ -7,7 +7,7 @@ import pytest
 
 from llm2clip_search.benchmarks.embedding import PART, embed_captions, embed_images
 from llm2clip_search.cluster.items import images_on_ray, texts_on_ray
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.cluster.work import EncoderSource
 from llm2clip_search.corpora import Item
 from llm2clip_search.corpora.image_files import ImageFiles

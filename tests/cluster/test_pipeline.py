@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2clip_search.cluster.arrivals import Arrivals
-from llm2clip_search.cluster.pipeline import ClusterConfig, Usage, embed_units
+from llm2clip_search.cluster.pipeline import Usage, embed_units
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.cluster.staging import Staging
 from llm2clip_search.cluster.work import Block, EncoderSource, Note, Outcome, Work
 from llm2clip_search.corpora.corpus import Item, Modality

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import urllib3
 
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.corpora import Corpus, FolderCorpus
 from llm2clip_search.corpora.registry import open_corpus
 from llm2clip_search.errors import ClusterError
@@ -34,7 +34,7 @@ IMAGES = 300
 DRIVER = """
 import sys
 from pathlib import Path
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.corpora import FolderCorpus
 from llm2clip_search.indexers import IndexConfig, index_corpus
 from llm2clip_search.indexers.on_ray import RayEmbedding
