@@ -79,9 +79,7 @@ def run_own_recipe(recipe: OwnRecipe, *, root: Path, out: Path, world: World, pr
         look_at_data(recipe, root=root, out=out / DATA, progress=progress)
     world.barrier()
     summary, data = read_summary(out / DATA), own_data_recipe(recipe.data, recipe.evaluation)
-    model = fine_tuned(
-        start.config, recipe.name, licence=recipe.licence, training_data=tuple(_card_lines(recipe, summary))
-    )
+    model = fine_tuned(start, recipe.name, licence=recipe.licence, training_data=tuple(_card_lines(recipe, summary)))
     clip = replace(recipe.clip, model=model)
     _embed(clip, data, out / DATA, start.folder, out, recipe.embed.dtype, world, progress)
     figures = train_clip(
