@@ -6,6 +6,7 @@ the library has neither.
 """
 
 import os
+from functools import partial
 
 
 class Llm2ClipError(Exception):
@@ -39,6 +40,10 @@ class ImageError(Llm2ClipError):
         super().__init__(message, hint=hint)
         self.stage = stage
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """As it is in another process; exceptions otherwise lose what is given by keyword."""
+        return partial(type(self), stage=self.stage, hint=self.hint), self.args
+
 
 class StoreError(Llm2ClipError):
     """An index on disk is missing, damaged, locked or made by another model."""
@@ -54,8 +59,16 @@ class DamagedError(StoreError):
         )
 
 
+class EngineError(Llm2ClipError):
+    """A serving engine cannot be reached, refuses, or holds something else than is asked for."""
+
+
 class CorpusError(Llm2ClipError):
     """A corpus or data set cannot be read: no such folder, or nothing in it to use."""
+
+
+class ClusterError(Llm2ClipError):
+    """A cluster cannot be reached or used, or lost work that it could not repeat."""
 
 
 class QueryError(InputError):

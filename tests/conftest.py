@@ -6,11 +6,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads of their own
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llm2clip_search.encoders import Encoder, load_encoder
+from tests.support.clusters import two_nodes
 from tests.support.commands import RunCli, run_in_process, run_in_subprocess
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
@@ -42,6 +44,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_encoder(tiny_model: Path) -> Encoder:
     """The tiny model in torch, ready."""
     return load_encoder(f"dir:{tiny_model}", runtime="torch", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """Address of a Ray cluster of two nodes on loopback."""
+    with two_nodes() as cluster:
+        yield cluster.address
 
 
 @pytest.fixture

@@ -14,15 +14,15 @@ PACKAGE = Path(llm2clip_search.__file__).parent
 LAYERS = (
     {"base"},
     {"encoders"},
-    {"evaluation", "vectorindex", "corpora", "store"},
+    {"evaluation", "vectorindex", "corpora", "store", "cluster"},
     {"indexers", "engine", "training", "benchmarks"},
     {"cli", "server"},
 )
 """Rooms from the ground up. A room may import every room of a lower layer, and of its own layer only what
 `NEIGHBOURS` allows."""
-NEIGHBOURS = {"benchmarks": {"engine", "indexers"}, "store": {"vectorindex"}, "cli": {"server"}}
-"""Benchmarks measure the engine and the indexers as a user runs them; manifests hold the operating points of the
-approximate index."""
+NEIGHBOURS = {"cluster": {"corpora"}, "benchmarks": {"engine", "indexers"}, "store": {"vectorindex"}, "cli": {"server"}}
+"""A cluster reads corpora; benchmarks measure the engine and the indexers as a user runs them; manifests hold the
+operating points of the approximate index."""
 TRAINING_LAYERS = ("runtime", "data", "tasks", "recipes")
 """Rooms of training from the ground up; what lies beside them, such as `stages`, may import all of them."""
 MODULES = sorted(PACKAGE.rglob("*.py"))

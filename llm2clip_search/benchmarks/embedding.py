@@ -6,7 +6,7 @@ caption file or a retrained head, gives another folder, and everything is embedd
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ import numpy as np
 from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.benchmarks.datasets.base import images_digest, texts_digest
+from llm2clip_search.cluster.items import images_on_ray, texts_on_ray
+from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.work import EncoderSource
 from llm2clip_search.corpora import Item
 from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.corpora.image_files import ImageFiles
@@ -40,6 +43,7 @@ def embed_images(
     cache: Path | None,
     drafts: bool = False,
     batch_size: int = 32,
+    cluster: ClusterConfig | None = None,
     progress: Progress = no_progress,
 ) -> np.ndarray:
     """Embed images.
@@ -47,6 +51,7 @@ def embed_images(
     Args:
         cache: folder of cached embeddings; None to cache nothing.
         drafts: read large JPEGs at reduced size, as indexing does. Papers measured with whole ones.
+        cluster: embed there; by default in this process.
 
     Returns:
         float32 ``[n_images, dim]``, L2-normalised, in the order of ``images``.
@@ -63,6 +68,19 @@ def embed_images(
         )
         return np.stack([vector_of(result) for result in results])
 
+    def embed_parts(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        if cluster is None:
+            return map(embed, parts)
+        return images_on_ray(
+            [[Item(uri=ids[row]) for row in rows] for rows in parts],
+            images,
+            EncoderSource.of(encoder),
+            cluster,
+            owner=str(cache or default_cache()),
+            drafts=drafts,
+            batch_size=batch_size,
+        )
+
     def vector_of(image: Decoded) -> np.ndarray:
         if image.error is not None or image.vector is None:
             image_id = image.item.uri
@@ -71,7 +89,7 @@ def embed_images(
 
     kind = "drafts" if drafts else "whole-images"
     folder = cache / encoder.fingerprint / f"{kind}-{images_digest(images)}" if cache else None
-    return _in_parts("images", np.arange(len(ids)), encoder.dim, embed, folder, progress)
+    return _in_parts("images", np.arange(len(ids)), encoder.dim, embed_parts, folder, progress)
 
 
 def embed_captions(
@@ -79,12 +97,14 @@ def embed_captions(
     texts: Sequence[str],
     *,
     cache: Path | None,
+    cluster: ClusterConfig | None = None,
     progress: Progress = no_progress,
 ) -> np.ndarray:
     """Embed captions.
 
     Args:
         cache: folder of cached embeddings; None to cache nothing.
+        cluster: embed there; by default in this process.
 
     Returns:
         float32 ``[n, dim]``, L2-normalised, in the order of ``texts``.
@@ -92,36 +112,45 @@ def embed_captions(
     folder = cache / encoder.fingerprint / f"captions-{texts_digest(texts)}" if cache else None
     # Sorted by length over all captions, so that little is spent on padding.
     order = np.argsort(encoder.count_tokens(texts), kind="stable")
-    return _in_parts(
-        "captions",
-        order,
-        encoder.dim,
-        lambda rows: encoder.encode_texts([texts[row] for row in rows]),
-        folder,
-        progress,
-    )
+
+    def embed_parts(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        chosen = ([texts[row] for row in rows] for rows in parts)
+        if cluster is None:
+            return map(encoder.encode_texts, chosen)
+        return texts_on_ray(chosen, EncoderSource.of(encoder), cluster, owner=str(cache or default_cache()))
+
+    return _in_parts("captions", order, encoder.dim, embed_parts, folder, progress)
 
 
 def _in_parts(
     what: str,
     order: np.ndarray,
     dim: int,
-    embed: Callable[[np.ndarray], np.ndarray],
+    embed: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]],
     folder: Path | None,
     progress: Progress,
 ) -> np.ndarray:
     """Vectors of all rows, computed in parts of ``order``; parts that are cached are read instead."""
     out = np.empty((len(order), dim), dtype=np.float32)
+    missing: list[tuple[Path | None, np.ndarray]] = []
+    done = 0
     for start in range(0, len(order), PART):
         rows = order[start : start + PART]
         path = folder / f"{start // PART:06d}.npy" if folder else None
-        vectors = _cached_part(path, (len(rows), dim)) if path else None
-        if vectors is None:
-            vectors = embed(rows)
-            if path:
-                _cache_part(path, vectors)
-        out[rows] = vectors
-        progress(what, start + len(rows), len(order), {})
+        found = _cached_part(path, (len(rows), dim)) if path else None
+        if found is None:
+            missing.append((path, rows))
+        else:
+            out[rows] = found
+            done += len(rows)
+            progress(what, done, len(order), {})
+    embedded = embed(rows for _, rows in missing)
+    for path, rows in missing:
+        out[rows] = vectors = next(embedded)
+        if path:
+            _cache_part(path, vectors)
+        done += len(rows)
+        progress(what, done, len(order), {})
     return out
 
 

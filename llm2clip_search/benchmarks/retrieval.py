@@ -11,6 +11,7 @@ from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet, images_digest, texts_digest
 from llm2clip_search.benchmarks.embedding import embed_captions, embed_images
 from llm2clip_search.benchmarks.results import RetrievalResult, pretrained_of
+from llm2clip_search.cluster.pipeline import ClusterConfig
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.evaluation.judgments import coco_1k_recalls, judged_measures
@@ -27,6 +28,7 @@ def measure_retrieval(
     trained_on: str = "",
     drafts: bool = False,
     cache: Path | None = None,
+    cluster: ClusterConfig | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[RetrievalResult]:
     """Measure an encoder; images are embedded once for all languages.
@@ -37,6 +39,7 @@ def measure_retrieval(
         trained_on: recorded in the result, see `seen_in_training`.
         drafts: read large JPEGs at reduced size, as indexing does; a note in the results says so.
         cache: folder of cached embeddings; None to cache nothing.
+        cluster: embed there; by default in this process.
 
     Yields:
         One result per language.
@@ -46,10 +49,10 @@ def measure_retrieval(
     """
     image_ids = list(dataset.images)
     pictures = images_digest(dataset.images)
-    images = embed_images(encoder, dataset.images, drafts=drafts, cache=cache, progress=progress)
+    images = embed_images(encoder, dataset.images, drafts=drafts, cache=cache, cluster=cluster, progress=progress)
     for lang, captions in dataset.captions.items():
         started = time.perf_counter()
-        vectors = embed_captions(encoder, captions.texts, cache=cache, progress=progress)
+        vectors = embed_captions(encoder, captions.texts, cache=cache, cluster=cluster, progress=progress)
         seconds = time.perf_counter() - started
         image_of = captions.rows_in(image_ids)
         ranks = retrieval_ranks(images, vectors, image_of)

@@ -15,6 +15,7 @@ from llm2clip_search.cli.info import info
 from llm2clip_search.cli.mcp import mcp
 from llm2clip_search.cli.merge import merge
 from llm2clip_search.cli.models import models
+from llm2clip_search.cli.publish import publish
 from llm2clip_search.cli.query import query
 from llm2clip_search.cli.query_command import QueryCommand
 from llm2clip_search.cli.repair import repair
@@ -61,6 +62,7 @@ app.command()(info)
 app.add_typer(sources, name="sources")
 app.command()(compact)
 app.command()(merge)
+app.command()(publish)
 app.command()(verify)
 app.command()(repair)
 app.command()(demo)

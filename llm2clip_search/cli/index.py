@@ -10,6 +10,16 @@ from rich.markup import escape
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.approximate import ann_config
+from llm2clip_search.cli.cluster_options import (
+    DryRun,
+    Encoders,
+    GpusPerEncoder,
+    NodePrice,
+    On,
+    Staging,
+    cluster_config,
+)
+from llm2clip_search.cli.estimate import print_estimate
 from llm2clip_search.cli.options import AnnKind, Device, Memory, ModelName, Recall, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
 
@@ -96,7 +106,7 @@ def index(
     no_metadata: Annotated[
         bool, typer.Option("--no-metadata", help="Join no table any more, and remove the columns that it has given.")
     ] = False,
-    on: Annotated[
+    key: Annotated[
         str | None,
         typer.Option(
             help="Column of --metadata that names the images: by path, file name or stem. Default: told from it.",
@@ -154,6 +164,12 @@ def index(
     memory: Memory = None,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
+    on: On = None,
+    staging: Staging = None,
+    encoders: Encoders = None,
+    gpus_per_encoder: GpusPerEncoder = 1.0,
+    dry_run: DryRun = False,
+    node_price: NodePrice = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Index images or texts, or bring their index up to date.
@@ -168,17 +184,22 @@ def index(
     [dim]llm2clip-search index photos.parquet --columns caption,license[/dim]
     [dim]find / -name '*.jpg' -print0 | llm2clip-search index - -0[/dim]
     [dim]llm2clip-search index captions.parquet --modality text --text caption[/dim]
+    [dim]llm2clip-search index s3://bucket/shards --on ray --staging s3://bucket/staging[/dim]
     """
     from llm2clip_search.corpora import SourceOptions
     from llm2clip_search.encoders import load_encoder
     from llm2clip_search.encoders.registry import DEFAULT_MODEL
-    from llm2clip_search.indexers import AnnConfig, IndexConfig, index_corpus, open_sources
+    from llm2clip_search.indexers import AnnConfig, IndexConfig, LocalEmbedding, index_corpus, open_sources
+    from llm2clip_search.indexers.on_ray import RayEmbedding
     from llm2clip_search.store import Snapshot, default_index, has_index
 
     if exclude and no_exclude:
         raise typer.BadParameter("--exclude and --no-exclude contradict each other.")
-    if no_metadata and (metadata or on):
-        raise typer.BadParameter("--no-metadata contradicts --metadata and --on.")
+    if no_metadata and (metadata or key):
+        raise typer.BadParameter("--no-metadata contradicts --metadata and --key.")
+    cluster = cluster_config(on, staging, encoders, gpus_per_encoder)
+    if cluster is None and (dry_run or node_price is not None):
+        raise typer.BadParameter("--dry-run and --node-price need --on ray.")
     target = index or default_index()
     snapshot = Snapshot(target) if has_index(target) else None
     asked: dict[str, Any] = {
@@ -189,7 +210,7 @@ def index(
         "text": text,
         "columns": None if columns is None else tuple(name.strip() for name in columns.split(",") if name.strip()),
         "metadata": "" if no_metadata else None if metadata is None else str(metadata.absolute()),
-        "on": "" if no_metadata else on,
+        "on": "" if no_metadata else key,
         "every": None if every is None else seconds_of(every),
         "separate_raw": separate_raw,
         "null_separated": null or None,
@@ -210,11 +231,22 @@ def index(
         **{name: value for name, value in chosen.items() if value is not None},
     )
     encoder = load_encoder(model, runtime=runtime, device=device)
+    if cluster is not None and dry_run:
+        for corpus in corpora:
+            print_estimate(corpus, encoder, target, config, cluster, node_price, json_output=json_output)
+        return
     failed = 0
     for corpus in corpora:
         _say_remembered(corpus, given)
         with ProgressBar() as progress:
-            summary = index_corpus(corpus, encoder=encoder, index=target, config=config, progress=progress)
+            summary = index_corpus(
+                corpus,
+                encoder=encoder,
+                index=target,
+                config=config,
+                embedding=LocalEmbedding() if cluster is None else RayEmbedding(cluster),
+                progress=progress,
+            )
         if json_output:
             with console.results():
                 console.print_json(summary.to_dict())
@@ -273,6 +305,8 @@ def _print(summary: "IndexSummary", *, shown: int, named: bool) -> None:
     console.out.print(f"{escape(name)}{parts} in {summary.elapsed:.1f} s{rate}")
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
     console.say(f"  {stages} (read and decode run in threads, beside encode)")
+    for node in summary.nodes:
+        console.say(f"  {node['name']}: {node['embedded']:,} {unit}, {node['rate']:,.1f} {unit}/s")
     if summary.damaged:
         console.say(f"  {summary.damaged:,} of the indexed images with damage: --where 'damage IS NOT NULL' finds them")
     for failure in summary.failures[:shown]:

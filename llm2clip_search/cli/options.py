@@ -20,6 +20,16 @@ IndexFolders = Annotated[
         metavar="FOLDER",
     ),
 ]
+EngineUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="Search where `publish` has copied the index to: qdrant:http://HOST:6333/COLLECTION, qdrant-edge:FOLDER,"
+        " lance:FOLDER or lance:s3://BUCKET/PATH.",
+        show_default=False,
+        metavar="URL",
+    ),
+]
 RuntimeName = Annotated[
     Literal["auto", "torch", "onnx"],
     typer.Option(

@@ -10,7 +10,7 @@ from rich.markup import escape
 from llm2clip_search.cli import console
 from llm2clip_search.cli.batch import STDIN, count_captions, read_captions, typed_captions
 from llm2clip_search.cli.hits import LABELS, Style, form_of, print_head, print_hits, style_of
-from llm2clip_search.cli.options import Device, IndexFolders, ModelName, QuantizeName, RuntimeName
+from llm2clip_search.cli.options import Device, EngineUrl, IndexFolders, ModelName, QuantizeName, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
 from llm2clip_search.cli.sources import say_if_moved
 
@@ -150,6 +150,7 @@ def query(
         ),
     ] = None,
     index: IndexFolders = None,
+    engine: EngineUrl = None,
     model: ModelName = None,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
@@ -166,6 +167,7 @@ def query(
     [dim]llm2clip-search query --like 4711 --like 4713 --unlike 12^0.5 --diverse[/dim]
     [dim]llm2clip-search query "a dog swims" "a wet dog" --fuse max --group-duplicates 0.95[/dim]
     [dim]llm2clip-search query --batch captions.txt --json --index 2023 --index 2024[/dim]
+    [dim]llm2clip-search query "a dog swims" --engine qdrant:http://localhost:6333/photos[/dim]
     [dim]generate-caption | llm2clip-search query - --unique --sort -taken --csv[/dim]
     """
     form = form_of(json_output=json_output, csv_output=csv_output, paths=paths, null=null)
@@ -192,7 +194,7 @@ def query(
         "per_file": per_file,
         "sort": sort,
     }
-    opened = open_index(index or None, model=model, runtime=runtime, device=device, quantize=quantize)
+    opened = open_index(index or None, model=model, runtime=runtime, device=device, quantize=quantize, engine=engine)
     is_grouped = group_duplicates is not None
     style = style_of(opened, form, preview=preview, is_grouped=is_grouped, is_batch=captions is not None)
     if captions is None:
@@ -201,8 +203,9 @@ def query(
     else:
         assert batch is not None, "captions come from it"
         results = _answer(opened, captions, options, style, total=count_captions(batch))
-    for part in opened.parts:
-        say_if_moved(part.snapshot)
+    if engine is None or index:
+        for part in opened.parts:
+            say_if_moved(part.indexed)
     if explain:
         _explain(results, opened, per="" if batch is None else " per caption")
         if batch is None and any(plan.point is not None for plan in results[0].plans):
@@ -272,9 +275,11 @@ def _explain(results: list["Result"], opened: "Searcher", *, per: str) -> None:
             console.say(f"plan{name}: {plan.strategy} on the {plan.device}: {plan.reason}")
             if plan.point is not None:
                 entry = part.snapshot.manifest.ann
+                asked = "queries" if entry is None or plan.device == "engine" else entry.queries
                 console.say(
                     f"      effort {plan.effort}, {plan.candidates:,} candidates: recall@{plan.point.depth}"
-                    f" {plan.point.recall:.3f} for {entry.queries if entry else 'queries'} when it was built"
+                    f" {plan.point.recall:.3f} for {asked} when it was"
+                    f" {'published' if plan.device == 'engine' else 'built'}"
                 )
             if plan.tail and plan.point is not None:
                 console.say(f"      {plan.tail:,} rows that are not in it yet are compared as well")

@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.options import Device, IndexFolders, ModelName, QuantizeName, RuntimeName
+from llm2clip_search.cli.options import Device, EngineUrl, IndexFolders, ModelName, QuantizeName, RuntimeName
 
 
 def serve(
     index: IndexFolders = None,
+    engine: EngineUrl = None,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any that is free.", min=0, max=65535)] = 8410,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine.")] = "127.0.0.1",
     allow_host: Annotated[
@@ -41,6 +42,7 @@ def serve(
 
     [dim]llm2clip-search serve --open[/dim]
     [dim]llm2clip-search serve --index photos/.llm2clip --port 9000[/dim]
+    [dim]llm2clip-search serve --engine qdrant:http://localhost:6333/photos[/dim]
     [dim]LLM2CLIP_TOKEN=... llm2clip-search serve --host 0.0.0.0 --allow-host pictures.example.org[/dim]
     """
     from llm2clip_search.server.config import ServerConfig, needs_token, new_token
@@ -51,6 +53,7 @@ def serve(
         token = new_token()
     config = ServerConfig(
         indices=tuple(index or ()),
+        engine=engine,
         host=host,
         port=port,
         token=token,

@@ -64,6 +64,10 @@ class SidecarColumns(Mapping[str, Any]):
         self._path, self._report = path, report
         self._columns: dict[str, Any] | None = None
 
+    def __reduce__(self) -> tuple[type["SidecarColumns"], tuple[Path]]:
+        """In another process, the file is read there; nobody is told of one that cannot be read."""
+        return SidecarColumns, (self._path,)
+
     def __getitem__(self, name: str) -> Any:
         return self._read()[name]
 

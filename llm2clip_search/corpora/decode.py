@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL.ExifTags import GPS, IFD, Base
@@ -19,6 +19,8 @@ from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL
 from llm2clip_search.encoders.images import MAX_PIXELS, Picture, reading, to_pixels
 from llm2clip_search.errors import CorpusError, ImageError, first_line
+
+Passing = TypeVar("Passing")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +142,7 @@ def decode_item(
 
 def decode_ahead(
     reader: ItemReader,
-    items: Iterable[Item | Decoded],
+    items: Iterable[Item | Passing],
     preprocess: PreprocessConfig,
     *,
     modality: Modality = "image",
@@ -149,14 +151,14 @@ def decode_ahead(
     max_pixels: int = MAX_PIXELS,
     drafts: bool = True,
     known: Callable[[str], bool] = lambda content_hash: False,
-) -> Iterator[Decoded]:
-    """`decode_item` for every item in threads, in order, with at most ``ahead`` items waiting or in work; results among
-    the items pass through."""
+) -> Iterator[Decoded | Passing]:
+    """`decode_item` for every item in threads, in order, with at most ``ahead`` items waiting or in work; results and
+    whatever else is among the items pass through."""
 
     source = ReadAhead(reader, largest=BYTES_PER_PIXEL * max_pixels)
 
-    def decoded(item: Item | Decoded) -> Decoded:
-        if isinstance(item, Decoded):
+    def decoded(item: Item | Passing) -> Decoded | Passing:
+        if not isinstance(item, Item):
             return item
         return decode_item(
             source, item, preprocess, modality=modality, max_pixels=max_pixels, drafts=drafts, known=known
@@ -166,9 +168,9 @@ def decode_ahead(
     return map_ahead(decoded, listed, threads=threads, ahead=ahead, weigh=held_bytes, stop=source.stop)
 
 
-def held_bytes(item: Item | Decoded) -> int:
+def held_bytes(item: object) -> int:
     """Bytes that an item holds before it is decoded: content that was listed with it, or is being read elsewhere."""
-    if isinstance(item, Decoded):
+    if not isinstance(item, Item):
         return 0
     return len(item.data) if item.data is not None else item.size * ("://" in item.uri)
 

@@ -67,6 +67,27 @@ class FsspecFiles:
         with _faults():
             return bytes(self._system.cat_file(self._url_to_path(uri), start=offset, end=offset + size))
 
+    def write(self, uri: str, data: bytes) -> None:
+        """Store a file as a whole, in place of what was there.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with _faults():
+            path = self._url_to_path(uri)
+            self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._system.pipe_file(path, data)
+
+    def remove(self, uri: str) -> None:
+        """Delete a file, or a folder with what is in it, if it is there.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        with _faults():
+            if self._system.exists(path := self._url_to_path(uri)):
+                self._system.rm(path, recursive=True)
+
     def open(self, uri: str) -> BinaryIO:
         with _faults():
             return cast("BinaryIO", self._system.open(self._url_to_path(uri), "rb", block_size=_READ_AHEAD))

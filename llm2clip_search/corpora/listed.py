@@ -1,5 +1,6 @@
 """Lists of paths and URLs: a table, or lines of text, that names the images to index."""
 
+import io
 import os
 import shutil
 import stat
@@ -74,6 +75,10 @@ class ListCorpus(Corpus):
         self.is_partial = stream is not None
         self.modality, self.options = options.modality, options.to_dict()
         self._repeated = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process reads items, but lists none: a stream cannot be read twice."""
+        return {**vars(self), "_stream": None if self._stream is None else io.BytesIO(), "_spooled": None}
 
     @property
     def uri(self) -> str:

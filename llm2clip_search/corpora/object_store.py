@@ -101,6 +101,24 @@ class ObjectStoreFiles:
         with self._faults():
             return bytes(self._obstore.get_range(self._store, self._key(uri), start=offset, length=size))
 
+    def write(self, uri: str, data: bytes) -> None:
+        """Store an object as a whole, in place of what was there.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with self._faults():
+            self._obstore.put(self._store, self._key(uri), data)
+
+    def remove(self, uri: str) -> None:
+        """Delete an object, if it is there.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        with self._faults():
+            self._obstore.delete(self._store, self._key(uri))
+
     def open(self, uri: str) -> BinaryIO:
         return buffered(lambda offset, size: self.read_range(uri, offset, size), self.status(uri).size)
 

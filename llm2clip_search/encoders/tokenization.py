@@ -1,16 +1,21 @@
 """Captions to token ids: tokenised once, counted, truncated and padded for a text tower."""
 
+import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from llm2clip_search.base.lazy import Lazy
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.errors import ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 class TokenBatch(NamedTuple):
@@ -71,18 +76,62 @@ def _cased(texts: Sequence[str], *, lower: bool) -> list[str]:
     return [text.lower() for text in texts] if lower else list(texts)
 
 
+class LibraryTokenizer:
+    """A ``tokenizer.json`` and the tokenizers library, which parses it only if `BytePairs` cannot stand in for it.
+
+    They do for the first texts of a process. When that has taken as long as parsing takes, the file is parsed, so that
+    neither a query by itself nor the thousandth of a server waits longer than it must.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from llm2clip_search.encoders.byte_pairs import BytePairs
+
+        self._path = path
+        self._whole = Lazy(self._parse)
+        self._pairs = BytePairs.of(path)
+        self._left = self._pairs.parsing_seconds if self._pairs is not None else 0.0
+        if self._pairs is None:
+            self._whole()
+
+    def _parse(self) -> "Tokenizer":
+        from tokenizers import Tokenizer
+
+        from llm2clip_search.encoders.byte_pairs import BytePairs
+
+        started = time.perf_counter()
+        tokenizer = Tokenizer.from_file(str(self._path))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        if self._pairs is None:
+            BytePairs.keep(self._path, parsing_seconds=time.perf_counter() - started)
+        return tokenizer
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token; None if there is none."""
+        if self._pairs is not None:
+            return self._pairs.token_to_id(token)
+        found: int | None = self._whole().token_to_id(token)
+        return found
+
+    def encode(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        """Token ids of each text; ``special`` adds the tokens that the tokenizer puts around a text."""
+        if self._pairs is not None and self._left > 0:
+            started = time.perf_counter()
+            ids = self._pairs.encode(texts, special=special)
+            self._left -= time.perf_counter() - started
+            if ids is not None:
+                return ids
+        return [each.ids for each in self._whole().encode_batch(list(texts), add_special_tokens=special)]
+
+
 class LLMTokenizer(CaptionTokenizer):
     """A ``tokenizer.json`` read by the tokenizers library; neither transformers nor torch is imported."""
 
     def __init__(self, folder: Path, config: TextConfig) -> None:
-        from tokenizers import Tokenizer
-
         path = folder / "tokenizer.json"
         if not path.exists():
             raise ModelError(f"{folder} holds no tokenizer.json, which its text tower needs.")
-        self._tokenizer = Tokenizer.from_file(str(path))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = LibraryTokenizer(path)
         self._max_tokens, self._lower_case, self._overlong = config.max_tokens, config.lower_case, config.overlong
         self._instruction, self._end = config.instruction, config.suffix
         self._suffix = self._encode([config.suffix], special=False)[0]
@@ -102,11 +151,11 @@ class LLMTokenizer(CaptionTokenizer):
     def _begin_token(self) -> int:
         for name in ("<|begin_of_text|>", "<s>", "<bos>", "<|im_start|>", "<|endoftext|>"):
             if (found := self._tokenizer.token_to_id(name)) is not None:
-                return int(found)
+                return found
         return 0
 
     def _encode(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
-        return [e.ids for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=special)]
+        return self._tokenizer.encode(texts, special=special)
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedCaption]:
         around = len(self._prefix) + len(self._suffix)

@@ -34,14 +34,14 @@ class TowerEncoder(Encoder):
         self.preprocess = model.config.vision.preprocess
         self.training_data = model.config.training_data
         self.calibration = model.config.calibration
-        self._placed: dict[str, Any] = {"runtime": runtime, "device": device}
-        self._quantize: Quantize = quantize
+        self.placed: dict[str, Any] = {"runtime": runtime, "device": device, "quantize": quantize}
+        """What `load_encoder` needs besides the name to load it elsewhere."""
         self._start()
 
     def _start(self) -> None:
-        model, placed, quantize = self.model, self._placed, self._quantize
-        self._vision = Lazy(lambda: load_tower(model, "vision", **placed))
-        self._text = Lazy(lambda: load_tower(model, "text", **placed, quantize=quantize))
+        model, placed = self.model, self.placed
+        self._vision = Lazy(lambda: load_tower(model, "vision", **placed | {"quantize": "none"}))
+        self._text = Lazy(lambda: load_tower(model, "text", **placed))
         self._tokenizer = Lazy(model.tokenizer)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,6 +146,8 @@ def _onnx_tower(path: Path) -> Tower:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():  # torch's tower keeps to it too
+        options.intra_op_num_threads = int(threads)
     session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs = [node.name for node in session.get_inputs()]
 

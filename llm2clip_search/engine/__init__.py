@@ -5,13 +5,15 @@ from llm2clip_search.engine.columns import Column
 from llm2clip_search.engine.duplicates import DuplicateGroup, Duplicates, find_duplicates
 from llm2clip_search.engine.facets import Bin, Facet, Facets
 from llm2clip_search.engine.form import Condition
+from llm2clip_search.engine.opening import open_index
 from llm2clip_search.engine.places import Cell, Places
 from llm2clip_search.engine.plan import SearchPlan
 from llm2clip_search.engine.query import Query, Term
 from llm2clip_search.engine.results import Duplicate, Hit, Listed, Listing, Result
-from llm2clip_search.engine.search import SearchIndex, open_index
+from llm2clip_search.engine.search import SearchIndex
 from llm2clip_search.engine.searcher import Searcher
 from llm2clip_search.engine.selection import Ranked
+from llm2clip_search.engine.served_index import ServedIndex
 from llm2clip_search.engine.several import SearchIndices
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "SearchIndices",
     "SearchPlan",
     "Searcher",
+    "ServedIndex",
     "Term",
     "find_duplicates",
     "open_index",

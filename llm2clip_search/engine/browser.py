@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llm2clip_search.engine.candidates import Part, Rows
+from llm2clip_search.engine.candidates import ListedRows, Part
 from llm2clip_search.engine.chosen import ChosenRows, as_chosen
 from llm2clip_search.engine.columns import Column, columns_of
 from llm2clip_search.engine.joining import Joined
@@ -107,7 +107,7 @@ class Browser(ABC):
         every, chosen = self._rows(None, find, None), self._rows(None, find, among)
         totals = np.zeros(len(conditions) + (among is not None), dtype=np.int64)
         for number, (part, base) in enumerate(zip(self.parts, every.matches, strict=True)):
-            ids = part.snapshot.live_ids if base is None else base
+            ids = part.indexed.live_ids if base is None else base
             pieces = [part.filter.ids(each, seconds=max(0.0, end - time.monotonic())) for each in conditions]
             if (of_chosen := chosen.matches[number]) is not None and among is not None:
                 pieces.append(of_chosen)
@@ -215,5 +215,5 @@ class Browser(ABC):
         cells = whole_number(cells, "The number of cells", least=1)
         return count_places(self._rows(where, find, among), bounds, cells, seconds)
 
-    def _rows(self, where: str | None, find: Find | None, among: ChosenRows | None) -> Rows:
-        return Rows(self.parts, where, find, as_chosen(among))
+    def _rows(self, where: str | None, find: Find | None, among: ChosenRows | None) -> ListedRows:
+        return ListedRows(self.parts, where, find, as_chosen(among))

@@ -1,7 +1,8 @@
 """What the vectors of one query find in all indices, to any depth, scored by stored vectors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from llm2clip_search.engine.plan import SearchPlan
 from llm2clip_search.engine.query import Find, Query
 from llm2clip_search.engine.ranking import Ranking, keys_of, parts_and_ids, ranked
 from llm2clip_search.errors import DamagedError, QueryError
-from llm2clip_search.store import Snapshot
+from llm2clip_search.store import Manifest, Snapshot
 
 if TYPE_CHECKING:
     from llm2clip_search.engine.filter import Filter
@@ -28,10 +29,62 @@ LONGEST = 1.01
 """Above the square of any stored vector's length, which is 1 but for rounding to float16."""
 
 
+class SearchedRows(Protocol):
+    """The rows of an index as a search needs them; a `store.Snapshot` is one, and so are those of a serving engine."""
+
+    @property
+    def folder(self) -> Path | str:
+        """What messages call the index."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Counts, model, sources and columns."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the metadata."""
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What the rows are: image or text."""
+
+    def __contains__(self, identifier: int) -> bool:
+        """True if a live row has the id."""
+
+    def blocks(self, ids: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Live rows of those in ``ids``: int64 ``[m]`` ascending and float32 ``[m, dim]`` per block."""
+
+    def vectors(self, ids: Sequence[int]) -> np.ndarray:
+        """float32 ``[len(ids), dim]`` in the order of ``ids``."""
+
+    def rows(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Metadata of some live rows, in the order of ``ids``."""
+
+    def located(self, path: str) -> str:
+        """A metadata path as a caller can use it."""
+
+
+class Matches(Protocol):
+    """Rows that a search is limited to; an array of their ids is one."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+
 class Part(Protocol):
     """One index as a search over several sees it; a `search.SearchIndex` is one."""
 
-    snapshot: Snapshot
+    @property
+    def snapshot(self) -> SearchedRows:
+        """Its rows."""
+
+    @property
+    def indexed(self) -> Snapshot:
+        """The index itself.
+
+        Raises:
+            EngineError: only a serving engine is at hand.
+        """
 
     @property
     def filter(self) -> "Filter":
@@ -48,11 +101,14 @@ class Part(Protocol):
         ``among`` are ids, int64 ascending, of which the others do not count.
         """
 
-    def plan(self, query: Query, depth: int, matches: np.ndarray | None) -> SearchPlan:
+    def limited(self, where: str | None, find: Find | None, among: np.ndarray | None) -> Matches | None:
+        """The rows of `matches` as a search is limited to them; ids are not made where an engine needs none."""
+
+    def plan(self, query: Query, depth: int, matches: Matches | None) -> SearchPlan:
         """How to find the ``depth`` best rows for a vector of a query."""
 
     def candidates(
-        self, vectors: np.ndarray, depth: int, plan: SearchPlan, matches: np.ndarray | None
+        self, vectors: np.ndarray, depth: int, plan: SearchPlan, matches: Matches | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores float32 and ids int64, ``[n, at most depth]``, best first; a place without a result has id -1."""
 
@@ -92,8 +148,13 @@ class Rows:
         self.find = what_to_find(parts, find)
         """What the rows are."""
         chosen: Iterable[np.ndarray | None] = repeat(None, len(parts)) if among is None else among
-        self.matches = [part.matches(where, self.find, each) for part, each in zip(parts, chosen, strict=True)]
-        """Ids of each index, int64 ascending; None are all of it."""
+        self.matches: Sequence[Matches | None] = [
+            self._of(part, where, each) for part, each in zip(parts, chosen, strict=True)
+        ]
+        """Of each index; None are all of it."""
+
+    def _of(self, part: Part, where: str | None, among: np.ndarray | None) -> Matches | None:
+        return part.limited(where, self.find, among)
 
     @property
     def total(self) -> int:
@@ -172,15 +233,25 @@ class Rows:
         """The files of some rows, in their order: parts of one container have the same."""
         return [container_uri(snapshot.located(row["path"]))[0] for snapshot, row in self._read(keys)]
 
-    def _read(self, keys: np.ndarray) -> list[tuple[Snapshot, dict[str, Any]]]:
+    def _read(self, keys: np.ndarray) -> list[tuple[SearchedRows, dict[str, Any]]]:
         """Metadata of some rows, in their order, each with its index."""
         numbers, ids = parts_and_ids(keys)
-        found: dict[int, tuple[Snapshot, dict[str, Any]]] = {}
+        found: dict[int, tuple[SearchedRows, dict[str, Any]]] = {}
         for number in np.unique(numbers).tolist():
             places, snapshot = np.flatnonzero(numbers == number), self.parts[number].snapshot
             rows = snapshot.rows(ids[places].tolist())
             found |= {place: (snapshot, row) for place, row in zip(places.tolist(), rows, strict=True)}
         return [found[place] for place in range(len(keys))]
+
+
+class ListedRows(Rows):
+    """The same by their ids, for what is counted or listed without a search."""
+
+    matches: Sequence[np.ndarray | None]
+    """Ids of each index, int64 ascending; None are all of it."""
+
+    def _of(self, part: Part, where: str | None, among: np.ndarray | None) -> np.ndarray | None:
+        return part.matches(where, self.find, among)
 
 
 class Candidates:

@@ -44,6 +44,8 @@ class Checked(NamedTuple):
     """Those that it names, as it spells them."""
     typed: Node
     """What was typed, as a tree."""
+    meant: Node
+    """What `sql` says, as a tree: what was typed, with every comparison as a person means it."""
 
 
 def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Checked:
@@ -68,14 +70,25 @@ def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Ch
         names = {part["column_names"][-1] for part in parts_of(meant) if part["class"] == "COLUMN_REF"}
         columns = {name for name in names if name.casefold() in kinds or name.casefold() not in NOW}
         if _bare(meant) == _bare(statement["where_clause"]):
-            return Checked(where, frozenset(columns), meant)
-        typed, statement["where_clause"] = statement["where_clause"], meant
-        [[text]] = connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(parsed)]).fetchall()
+            return Checked(where, frozenset(columns), meant, meant)
+        return Checked(sql_of(connection, meant), frozenset(columns), statement["where_clause"], meant)
     except RecursionError as error:
         raise QueryError("The condition is nested too deeply.") from error
+
+
+def sql_of(connection: Any, part: Node) -> str:
+    """A part of a condition as SQL, which is checked again: what DuckDB writes is not trusted more than what was typed.
+
+    Raises:
+        QueryError: as `read_condition`.
+        RecursionError: it is nested too deeply.
+    """
+    parsed = _parse(connection, "true")
+    parsed["statements"][0]["node"]["where_clause"] = part
+    [[text]] = connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(parsed)]).fetchall()
     sql = str(text).removeprefix(_BEFORE)
-    _checked(connection, sql)  # what DuckDB writes is not trusted more than what was typed
-    return Checked(sql, frozenset(columns), typed)
+    _checked(connection, sql)
+    return sql
 
 
 def _checked(connection: Any, where: str) -> dict[str, Any]:

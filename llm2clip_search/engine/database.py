@@ -35,16 +35,8 @@ class Database:
         self.columns = tuple(types)
         self.kinds: dict[str, Kind] = {name.casefold(): kind_of_column(each) for name, each in types.items()}
         """Of the columns, by name in lower case."""
-        self._connection = duckdb.connect(":memory:")
+        self._connection = connect([str(shard.metadata_path) for shard in snapshot.shards])
         execute = self._connection.execute
-        execute("SET GLOBAL python_enable_replacements = false")
-        execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
-        execute("SET GLOBAL parquet_metadata_cache = true; SET GLOBAL TimeZone = 'UTC'")
-        files = [str(shard.metadata_path) for shard in snapshot.shards]
-        execute(f"SET allowed_paths = {_list(files)}")
-        execute("SET enable_external_access = false; SET lock_configuration = true")
-        for definition in DEFINITIONS:
-            execute(definition)
         self._connection.register("dead_rows", _dead_rows(snapshot))
         execute("CREATE TABLE dead AS SELECT * FROM dead_rows")
         self._snapshot = snapshot
@@ -116,6 +108,22 @@ class Session:
         """The rows of a query's result."""
         found: list[tuple[Any, ...]] = self.cursor.execute(sql).fetchall()
         return found
+
+
+def connect(files: list[str]) -> Any:
+    """A new database in memory that conditions may be run in: it reaches some files only, and has our functions."""
+    import duckdb
+
+    connection = duckdb.connect(":memory:")
+    execute = connection.execute
+    execute("SET GLOBAL python_enable_replacements = false")
+    execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
+    execute("SET GLOBAL parquet_metadata_cache = true; SET GLOBAL TimeZone = 'UTC'")
+    execute(f"SET allowed_paths = {_list(files)}")
+    execute("SET enable_external_access = false; SET lock_configuration = true")
+    for definition in DEFINITIONS:
+        execute(definition)
+    return connection
 
 
 def quoted(name: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.engine.bins import Edges, number_edges, time_edges
-from llm2clip_search.engine.candidates import Part, Rows
+from llm2clip_search.engine.candidates import ListedRows, Part
 from llm2clip_search.engine.columns import Column, ColumnKind
 from llm2clip_search.engine.database import Session, quoted
 from llm2clip_search.errors import QueryError, first_line
@@ -71,7 +71,7 @@ def usual_columns(columns: Mapping[str, Column]) -> list[str]:
     return [*(name for name in USUAL if name in columns), *own][:MOST_COLUMNS]
 
 
-def count_values(rows: Rows, columns: Sequence[Column], limit: int, seconds: float, *, is_choice: bool) -> Facets:
+def count_values(rows: ListedRows, columns: Sequence[Column], limit: int, seconds: float, *, is_choice: bool) -> Facets:
     """Count the values of some columns.
 
     Args:

@@ -105,12 +105,20 @@ class Filter:
             raise ConditionError(str(error), hint=error.hint) from error
 
     def _sentence(self, where: str, error: Exception) -> str:
-        message = str(error)
-        if match := re.search(r'column "?([^"\s]+)"? not found', message):
-            columns = ", ".join([*self.database.columns, *(field.name for field in self._absent.values())])
-            return (
-                f"The condition names a column {match[1]!r} that does not exist; the columns are {columns}, and text is"
-                f" written in single quotes."
-            )
-        first = message.splitlines()[0] if message else type(error).__name__
-        return f"{where!r} is not a valid condition: {first.partition(': ')[2] or first}"
+        return sentence_of(where, error, [*self.database.columns, *(field.name for field in self._absent.values())])
+
+
+def sentence_of(where: str, error: Exception, columns: Iterable[str]) -> str:
+    """What DuckDB has against a condition, as a sentence.
+
+    Args:
+        columns: that a condition may name.
+    """
+    message = str(error)
+    if match := re.search(r'column "?([^"\s]+)"? not found', message):
+        return (
+            f"The condition names a column {match[1]!r} that does not exist; the columns are {', '.join(columns)}, and"
+            f" text is written in single quotes."
+        )
+    first = message.splitlines()[0] if message else type(error).__name__
+    return f"{where!r} is not a valid condition: {first.partition(': ')[2] or first}"

@@ -203,7 +203,7 @@ def _keys(parts: Sequence[Part]) -> np.ndarray:
     """Rows that a layout shows, ascending."""
     find = what_to_find(parts, None)
     found = [part.matches(None, find) for part in parts]
-    ids = [part.snapshot.live_ids if some is None else some for part, some in zip(parts, found, strict=True)]
+    ids = [part.indexed.live_ids if some is None else some for part, some in zip(parts, found, strict=True)]
     return np.concatenate([keys_of(number, of_part) for number, of_part in enumerate(ids)])
 
 

@@ -92,7 +92,7 @@ class Orders:
 
 
 def _by_id(parts: Sequence[Part]) -> Order:
-    ids = [part.snapshot.live_ids for part in parts]
+    ids = [part.indexed.live_ids for part in parts]
     keys = np.concatenate([keys_of(number, each) for number, each in enumerate(ids)])
     if len(parts) > 1:
         keys = keys[np.argsort(np.concatenate(ids), kind="stable")]

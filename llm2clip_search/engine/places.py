@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.engine.candidates import Part, Rows
+from llm2clip_search.engine.candidates import ListedRows, Part
 from llm2clip_search.engine.database import Session
 from llm2clip_search.engine.numbers import is_number
 from llm2clip_search.errors import QueryError, first_line
@@ -41,7 +41,7 @@ class Places:
     cells: tuple[Cell, ...]
 
 
-def count_places(rows: Rows, bounds: Sequence[float] | None, cells: int, seconds: float) -> Places:
+def count_places(rows: ListedRows, bounds: Sequence[float] | None, cells: int, seconds: float) -> Places:
     """Count the places of some rows.
 
     Raises:

@@ -25,10 +25,11 @@ class SearchPlan:
     """Live rows of the index."""
     matches: int
     """Rows that the filter leaves; all rows if there is no filter."""
-    device: Literal["cpu", "gpu"]
+    device: Literal["cpu", "gpu", "engine"]
+    """``engine`` is a serving engine that the index was published to."""
     reason: str
     ann: str | None = None
-    """Kind of the approximate index as a FAISS factory string; None when the search is exact."""
+    """Kind of the approximate index as a FAISS factory string, or URL of the engine; None when the search is exact."""
     point: OperatingPoint | None = None
     """How hard the approximate index searches, and what that gave when it was built; None when the search is exact."""
     effort: int = 0
@@ -36,7 +37,7 @@ class SearchPlan:
     candidates: int = 0
     """Results of the approximate index that are ranked again by their stored vectors."""
     tail: int = 0
-    """Rows that are not in the approximate index yet and are searched exactly beside it."""
+    """Rows that are not in the approximate index or the engine yet and are searched exactly beside it."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,30 +1,25 @@
 """An open index, and how to open one or several."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.base.files import user_path
 from llm2clip_search.base.lazy import Lazy
-from llm2clip_search.encoders import Encoder, as_encoder, load_encoder
+from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.inputs import as_array, captions_of
-from llm2clip_search.encoders.placement import Quantize
-from llm2clip_search.encoders.towers import Runtime
-from llm2clip_search.engine.candidates import what_to_find
+from llm2clip_search.engine.candidates import Matches, what_to_find
 from llm2clip_search.engine.captions import clean_caption
 from llm2clip_search.engine.numbers import whole_number
 from llm2clip_search.engine.plan import SearchPlan, plan_search
 from llm2clip_search.engine.query import Find, Query
 from llm2clip_search.engine.searcher import Searcher
-from llm2clip_search.engine.several import SearchIndices
+from llm2clip_search.engine.served import Asked, EngineBeside, as_asked
 from llm2clip_search.engine.time_limit import TIME_LIMIT_S
-from llm2clip_search.errors import InputError, QueryError, StoreError
-from llm2clip_search.store import DEFAULT_FOLDER, Snapshot, find_index, has_index
-from llm2clip_search.store.snapshot import check_same_model
+from llm2clip_search.errors import QueryError
+from llm2clip_search.store import Snapshot
 from llm2clip_search.store.writer import check_model
 from llm2clip_search.vectorindex.exact import SLACK, ExactIndex, rank_again
 from llm2clip_search.vectorindex.faiss_index import FaissIndex, load_index
@@ -33,6 +28,8 @@ from llm2clip_search.vectorindex.gpu import GPU_MAX_K, GpuFlatIndex, GpuListsInd
 from llm2clip_search.vectorindex.index import VectorIndex
 from llm2clip_search.vectorindex.kinds import kind_of
 from llm2clip_search.vectorindex.policy import AnnConfig
+from llm2clip_search.vectorindex.serving.engine import ServingEngine
+from llm2clip_search.vectorindex.serving.opening import open_engine
 
 if TYPE_CHECKING:
     from llm2clip_search.engine.filter import Filter
@@ -46,16 +43,26 @@ class SearchIndex(Searcher):
     """
 
     def __init__(
-        self, snapshot: Snapshot, encoder: Encoder | None = None, *, condition_seconds: float = TIME_LIMIT_S
+        self,
+        snapshot: Snapshot,
+        encoder: Encoder | None = None,
+        *,
+        condition_seconds: float = TIME_LIMIT_S,
+        engine: ServingEngine | None = None,
     ) -> None:
         """Without an encoder the index is searched by vectors and by ids only.
 
         Args:
             condition_seconds: the most that evaluating a condition may take.
+            engine: a serving engine that the index was published to, which is searched in its place.
+
+        Raises:
+            EngineError: the engine cannot be reached, or holds something else.
         """
         super().__init__(encoder)
         self._condition_seconds = condition_seconds
         self.snapshot = snapshot
+        self._engine = None if engine is None else EngineBeside(engine, snapshot, condition_seconds)
         # Nothing here refers back to this object, so that its files are let go as soon as its last user is gone.
         rows = snapshot.manifest.live
         texts, approximate = Lazy(snapshot.text_ids), Lazy(lambda: _load_approximate(snapshot))
@@ -82,7 +89,8 @@ class SearchIndex(Searcher):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, in this process or another, opens the index again, at its newest commit."""
-        return _opened_again, (self.snapshot.folder, self._encoder, self._condition_seconds)
+        engine = None if self._engine is None else self._engine.name
+        return _opened_again, (self.snapshot.folder, self._encoder, self._condition_seconds, engine)
 
     def query_texts(
         self, texts: str | Iterable[str], *, k: int = 10, find: Find | None = None
@@ -138,6 +146,11 @@ class SearchIndex(Searcher):
         return (self,)
 
     @property
+    def indexed(self) -> Snapshot:
+        """The index itself."""
+        return self.snapshot
+
+    @property
     def filter(self) -> "Filter":
         """Conditions over the rows."""
         return self._filter()
@@ -178,25 +191,37 @@ class SearchIndex(Searcher):
         of_modality = self._texts() if modality == "text" else self._images()
         return of_modality if where is None else self._filter().ids(where, modality=modality)
 
+    def limited(self, where: str | None, find: Find | None, among: np.ndarray | None) -> Matches | None:
+        """The rows of `matches` as a search is limited to them; errors as of `matches`."""
+        if self._engine is None:
+            return self.matches(where, find, among)
+        return self._engine.asked(where, find, among, lambda: self.matches(where, find, among))
+
     def plan_for(self, k: int, *, allowed: np.ndarray | None = None, recall: float | None = None) -> SearchPlan:
         """How `search` would search."""
+        return self._plan(k, allowed, recall)
+
+    def _plan(self, k: int, matches: Matches | None, recall: float | None) -> SearchPlan:
+        recall = self.recall if recall is None else recall
+        if self._engine is not None:
+            return self._engine.plan(k, _as_asked(matches), recall)
         return plan_search(
             rows=len(self),
-            matches=None if allowed is None else len(allowed),
+            matches=None if matches is None else len(matches),
             k=k,
             ann=self.snapshot.manifest.ann,
             tail=len(self._tail),
             masked=self._is_masked,
-            recall=self.recall if recall is None else recall,
+            recall=recall,
             gpu=self._gpus() > 0,
         )
 
-    def plan(self, query: Query, depth: int, matches: np.ndarray | None) -> SearchPlan:
+    def plan(self, query: Query, depth: int, matches: Matches | None) -> SearchPlan:
         """How to find the ``depth`` best rows among those that a query's condition leaves."""
-        return self.plan_for(depth, allowed=matches, recall=query.recall)
+        return self._plan(depth, matches, query.recall)
 
     def candidates(
-        self, vectors: np.ndarray, depth: int, plan: SearchPlan, matches: np.ndarray | None
+        self, vectors: np.ndarray, depth: int, plan: SearchPlan, matches: Matches | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ``depth`` best rows for unit vectors float32 ``[n, dim]``, by a plan of the same depth.
 
@@ -206,11 +231,15 @@ class SearchIndex(Searcher):
         return self._search(vectors, depth, plan, matches)
 
     def _search(
-        self, queries: np.ndarray, k: int, plan: SearchPlan, matches: np.ndarray | None
+        self, queries: np.ndarray, k: int, plan: SearchPlan, limited: Matches | None
     ) -> tuple[np.ndarray, np.ndarray]:
         k = min(k, plan.matches)
         if plan.strategy == "nothing":
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        if plan.device == "engine":
+            assert self._engine is not None, "it made the plan"
+            return self._engine.search(queries, k, plan, _as_asked(limited))
+        matches = _ids_of(limited)
         if plan.point is None:
             return self._search_exactly(queries, k, plan, matches)
         allowed = self.snapshot.live_ids if matches is None and self._is_masked else matches
@@ -232,6 +261,14 @@ class SearchIndex(Searcher):
         return rank_again(self.snapshot, queries, candidates, k)
 
 
+def _as_asked(matches: Matches | None) -> Asked | None:
+    return matches if matches is None or isinstance(matches, Asked) else as_asked(np.asarray(matches))
+
+
+def _ids_of(matches: Matches | None) -> np.ndarray | None:
+    return None if matches is None else matches.ids if isinstance(matches, Asked) else np.asarray(matches)
+
+
 def _open_filter(snapshot: Snapshot, seconds: float) -> "Filter":
     from llm2clip_search.engine.filter import Filter
 
@@ -245,94 +282,9 @@ def _load_approximate(snapshot: Snapshot) -> FaissIndex:
     return load_index(kind_of(ann.factory), path, rows=ann.rows, dim=snapshot.manifest.dim)
 
 
-def _opened_again(folder: Path, encoder: Encoder | None, condition_seconds: float) -> SearchIndex:
+def _opened_again(folder: Path, encoder: Encoder | None, condition_seconds: float, engine: str | None) -> SearchIndex:
     snapshot = Snapshot(folder)
     if encoder is not None:
         check_model(snapshot, encoder.identity)
-    return SearchIndex(snapshot, encoder, condition_seconds=condition_seconds)
-
-
-@overload
-def open_index(
-    folder: str | os.PathLike[str] | None = None,
-    *,
-    model: str | None = None,
-    encoder: Encoder | str | None = None,
-    runtime: Runtime = "auto",
-    device: str = "auto",
-    quantize: Quantize = "none",
-    condition_seconds: float = TIME_LIMIT_S,
-) -> SearchIndex: ...
-
-
-@overload
-def open_index(
-    folder: Iterable[str | os.PathLike[str]],
-    *,
-    model: str | None = None,
-    encoder: Encoder | str | None = None,
-    runtime: Runtime = "auto",
-    device: str = "auto",
-    quantize: Quantize = "none",
-    condition_seconds: float = TIME_LIMIT_S,
-) -> Searcher: ...
-
-
-def open_index(
-    folder: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
-    *,
-    model: str | None = None,
-    encoder: Encoder | str | None = None,
-    runtime: Runtime = "auto",
-    device: str = "auto",
-    quantize: Quantize = "none",
-    condition_seconds: float = TIME_LIMIT_S,
-) -> Searcher:
-    """Open an index for searching, or several as one.
-
-    Args:
-        folder: the index folder, or the folder that holds it as ``.llm2clip``; by default the nearest ``.llm2clip``
-            from the current folder upward. ``~`` is the home folder. Several folders are searched together, and their
-            images make one ranking.
-        model: name of the model to load, by default the one that made the index.
-        encoder: an encoder that is loaded already, instead of ``model`` and the options below; a name is ``model``.
-        runtime, device, quantize: as for `load_encoder`.
-        condition_seconds: the most that evaluating a condition may take; strangers should get less than the default.
-
-    Returns:
-        A `SearchIndex`; a `SearchIndices` for several folders.
-
-    Raises:
-        StoreError: no index there, another model made it, or two indices were made by different models.
-        ModelError: the model cannot be loaded.
-        InputError: something that is not a folder.
-    """
-    folders = [find_index()] if folder is None else index_folders(folder)
-    if isinstance(encoder, str):
-        encoder, model = None, encoder if model is None else model
-    elif encoder is not None:
-        encoder = as_encoder(encoder)
-    snapshots = [Snapshot(each) for each in folders]
-    check_same_model(snapshots)
-    if encoder is None:
-        name = model or snapshots[0].manifest.model.name
-        encoder = load_encoder(name, runtime=runtime, device=device, quantize=quantize)
-    elif model is not None:
-        raise StoreError("An index is opened with a model's name or with an encoder, not with both.")
-    for snapshot in snapshots:
-        check_model(snapshot, encoder.identity)
-    opened = [SearchIndex(snapshot, encoder, condition_seconds=condition_seconds) for snapshot in snapshots]
-    return opened[0] if len(opened) == 1 else SearchIndices(opened, encoder)
-
-
-def index_folders(given: object) -> list[Path]:
-    """Index folders of one path or several; a folder that holds ``.llm2clip`` stands for it."""
-    one = isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable)
-    several: list[Any] = [given] if one else list(given)  # type: ignore[call-overload]
-    for each in several:
-        if not isinstance(each, str | os.PathLike):
-            raise InputError(f"The folder of an index is a path, not {type(each).__name__}.")
-    paths = [user_path(each) for each in several]
-    return [
-        path / DEFAULT_FOLDER if not has_index(path) and has_index(path / DEFAULT_FOLDER) else path for path in paths
-    ]
+    opened = None if engine is None else open_engine(engine)
+    return SearchIndex(snapshot, encoder, condition_seconds=condition_seconds, engine=opened)

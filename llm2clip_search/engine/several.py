@@ -23,7 +23,7 @@ class SearchIndices(Searcher):
         Raises:
             StoreError: as `check_same_model`.
         """
-        check_same_model([part.snapshot for part in parts])
+        check_same_model([part.indexed for part in parts])
         super().__init__(encoder)
         columns = [column_field(column) for part in parts for column in part.snapshot.manifest.columns]
         self._parts = tuple(part.beside(columns) for part in parts)

@@ -2,16 +2,16 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from llm2clip_search.base.files import user_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Corpus, Skipped
 from llm2clip_search.corpora.columns import column_name
-from llm2clip_search.corpora.decode import held_bytes
+from llm2clip_search.corpora.decode import Decoded, held_bytes
 from llm2clip_search.corpora.lookahead import list_ahead
 from llm2clip_search.corpora.passages import Passages
 from llm2clip_search.encoders import Encoder, as_encoder
@@ -96,6 +96,8 @@ class IndexSummary:
     failures: list[dict[str, Any]] = field(default_factory=list)
     ann: str | None = None
     """FAISS factory string of the approximate index; None when search is exact."""
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    """What each node of a cluster has embedded: ``name``, ``embedded``, and ``rate`` in items/s."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage; ``read`` and ``decode`` are summed over threads, which work beside ``encode``."""
     elapsed: float = 0.0
@@ -106,12 +108,51 @@ class IndexSummary:
         return {**asdict(replace(self, skipped=Skipped())), "skipped": self.skipped.to_dict(), "failures": failures}
 
 
+class Embedding(Protocol):
+    """How the items of a plan are embedded: the seam between planning and committing."""
+
+    def embed(self, corpus: Corpus, committer: Committer, encoder: Encoder, config: IndexConfig) -> Iterator[Decoded]:
+        """The items of the committer's plan, each once and in the plan's order, those of containers in place of these.
+
+        Each is a result that `Committer.take` accepts. Types of columns are learned before the first of them.
+
+        Raises:
+            Llm2ClipError: the model itself fails, or what it runs on; what was yielded until then is committed.
+        """
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """What each machine has done: ``name``, ``embedded``, and ``rate`` in items/s; none for this process alone."""
+        return []
+
+
+class LocalEmbedding(Embedding):
+    """Threads of this process read and decode, and its encoder embeds."""
+
+    def embed(self, corpus: Corpus, committer: Committer, encoder: Encoder, config: IndexConfig) -> Iterator[Decoded]:
+        plan, ahead = committer.plan, config.ahead_batches * config.batch_size
+        passages = Passages(encoder) if corpus.modality == "text" else None
+        committer.columns.learn(corpus.schema())
+        items = items_to_read(corpus, plan.items, plan.judge, learn=committer.columns.learn, passages=passages)
+        return embed_ahead(
+            corpus,
+            list_ahead(items, ahead=ahead, weigh=held_bytes),
+            encoder,
+            modality=corpus.modality,
+            batch_size=config.batch_size,
+            threads=config.threads,
+            ahead=ahead,
+            max_pixels=config.max_pixels,
+            known=committer.knows,
+        )
+
+
 def index_corpus(
     corpus: Corpus,
     *,
     encoder: Encoder | str,
     index: str | os.PathLike[str] | None = None,
     config: IndexConfig | None = None,
+    embedding: Embedding = LocalEmbedding(),
     progress: Progress = no_progress,
 ) -> IndexSummary:
     """Bring an index up to date with a corpus: embed new and changed items, forget those that are gone.
@@ -122,6 +163,7 @@ def index_corpus(
     Args:
         encoder: an encoder, or the name of a model.
         index: the index folder, by default the nearest ``.llm2clip`` upward, else a new one here.
+        embedding: where items are read and embedded; by default in this process.
         progress: called with ``images`` as items are done.
 
     Raises:
@@ -142,7 +184,7 @@ def index_corpus(
         committer = Committer(
             writer, plan, rows_per_commit=config.rows_per_commit, seconds_per_commit=config.seconds_per_commit
         )
-        seconds = embed_and_commit(corpus, committer, encoder, config, progress)
+        seconds = embed_and_commit(corpus, committer, encoder, config, progress, embedding)
         committer.finish()
         missing = check_missing(writer)
         building = time.perf_counter()
@@ -175,6 +217,7 @@ def index_corpus(
             absent=_absent(corpus, writer.snapshot),
             failures=[{**failure.to_dict(), "path": decode(failure.path)} for failure in committer.failures],
             ann=entry.factory if entry else None,
+            nodes=embedding.nodes(),
             seconds=seconds,
             elapsed=time.perf_counter() - started,
         )
@@ -188,33 +231,21 @@ def _absent(corpus: Corpus, snapshot: Snapshot) -> list[str]:
 
 
 def embed_and_commit(
-    corpus: Corpus, committer: Committer, encoder: Encoder, config: IndexConfig, progress: Progress
+    corpus: Corpus,
+    committer: Committer,
+    encoder: Encoder,
+    config: IndexConfig,
+    progress: Progress,
+    embedding: Embedding = LocalEmbedding(),
 ) -> dict[str, float]:
     """Embed the items of a committer's plan and commit them from time to time; the last ones wait for the caller.
 
     Returns:
         Seconds by stage.
     """
-    plan = committer.plan
     seconds = dict.fromkeys(("read", "decode", "encode", "write"), 0.0)
-    ahead = config.ahead_batches * config.batch_size
-    passages = Passages(encoder) if corpus.modality == "text" else None
-    results = embed_ahead(
-        corpus,
-        list_ahead(
-            items_to_read(corpus, plan.items, plan.judge, learn=committer.columns.learn, passages=passages),
-            ahead=ahead,
-            weigh=held_bytes,
-        ),
-        encoder,
-        modality=corpus.modality,
-        batch_size=config.batch_size,
-        threads=config.threads,
-        ahead=ahead,
-        max_pixels=config.max_pixels,
-        known=committer.knows,
-    )
-    total, done = plan.changed, 0
+    results = embedding.embed(corpus, committer, encoder, config)
+    total, done = committer.plan.changed, 0
     progress("images", 0, total, {})
     try:
         for decoded in results:

@@ -3,6 +3,7 @@
 import sqlite3
 import weakref
 from array import array
+from collections.abc import Iterable
 from threading import Lock
 
 import numpy as np
@@ -16,7 +17,8 @@ from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Snapshot
 
 _OF_SIDECAR, _OF_TABLE = 1, 2
-_COLUMNS = ["id", "path", "content_hash", "size", "mtime_ns", "version", "described", "modality"]
+KNOWN_COLUMNS = ["id", "path", "content_hash", "size", "mtime_ns", "version", "described", "modality"]
+"""What is read of a row."""
 
 
 class KnownRows:
@@ -34,9 +36,18 @@ class KnownRows:
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
+        self._read(shard.read(KNOWN_COLUMNS).take(pa.array(shard.live_rows)) for shard in snapshot.shards)
+
+    @classmethod
+    def of(cls, tables: Iterable[pa.Table]) -> "KnownRows":
+        """Some rows of an index, in tables with `KNOWN_COLUMNS`."""
+        known = cls.__new__(cls)
+        known._read(tables)
+        return known
+
+    def _read(self, tables: Iterable[pa.Table]) -> None:
         containers = array("q")
-        tables = (shard.read(_COLUMNS).take(pa.array(shard.live_rows)) for shard in snapshot.shards)
-        read = [_read(table, containers) for table in tables]
+        read = [_read(table, containers) for table in tables if len(table)]
         columns = np.concatenate(read, axis=1) if read else np.empty((8, 0), dtype=np.int64)
         by_path = np.argsort(columns[0], kind="stable")
         columns = columns[:, by_path]
@@ -51,6 +62,12 @@ class KnownRows:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def sorted_contents(self) -> np.ndarray:
+        """`contents`, ascending."""
+        contents: np.ndarray = self.contents[self._by_content]
+        return contents
 
     def find(self, path: str) -> int:
         """Position of the row with a stored path; -1 if there is none."""

@@ -12,14 +12,14 @@ from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.corpora.passages import Passages, cut_item
 from llm2clip_search.errors import ImageError, first_line
 from llm2clip_search.indexers.known import Completed, KnownRows
-from llm2clip_search.store import Snapshot
 
 
 @dataclass
 class Judge:
     """Tells what need not be read, by what an index knows, and marks the rows of what is there."""
 
-    snapshot: Snapshot
+    stored: Callable[[str], str]
+    """Paths and URIs as the index writes them, see `Snapshot.stored`."""
     known: KnownRows
     completed: Completed
     modality: Modality
@@ -38,7 +38,7 @@ class Judge:
 
     def unchanged(self, item: Item) -> np.ndarray | None:
         """Positions of the rows of an item or container that need not be read; None if it has to be."""
-        path, known, completed = self.snapshot.stored(item.uri), self.known, self.completed
+        path, known, completed = self.stored(item.uri), self.known, self.completed
         if item.is_container:
             rows, position = known.parts_of(path, self.modality), completed.find(path, self.modality)
             if position < 0 or self.rehash or not completed.is_unchanged(position, self.version(item), len(rows)):
@@ -56,7 +56,7 @@ class Judge:
 
     def redescribed(self, item: Item) -> int | None:
         """Position of the row of an item of which only the columns have changed; None for any other item."""
-        row = self.known.find(self.snapshot.stored(item.uri))
+        row = self.known.find(self.stored(item.uri))
         is_same = row >= 0 and not self.rehash and self.known.is_unchanged(row, item)
         return row if is_same and not self._is_described(row, item) else None
 
@@ -76,13 +76,12 @@ def items_to_read(
 
     Args:
         passages: cuts the texts of containers; None for images.
-        learn: called with the types of the columns that items bring along, before the first of them.
+        learn: called with the types of the columns that the parts of a container bring along, before the first.
 
     Yields:
         Items; and as results, because nothing of them is read: those of which only columns have changed, and each
         container behind its last item, with the error if it could not be listed to its end.
     """
-    learn(corpus.schema())
     for item in items:
         if not item.is_container:
             yield _judged(item, judge, corpus)

@@ -87,7 +87,7 @@ def plan_update(snapshot: Snapshot, corpus: Corpus, *, rehash: bool = False, for
     manner = {name: value for name, value in corpus.options.items() if name != "kind"}
     manner |= {"everything": True} if corpus.everything else {}  # of archives, hidden members too
     judge = Judge(
-        snapshot,
+        snapshot.stored,
         known,
         completed,
         corpus.modality,

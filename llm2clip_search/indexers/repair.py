@@ -130,7 +130,7 @@ class _Lost(Judge):
         self._containers = {container_uri(path)[0] for path in self.lost}
 
     def unchanged(self, item: Item) -> np.ndarray | None:
-        path = self.snapshot.stored(item.uri)
+        path = self.stored(item.uri)
         if path in self.lost:
             self.found.add(path)
             return None
@@ -152,7 +152,7 @@ def _embed(
     """Embed lost images of one corpus, and nothing else of it."""
     snapshot = writer.snapshot
     known = KnownRows(snapshot)
-    judge = _Lost(snapshot, known, Completed(CONTAINER_SCHEMA.empty_table()), "image", lost=frozenset(paths))
+    judge = _Lost(snapshot.stored, known, Completed(CONTAINER_SCHEMA.empty_table()), "image", lost=frozenset(paths))
     try:
         corpus = open_source(snapshot.located(root), snapshot)
         judge.modality = corpus.modality

@@ -25,6 +25,8 @@ class ServerConfig:
 
     indices: tuple[Path, ...] = ()
     """Index folders; the nearest ``.llm2clip`` in or above the current folder if there are none."""
+    engine: str | None = None
+    """URL of a serving engine that the index was published to; pages, pictures and counts still need the index."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = PORT

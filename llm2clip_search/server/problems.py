@@ -3,7 +3,7 @@
 import msgspec
 from starlette.responses import Response
 
-from llm2clip_search.errors import ConditionError, ImageError, InputError, Llm2ClipError, QueryError
+from llm2clip_search.errors import ConditionError, EngineError, ImageError, InputError, Llm2ClipError, QueryError
 
 MEDIA_TYPE = "application/problem+json"
 TITLES = {
@@ -24,6 +24,7 @@ TITLES = {
     "busy": (429, "The server is busy"),
     "headers-too-large": (431, "The headers are too large"),
     "internal": (500, "The server failed"),
+    "engine": (503, "The serving engine does not answer"),
     "no-index": (503, "There is no index"),
     "loading": (503, "The server is not ready yet"),
 }
@@ -92,5 +93,6 @@ def problem_of(error: Exception) -> Problem:
 _KINDS: dict[str, tuple[type[Exception], ...]] = {
     "not-an-image": (ImageError,),
     "bad-request": (QueryError, InputError),
+    "engine": (EngineError,),
     "internal": (Llm2ClipError,),
 }

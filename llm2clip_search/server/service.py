@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llm2clip_search.engine import Searcher
     from llm2clip_search.server.queued_encoder import QueuedEncoder
     from llm2clip_search.store import Manifest
+    from llm2clip_search.vectorindex.serving.engine import ServingEngine
 
 WATCH_S = 0.5
 """Seconds between looks at the manifests."""
@@ -54,6 +55,7 @@ class Service:
         self.saved = SavedSearches()
         self._given = encoder
         self._encoder: QueuedEncoder | None = None
+        self._engine: ServingEngine | None = None
         self._opened: Opened | None = None
         self._trouble: tuple[State, str] = ("opening", "The index is being opened.")
         self._said: object = None
@@ -72,6 +74,8 @@ class Service:
         self.map.close()
         if self._encoder is not None:
             self._encoder.close()
+        if self._engine is not None:
+            self._engine.close()
 
     @property
     def state(self) -> State:
@@ -106,7 +110,7 @@ class Service:
 
     def refresh(self) -> None:
         """Open the indices again if one has changed; what is open is served until then, and if that fails."""
-        from llm2clip_search.engine.search import index_folders
+        from llm2clip_search.engine.opening import index_folders
         from llm2clip_search.store import find_index, has_index
 
         with self._turn:
@@ -148,7 +152,9 @@ class Service:
         model = Manifest.read(folders[0]).model
         if self._encoder is None or (self._given is None and self._encoder.fingerprint != model.fingerprint):
             self._encoder = QueuedEncoder(self._given or self._load(model.name), queue=self.config.queue)
-        searcher = open_index(folders, encoder=self._encoder, condition_seconds=CONDITION_SECONDS)
+        searcher = open_index(
+            folders, encoder=self._encoder, condition_seconds=CONDITION_SECONDS, engine=self._engine_of(folders)
+        )
         _read_ahead(searcher)
         manifests = [part.snapshot.manifest for part in searcher.parts]
         hidden = location_columns(searcher) if self.config.hide_location else frozenset[str]()
@@ -156,6 +162,15 @@ class Service:
         self._trouble, self._said = ("ready", ""), None
         # Loading columns takes seconds for tens of millions of rows; conditions read the files until then.
         Thread(target=_hold, args=(searcher,), name="columns", daemon=True).start()
+
+    def _engine_of(self, folders: list[Path]) -> "ServingEngine | None":
+        """The engine that is searched; it stays open when the index has changed."""
+        if self._engine is None and self.config.engine is not None:
+            from llm2clip_search.store.published import default_collection
+            from llm2clip_search.vectorindex.serving.opening import open_engine
+
+            self._engine = open_engine(self.config.engine, collection=default_collection(folders[0]))
+        return self._engine
 
     def _load(self, name: str) -> "Encoder":
         from llm2clip_search.encoders import load_encoder
@@ -204,7 +219,7 @@ def _hold(searcher: "Searcher") -> None:
 def _read_ahead(searcher: "Searcher") -> None:
     """Read what a first search reads, so that no request waits for it."""
     for number, part in enumerate(searcher.parts, start=1):
-        for shard in part.snapshot.shards[:1]:
+        for shard in part.indexed.shards[:1]:
             if len(shard.live_ids):
                 searcher.query(like=f"{shard.live_ids[0]}@{number}", k=1)
 

@@ -51,8 +51,9 @@ class Shard:
     @cached_property
     def ids(self) -> np.ndarray:
         """int64 ``[rows]`` in row order, dead rows included."""
-        ids: np.ndarray = self.read(["id"]).column("id").to_numpy()
-        return ids
+        # `to_numpy` imports pandas where it is installed, which takes a fifth of a second.
+        parts = [np.from_dlpack(part) for part in self.read(["id"]).column("id").chunks]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @cached_property
     def _order(self) -> np.ndarray | None:

@@ -35,6 +35,14 @@ def plain_path(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", Path.resolve follows links
 
 
+def stored_path(uri: str, *, base: str | Path) -> str:
+    """See `Snapshot.stored`; ``base`` is the folder that the index lies in."""
+    if is_uri(uri):
+        return encode(uri)
+    path = plain_path(Path(uri))
+    return encode((path.relative_to(base) if path.is_relative_to(base) else path).as_posix())
+
+
 def index_folder(path: Path) -> Path:
     """The folder of an index as `plain_path` writes it.
 
@@ -244,10 +252,7 @@ class Snapshot:
 
     def stored(self, uri: str) -> str:
         """A path or URI as the metadata writes it: paths are posix, and relative if they are below the base."""
-        if is_uri(uri):
-            return encode(uri)
-        path = plain_path(Path(uri))
-        return encode((path.relative_to(self.base) if path.is_relative_to(self.base) else path).as_posix())
+        return stored_path(uri, base=self.base)
 
     @cached_property
     def stored_base(self) -> str:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pyarrow as pa
 from llm2clip_search.base.files import replace_file, replaced_file
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
+from llm2clip_search.cluster.items import texts_on_ray
+from llm2clip_search.cluster.pipeline import ClusterConfig
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.errors import ModelError
@@ -26,6 +29,7 @@ from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.loop import LoopResult, run_loop
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.runtime.plots import plot_run
+from llm2clip_search.training.tasks.caption_encoder import CaptionEncoder
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe, CaptionLLMTask
 from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.clip_data import read_clip_data
@@ -94,6 +98,7 @@ def train_embed(
     device: str,
     dtype: StoredDtype = "float16",
     shard_rows: int = SHARD_ROWS,
+    cluster: ClusterConfig | None = None,
     progress: Progress,
 ) -> tuple[int, int]:
     """Between the stages: embed every caption of stage 2 and of dev once, with the LLM.
@@ -104,6 +109,8 @@ def train_embed(
         root: the folder that paths in ``data`` are relative to.
         llm: folder that stage 1 wrote.
         out: folder of the caption store; captions that it already holds are not embedded again.
+        device: of this process, or of each process of the cluster.
+        cluster: embed there; by default in this process.
         shard_rows: captions per shard, which is what an interrupted call loses at most.
 
     Returns:
@@ -118,7 +125,11 @@ def train_embed(
     clip = stored_clip_tower(recipe.model, recipe.keep)
     captions, _ = read_stage2_captions(data, root)
     dev = [read_caption_table(root, [split.captions])[0] for split in data.dev]
-    embed = folder.embedder(device, clip)
+    encoder = CaptionEncoder(llm, device=device, clip=clip)
+    embed, parts = encoder.embedder, None
+    if cluster is not None:
+        source = encoder.source(llm, device=device, clip=clip)
+        parts = partial(texts_on_ray, source=source, config=cluster, owner=str(out.absolute()))
     done = fill_caption_store(
         pa.concat_tables([captions, *dev]),
         embed,
@@ -130,6 +141,7 @@ def train_embed(
         clip_width=embed.clip_width,
         dtype=dtype,
         shard_rows=shard_rows,
+        embed_parts=parts,
         progress=progress,
     )
     return done, len(CaptionStore(out))

@@ -88,7 +88,7 @@ def test_what_cannot_be_read_is_one_sentence(table: Path, run_cli: RunCli) -> No
         (("missing.csv",), "missing.csv cannot be read: No such file or directory"),
         (("numbers.csv", "--as", "list"), "No column of numbers.csv holds paths or URLs of images; it has a, b"),
         (("photos.parquet", "--metadata", "twice.csv"), "twice.csv has several rows for path = 'a.jpg'"),
-        (("photos.parquet", "--metadata", "numbers.csv", "--on", "x"), "numbers.csv has no column 'x'; it has a, b"),
+        (("photos.parquet", "--metadata", "numbers.csv", "--key", "x"), "numbers.csv has no column 'x'; it has a, b"),
         (("list.txt",), "list.txt is a .txt, which nothing here reads"),
     ):
         done = run_cli("index", *arguments, cwd=table)

@@ -93,7 +93,7 @@ def test_other_queries_have_none(searcher: Searcher, ask: Callable[[Searcher], R
 
 
 def test_other_models_have_none_and_search_no_deeper(searcher: Searcher) -> None:
-    plain = SearchIndex(searcher.parts[0].snapshot, ColourEncoder())
+    plain = SearchIndex(searcher.parts[0].indexed, ColourEncoder())
     result = plain.query("dusk", k=3)
     assert [hit.probability for hit in result.hits] == [None] * 3
     calibrated = searcher.query("dusk", k=3)
@@ -107,5 +107,5 @@ def test_a_hit_says_it_in_json(searcher: Searcher) -> None:
 
 
 def test_an_index_without_an_encoder_is_searched_as_before(searcher: Searcher) -> None:
-    plain = SearchIndex(Snapshot(searcher.parts[0].snapshot.folder))
+    plain = SearchIndex(Snapshot(searcher.parts[0].indexed.folder))
     assert plain.query(like=1, k=1).hits[0].probability is None

@@ -32,7 +32,7 @@ def stored(searcher: Searcher) -> tuple[list[tuple[int, int]], np.ndarray]:
     names: list[tuple[int, int]] = []
     vectors = []
     for number, part in enumerate(searcher.parts):
-        ids = part.snapshot.live_ids.tolist()
+        ids = part.indexed.live_ids.tolist()
         names += [(number, identifier) for identifier in ids]
         vectors.append(part.snapshot.vectors(ids))
     return names, np.concatenate(vectors).astype(np.float64)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from llm2clip_search.base.progress import Progress, no_progress
+from llm2clip_search.cluster.pipeline import ClusterConfig
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.errors import CorpusError, Llm2ClipError, ModelError, StoreError
 from llm2clip_search.training import Recipe, find_recipe, stages
@@ -230,6 +231,26 @@ def test_a_killed_embedding_continues_after_the_last_shard(
     ids = read_stage2_captions(recipe.data, root)[0]["caption_id"].to_numpy()
     a, b = (store.embeddings(store.positions(ids)).astype(np.float32) for store in (whole, again))
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)  # the batches differ, and so does rounding
+
+
+@pytest.mark.slow
+def test_captions_embedded_on_a_cluster_are_those_of_this_process(
+    recipe: Recipe, root: Path, made: Path, tmp_path: Path, ray_address: str
+) -> None:
+    stages.train_embed(
+        recipe.stage2,
+        recipe.data,
+        root=root,
+        llm=made / "llm",
+        out=tmp_path / "captions",
+        device="cpu",
+        cluster=ClusterConfig(address=ray_address),
+        progress=no_progress,
+    )
+    names = sorted(path.name for path in (made / "store").glob("*.arrow"))
+    assert names == sorted(path.name for path in (tmp_path / "captions").glob("*.arrow"))
+    for name in names:
+        assert (tmp_path / "captions" / name).read_bytes() == (made / "store" / name).read_bytes()
 
 
 def embed_and_die(recipe: Recipe, root: Path, made: Path, out: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from llm2clip_search.benchmarks.perf.timing import median_ms, seconds_of
 from llm2clip_search.engine import SearchIndex, SearchPlan
+from llm2clip_search.engine.candidates import Matches
 from llm2clip_search.store import Snapshot
 from llm2clip_search.vectorindex.exact import rank_again
 from llm2clip_search.vectorindex.faiss_index import load_index
@@ -107,7 +108,7 @@ class _TimedIndex(SearchIndex):
     searching = 0.0
 
     def candidates(
-        self, vectors: np.ndarray, depth: int, plan: SearchPlan, matches: np.ndarray | None
+        self, vectors: np.ndarray, depth: int, plan: SearchPlan, matches: Matches | None
     ) -> tuple[np.ndarray, np.ndarray]:
         started = time.perf_counter()
         found = super().candidates(vectors, depth, plan, matches)

@@ -4,8 +4,10 @@ import typer
 
 from llm2clip_search.cli.bench.ann import bench_ann
 from llm2clip_search.cli.bench.captions import bench_captions
+from llm2clip_search.cli.bench.cluster import bench_cluster
 from llm2clip_search.cli.bench.compare import bench_compare
 from llm2clip_search.cli.bench.datasets import bench_datasets
+from llm2clip_search.cli.bench.engines import bench_engines
 from llm2clip_search.cli.bench.evaluation import bench_evaluation
 from llm2clip_search.cli.bench.failures import bench_failures
 from llm2clip_search.cli.bench.feeding import bench_feeding
@@ -16,6 +18,7 @@ from llm2clip_search.cli.bench.report import bench_report
 from llm2clip_search.cli.bench.retrieval import bench_retrieval
 from llm2clip_search.cli.bench.scale import bench_scale
 from llm2clip_search.cli.bench.serve import bench_serve
+from llm2clip_search.cli.bench.simulate import bench_simulate_indexing, bench_simulate_serving
 from llm2clip_search.cli.bench.sources import bench_sources
 from llm2clip_search.cli.bench.speed import bench_speed
 from llm2clip_search.cli.bench.sugarcrepe import bench_sugarcrepe
@@ -40,7 +43,11 @@ bench.command("ann")(bench_ann)
 bench.command("speed")(bench_speed)
 bench.command("sources")(bench_sources)
 bench.command("scale")(bench_scale)
+bench.command("engines")(bench_engines)
+bench.command("simulate-indexing")(bench_simulate_indexing)
+bench.command("simulate-serving")(bench_simulate_serving)
 bench.command("serve")(bench_serve)
 bench.command("feeding")(bench_feeding)
 bench.command("opening")(bench_opening)
+bench.command("cluster")(bench_cluster)
 bench.command("evaluation")(bench_evaluation)

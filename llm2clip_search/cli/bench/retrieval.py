@@ -16,6 +16,7 @@ from llm2clip_search.cli.bench.measured import (
     check_output_file,
     open_measured,
 )
+from llm2clip_search.cli.cluster_options import Encoders, GpusPerEncoder, On, Staging, cluster_config
 from llm2clip_search.cli.options import Device, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from llm2clip_search.benchmarks.datasets.base import RetrievalSet
     from llm2clip_search.benchmarks.results import RetrievalResult
+    from llm2clip_search.cluster.pipeline import ClusterConfig
 
 
 def bench_retrieval(
@@ -75,6 +77,10 @@ def bench_retrieval(
     no_cache: NoCache = False,
     runtime: RuntimeName = "auto",
     device: Device = "auto",
+    on: On = None,
+    staging: Staging = None,
+    encoders: Encoders = None,
+    gpus_per_encoder: GpusPerEncoder = 1.0,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per language.")] = False,
 ) -> None:
     """Measure recall@1, 5 and 10 of image and text retrieval as defined by CLIP_benchmark, with 95 % intervals.
@@ -86,6 +92,7 @@ def bench_retrieval(
     if out is not None:
         check_output_file(out)
     select = _selection(captions_per_image, joined)
+    cluster = cluster_config(on, staging, encoders, gpus_per_encoder)
     opened = open_measured(
         datasets,
         root,
@@ -99,7 +106,13 @@ def bench_retrieval(
     )
     per_image = f"joined {joined}" if joined else captions_per_image
     results = measure_each(
-        opened, select, captions_per_image=per_image, out=out, json_output=json_output, drafts=drafts
+        opened,
+        select,
+        captions_per_image=per_image,
+        out=out,
+        json_output=json_output,
+        drafts=drafts,
+        cluster=cluster,
     )
     if not json_output:
         with console.results():
@@ -115,6 +128,7 @@ def measure_each(
     out: Path | None,
     json_output: bool,
     drafts: bool = False,
+    cluster: "ClusterConfig | None" = None,
 ) -> "list[RetrievalResult]":
     """Measure data sets one after the other; each result is printed as JSON and written as soon as it is there."""
     from llm2clip_search.benchmarks.results import write_results
@@ -130,6 +144,7 @@ def measure_each(
                 trained_on=measured.trained_on,
                 drafts=drafts,
                 cache=measured.cache,
+                cluster=cluster,
                 progress=progress,
             ):
                 results.append(result)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.cluster_options import Encoders, GpusPerEncoder, On, Staging, cluster_config
 from llm2clip_search.cli.options import DataFolder, Device, RecipeName, Settings
 from llm2clip_search.cli.train.options import LLMFolderOption
 
@@ -21,6 +22,10 @@ def embed(
         typer.Option(help="Precision of the stored embeddings; float32 takes twice the space."),
     ] = "float16",
     device: Device = "auto",
+    on: On = None,
+    staging: Staging = None,
+    encoders: Encoders = None,
+    gpus_per_encoder: GpusPerEncoder = 1.0,
 ) -> None:
     """Between the stages: embed every caption once, so that stage 2 does not run the LLM.
 
@@ -33,6 +38,7 @@ def embed(
     from llm2clip_search.training import find_recipe
     from llm2clip_search.training.stages import train_embed
 
+    cluster = cluster_config(on, staging, encoders, gpus_per_encoder)
     chosen = find_recipe(recipe, settings or ())
     with ProgressBar(log=True) as progress:
         done, rows = train_embed(
@@ -41,8 +47,9 @@ def embed(
             root=data,
             llm=llm,
             out=out,
-            device=pick_device(device),
+            device=device if cluster is not None else pick_device(device),
             dtype=dtype,
+            cluster=cluster,
             progress=progress,
         )
     console.say(f"{done:,} captions embedded; {out} holds {rows:,}.")

@@ -56,7 +56,7 @@ def delete_saved(call: Call, query: SavedId) -> None:
 
 
 def _folders(call: Call) -> list[Path]:
-    return [part.snapshot.folder for part in call.opened.searcher.parts]
+    return [part.indexed.folder for part in call.opened.searcher.parts]
 
 
 ENDPOINTS = (

@@ -220,7 +220,7 @@ def original_of(identifier: str, opened: Opened) -> Original:
         Problem: ``not-found``.
     """
     part, number = row_of(identifier, opened)
-    snapshot = opened.searcher.parts[part].snapshot
+    snapshot = opened.searcher.parts[part].indexed
     return Original(snapshot=snapshot, row=snapshot.rows([number])[0])
 
 

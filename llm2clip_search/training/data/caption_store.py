@@ -9,7 +9,7 @@ float16 takes half the space of the original's float32: for 60 million captions 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,8 @@ StoredDtype = Literal["float16", "float32"]
 ANOTHER_FOLDER = "Name another folder with --out."
 Embed = Callable[[Sequence[str]], np.ndarray]
 """Embeds captions: float32 ``[n, width]``."""
+EmbedParts = Callable[[Iterable[Sequence[str]]], Iterator[np.ndarray]]
+"""The same of parts, one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,7 @@ def fill_caption_store(
     progress: Progress,
     shard_rows: int = SHARD_ROWS,
     dtype: StoredDtype = "float16",
+    embed_parts: EmbedParts | None = None,
 ) -> int:
     """Embed the captions that the store does not hold yet, shard by shard; returns their number.
 
@@ -145,6 +148,7 @@ def fill_caption_store(
     one.
 
     Args:
+        embed_parts: embeds all parts elsewhere, in place of ``embed``.
         width: width of the embeddings, including the ``clip_width`` columns of ``clip``; see `StoreInfo`.
 
     Raises:
@@ -168,12 +172,14 @@ def fill_caption_store(
             todo = todo[~np.isin(ids[todo], np.concatenate(have))]
         texts = captions["caption"].to_pylist()
         done = 0
-        for batch in batches_by_length([len(texts[row]) for row in todo], shard_rows):
-            rows = todo[batch]
+        batches = [todo[batch] for batch in batches_by_length([len(texts[row]) for row in todo], shard_rows)]
+        parts = ([texts[row] for row in part] for rows in batches for part in _parts(rows))
+        embedded = map(embed, parts) if embed_parts is None else embed_parts(parts)
+        for rows in batches:
             vectors = np.empty((len(rows), width), dtype=dtype)
-            for start in range(0, len(rows), EMBED_ROWS):
-                part = [texts[row] for row in rows[start : start + EMBED_ROWS]]
-                vectors[start : start + len(part)] = _embed(embed, part, width, dtype)
+            for start, row_numbers in zip(range(0, len(rows), EMBED_ROWS), _parts(rows), strict=True):
+                part = [texts[row] for row in row_numbers]
+                vectors[start : start + len(part)] = _stored(next(embedded), part, width, dtype)
                 done += len(part)
                 progress("captions", done, len(todo), {})
             name = f"{len(info.shards):06d}.arrow"
@@ -227,8 +233,12 @@ def _existing_info(folder: Path, wanted: StoreInfo) -> StoreInfo:
     return info
 
 
-def _embed(embed: Embed, texts: list[str], width: int, dtype: StoredDtype) -> np.ndarray:
-    exact = embed(texts)
+def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows that are embedded between two progress reports."""
+    return (rows[start : start + EMBED_ROWS] for start in range(0, len(rows), EMBED_ROWS))
+
+
+def _stored(exact: np.ndarray, texts: list[str], width: int, dtype: StoredDtype) -> np.ndarray:
     assert exact.shape == (len(texts), width), f"{len(texts)} captions and width {width}, but shape {exact.shape}"
     with np.errstate(over="ignore"):  # reported below, with the caption
         vectors: np.ndarray = exact.astype(dtype)

@@ -1,6 +1,7 @@
 """The feeding benchmark on a few runs: files and rows stay bounded, and what it refuses."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -19,10 +20,11 @@ def test_an_index_that_is_fed_often_stays_small() -> None:
     assert min(fed.run_ms for fed in after.values()) > 0
 
 
-def test_the_command_prints_a_line_for_each_count(run_cli: RunCli) -> None:
-    done = run_cli("bench", "feeding", "--runs", "1,3", "--json")
+def test_the_command_prints_a_line_for_each_count(run_cli: RunCli, tiny_model: Path) -> None:
+    model = ("--model", f"dir:{tiny_model}")
+    done = run_cli("bench", "feeding", "--runs", "1,3", "--json", *model)
     assert [json.loads(line)["images"] for line in done.stdout.splitlines()] == [1, 3]
-    table = run_cli("bench", "feeding", "--runs", "2")
+    table = run_cli("bench", "feeding", "--runs", "2", *model)
     assert [line.split()[:2] for line in table.stdout.splitlines()] == [["runs", "images"], ["2", "2"]]
 
 

@@ -23,7 +23,7 @@ from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.tokenization import LLMTokenizer
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
-from llm2clip_search.engine.search import open_index
+from llm2clip_search.engine.opening import open_index
 from llm2clip_search.errors import ModelError
 from llm2clip_search.indexers import index_folder
 from tests.support.checkpoints import (

@@ -1,0 +1,137 @@
+"""How a query is searched where an index was published to a serving engine."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llm2clip_search.engine.plan import SearchPlan
+from llm2clip_search.vectorindex.operating import OperatingPoint
+from llm2clip_search.vectorindex.serving.state import Measured, ServingPoint
+
+DEPTH = 10
+"""Neighbours that recall was measured for."""
+GATHERED = 3
+"""How much longer a row takes that is gathered for exact search than one of a scan over all."""
+IDS_PER_MS = 2_000
+"""Ids that are sent and compared in a millisecond, of those that an engine is asked for one by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """What a plan depends on, besides the query."""
+
+    name: str
+    """URL of the engine."""
+    measured: Measured | None
+    """What the last publish measured; None if none ended."""
+    rows: int
+    """Live rows of the index."""
+    most_ids: int
+    """Ids that the engine can be asked for one by one."""
+    is_at_hand: bool
+    """The index is there too, so that rows can be compared exactly here."""
+
+
+def plan_engine(
+    facts: EngineFacts,
+    *,
+    matches: int | None,
+    k: int,
+    recall: float,
+    untranslated: str = "",
+    tail: int = 0,
+    slack: int = 0,
+) -> SearchPlan:
+    """Choose the engine's effort, or exact search where the engine cannot reach the recall or answer the condition.
+
+    Args:
+        matches: rows that the filter leaves; None if there is no filter.
+        k: results wanted, skipped ones included.
+        recall: share of the exact results that must be found; 1 is exact search.
+        untranslated: why the engine cannot be sent the condition; empty if it can.
+        tail: matching rows that the engine does not hold as they are.
+        slack: rows that it still holds and that do not count any more.
+    """
+    count = facts.rows if matches is None else matches
+    k = min(k, count)
+    common: dict[str, Any] = {"rows": facts.rows, "matches": count}
+    if count == 0:
+        reason = "the index is empty" if facts.rows == 0 else "no row meets the filter"
+        return SearchPlan(strategy="nothing", device="cpu", reason=reason, **common)
+    left = f"{facts.rows:,} rows" if matches is None else f"the filter leaves {count:,} of {facts.rows:,} rows"
+    over = "" if matches is None else " over matches"
+
+    def exact(reason: str) -> SearchPlan:
+        device: Any = "cpu" if facts.is_at_hand else "engine"
+        strategy: Any = f"exact{over}"
+        return SearchPlan(strategy=strategy, device=device, reason=f"{left}; {reason}", candidates=k, **common)
+
+    points = () if facts.measured is None else facts.measured.points
+    point = choose_serving_point(points, share=count / facts.rows, recall=recall)
+    if point is None or recall == 1.0:
+        return exact(_why_exact(facts, recall))
+    if untranslated:
+        if better := _why_here(facts, count, point, untranslated):
+            return exact(better)
+        left = f"{left}, whose ids are sent: {untranslated}"
+    return SearchPlan(
+        strategy="approximate over matches" if matches is not None else "approximate",
+        device="engine",
+        reason=f"{left}; {facts.name} takes about {point.milliseconds:.1f} ms",
+        ann=facts.name,
+        point=OperatingPoint(
+            depth=DEPTH,
+            effort=point.effort,
+            candidates=DEPTH,
+            recall=point.recall,
+            milliseconds=point.milliseconds,
+        ),
+        effort=math.ceil(point.effort * max(1.0, k / DEPTH)),
+        candidates=min(k + slack, facts.rows + slack),
+        tail=tail,
+        **common,
+    )
+
+
+def _why_exact(facts: EngineFacts, recall: float) -> str:
+    if recall == 1.0:
+        return "all of the best results are wanted"
+    if facts.measured is None:
+        return f"the recall of {facts.name} is not known, because no publish to it has ended"
+    return f"no measured effort of {facts.name} finds {recall:.1%} of the best {DEPTH}"
+
+
+def _why_here(facts: EngineFacts, count: int, point: ServingPoint, untranslated: str) -> str:
+    """Why rows are compared here whose condition an engine cannot be sent; empty if sending their ids is faster."""
+    assert facts.measured is not None, "a point of it was chosen"
+    if count > facts.most_ids:
+        return f"{facts.name} cannot be sent so many ids, nor the condition: {untranslated}"
+    exact_ms = GATHERED * facts.measured.exact_ms * count / facts.rows
+    if exact_ms <= point.milliseconds + count / IDS_PER_MS:
+        return f"comparing them takes about {exact_ms:.1f} ms, less than sending their ids: {untranslated}"
+    return ""
+
+
+def choose_serving_point(points: Sequence[ServingPoint], *, share: float, recall: float) -> ServingPoint | None:
+    """The least effort that reached a recall with the filters whose shares are next to a query's.
+
+    Args:
+        share: of the rows that the query's filter leaves.
+
+    Returns:
+        None if no effort did.
+    """
+    shares = sorted({point.share for point in points})
+    around = {max((each for each in shares if each <= share), default=shares[0])} if shares else set[float]()
+    around |= {min((each for each in shares if each >= share), default=shares[-1])} if shares else set[float]()
+    chosen = [
+        min(
+            (point for point in points if point.share == each and point.recall >= recall),
+            key=lambda point: point.effort,
+            default=None,
+        )
+        for each in around
+    ]
+    good = [point for point in chosen if point is not None]
+    return max(good, key=lambda point: point.effort) if good and len(good) == len(chosen) else None

@@ -1,0 +1,181 @@
+"""How to open an index for searching, several as one, or what was published to a serving engine."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+from llm2clip_search.base.files import user_path
+from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.encoders import Encoder, as_encoder, load_encoder
+from llm2clip_search.encoders.placement import Quantize
+from llm2clip_search.encoders.towers import Runtime
+from llm2clip_search.engine.search import SearchIndex
+from llm2clip_search.engine.searcher import Searcher
+from llm2clip_search.engine.served_index import ServedIndex
+from llm2clip_search.engine.several import SearchIndices
+from llm2clip_search.engine.time_limit import TIME_LIMIT_S
+from llm2clip_search.errors import EngineError, InputError, QueryError, StoreError
+from llm2clip_search.store import DEFAULT_FOLDER, Snapshot, find_index, has_index
+from llm2clip_search.store.published import default_collection
+from llm2clip_search.store.snapshot import check_same_model
+from llm2clip_search.store.writer import check_model
+from llm2clip_search.vectorindex.serving.engine import ServingEngine
+from llm2clip_search.vectorindex.serving.opening import open_engine
+
+
+@overload
+def open_index(
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    model: str | None = None,
+    encoder: Encoder | str | None = None,
+    runtime: Runtime = "auto",
+    device: str = "auto",
+    quantize: Quantize = "none",
+    condition_seconds: float = TIME_LIMIT_S,
+) -> SearchIndex: ...
+
+
+@overload
+def open_index(
+    folder: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    encoder: Encoder | str | None = None,
+    runtime: Runtime = "auto",
+    device: str = "auto",
+    quantize: Quantize = "none",
+    condition_seconds: float = TIME_LIMIT_S,
+    engine: str | ServingEngine | None,
+) -> SearchIndex: ...
+
+
+@overload
+def open_index(
+    folder: None = None,
+    *,
+    model: str | None = None,
+    encoder: Encoder | str | None = None,
+    runtime: Runtime = "auto",
+    device: str = "auto",
+    quantize: Quantize = "none",
+    condition_seconds: float = TIME_LIMIT_S,
+    engine: str | ServingEngine,
+) -> ServedIndex: ...
+
+
+@overload
+def open_index(
+    folder: Iterable[str | os.PathLike[str]] | None,
+    *,
+    model: str | None = None,
+    encoder: Encoder | str | None = None,
+    runtime: Runtime = "auto",
+    device: str = "auto",
+    quantize: Quantize = "none",
+    condition_seconds: float = TIME_LIMIT_S,
+    engine: str | ServingEngine | None = None,
+) -> Searcher: ...
+
+
+def open_index(
+    folder: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+    *,
+    model: str | None = None,
+    encoder: Encoder | str | None = None,
+    runtime: Runtime = "auto",
+    device: str = "auto",
+    quantize: Quantize = "none",
+    condition_seconds: float = TIME_LIMIT_S,
+    engine: str | ServingEngine | None = None,
+) -> Searcher:
+    """Open an index for searching, or several as one, or what was published to a serving engine.
+
+    Args:
+        folder: the index folder, or the folder that holds it as ``.llm2clip``; by default the nearest ``.llm2clip``
+            from the current folder upward. ``~`` is the home folder. Several folders are searched together, and their
+            images make one ranking.
+        model: name of the model to load, by default the one that made the index.
+        encoder: an encoder that is loaded already, instead of ``model`` and the options below; a name is ``model``.
+        runtime, device, quantize: as for `load_encoder`.
+        condition_seconds: the most that evaluating a condition may take; strangers should get less than the default.
+        engine: URL of a serving engine as of `open_engine`, or an engine. With a folder it searches for that index.
+            Without one no index is needed, and what was published is searched by itself.
+
+    Returns:
+        A `SearchIndex`; a `SearchIndices` for several folders; a `ServedIndex` for an engine without a folder.
+
+    Raises:
+        StoreError: no index there, another model made it, or two indices were made by different models.
+        EngineError: the engine cannot be reached, or holds something else.
+        ModelError: the model cannot be loaded.
+        InputError: something that is not a folder, or not the URL of an engine; or an engine for several indices.
+    """
+    how = _How(model=model, encoder=encoder, runtime=runtime, device=device, quantize=quantize)
+    if folder is None and engine is not None:
+        served = ServedIndex(_engine_of(engine, None), condition_seconds=condition_seconds)
+        made = served.snapshot.manifest.model
+        loaded = how.encoder_for(made)
+        if loaded.identity.fingerprint != made.fingerprint:
+            raise EngineError(
+                f"{served.snapshot.folder} was made by {made.name} ({made.fingerprint}), not by"
+                f" {loaded.identity.name} ({loaded.identity.fingerprint})."
+            )
+        return served.searched_with(loaded)
+    folders = [find_index()] if folder is None else index_folders(folder)
+    if engine is not None and len(folders) > 1:
+        raise QueryError(f"An engine holds one index, but {len(folders)} are named.")
+    snapshots = [Snapshot(each) for each in folders]
+    check_same_model(snapshots)
+    loaded = how.encoder_for(snapshots[0].manifest.model)
+    for snapshot in snapshots:
+        check_model(snapshot, loaded.identity)
+    beside = None if engine is None else _engine_of(engine, folders[0])
+    opened = [
+        SearchIndex(snapshot, loaded, condition_seconds=condition_seconds, engine=beside) for snapshot in snapshots
+    ]
+    return opened[0] if len(opened) == 1 else SearchIndices(opened, loaded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """How the encoder of an index is chosen."""
+
+    model: str | None
+    encoder: Encoder | str | None
+    runtime: Runtime
+    device: str
+    quantize: Quantize
+
+    def encoder_for(self, made: ModelIdentity) -> Encoder:
+        """The encoder that was given, or that is loaded by the name that was given, or by that of a model."""
+        encoder, model = self.encoder, self.model
+        if isinstance(encoder, str):
+            encoder, model = None, encoder if model is None else model
+        if encoder is None:
+            name = model or made.name
+            return load_encoder(name, runtime=self.runtime, device=self.device, quantize=self.quantize)
+        if model is not None:
+            raise StoreError("An index is opened with a model's name or with an encoder, not with both.")
+        return as_encoder(encoder)
+
+
+def _engine_of(engine: str | ServingEngine, folder: Path | None) -> ServingEngine:
+    if not isinstance(engine, str):
+        return engine
+    return open_engine(engine, collection=None if folder is None else default_collection(folder))
+
+
+def index_folders(given: object) -> list[Path]:
+    """Index folders of one path or several; a folder that holds ``.llm2clip`` stands for it."""
+    one = isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable)
+    several: list[Any] = [given] if one else list(given)  # type: ignore[call-overload]
+    for each in several:
+        if not isinstance(each, str | os.PathLike):
+            raise InputError(f"The folder of an index is a path, not {type(each).__name__}.")
+    paths = [user_path(each) for each in several]
+    return [
+        path / DEFAULT_FOLDER if not has_index(path) and has_index(path / DEFAULT_FOLDER) else path for path in paths
+    ]
