@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from llm2clip_search.base.progress import no_progress
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.config import ModelConfig
+from llm2clip_search.errors import ModelError
 from llm2clip_search.training.recipes.own import read_own_recipe
 from llm2clip_search.training.run import run_own_recipe
 from llm2clip_search.training.runtime.distributed import World
@@ -189,6 +190,26 @@ def assert_same_tensors(one: Path, other: Path) -> None:
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
+def test_too_little_memory_is_said_before_training(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm2clip_search.training.run.physical_bytes", lambda: 10**6)
+    own = read_own_recipe(str(recipe), FAST)
+    with pytest.raises(ModelError, match=r"Stage 2 of my takes about \d\.\d GB .* this machine has 0\.0 GB"):
+        run_own_recipe(own, root=recipe.parent, out=tmp_path, world=World(), progress=no_progress)
+
+
+def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: RunCli) -> None:
+    done = run_cli("train", "run", recipe.name, "--out", "dry", "--dry-run", *settings(), cwd=recipe.parent)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("my, train")] == [
+        "my, train embed",
+        "my, train clip",
+    ]
+    assert "views before the first step" in done.stdout
+    assert not (recipe.parent / "dry").exists()
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -227,7 +248,6 @@ def test_init_says_what_is_wrong(arguments: tuple[str, ...], message: str, recip
 
 def test_an_llm_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     from llm2clip_search.encoders.llm import save_tokenizer
-    from llm2clip_search.errors import ModelError
     from tests.support.models import save_llm
 
     save_llm(tmp_path / "llm")

@@ -36,8 +36,11 @@ class OwnRecipe:
     terms: str = ""
     """Terms of the training data, for the model card."""
     data: OwnData
+    """Sources of images with captions."""
     evaluation: tuple[EvaluationSource, ...] = ()
+    """Sets that show what the model forgets."""
     embed: EmbedRecipe = field(default_factory=EmbedRecipe)
+    """How captions are embedded."""
     clip: ClipRecipe
     """Stage 2; its model is that of ``start``."""
 
