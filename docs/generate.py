@@ -8,6 +8,8 @@
 """
 
 import argparse
+import ast
+import inspect
 import io
 import json
 import re
@@ -166,6 +168,64 @@ def model_names() -> str:
     return table(("name", "million parameters", "pixels", "tokens", "dim", "languages", "licence"), rows)
 
 
+def recipe_fields() -> str:
+    """Every field of every table that a recipe file may have, from the docstrings of the dataclasses."""
+    from llm2clip_search.encoders import config
+    from llm2clip_search.training.data import augmentation, caption_table, long_captions, own_recipe, pairs, recipe
+    from llm2clip_search.training.recipes import own
+    from llm2clip_search.training.runtime import loop
+    from llm2clip_search.training.tasks import caption_llm, clip_recipe, distillation, lora, vision_training
+
+    tables: list[tuple[str, type]] = [
+        ("", own.OwnRecipe),
+        ("[data] with a start model", own_recipe.OwnData),
+        ("[[data.train]], [[data.val]]", own_recipe.OwnSource),
+        ("[[evaluation]], and what [[data.train]] has", own_recipe.EvaluationSource),
+        ("[embed]", own.EmbedRecipe),
+        ("[clip]", clip_recipe.ClipRecipe),
+        ("[clip.loop], [captions.loop]", loop.LoopRecipe),
+        ("[clip.vision]", vision_training.VisionTraining),
+        ("[clip.anchor]", distillation.Anchor),
+        ("[clip.keep]", distillation.Distillation),
+        ("[clip.augmentation]", augmentation.Augmentation),
+        ("[data.long]", long_captions.LongCaptions),
+        ("[data] without a start model", recipe.DataRecipe),
+        ("[[data.captions]], [[data.image_captions]], [data.dev.captions]", caption_table.CaptionSource),
+        ("[[data.captions.columns]]", caption_table.CaptionColumn),
+        ("[[data.held_out]]", caption_table.HeldOutSplit),
+        ("[[data.dev]]", recipe.DevSplit),
+        ("[size]", recipe.DataSize),
+        ("[captions]", caption_llm.CaptionLLMRecipe),
+        ("[captions.lora], [clip.vision.lora]", lora.LoraRecipe),
+        ("[captions.instructions]", pairs.Instructions),
+        ("[model]", config.ModelConfig),
+        ("[model.vision]", config.VisionConfig),
+        ("[model.vision.preprocess]", config.PreprocessConfig),
+        ("[model.text], [captions.text]", config.TextConfig),
+        ("[model.text.adaptor]", config.AdaptorConfig),
+    ]
+    return "\n".join(f"### {title or 'At the top'}\n\n{_fields_of(kind)}" for title, kind in tables)
+
+
+def _fields_of(kind: type) -> str:
+    """The own fields of a dataclass, with the docstrings that follow them; one without a docstring is an error."""
+    body = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    rows = []
+    for each, after in zip(body.body, [*body.body[1:], None], strict=True):
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and each.target.id != "schema_version":
+            documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            if not documented:
+                raise KeyError(f"{kind.__name__}.{each.target.id} has no docstring")
+            assert isinstance(after, ast.Expr)
+            assert isinstance(after.value, ast.Constant)
+            meaning = " ".join(str(after.value.value).replace("``", "`").split()).replace("|", "\\|")
+            default = ast.unparse(each.value) if each.value else "required"
+            shown = "" if default.startswith("field(") else default
+            rows.append((f"`{each.target.id}`", f"`{shown}`" if shown not in ("", "required") else shown, meaning))
+    return table(("field", "default", "meaning"), rows)
+
+
 def printed_block(*arguments: str) -> Callable[[], str]:
     """What a command prints, as a block of text."""
     return lambda: "```text\n" + "\n".join(line.rstrip() for line in printed(*arguments).splitlines()) + "\n```\n"
@@ -193,6 +253,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "model-names": model_names,
     "data-sets": printed_block("bench", "datasets"),
     "recipes": printed_block("train", "recipes"),
+    "recipe-fields": recipe_fields,
 }
 
 

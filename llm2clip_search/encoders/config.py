@@ -38,9 +38,11 @@ class PreprocessConfig:
     """How the crop's start is rounded if an odd number of pixels is left over: to the nearest even number, as
     torchvision does (open_clip, timm, OpenAI's code), or down, as the processors of transformers do."""
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+    """Filter of the resize."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Per channel, where white is 1."""
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Per channel, likewise."""
 
     @property
     def shortest(self) -> int:
@@ -53,6 +55,7 @@ class VisionConfig:
     """A vision tower: a published backbone and, if it was trained here or converted, a projection."""
 
     library: Literal["timm", "open_clip", "transformers"]
+    """Library that defines the architecture."""
     architecture: str
     """The library's model name; empty for transformers, whose folder states it."""
     weights: str | None
@@ -68,6 +71,7 @@ class VisionConfig:
     """The library's configuration of a tower whose weights are in this folder (transformers: ``CLIPVisionConfig``;
     timm: keyword arguments of ``create_model``); empty if ``architecture`` says it all."""
     preprocess: PreprocessConfig
+    """How images become its input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +91,17 @@ class TextConfig:
     """A text tower: a decoder LLM with pooling and adaptor, or a classic CLIP text tower."""
 
     library: Literal["llm", "open_clip", "transformers"]
+    """A decoder LLM, or the library of a classic text tower."""
     architecture: str = ""
+    """The library's model name; empty for an LLM."""
     weights: str | None
     """Source of the weights; None if they are in this folder's ``model.safetensors``."""
     max_tokens: int
     """Number of tokens that the tower reads, special tokens included."""
     attention: Literal["bidirectional", "causal"] = "bidirectional"
+    """Whether a token sees those after it."""
     pooling: Literal["mean", "last"] = "mean"
+    """Mean of all states, or the last one."""
     instruction: str = ""
     """Text before the caption, which the LLM reads but which is not pooled."""
     suffix: str = ""
@@ -114,6 +122,7 @@ class TextConfig:
     in the model folder: a few dimensions of an LLM's states are hundreds of times larger than the others and would
     dominate cosines."""
     adaptor: AdaptorConfig | None = None
+    """The network behind an LLM; None for a classic text tower."""
     clip: "TextConfig | None" = None
     """A classic CLIP text tower whose embedding is concatenated with the LLM's pooled state before the adaptor, both
     L2-normalised (Huang et al., arXiv 2411.04997, ablation of stage 2, row d: better by 0.8 and 0.7 points). The part
@@ -126,6 +135,7 @@ class ModelConfig:
 
     schema_version: int = SCHEMA_VERSION
     name: str
+    """Name of the model."""
     dim: int
     """Width of the shared space."""
     querybank: float = 0.0
@@ -133,8 +143,11 @@ class ModelConfig:
     like the mean of two log probabilities: that of the caption given the image and that of the image given the
     caption."""
     vision: VisionConfig
+    """The vision tower."""
     text: TextConfig
+    """The text tower."""
     licence: str = "unknown"
+    """Licence of the model, those of its parts included."""
     training_data: tuple[str, ...] = ()
     """One line per data set: name, split, source and terms."""
     calibration: Calibration | None = None

@@ -20,7 +20,7 @@ from llm2clip_search.encoders.placement import Placement, quantizer
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.weights import mapped_tensors, weight_files
-from llm2clip_search.errors import ModelError
+from llm2clip_search.errors import ModelError, first_line
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3")
 """Model types of transformers whose decoders accept a 4-D attention mask."""
@@ -219,10 +219,13 @@ def save_tokenizer(source: str, folder: Path) -> None:
 
     path = fetch(source).path
     options = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-    with quiet_transformers():
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-            path.parent if options else path, local_files_only=True, **options
-        )
+    try:
+        with quiet_transformers():
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+                path.parent if options else path, local_files_only=True, **options
+            )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{source} has no tokenizer that can be read: {first_line(error)}.") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"The tokenizer of {source} cannot be written as a tokenizer.json.")
     alike = tokenizer("a dog")["input_ids"] == tokenizer("two cats on a street")["input_ids"]

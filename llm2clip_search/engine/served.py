@@ -223,6 +223,7 @@ class EngineBeside:
             measured=step.state.measured,
             rows=live,
             most_ids=self._served.engine.most_ids,
+            ms_per_id=self._served.engine.ms_per_id,
             is_at_hand=True,
         )
         return plan_engine(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from llm2clip_search.base.memory import resident_bytes
 from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.training.recipes.recipe import Recipe
@@ -56,6 +57,8 @@ class StageEstimate:
     step_flops: int
     """Floating-point operations per step."""
     speed: DeviceSpeed
+    preparation_flops: int = 0
+    """Floating-point operations before the first step, for the views that are kept."""
 
     @property
     def step_seconds(self) -> float:
@@ -65,7 +68,12 @@ class StageEstimate:
     @property
     def run_seconds(self) -> float:
         """Lower bound of the time of the whole run."""
-        return self.steps * self.step_seconds
+        return self.steps * self.step_seconds + self.preparation_seconds
+
+    @property
+    def preparation_seconds(self) -> float:
+        """Lower bound of the time before the first step."""
+        return self.preparation_flops / self.speed.flops
 
     @property
     def epochs(self) -> float:
@@ -86,6 +94,8 @@ class VisionCost:
     """Cost of one image, without the frozen prefix if its outputs are cached."""
     view_bytes: int
     """Bytes of a cached view: float16 outputs of the frozen prefix, or pixels."""
+    view_flops: int
+    """Floating-point operations of a cached view: those of the frozen prefix."""
     querybank_bytes: int
     """Bytes that are kept of an image of the querybank: the outputs of the frozen prefix, if there is one."""
 
@@ -208,6 +218,7 @@ def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEsti
         steps=stage.loop.steps,
         step_flops=stage.batch_size * _flops(vision, int(stage.gradient_cache) + distils) + texts * _flops(head, 0),
         speed=speed or measure_flops("cpu", bf16=stage.bf16),
+        preparation_flops=recipe.size.images * stage.kept_views * tower.view_flops,
     )
 
 
@@ -261,13 +272,17 @@ def vision_cost(stage: ClipRecipe) -> VisionCost:
     elif stage.kept_views and (parts := split_backbone(backbone, x)):
         run, x = parts[1], parts[0](x).detach()
     is_split = run is not backbone
+    pixels = torch.zeros(1, 3, config.preprocess.height, config.preprocess.width, device=device)
+    whole = cost_of(backbone, lambda: backbone(pixels)).forward if is_split else 0
     view_bytes, querybank_bytes = (2 * x.numel(), FLOAT32_BYTES * x.numel()) if is_split else (x.numel(), 0)
     if stage.bf16:
         run, x = run.to(torch.bfloat16), x.to(torch.bfloat16)
+    image = cost_of(run, lambda: run(x))
     return VisionCost(
         parameters=parameters,
         trained=trained,
-        image=cost_of(run, lambda: run(x)),
+        image=image,
+        view_flops=max(0, whole - image.forward),
         view_bytes=view_bytes,
         querybank_bytes=querybank_bytes,
     )
@@ -279,9 +294,11 @@ def _flops(cost: Cost, again: int) -> int:
 
 
 def _states(whole: int, trained: int, *, average: bool) -> dict[str, int]:
-    """Bytes of the state that lasts for the whole run; AdamW keeps two moments per trained parameter."""
+    """Bytes that are held for the whole run: by the program and its libraries, which are loaded now, and by weights;
+    AdamW keeps two moments per trained parameter."""
     states = {"weights": whole, "gradients": trained, "optimiser": 2 * trained, "moving average": average * trained}
-    return {name: FLOAT32_BYTES * count for name, count in states.items() if count}
+    held = {name: FLOAT32_BYTES * count for name, count in states.items() if count}
+    return {"program": resident_bytes()} | held
 
 
 def _llm_width(recipe: Recipe) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llm2clip_search.base.memory import physical_bytes
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.training.data.caption_store import StoredDtype
 from llm2clip_search.training.data.own_data import (
@@ -14,6 +15,7 @@ from llm2clip_search.training.data.own_data import (
     write_own_data,
 )
 from llm2clip_search.training.data.recipe import DataRecipe
+from llm2clip_search.training.own_estimate import require_memory
 from llm2clip_search.training.recipes.own import OwnRecipe
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.distributed import World
@@ -79,10 +81,10 @@ def run_own_recipe(recipe: OwnRecipe, *, root: Path, out: Path, world: World, pr
         look_at_data(recipe, root=root, out=out / DATA, progress=progress)
     world.barrier()
     summary, data = read_summary(out / DATA), own_data_recipe(recipe.data, recipe.evaluation)
-    model = fine_tuned(
-        start.config, recipe.name, licence=recipe.licence, training_data=tuple(_card_lines(recipe, summary))
-    )
+    model = fine_tuned(start, recipe.name, licence=recipe.licence, training_data=tuple(_card_lines(recipe, summary)))
     clip = replace(recipe.clip, model=model)
+    if world.device == "cpu":
+        require_memory(recipe, summary["counts"], physical_bytes())
     _embed(clip, data, out / DATA, start.folder, out, recipe.embed.dtype, world, progress)
     figures = train_clip(
         clip,

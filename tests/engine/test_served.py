@@ -295,7 +295,7 @@ def test_the_least_effort_that_is_good_enough_is_chosen(share: float, recall: fl
 
 def test_a_plan_says_why_rows_are_compared_exactly() -> None:
     measured = Measured(queries="captions", exact_ms=10.0, points=POINTS)
-    facts = EngineFacts(name="qdrant:x", measured=measured, rows=1000, most_ids=100, is_at_hand=True)
+    facts = EngineFacts(name="qdrant:x", measured=measured, rows=1000, most_ids=100, ms_per_id=0.001, is_at_hand=True)
 
     def reason(**options: Any) -> str:
         given: dict[str, Any] = {"matches": None, "k": 10, "recall": 0.95, **options}
@@ -305,7 +305,7 @@ def test_a_plan_says_why_rows_are_compared_exactly() -> None:
     assert "all of the best results are wanted" in reason(recall=1.0)
     deep = plan_engine(facts, matches=None, k=100, recall=0.95)
     assert (deep.effort, deep.candidates) == (640, 100)
-    unknown = EngineFacts(name="qdrant:x", measured=None, rows=1000, most_ids=100, is_at_hand=False)
+    unknown = EngineFacts(name="qdrant:x", measured=None, rows=1000, most_ids=100, ms_per_id=0.001, is_at_hand=False)
     plan = plan_engine(unknown, matches=None, k=10, recall=0.95)
     assert (plan.strategy, plan.device) == ("exact", "engine")
     assert "no publish to it has ended" in plan.reason

@@ -31,6 +31,8 @@ def print_estimate(estimate: "StageEstimate") -> None:
     table.add_row(f"measured speed of {speed.device}", f"{speed.flops / 1e12:,.3g} TFLOP/s")
     table.add_row("time per step, at least", f"{step:.2f} s" if step < 10 else duration(step))
     table.add_row("steps", f"{estimate.steps:,}")
+    if estimate.preparation_flops:
+        table.add_row("views before the first step, at least", duration(estimate.preparation_seconds))
     table.add_row("epochs", f"{estimate.epochs:.1f}")
     table.add_row("total time, at least", duration(estimate.run_seconds), style="bold")
     console.out.print(table)

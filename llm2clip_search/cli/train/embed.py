@@ -7,7 +7,7 @@ import typer
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.cluster_options import Encoders, GpusPerEncoder, On, Staging, cluster_config
-from llm2clip_search.cli.options import DataFolder, Device, RecipeName, Settings
+from llm2clip_search.cli.options import DataFolder, Device, DryRun, RecipeName, Settings
 from llm2clip_search.cli.train.options import LLMFolderOption
 
 
@@ -22,6 +22,7 @@ def embed(
         typer.Option(help="Precision of the stored embeddings; float32 takes twice the space."),
     ] = "float16",
     device: Device = "auto",
+    dry_run: DryRun = False,
     on: On = None,
     staging: Staging = None,
     encoders: Encoders = None,
@@ -40,6 +41,13 @@ def embed(
 
     cluster = cluster_config(on, staging, encoders, gpus_per_encoder)
     chosen = find_recipe(recipe, settings or ())
+    if dry_run:
+        from llm2clip_search.cli.train.dry_run import print_estimate
+        from llm2clip_search.training.dry_run import estimate_embed
+        from llm2clip_search.training.runtime.costs import measure_flops
+
+        print_estimate(estimate_embed(chosen, measure_flops(pick_device(device), bf16=False)))
+        return
     with ProgressBar(log=True) as progress:
         done, rows = train_embed(
             chosen.stage2,

@@ -1,13 +1,16 @@
 """``llm2clip-search train run``: all stages of a recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.options import DataFolder, Device, RecipeName, Settings, ShardingName
+from llm2clip_search.cli.options import DataFolder, Device, DryRun, RecipeName, Settings, ShardingName
+
+if TYPE_CHECKING:
+    from llm2clip_search.training.recipes.own import OwnRecipe
 
 
 def run(
@@ -20,6 +23,7 @@ def run(
     settings: Settings = None,
     device: Device = "auto",
     sharding: ShardingName = "replicate",
+    dry_run: DryRun = False,
 ) -> None:
     """Do all stages of a recipe that are out of date, one after the other; an interrupted run is resumed.
 
@@ -38,6 +42,9 @@ def run(
     stem = recipe.removesuffix(".toml")
     where = out or (Path(f"{stem}-run") if stem != recipe else Path(f"{recipe}-run"))
     own = read_own_recipe(recipe, settings or ()) if is_own_recipe(recipe) else None
+    if dry_run:
+        _estimate(recipe, own, settings or (), device)
+        return
     world = join_process_group(device, sharding)
     with ProgressBar(log=True) as progress:
         if own is not None:
@@ -48,6 +55,30 @@ def run(
     if world.is_main:
         _print_figures(result.before, result.figures)
         console.say(f"The model is in {result.model}; index with it by --model dir:{result.model}.")
+
+
+def _estimate(recipe: str, own: "OwnRecipe | None", settings: Sequence[str], device: str) -> None:
+    """Print what the stages take. Own data is looked at, because nothing else says how much there is."""
+    from llm2clip_search.base.progress import no_progress
+    from llm2clip_search.cli.train.dry_run import print_estimate
+    from llm2clip_search.encoders.placement import pick_device
+    from llm2clip_search.training.data.own_data import read_own_data
+    from llm2clip_search.training.dry_run import estimate_captions, estimate_clip, estimate_embed
+    from llm2clip_search.training.own_estimate import estimate_own
+    from llm2clip_search.training.recipes.own import folder_of
+    from llm2clip_search.training.recipes.registry import find_recipe
+    from llm2clip_search.training.runtime.costs import measure_flops
+
+    if own is not None:
+        speed = measure_flops(pick_device(device), bf16=own.clip.bf16)
+        found = read_own_data(own.data, own.evaluation, folder=folder_of(recipe), progress=no_progress)
+        estimates = [*estimate_own(own, found.counts(), speed)]
+    else:
+        chosen = find_recipe(recipe, settings)
+        speed = measure_flops(pick_device(device), bf16=chosen.stage2.bf16)
+        estimates = [estimate(chosen, speed) for estimate in (estimate_captions, estimate_embed, estimate_clip)]
+    for estimate in estimates:
+        print_estimate(estimate)
 
 
 def _print_figures(before: Mapping[str, float], after: Mapping[str, float]) -> None:

@@ -51,9 +51,11 @@ class CaptionColumn:
     """A column of captions or lists of captions."""
 
     name: str = "caption"
+    """Name of the column."""
     lang: str = ""
     """Language of all rows; if empty, a ``lang`` column gives it. Rows without one are `UNNAMED`, and counted."""
     length: LengthClass = "short"
+    """Class that stage 2 draws captions by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,7 @@ class CaptionSource:
     """Column with the image id; ``__key__`` is the name of a webdataset sample. Empty for pairs of texts without
     images: each row then counts as a photograph of its own, and only stage 1 uses it."""
     columns: tuple[CaptionColumn, ...] = (CaptionColumn(),)
+    """Columns with captions."""
     negatives: str = ""
     """Column of hard negatives: captions, or lists of them, that do not describe the row's image, in the language
     of the first of ``columns``. Empty for none."""
@@ -87,7 +90,9 @@ class HeldOutSplit:
     path: str
     """Caption file of the benchmark, in any of the formats above."""
     split: str
+    """Value of the column ``split``."""
     image: str = "image_id"
+    """Column with the image id."""
 
 
 def photo_key(image_id: str) -> str:

@@ -17,7 +17,9 @@ class LongCaptions:
     """For each number, one long caption per image and language, joined from that many short captions or from all if
     there are fewer. Images with a single caption get none."""
     langs: tuple[str, ...] = ("en",)
+    """Languages whose captions are joined."""
     seed: int = 0
+    """Decides which captions are joined, in which order."""
 
 
 def with_long_captions(captions: pa.Table, config: LongCaptions) -> pa.Table:

@@ -20,9 +20,13 @@ class Instructions:
     """Instructions that precede the query's caption, by the kind of pair; positives have none."""
 
     short_to_long: str = ""
+    """For a short query and a long positive."""
     long_to_short: str = ""
+    """For a long query and a short positive."""
     across_languages: str = ""
+    """For captions in two languages."""
     otherwise: str = ""
+    """For all other pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ class DevSplit:
     """Captioned images that checkpoints are evaluated on; never trained on."""
 
     name: str
+    """Names the split in logs and on the model card."""
     captions: CaptionSource
     """The first of its ``langs`` counts when the best checkpoint is selected."""
     images: tuple[str, ...]

@@ -36,8 +36,11 @@ class OwnRecipe:
     terms: str = ""
     """Terms of the training data, for the model card."""
     data: OwnData
+    """Sources of images with captions."""
     evaluation: tuple[EvaluationSource, ...] = ()
+    """Sets that show what the model forgets."""
     embed: EmbedRecipe = field(default_factory=EmbedRecipe)
+    """How captions are embedded."""
     clip: ClipRecipe
     """Stage 2; its model is that of ``start``."""
 
@@ -65,11 +68,11 @@ def read_own_recipe(name: str, settings: Sequence[str] = ()) -> OwnRecipe:
     file = TomlFile(recipe_text(name), name, settings)
     start, title = file.values.get("start"), file.values.get("name")
     try:
-        config = fetch_start(str(start)).config
+        model = fetch_start(str(start))
     except Llm2ClipError as error:
         raise InputError(f"{file.place(('start',))}: {str(error).rstrip('.')}.", hint=error.hint) from error
-    model = fine_tuned(config, str(title), licence=str(file.values.get("licence", "")), training_data=())
-    return file.build(OwnRecipe, given={"clip": _stage(file, model)})
+    config = fine_tuned(model, str(title), licence=str(file.values.get("licence", "")), training_data=())
+    return file.build(OwnRecipe, given={"clip": _stage(file, config)})
 
 
 def _stage(file: TomlFile, model: ModelConfig) -> ClipRecipe:

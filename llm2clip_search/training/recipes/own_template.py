@@ -65,7 +65,7 @@ def own_recipe_text(
 #
 #     llm2clip-search train run {name}.toml
 #
-# Fields that are not here have their defaults; docs/training.md describes all of them.
+# Fields that are not here have their defaults; docs/recipes.md describes all of them.
 
 {to_toml({"name": name})}
 # The model to begin from. Its LLM is taken as it is.

@@ -30,12 +30,15 @@ class LoopRecipe:
     """Optimisation of a stage: AdamW, with linear warm-up and cosine decay to zero."""
 
     steps: int
+    """Number of steps, if training does not end early."""
     learning_rate: float
     """Peak learning rate; a parameter group may scale it."""
     warmup_steps: int = 0
+    """Steps in which the learning rate rises to its peak."""
     weight_decay: float = 0.0
     """Applies to matrices only, not to vectors (norms, biases, temperatures)."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of its moments."""
     clip_norm: float = 1.0
     """Maximum global gradient norm; 0 disables clipping."""
     ema_decay: float = 0.0
@@ -50,6 +53,7 @@ class LoopRecipe:
     patience: int = 0
     """Evaluations in a row without an improvement after which training ends early; 0 takes all steps."""
     seed: int = 0
+    """Decides all random draws."""
 
     def __post_init__(self) -> None:
         allowed = {

@@ -38,8 +38,11 @@ class CaptionLLMRecipe:
     """Stage 1, except for the data."""
 
     text: TextConfig
+    """The LLM, and how its states are pooled."""
     lora: LoraRecipe
+    """Its low-rank updates."""
     loop: LoopRecipe
+    """Steps, rates and checkpoints."""
     batch_size: int
     """Pairs per step, over all ranks."""
     micro_batch: int
@@ -47,14 +50,18 @@ class CaptionLLMRecipe:
     gradient_cache: bool = False
     """Embed twice and keep the graph of only one micro-batch in memory; see `gradcache`."""
     gradient_checkpointing: bool = False
+    """Keep only the states between blocks, and compute the others twice."""
     temperature: float = 0.05
+    """Temperature of the contrastive loss."""
     lang_weights: Mapping[str, float]
     """Sampling weights of a batch's languages, for queries and for positives; languages not listed have weight 1."""
     joined: float = 0.0
     """Probability of a batch of joined captions: of each photograph, two texts that consist of one or several of its
     captions, none in both. The LLM learns from them what long captions have in common with short ones."""
     instructions: Instructions = field(default_factory=Instructions)
+    """Texts before the queries."""
     bf16: bool = True
+    """Compute in bfloat16; weights stay float32."""
     max_train_tokens: int = 128
     """Longer training captions are truncated."""
 

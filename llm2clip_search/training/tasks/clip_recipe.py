@@ -18,6 +18,7 @@ class ClipRecipe:
     model: ModelConfig
     """The model to train; the LLM of its text tower is replaced by that of the caption store."""
     loop: LoopRecipe
+    """Steps, rates and checkpoints."""
     batch_size: int
     """Images per step, over all ranks."""
     micro_batch: int
@@ -25,6 +26,7 @@ class ClipRecipe:
     gradient_cache: bool = False
     """Embed twice and keep the graph of only one micro-batch in memory; see `gradcache`."""
     loss: Literal["clip", "siglip"] = "clip"
+    """That of CLIP or that of SigLIP."""
     temperature: float = 0.07
     """Initial temperature; it is learned, with a minimum of 0.01."""
     captions_per_image: int = 1
@@ -35,11 +37,13 @@ class ClipRecipe:
     lang_weights: Mapping[str, float] = field(default_factory=dict)
     """Sampling weights of captions by language; languages not listed have weight 1."""
     vision: VisionTraining = field(default_factory=VisionTraining)
+    """Which parts of the vision tower are trained."""
     keep: Distillation | None = None
     """Distillation that preserves CLIP's knowledge; None for none."""
     anchor: Anchor | None = None
     """Distillation from the model that training begins from; None for none."""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    """How images are changed at random."""
     kept_views: int = 0
     """Cached views per image: augmented views that pass through the frozen prefix of the vision tower once, before
     training. Each step uses one of them. 0 draws a new view every time and runs the whole tower."""
@@ -53,6 +57,7 @@ class ClipRecipe:
     caption_noise: float = 0.0
     """Standard deviation of Gaussian noise on caption embeddings, relative to their own standard deviation."""
     bf16: bool = False
+    """Compute in bfloat16; weights stay float32."""
     max_missing: float = 0.01
     """Largest accepted fraction of images without captions, and of captioned images that are missing; both are
     skipped."""

@@ -22,10 +22,13 @@ class LoraRecipe:
     """Which linear layers get low-rank updates, and of which rank."""
 
     rank: int = 16
+    """Rank of the updates."""
     alpha: int = 32
     """Updates are scaled by ``alpha / rank``."""
     dropout: float = 0.0
+    """Dropout before the updates."""
     targets: tuple[str, ...] = LLM_PROJECTIONS
+    """Names of the linear layers that are updated."""
 
 
 def add_lora(module: nn.Module, recipe: LoraRecipe, seed: int) -> None:

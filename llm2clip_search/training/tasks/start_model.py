@@ -28,15 +28,25 @@ def fetch_start(name: str) -> Model:
     return model
 
 
-def fine_tuned(start: ModelConfig, name: str, *, licence: str, training_data: tuple[str, ...]) -> ModelConfig:
+def fine_tuned(start: Model, name: str, *, licence: str, training_data: tuple[str, ...]) -> ModelConfig:
     """The configuration of a model that begins as another one: a calibration does not outlast training."""
+    config = start.config
     return replace(
-        start,
+        config,
         name=name,
-        licence=licence or f"{start.licence}; terms of the training data",
-        training_data=(*start.training_data, *training_data),
+        licence=licence or f"{config.licence}; terms of the training data",
+        training_data=(*config.training_data, *training_data),
         calibration=None,
+        vision=replace(config.vision, weights=_absolute(config.vision.weights, start)),
+        text=replace(config.text, weights=_absolute(config.text.weights, start)),
     )
+
+
+def _absolute(source: str | None, start: Model) -> str | None:
+    """A source of weights that is not relative to the folder of the start model."""
+    if source is None or not source.startswith("dir:") or start.folder is None:
+        return source
+    return f"dir:{(start.folder / source.removeprefix('dir:')).resolve()}"
 
 
 def load_heads(heads: ProjectionHeads, start: Model) -> None:

@@ -28,6 +28,7 @@ class VisionTraining:
     """Which parameters of the vision tower are trained."""
 
     mode: Literal["frozen", "last", "full", "lora"] = "frozen"
+    """None of it, its last blocks, all of it, or low-rank updates."""
     blocks: int = 0
     """For ``last``: number of blocks at the end that are trained, with the modules after them."""
     scale: float = 1.0

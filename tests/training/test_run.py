@@ -1,0 +1,255 @@
+"""All stages on own data, by the command line and killed at any instant; the model that they start from is tiny."""
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llm2clip_search.base.progress import no_progress
+from llm2clip_search.encoders import load_encoder
+from llm2clip_search.encoders.config import ModelConfig
+from llm2clip_search.errors import ModelError
+from llm2clip_search.training.recipes.own import read_own_recipe
+from llm2clip_search.training.run import run_own_recipe
+from llm2clip_search.training.runtime.distributed import World
+from llm2clip_search.training.runtime.metrics_log import read_metrics
+from tests.support import own_data
+from tests.support.commands import RunCli
+from tests.support.corpus import jpeg
+from tests.support.models import save_model
+from tests.support.toy_training import start
+
+FAST = (
+    "clip.loop.steps=6",
+    "clip.loop.warmup_steps=1",
+    "clip.loop.evaluate_every=2",
+    "clip.loop.checkpoint_every=2",
+    "clip.loop.patience=0",
+    "clip.batch_size=6",
+    "clip.micro_batch=4",
+    "clip.vision.blocks=1",
+)
+"""Settings with which a run takes seconds."""
+
+
+def settings(*more: str) -> list[str]:
+    return [part for setting in (*FAST, *more) for part in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, images with captions in two layouts, and a set to be forgotten."""
+    folder = tmp_path_factory.mktemp("own")
+    save_model(folder / "start")
+    own_data.folder_with_texts(folder / "things")
+    own_data.folder_and_table(folder / "folders", folder / "rows.csv")
+    own_data.folder_with_texts(folder / "others", {n: [f"other {n}"] for n in range(4)}, first=200)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(place: Path) -> Path:
+    """A recipe that train init wrote."""
+    from tests.support.commands import run_in_process
+
+    arguments = ("--data", "things", "--evaluate", "others=others", "--from", f"dir:{place / 'start'}")
+    done = run_in_process("train", "init", "my.toml", *arguments, cwd=place)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[:3] for line in lines[1:]] == [["train", "10", "15"], ["val", "2", "3"], ["others", "4", "4"]]
+    assert "unknown 15" in done.stdout
+    return place / "my.toml"
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path) -> Path:
+    """The folder of an uninterrupted run."""
+    began = time.monotonic()
+    folder = trained(recipe, "whole")
+    (folder / "seconds").write_text(str(time.monotonic() - began))
+    return folder
+
+
+def trained(recipe: Path, out: str) -> Path:
+    """Run all stages in a process of their own, whose threads add up in one order."""
+    process = start(run_and_die, recipe, recipe.parent / out, None)
+    process.join()
+    assert process.exitcode == 0
+    return recipe.parent / out
+
+
+def run_and_die(recipe: Path, out: Path, seconds: float | None) -> None:
+    """Run all stages, and kill this process after some seconds."""
+    torch.set_num_threads(1)
+    if seconds is not None:
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    own = read_own_recipe(str(recipe), FAST)
+    run_own_recipe(own, root=recipe.parent, out=out, world=World(), progress=no_progress)
+    os._exit(0)  # the timer may still run
+
+
+def test_a_run_leaves_a_model_with_its_card(recipe: Path, whole: Path) -> None:
+    model = whole / "model"
+    encoder = load_encoder(f"dir:{model}", runtime="torch", device="cpu")
+    assert encoder.encode_texts(["a thing on a table"]).shape == (1, 16)
+    config, run = ModelConfig.read(model / "config.json"), json.loads((model / "run.json").read_text())
+    digest = json.loads((whole / "data" / "data.json").read_text())["digest"]
+    assert config.name == "my"
+    assert config.training_data[-1].startswith(f"things, train split: 10 images with 15 captions (digest {digest})")
+    card = (model / "README.md").read_text()
+    assert f"Training began from dir:{recipe.parent / 'start'} (licence: unknown)." in card
+    assert "10 images with 15 captions" in card
+    assert "| val, und, before training |" in card
+    assert "| others, und |" in card
+    assert run["before"].keys() == run["figures"].keys()
+    assert run["steps"] == 6
+    assert not list(model.glob("*.pt"))
+    assert not list(model.glob("views-*"))
+    first = read_metrics(model / "metrics.jsonl")[0]
+    assert (first["step"], "dev/mean_recall" in first) == (0, True)
+
+
+def test_the_start_model_is_what_is_evaluated_first(recipe: Path, whole: Path) -> None:
+    """Its recalls before the first step are those that the start model has by itself."""
+    import io
+
+    import numpy as np
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    from llm2clip_search.evaluation.metrics import retrieval_recalls
+    from llm2clip_search.training.data.image_set import open_images
+
+    encoder = load_encoder(f"dir:{recipe.parent / 'start'}", runtime="torch", device="cpu")
+    images = open_images(whole / "data", ("images.parquet#others",))
+    ids = list(images)
+    rows = pq.read_table(whole / "data" / "captions.parquet", filters=[("split", "=", "others")]).to_pylist()
+    pictures = encoder.encode_images([Image.open(io.BytesIO(images.read(each))) for each in ids])
+    texts = encoder.encode_texts([row["caption"] for row in rows])
+    recalls = retrieval_recalls(pictures, texts, np.array([ids.index(row["image_id"]) for row in rows]))
+    before = json.loads((whole / "model" / "run.json").read_text())["before"]
+    assert {name: before[f"others/und/{name}"] for name in recalls} == pytest.approx(recalls)
+
+
+def test_another_layout_gives_the_same_tensors(recipe: Path, whole: Path) -> None:
+    """From a table and folders instead of text files, to the bit."""
+    other = recipe.with_name("other.toml")
+    sources = '[[data.train]]\nsource = "folders"\ncaptions = "rows.csv"\nsplit = "train"\n'
+    other.write_text(recipe.read_text().replace('[[data.train]]\nsource = "things"\n', sources))
+    assert_same_tensors(trained(other, "other"), whole)
+
+
+def test_a_finished_run_is_not_repeated(recipe: Path, whole: Path, run_cli: RunCli) -> None:
+    before = (whole / "model" / "model.safetensors").stat().st_mtime_ns
+    done = run_cli("train", "run", recipe.name, "--out", "whole", *settings(), cwd=recipe.parent)
+    assert done.returncode == 0, done.stderr
+    assert "val" in done.stdout
+    assert (whole / "model" / "model.safetensors").stat().st_mtime_ns == before
+    assert "training" not in done.stderr
+
+
+def test_a_broken_image_and_new_ones_make_the_data_out_of_date(recipe: Path, run_cli: RunCli, place: Path) -> None:
+    own_data.folder_with_texts(place / "more", {n: [f"more {n}"] for n in range(6)}, first=300)
+    (place / "more" / "broken.jpg").write_bytes(jpeg(1)[:300])
+    text = recipe.read_text().replace('source = "things"', 'source = "more"')
+    (place / "more.toml").write_text(text)
+    arguments = ("train", "run", "more.toml", *settings("clip.loop.steps=2", "clip.batch_size=3"))
+    first = run_cli(*arguments, cwd=place)
+    assert first.returncode == 0, first.stderr
+    assert "1 broken images" in first.stderr
+    own_data.folder_with_texts(place / "more", {n: [f"more {n}"] for n in range(6, 9)}, first=300)
+    second = run_cli(*arguments, cwd=place)
+    assert second.returncode == 0, second.stderr
+    counts = json.loads((place / "more-run" / "data" / "data.json").read_text())["counts"]
+    assert counts["train images"] + counts["val images"] == 9
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_killed_run_ends_with_the_same_bits(kills: int, recipe: Path, whole: Path) -> None:
+    """Killed at random instants of any stage, then run to its end."""
+    draws, takes = random.Random(kills), float((whole / "seconds").read_text())
+    codes = set()
+    for _ in range(kills):
+        process = start(run_and_die, recipe, recipe.parent / f"killed-{kills}", draws.uniform(0.05, 0.9) * takes)
+        process.join()
+        codes.add(process.exitcode)
+    assert -signal.SIGKILL in codes
+    assert_same_tensors(trained(recipe, f"killed-{kills}"), whole)
+
+
+def assert_same_tensors(one: Path, other: Path) -> None:
+    a, b = (load_file(folder / "model" / "model.safetensors") for folder in (one, other))
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_too_little_memory_is_said_before_training(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm2clip_search.training.run.physical_bytes", lambda: 10**6)
+    own = read_own_recipe(str(recipe), FAST)
+    with pytest.raises(ModelError, match=r"Stage 2 of my takes about \d\.\d GB .* this machine has 0\.0 GB"):
+        run_own_recipe(own, root=recipe.parent, out=tmp_path, world=World(), progress=no_progress)
+
+
+def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: RunCli) -> None:
+    done = run_cli("train", "run", recipe.name, "--out", "dry", "--dry-run", *settings(), cwd=recipe.parent)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("my, train")] == [
+        "my, train embed",
+        "my, train clip",
+    ]
+    assert "views before the first step" in done.stdout
+    assert not (recipe.parent / "dry").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("clip.loop.stepz=3", "[clip.loop] has no field 'stepz'; did you mean 'steps'?"),
+        ("data.val_shar=0.3", "[data] has no field 'val_shar'; did you mean 'val_share'?"),
+        ("data.val_share=1.5", "val_share is 1.5, but it has to be between 0 and 1"),
+        ("start=nanu", "There is no model 'nanu'"),
+        ("clip.anchor.images=-1", "An anchor cannot have images -1"),
+        ("clip.loop.mix=1", "cannot have mix 1"),
+        ("clip.vision.blocks=99", "blocks, but the last 99 are to be trained"),
+        ("clip.vision.mode=lora", "mode 'lora' cannot have"),
+    ],
+)
+def test_a_wrong_value_is_said(setting: str, message: str, recipe: Path, run_cli: RunCli) -> None:
+    done = run_cli("train", "run", recipe.name, "--out", "wrong", *settings(setting), cwd=recipe.parent)
+    assert done.returncode == 1
+    assert message in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("x.txt", "--data", "things"), "x.txt is no recipe file: its name has to end in .toml."),
+        (("my.toml", "--data", "things"), "my.toml exists. hint: Delete it"),
+        (("x.toml", "--data", "nowhere"), "nowhere"),
+        (("x.toml", "--data", "things", "--evaluate", "others"), "'others' is no set for evaluation"),
+        (("x.toml", "--data", "things", "--from", "open_clip:ViT-B-32/openai"), "its text tower is that of open_clip"),
+    ],
+)
+def test_init_says_what_is_wrong(arguments: tuple[str, ...], message: str, recipe: Path, run_cli: RunCli) -> None:
+    done = run_cli("train", "init", *arguments, cwd=recipe.parent)
+    assert done.returncode == 1
+    assert message in " ".join(done.stderr.split())
+    assert not recipe.with_name("x.toml").exists()
+
+
+def test_an_llm_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    from llm2clip_search.encoders.llm import save_tokenizer
+    from tests.support.models import save_llm
+
+    save_llm(tmp_path / "llm")
+    with pytest.raises(ModelError, match="tokenizer"):
+        save_tokenizer(f"dir:{tmp_path / 'llm'}", tmp_path)
