@@ -16,6 +16,7 @@ from tests.support.encoders import ColourEncoder
 from tests.support.images import png
 
 
+@pytest.mark.slow
 def test_captions_and_images_of_a_benchmark_equal_those_of_one_process(tmp_path: Path, ray_address: str) -> None:
     encoder, cluster = ColourEncoder(), ClusterConfig(address=ray_address)
     texts = [f"caption {number} of a photograph" for number in range(PART + 50)]
