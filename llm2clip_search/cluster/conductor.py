@@ -101,8 +101,8 @@ def _cause(error: BaseException) -> Exception:
     seen: BaseException | None = error
     while seen is not None:
         inner = getattr(seen, "cause", None)
-        for each in (seen, inner):
-            if isinstance(each, Llm2ClipError):
+        for each in (inner, seen):  # Ray's own errors may be ours as well, with another message
+            if isinstance(each, Llm2ClipError) and not isinstance(each, ray.exceptions.RayError):
                 return each
         if isinstance(seen, ray.exceptions.RayTaskError) and not isinstance(inner, ray.exceptions.RayError | None):
             return ClusterError(f"A task of the cluster failed: {type(inner).__name__}: {first_line(inner)}.")

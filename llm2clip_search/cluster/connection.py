@@ -12,6 +12,8 @@ from typing import Any
 
 from llm2clip_search.errors import ClusterError, first_line
 
+logger = logging.getLogger(__name__)
+
 REACH_S = 5.0
 """Seconds that the address has to answer in."""
 
@@ -56,6 +58,8 @@ def connected(address: str) -> Iterator[None]:
         yield
         return
     _look_at(address)
+    # Ray prints what happens to nodes on the driver's stdout, among results, and has no switch for it.
+    vars(ray._private.worker)["print_to_stdstream"] = _log
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # read by this process; errors are raised anyway
     try:
         with _silent():
@@ -72,6 +76,12 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _log(said: dict[str, Any], **_: Any) -> None:
+    """What Ray says of the cluster."""
+    for line in said.get("lines", ()):
+        logger.info("%s", line)
 
 
 def _offer_token() -> None:
