@@ -103,6 +103,7 @@ def _cause(error: BaseException) -> Exception:
         inner = getattr(seen, "cause", None)
         for each in (inner, seen):  # Ray's own errors may be ours as well, with another message
             if isinstance(each, Llm2ClipError) and not isinstance(each, ray.exceptions.RayError):
+                each.args = (str(each).partition("\n")[0],)  # Ray has added what it did
                 return each
         if isinstance(seen, ray.exceptions.RayTaskError) and not isinstance(inner, ray.exceptions.RayError | None):
             return ClusterError(f"A task of the cluster failed: {type(inner).__name__}: {first_line(inner)}.")
