@@ -15,7 +15,7 @@ from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.benchmarks.datasets.base import images_digest, texts_digest
 from llm2clip_search.cluster.items import images_on_ray, texts_on_ray
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.cluster.work import EncoderSource
 from llm2clip_search.corpora import Item
 from llm2clip_search.corpora.decode import Decoded

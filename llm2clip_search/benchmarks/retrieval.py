@@ -11,7 +11,7 @@ from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet, images_digest, texts_digest
 from llm2clip_search.benchmarks.embedding import embed_captions, embed_images
 from llm2clip_search.benchmarks.results import RetrievalResult, pretrained_of
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.evaluation.judgments import coco_1k_recalls, judged_measures

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from llm2clip_search.cluster.pipeline import ClusterConfig
+    from llm2clip_search.cluster.pool import ClusterConfig
 
 _PANEL = "On a cluster"
 On = Annotated[
@@ -82,6 +82,6 @@ def cluster_config(
     engine, _, address = on.partition(":")
     if engine != "ray":
         raise typer.BadParameter(f"{on!r} is not ray or ray:HOST:PORT.", param_hint="--on")
-    from llm2clip_search.cluster.pipeline import ClusterConfig
+    from llm2clip_search.cluster.pool import ClusterConfig
 
     return ClusterConfig(address=address, staging=staging or "", encoders=encoders, gpus_per_encoder=gpus_per_encoder)

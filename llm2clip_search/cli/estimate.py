@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from llm2clip_search.cli import console
 
 if TYPE_CHECKING:
-    from llm2clip_search.cluster.pipeline import ClusterConfig
+    from llm2clip_search.cluster.pool import ClusterConfig
     from llm2clip_search.corpora import Corpus
     from llm2clip_search.encoders import Encoder
     from llm2clip_search.indexers import IndexConfig

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llm2clip_search.base.files import user_path
-from llm2clip_search.cluster.pipeline import ClusterConfig, embed_units
+from llm2clip_search.cluster.pipeline import embed_units
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.cluster.work import EncoderSource, Note, Work
 from llm2clip_search.corpora.corpus import Item, ItemReader, Modality
 from llm2clip_search.corpora.decode import Decoded

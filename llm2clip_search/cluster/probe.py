@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llm2clip_search.cluster.connection import Node
+from llm2clip_search.cluster.connection import Node, nodes
 from llm2clip_search.cluster.staging import Staging
 from llm2clip_search.cluster.tasks import enter
 from llm2clip_search.cluster.work import EncoderSource, Work
@@ -28,7 +28,7 @@ def check_nodes(work: Work, source: EncoderSource, staging: Staging, alive: Sequ
 
     versions = _on_each(ray.remote(num_cpus=0, max_retries=1)(_version_there()), alive, _PACKAGE)
     own = importlib.metadata.version(_PACKAGE)
-    for node, version in zip(alive, versions, strict=True):
+    for node, version in versions:
         if version != own:
             has = f"has version {version} of {_PACKAGE}, not {own}" if version else f"does not have {_PACKAGE} {own}"
             raise ClusterError(
@@ -43,13 +43,13 @@ def check_nodes(work: Work, source: EncoderSource, staging: Staging, alive: Sequ
     staging.put("probe", b"")
     look = ray.remote(num_cpus=0, max_retries=1)(_look_around)
     reasons = _on_each(look, alive, work if is_checkable else None, source, staging, str(Path.cwd()))
-    for node, (reason, hint) in zip(alive, reasons, strict=True):
+    for node, (reason, hint) in reasons:
         if reason:
             raise ClusterError(f"On the node {node.name}, {reason}.", hint=hint)
 
 
-def _on_each(function: Any, alive: Sequence[Node], *arguments: Any) -> list[Any]:
-    """What a remote function returns on each node.
+def _on_each(function: Any, alive: Sequence[Node], *arguments: Any) -> list[tuple[Node, Any]]:
+    """What a remote function returns on each node, but for nodes that die meanwhile.
 
     Raises:
         ClusterError: a node does not answer, or cannot start a task.
@@ -62,10 +62,12 @@ def _on_each(function: Any, alive: Sequence[Node], *arguments: Any) -> list[Any]
     found = []
     for node, reference in zip(alive, asked, strict=True):
         try:
-            found.append(ray.get(reference, timeout=PROBE_S))
+            found.append((node, ray.get(reference, timeout=PROBE_S)))
         except ray.exceptions.GetTimeoutError as error:
             raise ClusterError(f"The node {node.name} did not answer within {PROBE_S:.0f} s.") from error
         except ray.exceptions.RayError as error:
+            if all(each.id != node.id for each in nodes()):
+                continue
             raise ClusterError(f"The node {node.name} cannot run a task: {first_line(error)}.") from error
     return found
 

@@ -121,6 +121,10 @@ class Outcome:
     """Resident bytes of the encoder's process."""
 
 
+class LostWorkError(Exception):
+    """A pipeline has failed for a reason that another one need not have."""
+
+
 def block_schema(dim: int | None) -> pa.Schema:
     """Columns of a block on its way: with pixels, or with vectors of a width.
 

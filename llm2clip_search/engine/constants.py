@@ -8,13 +8,14 @@ import pyarrow as pa
 
 from llm2clip_search.engine.condition import sql_of
 from llm2clip_search.engine.database import VIEW
-from llm2clip_search.engine.kinds import Node
+from llm2clip_search.engine.kinds import NOW, Node, name_of, parts_of
 from llm2clip_search.engine.placing import INFINITE, is_moment, is_text
 from llm2clip_search.errors import first_line
 from llm2clip_search.vectorindex.conditions import UntranslatableError
 
 _SHORT = re.compile(r"-?(?=[\d.]{1,15}\Z)(\d+\.?\d*|\.\d+)", re.ASCII)
 """Numbers that DuckDB and Python make the same float of, because both have few digits."""
+_CLOCK = NOW | {"now", "get_current_timestamp", "today", "get_current_date"}
 _LIST: Node = {
     "class": "FUNCTION",
     "type": "FUNCTION",
@@ -26,6 +27,13 @@ _LIST: Node = {
     "order_bys": {"type": "ORDER_MODIFIER", "orders": []},
     "export_state": False,
 }
+
+
+def asks_for_time(meant: Node) -> bool:
+    """Whether a condition means something else later; a column of such a name does not matter."""
+    parts = list(parts_of(meant))
+    named = {part["column_names"][-1].casefold() for part in parts if part["class"] == "COLUMN_REF"}
+    return bool(_CLOCK & (named | {name_of(part) for part in parts if part["class"] == "FUNCTION"}))
 
 
 class Constants:

@@ -13,8 +13,6 @@ DEPTH = 10
 """Neighbours that recall was measured for."""
 GATHERED = 3
 """How much longer a row takes that is gathered for exact search than one of a scan over all."""
-IDS_PER_MS = 2_000
-"""Ids that are sent and compared in a millisecond, of those that an engine is asked for one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,8 @@ class EngineFacts:
     rows: int
     """Live rows of the index."""
     most_ids: int
-    """Ids that the engine can be asked for one by one."""
+    ms_per_id: float
+    """As of the engine."""
     is_at_hand: bool
     """The index is there too, so that rows can be compared exactly here."""
 
@@ -108,7 +107,7 @@ def _why_here(facts: EngineFacts, count: int, point: ServingPoint, untranslated:
     if count > facts.most_ids:
         return f"{facts.name} cannot be sent so many ids, nor the condition: {untranslated}"
     exact_ms = GATHERED * facts.measured.exact_ms * count / facts.rows
-    if exact_ms <= point.milliseconds + count / IDS_PER_MS:
+    if exact_ms <= point.milliseconds + count * facts.ms_per_id:
         return f"comparing them takes about {exact_ms:.1f} ms, less than sending their ids: {untranslated}"
     return ""
 

@@ -53,8 +53,9 @@ class Served:
             seconds: the most that reading a condition may take.
         """
         self.engine = engine
-        self._types = column_types(schema)
-        self._translator = Lazy(lambda: _translator(self._types, seconds))
+        # Nothing here refers back to this object, so that an engine is let go with its last user.
+        self._types = types = column_types(schema)
+        self._translator = Lazy(lambda: _translator(types, seconds))
 
     def condition(self, where: str | None, find: Find | None, held: frozenset[str]) -> TypedCondition | None:
         """The condition that an engine is asked; None if any row counts.
@@ -222,6 +223,7 @@ class EngineBeside:
             measured=step.state.measured,
             rows=live,
             most_ids=self._served.engine.most_ids,
+            ms_per_id=self._served.engine.ms_per_id,
             is_at_hand=True,
         )
         return plan_engine(

@@ -228,6 +228,7 @@ class ServedIndex(Searcher):
             measured=self.snapshot.state.measured,
             rows=self.snapshot.manifest.live,
             most_ids=self._engine.most_ids,
+            ms_per_id=self._engine.ms_per_id,
             is_at_hand=False,
         )
         return plan_engine(

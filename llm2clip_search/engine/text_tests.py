@@ -49,11 +49,13 @@ def text_test(name: str, column: str, text: str, *escape: str, value: bool) -> C
 
 
 def _like(column: str, pattern: str, escape: str = "", *, value: bool) -> Condition:
+    if len(escape) > 1 or (escape and pattern.replace(2 * escape, "").endswith(escape)):
+        raise UntranslatableError(f"LIKE {pattern!r} ESCAPE {escape!r} cannot be evaluated.")
     characters: list[tuple[str, bool]] = []
     pending = iter(pattern)
     for character in pending:
         if escape and character == escape:
-            characters.append((next(pending, ""), False))
+            characters.append((next(pending), False))
         else:
             characters.append((character, character in ("%", "_")))
     is_any = [each == ("%", True) for each in characters]

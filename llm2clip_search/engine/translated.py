@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from llm2clip_search.engine.condition import Checked, read_condition
-from llm2clip_search.engine.constants import Constants, literal
+from llm2clip_search.engine.constants import Constants, asks_for_time, literal
 from llm2clip_search.engine.database import VIEW, connect
 from llm2clip_search.engine.filter import sentence_of
 from llm2clip_search.engine.kinds import FUNCTIONS, NOW, Node, kind_of_cast, kind_of_column, name_of, parts_of, shown
@@ -36,6 +36,8 @@ from llm2clip_search.vectorindex.conditions import (
     depth,
 )
 
+MAX_KEPT = 100
+"""Conditions that are kept, because reading one takes several milliseconds; not those that ask for the time."""
 MAX_PARTS = 2000
 """Parts that are read: tests for null of conditions within each other would double them at each level."""
 _COMPARISONS: Mapping[str, Comparison] = {
@@ -78,6 +80,7 @@ class Translator:
         nulls = {name: pa.nulls(1, _as_read(arrow)) for name, arrow in self._types.items()}
         self._connection.register("nulls", pa.table(nulls))
         self._connection.execute(f"CREATE TABLE {VIEW} AS SELECT * FROM nulls")
+        self._kept: dict[str, Condition] = {}
 
     def translate(self, where: str) -> Condition:
         """The condition that the same rows meet.
@@ -88,10 +91,12 @@ class Translator:
         """
         import duckdb
 
+        if (kept := self._kept.get(where)) is not None:
+            return kept
         try:
             with self._connection.cursor() as cursor, time_limit(cursor, self._limit):
-                checked = self._checked(cursor, where)
-                found = _Reader(cursor, self._types, self._absent).where(checked.meant, True)
+                meant = self._checked(cursor, where).meant
+                found = _Reader(cursor, self._types, self._absent).where(meant, True)
                 too_deep = depth(found) > MAX_DEPTH
         except RecursionError:
             too_deep = True
@@ -99,10 +104,14 @@ class Translator:
             raise ConditionError(f"The condition took longer than {self._limit:.2g} s.") from error
         if too_deep:
             raise UntranslatableError(f"The condition has more than {MAX_DEPTH} levels of AND and OR.")
+        if not asks_for_time(meant):
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[where] = found
         return found
 
     def _checked(self, cursor: Any, where: str) -> Checked:
-        """A condition that DuckDB can run; tried on a row of nulls."""
+        """A condition that DuckDB can run, tried on a row of nulls."""
         import duckdb
 
         try:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.cluster.pipeline import ClusterConfig, Usage, embed_units
+from llm2clip_search.cluster.pipeline import Usage, embed_units
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.cluster.work import EncoderSource, Note, Work
 from llm2clip_search.corpora import Corpus, Item
 from llm2clip_search.corpora.columns import DESCRIBED

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from llm2clip_search.base.files import user_path
 from llm2clip_search.cluster.dry_run import Estimate, measure
-from llm2clip_search.cluster.pipeline import ClusterConfig, Usage, embed_units
+from llm2clip_search.cluster.pipeline import Usage, embed_units
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.cluster.work import EncoderSource
 from llm2clip_search.corpora import Corpus
 from llm2clip_search.encoders import Encoder

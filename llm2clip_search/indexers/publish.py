@@ -18,7 +18,7 @@ from llm2clip_search.base.files import user_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import EngineError
 from llm2clip_search.indexers.ann import no_captions
-from llm2clip_search.indexers.published_rows import PublishedRows
+from llm2clip_search.indexers.published_rows import BLOCK_ROWS, PublishedRows
 from llm2clip_search.indexers.serving_checks import check_sample, check_vectors, measure
 from llm2clip_search.store import DEFAULT_FOLDER, Snapshot, has_index
 from llm2clip_search.store.published import check_published, default_collection, index_identity
@@ -238,11 +238,15 @@ class _Publish:
         if surplus <= 0:
             return
         dead = np.unique(np.concatenate([shard.dead for shard in self.snapshot.shards]))
-        gone = np.fromiter(self.engine.digests(np.setdiff1d(dead, live, assume_unique=True)), dtype=np.int64)
-        self._delete_ids(np.sort(gone))
+        dead = np.setdiff1d(dead, live, assume_unique=True)
+        for start in range(0, len(dead), BLOCK_ROWS):
+            there = self.engine.digests(dead[start : start + BLOCK_ROWS])
+            self._delete_ids(np.sort(np.fromiter(there, dtype=np.int64)))
         if self.deleted < surplus:  # shards that held others have been merged since
-            for ids in list(self.engine.ids()):
-                self._delete_ids(np.setdiff1d(ids[~np.isin(ids, live)], gone))
+            listed = list(self.engine.ids())  # to the end, before any is deleted
+            counted = dead if self.dry_run else np.empty(0, dtype=np.int64)
+            for ids in listed:
+                self._delete_ids(np.setdiff1d(ids[~np.isin(ids, live)], counted))
 
     def _delete_ids(self, ids: np.ndarray) -> None:
         if len(ids):

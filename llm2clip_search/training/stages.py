@@ -14,7 +14,7 @@ from llm2clip_search.base.files import replace_file, replaced_file
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.cluster.items import texts_on_ray
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.errors import ModelError

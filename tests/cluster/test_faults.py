@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.corpora import Corpus, FolderCorpus
 from llm2clip_search.errors import ClusterError
 from llm2clip_search.indexers import IndexConfig, IndexSummary, index_corpus

@@ -7,7 +7,7 @@ import pytest
 
 from llm2clip_search.benchmarks.embedding import PART, embed_captions, embed_images
 from llm2clip_search.cluster.items import images_on_ray, texts_on_ray
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.cluster.work import EncoderSource
 from llm2clip_search.corpora import Item
 from llm2clip_search.corpora.image_files import ImageFiles
@@ -34,6 +34,7 @@ def test_captions_and_images_of_a_benchmark_equal_those_of_one_process(tmp_path:
     assert not list((tmp_path / "ray").glob(".cluster/*"))
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, ray_address: str) -> None:
     (tmp_path / "good.png").write_bytes(png(1))
     (tmp_path / "bad.png").write_bytes(b"no picture")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import urllib3
 
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.corpora import Corpus, FolderCorpus
 from llm2clip_search.corpora.registry import open_corpus
 from llm2clip_search.errors import ClusterError
@@ -34,7 +34,7 @@ IMAGES = 300
 DRIVER = """
 import sys
 from pathlib import Path
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.corpora import FolderCorpus
 from llm2clip_search.indexers import IndexConfig, index_corpus
 from llm2clip_search.indexers.on_ray import RayEmbedding
@@ -157,7 +157,7 @@ def test_a_full_disk(many: Path, tmp_path: Path, cluster: Any, seed: int) -> Non
         pytest.skip("needs the right to mount a small disk")
     small = tmp_path / "small"
     small.mkdir()
-    size = f"size={(4, 60, 120)[seed]}k"
+    size = f"size={(60, 120, 200)[seed]}k"
     subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(small)], check=True)
     try:
         with pytest.raises(ClusterError, match=r"^The staging place .* cannot be written: no space left on device\.$"):

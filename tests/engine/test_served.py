@@ -110,7 +110,7 @@ def test_captions_of_a_batch_are_answered_alike(index: Path, memory: ServingEngi
     expected = [found(each) for each in local(index).query_batch(captions, where="width > 700")]
     for searcher in (beside(index, memory), alone(memory)):
         assert [found(each) for each in searcher.query_batch(captions, where="width > 700")] == expected
-    fused = {"fuse": "rank", "k": 30}
+    fused: dict[str, Any] = {"fuse": "rank", "k": 30}
     assert found(alone(memory).query(captions, **fused)) == found(local(index).query(captions, **fused))
 
 
@@ -140,7 +140,8 @@ def test_ids_are_sent_where_that_is_faster(index: Path, memory: ServingEngine, m
     publish_index(index, memory)
     monkeypatch.setattr("llm2clip_search.engine.engine_plan.GATHERED", 10**9)
     searcher = beside(index, memory)
-    for options in ({"where": "lower(camera) = 'camera 1'"}, {"among": [[3, 4, 17, 900]]}):
+    unlike: list[dict[str, Any]] = [{"where": "lower(camera) = 'camera 1'"}, {"among": [[3, 4, 17, 900]]}]
+    for options in unlike:
         result = searcher.query("a dog", **options)
         assert found(result) == found(local(index).query("a dog", **options))
         assert result.plan.device == "engine"
@@ -210,7 +211,8 @@ def test_images_and_texts_are_told_apart(tmp_path: Path, engine: ServingEngine) 
     publish_index(index, engine)
     searchers = [beside(index, engine), alone(engine)]
     reference = local(index)
-    for options in ({}, {"find": "texts"}, {"find": "texts", "where": "rating > 2"}, {"find": "images", "k": 50}):
+    asked: list[dict[str, Any]] = [{}, {"find": "texts"}, {"find": "texts", "where": "rating > 2"}, {"find": "images"}]
+    for options in asked:
         expected = found(reference.query("a dog", **options))
         assert expected
         for searcher in searchers:
@@ -293,7 +295,7 @@ def test_the_least_effort_that_is_good_enough_is_chosen(share: float, recall: fl
 
 def test_a_plan_says_why_rows_are_compared_exactly() -> None:
     measured = Measured(queries="captions", exact_ms=10.0, points=POINTS)
-    facts = EngineFacts(name="qdrant:x", measured=measured, rows=1000, most_ids=100, is_at_hand=True)
+    facts = EngineFacts(name="qdrant:x", measured=measured, rows=1000, most_ids=100, ms_per_id=0.001, is_at_hand=True)
 
     def reason(**options: Any) -> str:
         given: dict[str, Any] = {"matches": None, "k": 10, "recall": 0.95, **options}
@@ -303,7 +305,7 @@ def test_a_plan_says_why_rows_are_compared_exactly() -> None:
     assert "all of the best results are wanted" in reason(recall=1.0)
     deep = plan_engine(facts, matches=None, k=100, recall=0.95)
     assert (deep.effort, deep.candidates) == (640, 100)
-    unknown = EngineFacts(name="qdrant:x", measured=None, rows=1000, most_ids=100, is_at_hand=False)
+    unknown = EngineFacts(name="qdrant:x", measured=None, rows=1000, most_ids=100, ms_per_id=0.001, is_at_hand=False)
     plan = plan_engine(unknown, matches=None, k=10, recall=0.95)
     assert (plan.strategy, plan.device) == ("exact", "engine")
     assert "no publish to it has ended" in plan.reason

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.corpora import SourceOptions
 from llm2clip_search.errors import ClusterError
 from llm2clip_search.indexers import IndexConfig, IndexSummary, LocalEmbedding, index_corpus, open_sources

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from llm2clip_search.base.progress import Progress, no_progress
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.errors import CorpusError, Llm2ClipError, ModelError, StoreError
 from llm2clip_search.training import Recipe, find_recipe, stages

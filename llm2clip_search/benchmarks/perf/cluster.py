@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llm2clip_search.base.progress import Progress, no_progress
-from llm2clip_search.cluster.pipeline import ClusterConfig
+from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.corpora.registry import open_corpus
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import ClusterError

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from llm2clip_search.benchmarks.datasets.base import RetrievalSet
     from llm2clip_search.benchmarks.results import RetrievalResult
-    from llm2clip_search.cluster.pipeline import ClusterConfig
+    from llm2clip_search.cluster.pool import ClusterConfig
 
 
 def bench_retrieval(

@@ -97,7 +97,11 @@ class ServingEngine(Protocol):
 
     @property
     def most_ids(self) -> int:
-        """Ids that ``allowed`` may have at most, above which sending them takes longer than it saves."""
+        """Ids that ``allowed`` may have at most."""
+
+    @property
+    def ms_per_id(self) -> float:
+        """Milliseconds that each id of ``allowed`` takes, as measured on two cores."""
 
     def state(self) -> Published | None:
         """The record of what was published; None if there is no such collection.

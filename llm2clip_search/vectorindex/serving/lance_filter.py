@@ -20,11 +20,17 @@ from llm2clip_search.vectorindex.conditions import (
     Listing,
     Null,
     OneOf,
+    UntranslatableError,
     Value,
 )
 from llm2clip_search.vectorindex.serving.payload import stored_name
 
 _SEARCHES = {"start": "starts_with", "anywhere": "contains", "end": "ends_with"}
+
+GROUP = 16
+"""Parts that are joined without further parentheses."""
+MAX_LEVELS = 20
+"""The parser gives up at 50 calls of itself, and takes two for each pair of parentheses."""
 
 
 def lance_filter(condition: Condition, types: Mapping[str, pa.DataType]) -> str:
@@ -32,9 +38,28 @@ def lance_filter(condition: Condition, types: Mapping[str, pa.DataType]) -> str:
 
     Args:
         types: of the columns.
+
+    Raises:
+        UntranslatableError: it is nested too deeply.
     """
+    if _levels(condition) > MAX_LEVELS:
+        raise UntranslatableError(f"LanceDB takes conditions of at most {MAX_LEVELS} levels of parentheses.")
+    return _written(condition, types)
+
+
+def _levels(condition: Condition) -> int:
+    """Parentheses within each other."""
+    if not isinstance(condition, AllOf | AnyOf):
+        return 0
+    groups, levels = len(condition.parts), 1
+    while groups > GROUP:
+        groups, levels = -(-groups // GROUP), levels + 1
+    return levels + max(map(_levels, condition.parts), default=0)
+
+
+def _written(condition: Condition, types: Mapping[str, pa.DataType]) -> str:
     if isinstance(condition, AllOf | AnyOf):
-        parts = [lance_filter(part, types) for part in condition.parts]
+        parts = [_written(part, types) for part in condition.parts]
         return _joined(parts, " AND " if isinstance(condition, AllOf) else " OR ")
     name, arrow = f"`{stored_name(condition.column)}`", types[condition.column]
     if isinstance(condition, Null):
@@ -50,11 +75,15 @@ def lance_filter(condition: Condition, types: Mapping[str, pa.DataType]) -> str:
 
 
 def _joined(parts: Sequence[str], word: str) -> str:
-    """Parts in parentheses, half and half: DataFusion's stack would not hold a long row of them."""
+    """Parts in parentheses, in groups, because DataFusion's stack would not hold a long row of them."""
     if len(parts) <= 1:
         return parts[0] if parts else "true" if word == " AND " else "false"
-    middle = len(parts) // 2
-    return f"({_joined(parts[:middle], word)}{word}{_joined(parts[middle:], word)})"
+    if len(parts) > GROUP:
+        size = GROUP
+        while size * GROUP < len(parts):
+            size *= GROUP
+        parts = [_joined(parts[start : start + size], word) for start in range(0, len(parts), size)]
+    return f"({word.join(parts)})"
 
 
 def _literal(value: Value, arrow: pa.DataType) -> str:

@@ -32,6 +32,7 @@ class QdrantEdgeEngine:
 
     efforts: Sequence[int] = (32, 64, 128, 256, 512)
     most_ids = 100_000
+    ms_per_id = 0.0002
 
     def __init__(self, folder: Path) -> None:
         """Nothing is read yet.

@@ -10,6 +10,7 @@ import pytest
 from llm2clip_search.base.progress import no_progress
 from llm2clip_search.errors import EngineError
 from llm2clip_search.vectorindex.conditions import Compared
+from llm2clip_search.vectorindex.serving import lance
 from llm2clip_search.vectorindex.serving.engine import (
     SAMPLES,
     RowBatch,
@@ -22,7 +23,7 @@ from llm2clip_search.vectorindex.serving.lance import LanceEngine
 from llm2clip_search.vectorindex.serving.qdrant import RECORD, QdrantEngine
 from llm2clip_search.vectorindex.serving.qdrant_edge import QdrantEdgeEngine
 from llm2clip_search.vectorindex.serving.state import FORMAT, Measured, Published, ServingPoint
-from tests.support.serving import DIM, MODEL, vectors_of
+from tests.support.serving import DIM, MODEL, engine_of, vectors_of
 
 SCHEMA = pa.schema([("id", pa.int64()), ("width", pa.int32()), ("camera", pa.string()), ("a.b", pa.list_(pa.string()))])
 STATE = Published(
@@ -149,6 +150,32 @@ def test_new_columns_find_room(filled: ServingEngine) -> None:
     assert filled.rows([70, 1], wider)[1]["stars"] is None
     condition = TypedCondition(Compared(column="stars", how=">", value=4), {"stars": pa.int8()})
     assert filled.count(condition) == 1
+
+
+EVERY_TYPE = pa.schema(
+    [
+        *(("id", pa.int64()), ("flag", pa.bool_()), ("day", pa.date32()), ("old day", pa.date64()), ("i8", pa.int8())),
+        *(("u32", pa.uint32()), ("u64", pa.uint64()), ("f32", pa.float32()), ("s", pa.timestamp("s"))),
+        *(("zoned", pa.timestamp("us", "Europe/Berlin")), ("clock", pa.time64("us")), ("price", pa.decimal128(9, 2))),
+        *((f"list of {each}", pa.list_(each)) for each in (pa.int64(), pa.bool_(), pa.string(), pa.float64())),
+        *(("times", pa.list_(pa.timestamp("s"))), ("a.b `c` [d]", pa.string()), ("größe", pa.int32())),
+    ]
+)
+
+
+@pytest.mark.parametrize("kind", ["edge", "lance"])
+def test_columns_of_every_type_can_be_indexed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lance, "INDEXED_FROM", 100)
+    ids = list(range(300))
+    empty = [pa.array(ids) if field.name == "id" else pa.nulls(300, field.type) for field in EVERY_TYPE]
+    engine = engine_of(kind, tmp_path)
+    engine.create(EVERY_TYPE, dim=DIM, dtype="float16")
+    engine.add(RowBatch(pa.table(empty, schema=EVERY_TYPE)), stored(ids))
+    engine.finish(no_progress)
+    queries = vectors_of([7, 250])
+    assert engine.search(queries, 1, effort=100)[1].tolist() == [[7], [250]]
+    assert engine.search(queries, 1, condition=sample_below(SAMPLES), effort=100)[1].tolist() == [[7], [250]]
+    engine.close()
 
 
 def test_samples_are_filters_of_a_known_share(filled: ServingEngine) -> None:
