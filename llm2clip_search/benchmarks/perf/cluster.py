@@ -33,8 +33,8 @@ class ClusterCost:
     cluster_s: float
     """Wall-clock seconds of each; the cluster was up before."""
     driver_s: float
-    """Processor seconds that this process took as the driver: it plans, reads results and commits. ``images / driver_s``
-    is what a driver can take from a cluster of any size."""
+    """Processor seconds that this process took as the driver: it plans, reads results and commits.
+    ``images / driver_s`` is what a driver can take from a cluster of any size."""
     equal_rows: bool
     """Both indices have the same rows, ids included."""
     equal_bits: bool
@@ -69,6 +69,7 @@ def benchmark_cluster(
         ClusterError: Ray is not installed.
         CorpusError: the source cannot be read.
     """
+    next(open_corpus(source).items(), None)  # it is read before a cluster is started for it
     with loopback(nodes) as address:
         for run in range(runs):
             with tempfile.TemporaryDirectory() as scratch:
