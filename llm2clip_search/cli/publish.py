@@ -105,7 +105,7 @@ def _show_status(url: str, *, json_output: bool) -> None:
 
 
 def _lines(name: str, state: "Published", held: int) -> dict[str, str]:
-    when = state.published or "not yet"
+    when = _age(state.published) if state.published else "not yet"
     return {
         "engine": name,
         "index": f"{state.folder}, commit {state.generation:,}",
@@ -114,6 +114,14 @@ def _lines(name: str, state: "Published", held: int) -> dict[str, str]:
         "vectors": f"{state.dim} x {state.dtype}",
         "published": when if state.is_complete else f"{when}; a later publish did not end, run it again",
     }
+
+
+def _age(published: str) -> str:
+    """``2026-11-26T13:05:26+00:00, 12 min ago``."""
+    from datetime import UTC, datetime
+
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(published)).total_seconds()
+    return f"{published}, {duration(max(0.0, seconds))} ago"
 
 
 def _show_measured(measured: "Measured") -> None:

@@ -49,7 +49,7 @@ def run_recipe(recipe: Recipe, *, root: Path, out: Path, world: World, progress:
     Raises:
         Llm2ClipError: as of the stages.
     """
-    train_captions(recipe.stage1, recipe.data, root=root, out=out / LLM, world=world, progress=progress)
+    train_captions(recipe.stage1, recipe.data, root=root, out=out / LLM, world=world, progress=progress, again=True)
     _embed(recipe.stage2, recipe.data, root, out / LLM, out, "float16", world, progress)
     figures = train_clip(
         recipe.stage2,

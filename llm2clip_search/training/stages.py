@@ -39,20 +39,29 @@ from llm2clip_search.training.tasks.llm_folder import clip_identity, read_llm, w
 
 
 def train_captions(
-    recipe: CaptionLLMRecipe, data: DataRecipe, *, root: Path, out: Path, world: World, progress: Progress
+    recipe: CaptionLLMRecipe,
+    data: DataRecipe,
+    *,
+    root: Path,
+    out: Path,
+    world: World,
+    progress: Progress,
+    again: bool = False,
 ) -> dict[str, float]:
     """Stage 1: fine-tune an LLM on captions and write it to ``out``.
 
     Args:
         root: the folder that paths in ``data`` are relative to.
-        out: an interrupted run in this folder is resumed.
+        out: an interrupted run in this folder is resumed; a finished one is not repeated.
+        again: train again if the folder holds a finished LLM of another recipe or of other data.
 
     Returns:
         Metrics on dev; empty without a dev split.
 
     Raises:
         CorpusError: captions are missing, or contain no pairs.
-        ModelError: weights cannot be fetched, or the loss is not finite.
+        ModelError: weights cannot be fetched, the loss is not finite, or ``out`` holds an LLM of another recipe or of
+            other data.
     """
     assert recipe.text.weights is not None, "an LLM text tower names its weights"
     out.mkdir(parents=True, exist_ok=True)
@@ -66,14 +75,15 @@ def train_captions(
         seed=recipe.loop.seed,
     )
     counts["photographs"] = len(pairs)
-    progress("data", 0, 0, counts)
+    if world.is_main:
+        progress("data", 0, 0, counts)
     dev = None
     if data.dev:
         first = data.dev[0].captions
         table, _ = read_caption_table(root, [replace(first, langs=first.langs[:1])])
         dev = (table["caption"].to_pylist(), _enumerated(table["photo"].to_pylist()))
     inputs = json_sha256([asdict(recipe), _content(captions)])[:16]
-    if (done := finished(out, inputs)) is not None:
+    if (done := finished(out, inputs, again=again)) is not None:
         return done
     if world.is_main:
         save_tokenizer(recipe.text.weights, out)
@@ -193,7 +203,8 @@ def train_clip(
         clip=stored_clip_tower(recipe.model, recipe.keep),
         max_missing=recipe.max_missing,
     )
-    progress("data", 0, 0, counts)
+    if world.is_main:
+        progress("data", 0, 0, counts)
     content = [_content(read.captions), read.captioned.image_ids, start.identity.fingerprint if start else ""]
     inputs = json_sha256([asdict(recipe), folder.fingerprint, read.store.info.clip, content])[:16]
     if (done := finished(out, inputs, again=again)) is not None:

@@ -30,6 +30,7 @@ def test_an_index_is_published_described_and_searched(photos: Path, run_cli: Run
     assert lines["engine"] == url
     assert lines["images"] == "8"
     assert lines["index"].startswith(f"{photos}/.llm2clip, commit ")
+    assert lines["published"].endswith(" ago")
     shown = json.loads(run_cli("publish", "--status", url, "--json").stdout)
     assert shown["held"] == shown["rows"] == 8
     assert shown["is_complete"]

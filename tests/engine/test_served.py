@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,35 @@ def test_what_was_committed_since_is_found_and_what_was_deleted_is_not(index: Pa
     assert searcher.query("a dog").plan.tail == 30
     publish_index(index, engine)
     assert beside(index, engine).query("a dog").plan.tail == 0
+
+
+def test_a_publish_that_comes_later_is_noticed(
+    index: Path, memory: ServingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_index(index, memory)
+    commit(index.parent, range(250, 260), removed=[3])
+    searcher = beside(index, memory)
+    expected = found(searcher.query("a dog"))
+    assert searcher.query("a dog").plan.tail == 10
+    publish_index(index, memory)
+    assert searcher.query("a dog").plan.tail == 10  # it is not asked at every query
+    monkeypatch.setattr("llm2clip_search.engine.served.READ_AGAIN_S", -1.0)
+    assert searcher.query("a dog").plan.tail == 0
+    assert found(searcher.query("a dog")) == expected
+
+
+@pytest.mark.parametrize("kind", ["edge", "lance"])
+def test_threads_may_search_together(kind: str, index: Path, tmp_path: Path) -> None:
+    engine = engine_of(kind, tmp_path)
+    publish_index(index, engine)
+    searcher = alone(engine)
+    captions = [f"caption {number}" for number in range(24)]
+    where = "width > 650"
+    expected = [found(searcher.query(caption, where=where)) for caption in captions]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda caption: found(searcher.query(caption, where=where)), captions))
+    assert answers == expected
+    engine.close()
 
 
 def test_deleted_rows_do_not_use_up_the_candidates(index: Path, memory: ServingEngine) -> None:

@@ -28,7 +28,7 @@ def bench_cluster(
 
     encoder = load_encoder(model or DEFAULT_MODEL)
     config = IndexConfig(batch_size=batch_size)
-    table = console.table("images", "nodes", "local s", "cluster s", "overhead", "equal rows", "equal bits")
+    table = console.table("images", "nodes", "local s", "cluster s", "overhead", "driver s", "equal rows", "equal bits")
     with ProgressBar() as progress, console.results():
         for cost in benchmark_cluster(source, encoder, nodes=nodes, runs=runs, config=config, progress=progress):
             if json_output:
@@ -39,6 +39,7 @@ def bench_cluster(
                 f"{cost.local_s:.1f}",
                 f"{cost.cluster_s:.1f}",
                 f"{100 * cost.overhead:.1f} %",
+                f"{cost.driver_s:.1f}",
                 *("yes" if each else "no" for each in (cost.equal_rows, cost.equal_bits)),
             )
     if not json_output:

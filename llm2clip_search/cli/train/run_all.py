@@ -39,8 +39,7 @@ def run(
     from llm2clip_search.training.run import run_own_recipe, run_recipe
     from llm2clip_search.training.runtime.distributed import join_process_group
 
-    stem = recipe.removesuffix(".toml")
-    where = out or (Path(f"{stem}-run") if stem != recipe else Path(f"{recipe}-run"))
+    where = out or Path(f"{recipe.removesuffix('.toml')}-run")
     own = read_own_recipe(recipe, settings or ()) if is_own_recipe(recipe) else None
     if dry_run:
         _estimate(recipe, own, settings or (), device)

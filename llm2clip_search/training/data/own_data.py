@@ -211,18 +211,19 @@ def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress) -> Own
     out = OwnImages()
     without: dict[str, str] = {}
     for source in sources:
-        before = len(out.places)
+        readable = 0
         for corpus, table in _opened(source, folder):
             captions = CaptionFile(table, source) if table else None
             listed = _items(corpus, out)
             looked = decode_ahead(corpus, listed, _THUMBNAIL, threads=os.cpu_count() or 1, ahead=_AHEAD)
             for done, decoded in enumerate(looked, 1):
                 progress("looking at images", done, done + 1, {})
+                readable += decoded.error is None
                 _take(decoded, out, without, source, captions, corpus.uri)
             for key, where in captions.unused() if captions else ():
                 out.leave_out("captions without an image", where, key)
             out.notes["empty captions"] += captions.empty if captions else 0
-        if len(out.places) == before and not without:
+        if not readable:
             why = f", such as {out.left_out[-1][1]}: {out.left_out[-1][0]}" if out.left_out else ""
             raise CorpusError(f"{source.source} has no images that can be read{why}.")
     for content, uri in without.items():

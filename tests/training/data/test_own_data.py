@@ -164,6 +164,15 @@ def test_a_validation_set_that_is_the_training_set_is_refused(tmp_path: Path) ->
         read(tmp_path, OwnSource(source="a"), val=(OwnSource(source="a"),))
 
 
+def test_a_source_of_copies_adds_captions(tmp_path: Path) -> None:
+    folder_with_texts(tmp_path / "a")
+    folder_with_texts(tmp_path / "b", {n: [f"another caption of {n}"] for n in CAPTIONS})
+    found = read(tmp_path, OwnSource(source="a", lang="en"), OwnSource(source="b", lang="de"))
+    assert reasons(found) == {"copies of an image": len(CAPTIONS)}
+    langs = [lang for images in found.splits.values() for _, lang, _ in images.rows]
+    assert langs.count("de") == len(CAPTIONS)
+
+
 def test_a_listing_changes_with_what_is_listed(tmp_path: Path) -> None:
     folder_with_texts(tmp_path / "a")
     data = OwnData(train=(OwnSource(source="a"),))

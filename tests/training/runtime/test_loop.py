@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from llm2clip_search.base.progress import no_progress
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime.checkpoint import TrainingCheckpoint
 from llm2clip_search.training.runtime.distributed import World
-from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
+from llm2clip_search.training.runtime.loop import LoopRecipe, LoopResult, ParameterGroup, run_loop
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from tests.support.toy_training import RECIPE, ToyTask, start, train, train_and_die
 
@@ -269,3 +270,54 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch:
 def test_invalid_recipes_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=f"cannot have {next(iter(wrong))} "):
         LoopRecipe(**({"steps": 10, "learning_rate": 0.1} | wrong))
+
+
+class Steady(ToyTask):
+    """A task whose evaluation never changes."""
+
+    def evaluate(self) -> dict[str, float]:
+        return {"recall": 0.5}
+
+
+def run_steady(task: ToyTask, out: Path, recipe: LoopRecipe, *, evaluate_first: bool = False) -> LoopResult:
+    out.mkdir(exist_ok=True)
+    arguments = {"inputs": "toy", "world": World(), "progress": no_progress}
+    return run_loop(task, recipe, out=out, evaluate_first=evaluate_first, **arguments)  # type: ignore[arg-type]
+
+
+def test_training_ends_when_evaluations_bring_nothing_more(tmp_path: Path) -> None:
+    """The first evaluation is the best, and the second without an improvement is the last; that holds when resumed."""
+    recipe = replace(RECIPE, evaluate_every=2, patience=2)
+    result = run_steady(Steady(World()), tmp_path, recipe)
+    assert (result.steps, result.selected) == (6, 2)
+    again = Steady(World())
+    assert run_steady(again, tmp_path, recipe) == result
+    assert again.steps_run == 0
+
+
+def test_weights_that_nothing_improves_are_kept(tmp_path: Path) -> None:
+    task = Steady(World())
+    initial = task.weights()
+    result = run_steady(task, tmp_path, replace(RECIPE, evaluate_every=3), evaluate_first=True)
+    assert result.before == result.figures == {"recall": 0.5}
+    assert (result.steps, result.selected) == (12, 0)
+    assert all(torch.equal(tensor, initial[name]) for name, tensor in task.weights().items())
+    assert next(line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "dev/recall" in line) == 0
+
+
+def test_a_share_of_the_initial_weights_is_kept(tmp_path: Path) -> None:
+    """Training itself does not change by it."""
+    plain, mixed = ToyTask(World()), ToyTask(World())
+    initial = plain.weights()
+    recipe = replace(RECIPE, ema_decay=0.0, evaluate_every=0)
+    run_steady(plain, tmp_path / "plain", recipe)
+    run_steady(mixed, tmp_path / "mixed", replace(recipe, mix=0.25))
+    last = plain.weights()
+    for name, tensor in mixed.weights().items():
+        torch.testing.assert_close(tensor, 0.75 * last[name] + 0.25 * initial[name])
+
+
+@pytest.mark.parametrize(("field", "value"), [("patience", -1), ("mix", 1.0), ("mix", -0.5)])
+def test_impossible_ends_and_shares_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ModelError, match=f"cannot have {field} {value}"):
+        replace(RECIPE, **{field: value})  # type: ignore[arg-type]
