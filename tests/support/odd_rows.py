@@ -19,17 +19,28 @@ BIG = 2**53
 INTEGERS = (0, 1, -1, 5, 100, 127, -128, 999, 1000, 1001)
 WIDE = (*INTEGERS, BIG - 1, BIG, BIG + 1, BIG + 2, -BIG - 1, 2**63 - 1, -(2**63))
 FLOATS = (0.0, -0.0, 0.1, 1.5, -1.5, 48.14, 1e300, -1e300, 5e-324, float("inf"), float("-inf"), float("nan"))
-TEXTS = (*("", "a", "A", "abc", "abd", "ab", "Canon", "canon", "it's", 'a"b', "a\\b", "a%b", "a_b", "50%"),)
-TEXTS += ("é", "e\u0301", "😀", "\uffff", "a\0b", "a\nb", "\uef80", "1000", "2024", "sea", "NaN")
-TIMES = (datetime(1, 1, 1), datetime(1969, 12, 31, 23, 59, 59), datetime(1970, 1, 1), datetime(2024, 2, 29, 12))
-TIMES += (
-    datetime(2024, 5, 17),
-    datetime(2024, 5, 17, 10, 30),
-    datetime(2025, 1, 1),
-    datetime(9999, 12, 31, 23, 59, 59),
+TEXTS: tuple[str, ...] = (
+    "",
+    "a",
+    "A",
+    "abc",
+    "abd",
+    "ab",
+    "Canon",
+    "canon",
+    "it's",
+    'a"b',
+    "a\\b",
+    "a%b",
+    "a_b",
+    "50%",
 )
+TEXTS += ("é", "e\u0301", "😀", "\uffff", "a\0b", "a\nb", "\uef80", "1000", "2024", "sea", "NaN")
+EARLY = (datetime(1, 1, 1), datetime(1969, 12, 31, 23, 59, 59), datetime(1970, 1, 1), datetime(2024, 2, 29, 12))
+LATE = (datetime(2024, 5, 17), datetime(2024, 5, 17, 10, 30), datetime(2025, 1, 1), datetime(9999, 12, 31, 23, 59, 59))
+TIMES = (*EARLY, *LATE)
 EXACT_TIMES = (*TIMES, datetime(2024, 5, 17, 10, 30, 0, 1), datetime(2024, 5, 17, 23, 59, 59, 999999))
-LISTS = ([], ["sea"], ["sea", "sun"], ["it's"], ["sea", None], [None], [""], ["😀", "A"])
+LISTS: tuple[list[str | None], ...] = ([], ["sea"], ["sea", "sun"], ["it's"], ["sea", None], [None], [""], ["😀", "A"])
 NAMES = (
     "a.jpg",
     "sub/b.png",

@@ -24,6 +24,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -46,6 +47,7 @@ FieldKind = Literal["keyword", "integer", "float", "bool", "datetime"]
 """Kinds of payload indices, as Qdrant calls them."""
 
 
+@lru_cache(maxsize=4096)
 def stored_name(column: str) -> str:
     """The name of a column in an engine: its own, with percent escapes for what their paths give a meaning."""
     return re.sub(r'[%.`"\\\x00-\x1f]', lambda match: f"%{ord(match[0]):02X}", column)
@@ -118,6 +120,8 @@ def row_of(payload: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
 
 def encoded(value: Any) -> Any:
     """One value as JSON can hold it; constants of conditions are written in the same way."""
+    if isinstance(value, str | int):  # most are
+        return value
     return next((write(value) for kind, write in _WRITERS if isinstance(value, kind)), value)
 
 
