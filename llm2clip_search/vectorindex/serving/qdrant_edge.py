@@ -15,6 +15,7 @@ from llm2clip_search.errors import EngineError, first_line
 from llm2clip_search.vectorindex.serving.edge_filter import edge_filter
 from llm2clip_search.vectorindex.serving.engine import SAMPLE, RowBatch, TypedCondition
 from llm2clip_search.vectorindex.serving.payload import DIGEST, MARKS, indexed_columns, qdrant_key, row_of
+from llm2clip_search.vectorindex.serving.qdrant import FURTHER_OPTIONS, INDEX_OPTIONS
 from llm2clip_search.vectorindex.serving.qdrant_filter import qdrant_filter
 from llm2clip_search.vectorindex.serving.results import as_arrays, by_id
 from llm2clip_search.vectorindex.serving.state import Published
@@ -88,9 +89,9 @@ class QdrantEdgeEngine:
                 self._index(column, kind)
 
     def _index(self, column: str, kind: str) -> None:
-        edge = self._edge
-        schema = edge.KeywordIndexParams(prefix=True) if kind == "keyword" else _index_kind(edge, kind)
-        self._update(edge.UpdateOperation.create_field_index(qdrant_key(column), schema))
+        made = getattr(self._edge, f"{kind.capitalize()}IndexParams")
+        schema = made(**INDEX_OPTIONS, **FURTHER_OPTIONS.get(kind, {}))
+        self._update(self._edge.UpdateOperation.create_field_index(qdrant_key(column), schema))
 
     def write_state(self, state: Published) -> None:
         self._asked(self._opened.flush)
@@ -141,8 +142,9 @@ class QdrantEdgeEngine:
         effort: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         edge = self._edge
-        params = edge.SearchParams(exact=True) if effort is None else edge.SearchParams(hnsw_ef=effort)
         chosen = self._filter(condition, allowed)
+        acorn = None if chosen is None else edge.AcornSearchParams(enable=True)
+        params = edge.SearchParams(exact=True) if effort is None else edge.SearchParams(hnsw_ef=effort, acorn=acorn)
         answers = []
         for query in queries.astype(np.float32).tolist():
             request = edge.SearchRequest(limit=k, query=edge.Query.Nearest(query), params=params, filter=chosen)
@@ -200,7 +202,3 @@ class QdrantEdgeEngine:
                     f"Another process has {self.name} open.", hint="Stop it first; a Qdrant server takes several."
                 ) from error
             raise EngineError(f"{self.name} failed: {said}.") from error
-
-
-def _index_kind(edge: Any, kind: str) -> Any:
-    return getattr(edge.PayloadSchemaType, kind.capitalize())
