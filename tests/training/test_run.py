@@ -206,7 +206,7 @@ def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: 
         "my, train embed",
         "my, train clip",
     ]
-    assert "views before the first step" in done.stdout
+    assert "kept views" in done.stdout
     assert not (recipe.parent / "dry").exists()
 
 
