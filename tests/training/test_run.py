@@ -171,7 +171,7 @@ def test_a_broken_image_and_new_ones_make_the_data_out_of_date(recipe: Path, run
     assert counts["train images"] + counts["val images"] == 9
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_same_bits(kills: int, recipe: Path, whole: Path) -> None:
     """Killed at random instants of any stage, then run to its end."""
     draws, takes = random.Random(kills), float((whole / "seconds").read_text())
@@ -206,7 +206,7 @@ def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: 
         "my, train embed",
         "my, train clip",
     ]
-    assert "views before the first step" in done.stdout
+    assert "kept views" in done.stdout
     assert not (recipe.parent / "dry").exists()
 
 
