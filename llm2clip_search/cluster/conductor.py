@@ -71,7 +71,7 @@ def _planned(reference: Any, units: list[int], pool: Pool, alive: list[Node]) ->
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ActorPoolStrategy(size=min(pool.encoders, len(units)), max_tasks_in_flight_per_actor=2),
+            compute=ActorPoolStrategy(size=pool.encoders, max_tasks_in_flight_per_actor=2),
             num_cpus=pool.encoder_cpus,
             num_gpus=pool.encoder_gpus,
             max_restarts=RETRIES,

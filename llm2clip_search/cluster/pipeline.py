@@ -5,7 +5,7 @@ import pickle
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,9 @@ def embed_units(
         try:
             staging.open()
             check_nodes(work, source, staging, nodes())
-            count = 0
+            count, divisible = 0, False
             for count, unit in enumerate(units, 1):
+                divisible = divisible or work.is_divisible(unit)
                 staging.put(unit_name(count - 1), pickle.dumps(unit, pickle.HIGHEST_PROTOCOL))
             run = Run(
                 work=work,
@@ -107,6 +108,7 @@ def embed_units(
                 together=together,
                 reader_threads=config.reader_threads,
                 folder=str(Path.cwd()),
+                divisible=divisible,
                 known=known,
             )
             yield from _delivered(run, count, config, usage)
@@ -168,6 +170,8 @@ def _stored(run: Run, units: list[int], config: ClusterConfig, usage: Usage) -> 
     conductor = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     try:
         pool = pool_of(alive, config)
+        if not run.divisible:  # further encoders would load the model for nothing
+            pool = replace(pool, encoders=min(pool.encoders, len(units)))
         stream = conductor.outcomes.options(num_returns="streaming").remote([ray.put(run)], units, pool, alive)
         while True:
             ready, _ = ray.wait([stream], timeout=config.stall_s)

@@ -41,6 +41,8 @@ class Run:
     reader_threads: int
     folder: str
     """The driver's working folder."""
+    divisible: bool
+    """Units may give many blocks each."""
     known: np.ndarray
     """First halves of the content hashes that are not to be embedded, uint64 ascending."""
 

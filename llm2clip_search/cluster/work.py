@@ -44,6 +44,10 @@ class Work(ItemReader, Protocol):
         A unit is repeated if its node dies, so nothing may be changed by listing it.
         """
 
+    def is_divisible(self, unit: Any) -> bool:
+        """True if a unit may give many blocks, as an archive does, so that it can keep several encoders busy."""
+        return False
+
     def check(self) -> None:
         """Look at the source from this machine.
 

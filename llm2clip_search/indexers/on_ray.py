@@ -37,7 +37,9 @@ UNIT_ITEMS = 256
 UNITS = 20_000
 """Units of a run beyond which they get more items."""
 UNIT_BYTES = 256 << 20
-"""Of the files of a unit; one container may have more."""
+"""Of the files of a unit."""
+CONTAINER_BYTES = 32 << 20
+"""Of a unit with containers, which hold many images for their bytes; one container may have more."""
 
 
 class RayEmbedding(Embedding):
@@ -152,6 +154,9 @@ class CorpusWork(Work):
         elif self.sample is not None:
             self.corpus.open(self.sample)
 
+    def is_divisible(self, unit: Unit) -> bool:
+        return any(item.is_container for item in unit.items)
+
     def listed(self, unit: Unit, encoder: EncoderSource) -> Iterator[Item | Decoded | Note]:
         judge = _NotingJudge(
             stored=partial(stored_path, base=self.base),
@@ -200,7 +205,8 @@ def units_of(plan: IndexPlan, snapshot: Snapshot, *, most: int | None = None) ->
     items: list[Item] = []
     size = 0
     for item in plan.items:
-        if items and (len(items) >= most or size + item.size > UNIT_BYTES):
+        bound = CONTAINER_BYTES if item.is_container else UNIT_BYTES
+        if items and (len(items) >= most or size + item.size > bound):
             yield _unit(items, plan, snapshot)
             items, size = [], 0
         items.append(item)

@@ -173,11 +173,14 @@ def test_a_broken_image_and_new_ones_make_the_data_out_of_date(recipe: Path, run
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_same_bits(kills: int, recipe: Path, whole: Path) -> None:
-    """Killed at random instants of any stage, then run to its end."""
+    """Killed at random instants of any stage, then run to its end.
+
+    Later instants are reached by going on, because the machine may have been busier when ``whole`` was made.
+    """
     draws, takes = random.Random(kills), float((whole / "seconds").read_text())
     codes = set()
     for _ in range(kills):
-        process = start(run_and_die, recipe, recipe.parent / f"killed-{kills}", draws.uniform(0.05, 0.9) * takes)
+        process = start(run_and_die, recipe, recipe.parent / f"killed-{kills}", draws.uniform(0.05, 0.5) * takes)
         process.join()
         codes.add(process.exitcode)
     assert -signal.SIGKILL in codes
