@@ -13,6 +13,8 @@ DEPTH = 10
 """Neighbours that recall was measured for."""
 GATHERED = 3
 """How much longer a row takes that is gathered for exact search than one of a scan over all."""
+NEXT_TO = 2
+"""Factor between two shares up to which one says nothing certain of the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +124,12 @@ def choose_serving_point(points: Sequence[ServingPoint], *, share: float, recall
         None if no effort did.
     """
     shares = sorted({point.share for point in points})
-    around = {max((each for each in shares if each <= share), default=shares[0])} if shares else set[float]()
-    around |= {min((each for each in shares if each >= share), default=shares[-1])} if shares else set[float]()
+    # Engines compare all rows of a small share and walk a graph for a large one. Where that changes is not known, so a
+    # share that is next to a measured one takes the effort of the next one as well.
+    least = max((each for each in shares if each <= share / NEXT_TO), default=share)
+    most = min((each for each in shares if each >= share * NEXT_TO), default=share)
+    around = {each for each in shares if least <= each <= most} if share < 1 else set[float]()
+    around = around or set(shares[-1:])
     chosen = [
         min(
             (point for point in points if point.share == each and point.recall >= recall),

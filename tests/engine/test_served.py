@@ -323,6 +323,17 @@ def test_the_least_effort_that_is_good_enough_is_chosen(share: float, recall: fl
     assert (None if chosen is None else chosen.effort) == effort
 
 
+def test_a_share_beside_a_measured_one_takes_the_effort_of_the_next_as_well() -> None:
+    """Measured at a tenth, all rows may have been compared; a little more or less is searched by the graph."""
+    points = [
+        ServingPoint(share=share, effort=effort, recall=1.0, milliseconds=1.0, p95_ms=1.0)
+        for share, effort in ((1.0, 512), (0.1, 32), (0.01, 16))
+    ]
+    wanted = {0.19: 512, 0.1: 512, 0.0999: 512, 0.03: 32, 0.01: 32, 0.001: 16}
+    chosen = {share: choose_serving_point(points, share=share, recall=0.95) for share in wanted}
+    assert {share: point.effort for share, point in chosen.items() if point is not None} == wanted
+
+
 def test_a_plan_says_why_rows_are_compared_exactly() -> None:
     measured = Measured(queries="captions", exact_ms=10.0, points=POINTS)
     facts = EngineFacts(name="qdrant:x", measured=measured, rows=1000, most_ids=100, ms_per_id=0.001, is_at_hand=True)
