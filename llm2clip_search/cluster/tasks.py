@@ -18,7 +18,7 @@ from llm2clip_search.cluster.connection import nodes
 from llm2clip_search.cluster.staging import Staging
 from llm2clip_search.cluster.work import BLOCK_BYTES, BLOCK_ROWS, Block, EncoderSource, Note, Outcome, Work
 from llm2clip_search.corpora.corpus import Item
-from llm2clip_search.corpora.decode import Decoded, decode_ahead, held_bytes
+from llm2clip_search.corpora.decode import Decoded, content_key, decode_ahead, held_bytes
 from llm2clip_search.corpora.encode import encode_decoded
 from llm2clip_search.corpora.lookahead import list_ahead
 
@@ -48,7 +48,7 @@ class Run:
 
     def knows(self, content_hash: str) -> bool:
         """True if a content is not to be embedded."""
-        key = np.uint64(int(content_hash[:16] or "0", 16))
+        key = content_key(content_hash)
         at = int(np.searchsorted(self.known, key))
         return at < len(self.known) and bool(self.known[at] == key)
 

@@ -140,6 +140,11 @@ def decode_item(
     return out
 
 
+def content_key(content_hash: str) -> np.uint64:
+    """The first half of a content hash, BLAKE2b-128 in hex."""
+    return np.uint64(int(content_hash[:16] or "0", 16))
+
+
 def decode_ahead(
     reader: ItemReader,
     items: Iterable[Item | Passing],

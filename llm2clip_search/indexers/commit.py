@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from llm2clip_search.corpora.columns import DESCRIBED
 from llm2clip_search.corpora.containers import container_uri
-from llm2clip_search.corpora.decode import Decoded, ImageFacts
+from llm2clip_search.corpora.decode import Decoded, ImageFacts, content_key
 from llm2clip_search.errors import ImageError
 from llm2clip_search.indexers.columns import ColumnTypes
-from llm2clip_search.indexers.known import Embedded, content_key
+from llm2clip_search.indexers.known import Embedded
 from llm2clip_search.indexers.plan import IndexPlan, is_lost
 from llm2clip_search.store import Row, Writer
 from llm2clip_search.store.compaction import compact

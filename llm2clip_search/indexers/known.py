@@ -12,6 +12,7 @@ import pyarrow as pa
 from llm2clip_search.corpora import Item
 from llm2clip_search.corpora.companions import SIDECAR
 from llm2clip_search.corpora.corpus import Modality
+from llm2clip_search.corpora.decode import content_key
 from llm2clip_search.corpora.joined import JOIN
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Snapshot
@@ -164,11 +165,6 @@ class Embedded:
                 hint="Make room on the disk of temporary files, or name another folder by SQLITE_TMPDIR.",
             ) from error
         return found
-
-
-def content_key(content_hash: str) -> np.uint64:
-    """The first half of a content hash, BLAKE2b-128 in hex."""
-    return np.uint64(int(content_hash[:16] or "0", 16))
 
 
 class _Groups:
