@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
-from llm2clip_search.benchmarks.missed_queries import worst_queries, worst_queries_both_ways
-from llm2clip_search.benchmarks.missed_queries_page import SIDE, missed_queries_page, thumbnail
+from llm2clip_search.benchmarks.missed_queries_page import missed_queries_page
 from llm2clip_search.errors import ImageError
+from llm2clip_search.evaluation.missed_queries import worst_queries, worst_queries_both_ways
+from llm2clip_search.evaluation.missed_queries_html import SIDE, thumbnail
 from tests.support.galleries import gallery
 
 HOSTILE = "<script>alert(1)</script> & \"$title\" '${heading}' </span>"
