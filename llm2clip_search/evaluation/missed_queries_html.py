@@ -40,19 +40,20 @@ def thumbnail(data: bytes) -> bytes:
 class Thumbnails:
     """Caches an ``img`` element per image; each thumbnail is made when it is first needed."""
 
-    def __init__(self, read: Callable[[str], bytes]) -> None:
+    def __init__(self, read: Callable[[str], bytes], name: Callable[[str], str] = str) -> None:
         """Make thumbnails of images.
 
         Args:
             read: returns the file of an image id.
+            name: returns the name of an image id that people read; by default the id itself.
         """
-        self._read = read
+        self._read, self.name = read, name
         self._tags: dict[str, str] = {}
 
     def tag(self, image_id: str) -> str:
         """An ``img`` element, or the reason why the image cannot be read."""
         if image_id not in self._tags:
-            name = escape(image_id)
+            name = escape(self.name(image_id))
             try:
                 data = base64.b64encode(thumbnail(self._read(image_id))).decode()
                 tag = f'<img src="data:image/jpeg;base64,{data}" alt="{name}" title="{name}">'
@@ -110,7 +111,7 @@ class MissedQueriesHtml:
         return _IMAGE.substitute(
             anchor=f"image-{number}",
             number=number,
-            facts=escape(_facts(missed, result, self.gallery.image_ids[missed.query])),
+            facts=escape(_facts(missed, result, self._thumbnails.name(self.gallery.image_ids[missed.query]))),
             image=self.image(missed.query),
             own="".join(self._own(int(row), right=row == missed.expected.row) for row in own),
             found="".join(

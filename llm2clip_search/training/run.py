@@ -18,6 +18,7 @@ from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.own_estimate import require_memory
 from llm2clip_search.training.recipes.own import OwnRecipe
 from llm2clip_search.training.recipes.recipe import Recipe
+from llm2clip_search.training.run_page import PAGE
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.stages import before_training, train_captions, train_clip, train_embed
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
@@ -61,6 +62,7 @@ def run_recipe(recipe: Recipe, *, root: Path, out: Path, world: World, progress:
         world=world,
         progress=progress,
         again=True,
+        page=out / PAGE,
     )
     return RunResult(model=out / MODEL, before={}, figures=figures)
 
@@ -97,6 +99,7 @@ def run_own_recipe(recipe: OwnRecipe, *, root: Path, out: Path, world: World, pr
         progress=progress,
         start=start,
         again=True,
+        page=out / PAGE,
     )
     return RunResult(model=out / MODEL, before=before_training(out / MODEL), figures=figures)
 

@@ -24,11 +24,12 @@ from llm2clip_search.training.data.pairs import CaptionPairSampler
 from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.data.training_captions import read_stage2_captions, read_training_captions
 from llm2clip_search.training.model_card import write_card
+from llm2clip_search.training.run_page import PAGE, RunFacts, RunPage
 from llm2clip_search.training.runtime.checkpoint import START_OVER
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.loop import LoopResult, run_loop
 from llm2clip_search.training.runtime.metrics_log import read_metrics
-from llm2clip_search.training.runtime.plots import plot_run
+from llm2clip_search.training.runtime.plots import Similarities, plot_run
 from llm2clip_search.training.tasks.caption_encoder import CaptionEncoder
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe, CaptionLLMTask
 from llm2clip_search.training.tasks.clip import ClipTask
@@ -169,6 +170,7 @@ def train_clip(
     progress: Progress,
     start: Model | None = None,
     again: bool = False,
+    page: Path | None = None,
 ) -> dict[str, float]:
     """Stage 2: train a vision tower and an adaptor, and write a model folder to ``out``.
 
@@ -179,6 +181,7 @@ def train_clip(
         out: an interrupted run in this folder is resumed; a finished one is not repeated.
         start: the model to begin from, which is evaluated before the first step; None for published base weights.
         again: train again if the folder holds a finished model of another recipe or of other data.
+        page: HTML file that shows the run, written at each evaluation and at the end; by default in ``out``.
 
     Returns:
         Metrics on dev; empty without a dev split.
@@ -210,6 +213,14 @@ def train_clip(
     if (done := finished(out, inputs, again=again)) is not None:
         return done
     task = ClipTask(recipe, read, world=world, scratch=out, progress=progress, start=start)
+    facts = RunFacts(
+        name=recipe.model.name, steps=recipe.loop.steps, start=start.reference if start else "", counts=counts
+    )
+    shown = RunPage(page or out / PAGE, out, facts, task.dev_vectors() if start is not None else None)
+
+    def evaluated(step: int, improved: bool) -> None:
+        shown.write(task.evaluated, step)
+
     result = run_loop(
         task,
         recipe.loop,
@@ -218,10 +229,13 @@ def train_clip(
         world=world,
         progress=progress,
         evaluate_first=start is not None,
+        evaluated=evaluated,
     )
-    tensors, similarities = folder.tensors() | task.tensors(), task.similarities()
+    tensors, kept = folder.tensors() | task.tensors(), task.dev_vectors()
     if world.is_main:
-        plot_run(out, similarities)
+        rows = np.arange(len(kept.images)) if kept else None
+        plot_run(out, Similarities.between(kept.captions, kept.images, kept.image_of, rows) if kept else None)
+        shown.write(kept, result.selected)
         from safetensors.torch import save_file
 
         with replaced_file(out / "model.safetensors") as temporary:

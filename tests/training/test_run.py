@@ -23,6 +23,7 @@ from llm2clip_search.training.runtime.metrics_log import read_metrics
 from tests.support import own_data
 from tests.support.commands import RunCli
 from tests.support.corpus import jpeg
+from tests.support.html_reader import assert_self_contained
 from tests.support.models import save_model
 from tests.support.toy_training import start
 
@@ -114,6 +115,10 @@ def test_a_run_leaves_a_model_with_its_card(recipe: Path, whole: Path) -> None:
     assert not list(model.glob("views-*"))
     first = read_metrics(model / "metrics.jsonl")[0]
     assert (first["step"], "dev/mean_recall" in first) == (0, True)
+    page = (whole / "run.html").read_text(encoding="utf-8")
+    assert_self_contained(page)
+    assert "before training" in page
+    assert page.count("things/photo-") > 2, "images have the names of their files"
 
 
 def test_the_start_model_is_what_is_evaluated_first(recipe: Path, whole: Path) -> None:

@@ -30,6 +30,9 @@ class ImageSet(Protocol):
             CorpusError: it is not there any more.
         """
 
+    def name(self, image_id: str) -> str:
+        """The name of an image that people know it by."""
+
     @property
     def content_hashes(self) -> Mapping[str, str]:
         """A hash of every image's bytes by id, comparable within one recipe."""
@@ -68,6 +71,9 @@ class OwnImageSet(ImageSet):
         if hashlib.blake2b(data, digest_size=16).hexdigest() != image_id:
             raise CorpusError(f"{uri} has changed since the data was read.", hint="Run train run again.")
         return data
+
+    def name(self, image_id: str) -> str:
+        return self._places[image_id][0]
 
     @property
     def content_hashes(self) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ ends with the same weights.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,6 +134,7 @@ def run_loop(
     world: World,
     progress: Progress,
     evaluate_first: bool = False,
+    evaluated: Callable[[int, bool], None] = lambda step, improved: None,
 ) -> LoopResult:
     """Train, resuming from ``out/last.pt`` if it exists; afterwards the task holds the selected weights.
 
@@ -145,6 +146,8 @@ def run_loop(
         inputs: digest of the recipe and the data; a checkpoint of other inputs is refused.
         evaluate_first: evaluate before the first step too, for weights that begin as those of a model. They are
             selected if no later evaluation is better.
+        evaluated: called on rank 0 after an evaluation, with the number of completed steps and whether it is the best
+            so far.
 
     Raises:
         ModelError: the loss or the gradient is not finite (the message names the step and the last good
@@ -162,7 +165,7 @@ def run_loop(
         state.keep_if_best(state.before)
     start, began = state.step, time.perf_counter()
     log = MetricsLog(out, resume_at=start) if world.is_main and start < recipe.steps and not state.is_over else None
-    _say_start(state, log, progress)
+    _say_start(state, log, progress, evaluated)
     for step in range(start, recipe.steps):
         if state.is_over:
             break
@@ -188,6 +191,7 @@ def run_loop(
             if log and scores:
                 log.write(done, {f"dev/{name}": value for name, value in scores.items()})
                 progress("evaluated", done, recipe.steps, scores)
+                evaluated(done, improved)
         # Save an improvement at once, so that a non-finite loss in a later step cannot lose it.
         if complete or improved or state.is_over or done % recipe.checkpoint_every == 0:
             state.save(last, inputs)
@@ -198,13 +202,16 @@ def run_loop(
     return LoopResult(figures=state.best, before=state.before, steps=state.step, selected=state.best_step)
 
 
-def _say_start(state: "_RunState", log: MetricsLog | None, progress: Progress) -> None:
+def _say_start(
+    state: "_RunState", log: MetricsLog | None, progress: Progress, evaluated: Callable[[int, bool], None]
+) -> None:
     """Report from which step on a run goes on, or what a model that it begins from has reached."""
     if log and state.step:
         progress("resumed", 0, 0, {"steps done": state.step, "steps in all": state.recipe.steps})
     elif log and state.before:
         log.write(0, {f"dev/{name}": value for name, value in state.before.items()})
         progress("evaluated", 0, state.recipe.steps, state.before)
+        evaluated(0, True)
 
 
 def _require_finite(figures: Mapping[str, float], state: "_RunState", last: Path) -> None:

@@ -27,8 +27,24 @@ class Dev:
     captions: dict[str, tuple[np.ndarray, np.ndarray]]
     """By language: stored embeddings ``[n, width]``, and the index of each caption's image in ``image_ids``, int64
     ``[n]``. The first language counts when the best checkpoint is selected."""
+    texts: dict[str, list[str]]
+    """The captions by language, in the same order."""
     selects: bool = True
     """See `DevSplit`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevVectors:
+    """Vectors of a dev split in one language, as the finished encoder returns them."""
+
+    dev: Dev
+    lang: str
+    images: np.ndarray
+    """float32 ``[n_images, dim]``, L2-normalised."""
+    captions: np.ndarray
+    """float32 ``[n_captions, dim]``, L2-normalised."""
+    image_of: np.ndarray
+    """int64 ``[n_captions]``, the index of each caption's image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,4 +107,6 @@ def _dev(split: DevSplit, root: Path, store: CaptionStore) -> Dev:
     langs = np.array(table["lang"].to_pylist())
     order = split.captions.langs or tuple(dict.fromkeys(langs.tolist()))
     captions = {lang: (embedded[langs == lang], image_of[langs == lang]) for lang in order}
-    return Dev(name=split.name, files=files, image_ids=ids, captions=captions, selects=split.selects)
+    written = np.array(table["caption"].to_pylist(), dtype=object)
+    texts = {lang: written[langs == lang].tolist() for lang in order}
+    return Dev(name=split.name, files=files, image_ids=ids, captions=captions, texts=texts, selects=split.selects)

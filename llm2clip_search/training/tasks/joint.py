@@ -4,7 +4,7 @@ It cannot use a caption store: each step embeds its captions and backpropagates 
 A4, "LoRA LLM").
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,18 +69,13 @@ class JointTask(ClipTask):
         data: ClipData,
         *,
         llm: LLMFolder,
-        dev_texts: Mapping[str, Mapping[str, Sequence[str]]],
         world: World,
         scratch: Path,
         progress: Progress,
     ) -> None:
-        """Set up stage 2 and load the LLM.
-
-        Args:
-            dev_texts: captions by dev split and language, in the order of ``data.dev``.
-        """
+        """Set up stage 2 and load the LLM."""
         super().__init__(recipe.stage2, data, world=world, scratch=scratch, progress=progress)
-        self.joint, self.dev_texts = recipe, dev_texts
+        self.joint = recipe
         self.texts: list[str] = data.captions["caption"].to_pylist()
         embedder = llm.embedder(world.device)
         assert isinstance(embedder.states, CaptionLLM), "no CLIP text tower was requested"
@@ -129,7 +124,7 @@ class JointTask(ClipTask):
 
     def embed_dev_captions(self, dev: Dev, lang: str) -> tuple[np.ndarray, np.ndarray]:
         """As in `ClipTask`, but with the LLM's current weights instead of stored embeddings."""
-        return self._embed_texts(self.dev_texts[dev.name][lang]).cpu().numpy(), dev.captions[lang][1]
+        return self._embed_texts(dev.texts[lang]).cpu().numpy(), dev.captions[lang][1]
 
     def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
         return self._embed_texts([self.texts[row] for row in rows])
