@@ -23,13 +23,14 @@ from llm2clip_search.training.data.caption_table import read_caption_table
 from llm2clip_search.training.data.pairs import CaptionPairSampler
 from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.data.training_captions import read_stage2_captions, read_training_captions
+from llm2clip_search.training.dev_ranks import write_ranks
 from llm2clip_search.training.model_card import write_card
 from llm2clip_search.training.run_page import PAGE, RunFacts, RunPage
 from llm2clip_search.training.runtime.checkpoint import START_OVER
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.loop import LoopResult, run_loop
 from llm2clip_search.training.runtime.metrics_log import read_metrics
-from llm2clip_search.training.runtime.plots import Similarities, plot_run
+from llm2clip_search.training.runtime.plots import plot_run
 from llm2clip_search.training.tasks.caption_encoder import CaptionEncoder
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe, CaptionLLMTask
 from llm2clip_search.training.tasks.clip import ClipTask
@@ -219,6 +220,8 @@ def train_clip(
     shown = RunPage(page or out / PAGE, out, facts, task.dev_vectors() if start is not None else None)
 
     def evaluated(step: int, improved: bool) -> None:
+        if improved:
+            write_ranks(out, task.dev, task.ranks)
         shown.write(task.evaluated, step)
 
     result = run_loop(
@@ -233,8 +236,7 @@ def train_clip(
     )
     tensors, kept = folder.tensors() | task.tensors(), task.dev_vectors()
     if world.is_main:
-        rows = np.arange(len(kept.images)) if kept else None
-        plot_run(out, Similarities.between(kept.captions, kept.images, kept.image_of, rows) if kept else None)
+        plot_run(out, kept.similarities() if kept else None)
         shown.write(kept, result.selected)
         from safetensors.torch import save_file
 

@@ -51,7 +51,7 @@ class OwnImageSet(ImageSet):
             rows = pq.read_table(table, filters=[("split", "=", split)]).to_pylist()
         except (OSError, ValueError) as error:
             raise CorpusError(f"{table} is no list of images: {first_line(error)}.") from error
-        self._places = {row["image_id"]: (row["uri"], row["version"]) for row in rows}
+        self._places: dict[str, tuple[str, str]] = {row["image_id"]: (row["uri"], row["version"]) for row in rows}
 
     def __len__(self) -> int:
         return len(self._places)

@@ -14,6 +14,7 @@ from llm2clip_search.training.data.image_captions import CaptionedImages, match_
 from llm2clip_search.training.data.image_set import ImageSet, open_images
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 from llm2clip_search.training.data.training_captions import held_out_by, read_stage2_captions
+from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity
 
 
@@ -45,6 +46,10 @@ class DevVectors:
     """float32 ``[n_captions, dim]``, L2-normalised."""
     image_of: np.ndarray
     """int64 ``[n_captions]``, the index of each caption's image."""
+
+    def similarities(self) -> Similarities:
+        """Similarities of captions with images."""
+        return Similarities.between(self.captions, self.images, self.image_of, np.arange(len(self.images)))
 
 
 @dataclass(frozen=True, kw_only=True)
