@@ -1,11 +1,13 @@
 """All stages of a recipe, one after the other: those that have ended are passed over, an interrupted one is resumed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm2clip_search.base.memory import physical_bytes
 from llm2clip_search.base.progress import Progress
+from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.data.caption_store import StoredDtype
 from llm2clip_search.training.data.own_data import (
     listing_of,
@@ -48,8 +50,14 @@ def run_recipe(recipe: Recipe, *, root: Path, out: Path, world: World, progress:
         out: folder of the run.
 
     Raises:
+        StoreError: another process trains in this folder.
         Llm2ClipError: as of the stages.
     """
+    with _locked(out, world):
+        return _run_recipe(recipe, root, out, world, progress)
+
+
+def _run_recipe(recipe: Recipe, root: Path, out: Path, world: World, progress: Progress) -> RunResult:
     train_captions(recipe.stage1, recipe.data, root=root, out=out / LLM, world=world, progress=progress, again=True)
     _embed(recipe.stage2, recipe.data, root, out / LLM, out, "float16", world, progress)
     figures = train_clip(
@@ -75,8 +83,25 @@ def run_own_recipe(recipe: OwnRecipe, *, root: Path, out: Path, world: World, pr
         out: folder of the run.
 
     Raises:
+        StoreError: another process trains in this folder.
         Llm2ClipError: a source cannot be used, see `read_own_data`; or as of the stages.
     """
+    with _locked(out, world):
+        return _run_own_recipe(recipe, root, out, world, progress)
+
+
+@contextmanager
+def _locked(out: Path, world: World) -> Iterator[None]:
+    """Keep other runs out of a folder: each would replace the other's checkpoints. Rank 0 holds the lock for all."""
+    if not world.is_main:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with writer_lock(out):
+        yield
+
+
+def _run_own_recipe(recipe: OwnRecipe, root: Path, out: Path, world: World, progress: Progress) -> RunResult:
     start = fetch_start(recipe.start)
     assert start.folder is not None, "training begins from a model folder"
     if world.is_main:

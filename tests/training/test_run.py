@@ -16,6 +16,8 @@ from llm2clip_search.base.progress import no_progress
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.errors import ModelError
+from llm2clip_search.store.lock import writer_lock
+from llm2clip_search.training.compare_runs import compare_training_runs, read_run
 from llm2clip_search.training.recipes.own import read_own_recipe
 from llm2clip_search.training.run import run_own_recipe
 from llm2clip_search.training.runtime.distributed import World
@@ -115,6 +117,7 @@ def test_a_run_leaves_a_model_with_its_card(recipe: Path, whole: Path) -> None:
     assert not list(model.glob("views-*"))
     first = read_metrics(model / "metrics.jsonl")[0]
     assert (first["step"], "dev/mean_recall" in first) == (0, True)
+    assert {each.low is None for each in compare_training_runs([read_run(whole)]).recalls} == {False}
     page = (whole / "run.html").read_text(encoding="utf-8")
     assert_self_contained(page)
     assert "before training" in page
@@ -158,6 +161,17 @@ def test_a_finished_run_is_not_repeated(recipe: Path, whole: Path, run_cli: RunC
     assert "val" in done.stdout
     assert (whole / "model" / "model.safetensors").stat().st_mtime_ns == before
     assert "training" not in done.stderr
+
+
+def test_a_second_run_in_the_same_folder_is_refused(recipe: Path, run_cli: RunCli) -> None:
+    """The lock of a process that was killed is taken over, as the killed runs of this file show."""
+    out = recipe.with_name("taken")
+    out.mkdir()
+    with writer_lock(out):
+        done = run_cli("train", "run", recipe.name, "--out", "taken", *settings(), cwd=recipe.parent)
+    assert done.returncode == 1
+    assert f"taken is being written by process {os.getpid()} on " in " ".join(done.stderr.split())
+    assert not (out / "data").exists()
 
 
 def test_a_broken_image_and_new_ones_make_the_data_out_of_date(recipe: Path, run_cli: RunCli, place: Path) -> None:
