@@ -101,7 +101,8 @@ def _recalls(lines: Sequence[Mapping[str, Any]]) -> str:
         return ""
     first, best = found[0], max(found, key=lambda line: float(line["dev/mean_recall"]))
     groups = dict.fromkeys(name.split("/", 1)[1].rpartition("/")[0] for name in first if name.count("/") == 3)
-    shown = [("before training", first)] * (first["step"] == 0) + [(f"step {best['step']:,}, the best so far", best)]
+    shown = [("before training", first)] * (first["step"] == 0)
+    shown += [(f"step {best['step']:,}, the best so far", best)] * (best["step"] > 0)
     rows = [
         f"<tr><th scope=row>{escape(', '.join(group.split('/')))}</th><td class=when>{when}</td>"
         + "".join(f"<td>{_percent(line.get(f'dev/{group}/{recall}'))}</td>" for recall in RECALLS)

@@ -27,7 +27,9 @@ def vectors(noise: float) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
     images = generator.normal(size=(IMAGES, 6)).astype(np.float32)
     captions = images + noise * generator.normal(size=images.shape).astype(np.float32)
-    return tuple(each / np.linalg.norm(each, axis=1, keepdims=True) for each in (images, captions))  # type: ignore[return-value]
+    return images / np.linalg.norm(images, axis=1, keepdims=True), captions / np.linalg.norm(
+        captions, axis=1, keepdims=True
+    )
 
 
 def save_run(
@@ -77,12 +79,12 @@ def test_recalls_on_the_same_data_are_compared_in_pairs(tmp_path: Path) -> None:
     runs = [read_run(save_run(tmp_path / name, noise=noise)) for name, noise in (("a", 2.0), ("b", 0.5))]
     first, second = (each for each in compare_training_runs(runs).recalls if each.metric == METRIC)
     rows = np.arange(IMAGES)
-    ranks = [retrieval_ranks(*vectors(noise), rows) for noise in (2.0, 0.5)]
-    expected = paired_differences(*ranks, rows)[METRIC]
+    before, after = (retrieval_ranks(*vectors(noise), rows) for noise in (2.0, 0.5))
+    expected = paired_differences(before, after, rows)[METRIC]
     assert (second.difference_low, second.difference_high, second.p) == (expected.low, expected.high, expected.p)
     assert second.difference == pytest.approx(expected.difference)
     assert second.difference == 0.25
-    assert (first.low, first.high) == recall_intervals(ranks[0], rows)[METRIC]
+    assert (first.low, first.high) == recall_intervals(before, rows)[METRIC]
     assert (first.difference, first.p) == (None, None)
 
 

@@ -31,8 +31,8 @@ def compare(
     found = compare_training_runs([read_run(run) for run in runs])
     with console.results():
         if json_output:
-            for row in (*found.fields, *found.recalls):
-                console.print_json(row.to_dict())
+            for row in [*(each.to_dict() for each in found.fields), *(each.to_dict() for each in found.recalls)]:
+                console.print_json(row)
             return
         _print_tables(found)
 
@@ -48,15 +48,14 @@ def _print_tables(found: "TrainingRunsComparison") -> None:
     if found.fields:
         console.out.print(table)
         console.out.print()
-    left = ("split", "language", "metric (%)")
-    table = console.table(*left, *found.runs, left=left)
+    recall_columns = ("split", "language", "metric (%)")
+    table = console.table(*recall_columns, *found.runs, left=recall_columns)
     rows = len(found.runs)
     before: tuple[str, str] | None = None
     for start in range(0, len(found.recalls), rows):
         first, *others = found.recalls[start : start + rows]
         subset = (first.split, first.language)
-        cells = (_first(first), *map(_other, others))
-        table.add_row(*(subset if subset != before else ("", "")), first.metric, *cells)
+        table.add_row(*(subset if subset != before else ("", "")), first.metric, _first(first), *map(_other, others))
         before = subset
     if found.recalls:
         console.out.print(table)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime.checkpoint import START_OVER, Tensors, TrainingCheckpoint
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.metrics_log import MetricsLog
+from llm2clip_search.training.runtime.micro_batches import MicroBatches, backward_within_memory
 from llm2clip_search.training.runtime.seeds import seed_torch
 from llm2clip_search.training.runtime.sharding import full_tensor, gather_shards, is_sharded, local_shard, shard_like
 
@@ -100,6 +102,7 @@ class Task(Protocol):
     """
 
     samples_per_step: int
+    micro_batches: MicroBatches
 
     def groups(self) -> list[ParameterGroup]:
         """All trained parameters."""
@@ -170,9 +173,7 @@ def run_loop(
         if state.is_over:
             break
         step_began = time.perf_counter()
-        seed_torch(recipe.seed, step, "step")
-        state.optimizer.zero_grad()
-        figures = task.backward(step)
+        figures = backward_within_memory(task, step, prepare=partial(state.prepare, step), can_retry=world.size == 1)
         figures["gradient_norm"] = state.reduce_gradients()
         figures = world.broadcast(figures)
         _require_finite(figures, state, last)
@@ -255,6 +256,11 @@ class _RunState:
     def is_over(self) -> bool:
         """Whether training has ended early."""
         return bool(self.recipe.patience) and self.stale >= self.recipe.patience
+
+    def prepare(self, step: int) -> None:
+        """Clear the gradients and seed torch, before the gradients of a step are computed."""
+        seed_torch(self.recipe.seed, step, "step")
+        self.optimizer.zero_grad()
 
     def reduce_gradients(self) -> float:
         """Sum the gradients over the ranks; returns their global norm."""

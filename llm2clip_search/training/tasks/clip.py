@@ -25,6 +25,7 @@ from llm2clip_search.training.data.image_pixels import ImagePixels
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
 from llm2clip_search.training.runtime.loop import ParameterGroup
+from llm2clip_search.training.runtime.micro_batches import MicroBatches
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
 from llm2clip_search.training.tasks.anchored_heads import AnchoredHeads
@@ -87,6 +88,7 @@ class ClipTask:
         self.evaluated: DevVectors | None = None
         """The vectors of the last evaluation, of the first split in its first language."""
         self.samples_per_step = self.data.batch_size
+        self.micro_batches = MicroBatches(size=recipe.micro_batch, cached=recipe.gradient_cache)
         self.caption_ids = captions["caption_id"].to_numpy()
         self.positions = store.positions(self.caption_ids)
         self.is_long = np.array(captions["length"].to_pylist()) == "long"
@@ -195,7 +197,7 @@ class ClipTask:
                 loss = loss + anchored.loss(everyone, former, vectors, captions, lambda v: self.world.gather(v, count))
             return loss
 
-        loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
+        loss = backward_in_parts(encode, len(parts), loss_of, cache=self.micro_batches.cached)
         return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
 
     def _batch(self, step: int) -> ImageBatch:
@@ -207,7 +209,7 @@ class ClipTask:
     def _parts(self, batch: ImageBatch) -> list[np.ndarray]:
         """The rows of a batch in each of this rank's micro-batches."""
         count, own = len(batch.images), self.world.slice(len(batch.images))
-        number = self.world.num_micro_batches(count, size=self.recipe.micro_batch)
+        number = self.world.num_micro_batches(count, size=self.micro_batches.size)
         return np.array_split(np.arange(own.start, own.stop), number)
 
     def _begin(self, step: int) -> None:

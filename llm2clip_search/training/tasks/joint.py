@@ -92,13 +92,12 @@ class JointTask(ClipTask):
         batch = self.data.draw(step)
         count, own = len(batch.images), self.world.slice(len(batch.images))
         require_negatives(torch.from_numpy(batch.images))
-        size = own.stop - own.start
-        images = np.array_split(np.arange(own.start, own.stop), -(-size // self.recipe.micro_batch))
+        size, at_once = own.stop - own.start, self.micro_batches.size
+        images = np.array_split(np.arange(own.start, own.stop), -(-size // at_once))
         # The first caption of every image, then the second of every image, and so on.
         texts = [self.texts[row] for row in batch.captions[own].T.reshape(-1)]
-        captions, inverse = micro_batches_by_length(
-            self.tokenize.count(texts), -(-len(texts) // self.joint.micro_batch)
-        )
+        captions_at_once = max(1, self.joint.micro_batch * at_once // self.recipe.micro_batch)
+        captions, inverse = micro_batches_by_length(self.tokenize.count(texts), -(-len(texts) // captions_at_once))
         self.heads.train()
         self.llm.train()
 
@@ -119,7 +118,7 @@ class JointTask(ClipTask):
             ]
             return torch.stack(losses).mean()
 
-        loss = backward_in_parts(encode, len(images) + len(captions), loss_of, cache=self.recipe.gradient_cache)
+        loss = backward_in_parts(encode, len(images) + len(captions), loss_of, cache=self.micro_batches.cached)
         return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
 
     def embed_dev_captions(self, dev: Dev, lang: str) -> tuple[np.ndarray, np.ndarray]:
