@@ -20,6 +20,8 @@ from llm2clip_search.encoders.model import Model
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.data.caption_store import SHARD_ROWS, CaptionStore, StoredDtype, fill_caption_store
 from llm2clip_search.training.data.caption_table import read_caption_table
+from llm2clip_search.training.data.image_check import ImageCheck
+from llm2clip_search.training.data.left_out import write_left_out
 from llm2clip_search.training.data.pairs import CaptionPairSampler
 from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.data.training_captions import read_stage2_captions, read_training_captions
@@ -76,8 +78,9 @@ def train_captions(
         joined=recipe.joined,
         seed=recipe.loop.seed,
     )
-    counts["photographs"] = len(pairs)
+    counts |= {"photographs": len(pairs), "photographs without two captions": len(pairs.without_pair)}
     if world.is_main:
+        write_left_out(out, [("photographs without two captions", name, "") for name in pairs.without_pair])
         progress("data", 0, 0, counts)
     dev = None
     if data.dev:
@@ -206,8 +209,10 @@ def train_clip(
         store=store,
         clip=stored_clip_tower(recipe.model, recipe.keep),
         max_missing=recipe.max_missing,
+        check=ImageCheck(out, world, progress),
     )
     if world.is_main:
+        write_left_out(out, read.left_out)
         progress("data", 0, 0, counts)
     content = [_content(read.captions), read.captioned.image_ids, start.identity.fingerprint if start else ""]
     inputs = json_sha256([asdict(recipe), folder.fingerprint, read.store.info.clip, content])[:16]

@@ -29,11 +29,12 @@ from llm2clip_search.corpora.registry import open_corpora
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
 from llm2clip_search.training.data.caption_table import CaptionSource
+from llm2clip_search.training.data.left_out import write_left_out
 from llm2clip_search.training.data.own_captions import CaptionFile, beside, captions_of
 from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, OwnSource
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 
-IMAGES, CAPTIONS, COUNTS, LEFT_OUT = "images.parquet", "captions.parquet", "data.json", "left_out.jsonl"
+IMAGES, CAPTIONS, COUNTS = "images.parquet", "captions.parquet", "data.json"
 FEWEST = 2
 """Images of a split: a contrastive batch needs at least two."""
 _THUMBNAIL = PreprocessConfig(height=32, width=32, resize="squash")
@@ -170,8 +171,7 @@ def write_own_data(splits: OwnSplits, out: Path, listing: str) -> None:
         table = pa.table({name: pa.array(column, pa.string()) for name, column in zip(columns, values, strict=True)})
         with replaced_file(out / file) as temporary:
             pq.write_table(table, temporary)
-    lines = (json.dumps({"reason": r, "name": n, "detail": d}, ensure_ascii=True) for r, n, d in splits.left_out)
-    replace_file(out / LEFT_OUT, "".join(f"{line}\n" for line in lines).encode())
+    write_left_out(out, splits.left_out)
     summary = {"listing": listing, "digest": splits.digest, "counts": splits.counts()}
     replace_file(out / COUNTS, json.dumps(summary, indent=1).encode() + b"\n")
 
