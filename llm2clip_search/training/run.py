@@ -7,8 +7,11 @@ from pathlib import Path
 
 from llm2clip_search.base.memory import physical_bytes
 from llm2clip_search.base.progress import Progress
+from llm2clip_search.encoders import load_encoder
+from llm2clip_search.encoders.model import Model
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.data.caption_store import StoredDtype
+from llm2clip_search.training.data.near_duplicates import without_near_duplicates
 from llm2clip_search.training.data.own_data import (
     listing_of,
     own_data_recipe,
@@ -105,7 +108,7 @@ def _run_own_recipe(recipe: OwnRecipe, root: Path, out: Path, world: World, prog
     start = fetch_start(recipe.start)
     assert start.folder is not None, "training begins from a model folder"
     if world.is_main:
-        look_at_data(recipe, root=root, out=out / DATA, progress=progress)
+        look_at_data(recipe, root=root, out=out / DATA, start=start, device=world.device, progress=progress)
     world.barrier()
     summary, data = read_summary(out / DATA), own_data_recipe(recipe.data, recipe.evaluation)
     model = fine_tuned(start, recipe.name, licence=recipe.licence, training_data=tuple(_card_lines(recipe, summary)))
@@ -129,17 +132,24 @@ def _run_own_recipe(recipe: OwnRecipe, root: Path, out: Path, world: World, prog
     return RunResult(model=out / MODEL, before=before_training(out / MODEL), figures=figures)
 
 
-def look_at_data(recipe: OwnRecipe, *, root: Path, out: Path, progress: Progress) -> bool:
+def look_at_data(recipe: OwnRecipe, *, root: Path, out: Path, start: Model, device: str, progress: Progress) -> bool:
     """Read the sources and write what was found to ``out``, unless nothing has changed since; returns whether it did.
 
+    Args:
+        start: the model that training begins from, whose embeddings show near-duplicates.
+        device: that embeds images to find them.
+
     Raises:
-        CorpusError: as `read_own_data`.
+        CorpusError: as `read_own_data` and `without_near_duplicates`.
     """
-    data = recipe.data, recipe.evaluation
-    listing = listing_of(*data, folder=root)
+    data, near = (recipe.data, recipe.evaluation), recipe.data.near_duplicates
+    listing = listing_of(*data, folder=root) + (f" {start.identity.fingerprint}" if near else "")
     if read_summary(out).get("listing") == listing:
         return False
     found = read_own_data(*data, folder=root, progress=progress)
+    if near:
+        encoder = load_encoder(recipe.start, runtime="torch", device=device)
+        found = without_near_duplicates(found, encoder=encoder, threshold=near, progress=progress)
     write_own_data(found, out, listing)
     progress("data", 0, 0, found.counts())
     return True

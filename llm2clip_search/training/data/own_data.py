@@ -136,12 +136,14 @@ def read_own_data(
 
 
 def listing_of(data: OwnData, evaluation: Sequence[EvaluationSource], *, folder: Path) -> str:
-    """A digest of what sources list, which changes with their files; nothing is read but lists and sizes.
+    """A digest of how data is split and of what sources list, which changes with their files; nothing is read but
+    lists and sizes.
 
     Raises:
         CorpusError: a source is missing.
     """
     digest = hashlib.blake2b(digest_size=8)
+    digest.update(json.dumps([data.val_share, data.seed, data.near_duplicates]).encode())
     for source in (*data.train, *data.val, *evaluation):
         digest.update(json.dumps(asdict(source), sort_keys=True).encode())
         for corpus, captions in _opened(source, folder):
