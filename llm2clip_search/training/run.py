@@ -8,7 +8,6 @@ from pathlib import Path
 from llm2clip_search.base.memory import physical_bytes
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.encoders import load_encoder
-from llm2clip_search.encoders.model import Model
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.data.caption_store import StoredDtype
 from llm2clip_search.training.data.near_duplicates import without_near_duplicates
@@ -27,7 +26,7 @@ from llm2clip_search.training.run_page import PAGE
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.stages import before_training, train_captions, train_clip, train_embed
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
-from llm2clip_search.training.tasks.start_model import fetch_start, fine_tuned
+from llm2clip_search.training.tasks.start_model import Start, fetch_start, start_config
 
 DATA, LLM, CAPTIONS, MODEL = "data", "llm", "captions", "model"
 """Folders of a run: what was found in own data, the LLM of stage 1, the caption store, the finished model."""
@@ -105,34 +104,33 @@ def _locked(out: Path, world: World) -> Iterator[None]:
 
 
 def _run_own_recipe(recipe: OwnRecipe, root: Path, out: Path, world: World, progress: Progress) -> RunResult:
-    start = fetch_start(recipe.start)
-    assert start.folder is not None, "training begins from a model folder"
+    start = fetch_start(recipe.start, recipe.llm)
     if world.is_main:
         look_at_data(recipe, root=root, out=out / DATA, start=start, device=world.device, progress=progress)
     world.barrier()
     summary, data = read_summary(out / DATA), own_data_recipe(recipe.data, recipe.evaluation)
-    model = fine_tuned(start, recipe.name, licence=recipe.licence, training_data=tuple(_card_lines(recipe, summary)))
+    model = start_config(start, recipe.name, licence=recipe.licence, training_data=tuple(_card_lines(recipe, summary)))
     clip = replace(recipe.clip, model=model)
     if world.device == "cpu":
         require_memory(recipe, summary["counts"], physical_bytes())
-    _embed(clip, data, out / DATA, start.folder, out, recipe.embed.dtype, world, progress)
+    _embed(clip, data, out / DATA, start.llm_folder, out, recipe.embed.dtype, world, progress)
     figures = train_clip(
         clip,
         data,
         root=out / DATA,
-        llm=start.folder,
+        llm=start.llm_folder,
         store=out / CAPTIONS,
         out=out / MODEL,
         world=world,
         progress=progress,
-        start=start,
+        start=None if start.is_dual else start.model,
         again=True,
         page=out / PAGE,
     )
     return RunResult(model=out / MODEL, before=before_training(out / MODEL), figures=figures)
 
 
-def look_at_data(recipe: OwnRecipe, *, root: Path, out: Path, start: Model, device: str, progress: Progress) -> bool:
+def look_at_data(recipe: OwnRecipe, *, root: Path, out: Path, start: Start, device: str, progress: Progress) -> bool:
     """Read the sources and write what was found to ``out``, unless nothing has changed since; returns whether it did.
 
     Args:
@@ -143,7 +141,7 @@ def look_at_data(recipe: OwnRecipe, *, root: Path, out: Path, start: Model, devi
         CorpusError: as `read_own_data` and `without_near_duplicates`.
     """
     data, near = (recipe.data, recipe.evaluation), recipe.data.near_duplicates
-    listing = listing_of(*data, folder=root) + (f" {start.identity.fingerprint}" if near else "")
+    listing = listing_of(*data, folder=root) + (f" {start.model.identity.fingerprint}" if near else "")
     if read_summary(out).get("listing") == listing:
         return False
     found = read_own_data(*data, folder=root, progress=progress)

@@ -199,8 +199,6 @@ def train_clip(
     out.mkdir(parents=True, exist_ok=True)
     folder = read_llm(llm)
     text = replace(folder.text, adaptor=recipe.model.text.adaptor, clip=recipe.model.text.clip)
-    if start is not None:
-        text = replace(text, weights=recipe.model.text.weights)  # not relative to another folder
     recipe = replace(recipe, model=replace(recipe.model, text=text))
     read, counts = read_clip_data(
         data,

@@ -260,7 +260,11 @@ def test_a_wrong_value_is_said(setting: str, message: str, recipe: Path, run_cli
         (("my.toml", "--data", "things"), "my.toml exists. hint: Delete it"),
         (("x.toml", "--data", "nowhere"), "nowhere"),
         (("x.toml", "--data", "things", "--evaluate", "others"), "'others' is no set for evaluation"),
-        (("x.toml", "--data", "things", "--from", "open_clip:ViT-B-32/openai"), "its text tower is that of open_clip"),
+        (("x.toml", "--data", "things", "--from", "open_clip:ViT-B-32"), "names no weights"),
+        (
+            ("x.toml", "--data", "things", "--from", "open_clip:ViT-B-32/openai", "--llm", "open_clip:RN50/openai"),
+            "The LLM of open_clip:RN50/openai cannot read captions for open_clip:ViT-B-32/openai: its text tower",
+        ),
     ],
 )
 def test_init_says_what_is_wrong(arguments: tuple[str, ...], message: str, recipe: Path, run_cli: RunCli) -> None:
