@@ -7,10 +7,8 @@ from pathlib import Path
 
 from llm2clip_search.base.memory import physical_bytes
 from llm2clip_search.base.progress import Progress
-from llm2clip_search.encoders import load_encoder
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.data.caption_store import StoredDtype
-from llm2clip_search.training.data.near_duplicates import without_near_duplicates
 from llm2clip_search.training.data.own_data import (
     listing_of,
     own_data_recipe,
@@ -26,7 +24,7 @@ from llm2clip_search.training.run_page import PAGE
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.stages import before_training, train_captions, train_clip, train_embed
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
-from llm2clip_search.training.tasks.start_model import Start, fetch_start, start_config
+from llm2clip_search.training.tasks.start_model import fetch_start, start_config
 
 DATA, LLM, CAPTIONS, MODEL = "data", "llm", "captions", "model"
 """Folders of a run: what was found in own data, the LLM of stage 1, the caption store, the finished model."""
@@ -106,7 +104,7 @@ def _locked(out: Path, world: World) -> Iterator[None]:
 def _run_own_recipe(recipe: OwnRecipe, root: Path, out: Path, world: World, progress: Progress) -> RunResult:
     start = fetch_start(recipe.start, recipe.llm)
     if world.is_main:
-        look_at_data(recipe, root=root, out=out / DATA, start=start, device=world.device, progress=progress)
+        look_at_data(recipe, root=root, out=out / DATA, progress=progress)
     world.barrier()
     summary, data = read_summary(out / DATA), own_data_recipe(recipe.data, recipe.evaluation)
     model = start_config(start, recipe.name, licence=recipe.licence, training_data=tuple(_card_lines(recipe, summary)))
@@ -130,24 +128,17 @@ def _run_own_recipe(recipe: OwnRecipe, root: Path, out: Path, world: World, prog
     return RunResult(model=out / MODEL, before=before_training(out / MODEL), figures=figures)
 
 
-def look_at_data(recipe: OwnRecipe, *, root: Path, out: Path, start: Start, device: str, progress: Progress) -> bool:
+def look_at_data(recipe: OwnRecipe, *, root: Path, out: Path, progress: Progress) -> bool:
     """Read the sources and write what was found to ``out``, unless nothing has changed since; returns whether it did.
 
-    Args:
-        start: the model that training begins from, whose embeddings show near-duplicates.
-        device: that embeds images to find them.
-
     Raises:
-        CorpusError: as `read_own_data` and `without_near_duplicates`.
+        CorpusError: as `read_own_data`.
     """
-    data, near = (recipe.data, recipe.evaluation), recipe.data.near_duplicates
-    listing = listing_of(*data, folder=root) + (f" {start.model.identity.fingerprint}" if near else "")
+    data = recipe.data, recipe.evaluation
+    listing = listing_of(*data, folder=root)
     if read_summary(out).get("listing") == listing:
         return False
     found = read_own_data(*data, folder=root, progress=progress)
-    if near:
-        encoder = load_encoder(recipe.start, runtime="torch", device=device)
-        found = without_near_duplicates(found, encoder=encoder, threshold=near, progress=progress)
     write_own_data(found, out, listing)
     progress("data", 0, 0, found.counts())
     return True

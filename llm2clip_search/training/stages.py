@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.base.files import replace_file, replaced_file
+from llm2clip_search.base.files import remove_leftovers, replace_file, replaced_file
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.cluster.items import texts_on_ray
@@ -25,7 +25,7 @@ from llm2clip_search.training.data.left_out import write_left_out
 from llm2clip_search.training.data.pairs import CaptionPairSampler
 from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.data.training_captions import read_stage2_captions, read_training_captions
-from llm2clip_search.training.dev_ranks import write_ranks
+from llm2clip_search.training.dev_ranks import RANKS, write_ranks
 from llm2clip_search.training.model_card import write_card
 from llm2clip_search.training.run_page import PAGE, RunFacts, RunPage
 from llm2clip_search.training.runtime.checkpoint import START_OVER
@@ -197,6 +197,7 @@ def train_clip(
         StoreError: the store was made by another LLM, or lacks some of the captions.
     """
     out.mkdir(parents=True, exist_ok=True)
+    page = page or out / PAGE
     folder = read_llm(llm)
     text = replace(folder.text, adaptor=recipe.model.text.adaptor, clip=recipe.model.text.clip)
     recipe = replace(recipe, model=replace(recipe.model, text=text))
@@ -210,6 +211,8 @@ def train_clip(
         check=ImageCheck(out, world, progress),
     )
     if world.is_main:
+        for path in (page, out / RANKS):
+            remove_leftovers(path)
         write_left_out(out, read.left_out)
         progress("data", 0, 0, counts)
     content = [_content(read.captions), read.captioned.image_ids, start.identity.fingerprint if start else ""]
@@ -220,7 +223,7 @@ def train_clip(
     facts = RunFacts(
         name=recipe.model.name, steps=recipe.loop.steps, start=start.reference if start else "", counts=counts
     )
-    shown = RunPage(page or out / PAGE, out, facts, task.dev_vectors() if start is not None else None)
+    shown = RunPage(page, out, facts, task.dev_vectors() if start is not None else None)
 
     def evaluated(step: int, improved: bool) -> None:
         if improved:

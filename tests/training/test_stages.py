@@ -445,9 +445,9 @@ def test_dev_is_always_held_out(recipe: Recipe, root: Path, tmp_path: Path) -> N
 def test_broken_images_are_left_out_and_listed(recipe: Recipe, made: Path, tmp_path: Path) -> None:
     """One of the training images and one of dev; the dev image goes with its captions."""
     write_flickr8k(tmp_path)
-    for split, first in (("train", 0), ("dev", 100)):
+    for split, first, kept in (("train", 0, 300), ("dev", 100, 310)):  # equal headers would be held out by content
         images = {f"{split}-{number}.jpg": jpeg(first + number) for number in range(6)}
-        images[f"{split}-4.jpg"] = images[f"{split}-4.jpg"][:300]
+        images[f"{split}-4.jpg"] = images[f"{split}-4.jpg"][:kept]
         write_tar(tmp_path / "flickr8k" / f"flickr8k-{split}-000.tar", images)
     clip = replace(recipe.stage2, loop=replace(recipe.stage2.loop, steps=1, warmup_steps=0))
     said: dict[str, Mapping[str, float]] = {}

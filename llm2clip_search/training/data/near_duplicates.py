@@ -1,86 +1,56 @@
-"""Training images that are nearly those of validation: copies of another size or format, and shots of one moment.
+"""Near-duplicates: copies of an image at another size or quality, recognised by how small versions of them look.
 
-Equal files are recognised by their content already. What is only similar to the eye is recognised by the embedding of
-the model that training begins from.
+Pixels were chosen by trial. Of 150 validation images of RSICD that were saved again at three quarters of their size
+with JPEG quality 60, a cosine of 0.98 of 16 x 16 pixels finds all, and takes 3 of the 500 training images for copies; of
+1,000 images of Flickr8k, none. Embeddings of ``nano`` at 0.95 find 121 and take 20 of the 500, because images with the
+same meaning are close. Crops are not found.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from llm2clip_search.base.progress import Progress
 from llm2clip_search.base.vectors import top_k
-from llm2clip_search.corpora.containers import open_uri
-from llm2clip_search.corpora.corpus import Item
-from llm2clip_search.corpora.decode import decode_ahead
-from llm2clip_search.encoders import Encoder
-from llm2clip_search.errors import CorpusError
-from llm2clip_search.training.data.own_data import FEWEST, OwnImages, OwnSplits
 
-REASON = "training images that are nearly those of"
-_BATCH = 64
+SIDE = 16
+"""Width and height of the compared versions in pixels."""
 _CHUNK = 1024
 """Rows of one matrix product."""
 
 
-def without_near_duplicates(found: OwnSplits, *, encoder: Encoder, threshold: float, progress: Progress) -> OwnSplits:
-    """Leave out training images that are near-duplicates of an image of validation or of a set for evaluation.
+def small_version(pixels: np.ndarray) -> np.ndarray:
+    """Means of squares of an image: uint8 ``[n * SIDE, n * SIDE, 3]`` to uint8 ``[SIDE * SIDE * 3]``."""
+    times = len(pixels) // SIDE
+    squares = pixels.reshape(SIDE, times, SIDE, times, 3).mean(axis=(1, 3))
+    return np.rint(squares).astype(np.uint8).reshape(-1)
+
+
+def near_duplicates(
+    images: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray], threshold: float
+) -> Iterator[tuple[str, str, float]]:
+    """Images that look like one of others.
 
     Args:
-        encoder: of the model that training begins from.
-        threshold: cosine from which two images are near-duplicates, in (0, 1].
+        images: by name, as `small_version` returns them; ``others`` likewise.
+        threshold: cosine of pixels around their mean, from which two images are near-duplicates.
 
-    Raises:
-        CorpusError: an image cannot be read any more, or too few are left to train on.
+    Yields:
+        The name of an image, that of the most similar one among the others, and their cosine.
     """
-    train, left_out = found.splits["train"], list(found.left_out)
-    contents, vectors = _embedded(train, encoder, progress)
-    copies = set[str]()
-    for name, images in found.splits.items():
-        if name == "train":
-            continue
-        others, gallery = _embedded(images, encoder, progress)
-        for start in range(0, len(contents), _CHUNK):
-            scores, nearest = top_k(vectors[start : start + _CHUNK] @ gallery.T, 1)
-            for row in np.flatnonzero(scores[:, 0] >= threshold).tolist():
-                content, other = contents[start + row], others[int(nearest[row, 0])]
-                if content not in copies:
-                    detail = f"{images.places[other][0]}, cosine {scores[row, 0]:.3f}"
-                    left_out.append((f"{REASON} {name}", train.places[content][0], detail))
-                copies.add(content)
-    kept = [content for content in train.places if content not in copies]
-    if len(kept) < FEWEST:
-        raise CorpusError(
-            f"Of {len(contents):,} training images, {len(copies):,} are near-duplicates of validation images at a"
-            f" cosine of {threshold}; {len(kept)} are left, but training needs at least {FEWEST}."
-        )
-    return OwnSplits(splits={**found.splits, "train": train.keep(kept)}, left_out=left_out, notes=found.notes)
+    names, candidates = list(images), list(others)
+    if not candidates:
+        return
+    gallery = _centred(list(others.values()))
+    for start in range(0, len(names), _CHUNK):
+        part = names[start : start + _CHUNK]
+        scores, nearest = top_k(_centred([images[name] for name in part]) @ gallery.T, 1)
+        for row in np.flatnonzero(scores[:, 0] >= threshold).tolist():
+            yield part[row], candidates[int(nearest[row, 0])], float(scores[row, 0])
 
 
-def _embedded(images: OwnImages, encoder: Encoder, progress: Progress) -> tuple[list[str], np.ndarray]:
-    """Content hashes, and vectors float32 ``[n, dim]``, L2-normalised."""
-    contents = sorted(images.places)
-    out, batch = list[np.ndarray](), list[np.ndarray]()
-    for done, pixels in enumerate(_pixels(images, contents, encoder), 1):
-        batch.append(pixels)
-        if len(batch) == _BATCH or done == len(contents):
-            out.append(encoder.encode_pixels(np.stack(batch)))
-            batch = []
-            progress("looking for near-duplicates", done, len(contents), {})
-    return contents, np.concatenate(out)
-
-
-def _pixels(images: OwnImages, contents: Sequence[str], encoder: Encoder) -> Iterator[np.ndarray]:
-    items = (Item(uri=uri, version=version) for uri, version in map(images.places.__getitem__, contents))
-    for decoded in decode_ahead(_Places(), items, encoder.preprocess, threads=os.cpu_count() or 1, ahead=_BATCH):
-        if decoded.pixels is None:
-            raise CorpusError(f"{decoded.item.uri} cannot be read any more: {decoded.error}.")
-        yield decoded.pixels
-
-
-class _Places:
-    """Reads images wherever they are."""
-
-    def open(self, item: Item) -> bytes:
-        return open_uri(item.uri, item.version)
+def _centred(versions: list[np.ndarray]) -> np.ndarray:
+    """float32 ``[n, SIDE * SIDE * 3]``, L2-normalised; images of one colour are like no other."""
+    vectors = np.stack(versions).astype(np.float32)
+    vectors -= vectors.mean(axis=1, keepdims=True)
+    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    return unit

@@ -52,8 +52,8 @@ class OwnData:
     seed: int = 0
     """Decides which ones."""
     near_duplicates: float = 0.0
-    """Cosine, by the start model's embeddings, from which a training image counts as nearly that of validation or of a
-    set for evaluation, and is not trained on; 0 only compares content."""
+    """Cosine of small versions of two images, from which a training image counts as a copy of one of validation or of a
+    set for evaluation, and is not trained on. 0.98 finds copies of another size or quality; 0 only compares content."""
     long: LongCaptions | None = None
     """Makes long captions from short ones, for images with several; None for none."""
 

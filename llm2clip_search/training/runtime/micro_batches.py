@@ -79,7 +79,9 @@ def backward_within_memory(
                 raise ModelError(
                     f"Memory ran out at step {step + 1} with micro-batches of {parts.size} and gradient caching"
                     f" {'on' if parts.cached else 'off'}: {first_line(error)}.",
-                    hint="Set a smaller micro_batch with gradient_cache = true in the recipe.",
+                    hint="Take a smaller batch_size, or train fewer blocks."
+                    if can_retry
+                    else "Set gradient_cache = true and a smaller micro_batch in the recipe.",
                 ) from error
             shrunk = True
         else:
