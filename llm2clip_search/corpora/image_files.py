@@ -120,6 +120,10 @@ class ImageFiles:
             raise CorpusError(f"{found.path} ends within {image_id!r}: it has {len(data)} of {found.size} bytes.")
         return data
 
+    def name(self, image_id: str) -> str:
+        """The name of an image that people know it by: its id."""
+        return image_id
+
     def open(self, item: Item) -> bytes:
         """`read`, as a `corpora.corpus.ItemReader` whose items have image ids as URIs."""
         return self.read(item.uri)

@@ -17,7 +17,6 @@ import torch
 from llm2clip_search.base.memory import peak_bytes
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import Llm2ClipError, ModelError
-from llm2clip_search.training.data.caption_table import read_caption_table
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.allocator import keep_freed_memory
 from llm2clip_search.training.runtime.distributed import World
@@ -216,17 +215,10 @@ def method_task(
     if method == "stage 2":
         # Without distillation: its warm-up steps cost less than the steps to be compared.
         return ClipTask(replace(stage2, keep=None), read, world=world, scratch=scratch, progress=progress)
-    texts: dict[str, dict[str, list[str]]] = {}
-    for split in recipe.data.dev:
-        table, _ = read_caption_table(root, [split.captions])
-        by_lang = texts.setdefault(split.name, {})
-        for lang, text in zip(table["lang"].to_pylist(), table["caption"].to_pylist(), strict=True):
-            by_lang.setdefault(lang, []).append(text)
     return JointTask(
         joint_recipe(recipe.stage1, stage2),
         read,
         llm=folder,
-        dev_texts=texts,
         world=world,
         scratch=scratch,
         progress=progress,

@@ -1,11 +1,13 @@
 """All stages of a recipe, one after the other: those that have ended are passed over, an interrupted one is resumed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm2clip_search.base.memory import physical_bytes
 from llm2clip_search.base.progress import Progress
+from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.data.caption_store import StoredDtype
 from llm2clip_search.training.data.own_data import (
     listing_of,
@@ -18,10 +20,11 @@ from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.own_estimate import require_memory
 from llm2clip_search.training.recipes.own import OwnRecipe
 from llm2clip_search.training.recipes.recipe import Recipe
+from llm2clip_search.training.run_page import PAGE
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.stages import before_training, train_captions, train_clip, train_embed
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
-from llm2clip_search.training.tasks.start_model import fetch_start, fine_tuned
+from llm2clip_search.training.tasks.start_model import fetch_start, start_config
 
 DATA, LLM, CAPTIONS, MODEL = "data", "llm", "captions", "model"
 """Folders of a run: what was found in own data, the LLM of stage 1, the caption store, the finished model."""
@@ -47,8 +50,14 @@ def run_recipe(recipe: Recipe, *, root: Path, out: Path, world: World, progress:
         out: folder of the run.
 
     Raises:
+        StoreError: another process trains in this folder.
         Llm2ClipError: as of the stages.
     """
+    with _locked(out, world):
+        return _run_recipe(recipe, root, out, world, progress)
+
+
+def _run_recipe(recipe: Recipe, root: Path, out: Path, world: World, progress: Progress) -> RunResult:
     train_captions(recipe.stage1, recipe.data, root=root, out=out / LLM, world=world, progress=progress, again=True)
     _embed(recipe.stage2, recipe.data, root, out / LLM, out, "float16", world, progress)
     figures = train_clip(
@@ -61,6 +70,7 @@ def run_recipe(recipe: Recipe, *, root: Path, out: Path, world: World, progress:
         world=world,
         progress=progress,
         again=True,
+        page=out / PAGE,
     )
     return RunResult(model=out / MODEL, before={}, figures=figures)
 
@@ -73,30 +83,47 @@ def run_own_recipe(recipe: OwnRecipe, *, root: Path, out: Path, world: World, pr
         out: folder of the run.
 
     Raises:
+        StoreError: another process trains in this folder.
         Llm2ClipError: a source cannot be used, see `read_own_data`; or as of the stages.
     """
-    start = fetch_start(recipe.start)
-    assert start.folder is not None, "training begins from a model folder"
+    with _locked(out, world):
+        return _run_own_recipe(recipe, root, out, world, progress)
+
+
+@contextmanager
+def _locked(out: Path, world: World) -> Iterator[None]:
+    """Keep other runs out of a folder: each would replace the other's checkpoints. Rank 0 holds the lock for all."""
+    if not world.is_main:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with writer_lock(out):
+        yield
+
+
+def _run_own_recipe(recipe: OwnRecipe, root: Path, out: Path, world: World, progress: Progress) -> RunResult:
+    start = fetch_start(recipe.start, recipe.llm)
     if world.is_main:
         look_at_data(recipe, root=root, out=out / DATA, progress=progress)
     world.barrier()
     summary, data = read_summary(out / DATA), own_data_recipe(recipe.data, recipe.evaluation)
-    model = fine_tuned(start, recipe.name, licence=recipe.licence, training_data=tuple(_card_lines(recipe, summary)))
+    model = start_config(start, recipe.name, licence=recipe.licence, training_data=tuple(_card_lines(recipe, summary)))
     clip = replace(recipe.clip, model=model)
     if world.device == "cpu":
         require_memory(recipe, summary["counts"], physical_bytes())
-    _embed(clip, data, out / DATA, start.folder, out, recipe.embed.dtype, world, progress)
+    _embed(clip, data, out / DATA, start.llm_folder, out, recipe.embed.dtype, world, progress)
     figures = train_clip(
         clip,
         data,
         root=out / DATA,
-        llm=start.folder,
+        llm=start.llm_folder,
         store=out / CAPTIONS,
         out=out / MODEL,
         world=world,
         progress=progress,
-        start=start,
+        start=None if start.is_dual else start.model,
         again=True,
+        page=out / PAGE,
     )
     return RunResult(model=out / MODEL, before=before_training(out / MODEL), figures=figures)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.base.files import replace_file, replaced_file
+from llm2clip_search.base.files import remove_leftovers, replace_file, replaced_file
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.cluster.items import texts_on_ray
@@ -20,10 +20,14 @@ from llm2clip_search.encoders.model import Model
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.data.caption_store import SHARD_ROWS, CaptionStore, StoredDtype, fill_caption_store
 from llm2clip_search.training.data.caption_table import read_caption_table
+from llm2clip_search.training.data.image_check import ImageCheck
+from llm2clip_search.training.data.left_out import write_left_out
 from llm2clip_search.training.data.pairs import CaptionPairSampler
 from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.data.training_captions import read_stage2_captions, read_training_captions
+from llm2clip_search.training.dev_ranks import RANKS, write_ranks
 from llm2clip_search.training.model_card import write_card
+from llm2clip_search.training.run_page import PAGE, RunFacts, RunPage
 from llm2clip_search.training.runtime.checkpoint import START_OVER
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.loop import LoopResult, run_loop
@@ -74,8 +78,9 @@ def train_captions(
         joined=recipe.joined,
         seed=recipe.loop.seed,
     )
-    counts["photographs"] = len(pairs)
+    counts |= {"photographs": len(pairs), "photographs without two captions": len(pairs.without_pair)}
     if world.is_main:
+        write_left_out(out, [("photographs without two captions", name, "") for name in pairs.without_pair])
         progress("data", 0, 0, counts)
     dev = None
     if data.dev:
@@ -169,6 +174,7 @@ def train_clip(
     progress: Progress,
     start: Model | None = None,
     again: bool = False,
+    page: Path | None = None,
 ) -> dict[str, float]:
     """Stage 2: train a vision tower and an adaptor, and write a model folder to ``out``.
 
@@ -179,6 +185,7 @@ def train_clip(
         out: an interrupted run in this folder is resumed; a finished one is not repeated.
         start: the model to begin from, which is evaluated before the first step; None for published base weights.
         again: train again if the folder holds a finished model of another recipe or of other data.
+        page: HTML file that shows the run, written at each evaluation and at the end; by default in ``out``.
 
     Returns:
         Metrics on dev; empty without a dev split.
@@ -190,10 +197,9 @@ def train_clip(
         StoreError: the store was made by another LLM, or lacks some of the captions.
     """
     out.mkdir(parents=True, exist_ok=True)
+    page = page or out / PAGE
     folder = read_llm(llm)
     text = replace(folder.text, adaptor=recipe.model.text.adaptor, clip=recipe.model.text.clip)
-    if start is not None:
-        text = replace(text, weights=recipe.model.text.weights)  # not relative to another folder
     recipe = replace(recipe, model=replace(recipe.model, text=text))
     read, counts = read_clip_data(
         data,
@@ -202,14 +208,28 @@ def train_clip(
         store=store,
         clip=stored_clip_tower(recipe.model, recipe.keep),
         max_missing=recipe.max_missing,
+        check=ImageCheck(out, world, progress),
     )
     if world.is_main:
+        for path in (page, out / RANKS):
+            remove_leftovers(path)
+        write_left_out(out, read.left_out)
         progress("data", 0, 0, counts)
     content = [_content(read.captions), read.captioned.image_ids, start.identity.fingerprint if start else ""]
     inputs = json_sha256([asdict(recipe), folder.fingerprint, read.store.info.clip, content])[:16]
     if (done := finished(out, inputs, again=again)) is not None:
         return done
     task = ClipTask(recipe, read, world=world, scratch=out, progress=progress, start=start)
+    facts = RunFacts(
+        name=recipe.model.name, steps=recipe.loop.steps, start=start.reference if start else "", counts=counts
+    )
+    shown = RunPage(page, out, facts, task.dev_vectors() if start is not None else None)
+
+    def evaluated(step: int, improved: bool) -> None:
+        if improved:
+            write_ranks(out, task.dev, task.ranks)
+        shown.write(task.evaluated, step)
+
     result = run_loop(
         task,
         recipe.loop,
@@ -218,10 +238,12 @@ def train_clip(
         world=world,
         progress=progress,
         evaluate_first=start is not None,
+        evaluated=evaluated,
     )
-    tensors, similarities = folder.tensors() | task.tensors(), task.similarities()
+    tensors, kept = folder.tensors() | task.tensors(), task.dev_vectors()
     if world.is_main:
-        plot_run(out, similarities)
+        plot_run(out, kept.similarities() if kept else None)
+        shown.write(kept, result.selected)
         from safetensors.torch import save_file
 
         with replaced_file(out / "model.safetensors") as temporary:

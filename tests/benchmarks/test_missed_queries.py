@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from llm2clip_search.benchmarks.datasets.base import Captions, RetrievalSet
-from llm2clip_search.benchmarks.missed_queries import worst_queries, worst_queries_both_ways
-from llm2clip_search.benchmarks.missed_queries_page import SIDE, missed_queries_page, thumbnail
+from llm2clip_search.benchmarks.missed_queries_page import missed_queries_page
 from llm2clip_search.errors import ImageError
+from llm2clip_search.evaluation.missed_queries import worst_queries, worst_queries_both_ways
+from llm2clip_search.evaluation.missed_queries_html import SIDE, thumbnail
 from tests.support.galleries import gallery
+from tests.support.html_reader import Reader, assert_self_contained
 
 HOSTILE = "<script>alert(1)</script> & \"$title\" '${heading}' </span>"
 
@@ -59,32 +60,6 @@ def test_an_image_without_captions_expects_nothing() -> None:
     assert [missed.query for missed in by_images.worst] == [0, 1]
 
 
-class Reader(HTMLParser):
-    """Collects elements with their attributes, and the text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, "every element is closed in its order"
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data
-
-    def attributes(self, tag: str, name: str) -> list[str | None]:
-        return [attributes[name] for element, attributes in self.elements if element == tag and name in attributes]
-
-
 @pytest.fixture
 def shown(tmp_path: Path) -> tuple[RetrievalSet, str]:
     """Four images, one without captions and one damaged; all captions have the vector of a wrong image."""
@@ -100,27 +75,17 @@ def shown(tmp_path: Path) -> tuple[RetrievalSet, str]:
 def test_untrusted_text_is_escaped(shown: tuple[RetrievalSet, str]) -> None:
     _, page = shown
     read = Reader(page)
-    assert read.open == []
-    assert {tag for tag, _ in read.elements}.isdisjoint({"script", "b", "i", "link", "iframe", "object"})
+    assert {tag for tag, _ in read.elements}.isdisjoint({"b", "i"})
     assert HOSTILE in read.text, "told as it is, placeholders of the template too"
     assert "<i>m</i> on toy dev, x-<b>" in read.text
     assert "x-<b>" in read.attributes("span", "lang")
     assert set(read.attributes("span", "dir")) == {"auto"}
-    assert not [name for _, attributes in read.elements for name in attributes if name.startswith("on")]
 
 
 def test_the_page_is_self_contained(shown: tuple[RetrievalSet, str]) -> None:
     _, page = shown
-    read = Reader(page)
-    assert all(source and source.startswith("data:image/jpeg;base64,") for source in read.attributes("img", "src"))
-    assert all(link and link.startswith("#") for link in read.attributes("a", "href"))
-    assert "http:" not in page
-    assert "https:" not in page
-    assert "url(" not in page
-    assert "default-src 'none'" in page
+    assert_self_contained(page)
     assert "prefers-color-scheme: dark" in page
-    anchors = {attributes["id"] for _, attributes in read.elements if "id" in attributes}
-    assert {f"#{anchor}" for anchor in anchors} == set(read.attributes("a", "href"))
 
 
 def test_every_missed_query_shows_expected_and_retrieved_items(shown: tuple[RetrievalSet, str]) -> None:

@@ -20,6 +20,7 @@ from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
 from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup, Task, run_loop
+from llm2clip_search.training.runtime.micro_batches import MicroBatches
 from llm2clip_search.training.runtime.seeds import generator
 from llm2clip_search.training.runtime.sharding import distribute_module, full_tensor
 from llm2clip_search.training.tasks.losses import clip_loss
@@ -48,9 +49,12 @@ class ToyTask:
         dropout: float = 0.0,
         poison: Mapping[int, str] | None = None,
     ) -> None:
-        """``poison`` maps steps to what happens there: NaN in ``loss`` or ``gradient``, or ``stop`` of the run."""
+        """``poison`` maps steps to what happens there: NaN in ``loss`` or ``gradient``, ``stop`` of the run, or lack of
+        ``memory`` for graphs of more than one row.
+        """
         torch.manual_seed(0)
-        self.world, self.batch, self.cache, self.poison = world, batch, cache, poison or {}
+        self.world, self.batch, self.poison = world, batch, poison or {}
+        self.micro_batches = MicroBatches(size=2, cached=cache)
         self.samples_per_step = batch
         self.steps_run = 0
         blocks = [nn.Sequential(nn.Linear(9, 9), nn.GELU(), nn.Dropout(dropout), nn.LayerNorm(9)) for _ in range(2)]
@@ -76,10 +80,15 @@ class ToyTask:
             raise InterruptedError
         images, texts = toy_batch(step, self.batch)
         own = self.world.slice(self.batch)
-        rows = torch.arange(own.start, own.stop).tensor_split(self.world.num_micro_batches(self.batch, size=2))
+        rows = torch.arange(own.start, own.stop).tensor_split(
+            self.world.num_micro_batches(self.batch, size=self.micro_batches.size)
+        )
         drawn = int(torch.randint(2**40, ()))
 
         def encode(part: int) -> torch.Tensor:
+            held = len(rows[part]) if self.micro_batches.cached else self.batch
+            if self.poison.get(step) == "memory" and held > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
             torch.manual_seed(drawn + part)
             return F.normalize(self.images(images[rows[part]]), dim=-1)
 
@@ -88,7 +97,7 @@ class ToyTask:
             captions = self.world.gather(F.normalize(self.texts(texts[own]), dim=-1), self.batch)
             return clip_loss(everyone, captions, self.log_scale.exp())
 
-        loss = backward_in_parts(encode, len(rows), loss_of, cache=self.cache)
+        loss = backward_in_parts(encode, len(rows), loss_of, cache=self.micro_batches.cached)
         if self.poison.get(step) == "gradient" and self.log_scale.grad is not None:
             self.log_scale.grad.fill_(torch.nan)
         return {"loss": float("nan") if self.poison.get(step) == "loss" else float(loss)}

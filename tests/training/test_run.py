@@ -16,6 +16,8 @@ from llm2clip_search.base.progress import no_progress
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.errors import ModelError
+from llm2clip_search.store.lock import writer_lock
+from llm2clip_search.training.compare_runs import compare_training_runs, read_run
 from llm2clip_search.training.recipes.own import read_own_recipe
 from llm2clip_search.training.run import run_own_recipe
 from llm2clip_search.training.runtime.distributed import World
@@ -23,6 +25,7 @@ from llm2clip_search.training.runtime.metrics_log import read_metrics
 from tests.support import own_data
 from tests.support.commands import RunCli
 from tests.support.corpus import jpeg
+from tests.support.html_reader import assert_self_contained
 from tests.support.models import save_model
 from tests.support.toy_training import start
 
@@ -114,6 +117,11 @@ def test_a_run_leaves_a_model_with_its_card(recipe: Path, whole: Path) -> None:
     assert not list(model.glob("views-*"))
     first = read_metrics(model / "metrics.jsonl")[0]
     assert (first["step"], "dev/mean_recall" in first) == (0, True)
+    assert {each.low is None for each in compare_training_runs([read_run(whole)]).recalls} == {False}
+    page = (whole / "run.html").read_text(encoding="utf-8")
+    assert_self_contained(page)
+    assert "before training" in page
+    assert page.count("things/photo-") > 2, "images have the names of their files"
 
 
 def test_the_start_model_is_what_is_evaluated_first(recipe: Path, whole: Path) -> None:
@@ -153,6 +161,17 @@ def test_a_finished_run_is_not_repeated(recipe: Path, whole: Path, run_cli: RunC
     assert "val" in done.stdout
     assert (whole / "model" / "model.safetensors").stat().st_mtime_ns == before
     assert "training" not in done.stderr
+
+
+def test_a_second_run_in_the_same_folder_is_refused(recipe: Path, run_cli: RunCli) -> None:
+    """The lock of a process that was killed is taken over, as the killed runs of this file show."""
+    out = recipe.with_name("taken")
+    out.mkdir()
+    with writer_lock(out):
+        done = run_cli("train", "run", recipe.name, "--out", "taken", *settings(), cwd=recipe.parent)
+    assert done.returncode == 1
+    assert f"taken is being written by process {os.getpid()} on " in " ".join(done.stderr.split())
+    assert not (out / "data").exists()
 
 
 def test_a_broken_image_and_new_ones_make_the_data_out_of_date(recipe: Path, run_cli: RunCli, place: Path) -> None:
@@ -222,6 +241,7 @@ def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: 
         ("start=nanu", "There is no model 'nanu'"),
         ("clip.anchor.images=-1", "An anchor cannot have images -1"),
         ("clip.loop.mix=1", "cannot have mix 1"),
+        ("data.near_duplicates=2", "near_duplicates is 2.0, but it has to be between 0 and 1"),
         ("clip.vision.blocks=99", "blocks, but the last 99 are to be trained"),
         ("clip.vision.mode=lora", "mode 'lora' cannot have"),
     ],
@@ -239,7 +259,11 @@ def test_a_wrong_value_is_said(setting: str, message: str, recipe: Path, run_cli
         (("my.toml", "--data", "things"), "my.toml exists. hint: Delete it"),
         (("x.toml", "--data", "nowhere"), "nowhere"),
         (("x.toml", "--data", "things", "--evaluate", "others"), "'others' is no set for evaluation"),
-        (("x.toml", "--data", "things", "--from", "open_clip:ViT-B-32/openai"), "its text tower is that of open_clip"),
+        (("x.toml", "--data", "things", "--from", "open_clip:ViT-B-32"), "names no weights"),
+        (
+            ("x.toml", "--data", "things", "--from", "open_clip:ViT-B-32/openai", "--llm", "open_clip:RN50/openai"),
+            "The LLM of open_clip:RN50/openai cannot read captions for open_clip:ViT-B-32/openai: its text tower",
+        ),
     ],
 )
 def test_init_says_what_is_wrong(arguments: tuple[str, ...], message: str, recipe: Path, run_cli: RunCli) -> None:

@@ -1,5 +1,6 @@
 """Both stages with tiny random towers: kills and resumed runs, one and two ranks, golden losses, bad input."""
 
+import json
 import os
 import signal
 from collections.abc import Mapping
@@ -439,3 +440,50 @@ def test_dev_is_always_held_out(recipe: Recipe, root: Path, tmp_path: Path) -> N
     captions, counts = read_stage2_captions(greedy, root)
     assert not [name for name in captions["image_id"].to_pylist() if name.startswith("dev")]
     assert counts["held out"] > 0
+
+
+def test_broken_images_are_left_out_and_listed(recipe: Recipe, made: Path, tmp_path: Path) -> None:
+    """One of the training images and one of dev; the dev image goes with its captions."""
+    write_flickr8k(tmp_path)
+    for split, first, kept in (("train", 0, 300), ("dev", 100, 310)):  # equal headers would be held out by content
+        images = {f"{split}-{number}.jpg": jpeg(first + number) for number in range(6)}
+        images[f"{split}-4.jpg"] = images[f"{split}-4.jpg"][:kept]
+        write_tar(tmp_path / "flickr8k" / f"flickr8k-{split}-000.tar", images)
+    clip = replace(recipe.stage2, loop=replace(recipe.stage2.loop, steps=1, warmup_steps=0))
+    said: dict[str, Mapping[str, float]] = {}
+
+    def progress(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        said[what] = figures
+
+    run("clip", replace(recipe, stage2=clip), tmp_path, made, tmp_path / "model", progress=progress)
+    assert {name: said["data"][name] for name in ("images", "broken images", "broken dev images")} == {
+        "images": 5,
+        "broken images": 1,
+        "broken dev images": 1,
+    }
+    listed = [json.loads(line) for line in (tmp_path / "model" / "left_out.jsonl").read_text().splitlines()]
+    assert {(row["reason"], row["name"]) for row in listed} == {
+        ("broken images", "train-4.jpg"),
+        ("broken dev images", "flickr8k: dev-4.jpg"),
+    }
+    assert all(row["detail"] for row in listed)
+    ranks = json.loads((tmp_path / "model" / "ranks.json").read_text())["flickr8k/en"]
+    assert (len(ranks["text_retrieval"]), len(ranks["image_retrieval"])) == (5, 25)
+
+
+def test_stage_1_names_the_photographs_that_it_drops(recipe: Recipe, tmp_path: Path) -> None:
+    write_flickr8k(tmp_path)
+    rows = [
+        {"image_id": "one.jpg", "split": "train", "lang": lang, "caption": "a lonely thing"} for lang in ("en", "de")
+    ]
+    rows += [
+        {"image_id": f"{n}.jpg", "split": "train", "lang": "en", "caption": f"{n} {k}"} for n in "ab" for k in "xy"
+    ]
+    write_csv(tmp_path / "flickr8k" / "more.csv", rows)
+    source = replace(recipe.data.captions[0], path="flickr8k/more.csv")
+    data = replace(recipe.data, captions=(*recipe.data.captions, source), dev=())
+    stage1 = replace(recipe.stage1, loop=replace(recipe.stage1.loop, steps=1, warmup_steps=0))
+    run("captions", replace(recipe, stage1=stage1, data=data), tmp_path, tmp_path, tmp_path / "llm")
+    listed = [json.loads(line) for line in (tmp_path / "llm" / "left_out.jsonl").read_text().splitlines()]
+    assert listed == [{"reason": "photographs without two captions", "name": "one.jpg", "detail": ""}]
+    assert json.loads((tmp_path / "llm" / "run.json").read_text())["counts"]["photographs without two captions"] == 1

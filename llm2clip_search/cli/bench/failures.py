@@ -41,8 +41,8 @@ def bench_failures(
     from rich.markup import escape
 
     from llm2clip_search.base.files import replace_file
-    from llm2clip_search.benchmarks.missed_queries import worst_queries_both_ways
     from llm2clip_search.benchmarks.missed_queries_page import missed_queries_page
+    from llm2clip_search.evaluation.missed_queries import worst_queries_both_ways
 
     check_output_file(out)
     (measured,) = open_measured(

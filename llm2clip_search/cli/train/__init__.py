@@ -4,6 +4,7 @@ import typer
 
 from llm2clip_search.cli.train.captions import captions
 from llm2clip_search.cli.train.clip import clip
+from llm2clip_search.cli.train.compare import compare
 from llm2clip_search.cli.train.embed import embed
 from llm2clip_search.cli.train.init import init
 from llm2clip_search.cli.train.recipes import recipes
@@ -22,6 +23,7 @@ def prepare() -> None:
 
 train.command()(init)
 train.command()(run)
+train.command()(compare)
 train.command()(captions)
 train.command()(embed)
 train.command()(clip)

@@ -37,6 +37,9 @@ def init(
         ),
     ] = None,
     start: Annotated[str, typer.Option("--from", help="The model to begin from, as for --model.")] = "nano",
+    llm: Annotated[
+        str, typer.Option(help="The model whose LLM reads captions, if --from names a CLIP or SigLIP model.")
+    ] = "nano",
 ) -> None:
     """Look at images with captions, say what was found, and write a commented recipe that train run takes.
 
@@ -45,6 +48,7 @@ def init(
 
     [dim]llm2clip-search train init birds.toml --data ./birds --lang en[/dim]
     [dim]llm2clip-search train init birds.toml --data ./birds --captions birds.csv --from dir:./my-model[/dim]
+    [dim]llm2clip-search train init birds.toml --data ./birds --from open_clip:ViT-B-32/laion2b_s34b_b79k[/dim]
     """
     from llm2clip_search.cli.progress import ProgressBar
     from llm2clip_search.encoders.placement import has_nvidia_driver
@@ -69,7 +73,8 @@ def init(
     )
     others = tuple(OwnSource(source=_relative(each, folder), lang=lang) for each in val or ())
     sets = tuple(EvaluationSource(name=name, source=_relative(each, folder), lang=lang) for name, _, each in named)
-    tokenizer = fetch_start(start).tokenizer()
+    begin = fetch_start(start, llm)
+    tokenizer = begin.llm.tokenizer()
     with ProgressBar() as progress:
         found = read_own_data(OwnData(train=train, val=others), sets, folder=folder, progress=progress)
     reports = [report(name, images, tokenizer.count) for name, images in found.splits.items()]
@@ -77,6 +82,7 @@ def init(
     text = own_recipe_text(
         recipe.stem,
         start,
+        llm=llm if begin.is_dual else "",
         train=train,
         val=others,
         evaluation=sets,

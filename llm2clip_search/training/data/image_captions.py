@@ -30,6 +30,28 @@ class CaptionedImages:
         """Number of images used, and of images skipped by reason."""
         return {"images": len(self.image_ids), **{why: len(ids) for why, ids in self.skipped.items()}}
 
+    def without(self, image_ids: Set[str], reason: str) -> "CaptionedImages":
+        """The images except for some, which are skipped for a reason.
+
+        Raises:
+            CorpusError: fewer than two are left.
+        """
+        kept = [row for row, image_id in enumerate(self.image_ids) if image_id not in image_ids]
+        _require_two(len(kept))
+        return CaptionedImages(
+            image_ids=[self.image_ids[row] for row in kept],
+            caption_rows=[self.caption_rows[row] for row in kept],
+            weights=self.weights[kept],
+            skipped=self.skipped | {reason: sorted(image_ids)},
+        )
+
+
+def _require_two(count: int) -> None:
+    if count < 2:
+        raise CorpusError(
+            f"{count} images have captions, can be read and are not held out; a contrastive batch needs at least two."
+        )
+
 
 def match_captions(
     files: ImageSet,
@@ -85,10 +107,7 @@ def match_captions(
     alike = {image_id for image_id, digest in digests.items() if digest in held_out_hashes} - named
     out = named | alike
     kept = [image_id for image_id in files if image_id in rows and image_id not in out]
-    if len(kept) < 2:
-        raise CorpusError(
-            f"{len(kept)} images have captions and are not held out; a contrastive batch needs at least two."
-        )
+    _require_two(len(kept))
     skipped = {
         "images without captions": uncaptioned,
         "captioned images missing": list(missing),

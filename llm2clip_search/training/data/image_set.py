@@ -30,6 +30,9 @@ class ImageSet(Protocol):
             CorpusError: it is not there any more.
         """
 
+    def name(self, image_id: str) -> str:
+        """The name of an image that people know it by."""
+
     @property
     def content_hashes(self) -> Mapping[str, str]:
         """A hash of every image's bytes by id, comparable within one recipe."""
@@ -48,7 +51,7 @@ class OwnImageSet(ImageSet):
             rows = pq.read_table(table, filters=[("split", "=", split)]).to_pylist()
         except (OSError, ValueError) as error:
             raise CorpusError(f"{table} is no list of images: {first_line(error)}.") from error
-        self._places = {row["image_id"]: (row["uri"], row["version"]) for row in rows}
+        self._places: dict[str, tuple[str, str]] = {row["image_id"]: (row["uri"], row["version"]) for row in rows}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -68,6 +71,9 @@ class OwnImageSet(ImageSet):
         if hashlib.blake2b(data, digest_size=16).hexdigest() != image_id:
             raise CorpusError(f"{uri} has changed since the data was read.", hint="Run train run again.")
         return data
+
+    def name(self, image_id: str) -> str:
+        return self._places[image_id][0]
 
     @property
     def content_hashes(self) -> Mapping[str, str]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,15 +30,17 @@ from llm2clip_search.corpora.registry import open_corpora
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
 from llm2clip_search.training.data.caption_table import CaptionSource
+from llm2clip_search.training.data.left_out import write_left_out
+from llm2clip_search.training.data.near_duplicates import SIDE, near_duplicates, small_version
 from llm2clip_search.training.data.own_captions import CaptionFile, beside, captions_of
 from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, OwnSource
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 
-IMAGES, CAPTIONS, COUNTS, LEFT_OUT = "images.parquet", "captions.parquet", "data.json", "left_out.jsonl"
+IMAGES, CAPTIONS, COUNTS = "images.parquet", "captions.parquet", "data.json"
 FEWEST = 2
 """Images of a split: a contrastive batch needs at least two."""
-_THUMBNAIL = PreprocessConfig(height=32, width=32, resize="squash")
-"""Images are only decoded to see whether they can be."""
+_THUMBNAIL = PreprocessConfig(height=2 * SIDE, width=2 * SIDE, resize="squash")
+"""Images are only decoded to see whether they can be, and whether they are near-duplicates."""
 _AHEAD = 64
 
 
@@ -49,6 +52,8 @@ class OwnImages:
     """URI and version by content hash."""
     captions: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
     """Language and text of the captions by content hash."""
+    versions: dict[str, np.ndarray] = field(default_factory=dict)
+    """Small versions by content hash, if near-duplicates are looked for; see `small_version`."""
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
     """Reason, name, and details of what is not used."""
     notes: Counter[str] = field(default_factory=Counter)
@@ -62,7 +67,13 @@ class OwnImages:
         return OwnImages(
             places={content: self.places[content] for content in contents},
             captions={content: self.captions[content] for content in contents},
+            versions={content: self.versions[content] for content in contents} if self.versions else {},
         )
+
+    def drop(self, content: str) -> None:
+        """Forget the image with a content hash."""
+        del self.places[content], self.captions[content]
+        self.versions.pop(content, None)
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
@@ -107,9 +118,10 @@ def read_own_data(
     Raises:
         CorpusError: a source is missing or has no images with captions, or nothing is left to train on.
     """
-    train = _read(data.train, folder, progress)
-    others = {"val": _read(data.val, folder, progress)} if data.val else {}
-    others |= {each.name: _read([each], folder, progress) for each in evaluation}
+    compares = data.near_duplicates > 0
+    train = _read(data.train, folder, progress, compares)
+    others = {"val": _read(data.val, folder, progress, compares)} if data.val else {}
+    others |= {each.name: _read([each], folder, progress, compares) for each in evaluation}
     left_out, notes = train.left_out, train.notes
     for name, images in others.items():
         both = sorted(train.places.keys() & images.places.keys())
@@ -117,12 +129,17 @@ def read_own_data(
             left_out.append(
                 (f"training images that are in {name}", train.places[content][0], images.places[content][0])
             )
-            del train.places[content], train.captions[content]
+            train.drop(content)
         left_out += images.left_out
         notes = notes + images.notes
     if not data.val:
         train, val = _split(train, data)
         others = {"val": val, **others}
+    for name, images in others.items() if compares else ():
+        for content, other, cosine in list(near_duplicates(train.versions, images.versions, data.near_duplicates)):
+            detail = f"{images.places[other][0]}, cosine {cosine:.3f}"
+            left_out.append((f"near-duplicates of {name}", train.places[content][0], detail))
+            train.drop(content)
     splits = {"train": train, **others}
     for name, images in splits.items():
         if len(images.places) < FEWEST:
@@ -135,12 +152,14 @@ def read_own_data(
 
 
 def listing_of(data: OwnData, evaluation: Sequence[EvaluationSource], *, folder: Path) -> str:
-    """A digest of what sources list, which changes with their files; nothing is read but lists and sizes.
+    """A digest of how data is split and of what sources list, which changes with their files; nothing is read but
+    lists and sizes.
 
     Raises:
         CorpusError: a source is missing.
     """
     digest = hashlib.blake2b(digest_size=8)
+    digest.update(json.dumps([data.val_share, data.seed, data.near_duplicates]).encode())
     for source in (*data.train, *data.val, *evaluation):
         digest.update(json.dumps(asdict(source), sort_keys=True).encode())
         for corpus, captions in _opened(source, folder):
@@ -170,8 +189,7 @@ def write_own_data(splits: OwnSplits, out: Path, listing: str) -> None:
         table = pa.table({name: pa.array(column, pa.string()) for name, column in zip(columns, values, strict=True)})
         with replaced_file(out / file) as temporary:
             pq.write_table(table, temporary)
-    lines = (json.dumps({"reason": r, "name": n, "detail": d}, ensure_ascii=True) for r, n, d in splits.left_out)
-    replace_file(out / LEFT_OUT, "".join(f"{line}\n" for line in lines).encode())
+    write_left_out(out, splits.left_out)
     summary = {"listing": listing, "digest": splits.digest, "counts": splits.counts()}
     replace_file(out / COUNTS, json.dumps(summary, indent=1).encode() + b"\n")
 
@@ -207,7 +225,7 @@ def _is_local_table(place: str) -> bool:
     return "://" not in place and plain.endswith((".csv", ".tsv", ".jsonl", ".jsonlines", ".parquet"))
 
 
-def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress) -> OwnImages:
+def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compares: bool) -> OwnImages:
     out = OwnImages()
     without: dict[str, str] = {}
     for source in sources:
@@ -220,6 +238,8 @@ def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress) -> Own
                 progress("looking at images", done, done + 1, {})
                 readable += decoded.error is None
                 _take(decoded, out, without, source, captions, corpus.uri)
+                if compares and decoded.pixels is not None and decoded.content_hash in out.places:
+                    out.versions.setdefault(decoded.content_hash, small_version(decoded.pixels))
             for key, where in captions.unused() if captions else ():
                 out.leave_out("captions without an image", where, key)
             out.notes["empty captions"] += captions.empty if captions else 0

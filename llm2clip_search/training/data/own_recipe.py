@@ -51,11 +51,16 @@ class OwnData:
     """Share of the photographs of ``train`` that are for validation, if there is no ``val``."""
     seed: int = 0
     """Decides which ones."""
+    near_duplicates: float = 0.0
+    """Cosine of small versions of two images, from which a training image counts as a copy of one of validation or of a
+    set for evaluation, and is not trained on. 0.98 finds copies of another size or quality; 0 only compares content."""
     long: LongCaptions | None = None
     """Makes long captions from short ones, for images with several; None for none."""
 
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("train names no source")
+        if not 0.0 <= self.near_duplicates <= 1.0:
+            raise ValueError(f"near_duplicates is {self.near_duplicates}, but it has to be between 0 and 1")
         if not 0.0 < self.val_share < 1.0:
             raise ValueError(f"val_share is {self.val_share}, but it has to be between 0 and 1")

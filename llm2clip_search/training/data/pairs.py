@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
 import pyarrow as pa
@@ -101,13 +102,18 @@ class CaptionPairSampler:
         negative = captions["negative"].to_numpy()
         self.photos_of_caption = self._shared(~negative)
         self.sources: list[list[dict[str, np.ndarray]]] = []
+        self.without_pair: list[str] = []
+        """Photographs that have fewer than two captions in languages with a weight, by source; they are not used."""
         self.candidates: list[dict[tuple[str, str], np.ndarray]] = []
         self.negatives: list[dict[int, np.ndarray]] = []
         source_of = captions["source"].to_numpy()
         for source in range(len(source_weights)):
             rows = np.flatnonzero((source_of == source) & ~negative)
-            photographs = [self._by_lang(members, lang_weights) for members in self._photographs(rows)]
-            self.sources.append([photograph for photograph in photographs if sum(map(len, photograph.values())) >= 2])
+            members = self._photographs(rows)
+            photographs = [self._by_lang(each, lang_weights) for each in members]
+            has_pair = [sum(map(len, photograph.values())) >= 2 for photograph in photographs]
+            self.sources.append(list(compress(photographs, has_pair)))
+            self.without_pair += [photos[each[0]] for each, pairs in zip(members, has_pair, strict=True) if not pairs]
             self.candidates.append(_photographs_by_langs(self.sources[-1]))
             others = self._photographs(np.flatnonzero((source_of == source) & negative))
             self.negatives.append({int(self.photo_of[rows[0]]): rows for rows in others})

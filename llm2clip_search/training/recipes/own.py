@@ -11,7 +11,7 @@ from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData
 from llm2clip_search.training.recipes.registry import recipe_text
 from llm2clip_search.training.recipes.toml_file import TomlFile
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
-from llm2clip_search.training.tasks.start_model import fetch_start, fine_tuned
+from llm2clip_search.training.tasks.start_model import Start, fetch_start, start_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,9 @@ class OwnRecipe:
     """Name of the new model."""
     start: str
     """The model to begin from, as ``--model`` names it: nano, another name of the catalogue, ``hf:OWNER/REPO`` or
-    ``dir:PATH``."""
+    ``dir:PATH``. Of a CLIP or SigLIP model (``open_clip:ARCH/TAG`` or ``hf:``), the vision tower is taken."""
+    llm: str = "nano"
+    """The model whose LLM reads captions, if ``start`` has none; a new adaptor is trained."""
     licence: str = ""
     """Licence of the new model; empty for that of the start model, and a note on the data's terms."""
     terms: str = ""
@@ -66,17 +68,22 @@ def read_own_recipe(name: str, settings: Sequence[str] = ()) -> OwnRecipe:
         InputError: the file cannot be read, or a field is unknown, missing or of a value that it cannot have.
     """
     file = TomlFile(recipe_text(name), name, settings)
-    start, title = file.values.get("start"), file.values.get("name")
+    name_of_start, title = file.values.get("start"), file.values.get("name")
     try:
-        model = fetch_start(str(start))
+        start = fetch_start(str(name_of_start), str(file.values.get("llm", OwnRecipe.llm)))
     except Llm2ClipError as error:
         raise InputError(f"{file.place(('start',))}: {str(error).rstrip('.')}.", hint=error.hint) from error
-    config = fine_tuned(model, str(title), licence=str(file.values.get("licence", "")), training_data=())
-    return file.build(OwnRecipe, given={"clip": _stage(file, config)})
+    config = start_config(start, str(title), licence=str(file.values.get("licence", "")), training_data=())
+    return file.build(OwnRecipe, given={"clip": _stage(file, config, start)})
 
 
-def _stage(file: TomlFile, model: ModelConfig) -> ClipRecipe:
+def _stage(file: TomlFile, model: ModelConfig, start: Start) -> ClipRecipe:
     stage = file.build(ClipRecipe, ("clip",), given={"model": model})
+    if start.is_dual and stage.anchor is not None:
+        why = f"holds an adaptor close to what it was, but that of {start.model.reference} with an LLM is new; "
+        raise file.refuse(("clip", "anchor"), f"{why}clip.keep holds the vision tower")
+    if start.is_dual and stage.loop.mix:
+        raise file.refuse(("clip", "loop", "mix"), f"is {stage.loop.mix:g}, but a new adaptor has no weights to keep")
     del file.values["clip"]
     return stage
 

@@ -35,6 +35,7 @@ def own_recipe_text(
     name: str,
     start: str,
     *,
+    llm: str,
     train: Sequence[OwnSource],
     val: Sequence[OwnSource],
     evaluation: Sequence[EvaluationSource],
@@ -44,6 +45,7 @@ def own_recipe_text(
     """The text of a recipe file.
 
     Args:
+        llm: the model whose LLM reads captions, if only the vision tower of ``start`` is taken; empty otherwise.
         found: in the training split.
         bf16: whether the device computes quicker in bfloat16.
     """
@@ -68,8 +70,7 @@ def own_recipe_text(
 # Fields that are not here have their defaults; docs/recipes.md describes all of them.
 
 {to_toml({"name": name})}
-# The model to begin from. Its LLM is taken as it is.
-{to_toml({"start": start})}
+{_start(start, llm)}
 # Licence of the new model, if it is not that of the start model; and the terms of the training data.
 licence = ""
 terms = ""
@@ -101,9 +102,7 @@ learning_rate = 3e-4
 warmup_steps = 5
 weight_decay = 0.1
 ema_decay = 0.9
-# Half of the weights are those of the start model, which keeps most of what it knew; 0 forgets more and learns more.
-mix = 0.5
-evaluate_every = {preset.evaluate_every}
+{"" if llm else _MIX}evaluate_every = {preset.evaluate_every}
 checkpoint_every = {preset.evaluate_every}
 # Evaluations without an improvement after which training ends early.
 patience = 3
@@ -113,12 +112,36 @@ patience = 3
 mode = "last"
 blocks = 2
 
+{_KEEP.format(text_steps=preset.steps // 4) if llm else _ANCHOR}
+[clip.augmentation]
+crop = 0.6
+flip = true
+"""
+
+
+def _start(start: str, llm: str) -> str:
+    if not llm:
+        return f"# The model to begin from. Its LLM is taken as it is.\n{to_toml({'start': start})}"
+    return (
+        "# The model whose vision tower is taken, and the one whose LLM reads captions, as it is. The adaptor is new.\n"
+        f"{to_toml({'start': start, 'llm': llm})}"
+    )
+
+
+_MIX = """\
+# Half of the weights are those of the start model, which keeps most of what it knew; 0 forgets more and learns more.
+mix = 0.5
+"""
+_ANCHOR = """\
 # Embeddings are held close to those of the start model.
 [clip.anchor]
 images = 1.0
 captions = 1.0
-
-[clip.augmentation]
-crop = 0.6
-flip = true
+"""
+_KEEP = """\
+# First the adaptor alone learns the embeddings of the start model's own text tower; then its vision tower is held close
+# to what it was.
+[clip.keep]
+text_steps = {text_steps}
+vision = 1.0
 """

@@ -6,9 +6,10 @@ ends with the same weights.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime.checkpoint import START_OVER, Tensors, TrainingCheckpoint
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.metrics_log import MetricsLog
+from llm2clip_search.training.runtime.micro_batches import MicroBatches, backward_within_memory
 from llm2clip_search.training.runtime.seeds import seed_torch
 from llm2clip_search.training.runtime.sharding import full_tensor, gather_shards, is_sharded, local_shard, shard_like
 
@@ -100,6 +102,7 @@ class Task(Protocol):
     """
 
     samples_per_step: int
+    micro_batches: MicroBatches
 
     def groups(self) -> list[ParameterGroup]:
         """All trained parameters."""
@@ -134,6 +137,7 @@ def run_loop(
     world: World,
     progress: Progress,
     evaluate_first: bool = False,
+    evaluated: Callable[[int, bool], None] = lambda step, improved: None,
 ) -> LoopResult:
     """Train, resuming from ``out/last.pt`` if it exists; afterwards the task holds the selected weights.
 
@@ -145,6 +149,8 @@ def run_loop(
         inputs: digest of the recipe and the data; a checkpoint of other inputs is refused.
         evaluate_first: evaluate before the first step too, for weights that begin as those of a model. They are
             selected if no later evaluation is better.
+        evaluated: called on rank 0 after an evaluation, with the number of completed steps and whether it is the best
+            so far.
 
     Raises:
         ModelError: the loss or the gradient is not finite (the message names the step and the last good
@@ -162,14 +168,12 @@ def run_loop(
         state.keep_if_best(state.before)
     start, began = state.step, time.perf_counter()
     log = MetricsLog(out, resume_at=start) if world.is_main and start < recipe.steps and not state.is_over else None
-    _say_start(state, log, progress)
+    _say_start(state, log, progress, evaluated)
     for step in range(start, recipe.steps):
         if state.is_over:
             break
         step_began = time.perf_counter()
-        seed_torch(recipe.seed, step, "step")
-        state.optimizer.zero_grad()
-        figures = task.backward(step)
+        figures = backward_within_memory(task, step, prepare=partial(state.prepare, step), can_retry=world.size == 1)
         figures["gradient_norm"] = state.reduce_gradients()
         figures = world.broadcast(figures)
         _require_finite(figures, state, last)
@@ -188,6 +192,7 @@ def run_loop(
             if log and scores:
                 log.write(done, {f"dev/{name}": value for name, value in scores.items()})
                 progress("evaluated", done, recipe.steps, scores)
+                evaluated(done, improved)
         # Save an improvement at once, so that a non-finite loss in a later step cannot lose it.
         if complete or improved or state.is_over or done % recipe.checkpoint_every == 0:
             state.save(last, inputs)
@@ -198,13 +203,16 @@ def run_loop(
     return LoopResult(figures=state.best, before=state.before, steps=state.step, selected=state.best_step)
 
 
-def _say_start(state: "_RunState", log: MetricsLog | None, progress: Progress) -> None:
+def _say_start(
+    state: "_RunState", log: MetricsLog | None, progress: Progress, evaluated: Callable[[int, bool], None]
+) -> None:
     """Report from which step on a run goes on, or what a model that it begins from has reached."""
     if log and state.step:
         progress("resumed", 0, 0, {"steps done": state.step, "steps in all": state.recipe.steps})
     elif log and state.before:
         log.write(0, {f"dev/{name}": value for name, value in state.before.items()})
         progress("evaluated", 0, state.recipe.steps, state.before)
+        evaluated(0, True)
 
 
 def _require_finite(figures: Mapping[str, float], state: "_RunState", last: Path) -> None:
@@ -248,6 +256,11 @@ class _RunState:
     def is_over(self) -> bool:
         """Whether training has ended early."""
         return bool(self.recipe.patience) and self.stale >= self.recipe.patience
+
+    def prepare(self, step: int) -> None:
+        """Clear the gradients and seed torch, before the gradients of a step are computed."""
+        seed_torch(self.recipe.seed, step, "step")
+        self.optimizer.zero_grad()
 
     def reduce_gradients(self) -> float:
         """Sum the gradients over the ranks; returns their global norm."""

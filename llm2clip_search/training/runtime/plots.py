@@ -1,6 +1,8 @@
 """Plots of a run: ``training.png`` with its curves, ``similarity.png`` with the similarities of dev pairs."""
 
+import io
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -61,13 +63,30 @@ def plot_run(out: Path, similarities: Similarities | None = None) -> list[Path]:
         return []
     lines = read_metrics(out / "metrics.jsonl")
     pictures: dict[str, Figure] = {}
-    if any(line.get("loss") is not None for line in lines):
+    if _has_loss(lines):
         pictures["training.png"] = _curves(lines)
     if similarities is not None and similarities.matching.size and similarities.others.size:
         pictures["similarity.png"] = _histogram(similarities)
     for name, figure in pictures.items():
         figure.savefig(out / name)
     return [out / name for name in pictures]
+
+
+def draw_curves(lines: list[dict[str, Any]]) -> bytes:
+    """The curves of a run as a PNG; empty without a step, or without matplotlib.
+
+    Args:
+        lines: as `metrics_log.read_metrics` returns them.
+    """
+    if not _has_loss(lines) or find_spec("matplotlib") is None:
+        return b""
+    out = io.BytesIO()
+    _curves(lines).savefig(out)
+    return out.getvalue()
+
+
+def _has_loss(lines: list[dict[str, Any]]) -> bool:
+    return any(line.get("loss") is not None for line in lines)
 
 
 def _curves(lines: list[dict[str, Any]]) -> "Figure":

@@ -20,6 +20,7 @@ from llm2clip_search.training.data.pairs import CaptionPairSampler, Instructions
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
 from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
+from llm2clip_search.training.runtime.micro_batches import MicroBatches
 from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
@@ -81,6 +82,7 @@ class CaptionLLMTask:
         assert recipe.text.weights is not None, "an LLM text tower names its weights"
         self.recipe, self.pairs, self.dev, self.world = recipe, pairs, dev, world
         self.samples_per_step = 2 * recipe.batch_size
+        self.micro_batches = MicroBatches(size=recipe.micro_batch, cached=recipe.gradient_cache)
         self.tokenize = LLMTokenizer(tokenizer, recipe.text)
         self.llm = CaptionLLM(load_llm(recipe.text.weights), recipe.text)
         add_lora(self.llm.model, recipe.lora, recipe.loop.seed)
@@ -116,7 +118,7 @@ class CaptionLLMTask:
         positives = batch.gallery[:count]
         local = [*batch.queries[own], *positives[own], *batch.gallery[count:][negatives]]
         instructions = [*batch.instructions[own], *[""] * (len(local) - len(batch.queries[own]))]
-        number = self.world.num_micro_batches(count, count, total - count, size=self.recipe.micro_batch)
+        number = self.world.num_micro_batches(count, count, total - count, size=self.micro_batches.size)
         parts, inverse = micro_batches_by_length(self.tokenize.count(local), number)
         queries = len(batch.queries[own])
 
@@ -133,7 +135,7 @@ class CaptionLLMTask:
                 gallery = torch.cat([gallery, self.world.gather(embedded[2 * queries :], total - count)])
             return self._loss(batch, query, gallery)
 
-        loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
+        loss = backward_in_parts(encode, len(parts), loss_of, cache=self.micro_batches.cached)
         return {"loss": float(loss)}
 
     def _loss(self, batch: PairBatch, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:

@@ -19,17 +19,17 @@ from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.encoders.querybank import QuerybankNorm
 from llm2clip_search.encoders.vision import build_vision_tower
-from llm2clip_search.evaluation.metrics import retrieval_recalls
+from llm2clip_search.evaluation.metrics import RetrievalRanks, retrieval_ranks
 from llm2clip_search.training.data.image_captions import ImageBatch, ImageCaptionSampler
 from llm2clip_search.training.data.image_pixels import ImagePixels
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
 from llm2clip_search.training.runtime.loop import ParameterGroup
-from llm2clip_search.training.runtime.plots import Similarities
+from llm2clip_search.training.runtime.micro_batches import MicroBatches
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
 from llm2clip_search.training.tasks.anchored_heads import AnchoredHeads
-from llm2clip_search.training.tasks.clip_data import ClipData, Dev
+from llm2clip_search.training.tasks.clip_data import ClipData, Dev, DevVectors
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.distillation import (
     Distillation,
@@ -83,7 +83,12 @@ class ClipTask:
             seed=recipe.loop.seed,
         )
         self._drawn: tuple[int, ImageBatch] | None = None
+        self.ranks: dict[str, RetrievalRanks] = {}
+        """Ranks of the last evaluation, by split and language: ``val/en``."""
+        self.evaluated: DevVectors | None = None
+        """The vectors of the last evaluation, of the first split in its first language."""
         self.samples_per_step = self.data.batch_size
+        self.micro_batches = MicroBatches(size=recipe.micro_batch, cached=recipe.gradient_cache)
         self.caption_ids = captions["caption_id"].to_numpy()
         self.positions = store.positions(self.caption_ids)
         self.is_long = np.array(captions["length"].to_pylist()) == "long"
@@ -192,7 +197,7 @@ class ClipTask:
                 loss = loss + anchored.loss(everyone, former, vectors, captions, lambda v: self.world.gather(v, count))
             return loss
 
-        loss = backward_in_parts(encode, len(parts), loss_of, cache=self.recipe.gradient_cache)
+        loss = backward_in_parts(encode, len(parts), loss_of, cache=self.micro_batches.cached)
         return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
 
     def _batch(self, step: int) -> ImageBatch:
@@ -204,7 +209,7 @@ class ClipTask:
     def _parts(self, batch: ImageBatch) -> list[np.ndarray]:
         """The rows of a batch in each of this rank's micro-batches."""
         count, own = len(batch.images), self.world.slice(len(batch.images))
-        number = self.world.num_micro_batches(count, size=self.recipe.micro_batch)
+        number = self.world.num_micro_batches(count, size=self.micro_batches.size)
         return np.array_split(np.arange(own.start, own.stop), number)
 
     def _begin(self, step: int) -> None:
@@ -259,7 +264,10 @@ class ClipTask:
         for dev in self.dev:
             images, captions = self._dev_vectors(dev, dev.captions, norms)
             for lang, (vectors, image_of) in captions.items():
-                recalls = retrieval_recalls(images, vectors, image_of)
+                self.ranks[f"{dev.name}/{lang}"] = ranks = retrieval_ranks(images, vectors, image_of)
+                if dev is self.dev[0] and lang == next(iter(dev.captions)):
+                    self.evaluated = DevVectors(dev=dev, lang=lang, images=images, captions=vectors, image_of=image_of)
+                recalls = ranks.recalls()
                 figures[f"{dev.name}/{lang}/mean_recall"] = sum(recalls.values()) / len(recalls)
                 figures |= {f"{dev.name}/{lang}/{name}": value for name, value in recalls.items()}
         if not figures:
@@ -335,13 +343,13 @@ class ClipTask:
             lang: (normalised("text", vectors), image_of) for lang, (vectors, image_of) in captions.items()
         }
 
-    def similarities(self) -> Similarities | None:
-        """Similarities of the first split's images with captions of its first language; None without a dev split."""
+    def dev_vectors(self) -> DevVectors | None:
+        """Vectors of the first split in its first language for the current weights; None without a dev split."""
         if not self.dev:
             return None
         images, by_lang = self._dev_vectors(self.dev[0], list(self.dev[0].captions)[:1], self._querybank())
-        ((captions, image_of),) = by_lang.values()
-        return Similarities.between(captions, images, image_of, np.arange(len(images)))
+        ((lang, (captions, image_of)),) = by_lang.items()
+        return DevVectors(dev=self.dev[0], lang=lang, images=images, captions=captions, image_of=image_of)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Tensors for the model folder: heads and trained parts of the backbone, matrices in float16; collective."""

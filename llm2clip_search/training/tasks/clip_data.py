@@ -1,5 +1,6 @@
 """Reads, matches and checks the data that stage 2 is trained and evaluated on."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,11 @@ from llm2clip_search.training.data.image_captions import CaptionedImages, match_
 from llm2clip_search.training.data.image_set import ImageSet, open_images
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 from llm2clip_search.training.data.training_captions import held_out_by, read_stage2_captions
+from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity
+
+Check = Callable[[ImageSet, Sequence[str]], Mapping[str, str]]
+"""Returns why images of a set cannot be read, by id; see `image_check.ImageCheck`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +32,30 @@ class Dev:
     captions: dict[str, tuple[np.ndarray, np.ndarray]]
     """By language: stored embeddings ``[n, width]``, and the index of each caption's image in ``image_ids``, int64
     ``[n]``. The first language counts when the best checkpoint is selected."""
+    texts: dict[str, list[str]]
+    """The captions by language, in the same order."""
     selects: bool = True
     """See `DevSplit`."""
+    broken: Sequence[tuple[str, str]] = ()
+    """Ids of images that cannot be read and are left out with their captions, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevVectors:
+    """Vectors of a dev split in one language, as the finished encoder returns them."""
+
+    dev: Dev
+    lang: str
+    images: np.ndarray
+    """float32 ``[n_images, dim]``, L2-normalised."""
+    captions: np.ndarray
+    """float32 ``[n_captions, dim]``, L2-normalised."""
+    image_of: np.ndarray
+    """int64 ``[n_captions]``, the index of each caption's image."""
+
+    def similarities(self) -> Similarities:
+        """Similarities of captions with images."""
+        return Similarities.between(self.captions, self.images, self.image_of, np.arange(len(self.images)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +68,19 @@ class ClipData:
     """The table with `caption_table.CAPTION_SCHEMA` whose rows ``captioned`` refers to."""
     store: CaptionStore
     dev: tuple[Dev, ...]
+    left_out: Sequence[tuple[str, str, str]] = ()
+    """Reason, name, and details of the images that are not used."""
 
 
 def read_clip_data(
-    data: DataRecipe, *, root: Path, llm: LLMFolder, store: Path, clip: TextConfig | None, max_missing: float
+    data: DataRecipe,
+    *,
+    root: Path,
+    llm: LLMFolder,
+    store: Path,
+    clip: TextConfig | None,
+    max_missing: float,
+    check: Check = lambda files, image_ids: {},
 ) -> tuple[ClipData, dict[str, int]]:
     """Read the data of stage 2.
 
@@ -53,6 +89,7 @@ def read_clip_data(
         store: folder of the caption store.
         clip: the CLIP text tower whose embeddings the store has to hold; None if none is needed.
         max_missing: see `image_captions.match_captions`.
+        check: returns why images of a set cannot be read, by id; these are left out. By default, none is checked.
 
     Returns:
         The data, and its counts by name.
@@ -65,7 +102,7 @@ def read_clip_data(
     opened.require_models(llm.fingerprint, llm.folder, clip=clip_identity(clip))
     captions, counts = read_stage2_captions(data, root)
     files = open_images(root, data.images)
-    dev = tuple(_dev(split, root, opened) for split in data.dev)
+    dev = tuple(_dev(split, root, opened, check) for split in data.dev)
     captioned = match_captions(
         files,
         captions,
@@ -74,21 +111,42 @@ def read_clip_data(
         held_out_hashes=frozenset(digest for split in dev for digest in split.files.content_hashes.values()),
         held_out_photos=held_out_by(data, root),
     )
-    read = ClipData(files=files, captioned=captioned, captions=captions, store=opened, dev=dev)
+    if broken := check(files, captioned.image_ids):
+        captioned = captioned.without(broken.keys(), "broken images")
+    left_out = [
+        (reason, image_id, broken.get(image_id, "")) for reason, ids in captioned.skipped.items() for image_id in ids
+    ]
+    left_out += [("broken dev images", f"{split.name}: {name}", why) for split in dev for name, why in split.broken]
+    if in_dev := sum(len(split.broken) for split in dev):
+        counts["broken dev images"] = in_dev
+    read = ClipData(files=files, captioned=captioned, captions=captions, store=opened, dev=dev, left_out=left_out)
     return read, counts | captioned.counts
 
 
-def _dev(split: DevSplit, root: Path, store: CaptionStore) -> Dev:
+def _dev(split: DevSplit, root: Path, store: CaptionStore, check: Check) -> Dev:
     files = open_images(root, split.images)
-    ids = list(files)
+    broken = check(files, list(files))
+    ids = [image_id for image_id in files if image_id not in broken]
     index_of = {image: index for index, image in enumerate(ids)}
     table, _ = read_caption_table(root, [split.captions])
     found = [files.find(image) for image in table["image_id"].to_pylist()]
     if None in found:
         raise CorpusError(f"The images of {found.count(None):,} dev captions are not in {', '.join(split.images)}.")
-    image_of = np.array([index_of[str(image)] for image in found], dtype=np.int64)
+    readable = [image not in broken for image in found]
+    table = table.filter(pa.array(readable))
+    image_of = np.array([index_of[str(image)] for image, kept in zip(found, readable, strict=True) if kept], np.int64)
     embedded = store.embeddings(store.positions(table["caption_id"].to_numpy()))
     langs = np.array(table["lang"].to_pylist())
     order = split.captions.langs or tuple(dict.fromkeys(langs.tolist()))
     captions = {lang: (embedded[langs == lang], image_of[langs == lang]) for lang in order}
-    return Dev(name=split.name, files=files, image_ids=ids, captions=captions, selects=split.selects)
+    written = np.array(table["caption"].to_pylist(), dtype=object)
+    texts = {lang: written[langs == lang].tolist() for lang in order}
+    return Dev(
+        name=split.name,
+        files=files,
+        image_ids=ids,
+        captions=captions,
+        texts=texts,
+        selects=split.selects,
+        broken=sorted(broken.items()),
+    )

@@ -4,7 +4,7 @@ It cannot use a caption store: each step embeds its captions and backpropagates 
 A4, "LoRA LLM").
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,18 +69,13 @@ class JointTask(ClipTask):
         data: ClipData,
         *,
         llm: LLMFolder,
-        dev_texts: Mapping[str, Mapping[str, Sequence[str]]],
         world: World,
         scratch: Path,
         progress: Progress,
     ) -> None:
-        """Set up stage 2 and load the LLM.
-
-        Args:
-            dev_texts: captions by dev split and language, in the order of ``data.dev``.
-        """
+        """Set up stage 2 and load the LLM."""
         super().__init__(recipe.stage2, data, world=world, scratch=scratch, progress=progress)
-        self.joint, self.dev_texts = recipe, dev_texts
+        self.joint = recipe
         self.texts: list[str] = data.captions["caption"].to_pylist()
         embedder = llm.embedder(world.device)
         assert isinstance(embedder.states, CaptionLLM), "no CLIP text tower was requested"
@@ -97,13 +92,12 @@ class JointTask(ClipTask):
         batch = self.data.draw(step)
         count, own = len(batch.images), self.world.slice(len(batch.images))
         require_negatives(torch.from_numpy(batch.images))
-        size = own.stop - own.start
-        images = np.array_split(np.arange(own.start, own.stop), -(-size // self.recipe.micro_batch))
+        size, at_once = own.stop - own.start, self.micro_batches.size
+        images = np.array_split(np.arange(own.start, own.stop), -(-size // at_once))
         # The first caption of every image, then the second of every image, and so on.
         texts = [self.texts[row] for row in batch.captions[own].T.reshape(-1)]
-        captions, inverse = micro_batches_by_length(
-            self.tokenize.count(texts), -(-len(texts) // self.joint.micro_batch)
-        )
+        captions_at_once = max(1, self.joint.micro_batch * at_once // self.recipe.micro_batch)
+        captions, inverse = micro_batches_by_length(self.tokenize.count(texts), -(-len(texts) // captions_at_once))
         self.heads.train()
         self.llm.train()
 
@@ -124,12 +118,12 @@ class JointTask(ClipTask):
             ]
             return torch.stack(losses).mean()
 
-        loss = backward_in_parts(encode, len(images) + len(captions), loss_of, cache=self.recipe.gradient_cache)
+        loss = backward_in_parts(encode, len(images) + len(captions), loss_of, cache=self.micro_batches.cached)
         return {"loss": float(loss), "temperature": float(1.0 / self.heads.scale.detach())}
 
     def embed_dev_captions(self, dev: Dev, lang: str) -> tuple[np.ndarray, np.ndarray]:
         """As in `ClipTask`, but with the LLM's current weights instead of stored embeddings."""
-        return self._embed_texts(self.dev_texts[dev.name][lang]).cpu().numpy(), dev.captions[lang][1]
+        return self._embed_texts(dev.texts[lang]).cpu().numpy(), dev.captions[lang][1]
 
     def _embed_rows(self, rows: np.ndarray) -> torch.Tensor:
         return self._embed_texts([self.texts[row] for row in rows])

@@ -149,4 +149,6 @@ def _llm_of_model(folder: Path) -> LLMFolder:
         decisive = [asdict(text), file_sha256(folder / "model.safetensors"), file_sha256(folder / "tokenizer.json")]
     except OSError as error:
         raise ModelError(f"{folder} cannot be read as a model with an LLM: {first_line(error)}.") from error
+    if text.weights is not None and text.weights.startswith("dir:"):  # the model that is trained has another folder
+        text = replace(text, weights=f"dir:{(folder / text.weights.removeprefix('dir:')).resolve()}")
     return LLMFolder(folder, text, json_sha256(decisive)[:16])

@@ -1,6 +1,11 @@
-"""The model that training begins from, instead of a fresh vision tower and fresh heads."""
+"""The model that training begins from, instead of a fresh vision tower and fresh heads.
 
-from dataclasses import replace
+A model with an LLM is continued as a whole. Of a CLIP or SigLIP model of open_clip or transformers, only the vision
+tower is taken: the LLM is that of another model, and the adaptor between the two is new.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,34 +17,77 @@ from llm2clip_search.errors import ModelError
 from llm2clip_search.training.tasks.projection_heads import ProjectionHeads
 
 
-def fetch_start(name: str) -> Model:
-    """The model of a name, fetched if necessary, whose training can be continued.
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What training begins from."""
+
+    model: Model
+    """The model that was named."""
+    llm: Model
+    """The model whose LLM reads captions: the same one, unless `is_dual`."""
+
+    @property
+    def is_dual(self) -> bool:
+        """Whether only the vision tower of the named model is taken."""
+        return self.model is not self.llm
+
+    @property
+    def llm_folder(self) -> Path:
+        """The model folder of the LLM."""
+        assert self.llm.folder is not None, "fetch_start takes LLMs from model folders only"
+        return self.llm.folder
+
+
+def fetch_start(name: str, llm: str) -> Start:
+    """The model of a name, fetched if necessary.
+
+    Args:
+        llm: the model whose LLM is taken if the named one has a text tower of CLIP's or SigLIP's kind.
 
     Raises:
-        ModelError: there is no such model, or its text tower is no LLM with an adaptor.
+        ModelError: there is no such model, or training cannot begin from it; the message says why.
     """
     model = fetch_model(name)
-    text = model.config.text
-    if model.folder is None or text.library != "llm" or text.adaptor is None:
+    if model.config.text.library == "llm":
+        _require_heads(model, f"Training cannot begin from {name}")
+        return Start(model=model, llm=model)
+    if model.folder is not None:
         raise ModelError(
-            f"Training cannot begin from {name}: its text tower is that of {text.library}, and stage 2 trains the"
-            " adaptor behind an LLM."
+            f"Training cannot begin from {name}: its text tower is that of {model.config.text.library}, not an LLM, and"
+            " its weights are in a model folder; of models without an LLM, those are taken that their library loads."
         )
-    return model
+    other = fetch_model(llm)
+    _require_heads(other, f"The LLM of {llm} cannot read captions for {name}")
+    return Start(model=model, llm=other)
 
 
-def fine_tuned(start: Model, name: str, *, licence: str, training_data: tuple[str, ...]) -> ModelConfig:
-    """The configuration of a model that begins as another one: a calibration does not outlast training."""
-    config = start.config
-    return replace(
+def _require_heads(model: Model, failed: str) -> None:
+    text = model.config.text
+    if text.library != "llm":
+        raise ModelError(f"{failed}: its text tower is that of {text.library}, not an LLM.")
+    if model.folder is None or text.adaptor is None:
+        raise ModelError(f"{failed}: it has no adaptor behind its LLM, which is what training goes on with.")
+
+
+def start_config(start: Start, name: str, *, licence: str, training_data: tuple[str, ...]) -> ModelConfig:
+    """The configuration of a model that begins as another one: a calibration does not outlast training.
+
+    With only the vision tower of a dual encoder, the shared space is that of its tower, so that it can be held close to
+    what it was.
+    """
+    config, text = start.model.config, start.llm.config.text
+    licences = [config.licence] + [f"{start.llm.config.licence} (LLM)"] * start.is_dual
+    seen = (*config.training_data, *(start.llm.config.training_data if start.is_dual else ()))
+    common = replace(
         config,
         name=name,
-        licence=licence or f"{config.licence}; terms of the training data",
-        training_data=(*config.training_data, *training_data),
+        licence=licence or "; ".join((*licences, "terms of the training data")),
+        training_data=(*seen, *training_data),
         calibration=None,
-        vision=replace(config.vision, weights=_absolute(config.vision.weights, start)),
-        text=replace(config.text, weights=_absolute(config.text.weights, start)),
+        vision=replace(config.vision, weights=_absolute(config.vision.weights, start.model)),
+        text=replace(text, weights=_absolute(text.weights, start.llm)),
     )
+    return replace(common, text=replace(common.text, clip=None), querybank=0.0) if start.is_dual else common
 
 
 def _absolute(source: str | None, start: Model) -> str | None:

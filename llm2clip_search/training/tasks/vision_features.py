@@ -36,7 +36,7 @@ class VisionFeatures:
         self._rest: nn.Module = tower.backbone
         self._original: nn.Module | None = None
         self._views: np.ndarray | None = None
-        self._begun: dict[tuple[int, int], AugmentedPixels] = {}
+        self._begun: dict[tuple[int, int, int], AugmentedPixels] = {}
         self._cached: dict[
             tuple[bool, str], torch.Tensor
         ] = {}  # keyed by set too: dev images may have the ids of training images
@@ -113,8 +113,11 @@ class VisionFeatures:
 
     def begin(self, batch: ImageBatch, rows: np.ndarray, step: int) -> None:
         """Begin to decode the views that `prefix_outputs` will be asked for with these arguments."""
-        if self._views is None and (step, int(rows[0])) not in self._begun:
-            self._begun[step, int(rows[0])] = self._augmented(batch, rows, step)
+        key = step, int(rows[0]), len(rows)
+        if self._views is None and key not in self._begun:
+            # A step that ran out of memory may have begun what it does not ask for when it is repeated.
+            self._begun = {other: views for other, views in self._begun.items() if other[0] >= step}
+            self._begun[key] = self._augmented(batch, rows, step)
 
     def _augmented(self, batch: ImageBatch, rows: np.ndarray, step: int) -> AugmentedPixels:
         ids = [self.captioned.image_ids[image] for image in batch.images[rows]]
@@ -127,7 +130,7 @@ class VisionFeatures:
             views = generator(self.pixels.seed, step, "view").integers(self._views.shape[1], size=len(batch.images))
             kept = self._tensor(self._views[images, views[rows]])
             return self.tower.normalise(kept) if kept.dtype == torch.uint8 else kept.float()
-        begun = self._begun.pop((step, int(rows[0])), None) or self._augmented(batch, rows, step)
+        begun = self._begun.pop((step, int(rows[0]), len(rows)), None) or self._augmented(batch, rows, step)
         pixels = self.tower.normalise(self._tensor(begun.wait()))
         with torch.no_grad():
             return self._run(self._prefix, pixels)

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -182,6 +183,8 @@ def test_a_listing_changes_with_what_is_listed(tmp_path: Path) -> None:
     second = listing_of(data, (), folder=tmp_path)
     (tmp_path / "a" / "new.jpg").write_bytes(jpeg(77))
     assert len({first, second, listing_of(data, (), folder=tmp_path)}) == 3
+    others = (replace(data, val_share=0.3), replace(data, seed=1), replace(data, near_duplicates=0.9))
+    assert len({listing_of(each, (), folder=tmp_path) for each in (data, *others)}) == 4
 
 
 def one_image(folder: Path) -> None:

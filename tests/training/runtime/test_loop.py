@@ -19,6 +19,7 @@ from llm2clip_search.training.runtime.checkpoint import TrainingCheckpoint
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.loop import LoopRecipe, LoopResult, ParameterGroup, run_loop
 from llm2clip_search.training.runtime.metrics_log import read_metrics
+from llm2clip_search.training.runtime.micro_batches import MicroBatches, is_out_of_memory
 from tests.support.toy_training import RECIPE, ToyTask, start, train, train_and_die
 
 
@@ -31,6 +32,7 @@ class Line:
     """Fits a line; its evaluations return ``scores`` in turn."""
 
     samples_per_step = 4
+    micro_batches = MicroBatches(size=4, cached=False)
 
     def __init__(self, scores: tuple[float, ...] = ()) -> None:
         self.weight, self.bias = nn.Parameter(torch.full((1, 3), 0.5)), nn.Parameter(torch.zeros(1))
@@ -321,3 +323,45 @@ def test_a_share_of_the_initial_weights_is_kept(tmp_path: Path) -> None:
 def test_impossible_ends_and_shares_are_refused(field: str, value: float) -> None:
     with pytest.raises(ModelError, match=f"cannot have {field} {value}"):
         replace(RECIPE, **{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_step_that_runs_out_of_memory_is_divided(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cache: bool
+) -> None:
+    """The weights are those of a run with enough memory; it is said once, although later steps lack memory too."""
+    plain = ToyTask(World(), cache=cache)
+    train(plain, tmp_path / "plain")
+    short = ToyTask(World(), cache=cache, poison=dict.fromkeys(range(5, 12), "memory"))
+    train(short, tmp_path / "short")
+    assert (short.micro_batches.size, short.micro_batches.cached) == (1, True)
+    for name, weight in short.weights().items():
+        torch.testing.assert_close(weight, plain.weights()[name], rtol=1e-4, atol=1e-6)
+    said = [record.message for record in caplog.records if "Memory" in record.message]
+    expected = "Memory ran out at step 6; from now on, micro-batches have 1 rows, and gradients are cached."
+    assert said == [expected]
+
+
+def test_too_little_memory_for_one_row_ends_the_run(tmp_path: Path) -> None:
+    class Full(Line):
+        micro_batches = MicroBatches(size=1, cached=True)
+
+        def backward(self, step: int) -> dict[str, float]:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: 8 bytes"
+            )
+
+    with pytest.raises(ModelError, match=r"Memory ran out at step 1 with micro-batches of 1 and gradient caching on"):
+        train(Full(), tmp_path, LoopRecipe(steps=2, learning_rate=0.1))
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(tmp_path: Path) -> None:
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(ValueError("can't allocate memory"))
+
+    class Wrong(Line):
+        def backward(self, step: int) -> dict[str, float]:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        train(Wrong(), tmp_path, LoopRecipe(steps=2, learning_rate=0.1))

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
 from llm2clip_search.encoders.images import read_rgb
 from llm2clip_search.encoders.registry import resolve
-from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import Llm2ClipError, ModelError, StoreError
 from llm2clip_search.training import stages
 from llm2clip_search.training.data.augmentation import Augmentation
@@ -43,6 +42,7 @@ from tests.support.corpus import write_csv
 from tests.support.dual import save_dual
 from tests.support.images import photograph
 from tests.support.models import save_llm, save_tokenizer
+from tests.support.tiny_open_clip import save_open_clip
 from tests.support.toy_training import free_port, start
 
 COLOURS = ("red", "blue", "green", "black")
@@ -290,22 +290,11 @@ def test_two_ranks_distil_like_one(corner: Corner, store: Path, tmp_path: Path) 
 
 
 def test_an_open_clip_tower_is_distilled(corner: Corner, tmp_path: Path) -> None:
-    ensure_torchvision()
-    import open_clip
-
-    architecture = {
-        "embed_dim": 20,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 8, "patch_size": 8},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
-    (tmp_path / "tiny-kept.json").write_text(json.dumps(architecture))
-    open_clip.add_model_config(tmp_path)
-    torch.manual_seed(0)
-    save_file(open_clip.create_model("tiny-kept").state_dict(), tmp_path / "weights.safetensors")
+    weights = save_open_clip(tmp_path, "tiny-kept")
     clip = VisionConfig(
         library="open_clip",
         architecture="tiny-kept",
-        weights=str(tmp_path / "weights.safetensors"),
+        weights=str(weights),
         preprocess=PreprocessConfig(height=32, width=32),
     )
     recipe = corner.recipe(model={"vision": clip, "dim": 20}, keep=Distillation(text_steps=20), steps=22)
