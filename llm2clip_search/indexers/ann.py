@@ -124,7 +124,7 @@ def _sample(snapshot: Snapshot, wanted: int, *, seed: int) -> np.ndarray:
 
 def _extend(index: FaissIndex, snapshot: Snapshot, *, covered: frozenset[str], progress: Progress) -> None:
     """Add the live rows of shards that an index does not cover, but for renamed ones, whose ids it has."""
-    present = index.ids() if covered else np.empty(0, dtype=np.int64)
+    present = index.ids()
     new = snapshot.only(snapshot.names - covered)
     done, total = 0, len(new)
     for shard in new.shards:

@@ -139,7 +139,7 @@ def column_entry(field: pa.Field) -> ColumnEntry:
 def parquet_bytes(table: pa.Table) -> bytes:
     """A table as a Parquet file, for `replace_file`."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, write_page_checksum=True)
     return bytes(sink.getvalue().to_pybytes())
 
 
