@@ -21,7 +21,7 @@ from llm2clip_search.store.manifest import SHARDS, Manifest
 from llm2clip_search.store.names import decode, encode, is_unicode
 from llm2clip_search.store.paths import as_mask, beginnings, is_below, located
 from llm2clip_search.store.recent_parts import RecentParts
-from llm2clip_search.store.schema import CONTAINER_SCHEMA, metadata_schema
+from llm2clip_search.store.schema import CONTAINER_SCHEMA, metadata_schema, read_failures
 from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.tombstones import Tombstones
 
@@ -331,10 +331,9 @@ class Snapshot:
         if not path.exists():
             return []
         try:
-            rows: list[dict[str, Any]] = pq.read_table(path, page_checksum_verification=True).to_pylist()
-        except (OSError, pa.ArrowException) as error:
+            return read_failures(path)
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise unreadable(path, error) from error
-        return rows
 
 
 def check_same_model(snapshots: Sequence[Snapshot]) -> None:

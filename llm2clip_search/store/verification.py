@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.base.progress import Progress, no_progress
@@ -22,7 +21,7 @@ from llm2clip_search.store.contents import DamagedFile, damaged_contents
 from llm2clip_search.store.faults import DAMAGE, unreadable
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, Manifest
-from llm2clip_search.store.schema import FAILURE_SCHEMA
+from llm2clip_search.store.schema import Failure, read_failures
 from llm2clip_search.store.snapshot import ANN, FAILURES, index_folder
 from llm2clip_search.store.tombstones import Tombstones
 
@@ -176,11 +175,12 @@ def _reason(file: NamedFile, checked: CheckedFiles) -> str:
 
 
 def failures_reason(path: Path) -> str:
-    """What is wrong with the list of failures, which has no checksum; empty if it is sound or is not there."""
+    """What is wrong with the list of failures, which has its own checksum; empty if it is sound or is not there."""
     try:
         if path.exists():
-            pq.read_table(path, schema=FAILURE_SCHEMA, page_checksum_verification=True).validate(full=True)
-    except (OSError, pa.ArrowException) as error:
+            for row in read_failures(path):
+                Failure(**row)
+    except (OSError, TypeError, ValueError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno not in DAMAGE:
             raise unreadable(path, error) from error
         return "is not a list of failures"

@@ -33,12 +33,12 @@ from llm2clip_search.store.manifest import (
 )
 from llm2clip_search.store.merged_rows import MergedRows
 from llm2clip_search.store.schema import (
-    FAILURE_SCHEMA,
     METADATA_SCHEMA,
     Failure,
     Row,
     column_entry,
     described,
+    failure_bytes,
     parquet_bytes,
 )
 from llm2clip_search.store.shard import Shard
@@ -250,9 +250,8 @@ class Writer:
 
     def replace_failures(self, failures: Sequence[Failure]) -> None:
         """Replace all failures."""
-        table = pa.Table.from_pylist([failure.to_dict() for failure in failures], schema=FAILURE_SCHEMA)
         with self._writing(self.snapshot.folder / FAILURES):
-            replace_file(self.snapshot.folder / FAILURES, parquet_bytes(table))
+            replace_file(self.snapshot.folder / FAILURES, failure_bytes(failures))
         self._publish(self.manifest.next(failures=len(failures)))
 
     def publish_ann(self, save: Callable[[Path], None], entry: AnnEntry, config: AnnConfig) -> AnnEntry:

@@ -12,6 +12,7 @@ import typer
 
 from llm2clip_search.benchmarks.perf.faults.children import import_all
 from llm2clip_search.benchmarks.perf.faults.corruption import Corrupted, Corruption
+from llm2clip_search.benchmarks.perf.faults.cost import measure_checks
 from llm2clip_search.benchmarks.perf.faults.trials import ERROR_KINDS, Interrupted, Tally
 from llm2clip_search.benchmarks.perf.faults.workload import Scenario, answers, build_searched, described, scenarios
 
@@ -22,6 +23,7 @@ def main(
     errors: Annotated[int, typer.Option(help="Operations on the disk that fail, over all scenarios.")] = 40,
     power_cuts: Annotated[int, typer.Option(help="Power cuts, over all scenarios.")] = 40,
     damages: Annotated[int, typer.Option(help="Files that are damaged.")] = 40,
+    rows: Annotated[int, typer.Option(help="Measure what checks cost, on an index of so many rows.")] = 0,
     repair_each: Annotated[int, typer.Option(help="Of so many damaged indices one is repaired.")] = 10,
     only: Annotated[list[str] | None, typer.Option(help="Scenarios by name; all by default.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where to work; a file system in memory is faster.")] = None,
@@ -32,6 +34,8 @@ def main(
     chosen = [each for each in scenarios() if not only or each.name in only]
     is_good = True
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        if rows:
+            _print(measure_checks(Path(scratch) / "cost", rows=rows).to_dict())
         import_all(lambda: _everything(Path(scratch) / "imports", chosen))
         if kills or steps or errors or power_cuts:
             prepared = [Interrupted(each, Path(scratch)) for each in chosen]
