@@ -8,6 +8,7 @@ import numpy as np
 
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Manifest, Writer, verify_index
+from llm2clip_search.store.repair import repair_files
 from tests.support.stores import MODEL, fill, row, vectors
 from tests.support.vectors import DIM, add, clustered
 
@@ -60,6 +61,9 @@ def test_an_approximate_index_without_rows_that_it_shall_cover_is_named(tmp_path
         add(writer, clustered(2, 20))
         writer.set_ann(replace(entry, shards=tuple(shard.name for shard in writer.snapshot.shards)), config)
     assert reasons(tmp_path) == {f"ann/{entry.name}": "lacks 20 rows, of which the first has id 300"}
+    repair_files(tmp_path)
+    assert Manifest.read(tmp_path).ann is None  # until it is built again
+    assert reasons(tmp_path) == {}
 
 
 def test_files_of_earlier_versions_without_a_checksum_are_named(tmp_path: Path) -> None:

@@ -36,8 +36,10 @@ def main(
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         if rows:
             _print(measure_checks(Path(scratch) / "cost", rows=rows).to_dict())
-        import_all(lambda: _everything(Path(scratch) / "imports", chosen))
-        if kills or steps or errors or power_cuts:
+        is_interrupted = bool(kills or steps or errors or power_cuts)
+        if is_interrupted or damages:
+            import_all(lambda: _everything(Path(scratch) / "imports", chosen))
+        if is_interrupted:
             prepared = [Interrupted(each, Path(scratch)) for each in chosen]
             for name, run in _trials(prepared, kills, steps, errors, power_cuts, random.Random(seed)).items():
                 tally = Tally()

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 from llm2clip_search.base.identity import ModelIdentity
-from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
+from llm2clip_search.base.vectors import unit
 from llm2clip_search.benchmarks.perf.timing import seconds_of
 from llm2clip_search.store import Row, Snapshot, Writer, verify_index
 from llm2clip_search.store.compaction import compact
 from llm2clip_search.store.shard import METADATA, VECTORS, Shard
 
 WIDTH = 512
-SHARD_ROWS = 8_192
+SHARD_ROWS = 4_096
 REPEATS = 5
 
 
@@ -75,12 +77,12 @@ def measure_checks(folder: Path, *, rows: int) -> CheckCost:
 
 
 def _build(index: Path, rows: int) -> None:
-    mixture = SphereMixture.of(rows, WIDTH)
+    random = np.random.default_rng(0)
     with _writer(index) as writer:
-        for stream, start in enumerate(range(0, rows, SHARD_ROWS)):
+        for start in range(0, rows, SHARD_ROWS):
             ids = range(start, min(rows, start + SHARD_ROWS))
             made = [Row(id=i, path=f"{i // 1000}/{i}.jpg", content_hash=f"{i:032x}", size=i, mtime_ns=i) for i in ids]
-            writer.commit(made, mixture.draw(len(ids), stream=stream))
+            writer.commit(made, unit(random.standard_normal((len(ids), WIDTH), dtype=np.float32)))
 
 
 def _writer(index: Path) -> Any:
