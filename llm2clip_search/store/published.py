@@ -35,8 +35,12 @@ def index_identity(folder: Path) -> str:
         if error.errno not in REFUSED:
             with writing(path):
                 raise
-        return json_sha256(str(folder.resolve()))[:32]
+        return _named_by_folder(folder)
     return identity
+
+
+def _named_by_folder(folder: Path) -> str:
+    return json_sha256(str(folder.resolve()))[:32]
 
 
 def default_collection(folder: Path) -> str:
@@ -68,7 +72,8 @@ def check_published(snapshot: Snapshot, state: Published, name: str) -> None:
             f" {manifest.dtype}.",
             hint="Name another collection.",
         )
-    if state.index != index_identity(snapshot.folder):
+    # The folder's name is of a time when the identity could not be written.
+    if state.index not in (index_identity(snapshot.folder), _named_by_folder(snapshot.folder)):
         raise EngineError(
             f"{name} holds another index, that of {state.folder}, and not {snapshot.folder}.",
             hint="Name another collection, or delete this one.",

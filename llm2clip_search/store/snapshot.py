@@ -251,16 +251,19 @@ class Snapshot:
         """File of the approximate index; None if the index has none."""
         return self.folder / ANN / self.manifest.ann.name if self.manifest.ann else None
 
-    def confirm_ann(self) -> None:
+    def confirm_ann(self, *, again: bool = False) -> None:
         """Compare the file of the approximate index with its checksum, unless it has not changed since that was done:
         FAISS maps it, and follows whatever links a damaged file holds.
+
+        Args:
+            again: compare it in any case.
 
         Raises:
             DamagedError: it is missing or another one.
             StoreError: it cannot be reached.
         """
         if self.ann_path is not None and self.manifest.ann is not None:
-            self.checked.confirm(self.ann_path, self.manifest.ann.sha256)
+            self.checked.confirm(self.ann_path, self.manifest.ann.sha256, again=again)
 
     def located(self, path: str) -> str:
         """A metadata path as a caller can use it: an absolute path of this machine, or a URI as it is."""

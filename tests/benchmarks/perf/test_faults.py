@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 
 from llm2clip_search.benchmarks.perf.faults.crash_states import write_crash_state
 from llm2clip_search.benchmarks.perf.faults.disk import Disk, Operation, Perform
-from llm2clip_search.errors import StoreError
-from llm2clip_search.store import Manifest, Writer, verify_index
-from llm2clip_search.store.published import index_identity
+from llm2clip_search.errors import EngineError, StoreError
+from llm2clip_search.indexers import AnnConfig, build_ann
+from llm2clip_search.store import Snapshot, Writer, verify_index
+from llm2clip_search.store.published import check_published, index_identity
+from llm2clip_search.vectorindex.serving.state import Published
 from tests.support.stores import MODEL, fill, live, row, vectors
 
 INDEX = ".llm2clip"
@@ -69,22 +72,59 @@ def test_what_a_commit_has_returned_for_survives_a_power_cut(tmp_path: Path, sha
             assert verify_index(after / INDEX, full=True).damaged == ()
 
 
+def failing(folder: Path, kind: str, code: int) -> Disk:
+    """A disk on which one kind of operation fails."""
+
+    def fail(operation: Operation, perform: Perform) -> Any:
+        if operation.kind == kind:
+            raise OSError(code, os.strerror(code))
+        return perform(operation.data)
+
+    return Disk(folder, fail, under=INDEX, but=f"{INDEX}/readers")
+
+
 def test_an_index_does_not_change_its_name_because_the_disk_failed(tmp_path: Path) -> None:
     """What was published under another name could not be brought up to date."""
     fill(tmp_path / INDEX, 0)
-
-    def fail(operation: Operation, perform: Perform) -> Any:
-        if operation.kind == "write":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return perform(operation.data)
-
     with (
-        Disk(tmp_path, fail, under=INDEX, but=f"{INDEX}/readers").watched(),
+        failing(tmp_path, "write", errno.EIO).watched(),
         pytest.raises(StoreError, match="identity cannot be written: input/output error"),
     ):
         index_identity(tmp_path / INDEX)
-    assert index_identity(tmp_path / INDEX) == index_identity(tmp_path / INDEX)
-    assert Manifest.read(tmp_path / INDEX).live == 1
+    with failing(tmp_path, "write", errno.EACCES).watched():
+        name = index_identity(tmp_path / INDEX)
+    snapshot = Snapshot(tmp_path / INDEX)
+    state = Published(
+        index=name,
+        folder=str(snapshot.folder),
+        model=MODEL,
+        dim=4,
+        dtype="float16",
+        base="",
+        generation=1,
+        next_id=1,
+        rows=1,
+        sources=(),
+        columns=(),
+        shards={},
+    )
+    assert name != index_identity(snapshot.folder) == index_identity(snapshot.folder)
+    check_published(snapshot, state, "collection")
+    with pytest.raises(EngineError, match="collection holds another index"):
+        check_published(snapshot, replace(state, index="0" * 32), "collection")
+
+
+def test_an_approximate_index_that_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
+    config = AnnConfig(kind="hnsw")
+    with Writer.open(tmp_path / INDEX, model=MODEL, dim=4) as writer:
+        writer.commit([row(number) for number in range(40)], vectors(*range(40)))
+        build_ann(writer, config)
+        with (
+            failing(tmp_path, "open", errno.EMFILE).watched(),
+            pytest.raises(StoreError, match=r"\.faiss cannot be read: too many open files"),
+        ):
+            build_ann(writer, config)
+        assert build_ann(writer, config) == writer.manifest.ann
 
 
 @pytest.mark.slow
