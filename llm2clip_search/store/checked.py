@@ -1,6 +1,6 @@
 """Which files of an index are known to be what was committed, so that a search need not read them whole to find out.
 
-The manifest holds a checksum of every file, but comparing it takes a second for each gigabyte. ``checked.json`` holds
+The manifest holds a checksum of every file, but comparing it means to read all of the file. ``checked.json`` holds
 the size and times that a file had when it was compared with its checksum, or written with it. A file that still has
 them has not been written to since, so that one ``stat`` answers. Any other is compared before its first use: a copied
 index once, a damaged file each time.
