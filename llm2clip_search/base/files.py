@@ -33,6 +33,14 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and those that it lies in, as far as they are missing, and flush their names to the disk."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        fsync_path(each.parent)
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, flush it, and put it in place of the old one."""
     with replaced_file(path) as temporary:

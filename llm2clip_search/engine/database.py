@@ -17,7 +17,7 @@ from llm2clip_search.engine.own_functions import DEFINITIONS
 from llm2clip_search.engine.time_limit import time_limit
 from llm2clip_search.errors import DamagedError, first_line
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot
-from llm2clip_search.store.shard import Shard
+from llm2clip_search.store.shard import METADATA, Shard
 
 FILE = "__file"
 """Column of a scan that names the file of a row."""
@@ -40,6 +40,8 @@ class Database:
         self._connection.register("dead_rows", _dead_rows(snapshot))
         execute("CREATE TABLE dead AS SELECT * FROM dead_rows")
         self._snapshot = snapshot
+        for shard in snapshot.shards:  # DuckDB compares no checksums
+            shard.confirm(METADATA)
         try:
             execute(_live_rows(snapshot))
         except duckdb.Error as error:

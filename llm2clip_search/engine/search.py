@@ -279,6 +279,7 @@ def _load_approximate(snapshot: Snapshot) -> FaissIndex:
     ann, path = snapshot.manifest.ann, snapshot.ann_path
     assert ann is not None, "the plan is approximate only if there is an index"
     assert path is not None, "the manifest names it"
+    snapshot.confirm_ann()
     return load_index(kind_of(ann.factory), path, rows=ann.rows, dim=snapshot.manifest.dim)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from llm2clip_search.base.files import file_sha256
 from llm2clip_search.base.progress import Progress, no_progress
+from llm2clip_search.errors import DamagedError
 from llm2clip_search.store import AnnEntry, Snapshot, Writer
 from llm2clip_search.vectorindex.faiss_index import FaissIndex, create_index, load_index
 from llm2clip_search.vectorindex.gpu import build_cagra
@@ -83,8 +83,12 @@ def build_ann(
 
 
 def _is_kept(snapshot: Snapshot, current: AnnEntry, config: AnnConfig) -> bool:
-    """True if the present index is intact, covers shards that still exist, and is worth adding to."""
-    manifest, path = snapshot.manifest, snapshot.ann_path
+    """True if the present index is intact, covers shards that still exist, and is worth adding to.
+
+    Raises:
+        StoreError: its file cannot be reached, so nobody knows.
+    """
+    manifest = snapshot.manifest
     if current.sha256 is None:  # written by an earlier version, which measured one effort only
         return False
     keeps = config.keeps(
@@ -96,8 +100,10 @@ def _is_kept(snapshot: Snapshot, current: AnnEntry, config: AnnConfig) -> bool:
     )
     if not keeps or not set(current.shards) <= snapshot.names:
         return False
-    if path is None or not path.is_file() or file_sha256(path) != current.sha256:
-        logger.warning("%s is missing or is not the index of these images; it is rebuilt", path)
+    try:
+        snapshot.confirm_ann(again=True)
+    except DamagedError:
+        logger.warning("%s is missing or is not the index of these images; it is rebuilt", snapshot.ann_path)
         return False
     return True
 
@@ -124,7 +130,7 @@ def _sample(snapshot: Snapshot, wanted: int, *, seed: int) -> np.ndarray:
 
 def _extend(index: FaissIndex, snapshot: Snapshot, *, covered: frozenset[str], progress: Progress) -> None:
     """Add the live rows of shards that an index does not cover, but for renamed ones, whose ids it has."""
-    present = index.ids() if covered else np.empty(0, dtype=np.int64)
+    present = index.ids()
     new = snapshot.only(snapshot.names - covered)
     done, total = 0, len(new)
     for shard in new.shards:

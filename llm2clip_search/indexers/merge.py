@@ -21,6 +21,7 @@ from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers.ann import build_ann, no_captions
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot, SourceEntry, Writer
+from llm2clip_search.store.checked import CHECKED
 from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, UNFINISHED, ColumnEntry
@@ -32,7 +33,7 @@ from llm2clip_search.vectorindex.policy import AnnConfig
 
 ROWS_PER_COMMIT = 262_144
 """Rows per shard of the new index: the size up to which compaction would merge it with others."""
-_PUBLISHED = (SHARDS, ANN, FAILURES)
+_PUBLISHED = (SHARDS, ANN, FAILURES, CHECKED)
 """What a finished index consists of besides its manifest."""
 
 

@@ -1,10 +1,11 @@
 """The index on disk: manifest, shards, tombstones, failures and the writer's lock."""
 
+from llm2clip_search.store.contents import DamagedFile
 from llm2clip_search.store.discover import DEFAULT_FOLDER, default_index, find_index, has_index
 from llm2clip_search.store.manifest import AnnEntry, Manifest, SourceEntry
 from llm2clip_search.store.schema import METADATA_SCHEMA, Row
 from llm2clip_search.store.snapshot import Snapshot
-from llm2clip_search.store.verification import DamagedFile, Verification, verify_index
+from llm2clip_search.store.verification import Verification, verify_index
 from llm2clip_search.store.writer import Writer
 
 __all__ = [

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.store.schema import METADATA_SCHEMA
-from llm2clip_search.store.shard import Shard, completed
+from llm2clip_search.store.shard import METADATA, VECTORS, Shard, completed
 from llm2clip_search.store.shard_files import ROW_GROUP
 
 MERGED_ROWS = 4 * ROW_GROUP
@@ -22,6 +22,9 @@ class MergedRows:
         Raises:
             DamagedError: a file of a shard is damaged; so do `tables` and `blocks`.
         """
+        for shard in shards:  # what has decayed would get a checksum of its own
+            for file in (METADATA, VECTORS):
+                shard.confirm(file, again=True)
         names = frozenset(METADATA_SCHEMA.names).union(*(shard.columns for shard in shards))
         self._schema = pa.schema([field for field in schema if field.name in names])
         self._shards = shards

@@ -8,6 +8,7 @@ from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.errors import EngineError
 from llm2clip_search.store.discover import DEFAULT_FOLDER
+from llm2clip_search.store.faults import REFUSED, writing
 from llm2clip_search.store.snapshot import Snapshot
 from llm2clip_search.vectorindex.serving.state import Published
 
@@ -18,7 +19,10 @@ IDENTITY = "identity"
 def index_identity(folder: Path) -> str:
     """32 hex digits that name an index; they are made and written when they are first asked for.
 
-    An index in a folder that cannot be written is named by the folder.
+    An index in a folder that may not be written is named by the folder.
+
+    Raises:
+        StoreError: the file cannot be written although it may be: another name later would make it another index.
     """
     path = folder / IDENTITY
     try:
@@ -27,9 +31,16 @@ def index_identity(folder: Path) -> str:
         identity = uuid.uuid4().hex
     try:
         replace_file(path, identity.encode("ascii"))
-    except OSError:
-        return json_sha256(str(folder.resolve()))[:32]
+    except OSError as error:
+        if error.errno not in REFUSED:
+            with writing(path):
+                raise
+        return _named_by_folder(folder)
     return identity
+
+
+def _named_by_folder(folder: Path) -> str:
+    return json_sha256(str(folder.resolve()))[:32]
 
 
 def default_collection(folder: Path) -> str:
@@ -61,7 +72,8 @@ def check_published(snapshot: Snapshot, state: Published, name: str) -> None:
             f" {manifest.dtype}.",
             hint="Name another collection.",
         )
-    if state.index != index_identity(snapshot.folder):
+    # The folder's name is of a time when the identity could not be written.
+    if state.index not in (index_identity(snapshot.folder), _named_by_folder(snapshot.folder)):
         raise EngineError(
             f"{name} holds another index, that of {state.folder}, and not {snapshot.folder}.",
             hint="Name another collection, or delete this one.",

@@ -19,6 +19,7 @@ from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import DamagedError
 from llm2clip_search.store.aside import DAMAGED, set_aside
+from llm2clip_search.store.contents import DamagedFile
 from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, Manifest
@@ -27,7 +28,7 @@ from llm2clip_search.store.schema import parquet_bytes
 from llm2clip_search.store.shard import METADATA, ROWS, VECTORS, Shard
 from llm2clip_search.store.snapshot import ANN, FAILURES, index_folder
 from llm2clip_search.store.tombstones import Tombstones
-from llm2clip_search.store.verification import DamagedFile, verify_files
+from llm2clip_search.store.verification import verify_files
 from llm2clip_search.store.writer import Writer
 from llm2clip_search.vectorindex.policy import AnnConfig
 
@@ -77,7 +78,7 @@ def repair_files(folder: Path, *, model: ModelIdentity | None = None, progress: 
         return _tombstones(folder, Manifest.read(folder), done)
 
     with Writer.open(folder, model=manifest.model, dim=manifest.dim, tombstones=tombstones) as writer:
-        found = verify_files(folder, writer.manifest, progress=progress).damaged
+        found = verify_files(folder, writer.manifest, full=True, progress=progress).damaged
         done.damaged += found
         named = {file.path: file for file in found}
         shards = {shard.name: shard for shard in writer.snapshot.shards}

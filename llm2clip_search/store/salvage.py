@@ -53,8 +53,9 @@ def readable(shard: Shard, dim: int, *, suspect: frozenset[str] = frozenset()) -
     Args:
         suspect: files that differ from their checksum, and are taken only if the other cannot be read.
     """
+    as_it_is = Shard(shard.folder, shard.entry, shard.dead, dim)
     twin = TwinShard(shard.folder, shard.entry, shard.dead, dim)
-    order = (twin, shard) if METADATA in suspect and ROWS not in suspect else (shard, twin)
+    order = (twin, as_it_is) if METADATA in suspect and ROWS not in suspect else (as_it_is, twin)
     for each in order:
         try:
             each.read(["id", "path", "corpus"]).validate(full=True)

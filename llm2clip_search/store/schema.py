@@ -2,15 +2,16 @@
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.base.identity import ModelIdentity, json_sha256
 from llm2clip_search.store.manifest import ColumnEntry
 
 METADATA_SCHEMA = pa.schema(
@@ -136,10 +137,38 @@ def column_entry(field: pa.Field) -> ColumnEntry:
     )
 
 
+_ROWS_SHA256 = b"llm2clip-search rows"
+"""Key in the schema of the failures under which their checksum is."""
+
+
+def failure_bytes(failures: Sequence[Failure]) -> bytes:
+    """Failures as a Parquet file, which `read_failures` reads."""
+    rows = [failure.to_dict() for failure in failures]
+    table = pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA)
+    return parquet_bytes(table.replace_schema_metadata({_ROWS_SHA256: json_sha256(rows).encode()}))
+
+
+def read_failures(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file of failures; those of earlier versions have no checksum.
+
+    Raises:
+        OSError, ValueError, pa.ArrowException: it cannot be read, or is damaged.
+    """
+    table = pq.read_table(path, page_checksum_verification=True)
+    table.validate(full=True)
+    if any(not pa.types.is_string(field.type) or field.name not in FAILURE_SCHEMA.names for field in table.schema):
+        raise pa.ArrowInvalid("its columns are not those of failures")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    written = (table.schema.metadata or {}).get(_ROWS_SHA256)
+    if written is not None and written != json_sha256(rows).encode():
+        raise pa.ArrowInvalid("its rows differ from their checksum")
+    return rows
+
+
 def parquet_bytes(table: pa.Table) -> bytes:
     """A table as a Parquet file, for `replace_file`."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, write_page_checksum=True)
     return bytes(sink.getvalue().to_pybytes())
 
 

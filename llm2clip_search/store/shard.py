@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from llm2clip_search.base.mapping import map_array
 from llm2clip_search.errors import DamagedError
+from llm2clip_search.store.checked import CheckedFiles
 from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.manifest import ShardEntry
 from llm2clip_search.store.recent_parts import RecentParts
@@ -25,17 +26,21 @@ ROWS = "rows.arrow"
 class Shard:
     """A shard with the rows of it that are dead; immutable, but for what it has read."""
 
-    def __init__(self, folder: Path, entry: ShardEntry, dead: np.ndarray, dim: int) -> None:
+    def __init__(
+        self, folder: Path, entry: ShardEntry, dead: np.ndarray, dim: int, checked: CheckedFiles | None = None
+    ) -> None:
+        """Without ``checked`` files are read as they are, for a repair."""
         self.folder, self.entry = folder, entry
         self.dead = dead
         """Ids that were deleted or that a later shard holds, int64 ascending."""
         self._dim = dim
+        self._checked = checked
 
     def with_dead(self, dead: np.ndarray) -> "Shard":
         """The same shard after more of its rows have died; what was read of its files is kept."""
         if len(dead) == len(self.dead):
             return self
-        other = Shard(self.folder, self.entry, dead, self._dim)
+        other = Shard(self.folder, self.entry, dead, self._dim, self._checked)
         read = ("ids", "_order", "vectors", "_row_file", "_metadata_file")
         other.__dict__ |= {name: self.__dict__[name] for name in read if name in self.__dict__}
         return other
@@ -47,6 +52,19 @@ class Shard:
     @property
     def metadata_path(self) -> Path:
         return self.folder / METADATA
+
+    def confirm(self, name: str, *, again: bool = False) -> None:
+        """Compare one of its files with its checksum, unless it has not changed since that was done.
+
+        Args:
+            again: compare it in any case.
+
+        Raises:
+            DamagedError: it is missing or another one.
+            StoreError: it cannot be reached.
+        """
+        if self._checked is not None:
+            self._checked.confirm(self.folder / name, self.entry.sha256.get(name), again=again)
 
     @cached_property
     def ids(self) -> np.ndarray:
@@ -116,8 +134,9 @@ class Shard:
         """Memory-mapped ``[rows, dim]``, read only.
 
         Raises:
-            DamagedError: the file is missing, or its shape differs from the manifest.
+            DamagedError: the file is missing, or is not the one that was committed.
         """
+        self.confirm(VECTORS)
         path = self.folder / VECTORS
         try:
             vectors = map_array(path)
@@ -169,11 +188,13 @@ class Shard:
     @cached_property
     def _row_file(self) -> RowFile:
         if ROWS in self.entry.sha256:
+            self.confirm(ROWS)
             return ArrowRows(self.folder / ROWS, self.entry.rows)
         return self._metadata_file
 
     @cached_property
     def _metadata_file(self) -> RowFile:
+        self.confirm(METADATA)
         return ParquetRows(self.metadata_path)
 
     @property
@@ -184,6 +205,7 @@ class Shard:
 
     @contextmanager
     def _metadata(self) -> Iterator[pq.ParquetFile]:
+        self.confirm(METADATA)
         # Pages carry checksums since schema 4; comparing them takes a tenth of the time of decoding.
         try:
             with pq.ParquetFile(self.metadata_path, page_checksum_verification=True) as file:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llm2clip_search.base.files import file_sha256, fsync_path
+from llm2clip_search.base.files import file_sha256, fsync_path, make_folder
 from llm2clip_search.store.manifest import ShardEntry
 from llm2clip_search.store.paths import ABSOLUTE
 from llm2clip_search.store.row_files import row_writer
@@ -35,7 +35,7 @@ def write_shard(
     Raises:
         OSError: it cannot be written.
     """
-    folder.parent.mkdir(exist_ok=True)
+    make_folder(folder.parent)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir()

@@ -14,13 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llm2clip_search.errors import DamagedError, StoreError
+from llm2clip_search.store.checked import CheckedFiles
 from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import SHARDS, Manifest
 from llm2clip_search.store.names import decode, encode, is_unicode
 from llm2clip_search.store.paths import as_mask, beginnings, is_below, located
 from llm2clip_search.store.recent_parts import RecentParts
-from llm2clip_search.store.schema import CONTAINER_SCHEMA, metadata_schema
+from llm2clip_search.store.schema import CONTAINER_SCHEMA, metadata_schema, read_failures
 from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.tombstones import Tombstones
 
@@ -105,7 +106,8 @@ def _ascending(ids: np.ndarray) -> np.ndarray:
 class Snapshot:
     """An index folder as its manifest stood when this was opened; `verification.verify_index` checks its files.
 
-    While it exists, writers leave the files of its generation in place (see `lease`).
+    While it exists, writers leave the files of its generation in place (see `lease`). A file is compared with its
+    checksum when it is first used, unless it has not changed since that was done (see `checked`).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -118,7 +120,7 @@ class Snapshot:
         manifest, lease = open_generation(folder)
         if lease is not None:
             weakref.finalize(self, os.close, lease)
-        self._set(folder, manifest, _read_tombstones(folder, manifest))
+        self._set(folder, manifest, _read_tombstones(folder, manifest), CheckedFiles(folder))
 
     @classmethod
     def unleased(cls, folder: Path, tombstones: Tombstones | None = None) -> "Snapshot":
@@ -130,20 +132,26 @@ class Snapshot:
         folder = index_folder(folder)
         manifest = Manifest.read(folder)
         snapshot = cls.__new__(cls)
-        snapshot._set(folder, manifest, _read_tombstones(folder, manifest) if tombstones is None else tombstones)
+        tombstones = _read_tombstones(folder, manifest) if tombstones is None else tombstones
+        snapshot._set(folder, manifest, tombstones, CheckedFiles(folder))
         return snapshot
 
     def after(self, manifest: Manifest, tombstones: Tombstones) -> "Snapshot":
         """The snapshot of a commit that follows this one; what was read of shards is kept, so that a commit does not
         get slower as shards add up."""
         snapshot = type(self).__new__(type(self))
-        snapshot._set(self.folder, manifest, tombstones, {shard.name: shard for shard in self.shards})
+        snapshot._set(self.folder, manifest, tombstones, self.checked, {shard.name: shard for shard in self.shards})
         return snapshot
 
     def _set(
-        self, folder: Path, manifest: Manifest, tombstones: Tombstones, read: Mapping[str, Shard] | None = None
+        self,
+        folder: Path,
+        manifest: Manifest,
+        tombstones: Tombstones,
+        checked: CheckedFiles,
+        read: Mapping[str, Shard] | None = None,
     ) -> None:
-        self.folder, self.manifest, self.tombstones = folder, manifest, tombstones
+        self.folder, self.manifest, self.tombstones, self.checked = folder, manifest, tombstones, checked
         self.base = folder.parent
         """Folder that relative paths in the metadata start from."""
         self._recent = RecentParts()
@@ -151,7 +159,7 @@ class Snapshot:
         self.shards = tuple(
             known[entry.name].with_dead(tombstones.of(entry.name))
             if entry.name in known
-            else Shard(folder / SHARDS / entry.name, entry, tombstones.of(entry.name), manifest.dim)
+            else Shard(folder / SHARDS / entry.name, entry, tombstones.of(entry.name), manifest.dim, checked)
             for entry in manifest.shards
         )
 
@@ -243,6 +251,20 @@ class Snapshot:
         """File of the approximate index; None if the index has none."""
         return self.folder / ANN / self.manifest.ann.name if self.manifest.ann else None
 
+    def confirm_ann(self, *, again: bool = False) -> None:
+        """Compare the file of the approximate index with its checksum, unless it has not changed since that was done:
+        FAISS maps it, and follows whatever links a damaged file holds.
+
+        Args:
+            again: compare it in any case.
+
+        Raises:
+            DamagedError: it is missing or another one.
+            StoreError: it cannot be reached.
+        """
+        if self.ann_path is not None and self.manifest.ann is not None:
+            self.checked.confirm(self.ann_path, self.manifest.ann.sha256, again=again)
+
     def located(self, path: str) -> str:
         """A metadata path as a caller can use it: an absolute path of this machine, or a URI as it is."""
         name = decode(path)
@@ -297,7 +319,8 @@ class Snapshot:
         A file that is damaged or missing counts as empty: the containers are then listed again.
         """
         try:
-            return pq.read_table(self.folder / CONTAINERS).cast(CONTAINER_SCHEMA)
+            path = self.folder / CONTAINERS
+            return pq.read_table(path, page_checksum_verification=True).cast(CONTAINER_SCHEMA)
         except (OSError, ValueError, pa.ArrowException):
             return CONTAINER_SCHEMA.empty_table()
 
@@ -311,10 +334,9 @@ class Snapshot:
         if not path.exists():
             return []
         try:
-            rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-        except (OSError, pa.ArrowException) as error:
+            return read_failures(path)
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise unreadable(path, error) from error
-        return rows
 
 
 def check_same_model(snapshots: Sequence[Snapshot]) -> None:

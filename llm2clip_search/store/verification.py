@@ -1,4 +1,8 @@
-"""Which files of an index are not what was committed, and how many images each of them affects."""
+"""Which files of an index are not what was committed, and how many images each of them affects.
+
+A quick verification reads the files that may have changed since they were last compared with their checksums. A full
+one reads all of them, and then looks at what they hold: a checksum also fits what was wrong when it was written.
+"""
 
 import os
 from collections.abc import Iterator
@@ -8,30 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import DamagedError, StoreError, first_line
+from llm2clip_search.store.checked import CheckedFiles
+from llm2clip_search.store.contents import DamagedFile, damaged_contents
 from llm2clip_search.store.faults import DAMAGE, unreadable
 from llm2clip_search.store.lease import open_generation
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, Manifest
-from llm2clip_search.store.schema import FAILURE_SCHEMA
+from llm2clip_search.store.schema import Failure, read_failures
 from llm2clip_search.store.snapshot import ANN, FAILURES, index_folder
 from llm2clip_search.store.tombstones import Tombstones
-
-
-@dataclass(frozen=True, kw_only=True)
-class DamagedFile:
-    """A file that is missing or that differs from what was committed."""
-
-    path: str
-    """Relative to the index folder, posix."""
-    reason: str
-    """``missing``, or what is wrong with it."""
-    images: int | None
-    """Live rows of its shard; for tombstones, deleted rows that may come back; 0 if searches do not need it. None for
-    the manifest, which alone counts images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +31,15 @@ class Verification:
     """What a check of all files found."""
 
     index: str
+    full: bool = False
+    """Every file was read, and what it holds was checked."""
     files: int = 0
-    """Files that were compared with their checksum."""
     bytes: int = 0
     """Their size."""
+    read: int = 0
+    """Files that were compared with their checksum; the others have not changed since that was done."""
+    without_checksum: tuple[str, ...] = ()
+    """Files of earlier versions, relative to the index folder, of which nobody can say whether they are as written."""
     live: int = 0
     """Images of the index, as the manifest says."""
     damaged: tuple[DamagedFile, ...] = field(default=())
@@ -67,11 +64,13 @@ class NamedFile:
     images: int
 
 
-def verify_index(folder: Path, *, progress: Progress = no_progress) -> Verification:
-    """Compare every file of an index with its checksum; readers and writers are not disturbed.
+def verify_index(folder: Path, *, full: bool = False, progress: Progress = no_progress) -> Verification:
+    """Compare the files of an index with their checksums; readers and writers are not disturbed.
 
     Args:
-        progress: called with ``megabytes``.
+        full: compare all of them, not only those that may have changed since that was last done. Then look at what
+            they hold, as `contents.damaged_contents` says.
+        progress: called with ``megabytes``, and then with ``shards``.
 
     Raises:
         StoreError: there is no index, it is of a newer schema, or a file cannot be reached.
@@ -82,32 +81,51 @@ def verify_index(folder: Path, *, progress: Progress = no_progress) -> Verificat
     except DamagedError as error:
         reason = str(error).removeprefix(f"{folder / MANIFEST} ").rstrip(".")
         return Verification(
-            index=str(folder), files=1, damaged=(DamagedFile(path=MANIFEST, reason=reason, images=None),)
+            index=str(folder),
+            full=full,
+            files=1,
+            read=1,
+            damaged=(DamagedFile(path=MANIFEST, reason=reason, images=None),),
         )
     try:
-        return verify_files(folder, manifest, progress=progress)
+        return verify_files(folder, manifest, full=full, progress=progress)
     finally:
         if lease is not None:
             os.close(lease)
 
 
-def verify_files(folder: Path, manifest: Manifest, *, progress: Progress = no_progress) -> Verification:
+def verify_files(
+    folder: Path, manifest: Manifest, *, full: bool = False, progress: Progress = no_progress
+) -> Verification:
     """`verify_index` for a caller that holds the writer's lock, or a lease."""
+    checked = CheckedFiles(folder)
     files = list(named_files(folder, manifest))
-    sizes = [_size(file.path) for file in files]
-    total, done = sum(sizes) // 10**6, 0
+    unread = {file.path for file in files if not full and _is_known(checked, file)}
+    sizes = {file.path: _size(file.path) for file in files}
+    total, done = sum(size for path, size in sizes.items() if path not in unread) // 10**6, 0
     damaged = []
-    for file, size in zip(files, sizes, strict=True):
+    for file in files:
+        if file.path in unread:
+            continue
         progress("megabytes", min(done // 10**6, total), total, {})
-        if reason := _reason(file):
+        if reason := _reason(file, checked):
             path = file.path.relative_to(folder).as_posix()
             damaged.append(DamagedFile(path=path, reason=reason, images=file.images))
-        done += size
+        done += sizes[file.path]
     if reason := failures_reason(folder / FAILURES):
         damaged.append(DamagedFile(path=FAILURES, reason=reason, images=0))
     progress("megabytes", total, total, {})
+    if full:
+        damaged += damaged_contents(folder, manifest, {each.path for each in damaged}, progress=progress)
     return Verification(
-        index=str(folder), files=len(files) + 1, bytes=sum(sizes), live=manifest.live, damaged=tuple(damaged)
+        index=str(folder),
+        full=full,
+        files=len(files) + 1,
+        bytes=sum(sizes.values()),
+        read=len(files) + 1 - len(unread),
+        without_checksum=tuple(file.path.relative_to(folder).as_posix() for file in files if file.sha256 is None),
+        live=manifest.live,
+        damaged=tuple(damaged),
     )
 
 
@@ -127,7 +145,15 @@ def named_files(folder: Path, manifest: Manifest) -> Iterator[NamedFile]:
         yield NamedFile(path=folder / ANN / manifest.ann.name, sha256=manifest.ann.sha256, images=0)
 
 
-def _reason(file: NamedFile) -> str:
+def _is_known(checked: CheckedFiles, file: NamedFile) -> bool:
+    """True if a file has not changed since it was compared with its checksum."""
+    try:
+        return file.sha256 is not None and checked.knows(file.path, file.sha256)
+    except OSError:  # comparing it says what is wrong
+        return False
+
+
+def _reason(file: NamedFile, checked: CheckedFiles) -> str:
     """What is wrong with a file; empty if nothing is.
 
     Raises:
@@ -136,8 +162,11 @@ def _reason(file: NamedFile) -> str:
     try:
         if not file.path.is_file():
             return "missing"
-        if file.sha256 is not None and file_sha256(file.path) != file.sha256:
-            return "differs from its checksum"
+        if file.sha256 is not None:
+            before = file.path.stat()
+            if file_sha256(file.path) != file.sha256:
+                return "differs from its checksum"
+            checked.note({file.path: (file.sha256, before)})
     except OSError as error:
         if error.errno not in DAMAGE:
             raise unreadable(file.path, error) from error
@@ -146,11 +175,12 @@ def _reason(file: NamedFile) -> str:
 
 
 def failures_reason(path: Path) -> str:
-    """What is wrong with the list of failures, which has no checksum; empty if it is sound or is not there."""
+    """What is wrong with the list of failures, which has its own checksum; empty if it is sound or is not there."""
     try:
         if path.exists():
-            pq.read_table(path, schema=FAILURE_SCHEMA).validate(full=True)
-    except (OSError, pa.ArrowException) as error:
+            for row in read_failures(path):
+                Failure(**row)
+    except (OSError, TypeError, ValueError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno not in DAMAGE:
             raise unreadable(path, error) from error
         return "is not a list of failures"

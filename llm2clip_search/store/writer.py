@@ -4,6 +4,7 @@ A shard is written under a temporary name, flushed and renamed; then the manifes
 at any instant, the index is what the last manifest says, and the next writer removes what that does not name.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from llm2clip_search.base.files import file_sha256, replace_file, replaced_file
+from llm2clip_search.base.files import file_sha256, make_folder, replace_file, replaced_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
+from llm2clip_search.store.checked import CHECKED
 from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lease import READERS, oldest_lease
 from llm2clip_search.store.lock import writer_lock
@@ -31,12 +33,12 @@ from llm2clip_search.store.manifest import (
 )
 from llm2clip_search.store.merged_rows import MergedRows
 from llm2clip_search.store.schema import (
-    FAILURE_SCHEMA,
     METADATA_SCHEMA,
     Failure,
     Row,
     column_entry,
     described,
+    failure_bytes,
     parquet_bytes,
 )
 from llm2clip_search.store.shard import Shard
@@ -51,6 +53,8 @@ class Writer:
 
     def __init__(self, folder: Path, tombstones: Tombstones | None = None) -> None:
         self.snapshot = Snapshot.unleased(folder, tombstones)
+        self._written: dict[Path, tuple[str, os.stat_result]] = {}
+        """Files since the last commit, with their checksums."""
 
     @classmethod
     @contextmanager
@@ -77,13 +81,13 @@ class Writer:
         if folder.is_file():
             raise StoreError(f"{folder} is a file, not the folder of an index.", hint="Name a folder with --index.")
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             is_new = not (folder / MANIFEST).exists()
             entries = [entry.name for entry in folder.iterdir()] if is_new else []
         if has_shards(folder) and is_new:  # it lost its manifest: a new one would have all its shards swept away
             Manifest.read(folder)
         foreign = sorted(name for name in entries if not name.startswith(("writer.", ".")))
-        if not set(foreign) <= {SHARDS, ANN, READERS}:
+        if not set(foreign) <= {SHARDS, ANN, READERS, CHECKED}:
             raise StoreError(f"{folder} is neither empty nor an index: it holds {foreign[0]!r}.")
         with writer_lock(folder):
             if not (folder / MANIFEST).exists():
@@ -246,9 +250,8 @@ class Writer:
 
     def replace_failures(self, failures: Sequence[Failure]) -> None:
         """Replace all failures."""
-        table = pa.Table.from_pylist([failure.to_dict() for failure in failures], schema=FAILURE_SCHEMA)
         with self._writing(self.snapshot.folder / FAILURES):
-            replace_file(self.snapshot.folder / FAILURES, parquet_bytes(table))
+            replace_file(self.snapshot.folder / FAILURES, failure_bytes(failures))
         self._publish(self.manifest.next(failures=len(failures)))
 
     def publish_ann(self, save: Callable[[Path], None], entry: AnnEntry, config: AnnConfig) -> AnnEntry:
@@ -261,10 +264,11 @@ class Writer:
         folder = self.snapshot.folder / ANN
         name = f"{self.manifest.generation + 1:08d}.faiss"
         with self._writing(folder / name):
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
             with replaced_file(folder / name) as path:
                 save(path)
         entry = replace(entry, name=name, sha256=file_sha256(folder / name))
+        self._written[folder / name] = (str(entry.sha256), (folder / name).stat())
         self.set_ann(entry, config)
         return entry
 
@@ -294,6 +298,10 @@ class Writer:
         with self._writing(self.snapshot.folder / MANIFEST):
             manifest.write(self.snapshot.folder)
         self.snapshot = self.snapshot.after(manifest, tombstones)
+        named = {f"{SHARDS}/{entry.name}/{file}" for entry in manifest.shards for file in entry.sha256}
+        ann = {f"{ANN}/{manifest.ann.name}"} if manifest.ann else set()
+        self.snapshot.checked.note(self._written, named=named | ann)
+        self._written = {}
 
     def _columns(self, table: pa.Table | None) -> tuple[ColumnEntry, ...]:
         """The manifest's further columns and those of a table."""
@@ -320,7 +328,10 @@ class Writer:
         shards, manifest = self.snapshot.folder / SHARDS, self.manifest
         tables = (described(table, manifest.model) for table in tables)
         with self._writing(shards / name):
-            return write_shard(shards / name, tables, blocks, rows=rows, dim=manifest.dim, dtype=manifest.dtype)
+            entry = write_shard(shards / name, tables, blocks, rows=rows, dim=manifest.dim, dtype=manifest.dtype)
+            for file, sha256 in entry.sha256.items():
+                self._written[shards / name / file] = (sha256, (shards / name / file).stat())
+        return entry
 
     def _with_dead(self, ids: np.ndarray) -> Tombstones:
         """The present tombstones, and one for each live row of ``ids``, int64 ascending; the same object if none."""

@@ -41,7 +41,7 @@ def test_damage_is_named_and_repaired(copy: Path, run_cli: RunCli) -> None:
 
     asked = run_cli("query", "dog", cwd=copy)
     assert (asked.returncode, asked.stdout) == (1, "")
-    assert "rows.arrow cannot be read: no such file or directory." in asked.stderr
+    assert "embeddings.npy differs from what was committed: its checksum is not the manifest's." in asked.stderr
     assert "'llm2clip-search repair'" in asked.stderr
     assert is_one_error(asked.stderr)
 

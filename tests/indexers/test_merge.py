@@ -213,7 +213,7 @@ def test_a_killed_merge_is_no_index_and_can_be_run_again(tmp_path: Path) -> None
         assert done.returncode == -signal.SIGKILL, done.stderr
         with pytest.raises(StoreError, match="holds no index"):
             Snapshot(out)
-    assert step == 5  # two shards, then "shards", "failures.parquet" and the manifest
+    assert step == 6  # two shards, then "shards", "failures.parquet", "checked.json" and the manifest
     assert len(by_uri(out)) == 5
     check_intact(Snapshot(out))
     np.testing.assert_array_equal(Snapshot(out).live_ids, np.arange(5))
