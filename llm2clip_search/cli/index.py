@@ -155,6 +155,15 @@ def index(
         int | None,
         typer.Option(min=1, help="Images with more pixels fail. Default: 200 million.", show_default=False),
     ] = None,
+    isolate: Annotated[
+        bool | None,
+        typer.Option(
+            "--isolate/--no-isolate",
+            help="Decode images in processes that can be killed, with limits of time and memory for each file. Default:"
+            " those that have an address.",
+            show_default=False,
+        ),
+    ] = None,
     max_failures: Annotated[
         int | None,
         typer.Option(min=0, help="Exit with code 1 if more images fail. Default: no limit.", show_default=False),
@@ -227,6 +236,7 @@ def index(
         batch_size=batch_size,
         rehash=rehash,
         forget=forget,
+        isolate=isolate,
         ann=ann_config((manifest.ann_config if manifest else None) or AnnConfig(), ann, recall, memory),
         **{name: value for name, value in chosen.items() if value is not None},
     )
