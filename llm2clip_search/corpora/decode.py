@@ -17,12 +17,14 @@ from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.corpora.read_ahead import ReadAhead
 from llm2clip_search.corpora.xmp import describe
 from llm2clip_search.encoders.config import PreprocessConfig
-from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL
+from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL, MemoryBudget
 from llm2clip_search.encoders.images import MAX_PIXELS, Picture, reading, to_pixels
 from llm2clip_search.encoders.isolation import PROCESSES, can_isolate
 from llm2clip_search.errors import CorpusError, ImageError, first_line
 
 Passing = TypeVar("Passing")
+_CONTENTS = MemoryBudget()
+"""The contents of files that are being decoded. Without it, each thread could hold one as large as its limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +107,24 @@ def decode_item(
     """
     # A result waits for its commit, which takes thousands of them; what listing has read must not wait with it.
     out = Decoded(item=item if item.data is None else replace(item, data=None))
+    size = 0 if item.data is not None else min(item.size, BYTES_PER_PIXEL * max_pixels)
+    with _CONTENTS.hold(size, max_pixels=max_pixels):
+        _decode_into(out, reader, item, preprocess, modality, max_pixels, drafts, isolate, known)
+    return out
+
+
+def _decode_into(
+    out: Decoded,
+    reader: ItemReader,
+    item: Item,
+    preprocess: PreprocessConfig,
+    modality: Modality,
+    max_pixels: int,
+    drafts: bool,
+    isolate: bool | None,
+    known: Callable[[str], bool],
+) -> None:
+    """`decode_item` with the memory for the content of the file."""
     started = time.perf_counter()
     try:
         if item.fault:
@@ -130,7 +150,7 @@ def decode_item(
         call = partial(PROCESSES.run, max_pixels=max_pixels) if is_apart else _call
         if known(out.content_hash):
             out.own = call(own_columns, data) if modality == "image" else None
-            return out
+            return
         started = time.perf_counter()
         if modality == "text":
             out.text = _read_text(data)
@@ -143,7 +163,6 @@ def decode_item(
         out.error = ImageError("reading it takes more memory than there is", stage="decode")
     except Exception as error:  # no item may end a run
         out.error = ImageError(f"it cannot be decoded: {first_line(error)}", stage="decode")
-    return out
 
 
 def read_image(
