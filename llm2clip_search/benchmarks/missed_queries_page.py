@@ -11,6 +11,7 @@ from string import Template
 import numpy as np
 from PIL import Image
 
+from llm2clip_search.base.visible import visible
 from llm2clip_search.benchmarks.datasets.base import RetrievalSet
 from llm2clip_search.benchmarks.missed_queries import MissedQueries, MissedQuery, ScoredItem
 from llm2clip_search.corpora.image_files import ImageFiles
@@ -121,7 +122,7 @@ class _Page:
 
     def _text(self, row: int) -> str:
         """A caption, marked with its language and direction of writing."""
-        return f'<span lang="{escape(self._lang)}" dir="auto">{escape(self._captions.texts[row])}</span>'
+        return f'<span lang="{escape(self._lang)}" dir="auto">{escape(visible(self._captions.texts[row]))}</span>'
 
 
 class _Thumbnails:
@@ -133,12 +134,12 @@ class _Thumbnails:
 
     def tag(self, image_id: str) -> str:
         if image_id not in self._tags:
-            name = escape(image_id)
+            name = escape(visible(image_id))
             try:
                 data = base64.b64encode(thumbnail(self._images.read(image_id))).decode()
                 tag = f'<img src="data:image/jpeg;base64,{data}" alt="{name}" title="{name}">'
             except ImageError as error:
-                tag = f'<span class="missing">{name}: {escape(str(error))}</span>'
+                tag = f'<span class="missing">{name}: {escape(visible(str(error)))}</span>'
             self._tags[image_id] = tag
         return self._tags[image_id]
 

@@ -1,7 +1,7 @@
 """Index tampered files of every format, and count what became of them.
 
-``python -m llm2clip_search.benchmarks.perf.hostile --images 10000`` writes one line of JSON per kind of file. Each batch
-is indexed by a process of its own with a bound on its memory, so that one that dies or does not end is counted too.
+``python -m llm2clip_search.benchmarks.perf.hostile --images 10000`` writes one line of JSON per kind of file. Each
+batch is indexed by a process of its own with a bound on its memory, so that one that dies or does not end is counted.
 """
 
 import argparse
@@ -132,7 +132,7 @@ def _index_batch(outcome: Outcome, batch: Sequence[tuple[str, bytes]], kind: Kin
         command += [str(folder), "--kind", kind or "", *(["--isolate"] if isolate else [])]
         outcome.files += len(batch)
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=SECONDS)
+            done = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS)
         except subprocess.TimeoutExpired:
             outcome.hangs += 1
             return

@@ -72,20 +72,21 @@ def _change_bytes(data: bytes, others: Sequence[bytes], generator: np.random.Gen
         return data
     within = min(len(data), int(generator.choice([32, 200, 2000, MOST_BYTES])))
     place = int(generator.integers(within))
+    before, behind, some = data[:place], data[place:], int(generator.integers(1, 200))
     kind = int(generator.integers(7))
     if kind <= 1:
-        return data[:place] + bytes([int(generator.integers(256))]) + data[place + 1 :]
-    if kind == 2:
-        return data[:place] + _with_number(data[place:], generator)
-    if kind == 3:
-        return data[: int(generator.integers(len(data)))]
-    if kind == 4:
-        end = place + int(generator.integers(1, 200))
-        return data[:place] + data[end:]
-    if kind == 5:
-        end = place + int(generator.integers(1, 200))
-        return data[:end] + data[place:end] * int(generator.choice([1, 3, 300])) + data[end:]
-    return data[:place] + others[int(generator.integers(len(others)))]  # a file that is two
+        behind = bytes([int(generator.integers(256))]) + behind[1:]
+    elif kind == 2:
+        behind = _with_number(behind, generator)
+    elif kind == 3:
+        before, behind = data[: int(generator.integers(len(data)))], b""
+    elif kind == 4:
+        behind = behind[some:]
+    elif kind == 5:
+        behind = behind[:some] * int(generator.choice([1, 3, 300])) + behind
+    else:
+        behind = others[int(generator.integers(len(others)))]  # a file that is two
+    return before + behind
 
 
 def _with_number(data: bytes, generator: np.random.Generator) -> bytes:
@@ -168,7 +169,7 @@ def _gif_parts(data: bytes) -> Parts:
 
 
 def _box_parts(data: bytes) -> Parts:
-    """Boxes of an ISO file (HEIC, AVIF, JPEG XL and JPEG 2000 in a container, MP4); those of a ``meta`` by themselves."""
+    """Boxes of an ISO file (HEIC, AVIF, JPEG 2000, MP4); those of a ``meta`` by themselves."""
     parts, at = [], 0
     while at + 8 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")

@@ -126,7 +126,7 @@ def _tables(jpeg: bytes) -> Iterator[tuple[str, bytes]]:
     yield "csv", b'image,caption,width\n000001.csv,"a, b",1\nb.jpg,"line\nbreak",2\n' * 3
     yield (
         "jsonl",
-        b"".join(json.dumps({"image": f"{n}.jpg", "caption": "c", "n": n}).encode() + b"\n" for n in range(5)),
+        b"".join(json.dumps({"image": f"{n}.jpg", "caption": "c", "n": n}).encode() + b"\n" for n in range(4)),
     )
 
 
@@ -141,7 +141,7 @@ def _video() -> bytes | None:
         stream = container.add_stream("mpeg4", rate=5)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         for seed in range(10):
-            frame = av.VideoFrame.from_image(picture(seed, (96, 64)))
+            frame = av.VideoFrame.from_ndarray(np.asarray(picture(seed, (96, 64))), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return out.getvalue()
