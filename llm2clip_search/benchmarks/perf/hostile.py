@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import chdir
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -21,8 +22,9 @@ from typing import Any, get_args
 import numpy as np
 
 from llm2clip_search.base.memory import peak_bytes
+from llm2clip_search.benchmarks.perf.hostile_conditions import Attacked, attack_conditions
 from llm2clip_search.benchmarks.perf.hostile_mutations import mutated
-from llm2clip_search.benchmarks.perf.hostile_seeds import container_seeds, image_seeds
+from llm2clip_search.benchmarks.perf.hostile_seeds import container_seeds, image_seeds, picture
 from llm2clip_search.corpora import FolderCorpus, SourceOptions
 from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.corpora.options import Kind
@@ -175,6 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=10_000, help="tampered image files")
     parser.add_argument("--containers", type=int, default=2_000, help="tampered documents, videos, archives and tables")
+    parser.add_argument("--no-conditions", action="store_true", help="leave hostile conditions out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-isolate", action="store_true", help="decode in the process that indexes")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -195,6 +198,21 @@ def main() -> None:
             count = math.ceil(given.containers * len(own) / len(seeds))
             files = hostile_files(count, own, seed=given.seed)
             _write(index_hostile(extension, files, kind=_KINDS[extension], isolate=isolate).to_dict())
+    if not given.no_conditions:
+        _write({"what": "conditions", **_attacked().to_dict()})
+
+
+def _attacked() -> Attacked:
+    """Hostile conditions on an index of some pictures."""
+    with tempfile.TemporaryDirectory(prefix="llm2clip-hostile-") as name:
+        images, index = Path(name) / "images", Path(name) / "index"
+        images.mkdir()
+        for number in range(20):
+            picture(number).save(images / f"{number}.png")
+        index_corpus(FolderCorpus(images), encoder=Means(), index=index, config=IndexConfig(threads=1))
+        (folder := Path(name) / "empty").mkdir()
+        with chdir(folder):
+            return attack_conditions(Snapshot(index), folder)
 
 
 def _write(value: dict[str, Any]) -> None:
