@@ -121,6 +121,11 @@ PROCESSES = IsolatedProcesses()
 """Those that indexing and the server share."""
 
 
+def isolated(function: Callable[..., Result], *args: Any, max_pixels: int = MAX_PIXELS) -> Result:
+    """`IsolatedProcesses.run` where the system can limit processes; elsewhere the function is called here."""
+    return PROCESSES.run(function, *args, max_pixels=max_pixels) if can_isolate() else function(*args)
+
+
 class _DiedError(Exception):
     """A process ended before its answer; the message is the reason, as of `ImageError`."""
 
