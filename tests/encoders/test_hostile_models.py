@@ -48,7 +48,8 @@ def test_an_index_of_weights_names_files_of_its_folder(tmp_path: Path) -> None:
         index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": name}}))
         with pytest.raises(ModelError, match="which is not a file of its folder"):
             weight_files(tmp_path)
-    for wrong in ({}, [], {"weight_map": 1}, {"weight_map": {"a": 1}}, {"weight_map": {"a": ["x"]}}):
+    odd: list[object] = [{}, [], {"weight_map": 1}, {"weight_map": {"a": 1}}, {"weight_map": {"a": ["x"]}}]
+    for wrong in odd:
         index.write_text(json.dumps(wrong))
         with pytest.raises(ModelError, match="is not an index of safetensors files"):
             weight_files(tmp_path)
@@ -85,11 +86,11 @@ def _safetensors(path: Path, header: object, body: bytes = b"") -> Path:
 
 def test_tensors_that_are_not_there_take_no_memory(tmp_path: Path) -> None:
     huge = {"dtype": "F32", "shape": [1 << 40, 1 << 20], "data_offsets": [0, 1 << 62]}
-    wrong: dict[str, object] = {"dtype": "F32", "shape": [4], "data_offsets": [8, 0]}
+    backward = {"dtype": "F32", "shape": [4], "data_offsets": [8, 0]}
     over = {"dtype": "F32", "shape": [1 << 62, 1 << 62], "data_offsets": [0, 16]}
     headers: list[object] = [
         {"a": huge},
-        {"a": wrong},
+        {"a": backward},
         {"a": over},
         {"a": 1},
         {"a": {}},
