@@ -40,20 +40,13 @@ class _Served:
         """What decoding it has announced to take, in bytes."""
         self._holds = 0
 
-    def answer(self, request: tuple[str, Any, tuple[Any, ...]]) -> None:
+    def answer(self, request: tuple[Any, tuple[Any, ...]]) -> None:
         """Do what is asked, and say what came of it."""
-        kind, function, args = request
+        function, args = request
         self._size = max((len(each) for each in args if isinstance(each, bytes)), default=0)
         try:
             self._limit()
-            if kind == "call":
-                done: tuple[str, Any] = ("result", function(*args))
-            else:
-                for item in function(*args):
-                    self._pause()
-                    self.send("item", item)
-                    self._limit()
-                done = ("end", None)
+            done: tuple[str, Any] = ("result", function(*args))
         except MemoryError:
             done = ("error", ImageError("decoding it takes more memory than it may", stage="decode"))
         except Exception as error:  # the parent judges it

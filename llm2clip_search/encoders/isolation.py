@@ -10,7 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -24,8 +24,6 @@ Result = TypeVar("Result")
 FILES_PER_PROCESS = 4096
 """A process is replaced after this many, so that what a decoder leaks is bounded."""
 _COMMAND = "from llm2clip_search.encoders.isolated import serve; serve()"
-_WALL = 10
-"""Seconds on the clock for each of processor time that is allowed: ends what waits instead of working."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +31,14 @@ class Limits:
     """What the work on one file may take."""
 
     seconds: float = 30.0
-    """Processor time, so that a busy machine fails nothing; on the clock it is ten times as much."""
+    """Processor time, so that a busy machine fails nothing."""
+    wall_seconds: float = 900.0
+    """Time on the clock, for what waits instead of working; longer in proportion where processor time is."""
     bytes_per_second: float = 50e6
     """Decoding has a further second for each of so many bytes that it announces to take (`decode_memory`)."""
     memory: int = 512 << 20
     """Bytes of address space in addition to four times the file, and to one and a half times what decoding has
     announced to take. Linux alone enforces it."""
-
-    @property
-    def wall_seconds(self) -> float:
-        """Seconds on the clock."""
-        return _WALL * self.seconds
 
 
 def can_isolate() -> bool:
@@ -81,20 +76,6 @@ class IsolatedProcesses:
         finally:
             self._give_back(process)
         return result
-
-    def iterate(self, function: Callable[..., Iterator[Result]], *args: Any) -> Iterator[Result]:
-        """Iterate over what a function of a module yields in another process; each step has the limits of one file.
-
-        Raises:
-            As `run`.
-        """
-        process = self._taken()
-        try:
-            yield from process.iterate(function, args)
-        except _DiedError as error:
-            raise ImageError(str(error), stage="decode") from None
-        finally:
-            self._give_back(process)
 
     def close(self) -> None:
         """End the processes that have nothing to do; they begin anew when they are needed."""
@@ -167,24 +148,11 @@ class _Process:
             _DiedError: the process ended.
             Exception: what the function raises.
         """
-        for kind, value in self._work(("call", function, args), max_pixels):
-            if kind == "result":
-                return value
-        raise AssertionError("a call ends in a result")
-
-    def iterate(self, function: Callable[..., Iterator[Any]], args: tuple[Any, ...]) -> Iterator[Any]:
-        """What a function yields; errors as of `call`."""
-        for kind, value in self._work(("iterate", function, args), MAX_PIXELS):
-            if kind == "item":
-                yield value
-
-    def _work(self, request: Any, max_pixels: int) -> Iterator[tuple[str, Any]]:
-        """Answers to a request, up to its end. If the consumer stops before, the process is not sound any more."""
         self.files += 1
         self.is_sound = False
         with ExitStack() as all_held:
             held: dict[int, ExitStack] = {}
-            self._send(request)
+            self._send((function, args))
             while True:
                 kind, value = self._receive()
                 if kind == "hold":
@@ -199,14 +167,11 @@ class _Process:
                         self._send(None)
                 elif kind == "release":
                     held.pop(value).close()
-                elif kind == "error":
-                    self.is_sound = True
-                    raise value
                 else:
-                    self.is_sound = kind != "item"
-                    yield kind, value
-                    if kind != "item":
-                        return
+                    self.is_sound = True
+                    if kind == "error":
+                        raise value
+                    return value
 
     def end(self) -> None:
         """End it, whatever it does."""

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +45,6 @@ def raise_what_cannot_be_sent() -> None:
         pass
 
     raise LocalError("a reason that only this process knows")
-
-
-def count_to(number: int, *, then: str = "") -> Iterator[int]:
-    yield from range(number)
-    if then == "crash":
-        crash()
-
-
-def count_and_crash(number: int) -> Iterator[int]:
-    return count_to(number, then="crash")
 
 
 def environment() -> tuple[int, str, list[str]]:
