@@ -8,7 +8,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -159,6 +158,8 @@ def _count(outcome: Outcome, found: dict[str, Any], names: set[str], *, is_stric
 
 def _index(folder: Path, kind: Kind | None, *, isolate: bool) -> dict[str, Any]:
     """Index a folder in this process: files that have rows, failures with their reasons, and the peak of memory."""
+    import resource  # absent on Windows
+
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, hard))
     options = SourceOptions(kind=kind, modality="text" if kind == "text" else "image")

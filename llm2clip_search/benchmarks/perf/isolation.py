@@ -7,7 +7,6 @@ does; the pixels have to be equal.
 import argparse
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -66,6 +65,8 @@ def measure_isolation(folder: Path, *, most: int, threads: int) -> Iterator[Cost
 
 def _processor_seconds() -> float:
     """Of this process and of those that decode, which count once they have ended."""
+    import resource  # absent on Windows
+
     PROCESSES.close()
     uses = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(use.ru_utime + use.ru_stime for use in uses)
