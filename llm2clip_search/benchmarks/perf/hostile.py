@@ -217,8 +217,9 @@ def _attacked() -> Attacked:
 
 
 def _write(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value) + os.linesep)
-    sys.stdout.flush()
+    """A line of JSON on stdout."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
+        out.write(json.dumps(value) + "\n")
 
 
 if __name__ == "__main__":

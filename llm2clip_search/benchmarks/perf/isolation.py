@@ -7,7 +7,6 @@ does; the pixels have to be equal.
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -79,9 +78,9 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=1000, help="images")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    for cost in measure_isolation(given.folder, most=given.most, threads=given.threads):
-        sys.stdout.write(json.dumps(asdict(cost)) + os.linesep)
-        sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1) as out:
+        for cost in measure_isolation(given.folder, most=given.most, threads=given.threads):
+            out.write(json.dumps(asdict(cost)) + "\n")
 
 
 if __name__ == "__main__":
