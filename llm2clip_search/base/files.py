@@ -1,18 +1,38 @@
 """Files and folders that are either complete or absent, and their checksums."""
 
+import errno
 import glob
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+"""Opening a pipe must not wait for a writer, and a terminal must not become that of this process."""
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
     """A path as a program got it from its user: ``~`` is the home folder, unless a file of that name exists."""
     given = Path(path)
     return given if given.exists() else Path(os.path.expanduser(given))  # noqa: PTH111 - Path's raises for ~nobody
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file of strangers to read: a pipe, a socket or a device in its place is neither waited for nor read.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+    """
+    descriptor = os.open(path, _READ_ONLY | _WITHOUT_WAITING)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a file but a folder, a pipe, a socket or a device", os.fspath(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def file_sha256(path: Path) -> str:

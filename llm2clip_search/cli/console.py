@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.markup import escape
 
+from llm2clip_search.base.visible import visible, visible_json
 from llm2clip_search.errors import Llm2ClipError
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ def print_json(value: Any) -> None:
 def json_line(value: Any) -> bytes:
     """A value as one line of JSON: in UTF-8, with escapes where stdout has another encoding.
 
-    Bytes of names that are not UTF-8 become U+FFFD: JSON cannot hold them.
+    Bytes of names that are not UTF-8 become U+FFFD: JSON cannot hold them. What could steer a terminal is escaped.
     """
-    text = _SURROGATES.sub("\ufffd", json.dumps(value, ensure_ascii=False))
+    text = visible_json(_SURROGATES.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
     if codecs.lookup(sys.stdout.encoding).name != "utf-8":
         text = re.sub(r"[^\x00-\x7f]+", lambda match: json.dumps(match[0])[1:-1], text)
     return f"{text}\n".encode()
@@ -78,21 +79,6 @@ def json_line(value: Any) -> bytes:
 def printable(text: str) -> str:
     """As `visible`; a path below the current folder is relative."""
     return visible(text.removeprefix(f"{Path.cwd().as_posix().rstrip('/')}/"))
-
-
-def visible(text: str) -> str:
-    """Text with escapes for what could steer a terminal, and for bytes that are not UTF-8."""
-    return "".join(c if c.isprintable() or c in _JOINERS else _escape(c) for c in text)
-
-
-_JOINERS = "\u200c\u200d"
-"""Not printable by themselves, but parts of emoji and of words."""
-
-
-def _escape(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
 
 
 def say(message: str) -> None:
@@ -105,7 +91,8 @@ def warn(message: str) -> None:
 
 
 def _plain(message: str) -> str:
-    return escape(_SURROGATES.sub(lambda match: _escape(match[0]), message))
+    """A message of one line, whatever names are in it."""
+    return escape(visible(message))
 
 
 def images(count: int) -> str:
@@ -156,7 +143,9 @@ class _Handler(logging.Handler):
     """Shows the library's log records as the commands' own lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        (warn if record.levelno >= logging.WARNING else say)(self.format(record))
+        (warn if record.levelno >= logging.WARNING else say)(record.getMessage())
+        if record.exc_info and debug:
+            traceback.print_exception(record.exc_info[1])
 
 
 def show_log(*, debug: bool) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm2clip_search.base.visible import visible
 from llm2clip_search.cli import console
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def print_estimate(
         table = console.table("node", "CPUs", "GPUs", "memory GB", "object store GB", left=["node"])
         for node in found.nodes:
             cells = (f"{node.cpus:g}", f"{node.gpus:g}", f"{node.memory / 1e9:.1f}", f"{node.object_store / 1e9:.1f}")
-            table.add_row(console.visible(node.name), *cells)
+            table.add_row(visible(node.name), *cells)
         console.out.print(table)
         unit = f"{corpus.modality}s"
         failed = f"; {found.failed:,} cannot be read" if found.failed else ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 
+from llm2clip_search.base.visible import visible, visible_json
 from llm2clip_search.cli import console
 from llm2clip_search.errors import QueryError
 
@@ -21,6 +22,8 @@ Form = Literal["table", "json", "csv", "paths", "null"]
 """``null`` ends each path with a zero byte."""
 WORDS = 160
 """Characters of a passage that the table shows."""
+_BREAKS = "\t\r\n"
+"""Characters that CSV quotes."""
 LABELS = ("query", "query_line")
 """What JSON and CSV say of the caption of a batch besides its hits."""
 
@@ -100,8 +103,10 @@ def _csv_line(cells: Iterable[Any]) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    """A value as CSV shows it: nothing for null, lists and objects as JSON."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | list | dict) else value
+    """A value as CSV shows it: nothing for null, lists and objects as JSON, text as people can see it."""
+    if isinstance(value, bool | list | dict):
+        return visible_json(json.dumps(value, ensure_ascii=False))
+    return visible(value, keep=_BREAKS) if isinstance(value, str) else value
 
 
 def _print_table(hits: Sequence["Hit"], style: Style) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from llm2clip_search.base.visible import visible
 from llm2clip_search.cli import console
 from llm2clip_search.cli.approximate import ann_config
 from llm2clip_search.cli.cluster_options import (
@@ -155,6 +156,15 @@ def index(
         int | None,
         typer.Option(min=1, help="Images with more pixels fail. Default: 200 million.", show_default=False),
     ] = None,
+    isolate: Annotated[
+        bool | None,
+        typer.Option(
+            "--isolate/--no-isolate",
+            help="Decode images in processes that can be killed, with limits of time and memory for each file. Default:"
+            " those that have an address.",
+            show_default=False,
+        ),
+    ] = None,
     max_failures: Annotated[
         int | None,
         typer.Option(min=0, help="Exit with code 1 if more images fail. Default: no limit.", show_default=False),
@@ -227,6 +237,7 @@ def index(
         batch_size=batch_size,
         rehash=rehash,
         forget=forget,
+        isolate=isolate,
         ann=ann_config((manifest.ann_config if manifest else None) or AnnConfig(), ann, recall, memory),
         **{name: value for name, value in chosen.items() if value is not None},
     )
@@ -301,7 +312,7 @@ def _print(summary: "IndexSummary", *, shown: int, named: bool) -> None:
     unit = "texts" if summary.modality == "text" else "images"
     rate = f", {summary.indexed / summary.elapsed:,.0f} {unit}/s" if summary.indexed else ""
     parts = ", ".join(f"{count:,} {name}" for count, name in counts)
-    name = f"{console.visible(summary.root)}: " if named else ""
+    name = f"{visible(summary.root)}: " if named else ""
     console.out.print(f"{escape(name)}{parts} in {summary.elapsed:.1f} s{rate}")
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
     console.say(f"  {stages} (read and decode run in threads, beside encode)")
@@ -318,17 +329,15 @@ def _print(summary: "IndexSummary", *, shown: int, named: bool) -> None:
     for column, count in summary.untyped.items():
         console.warn(f"{count:,} values of column {column!r} are left out: they do not have its type")
     for column in summary.absent:
-        console.warn(f"nothing has a column {console.visible(column)!r}, which --columns names")
+        console.warn(f"nothing has a column {visible(column)!r}, which --columns names")
     for folder in summary.unreadable:
-        console.warn(f"{console.visible(folder)}; images below it stay in the index")
+        console.warn(f"{visible(folder)}; images below it stay in the index")
     for part, count in summary.vacant.items():
         kept = f"the index keeps {console.images(count)} below it"
-        console.warn(f"{console.visible(part)} is empty or gone; {kept}. Is a disk not mounted? --forget removes them")
+        console.warn(f"{visible(part)} is empty or gone; {kept}. Is a disk not mounted? --forget removes them")
     for part, count in summary.missing.items():
         kept = f"the index keeps {console.images(count)} of it"
-        console.warn(
-            f"{console.visible(part)} is missing; {kept}. 'sources move' follows it, 'sources forget' removes them"
-        )
+        console.warn(f"{visible(part)} is missing; {kept}. 'sources move' follows it, 'sources forget' removes them")
     if summary.followed:
         console.warn(f"the index has moved, but its images are still in {summary.followed}; their paths lead there now")
     for reason in summary.skipped.reasons():

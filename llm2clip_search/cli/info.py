@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from llm2clip_search.base.visible import visible
 from llm2clip_search.cli import console
 from llm2clip_search.cli.options import IndexFolder
 from llm2clip_search.cli.sources import say_if_moved
@@ -47,5 +48,5 @@ def info(
         if not ann.exact_ms:  # an earlier version measured no times
             lines["recall"] = f"{points[0].recall:.3f} (recall@10 of {ann.queries})"
     for name, value in lines.items():
-        console.out.print(f"[bold]{name:>8}[/bold]  {escape(console.visible(value))}")
+        console.out.print(f"[bold]{name:>8}[/bold]  {escape(visible(value))}")
     say_if_moved(snapshot)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from llm2clip_search.base.visible import visible
 from llm2clip_search.cli import console
 from llm2clip_search.cli.approximate import captions_of
 from llm2clip_search.cli.options import IndexFolder
@@ -76,7 +77,7 @@ def _show(summary: "PublishSummary") -> None:
         console.out.print(f"would be: {changes}")
         return
     console.out.print(
-        f"{escape(console.visible(summary.engine))} holds {console.images(summary.rows)}: {changes} in"
+        f"{escape(visible(summary.engine))} holds {console.images(summary.rows)}: {changes} in"
         f" {duration(summary.seconds)}; {summary.checked:,} rows compared"
     )
     if summary.measured is not None:
@@ -99,7 +100,7 @@ def _show_status(url: str, *, json_output: bool) -> None:
         console.print_json({"engine": engine.name, "held": held, **state.to_dict()})
         return
     for name, value in _lines(engine.name, state, held).items():
-        console.out.print(f"[bold]{name:>9}[/bold]  {escape(console.visible(value))}")
+        console.out.print(f"[bold]{name:>9}[/bold]  {escape(visible(value))}")
     if state.measured is not None:
         _show_measured(state.measured)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llm2clip_search.base.visible import visible
 from llm2clip_search.cli import console
 from llm2clip_search.cli.options import IndexFolder
 
@@ -132,4 +133,4 @@ def move(
     if json_output:
         console.print_json({"old": old, "new": new, "moved": moved})
     else:
-        console.out.print(f"{console.images(moved)} moved to {escape(console.visible(new))}")
+        console.out.print(f"{console.images(moved)} moved to {escape(visible(new))}")

@@ -103,6 +103,7 @@ def decoded_items(run: Run, unit: Any) -> Iterator[Decoded | Note]:
         ahead=AHEAD,
         max_pixels=run.work.max_pixels,
         drafts=run.work.drafts,
+        isolate=run.work.isolate,
         known=run.knows,
     )
 

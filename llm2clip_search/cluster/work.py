@@ -36,6 +36,7 @@ class Work(ItemReader, Protocol):
     """What the items are."""
     max_pixels: int = MAX_PIXELS
     drafts: bool = True
+    isolate: bool | None = None
     """As for `decode_item`."""
 
     def listed(self, unit: Any, encoder: "EncoderSource") -> Iterator[Item | Decoded | Note]:

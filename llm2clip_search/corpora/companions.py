@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.files import open_regular
 from llm2clip_search.corpora.columns import DESCRIBED
 from llm2clip_search.corpora.xmp import MAX_BYTES, Description, describe, read_xmp
 from llm2clip_search.encoders.image_types import CAMERA_RAW
@@ -81,7 +82,7 @@ class SidecarColumns(Mapping[str, Any]):
         if self._columns is None:
             found = Description()
             try:
-                with self._path.open("rb") as file:
+                with open_regular(self._path) as file:
                     found = read_xmp(file.read(MAX_BYTES + 1))
             except (OSError, ValueError):
                 self._report("sidecars that cannot be read")

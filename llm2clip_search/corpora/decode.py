@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,11 +17,14 @@ from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.corpora.read_ahead import ReadAhead
 from llm2clip_search.corpora.xmp import describe
 from llm2clip_search.encoders.config import PreprocessConfig
-from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL
+from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL, MemoryBudget
 from llm2clip_search.encoders.images import MAX_PIXELS, Picture, reading, to_pixels
+from llm2clip_search.encoders.isolation import PROCESSES, can_isolate
 from llm2clip_search.errors import CorpusError, ImageError, first_line
 
 Passing = TypeVar("Passing")
+_CONTENTS = MemoryBudget()
+"""The contents of files that are being decoded. Without it, each thread could hold one as large as its limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +90,7 @@ def decode_item(
     modality: Modality = "image",
     max_pixels: int = MAX_PIXELS,
     drafts: bool = True,
+    isolate: bool | None = None,
     known: Callable[[str], bool] = lambda content_hash: False,
 ) -> Decoded:
     """Read, hash and decode one item; a failure is a result, never an exception.
@@ -95,11 +100,31 @@ def decode_item(
         max_pixels: images that declare more fail, before they are decoded.
         drafts: whether large JPEGs are decoded at reduced size, which takes a fraction of the time and changes pixels
             slightly, see `reading`.
+        isolate: whether an image is decoded in a process that can be killed, see `isolation`; None for those that have
+            an address, on systems where that can be done.
         known: called with the content hash; if it returns True, the item is not decoded, because its vector and
             facts are in the index.
     """
     # A result waits for its commit, which takes thousands of them; what listing has read must not wait with it.
     out = Decoded(item=item if item.data is None else replace(item, data=None))
+    size = 0 if item.data is not None else min(item.size, BYTES_PER_PIXEL * max_pixels)
+    with _CONTENTS.hold(size, max_pixels=max_pixels):
+        _decode_into(out, reader, item, preprocess, modality, max_pixels, drafts, isolate, known)
+    return out
+
+
+def _decode_into(
+    out: Decoded,
+    reader: ItemReader,
+    item: Item,
+    preprocess: PreprocessConfig,
+    modality: Modality,
+    max_pixels: int,
+    drafts: bool,
+    isolate: bool | None,
+    known: Callable[[str], bool],
+) -> None:
+    """`decode_item` with the memory for the content of the file."""
     started = time.perf_counter()
     try:
         if item.fault:
@@ -121,15 +146,16 @@ def decode_item(
         out.seconds["read"] = time.perf_counter() - started
         if not data:
             raise ImageError("the file is empty", stage="header")
+        is_apart = ("://" in item.uri and can_isolate()) if isolate is None else isolate
+        call = partial(PROCESSES.run, max_pixels=max_pixels) if is_apart else _call
         if known(out.content_hash):
-            out.own = own_columns(data) if modality == "image" else None
-            return out
+            out.own = call(own_columns, data) if modality == "image" else None
+            return
         started = time.perf_counter()
         if modality == "text":
             out.text = _read_text(data)
         else:
-            with reading(data, max_pixels=max_pixels, shortest=preprocess.shortest if drafts else None) as picture:
-                out.facts, out.pixels = read_facts(picture), to_pixels(picture.rgb, preprocess)
+            out.facts, out.pixels = call(read_image, data, preprocess, max_pixels, drafts)
         out.seconds["decode"] = time.perf_counter() - started
     except ImageError as error:
         out.error = error
@@ -137,7 +163,18 @@ def decode_item(
         out.error = ImageError("reading it takes more memory than there is", stage="decode")
     except Exception as error:  # no item may end a run
         out.error = ImageError(f"it cannot be decoded: {first_line(error)}", stage="decode")
-    return out
+
+
+def read_image(
+    data: bytes, preprocess: PreprocessConfig, max_pixels: int, drafts: bool
+) -> tuple[ImageFacts, np.ndarray]:
+    """The facts and the pixels of an image file; arguments, results and errors as of `decode_item` and `reading`."""
+    with reading(data, max_pixels=max_pixels, shortest=preprocess.shortest if drafts else None) as picture:
+        return read_facts(picture), to_pixels(picture.rgb, preprocess)
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
 
 
 def content_key(content_hash: str) -> np.uint64:
@@ -155,6 +192,7 @@ def decode_ahead(
     ahead: int,
     max_pixels: int = MAX_PIXELS,
     drafts: bool = True,
+    isolate: bool | None = None,
     known: Callable[[str], bool] = lambda content_hash: False,
 ) -> Iterator[Decoded | Passing]:
     """`decode_item` for every item in threads, in order, with at most ``ahead`` items waiting or in work; results and
@@ -166,7 +204,14 @@ def decode_ahead(
         if not isinstance(item, Item):
             return item
         return decode_item(
-            source, item, preprocess, modality=modality, max_pixels=max_pixels, drafts=drafts, known=known
+            source,
+            item,
+            preprocess,
+            modality=modality,
+            max_pixels=max_pixels,
+            drafts=drafts,
+            isolate=isolate,
+            known=known,
         )
 
     listed = source.listed(items)

@@ -1,14 +1,19 @@
 """Files wherever they are: on this machine, in an object store, on a web server."""
 
+import errno
 import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from llm2clip_search.base.files import open_regular
 from llm2clip_search.corpora.file_status import FileStatus
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.errors import CorpusError
+
+LARGEST = 4 << 30
+"""Bytes of a file of this machine that is read whole."""
 
 
 class Files(Protocol):
@@ -68,17 +73,17 @@ class LocalFiles:
                 yield self.status(str(path))
 
     def read(self, uri: str) -> bytes:
-        return Path(uri).read_bytes()
+        with open_regular(uri) as file:
+            if (size := os.fstat(file.fileno()).st_size) > LARGEST:
+                raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than {LARGEST:,}", uri)
+            return file.read(size)
 
     def read_range(self, uri: str, offset: int, size: int) -> bytes:
-        descriptor = os.open(uri, os.O_RDONLY)
-        try:
-            return os.pread(descriptor, size, offset)
-        finally:
-            os.close(descriptor)
+        with open_regular(uri) as file:
+            return os.pread(file.fileno(), size, offset)
 
     def open(self, uri: str) -> BinaryIO:
-        return Path(uri).open("rb")
+        return open_regular(uri)
 
 
 _LOCAL = LocalFiles()

@@ -36,6 +36,8 @@ URL_VERSION = "url"
 _HELD = 16 << 20
 """Bytes of standard input that are held in memory; what is more goes to a temporary file."""
 _READ = 1 << 20
+_LONGEST = 1 << 20
+"""Bytes of a path or URL of a list that is text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,6 +182,8 @@ class ListCorpus(Corpus):
             while block := file.read(_READ):
                 *lines, rest = (rest + block).split(self._separator)
                 yield from self._of_lines(lines)
+                if len(rest) > _LONGEST:
+                    raise CorpusError(f"{self._source} is not a list: it has a line of more than {_LONGEST:,} bytes.")
         yield from self._of_lines([rest])
 
     def _of_lines(self, lines: list[bytes]) -> Iterator[_Row]:

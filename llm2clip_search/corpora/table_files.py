@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llm2clip_search.base.files import open_regular
 from llm2clip_search.corpora.files import Files, LocalFiles
 from llm2clip_search.errors import CorpusError, first_line
 
@@ -208,6 +209,7 @@ def opened(table: TableFile, *, mapped: bool = False) -> Iterator[Any]:
         with table.files.open(table.uri) as stream, pa.PythonFile(stream, "r") as file:
             yield file
     else:
+        open_regular(table.uri).close()  # Arrow would wait for the writer of a pipe
         with pa.memory_map(table.uri) if mapped else pa.OSFile(table.uri) as file:
             yield file
 
@@ -223,5 +225,7 @@ def readable(uri: str) -> Iterator[None]:
         if error.errno is not None:
             raise
         raise CorpusError(f"{uri} cannot be read as a table: {first_line(error)}.") from error
+    except MemoryError as error:
+        raise CorpusError(f"{uri} cannot be read as a table: it takes more memory than there is.") from error
     except (pa.ArrowException, ValueError, EOFError, NotImplementedError) as error:
         raise CorpusError(f"{uri} cannot be read as a table: {first_line(error)}.") from error

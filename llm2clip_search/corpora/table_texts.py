@@ -20,7 +20,7 @@ from llm2clip_search.errors import CorpusError
 
 CSV_SUFFIXES, JSON_SUFFIXES = (".csv", ".tsv"), (".jsonl", ".jsonlines", ".ndjson")
 _LONGEST_CELL = 1 << 28
-"""Characters of a CSV cell; Python's own limit of 131,072 is too small for an image in base64."""
+"""Characters of a CSV cell, and of a line; Python's own limit of 131,072 is too small for an image in base64."""
 _BLOCK = 4096
 """Rows whose types are looked at together."""
 _NO_VALUE = pa.array(["", "NA", "N/A", "n/a", "null", "NULL", "None", "NaN", "nan"])
@@ -80,16 +80,23 @@ class TextTable(TableFile):
         """Cells of a column as its type; None is null."""
 
     @contextmanager
-    def lines(self) -> Iterator[TextIO]:
-        """The decoded text, with ends of lines; bytes that are not UTF-8 become surrogates."""
+    def lines(self) -> Iterator[Iterator[str]]:
+        """The lines with their ends; bytes that are not UTF-8 become surrogates."""
         with readable(self.uri), self.files.open(self.uri) as file:
             try:
                 stream: Any = gzip.GzipFile(fileobj=file) if self.uri.casefold().endswith(".gz") else file
                 encoding = "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
                 stream.seek(0)
-                yield io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="")
+                yield self._bounded(io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=""))
             except (zlib.error, gzip.BadGzipFile) as error:
                 raise CorpusError(f"{self.uri} cannot be unpacked: {error}.") from error
+
+    def _bounded(self, text: TextIO) -> Iterator[str]:
+        """The lines of a text. One that does not end, as in a file of zeros, is not held in memory."""
+        while line := text.readline(_LONGEST_CELL + 1):
+            if len(line) > _LONGEST_CELL:
+                raise CorpusError(f"{self.uri} has a line of more than {_LONGEST_CELL:,} characters.")
+            yield line
 
 
 @lru_cache(maxsize=16)
@@ -120,7 +127,7 @@ class CsvFile(TextTable):
     @contextmanager
     def records(self) -> Iterator[tuple[list[str], Iterator[_Record]]]:
         with self.lines() as lines:
-            first = lines.readline()
+            first = next(lines, "")
             tabs = self.uri.casefold().removesuffix(".gz").endswith(".tsv")
             csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
             parsed = _csv_rows(chain([first], lines), "\t" if tabs else max(",;\t|", key=first.count))

@@ -1,7 +1,7 @@
 """What decoding an image takes in memory, by its header, and a bound on what all threads take together."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from threading import Condition
 
 from PIL import Image
@@ -46,6 +46,16 @@ class MemoryBudget:
     def __init__(self) -> None:
         self._changed = Condition()
         self._in_use = 0
+        self._lender: Callable[[int, int], AbstractContextManager[None]] | None = None
+
+    def borrow(self, lender: Callable[[int, int], AbstractContextManager[None]]) -> None:
+        """Hold memory of another process's budget from now on.
+
+        Args:
+            lender: called with the bytes that are needed and the limit in pixels; its context holds them, and raises
+                as `hold`.
+        """
+        self._lender = lender
 
     @contextmanager
     def hold(self, needed: int, *, max_pixels: int) -> Iterator[None]:
@@ -54,6 +64,10 @@ class MemoryBudget:
         Raises:
             OverLimitError: stage ``header``, if the image needs more than the whole bound.
         """
+        if self._lender is not None:
+            with self._lender(needed, max_pixels):
+                yield
+            return
         bound = BYTES_PER_PIXEL * max_pixels
         if needed > bound:
             raise OverLimitError(
@@ -70,3 +84,7 @@ class MemoryBudget:
             with self._changed:
                 self._in_use -= needed
                 self._changed.notify_all()
+
+
+MEMORY = MemoryBudget()
+"""What all threads of this process share."""

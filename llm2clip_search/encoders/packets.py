@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, IptcImagePlugin
 
+from llm2clip_search.base.files import open_regular
 from llm2clip_search.encoders.image_types import register_plugins
 from llm2clip_search.encoders.raw import is_raw, opened_raw
 from llm2clip_search.errors import ImageError
 
 _XMP, _PNG_XMP = 700, "XML:com.adobe.xmp"
+_LARGEST_RAW = 1 << 30
+"""Bytes of a RAW file that are read; those of cameras have a tenth of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +46,21 @@ def packets_of(image: Image.Image) -> Packets:
 def read_packets(source: bytes | Path) -> Packets:
     """The packets of an image file, by its header; of a RAW file that is no TIFF file, those of its preview."""
     register_plugins()
-    with suppress(Exception), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        return packets_of(image)
-    with suppress(OSError, ImageError):
-        data = source if isinstance(source, bytes) else source.read_bytes()
-        if is_raw(data):
+    with (
+        suppress(OSError, ImageError),
+        io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file,
+    ):
+        with suppress(Exception), Image.open(file) as image:
+            return packets_of(image)
+        file.seek(0)
+        if is_raw(data := file.read()):
             with opened_raw(data) as raw:
                 return read_packets(raw.preview() or b"")
     return Packets()
+
+
+def _opened(source: bytes | Path) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
 
 
 def raw_packets(exif: Image.Exif) -> Packets:

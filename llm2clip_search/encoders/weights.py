@@ -1,10 +1,12 @@
 """Safetensors files: their headers, and their tensors mapped into memory without a copy."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm2clip_search.base.files import open_regular
 from llm2clip_search.errors import ModelError
 
 if TYPE_CHECKING:
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 _HEADER_LIMIT = 100_000_000
 """Bytes; safetensors refuses longer headers too."""
 
+_WITHIN = re.compile(r"[\w.+-]+(/[\w.+-]+)*")
+"""A path within a folder, unless one of its parts leads upward."""
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 """First bytes of files written by torch.save: a zip archive, or in old versions a bare pickle."""
 
@@ -27,13 +31,27 @@ def weight_files(folder: Path) -> list[Path]:
     if (single := folder / "model.safetensors").exists():
         return [single]
     try:
-        return [
-            folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        ]
+        return [folder / name for name in indexed_files(index)]
     except OSError as error:
         raise ModelError(f"{folder} holds neither model.safetensors nor an index of several such files.") from error
-    except (ValueError, KeyError, AttributeError) as error:
+
+
+def indexed_files(index: Path) -> list[str]:
+    """Names of the safetensors files that an index of a repository says that weights are in.
+
+    Raises:
+        OSError: it cannot be read.
+        ModelError: it is no such index, or names a file outside of its folder.
+    """
+    with open_regular(index) as file:
+        data = file.read(_HEADER_LIMIT)
+    try:
+        names = sorted(set(json.loads(data)["weight_map"].values()))
+        if odd := [name for name in names if not _WITHIN.fullmatch(name) or ".." in name.split("/")]:
+            raise ModelError(f"{index} names {odd[0]!r}, which is not a file of its folder.")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(f"{index} is not an index of safetensors files: {error!r}.") from error
+    return names
 
 
 def tensor_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
@@ -43,13 +61,13 @@ def tensor_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
         ModelError: the file is damaged, or not in safetensors format.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if not 0 < length <= min(path.stat().st_size, _HEADER_LIMIT):
                 raise ValueError(f"its header claims {length:,} bytes of {path.stat().st_size:,}")
             header = json.loads(file.read(length))
         return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is not a readable safetensors file: {error}.") from error
 
 
@@ -85,7 +103,7 @@ def refuse_pickle(path: Path) -> None:
     Raises:
         ModelError: the file is a pickle.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(9)
     # A safetensors file starts with the header's length in eight bytes, which may look like a pickle's, and a brace.
     if start.startswith(_PICKLE_STARTS) and not start.endswith(b"{"):

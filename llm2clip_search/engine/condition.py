@@ -33,6 +33,11 @@ _INSTEAD = {
     "row": "write numbers without commas between their digits, and text in single quotes",
 }
 """What to write instead of operators of other languages, which DuckDB parses as functions."""
+_OF_DATABASE = frozenset(
+    {"current_user", "current_role", "session_user", "user", "current_catalog", "current_schema"}
+    | {"current_time", "localtime"}
+)
+"""Names without parentheses that DuckDB reads as functions, where no column has them. See `kinds.NOW` for others."""
 _BEFORE = "SELECT id FROM images WHERE "
 
 
@@ -68,6 +73,8 @@ def read_condition(connection: Any, where: str, kinds: Mapping[str, Kind]) -> Ch
         statement = parsed["statements"][0]["node"]
         meant = understood(statement["where_clause"], kinds)
         names = {part["column_names"][-1] for part in parts_of(meant) if part["class"] == "COLUMN_REF"}
+        if own := sorted(name for name in names if name.casefold() in _OF_DATABASE - kinds.keys()):
+            raise QueryError(f"A filter cannot use {own[0]}, which is not a column.")
         columns = {name for name in names if name.casefold() in kinds or name.casefold() not in NOW}
         if _bare(meant) == _bare(statement["where_clause"]):
             return Checked(where, frozenset(columns), meant, meant)

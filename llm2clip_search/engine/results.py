@@ -8,6 +8,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.visible import visible
 from llm2clip_search.corpora.containers import container_uri, open_uri
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.engine.plan import SearchPlan
@@ -161,15 +162,17 @@ class Result:
 
     def __repr__(self) -> str:
         """Rank, score and path of each hit, a line each."""
-        lines = [f"{hit.rank:>4}  {hit.score:6.3f}  {hit.uri}" for hit in self.hits]
-        return "\n".join([f"Result with {len(lines)} hit{'s' * (len(lines) != 1)}", *lines, *self.warnings])
+        lines = [f"{hit.rank:>4}  {hit.score:6.3f}  {visible(hit.uri)}" for hit in self.hits]
+        warnings = map(visible, self.warnings)
+        return "\n".join([f"Result with {len(lines)} hit{'s' * (len(lines) != 1)}", *lines, *warnings])
 
     def _repr_html_(self) -> str:
         """A table for notebooks."""
         rows = "".join(
-            f"<tr><td>{hit.rank}</td><td>{hit.score:.3f}</td><td>{escape(hit.uri)}</td></tr>" for hit in self.hits
+            f"<tr><td>{hit.rank}</td><td>{hit.score:.3f}</td><td>{escape(visible(hit.uri))}</td></tr>"
+            for hit in self.hits
         )
-        notes = "".join(f"<p>{escape(warning)}</p>" for warning in self.warnings)
+        notes = "".join(f"<p>{escape(visible(warning))}</p>" for warning in self.warnings)
         return f"<table><tr><th>rank</th><th>score</th><th>path</th></tr>{rows}</table>{notes}"
 
 

@@ -13,6 +13,7 @@ from string import Template
 import numpy as np
 from PIL import Image
 
+from llm2clip_search.base.visible import visible
 from llm2clip_search.encoders.images import reading
 from llm2clip_search.errors import CorpusError, ImageError
 from llm2clip_search.evaluation.missed_queries import MissedQueries, MissedQuery, ScoredItem
@@ -53,12 +54,12 @@ class Thumbnails:
     def tag(self, image_id: str) -> str:
         """An ``img`` element, or the reason why the image cannot be read."""
         if image_id not in self._tags:
-            name = escape(self.name(image_id))
+            name = escape(visible(self.name(image_id)))
             try:
                 data = base64.b64encode(thumbnail(self._read(image_id))).decode()
                 tag = f'<img src="data:image/jpeg;base64,{data}" alt="{name}" title="{name}">'
             except (ImageError, CorpusError, OSError) as error:
-                tag = f'<span class="missing">{name}: {escape(str(error))}</span>'
+                tag = f'<span class="missing">{name}: {escape(visible(str(error)))}</span>'
             self._tags[image_id] = tag
         return self._tags[image_id]
 
@@ -111,7 +112,7 @@ class MissedQueriesHtml:
         return _IMAGE.substitute(
             anchor=f"image-{number}",
             number=number,
-            facts=escape(_facts(missed, result, self._thumbnails.name(self.gallery.image_ids[missed.query]))),
+            facts=escape(visible(_facts(missed, result, self._thumbnails.name(self.gallery.image_ids[missed.query])))),
             image=self.image(missed.query),
             own="".join(self._own(int(row), right=row == missed.expected.row) for row in own),
             found="".join(
@@ -142,7 +143,7 @@ class MissedQueriesHtml:
 
     def text(self, row: int) -> str:
         """A caption, marked with its language and direction of writing."""
-        return f'<span lang="{escape(self.gallery.lang)}" dir="auto">{escape(self.gallery.texts[row])}</span>'
+        return f'<span lang="{escape(self.gallery.lang)}" dir="auto">{escape(visible(self.gallery.texts[row]))}</span>'
 
 
 def missed_summary(result: MissedQueries, queries: str, expected: str, gallery: str) -> str:

@@ -40,6 +40,9 @@ class IndexConfig:
     """Decoded batches that may wait: the bound on memory."""
     max_pixels: int = MAX_PIXELS
     """Larger images fail, judged by their header."""
+    isolate: bool | None = None
+    """Images are decoded in processes that can be killed, with limits of time and memory for each file; None for those
+    that have an address: files of strangers."""
     rows_per_commit: int = 8192
     seconds_per_commit: float = 60.0
     """A commit is made after this time or that many rows: what a kill can lose."""
@@ -142,6 +145,7 @@ class LocalEmbedding(Embedding):
             threads=config.threads,
             ahead=ahead,
             max_pixels=config.max_pixels,
+            isolate=config.isolate,
             known=committer.knows,
         )
 

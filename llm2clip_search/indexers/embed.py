@@ -21,6 +21,7 @@ def embed_ahead(
     ahead: int,
     max_pixels: int = MAX_PIXELS,
     drafts: bool = True,
+    isolate: bool | None = None,
     known: Callable[[str], bool] | None = None,
 ) -> Iterator[Decoded]:
     """Decode and embed items, in their order.
@@ -31,9 +32,9 @@ def embed_ahead(
         batch_size: images per call of the vision tower, or texts per call of the text tower.
         threads: that read and decode.
         ahead: items that may be decoded or in work at once; bounds memory.
-        max_pixels, drafts, known: as for `decode_item`; a known item passes through without pixels, text and vector.
-            With ``known``, of several items with the same content the first has the vector, and the others pass as
-            known.
+        max_pixels, drafts, isolate, known: as for `decode_item`; a known item passes through without pixels, text
+            and vector. With ``known``, of several items with the same content the first has the vector, and the others
+            pass as known.
 
     Yields:
         Every item once: with a vector, with an error, or known. One item that fails does not affect the others of its
@@ -55,6 +56,7 @@ def embed_ahead(
         ahead=ahead,
         max_pixels=max_pixels,
         drafts=drafts,
+        isolate=isolate,
         known=known or _nothing,
     )
     for decoded in results:

@@ -56,7 +56,7 @@ class RayEmbedding(Embedding):
             return
         committer.columns.learn(corpus.schema())
         results = embed_units(
-            CorpusWork.of(corpus, plan, snapshot, max_pixels=config.max_pixels),
+            CorpusWork.of(corpus, plan, snapshot, config),
             units_of(plan, snapshot),
             EncoderSource.of(encoder),
             replace(self.config, staging=self.config.staging or str(snapshot.folder.absolute() / STAGING)),
@@ -130,9 +130,10 @@ class CorpusWork(Work):
     sample: Item | None = None
     """The first item of the plan."""
     max_pixels: int = MAX_PIXELS
+    isolate: bool | None = None
 
     @classmethod
-    def of(cls, corpus: Corpus, plan: IndexPlan, snapshot: Snapshot, *, max_pixels: int) -> "CorpusWork":
+    def of(cls, corpus: Corpus, plan: IndexPlan, snapshot: Snapshot, config: IndexConfig) -> "CorpusWork":
         """How nodes read the corpus of a plan."""
         judge = plan.judge
         names = ("modality", "sees_sidecars", "sees_tables", "rehash", "manner")
@@ -142,7 +143,8 @@ class CorpusWork(Work):
             base=str(snapshot.base),
             manner={name: getattr(judge, name) for name in names},
             sample=next(iter(plan.items), None),
-            max_pixels=max_pixels,
+            max_pixels=config.max_pixels,
+            isolate=config.isolate,
         )
 
     def open(self, item: Item) -> bytes:

@@ -55,7 +55,7 @@ def estimate_on_ray(
         usage = Usage()
         staging = cluster.staging or str(folder / STAGING)
         results = embed_units(
-            CorpusWork.of(corpus, plan, snapshot, max_pixels=config.max_pixels),
+            CorpusWork.of(corpus, plan, snapshot, config),
             islice(units_of(plan, snapshot, most=config.batch_size), 4096),
             EncoderSource.of(encoder),
             replace(cluster, staging=staging),

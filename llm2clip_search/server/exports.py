@@ -10,6 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from llm2clip_search.base.visible import visible, visible_json
 from llm2clip_search.server.values import Found
 
 Format = Literal["json", "ndjson", "csv", "paths"]
@@ -20,6 +21,8 @@ MEDIA: dict[Format, str] = {
     "paths": "text/plain",
 }
 _ENDINGS: dict[Format, str] = {"ndjson": "ndjson", "csv": "csv", "paths": "txt"}
+_BREAKS = "\t\r\n"
+"""Characters that CSV quotes."""
 _COLUMNS = tuple(name for name in Found.__struct_fields__ if name not in ("columns", "duplicates"))
 
 
@@ -65,13 +68,13 @@ def _chunks(lines: Iterator[str], size: int = 1 << 16) -> Iterator[bytes]:
 
 def _ndjson(rows: Iterator[Found]) -> Iterator[str]:
     for row in rows:
-        yield msgspec.json.encode(row).decode() + "\n"
+        yield visible_json(msgspec.json.encode(row).decode()) + "\n"
 
 
 def _paths(rows: Iterator[Found]) -> Iterator[str]:
     r"""One path in a line; line breaks within a name, which would make two paths of it, are written as ``\n``."""
     for row in rows:
-        yield row.path.replace("\r", "\\r").replace("\n", "\\n") + "\n"
+        yield visible(row.path) + "\n"
 
 
 def _csv(rows: Iterator[Found], columns: Sequence[str]) -> Iterator[str]:
@@ -90,7 +93,9 @@ def _csv(rows: Iterator[Found], columns: Sequence[str]) -> Iterator[str]:
 
 
 def cell(value: Any) -> str:
-    """A value as a cell of CSV. Text that a spreadsheet would run as a formula begins with an apostrophe.
+    """A value as a cell of CSV, with escapes for what people do not see.
+
+    Text that a spreadsheet would run as a formula begins with an apostrophe.
 
     Source: OWASP, CSV Injection.
     """
@@ -100,5 +105,5 @@ def cell(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, bool | int | float):
         return str(value)
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = visible(value, keep=_BREAKS) if isinstance(value, str) else visible_json(msgspec.json.encode(value).decode())
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text

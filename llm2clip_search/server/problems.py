@@ -1,5 +1,7 @@
 """Errors as RFC 9457 ``application/problem+json``: what is wrong, with which parameter, and what helps."""
 
+from functools import partial
+
 import msgspec
 from starlette.responses import Response
 
@@ -59,6 +61,13 @@ class Problem(Exception):  # noqa: N818 - the name of RFC 9457
             type=f"/problems/{kind}", title=title, status=status, detail=detail, parameter=parameter, hint=hint
         )
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """As it is in another process; exceptions otherwise lose what is given by keyword."""
+        document = self.document
+        kind = document.type.removeprefix("/problems/")
+        make = partial(type(self), parameter=document.parameter, hint=document.hint, retry_after=self.retry_after)
+        return make, (kind, document.detail)
 
     @property
     def response(self) -> Response:

@@ -6,6 +6,7 @@ from html import escape
 import msgspec
 from starlette.types import Send
 
+from llm2clip_search.base.visible import visible
 from llm2clip_search.server.problems import MEDIA_TYPE, Problem
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -41,7 +42,8 @@ class Refusal:
 
     def _page(self) -> bytes:
         title, detail, hint = (
-            escape(text) for text in (self.problem.document.title, str(self.problem), self.problem.document.hint)
+            escape(visible(text))
+            for text in (self.problem.document.title, str(self.problem), self.problem.document.hint)
         )
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>llm2clip-search</title>'

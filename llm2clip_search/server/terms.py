@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from llm2clip_search.encoders.isolation import isolated
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.pictures.crops import crop
 from llm2clip_search.server.pictures.originals import original_of
+from llm2clip_search.server.pictures.uploads import MAX_PIXELS, plain
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.service import Service
 from llm2clip_search.server.values import Id
@@ -64,12 +66,14 @@ def image_of_term(given: TermValue, service: Service, opened: Opened) -> bytes:
     """
     if given.upload is not None:
         data = service.uploads.get(given.upload).data
+        if given.crop is None:
+            return isolated(plain, data, opened.searcher.encoder.preprocess.shortest, max_pixels=MAX_PIXELS)
     else:
         original = original_of(str(given.like), opened)
         if original.is_text:
             raise Problem("not-an-image", f"Row {given.like} is a text.", parameter="like")
         data = original.content()
-    return data if given.crop is None else crop(data, given.crop)
+    return data if given.crop is None else isolated(crop, data, given.crop)
 
 
 _WEIGHTED = re.compile(r"(?P<id>\d{1,15}(@\d{1,3})?)(\^(?P<weight>\d{1,9}(\.\d{1,9})?))?", re.ASCII)

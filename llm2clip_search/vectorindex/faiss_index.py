@@ -91,7 +91,20 @@ def load_index(kind: IndexKind, path: Path, *, rows: int, dim: int, writable: bo
             f"{path} holds {index.ntotal:,} vectors of {index.d} dimensions, but the manifest says {rows:,} of {dim}.",
             hint=_REBUILD,
         )
+    if not _is_of_kind(kind, index):
+        raise StoreError(f"{path} is not the {kind.factory} that the manifest says.", hint=_REBUILD)
     return _wrapped(kind, index)
+
+
+def _is_of_kind(kind: IndexKind, index: Any) -> bool:
+    """Whether a FAISS index has the parts that its kind is searched by; another one would end the process."""
+    faiss = import_faiss()
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        return False
+    if isinstance(kind, Hnsw | Cagra):
+        return isinstance(index, faiss.IndexIDMap) and isinstance(faiss.downcast_index(index.index), faiss.IndexHNSW)
+    lists = faiss.try_extract_index_ivf(index)
+    return lists is not None and lists.nlist == kind.lists and lists.d == index.d
 
 
 _REBUILD = "Run 'llm2clip-search index' again, which rebuilds it."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llm2clip_search.base.visible import visible
 from tests.support.commands import RunCli
 
 
@@ -38,7 +39,7 @@ def test_csv_of_a_batch_has_one_header_and_any_caption(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(captions).encode())))
     found = rows(run_cli("query", "--batch", "-", "--csv", "-k", "2", cwd=indexed).stdout)
     assert [(row["query"], row["query_line"], row["rank"]) for row in found] == [
-        (caption, str(line), str(rank)) for line, caption in enumerate(captions, start=1) for rank in (1, 2)
+        (visible(caption), str(line), str(rank)) for line, caption in enumerate(captions, start=1) for rank in (1, 2)
     ]
 
 

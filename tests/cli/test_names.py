@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 import pyarrow.parquet as pq
 import pytest
 
+from llm2clip_search.base.visible import visible
 from tests.support.commands import RunCli, run_for_bytes
 from tests.support.images import photograph, png
 
@@ -75,7 +76,9 @@ def test_json_and_csv_of_any_name_are_valid(named: Path) -> None:
     assert plain == INDEXED - ODD
     table = run_for_bytes("query", "--like", "0", "--csv", "-k", "99", cwd=named).stdout.decode("utf-8")
     rows = list(csv.DictReader(io.StringIO(table, newline="")))
-    assert [row["path"] for row in rows] == [hit["path"] for hit in hits]
+    assert [row["path"] for row in rows] == [visible(hit["path"], keep="\t\r\n") for hit in hits]
+    for printed in (found.replace("\n", ""), table.translate(dict.fromkeys(map(ord, "\r\n\t")))):
+        assert all(each.isprintable() or each in "\u200c\u200d" for each in printed), "nothing steers a terminal"
 
 
 def test_a_name_is_found_by_its_bytes(named: Path) -> None:

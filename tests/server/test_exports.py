@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from llm2clip_search.base.visible import visible
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.server.api import search
 from llm2clip_search.server.exports import cell
@@ -93,7 +94,9 @@ def test_odd_names_stay_one_row(odd: TestClient) -> None:
 def test_no_text_begins_as_a_formula_does(text: str) -> None:
     shown = cell(text)
     assert not shown.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
-    assert shown.removeprefix("'") == text.removeprefix("'") if text.startswith("'") else shown in (text, f"'{text}")
+    seen = visible(text, keep="\t\r\n")
+    assert shown.removeprefix("'") == seen.removeprefix("'") if text.startswith("'") else shown in (seen, f"'{seen}")
+    assert all(each.isprintable() or each in "\t\r\n\u200c\u200d" for each in shown)
 
 
 def test_numbers_stay_numbers() -> None:

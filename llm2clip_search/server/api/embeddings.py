@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from llm2clip_search.encoders.isolation import isolated
 from llm2clip_search.server.endpoint import Call, Endpoint
+from llm2clip_search.server.pictures.uploads import MAX_PIXELS, plain
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.terms import LONGEST
 
@@ -82,7 +84,9 @@ def embeddings(call: Call, body: EmbeddingsRequest) -> EmbeddingsAnswer:
     if texts:
         vectors[list(texts)] = encoder.encode_texts(list(texts.values()))
     if images:
-        vectors[list(images)] = encoder.encode_images(list(images.values()))
+        shortest = encoder.preprocess.shortest
+        read = [isolated(plain, each, shortest, max_pixels=MAX_PIXELS) for each in images.values()]
+        vectors[list(images)] = encoder.encode_images(read)
     count = sum(encoder.count_tokens(list(texts.values()))) if texts else 0
     return EmbeddingsAnswer(
         data=[

@@ -1,12 +1,18 @@
-"""Pictures that were uploaded to search with: in memory, bounded, and gone half an hour after they were last used."""
+"""Pictures that were uploaded to search with: in memory, bounded, and gone half an hour after they were last used.
 
+They come from strangers, so they are decoded in processes that can be killed.
+"""
+
+import io
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 
+from llm2clip_search.encoders.isolation import isolated
 from llm2clip_search.server.pictures.rendering import PREVIEW, PictureSize, Rendered, render
 from llm2clip_search.server.problems import Problem
 
@@ -45,7 +51,7 @@ class Uploads:
         Raises:
             ImageError: it is no image that can be decoded, or is too large.
         """
-        width, height = checked(data)
+        width, height = isolated(checked, data, max_pixels=MAX_PIXELS)
         upload = Upload(identifier=secrets.token_urlsafe(16), data=data, width=width, height=height)
         with self._lock:
             self._held[upload.identifier] = (upload, self._clock())
@@ -79,7 +85,8 @@ class Uploads:
     def thumbnail(self, identifier: str, size: PictureSize) -> Rendered:
         """A picture as a thumbnail; errors as of `get`."""
         upload = self.get(identifier)
-        return render(upload.data, size, tag=f"{upload.identifier}-{size.name}", max_pixels=MAX_PIXELS)
+        drawn = partial(render, tag=f"{upload.identifier}-{size.name}", max_pixels=MAX_PIXELS)
+        return isolated(drawn, upload.data, size, max_pixels=MAX_PIXELS)
 
     def _expire(self) -> None:
         oldest = self._clock() - KEPT_S
@@ -96,6 +103,21 @@ def checked(data: bytes) -> tuple[int, int]:
 
     with reading(data, max_pixels=MAX_PIXELS, shortest=PREVIEW.width // 8) as picture:
         return picture.size
+
+
+def plain(data: bytes, shortest: int) -> bytes:
+    """An image file as an encoder reads it, upright RGB as PPM, so that it need not be decoded again; errors as
+    `Uploads.add`.
+
+    Args:
+        shortest: as for `reading`.
+    """
+    from llm2clip_search.encoders.images import reading
+
+    out = io.BytesIO()
+    with reading(data, max_pixels=MAX_PIXELS, shortest=shortest) as picture:
+        picture.rgb.save(out, "PPM")
+    return out.getvalue()
 
 
 def _unknown(identifier: str) -> Problem:

@@ -10,6 +10,12 @@ export function h(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** A name with escapes for what nobody sees and what could make it look otherwise, as `base/visible.py` has them. */
+export function visible(name) {
+  return name.replace(/(?![\u200c\u200d])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu,
+    (mark) => `\\u${mark.codePointAt(0).toString(16).padStart(4, '0')}`);
+}
+
 /** A size in CSS pixels that a canvas follows, with `draw` after each change; returns a function that ends it. */
 export function followSize(canvas, draw) {
   const observer = new ResizeObserver(() => {

@@ -4,7 +4,7 @@
  */
 import { picture } from './api.js';
 import { framed } from './crop.js';
-import { h } from './element.js';
+import { h, visible } from './element.js';
 import { copy } from './exports.js';
 import { isWide, sheet } from './sheet.js';
 
@@ -79,7 +79,7 @@ export function mount(element, app) {
       ...(search ? [phrases(app, row, search)] : []),
       table(row),
       ...same(app, row),
-      h('div', { className: 'path' }, h('code', {}, row.path), button('Copy path', copyPath),
+      h('div', { className: 'path' }, h('code', {}, visible(row.path)), button('Copy path', copyPath),
         ...(app.index.can_open_folder ? [button('Open folder', openFolder)] : [])),
       status,
     ];
