@@ -11,7 +11,6 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.batch import STDIN, count_captions, read_captions, typed_captions
 from llm2clip_search.cli.hits import LABELS, Style, form_of, print_head, print_hits, style_of
 from llm2clip_search.cli.options import Device, EngineUrl, IndexFolders, ModelName, QuantizeName, RuntimeName
-from llm2clip_search.cli.progress import ProgressBar
 from llm2clip_search.cli.sources import say_if_moved
 
 if TYPE_CHECKING:
@@ -242,6 +241,8 @@ def _answer(
     opened: "Searcher", captions: Iterator[tuple[int, str]], options: "QueryOptions", style: Style, *, total: int
 ) -> list["Result"]:
     """Print the answers to a batch as they come; returns the last one."""
+    from llm2clip_search.cli.progress import ProgressBar  # a single query shows no bar, and need not wait for rich's
+
     asked, shown = tee(captions)
     answers = opened.query_batch((caption for _, caption in asked), **options)
     last: list[Result] = []

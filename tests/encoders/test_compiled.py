@@ -44,7 +44,8 @@ def test_weights_are_within_half_a_step_of_their_integers(weights: np.ndarray) -
     rows, columns = weights.shape
     assert integers.shape == (columns, -(-rows // BLOCK), BLOCK)
     assert scales.shape == integers.shape[:2]
-    assert (integers.dtype, scales.dtype) == (np.uint8, np.float32)
+    assert integers.dtype == np.uint8
+    assert scales.dtype == np.float32
     back = ((integers.astype(np.float32) - 128) * scales[:, :, None]).reshape(columns, -1)
     steps = np.repeat(scales, BLOCK, axis=1)
     assert (np.abs(back[:, :rows] - weights.T) <= 0.501 * steps[:, :rows]).all()
