@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from llm2clip_search.base.files import user_path
 from llm2clip_search.base.identity import ModelIdentity
@@ -13,16 +13,14 @@ from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.towers import Runtime
 from llm2clip_search.engine.search import SearchIndex
 from llm2clip_search.engine.searcher import Searcher
-from llm2clip_search.engine.served_index import ServedIndex
-from llm2clip_search.engine.several import SearchIndices
 from llm2clip_search.engine.time_limit import TIME_LIMIT_S
 from llm2clip_search.errors import EngineError, InputError, QueryError, StoreError
 from llm2clip_search.store import DEFAULT_FOLDER, Snapshot, find_index, has_index
-from llm2clip_search.store.published import default_collection
-from llm2clip_search.store.snapshot import check_same_model
-from llm2clip_search.store.writer import check_model
-from llm2clip_search.vectorindex.serving.engine import ServingEngine
-from llm2clip_search.vectorindex.serving.opening import open_engine
+from llm2clip_search.store.snapshot import check_model, check_same_model
+
+if TYPE_CHECKING:
+    from llm2clip_search.engine.served_index import ServedIndex
+    from llm2clip_search.vectorindex.serving.engine import ServingEngine
 
 
 @overload
@@ -48,7 +46,7 @@ def open_index(
     device: str = "auto",
     quantize: Quantize = "none",
     condition_seconds: float = TIME_LIMIT_S,
-    engine: str | ServingEngine | None,
+    engine: "str | ServingEngine | None",
 ) -> SearchIndex: ...
 
 
@@ -62,8 +60,8 @@ def open_index(
     device: str = "auto",
     quantize: Quantize = "none",
     condition_seconds: float = TIME_LIMIT_S,
-    engine: str | ServingEngine,
-) -> ServedIndex: ...
+    engine: "str | ServingEngine",
+) -> "ServedIndex": ...
 
 
 @overload
@@ -76,7 +74,7 @@ def open_index(
     device: str = "auto",
     quantize: Quantize = "none",
     condition_seconds: float = TIME_LIMIT_S,
-    engine: str | ServingEngine | None = None,
+    engine: "str | ServingEngine | None" = None,
 ) -> Searcher: ...
 
 
@@ -89,7 +87,7 @@ def open_index(
     device: str = "auto",
     quantize: Quantize = "none",
     condition_seconds: float = TIME_LIMIT_S,
-    engine: str | ServingEngine | None = None,
+    engine: "str | ServingEngine | None" = None,
 ) -> Searcher:
     """Open an index for searching, or several as one, or what was published to a serving engine.
 
@@ -115,6 +113,8 @@ def open_index(
     """
     how = _How(model=model, encoder=encoder, runtime=runtime, device=device, quantize=quantize)
     if folder is None and engine is not None:
+        from llm2clip_search.engine.served_index import ServedIndex
+
         served = ServedIndex(_engine_of(engine, None), condition_seconds=condition_seconds)
         made = served.snapshot.manifest.model
         loaded = how.encoder_for(made)
@@ -136,7 +136,11 @@ def open_index(
     opened = [
         SearchIndex(snapshot, loaded, condition_seconds=condition_seconds, engine=beside) for snapshot in snapshots
     ]
-    return opened[0] if len(opened) == 1 else SearchIndices(opened, loaded)
+    if len(opened) == 1:
+        return opened[0]
+    from llm2clip_search.engine.several import SearchIndices
+
+    return SearchIndices(opened, loaded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +166,12 @@ class _How:
         return as_encoder(encoder)
 
 
-def _engine_of(engine: str | ServingEngine, folder: Path | None) -> ServingEngine:
+def _engine_of(engine: "str | ServingEngine", folder: Path | None) -> "ServingEngine":
     if not isinstance(engine, str):
         return engine
+    from llm2clip_search.store.published import default_collection
+    from llm2clip_search.vectorindex.serving.opening import open_engine
+
     return open_engine(engine, collection=None if folder is None else default_collection(folder))
 
 

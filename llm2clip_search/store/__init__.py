@@ -1,11 +1,16 @@
 """The index on disk: manifest, shards, tombstones, failures and the writer's lock."""
 
-from llm2clip_search.store.discover import DEFAULT_FOLDER, default_index, find_index, has_index
-from llm2clip_search.store.manifest import AnnEntry, Manifest, SourceEntry
-from llm2clip_search.store.schema import METADATA_SCHEMA, Row
-from llm2clip_search.store.snapshot import Snapshot
-from llm2clip_search.store.verification import DamagedFile, Verification, verify_index
-from llm2clip_search.store.writer import Writer
+from typing import TYPE_CHECKING
+
+from llm2clip_search.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from llm2clip_search.store.discover import DEFAULT_FOLDER, default_index, find_index, has_index
+    from llm2clip_search.store.manifest import AnnEntry, Manifest, SourceEntry
+    from llm2clip_search.store.schema import METADATA_SCHEMA, Row
+    from llm2clip_search.store.snapshot import Snapshot
+    from llm2clip_search.store.verification import DamagedFile, Verification, verify_index
+    from llm2clip_search.store.writer import Writer
 
 __all__ = [
     "DEFAULT_FOLDER",
@@ -23,3 +28,15 @@ __all__ = [
     "has_index",
     "verify_index",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "discover": ("DEFAULT_FOLDER", "default_index", "find_index", "has_index"),
+        "manifest": ("AnnEntry", "Manifest", "SourceEntry"),
+        "schema": ("METADATA_SCHEMA", "Row"),
+        "snapshot": ("Snapshot",),
+        "verification": ("DamagedFile", "Verification", "verify_index"),
+        "writer": ("Writer",),
+    },
+)

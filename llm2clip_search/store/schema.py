@@ -8,10 +8,12 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.base.lazy import LazyModule
 from llm2clip_search.store.manifest import ColumnEntry
+
+pq = LazyModule("pyarrow.parquet")
 
 METADATA_SCHEMA = pa.schema(
     [

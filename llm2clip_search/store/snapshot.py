@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.base.lazy import LazyModule
 from llm2clip_search.errors import DamagedError, StoreError
 from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.lease import open_generation
@@ -23,6 +23,9 @@ from llm2clip_search.store.recent_parts import RecentParts
 from llm2clip_search.store.schema import CONTAINER_SCHEMA, metadata_schema
 from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.tombstones import Tombstones
+
+pc = LazyModule("pyarrow.compute")
+pq = LazyModule("pyarrow.parquet")
 
 FAILURES = "failures.parquet"
 CONTAINERS = "containers.parquet"
@@ -315,6 +318,23 @@ class Snapshot:
         except (OSError, pa.ArrowException) as error:
             raise unreadable(path, error) from error
         return rows
+
+
+def check_model(snapshot: Snapshot, model: ModelIdentity) -> None:
+    """Refuse to mix embeddings of two models.
+
+    Raises:
+        StoreError: naming the index's model and the one at hand.
+    """
+    made = snapshot.manifest.model
+    if made.fingerprint != model.fingerprint:
+        raise StoreError(
+            f"{snapshot.folder} was made by {made.name} ({made.fingerprint}), not by {model.name}"
+            f" ({model.fingerprint}).",
+            hint=f"Use --model {made.name}, or name a second index with --index."
+            if made.name != model.name
+            else "That model has changed since: delete the index and make it again, or name a second one with --index.",
+        )
 
 
 def check_same_model(snapshots: Sequence[Snapshot]) -> None:
