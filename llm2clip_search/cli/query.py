@@ -154,6 +154,13 @@ def query(
     runtime: RuntimeName = "auto",
     device: Device = "auto",
     quantize: QuantizeName = "none",
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache",
+            help="Embed the captions again, and do not keep their embeddings for the next query.",
+        ),
+    ] = False,
 ) -> None:
     """Find images or texts by captions, images, indexed images, or sums of these.
 
@@ -193,7 +200,15 @@ def query(
         "per_file": per_file,
         "sort": sort,
     }
-    opened = open_index(index or None, model=model, runtime=runtime, device=device, quantize=quantize, engine=engine)
+    opened = open_index(
+        index or None,
+        model=model,
+        runtime=runtime,
+        device=device,
+        quantize=quantize,
+        keep_captions=not no_cache,
+        engine=engine,
+    )
     is_grouped = group_duplicates is not None
     style = style_of(opened, form, preview=preview, is_grouped=is_grouped, is_batch=captions is not None)
     if captions is None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from llm2clip_search.base.files import user_path
 from llm2clip_search.base.identity import ModelIdentity
-from llm2clip_search.encoders import Encoder, as_encoder, load_encoder
+from llm2clip_search.encoders import Encoder, TowerEncoder, as_encoder, load_encoder
+from llm2clip_search.encoders.kept_captions import KeepingEncoder, KeptCaptions
 from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.towers import Runtime
 from llm2clip_search.engine.search import SearchIndex
@@ -32,6 +33,7 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    keep_captions: bool = False,
     condition_seconds: float = TIME_LIMIT_S,
 ) -> SearchIndex: ...
 
@@ -45,6 +47,7 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    keep_captions: bool = False,
     condition_seconds: float = TIME_LIMIT_S,
     engine: "str | ServingEngine | None",
 ) -> SearchIndex: ...
@@ -59,6 +62,7 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    keep_captions: bool = False,
     condition_seconds: float = TIME_LIMIT_S,
     engine: "str | ServingEngine",
 ) -> "ServedIndex": ...
@@ -73,6 +77,7 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    keep_captions: bool = False,
     condition_seconds: float = TIME_LIMIT_S,
     engine: "str | ServingEngine | None" = None,
 ) -> Searcher: ...
@@ -86,6 +91,7 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    keep_captions: bool = False,
     condition_seconds: float = TIME_LIMIT_S,
     engine: "str | ServingEngine | None" = None,
 ) -> Searcher:
@@ -98,6 +104,8 @@ def open_index(
         model: name of the model to load, by default the one that made the index.
         encoder: an encoder that is loaded already, instead of ``model`` and the options below; a name is ``model``.
         runtime, device, quantize: as for `load_encoder`.
+        keep_captions: keep the embeddings of queries' captions in the cache on disk, and use what is there: a caption
+            that was searched for before needs no model then. Not of an encoder that is given or a plug-in.
         condition_seconds: the most that evaluating a condition may take; strangers should get less than the default.
         engine: URL of a serving engine as of `open_engine`, or an engine. With a folder it searches for that index.
             Without one no index is needed, and what was published is searched by itself.
@@ -111,7 +119,14 @@ def open_index(
         ModelError: the model cannot be loaded.
         InputError: something that is not a folder, or not the URL of an engine; or an engine for several indices.
     """
-    how = _How(model=model, encoder=encoder, runtime=runtime, device=device, quantize=quantize)
+    how = _How(
+        model=model,
+        encoder=encoder,
+        runtime=runtime,
+        device=device,
+        quantize=quantize,
+        keep_captions=keep_captions,
+    )
     if folder is None and engine is not None:
         from llm2clip_search.engine.served_index import ServedIndex
 
@@ -152,6 +167,7 @@ class _How:
     runtime: Runtime
     device: str
     quantize: Quantize
+    keep_captions: bool
 
     def encoder_for(self, made: ModelIdentity) -> Encoder:
         """The encoder that was given, or that is loaded by the name that was given, or by that of a model."""
@@ -160,7 +176,11 @@ class _How:
             encoder, model = None, encoder if model is None else model
         if encoder is None:
             name = model or made.name
-            return load_encoder(name, runtime=self.runtime, device=self.device, quantize=self.quantize)
+            loaded = load_encoder(name, runtime=self.runtime, device=self.device, quantize=self.quantize)
+            # An encoder of another package may change without its name, which is all that identifies it.
+            if not self.keep_captions or not isinstance(loaded, TowerEncoder):
+                return loaded
+            return KeepingEncoder(loaded, KeptCaptions(), how=(self.runtime, self.device, self.quantize))
         if model is not None:
             raise StoreError("An index is opened with a model's name or with an encoder, not with both.")
         return as_encoder(encoder)
