@@ -25,8 +25,8 @@ WEIGHTS = "weights.bin"
 """File beside that of a tower, which holds its large tensors and is mapped into memory."""
 MAPPED_SIZE = 1 << 16
 """Size in bytes from which a tensor is stored in `WEIGHTS`; smaller ones stay in the graph."""
-BLOCK = 32
-"""Weights of one column that share a scale. Twice as many would lose twice as much for 6 % of the size."""
+BLOCK = 16
+"""Weights of one column that share a scale. With 32, `nano`'s vectors change by 60 % more and are made 10 % faster."""
 QUANTISED_SIZE = 1 << 16
 """Weights of a matrix from which it is quantised; smaller ones take no time."""
 _EMBEDDED = ".embedded"
