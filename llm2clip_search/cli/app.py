@@ -69,7 +69,7 @@ def options(
 def main() -> None:
     """Entry point of the ``llm2clip-search`` command."""
     # Imports make a hundred thousand objects that stay; going through them over and over takes a tenth of a query.
-    gc.set_threshold(50_000, *gc.get_threshold()[1:])
+    gc.set_threshold(200_000, *gc.get_threshold()[1:])
     # Pillow warns of damaged EXIF and the like; what matters is in the failures.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     console.tolerate_any_encoding()
