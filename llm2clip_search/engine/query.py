@@ -219,9 +219,9 @@ def _content(image: Any) -> bytes:
     """
     if (data := image_bytes(image)) is not None:
         return data
-    out = io.BytesIO()
     from llm2clip_search.encoders.images import read_rgb
 
+    out = io.BytesIO()
     read_rgb(image).save(out, "PPM")
     return out.getvalue()
 
