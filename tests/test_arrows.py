@@ -90,7 +90,7 @@ def test_every_module_belongs_to_a_room() -> None:
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Imports inside functions included: a lazy circle is a circle that starts later."""
     graph = {name: imports(path) for name, path in NAMES.items() if name}
-    assert graph["cli.app"] >= {"cli.console", "cli.query"}
+    assert graph["cli.query"] >= {"cli.console", "cli.hits"}
     TopologicalSorter(graph).prepare()  # a CycleError names the modules of the circle
 
 

@@ -1,31 +1,44 @@
-"""The command tree. Heavy libraries are imported when a command runs, so that ``--help`` answers at once."""
+"""The commands. Heavy libraries are imported when a command runs, so that ``--help`` answers at once."""
 
+import gc
 import warnings
 from typing import Annotated
 
 import typer
 
 from llm2clip_search.cli import console
-from llm2clip_search.cli.bench import bench
-from llm2clip_search.cli.compact import compact
-from llm2clip_search.cli.demo import demo
-from llm2clip_search.cli.duplicates import duplicates
-from llm2clip_search.cli.index import index
-from llm2clip_search.cli.info import info
-from llm2clip_search.cli.mcp import mcp
-from llm2clip_search.cli.merge import merge
-from llm2clip_search.cli.models import models
-from llm2clip_search.cli.publish import publish
-from llm2clip_search.cli.query import query
 from llm2clip_search.cli.query_command import QueryCommand
-from llm2clip_search.cli.repair import repair
-from llm2clip_search.cli.serve import serve
-from llm2clip_search.cli.sources import sources
-from llm2clip_search.cli.train import train
-from llm2clip_search.cli.verify import verify
+from llm2clip_search.cli.tree import Place, tree_of
+
+COMMANDS = {
+    "index": Place("index", "Index images or texts, or bring their index up to date."),
+    "query": Place(
+        "query", "Find images or texts by captions, images, indexed images, or sums of these.", command=QueryCommand
+    ),
+    "serve": Place("serve", "Serve a search page and a REST API, on this machine only unless told otherwise."),
+    "mcp": Place("mcp", "Let an assistant search the index, by the Model Context Protocol over stdin and stdout."),
+    "duplicates": Place("duplicates", "Find groups of near-duplicate images, or texts, in an index."),
+    "info": Place(
+        "info", "Show an index: images, model, size on disk, and how it is searched. `verify` checks its files."
+    ),
+    "compact": Place("compact", "Merge the small shards of an index and drop deleted rows from disk."),
+    "merge": Place("merge", "Merge indices of one model into a new index."),
+    "publish": Place(
+        "publish", "Copy an index to a serving engine, or bring over what was committed since the last time."
+    ),
+    "verify": Place("verify", "Compare every file of an index with its checksum, and name all that are damaged."),
+    "repair": Place("repair", "Set damaged files of an index aside, and bring back what they held."),
+    "demo": Place("demo", "Index a few real photographs and search them, to see how it works."),
+    "sources": Place("sources", "List what an index is made from, forget a folder, or follow one that has moved."),
+    "models": Place("models", "List, show, fetch, convert, calibrate and export encoders."),
+    "bench": Place("bench", "Measure recall and speed."),
+    "train": Place("train", "Train an encoder: on own data by init and run, or stage by stage."),
+}
+"""The module of each command, and what the list of commands says of it: the first paragraph of its own help."""
 
 app = typer.Typer(
     name="llm2clip-search",
+    cls=tree_of(COMMANDS),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -53,26 +66,10 @@ def options(
     console.show_log(debug=debug)
 
 
-app.command()(index)
-app.command(cls=QueryCommand)(query)
-app.command()(serve)
-app.command()(mcp)
-app.command()(duplicates)
-app.command()(info)
-app.add_typer(sources, name="sources")
-app.command()(compact)
-app.command()(merge)
-app.command()(publish)
-app.command()(verify)
-app.command()(repair)
-app.command()(demo)
-app.add_typer(models, name="models")
-app.add_typer(bench, name="bench")
-app.add_typer(train, name="train")
-
-
 def main() -> None:
     """Entry point of the ``llm2clip-search`` command."""
+    # Imports make a hundred thousand objects that stay; going through them over and over takes a tenth of a query.
+    gc.set_threshold(200_000, *gc.get_threshold()[1:])
     # Pillow warns of damaged EXIF and the like; what matters is in the failures.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     console.tolerate_any_encoding()

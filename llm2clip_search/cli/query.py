@@ -11,7 +11,6 @@ from llm2clip_search.cli import console
 from llm2clip_search.cli.batch import STDIN, count_captions, read_captions, typed_captions
 from llm2clip_search.cli.hits import LABELS, Style, form_of, print_head, print_hits, style_of
 from llm2clip_search.cli.options import Device, EngineUrl, IndexFolders, ModelName, QuantizeName, RuntimeName
-from llm2clip_search.cli.progress import ProgressBar
 from llm2clip_search.cli.sources import say_if_moved
 
 if TYPE_CHECKING:
@@ -155,6 +154,13 @@ def query(
     runtime: RuntimeName = "auto",
     device: Device = "auto",
     quantize: QuantizeName = "none",
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache",
+            help="Embed the captions again, and do not keep their embeddings for the next query.",
+        ),
+    ] = False,
 ) -> None:
     """Find images or texts by captions, images, indexed images, or sums of these.
 
@@ -194,7 +200,15 @@ def query(
         "per_file": per_file,
         "sort": sort,
     }
-    opened = open_index(index or None, model=model, runtime=runtime, device=device, quantize=quantize, engine=engine)
+    opened = open_index(
+        index or None,
+        model=model,
+        runtime=runtime,
+        device=device,
+        quantize=quantize,
+        keep_captions=not no_cache,
+        engine=engine,
+    )
     is_grouped = group_duplicates is not None
     style = style_of(opened, form, preview=preview, is_grouped=is_grouped, is_batch=captions is not None)
     if captions is None:
@@ -242,6 +256,8 @@ def _answer(
     opened: "Searcher", captions: Iterator[tuple[int, str]], options: "QueryOptions", style: Style, *, total: int
 ) -> list["Result"]:
     """Print the answers to a batch as they come; returns the last one."""
+    from llm2clip_search.cli.progress import ProgressBar  # a single query shows no bar, and need not wait for rich's
+
     asked, shown = tee(captions)
     answers = opened.query_batch((caption for _, caption in asked), **options)
     last: list[Result] = []

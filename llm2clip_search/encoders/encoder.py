@@ -11,7 +11,6 @@ from PIL import Image
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.encoders.calibration import Calibration
 from llm2clip_search.encoders.config import PreprocessConfig
-from llm2clip_search.encoders.images import read_rgb, stack_pixels
 from llm2clip_search.encoders.inputs import ImageInput, captions_of, images_of
 from llm2clip_search.errors import InputError
 
@@ -114,6 +113,8 @@ class Encoder(Protocol):
             ImageError: an image cannot be read; the message names its path.
             InputError: something that is not an image.
         """
+        from llm2clip_search.encoders.images import read_rgb, stack_pixels
+
         out = [np.empty((0, self.dim), dtype=np.float32)]
         batch: list[Image.Image] = []
         for image in images_of(images):

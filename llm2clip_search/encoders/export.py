@@ -19,7 +19,7 @@ from llm2clip_search.encoders.image_processor import image_processor
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
-from llm2clip_search.encoders.towers import build_module, compiled_path
+from llm2clip_search.encoders.towers import build_module, export_onnx
 from llm2clip_search.errors import ModelError
 
 Target = Literal["transformers", "onnx", "llm2clip"]
@@ -131,11 +131,12 @@ def _clip_tower(model: Model) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def _export_onnx(model: Model, folder: Path, tower: TowerName) -> str:
+    path = folder / f"{tower}.onnx"
     try:
         import onnxruntime
 
-        compiled = compiled_path(model, tower)
-        session: Any = onnxruntime.InferenceSession(str(compiled), providers=["CPUExecutionProvider"])
+        cosine = export_onnx(model, tower, path)
+        session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except ImportError as error:
         raise ModelError(
             "Export to ONNX needs ONNX Runtime, which is not installed.",
@@ -147,10 +148,6 @@ def _export_onnx(model: Model, folder: Path, tower: TowerName) -> str:
         raise ModelError(
             f"The {tower} tower of {model.reference} cannot be written as ONNX ({type(error).__name__}: {error})."
         ) from error
-    for path in compiled.parent.iterdir():  # large tensors are in a second file, which the first one names
-        if path.name != "export.json":
-            shutil.copyfile(path, folder / (f"{tower}.onnx" if path == compiled else path.name))
-    checked = json.loads((compiled.parent / "export.json").read_text(encoding="utf-8"))
     config = model.config
     about: dict[str, Any] = {
         "model": model.reference,
@@ -158,7 +155,7 @@ def _export_onnx(model: Model, folder: Path, tower: TowerName) -> str:
         "tower": tower,
         "inputs": {node.name: {"type": node.type, "shape": node.shape} for node in session.get_inputs()},
         "output": {"name": "embedding", "type": "tensor(float)", "shape": ["n", config.dim], "l2_normalised": True},
-        "min_cosine_to_torch": checked["min_cosine"],
+        "min_cosine_to_torch": cosine,
     }
     if tower == "vision":
         about["preprocess"] = asdict(config.vision.preprocess) | {"normalised_inside": True}
@@ -170,9 +167,7 @@ def _export_onnx(model: Model, folder: Path, tower: TowerName) -> str:
         if model.folder is not None and (tokenizer := model.folder / "tokenizer.json").exists():
             shutil.copyfile(tokenizer, folder / tokenizer.name)
     _write_json(folder / f"{tower}.json", about)
-    return (
-        f"{tower} tower, {config.dim} dimensions, L2-normalised; cosine to torch at least {checked['min_cosine']:.6f}"
-    )
+    return f"{tower} tower, {config.dim} dimensions, L2-normalised; cosine to torch at least {cosine:.6f}"
 
 
 def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -8,17 +8,18 @@ import contextlib
 import importlib.util
 import json
 import logging
-import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from llm2clip_search.base.files import new_folder
 from llm2clip_search.encoders.cache import cache_dir
+from llm2clip_search.encoders.compiled import open_tower, prepare, version, write_onnx
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Placement, Quantize, TowerName, place_tower, tower_parameters
 from llm2clip_search.errors import ModelError
@@ -36,10 +37,10 @@ FIXED_LENGTH = ("pixels", "clip_ids")
 COMPILED_LIMIT = 500_000_000
 """Parameter count above which ``auto`` runs a tower in PyTorch: 2 GB, the limit of one ONNX file. Compiling an LLM of
 8 billion parameters would need twice its 32 GB, in memory and on disk."""
-MAPPED_SIZE = 1 << 16
-"""Size in bytes from which a compiled tower's tensors are stored in a separate file; smaller ones stay in the graph."""
 _EXPORTER = Lock()
 """torch's exporter, and the warnings silenced around it, have global state, so one thread at a time may export."""
+TRACED, COMPARED = 2, 3
+"""Sizes of the batches that a tower is traced with and compared on: another one reveals a dimension that is fixed."""
 MIN_COSINE = 0.999
 """Lowest cosine between a compiled tower's vectors and PyTorch's at which the compiled tower is kept."""
 
@@ -76,7 +77,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
     if is_open and (tower_parameters(model, name) or 0) > COMPILED_LIMIT:
         return _torch_tower(build_module(model, name, placement), device)
     try:
-        return _onnx_tower(compiled_path(model, name))
+        return open_tower(compiled_path(model, name), prepared=name == "text")
     except ModelError:
         raise
     except Exception as error:  # exporters fail in many ways, and the tower still runs in PyTorch
@@ -141,37 +142,25 @@ def _torch_tower(module: "nn.Module", device: str) -> Tower:
     return run
 
 
-def _onnx_tower(path: Path) -> Tower:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():  # torch's tower keeps to it too
-        options.intra_op_num_threads = int(threads)
-    session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    inputs = [node.name for node in session.get_inputs()]
-
-    def run(arrays: dict[str, np.ndarray]) -> np.ndarray:
-        out: np.ndarray = session.run(None, {name: arrays[name] for name in inputs})[0]
-        return out
-
-    return run
-
-
 def _compiled(model: Model, name: TowerName) -> Path:
-    """Path of the tower's ONNX file in the cache."""
-    return cache_dir() / "onnx" / model.identity.fingerprint / name / "tower.onnx"
+    """Path of the compiled tower in the cache."""
+    form = name if name == "vision" else f"{name}-{version()}"
+    return cache_dir() / "onnx" / model.identity.fingerprint / form / "tower.onnx"
 
 
 def compiled_path(model: Model, name: TowerName) -> Path:
-    """The tower's ONNX file; if it is not in the cache, it is exported and compared with PyTorch first."""
+    """The compiled tower, for `compiled.open_tower`.
+
+    If it is not in the cache, the tower is exported, prepared, and compared with PyTorch first.
+    """
     path = _compiled(model, name)
     if path.exists():
         return path
     logger.info("Compiling the %s tower of %s for this CPU (once) ...", name, model.reference)
     try:
         with new_folder(path.parent) as folder:
-            cosine = _export(model, name, folder / path.name)
+            write = export_onnx if name == "vision" else _prepare
+            cosine = write(model, name, folder / path.name)
             (folder / "export.json").write_text(json.dumps({"model": model.reference, "min_cosine": cosine}))
     except OSError:
         if not path.exists():  # otherwise another process finished first, and its file is as good
@@ -179,18 +168,45 @@ def compiled_path(model: Model, name: TowerName) -> Path:
     return path
 
 
-def _export(model: Model, name: TowerName, path: Path) -> float:
-    """Write the ONNX file; returns the lowest cosine between its vectors and PyTorch's."""
+def export_onnx(model: Model, name: TowerName, path: Path) -> float:
+    """Write a tower as an ONNX file that any program can read, with its large tensors in a second one beside it.
+
+    Returns:
+        The lowest cosine between its vectors and PyTorch's.
+
+    Raises:
+        RuntimeError: it is below `MIN_COSINE`. The exporter raises further types.
+    """
+    module = build_module(model, name)
+    _export(module, model, name, path)
+    return _agreement(path, module, model, name, prepared=False)
+
+
+def _prepare(model: Model, name: TowerName, path: Path) -> float:
+    """Write a tower in the form that opens fastest; returns the lowest cosine as `export_onnx` does."""
+    module = build_module(model, name)
+    with tempfile.TemporaryDirectory(dir=path.parents[1], prefix=f".{path.parent.name}-") as scratch:
+        portable = Path(scratch) / path.name
+        _export(module, model, name, portable)
+        try:
+            prepare(portable, path, quantised=True)
+            return _agreement(path, module, model, name, prepared=True)
+        except Exception:  # an older ONNX Runtime, or weights that lose too much
+            logger.debug("The %s tower of %s keeps its precision.", name, model.reference, exc_info=True)
+        prepare(portable, path, quantised=False)
+        return _agreement(path, module, model, name, prepared=True)
+
+
+def _export(module: "nn.Module", model: Model, name: TowerName, path: Path) -> None:
+    import onnx
     import torch
 
-    module = build_module(model, name)
-    # Traced and compared on different shapes, which reveals a dimension that tracing has fixed.
-    traced, compared = (_sample(model, name, count) for count in (2, 3))
+    traced = _sample(model, name, TRACED)
     example = tuple(map(torch.from_numpy, traced.values()))
     axes = {key: {0: "n"} if key in FIXED_LENGTH else {0: "n", 1: "length"} for key in traced}
     with _EXPORTER, _quiet_exporter(), torch.inference_mode():
         # The TorchScript exporter takes 2.5 s for these towers where the dynamo exporter takes 23 s, and it needs no
-        # onnxscript. The comparison below checks its output.
+        # onnxscript. The comparison with torch checks its output.
         torch.onnx.export(
             module,
             example,
@@ -201,27 +217,21 @@ def _export(model: Model, name: TowerName, path: Path) -> float:
             opset_version=17,
             dynamo=False,
         )
-    _map_weights(path)
+    write_onnx(onnx.load(path), path)
+
+
+def _agreement(path: Path, module: "nn.Module", model: Model, name: TowerName, *, prepared: bool) -> float:
+    """The lowest cosine between the vectors of an ONNX file and of its module.
+
+    Raises:
+        RuntimeError: it is below `MIN_COSINE`.
+    """
+    compared = _sample(model, name, COMPARED)
     expected = _torch_tower(module, "cpu")(compared)
-    cosine = float((_onnx_tower(path)(compared) * expected).sum(axis=1).min())
+    cosine = float((open_tower(path, prepared=prepared)(compared) * expected).sum(axis=1).min())
     if not cosine >= MIN_COSINE:  # NaN fails too
         raise RuntimeError(f"compiled vectors agree with torch's only to cosine {cosine:.5f}")
     return cosine
-
-
-def _map_weights(path: Path) -> None:
-    """Move large tensors to a second file, which ONNX Runtime maps: nothing is parsed, and of an embedding table only
-    the rows of a caption's tokens are read."""
-    import onnx
-
-    onnx.save_model(
-        onnx.load(path),
-        path,
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=MAPPED_SIZE,
-        convert_attribute=False,
-    )
 
 
 def _sample(model: Model, name: TowerName, count: int) -> dict[str, np.ndarray]:

@@ -194,7 +194,7 @@ class Rows:
         out = np.empty((len(vectors), len(keys)), dtype=np.float32)
         wide = vectors.astype(np.float64)
         numbers, ids = parts_and_ids(keys)
-        for number in np.unique(numbers).tolist():
+        for number in _distinct(numbers):
             of_it = slice(*np.searchsorted(numbers, [number, number + 1]))
             for found, block in self.parts[number].snapshot.blocks(ids[of_it]):
                 self._check_lengths(number, found, block)
@@ -220,7 +220,7 @@ class Rows:
         """Stored vectors of some rows, scaled to unit length: float32 ``[n, dim]``."""
         numbers, ids = parts_and_ids(keys)
         out = np.empty((len(keys), self.parts[0].snapshot.manifest.dim), dtype=np.float32)
-        for number in np.unique(numbers).tolist():
+        for number in _distinct(numbers):
             of_it = numbers == number
             out[of_it] = self.parts[number].snapshot.vectors(ids[of_it].tolist())
         return unit(out)
@@ -237,7 +237,7 @@ class Rows:
         """Metadata of some rows, in their order, each with its index."""
         numbers, ids = parts_and_ids(keys)
         found: dict[int, tuple[SearchedRows, dict[str, Any]]] = {}
-        for number in np.unique(numbers).tolist():
+        for number in _distinct(numbers):
             places, snapshot = np.flatnonzero(numbers == number), self.parts[number].snapshot
             rows = snapshot.rows(ids[places].tolist())
             found |= {place: (snapshot, row) for place, row in zip(places.tolist(), rows, strict=True)}
@@ -279,3 +279,8 @@ class Candidates:
             self.plans = self.rows.plans(self.query, depth)
             self._lists[depth] = self.rows.search(self.vectors, depth, self.plans)
         return self._lists[depth]
+
+
+def _distinct(numbers: np.ndarray) -> list[int]:
+    """Distinct values, ascending; ``np.unique`` would import ``numpy.ma``, which takes longer than the search."""
+    return sorted(set(numbers.tolist()))

@@ -4,25 +4,24 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from llm2clip_search.base.files import user_path
 from llm2clip_search.base.identity import ModelIdentity
-from llm2clip_search.encoders import Encoder, as_encoder, load_encoder
+from llm2clip_search.encoders import Encoder, TowerEncoder, as_encoder, load_encoder
+from llm2clip_search.encoders.kept_captions import KeepingEncoder, KeptCaptions
 from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.towers import Runtime
 from llm2clip_search.engine.search import SearchIndex
 from llm2clip_search.engine.searcher import Searcher
-from llm2clip_search.engine.served_index import ServedIndex
-from llm2clip_search.engine.several import SearchIndices
 from llm2clip_search.engine.time_limit import TIME_LIMIT_S
 from llm2clip_search.errors import EngineError, InputError, QueryError, StoreError
 from llm2clip_search.store import DEFAULT_FOLDER, Snapshot, find_index, has_index
-from llm2clip_search.store.published import default_collection
-from llm2clip_search.store.snapshot import check_same_model
-from llm2clip_search.store.writer import check_model
-from llm2clip_search.vectorindex.serving.engine import ServingEngine
-from llm2clip_search.vectorindex.serving.opening import open_engine
+from llm2clip_search.store.snapshot import check_model, check_same_model
+
+if TYPE_CHECKING:
+    from llm2clip_search.engine.served_index import ServedIndex
+    from llm2clip_search.vectorindex.serving.engine import ServingEngine
 
 
 @overload
@@ -34,6 +33,7 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    keep_captions: bool = False,
     condition_seconds: float = TIME_LIMIT_S,
 ) -> SearchIndex: ...
 
@@ -47,8 +47,9 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    keep_captions: bool = False,
     condition_seconds: float = TIME_LIMIT_S,
-    engine: str | ServingEngine | None,
+    engine: "str | ServingEngine | None",
 ) -> SearchIndex: ...
 
 
@@ -61,9 +62,10 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    keep_captions: bool = False,
     condition_seconds: float = TIME_LIMIT_S,
-    engine: str | ServingEngine,
-) -> ServedIndex: ...
+    engine: "str | ServingEngine",
+) -> "ServedIndex": ...
 
 
 @overload
@@ -75,8 +77,9 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    keep_captions: bool = False,
     condition_seconds: float = TIME_LIMIT_S,
-    engine: str | ServingEngine | None = None,
+    engine: "str | ServingEngine | None" = None,
 ) -> Searcher: ...
 
 
@@ -88,8 +91,9 @@ def open_index(
     runtime: Runtime = "auto",
     device: str = "auto",
     quantize: Quantize = "none",
+    keep_captions: bool = False,
     condition_seconds: float = TIME_LIMIT_S,
-    engine: str | ServingEngine | None = None,
+    engine: "str | ServingEngine | None" = None,
 ) -> Searcher:
     """Open an index for searching, or several as one, or what was published to a serving engine.
 
@@ -100,6 +104,8 @@ def open_index(
         model: name of the model to load, by default the one that made the index.
         encoder: an encoder that is loaded already, instead of ``model`` and the options below; a name is ``model``.
         runtime, device, quantize: as for `load_encoder`.
+        keep_captions: keep the embeddings of queries' captions in the cache on disk, and use what is there: a caption
+            that was searched for before needs no model then. Not of an encoder that is given or a plug-in.
         condition_seconds: the most that evaluating a condition may take; strangers should get less than the default.
         engine: URL of a serving engine as of `open_engine`, or an engine. With a folder it searches for that index.
             Without one no index is needed, and what was published is searched by itself.
@@ -113,8 +119,17 @@ def open_index(
         ModelError: the model cannot be loaded.
         InputError: something that is not a folder, or not the URL of an engine; or an engine for several indices.
     """
-    how = _How(model=model, encoder=encoder, runtime=runtime, device=device, quantize=quantize)
+    how = _How(
+        model=model,
+        encoder=encoder,
+        runtime=runtime,
+        device=device,
+        quantize=quantize,
+        keep_captions=keep_captions,
+    )
     if folder is None and engine is not None:
+        from llm2clip_search.engine.served_index import ServedIndex
+
         served = ServedIndex(_engine_of(engine, None), condition_seconds=condition_seconds)
         made = served.snapshot.manifest.model
         loaded = how.encoder_for(made)
@@ -136,7 +151,11 @@ def open_index(
     opened = [
         SearchIndex(snapshot, loaded, condition_seconds=condition_seconds, engine=beside) for snapshot in snapshots
     ]
-    return opened[0] if len(opened) == 1 else SearchIndices(opened, loaded)
+    if len(opened) == 1:
+        return opened[0]
+    from llm2clip_search.engine.several import SearchIndices
+
+    return SearchIndices(opened, loaded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +167,7 @@ class _How:
     runtime: Runtime
     device: str
     quantize: Quantize
+    keep_captions: bool
 
     def encoder_for(self, made: ModelIdentity) -> Encoder:
         """The encoder that was given, or that is loaded by the name that was given, or by that of a model."""
@@ -156,15 +176,22 @@ class _How:
             encoder, model = None, encoder if model is None else model
         if encoder is None:
             name = model or made.name
-            return load_encoder(name, runtime=self.runtime, device=self.device, quantize=self.quantize)
+            loaded = load_encoder(name, runtime=self.runtime, device=self.device, quantize=self.quantize)
+            # An encoder of another package may change without its name, which is all that identifies it.
+            if not self.keep_captions or not isinstance(loaded, TowerEncoder):
+                return loaded
+            return KeepingEncoder(loaded, KeptCaptions(), how=(self.runtime, self.device, self.quantize))
         if model is not None:
             raise StoreError("An index is opened with a model's name or with an encoder, not with both.")
         return as_encoder(encoder)
 
 
-def _engine_of(engine: str | ServingEngine, folder: Path | None) -> ServingEngine:
+def _engine_of(engine: "str | ServingEngine", folder: Path | None) -> "ServingEngine":
     if not isinstance(engine, str):
         return engine
+    from llm2clip_search.store.published import default_collection
+    from llm2clip_search.vectorindex.serving.opening import open_engine
+
     return open_engine(engine, collection=None if folder is None else default_collection(folder))
 
 

@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from llm2clip_search.store import AnnEntry
-from llm2clip_search.vectorindex.gpu import GPU_MAX_K, runs_on_gpu
-from llm2clip_search.vectorindex.kinds import InvertedLists, kind_of
+from llm2clip_search.vectorindex.kinds import GPU_MAX_K, InvertedLists, kind_of, runs_on_gpu
 from llm2clip_search.vectorindex.operating import OperatingPoint, choose_point
 
 FILTER_MARGIN = 2

@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 
 import numpy as np
 
-from llm2clip_search.encoders.images import read_rgb
 from llm2clip_search.encoders.inputs import (
     ImageInput,
     as_array,
@@ -220,6 +219,8 @@ def _content(image: Any) -> bytes:
     """
     if (data := image_bytes(image)) is not None:
         return data
+    from llm2clip_search.encoders.images import read_rgb
+
     out = io.BytesIO()
     read_rgb(image).save(out, "PPM")
     return out.getvalue()

@@ -16,23 +16,22 @@ from llm2clip_search.engine.numbers import whole_number
 from llm2clip_search.engine.plan import SearchPlan, plan_search
 from llm2clip_search.engine.query import Find, Query
 from llm2clip_search.engine.searcher import Searcher
-from llm2clip_search.engine.served import Asked, EngineBeside, as_asked
 from llm2clip_search.engine.time_limit import TIME_LIMIT_S
 from llm2clip_search.errors import QueryError
 from llm2clip_search.store import Snapshot
-from llm2clip_search.store.writer import check_model
+from llm2clip_search.store.snapshot import check_model
 from llm2clip_search.vectorindex.exact import SLACK, ExactIndex, rank_again
-from llm2clip_search.vectorindex.faiss_index import FaissIndex, load_index
 from llm2clip_search.vectorindex.faiss_library import gpu_count
-from llm2clip_search.vectorindex.gpu import GPU_MAX_K, GpuFlatIndex, GpuListsIndex, gpu_memory
 from llm2clip_search.vectorindex.index import VectorIndex
-from llm2clip_search.vectorindex.kinds import kind_of
+from llm2clip_search.vectorindex.kinds import GPU_MAX_K, kind_of
 from llm2clip_search.vectorindex.policy import AnnConfig
-from llm2clip_search.vectorindex.serving.engine import ServingEngine
-from llm2clip_search.vectorindex.serving.opening import open_engine
 
 if TYPE_CHECKING:
     from llm2clip_search.engine.filter import Filter
+    from llm2clip_search.engine.served import Asked, EngineBeside
+    from llm2clip_search.vectorindex.faiss_index import FaissIndex
+    from llm2clip_search.vectorindex.gpu import GpuFlatIndex, GpuListsIndex
+    from llm2clip_search.vectorindex.serving.engine import ServingEngine
 
 
 class SearchIndex(Searcher):
@@ -48,7 +47,7 @@ class SearchIndex(Searcher):
         encoder: Encoder | None = None,
         *,
         condition_seconds: float = TIME_LIMIT_S,
-        engine: ServingEngine | None = None,
+        engine: "ServingEngine | None" = None,
     ) -> None:
         """Without an encoder the index is searched by vectors and by ids only.
 
@@ -62,18 +61,18 @@ class SearchIndex(Searcher):
         super().__init__(encoder)
         self._condition_seconds = condition_seconds
         self.snapshot = snapshot
-        self._engine = None if engine is None else EngineBeside(engine, snapshot, condition_seconds)
+        self._engine = None if engine is None else _beside(engine, snapshot, condition_seconds)
         # Nothing here refers back to this object, so that its files are let go as soon as its last user is gone.
         rows = snapshot.manifest.live
         texts, approximate = Lazy(snapshot.text_ids), Lazy(lambda: _load_approximate(snapshot))
         self._gpus = Lazy(gpu_count)
         self._exact = ExactIndex(snapshot, rows)
-        self._exact_on_gpu = Lazy(lambda: GpuFlatIndex(snapshot, rows, dim=snapshot.manifest.dim, memory=gpu_memory()))
+        self._exact_on_gpu = Lazy(lambda: _exact_on_gpu(snapshot, rows))
         self._filter = Lazy(lambda: _open_filter(snapshot, condition_seconds))
         self._texts = texts
         self._images = Lazy(lambda: np.setdiff1d(snapshot.live_ids, texts(), assume_unique=True))
         self._approximate = approximate
-        self._approximate_on_gpu = Lazy(lambda: GpuListsIndex(approximate()))
+        self._approximate_on_gpu = Lazy(lambda: _lists_on_gpu(approximate()))
         ann = snapshot.manifest.ann
         covered = frozenset(ann.shards if ann else ())
         tail = snapshot.only(snapshot.names - covered)
@@ -261,12 +260,22 @@ class SearchIndex(Searcher):
         return rank_again(self.snapshot, queries, candidates, k)
 
 
-def _as_asked(matches: Matches | None) -> Asked | None:
+def _beside(engine: "ServingEngine", snapshot: Snapshot, seconds: float) -> "EngineBeside":
+    from llm2clip_search.engine.served import EngineBeside
+
+    return EngineBeside(engine, snapshot, seconds)
+
+
+def _as_asked(matches: Matches | None) -> "Asked | None":
+    from llm2clip_search.engine.served import Asked, as_asked
+
     return matches if matches is None or isinstance(matches, Asked) else as_asked(np.asarray(matches))
 
 
 def _ids_of(matches: Matches | None) -> np.ndarray | None:
-    return None if matches is None else matches.ids if isinstance(matches, Asked) else np.asarray(matches)
+    if matches is None or isinstance(matches, np.ndarray):
+        return matches
+    return np.asarray(getattr(matches, "ids", matches))
 
 
 def _open_filter(snapshot: Snapshot, seconds: float) -> "Filter":
@@ -275,7 +284,21 @@ def _open_filter(snapshot: Snapshot, seconds: float) -> "Filter":
     return Filter(snapshot, time_limit_s=seconds)
 
 
-def _load_approximate(snapshot: Snapshot) -> FaissIndex:
+def _exact_on_gpu(snapshot: Snapshot, rows: int) -> "GpuFlatIndex":
+    from llm2clip_search.vectorindex.gpu import GpuFlatIndex, gpu_memory
+
+    return GpuFlatIndex(snapshot, rows, dim=snapshot.manifest.dim, memory=gpu_memory())
+
+
+def _lists_on_gpu(index: "FaissIndex") -> "GpuListsIndex":
+    from llm2clip_search.vectorindex.gpu import GpuListsIndex
+
+    return GpuListsIndex(index)
+
+
+def _load_approximate(snapshot: Snapshot) -> "FaissIndex":
+    from llm2clip_search.vectorindex.faiss_index import load_index
+
     ann, path = snapshot.manifest.ann, snapshot.ann_path
     assert ann is not None, "the plan is approximate only if there is an index"
     assert path is not None, "the manifest names it"
@@ -287,5 +310,9 @@ def _opened_again(folder: Path, encoder: Encoder | None, condition_seconds: floa
     snapshot = Snapshot(folder)
     if encoder is not None:
         check_model(snapshot, encoder.identity)
-    opened = None if engine is None else open_engine(engine)
+    opened = None
+    if engine is not None:
+        from llm2clip_search.vectorindex.serving.opening import open_engine
+
+        opened = open_engine(engine)
     return SearchIndex(snapshot, encoder, condition_seconds=condition_seconds, engine=opened)

@@ -16,7 +16,6 @@ from llm2clip_search.engine.browser import Browser
 from llm2clip_search.engine.candidates import Candidates, Rows
 from llm2clip_search.engine.chosen import ChosenRows
 from llm2clip_search.engine.joining import Joined
-from llm2clip_search.engine.named_images import named_image
 from llm2clip_search.engine.query import Find, Fuse, ImageRef, Query, QueryOptions, Term, compose_query
 from llm2clip_search.engine.results import NOT_METADATA, Hit, Result, in_order_of, sortable
 from llm2clip_search.engine.selection import Ranked, first_depth, select
@@ -294,6 +293,8 @@ class Searcher(Browser):
         """The vector of an image, or of an indexed one."""
         if term.kind == "like":
             return self._stored(str(term.value))
+        from llm2clip_search.engine.named_images import named_image
+
         image = term.value if isinstance(term.value, bytes) else named_image(term.value)
         vector: np.ndarray = self.encoder.encode_images([image])[0]
         return vector

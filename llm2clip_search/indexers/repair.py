@@ -27,7 +27,7 @@ from llm2clip_search.store import Manifest, Writer
 from llm2clip_search.store.names import decode
 from llm2clip_search.store.repair import FileRepair, lost_images, repair_files, write_lost_images
 from llm2clip_search.store.schema import CONTAINER_SCHEMA
-from llm2clip_search.store.writer import check_model
+from llm2clip_search.store.snapshot import check_model
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 

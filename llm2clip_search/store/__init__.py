@@ -1,12 +1,17 @@
 """The index on disk: manifest, shards, tombstones, failures and the writer's lock."""
 
-from llm2clip_search.store.contents import DamagedFile
-from llm2clip_search.store.discover import DEFAULT_FOLDER, default_index, find_index, has_index
-from llm2clip_search.store.manifest import AnnEntry, Manifest, SourceEntry
-from llm2clip_search.store.schema import METADATA_SCHEMA, Row
-from llm2clip_search.store.snapshot import Snapshot
-from llm2clip_search.store.verification import Verification, verify_index
-from llm2clip_search.store.writer import Writer
+from typing import TYPE_CHECKING
+
+from llm2clip_search.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from llm2clip_search.store.contents import DamagedFile
+    from llm2clip_search.store.discover import DEFAULT_FOLDER, default_index, find_index, has_index
+    from llm2clip_search.store.manifest import AnnEntry, Manifest, SourceEntry
+    from llm2clip_search.store.schema import METADATA_SCHEMA, Row
+    from llm2clip_search.store.snapshot import Snapshot
+    from llm2clip_search.store.verification import Verification, verify_index
+    from llm2clip_search.store.writer import Writer
 
 __all__ = [
     "DEFAULT_FOLDER",
@@ -24,3 +29,16 @@ __all__ = [
     "has_index",
     "verify_index",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "contents": ("DamagedFile",),
+        "discover": ("DEFAULT_FOLDER", "default_index", "find_index", "has_index"),
+        "manifest": ("AnnEntry", "Manifest", "SourceEntry"),
+        "schema": ("METADATA_SCHEMA", "Row"),
+        "snapshot": ("Snapshot",),
+        "verification": ("Verification", "verify_index"),
+        "writer": ("Writer",),
+    },
+)

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from llm2clip_search.base.lazy import LazyModule
+
+pq = LazyModule("pyarrow.parquet")
 
 Manifest = dict[str, Any]
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from llm2clip_search.base.lazy import LazyModule
 from llm2clip_search.store.names import encode
+
+pc = LazyModule("pyarrow.compute")
 
 ABSOLUTE = "^/|^.:/|://"
 """Paths that are not relative: of this machine, of Windows, and URIs."""

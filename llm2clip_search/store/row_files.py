@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from llm2clip_search.base.lazy import LazyModule
 from llm2clip_search.base.mapping import map_file
 from llm2clip_search.store.faults import unreadable
+
+pq = LazyModule("pyarrow.parquet")
 
 BATCH_ROWS = 256
 """Rows per batch: reading one takes 0.05 ms, and smaller ones compress less."""
@@ -133,7 +135,7 @@ class ParquetRows(RowFile):
     """A Parquet file; its row groups are the parts."""
 
     @cached_property
-    def _footer(self) -> pq.FileMetaData:
+    def _footer(self) -> Any:
         """Parsed once: the footer of a large shard takes longer to read than the rows of a few hits."""
         return pq.read_metadata(self.path)
 

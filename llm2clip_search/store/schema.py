@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llm2clip_search.base.identity import ModelIdentity, json_sha256
+from llm2clip_search.base.lazy import LazyModule
 from llm2clip_search.store.manifest import ColumnEntry
+
+pq = LazyModule("pyarrow.parquet")
 
 METADATA_SCHEMA = pa.schema(
     [

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from llm2clip_search.base.lazy import LazyModule
 from llm2clip_search.base.mapping import map_array
 from llm2clip_search.errors import DamagedError
 from llm2clip_search.store.checked import CheckedFiles
@@ -17,6 +17,8 @@ from llm2clip_search.store.faults import unreadable
 from llm2clip_search.store.manifest import ShardEntry
 from llm2clip_search.store.recent_parts import RecentParts
 from llm2clip_search.store.row_files import ArrowRows, ParquetRows, RowFile
+
+pq = LazyModule("pyarrow.parquet")
 
 VECTORS = "embeddings.npy"
 METADATA = "metadata.parquet"
@@ -204,7 +206,7 @@ class Shard:
             return frozenset(file.schema_arrow.names)
 
     @contextmanager
-    def _metadata(self) -> Iterator[pq.ParquetFile]:
+    def _metadata(self) -> Iterator[Any]:
         self.confirm(METADATA)
         # Pages carry checksums since schema 4; comparing them takes a tenth of the time of decoding.
         try:

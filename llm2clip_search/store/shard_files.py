@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from llm2clip_search.base.files import file_sha256, fsync_path, make_folder
+from llm2clip_search.base.lazy import LazyModule
 from llm2clip_search.store.manifest import ShardEntry
 from llm2clip_search.store.paths import ABSOLUTE
 from llm2clip_search.store.row_files import row_writer
 from llm2clip_search.store.schema import UNIQUE
 from llm2clip_search.store.shard import METADATA, ROWS, VECTORS
+
+pc = LazyModule("pyarrow.compute")
+pq = LazyModule("pyarrow.parquet")
 
 ROW_GROUP = 2048
 """Rows per Parquet row group: a filter skips those that its statistics rule out."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from llm2clip_search.base.identity import ModelIdentity
+from llm2clip_search.base.lazy import LazyModule
 from llm2clip_search.errors import DamagedError, StoreError
 from llm2clip_search.store.checked import CheckedFiles
 from llm2clip_search.store.faults import unreadable
@@ -24,6 +24,9 @@ from llm2clip_search.store.recent_parts import RecentParts
 from llm2clip_search.store.schema import CONTAINER_SCHEMA, metadata_schema, read_failures
 from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.tombstones import Tombstones
+
+pc = LazyModule("pyarrow.compute")
+pq = LazyModule("pyarrow.parquet")
 
 FAILURES = "failures.parquet"
 CONTAINERS = "containers.parquet"
@@ -337,6 +340,23 @@ class Snapshot:
             return read_failures(path)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise unreadable(path, error) from error
+
+
+def check_model(snapshot: Snapshot, model: ModelIdentity) -> None:
+    """Refuse to mix embeddings of two models.
+
+    Raises:
+        StoreError: naming the index's model and the one at hand.
+    """
+    made = snapshot.manifest.model
+    if made.fingerprint != model.fingerprint:
+        raise StoreError(
+            f"{snapshot.folder} was made by {made.name} ({made.fingerprint}), not by {model.name}"
+            f" ({model.fingerprint}).",
+            hint=f"Use --model {made.name}, or name a second index with --index."
+            if made.name != model.name
+            else "That model has changed since: delete the index and make it again, or name a second one with --index.",
+        )
 
 
 def check_same_model(snapshots: Sequence[Snapshot]) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from llm2clip_search.base.lazy import LazyModule
 from llm2clip_search.errors import DamagedError
 from llm2clip_search.store.faults import unreadable
+
+pq = LazyModule("pyarrow.parquet")
 
 TOMBSTONE_SCHEMA = pa.schema(
     [pa.field("shard", pa.string(), nullable=False), pa.field("id", pa.int64(), nullable=False)]

@@ -43,7 +43,7 @@ from llm2clip_search.store.schema import (
 )
 from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.shard_files import write_shard
-from llm2clip_search.store.snapshot import ANN, CONTAINERS, FAILURES, Snapshot, index_folder
+from llm2clip_search.store.snapshot import ANN, CONTAINERS, FAILURES, Snapshot, check_model, index_folder
 from llm2clip_search.store.tombstones import Tombstones
 from llm2clip_search.vectorindex.policy import AnnConfig
 
@@ -364,23 +364,6 @@ class Writer:
                 path.unlink()
         for path in folder.glob(".*.tmp"):
             path.unlink()
-
-
-def check_model(snapshot: Snapshot, model: ModelIdentity) -> None:
-    """Refuse to mix embeddings of two models.
-
-    Raises:
-        StoreError: naming the index's model and the one at hand.
-    """
-    made = snapshot.manifest.model
-    if made.fingerprint != model.fingerprint:
-        raise StoreError(
-            f"{snapshot.folder} was made by {made.name} ({made.fingerprint}), not by {model.name}"
-            f" ({model.fingerprint}).",
-            hint=f"Use --model {made.name}, or name a second index with --index."
-            if made.name != model.name
-            else "That model has changed since: delete the index and make it again, or name a second one with --index.",
-        )
 
 
 def _with_source(sources: Sequence[SourceEntry], source: SourceEntry) -> tuple[SourceEntry, ...]:

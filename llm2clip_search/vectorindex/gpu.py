@@ -17,17 +17,10 @@ from llm2clip_search.vectorindex.faiss_index import FaissIndex, GraphIndex
 from llm2clip_search.vectorindex.faiss_library import gpu_count, import_faiss
 from llm2clip_search.vectorindex.index import Capabilities, Vectors
 from llm2clip_search.vectorindex.inverted_lists import InvertedListsIndex
-from llm2clip_search.vectorindex.kinds import Cagra, IndexKind, Ivf, IvfPq
+from llm2clip_search.vectorindex.kinds import GPU_MAX_K, Cagra
 
-GPU_MAX_K = 2048
-"""Results per query that FAISS's GPU indices can give."""
 FLAT_SHARE = 0.6
 """Share of a GPU's memory that vectors may take; the rest is for queries, scores and whoever else uses it."""
-
-
-def runs_on_gpu(kind: IndexKind, *, candidates: int, effort: int) -> bool:
-    """Whether FAISS has a GPU index for what was built on the CPU, and can be asked for so much of it."""
-    return isinstance(kind, Ivf | IvfPq) and max(candidates, effort) <= GPU_MAX_K
 
 
 class _GpuCopy(ABC):

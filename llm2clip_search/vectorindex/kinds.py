@@ -13,6 +13,8 @@ PQ_SIZES = (96, 64, 48, 32, 16, 8, 4, 2, 1)
 ID_BYTES = 8
 MAX_PROBES = 2048
 """Most lists that tuning tries; searches that need more are better made exactly."""
+GPU_MAX_K = 2048
+"""Results per query that FAISS's GPU indices can give."""
 GRAPH_FROM_LISTS = 1024
 """From this many centroids on, an HNSW graph over them finds the nearest faster than comparing all."""
 TRAINING_PER_LIST = 40
@@ -229,3 +231,8 @@ def kind_of(factory: str) -> IndexKind:
         if match := re.fullmatch(pattern, factory):
             return make(match)
     raise StoreError(f"{factory!r} is not a kind of approximate index that this version reads.")
+
+
+def runs_on_gpu(kind: IndexKind, *, candidates: int, effort: int) -> bool:
+    """Whether FAISS has a GPU index for what was built on the CPU, and can be asked for so much of it."""
+    return isinstance(kind, Ivf | IvfPq) and max(candidates, effort) <= GPU_MAX_K

@@ -19,6 +19,18 @@ def test_a_tower_is_exported_and_a_refusal_is_one_sentence(tmp_path: Path, tiny_
     assert not (tmp_path / "clip").exists()
 
 
+def test_an_exported_text_tower_needs_nothing_but_tokens(tmp_path: Path, tiny_model: Path, run_cli: RunCli) -> None:
+    """Any program can run it: the operators are ONNX's own, and the table of token embeddings is inside."""
+    import onnx
+
+    folder = tmp_path / "onnx"
+    assert run_cli("models", "export", f"dir:{tiny_model}", folder, "--to", "onnx", "--tower", "text").returncode == 0
+    model = onnx.load(folder / "text.onnx")
+    assert [node.name for node in model.graph.input] == ["ids", "attention_mask", "pooling_mask"]
+    assert {node.domain for node in model.graph.node} == {""}
+    assert list(json.loads((folder / "text.json").read_text())["inputs"]) == ["ids", "attention_mask", "pooling_mask"]
+
+
 def test_opening_is_measured(tiny_model: Path, run_cli: RunCli) -> None:
     done = run_cli("bench", "opening", f"dir:{tiny_model}", "--tower", "vision", "--json")
     assert done.returncode == 0, done.stderr

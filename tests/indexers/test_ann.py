@@ -138,7 +138,7 @@ def test_the_gpu_plan_gives_what_the_cpu_gives(
     monkeypatch.setattr(faiss, "GpuMultipleClonerOptions", type("Options", (), {}), raising=False)
     monkeypatch.setattr(faiss, "GpuParameterSpace", Parameters, raising=False)
     monkeypatch.setattr("llm2clip_search.engine.search.gpu_count", lambda: 1)
-    monkeypatch.setattr("llm2clip_search.engine.search.gpu_memory", lambda: 10**9)
+    monkeypatch.setattr("llm2clip_search.vectorindex.gpu.gpu_memory", lambda: 10**9)
     gpu = SearchIndex(Snapshot(tmp_path), colours)
     result = gpu.query("anything", k=20)
     assert result.plan.device == "gpu"

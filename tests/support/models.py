@@ -28,7 +28,7 @@ def save_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def save_llm(folder: Path) -> None:
+def save_llm(folder: Path, *, width: int = 32) -> None:
     """A two-block Llama, saved by transformers."""
     import torch
 
@@ -40,8 +40,8 @@ def save_llm(folder: Path) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=320,
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -50,8 +50,8 @@ def save_llm(folder: Path) -> None:
     LlamaModel(config).save_pretrained(folder)
 
 
-def save_model(folder: Path, *, seed: int = 0) -> Path:
-    """A model folder with timm's smallest ViT, the tiny Llama, and random heads."""
+def save_model(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
+    """A model folder with timm's smallest ViT, the tiny Llama of some width, and random heads."""
     import torch
     from safetensors.torch import save_file
 
@@ -62,11 +62,11 @@ def save_model(folder: Path, *, seed: int = 0) -> Path:
     import timm
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_llm(folder / "llm")
+    save_llm(folder / "llm", width=width)
     save_tokenizer(folder)
     torch.manual_seed(seed)
     backbone = timm.create_model("test_vit", pretrained=False, num_classes=0)
-    adaptor = Adaptor(32, 16, AdaptorConfig(blocks=1))
+    adaptor = Adaptor(width, 16, AdaptorConfig(blocks=1))
     projection = torch.nn.Linear(64, 16)
     tensors = {f"vision.backbone.{n}": t for n, t in backbone.state_dict().items()}
     tensors |= {f"vision.projection.{n}": t for n, t in projection.state_dict().items()}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llm2clip_search.base.visible import visible
 from llm2clip_search.cli import console
 from llm2clip_search.errors import InputError
 
@@ -42,7 +43,7 @@ def _print_tables(found: "TrainingRunsComparison") -> None:
     table = console.table(*left, *found.runs, left=(*left, *found.runs))
     part = ""
     for each in found.fields:
-        cells = (console.visible(_value(value)) for value in each.values.values())
+        cells = (visible(_value(value)) for value in each.values.values())
         table.add_row(each.part if each.part != part else "", each.field, *cells)
         part = each.part
     if found.fields:

@@ -1,0 +1,79 @@
+"""Towers prepared for ONNX Runtime: the table of token embeddings, 8-bit weights, and what they change."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from llm2clip_search.encoders import compiled, load_encoder
+from llm2clip_search.encoders.compiled import BLOCK, quantised_columns
+from llm2clip_search.encoders.registry import resolve
+from llm2clip_search.encoders.towers import Runtime, compiled_path
+from tests.support.models import CAPTIONS, save_model
+
+RUNTIMES: tuple[Runtime, ...] = ("onnx", "torch")
+
+
+@pytest.fixture(scope="module")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose blocks are just wide enough for 8-bit weights."""
+    return save_model(tmp_path_factory.mktemp("wide") / "model", width=256)
+
+
+def _operators(path: Path) -> set[str]:
+    import onnx
+
+    graph: Any = onnx.load(path, load_external_data=False).graph
+    return {node.op_type for node in graph.node}
+
+
+@given(
+    arrays(
+        np.float32,
+        array_shapes(min_dims=2, max_dims=2, max_side=70),
+        elements=st.floats(-100, 100, width=32, allow_subnormal=False),
+    )
+)
+def test_weights_are_within_half_a_step_of_their_integers(weights: np.ndarray) -> None:
+    integers, scales = quantised_columns(weights)
+    rows, columns = weights.shape
+    assert integers.shape == (columns, -(-rows // BLOCK), BLOCK)
+    assert scales.shape == integers.shape[:2]
+    assert integers.dtype == np.uint8
+    assert scales.dtype == np.float32
+    back = ((integers.astype(np.float32) - 128) * scales[:, :, None]).reshape(columns, -1)
+    steps = np.repeat(scales, BLOCK, axis=1)
+    assert (np.abs(back[:, :rows] - weights.T) <= 0.501 * steps[:, :rows]).all()
+    assert not back[:, rows:].any()
+
+
+def test_a_language_models_blocks_have_8_bit_weights(wide_model: Path) -> None:
+    """The vectors are torch's within 1e-3 cosine, and a caption's do not depend on the others in its batch."""
+    onnx, torch = (load_encoder(f"dir:{wide_model}", runtime=name, device="cpu") for name in RUNTIMES)
+    found = onnx.encode_texts(CAPTIONS)
+    assert (found * torch.encode_texts(CAPTIONS)).sum(axis=1).min() > 1 - 1e-3
+    for caption, vector in zip(CAPTIONS, found, strict=True):
+        np.testing.assert_allclose(onnx.encode_texts([caption])[0], vector, atol=1e-5)
+    path = compiled_path(resolve(f"dir:{wide_model}"), "text")
+    assert "MatMulNBits" in _operators(path)
+    assert np.load(path.with_name("ids.embedded.npy"), mmap_mode="r").shape == (320, 256)
+
+
+def test_weights_that_lose_too_much_keep_their_precision(wide_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured on this machine, by the comparison with torch."""
+
+    def ruined(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        integers, scales = quantised_columns(weights)
+        return integers[::-1], scales
+
+    path = compiled_path(resolve(f"dir:{wide_model}"), "text")
+    shutil.rmtree(path.parent)
+    monkeypatch.setattr(compiled, "quantised_columns", ruined)
+    onnx, torch = (load_encoder(f"dir:{wide_model}", runtime=name, device="cpu") for name in RUNTIMES)
+    assert (onnx.encode_texts(CAPTIONS) * torch.encode_texts(CAPTIONS)).sum(axis=1).min() > 1 - 1e-5
+    assert "MatMulNBits" not in _operators(path)
