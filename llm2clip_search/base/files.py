@@ -53,10 +53,17 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def make_folder(path: Path) -> None:
-    """Create a folder and those that it lies in, as far as they are missing, and flush their names to the disk."""
-    missing = [each for each in (path, *path.parents) if not each.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+def make_folder(path: Path, *, parents: bool = False) -> None:
+    """Create a folder if it is missing, and flush its name to the disk.
+
+    Args:
+        parents: create the folders that it lies in as well.
+
+    Raises:
+        FileNotFoundError: the folder that it lies in is missing.
+    """
+    missing = [each for each in (path, *(path.parents if parents else ())) if not each.exists()]
+    path.mkdir(parents=parents, exist_ok=True)
     for each in reversed(missing):
         fsync_path(each.parent)
 

@@ -26,7 +26,7 @@ COMMANDS = {
     "publish": Place(
         "publish", "Copy an index to a serving engine, or bring over what was committed since the last time."
     ),
-    "verify": Place("verify", "Compare every file of an index with its checksum, and name all that are damaged."),
+    "verify": Place("verify", "Compare the files of an index with their checksums, and name all that are damaged."),
     "repair": Place("repair", "Set damaged files of an index aside, and bring back what they held."),
     "demo": Place("demo", "Index a few real photographs and search them, to see how it works."),
     "sources": Place("sources", "List what an index is made from, forget a folder, or follow one that has moved."),

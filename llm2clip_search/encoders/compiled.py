@@ -5,9 +5,9 @@ matrix. Three things are therefore done beforehand, to text towers only:
 
 - The table of token embeddings is moved out of the graph into an array of its own, which is mapped into memory and of
   which only the rows of a caption's tokens are read. ONNX Runtime would pass over all of it in each step below.
-- The weights of the language model's blocks become 8-bit integers with a scale for each `BLOCK` of a column, which
-  are a quarter of the size. ONNX Runtime multiplies them with the activations of a token in 8 bits as well, whose
-  scales are those of the token alone: the embedding of a caption does not depend on others in its batch.
+- If that is asked for, the weights of the language model's blocks become 8-bit integers with a scale for each `BLOCK`
+  of a column, which are a quarter of the size. ONNX Runtime multiplies them with the activations of a token in 8 bits
+  as well, whose scales are those of the token alone: the embedding of a caption does not depend on others in its batch.
 - The graph is rewritten and saved.
 """
 
@@ -48,13 +48,13 @@ def prepare(portable: Path, path: Path, *, quantised: bool) -> None:
     Args:
         portable: the tower's ONNX file, in whose folder a temporary one is written.
         path: the file to write, with others beside it; those of an earlier call are replaced.
-        quantised: store the weights of a language model's blocks as 8-bit integers.
+        quantised: store the weights of a language model's blocks as 8-bit integers, and token embeddings as float16.
     """
     import onnx
     import onnxruntime
 
     model = onnx.load(portable)
-    _move_tables(model.graph, path)
+    _move_tables(model.graph, path, rounded=quantised)
     if quantised:
         _quantise(model)
     plain = portable.with_name("plain.onnx")
@@ -130,10 +130,11 @@ def _table(name: str) -> str:
     return f"{name}.npy"
 
 
-def _move_tables(graph: Any, path: Path) -> None:
+def _move_tables(graph: Any, path: Path, *, rounded: bool) -> None:
     """Replace each look-up of an input's values in a table by a further input, and write the table beside ``path``.
 
-    It is stored as float16 if its values have the range, which changes them by a two-thousandth at most.
+    It is stored as float16 if that changes nothing, or if it may be ``rounded`` and its values have the range, which
+    changes them by a two-thousandth at most.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -149,7 +150,8 @@ def _move_tables(graph: Any, path: Path) -> None:
         table, name = numpy_helper.to_array(tensor), f"{tokens}{_EMBEDDED}"
         with np.errstate(over="ignore"):
             half = table.astype(np.float16)
-        np.save(path.with_name(_table(name)), half if np.isfinite(half).all() else table)
+        fits = np.isfinite(half).all() if rounded else np.array_equal(half.astype(np.float32), table)
+        np.save(path.with_name(_table(name)), half if fits else table)
         graph.node.remove(node)
         graph.initializer.remove(tensor)
         shape = ["n", "length", table.shape[1]]

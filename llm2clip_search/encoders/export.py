@@ -142,7 +142,7 @@ def _export_onnx(model: Model, folder: Path, tower: TowerName) -> str:
             "Export to ONNX needs ONNX Runtime, which is not installed.",
             hint="Install it: pip install 'llm2clip-search[cpu]'.",
         ) from error
-    except ModelError:
+    except (ModelError, OSError):  # no room, or no right to write
         raise
     except Exception as error:  # exporters fail in many ways
         raise ModelError(

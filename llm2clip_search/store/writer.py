@@ -81,7 +81,7 @@ class Writer:
         if folder.is_file():
             raise StoreError(f"{folder} is a file, not the folder of an index.", hint="Name a folder with --index.")
         with writing(folder):
-            make_folder(folder)
+            make_folder(folder, parents=True)
             is_new = not (folder / MANIFEST).exists()
             entries = [entry.name for entry in folder.iterdir()] if is_new else []
         if has_shards(folder) and is_new:  # it lost its manifest: a new one would have all its shards swept away

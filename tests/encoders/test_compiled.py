@@ -1,6 +1,7 @@
 """Towers prepared for ONNX Runtime: the table of token embeddings, 8-bit weights, and what they change."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from llm2clip_search.encoders import compiled, load_encoder
+from llm2clip_search.encoders import compiled, load_encoder, towers
 from llm2clip_search.encoders.compiled import BLOCK, quantised_columns
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.towers import Runtime, compiled_path
@@ -20,9 +21,12 @@ RUNTIMES: tuple[Runtime, ...] = ("onnx", "torch")
 
 
 @pytest.fixture(scope="module")
-def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose blocks are just wide enough for 8-bit weights."""
-    return save_model(tmp_path_factory.mktemp("wide") / "model", width=256)
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A model whose blocks are just wide enough for 8-bit weights, and which is to have them."""
+    folder = save_model(tmp_path_factory.mktemp("wide") / "model", width=256)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(towers, "QUANTISED", {resolve(f"dir:{folder}").identity.fingerprint})
+        yield folder
 
 
 def _operators(path: Path) -> set[str]:
