@@ -36,7 +36,7 @@ KEPT = timedelta(days=1)
 class LanceEngine:
     """A `ServingEngine` in a folder or bucket; any number of processes may read it."""
 
-    efforts: Sequence[int] = (50, 100, 200, 400)
+    efforts: Sequence[int] = (50, 100, 200, 400, 800, 1600, 3200)
     most_ids = 10_000
     ms_per_id = 0.003
 

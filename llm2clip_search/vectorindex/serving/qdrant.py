@@ -46,7 +46,7 @@ INDEXED_FROM_KB = 10_000
 class QdrantEngine:
     """A `ServingEngine` over HTTP."""
 
-    efforts: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048)
+    efforts: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048, 4096)
     most_ids = 10_000
     ms_per_id = 0.0005  # of which the client takes 0.0002
 

@@ -31,7 +31,7 @@ LISTED = 10_000
 class QdrantEdgeEngine:
     """A `ServingEngine` in a folder, which one process at a time may have open."""
 
-    efforts: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048)
+    efforts: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048, 4096)
     most_ids = 100_000
     ms_per_id = 0.0002
 
