@@ -95,7 +95,7 @@ def _reason(check: Callable[[], str]) -> str:
     """What a check finds, or what keeps it from reading the file; empty if nothing is wrong."""
     try:
         return check()
-    except (StoreError, pa.ArrowException) as error:
+    except (OSError, StoreError, pa.ArrowException) as error:
         return f"cannot be used: {error}"
 
 

@@ -7,7 +7,7 @@ at any instant, the index is what the last manifest says, and the next writer re
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -267,8 +267,8 @@ class Writer:
             make_folder(folder)
             with replaced_file(folder / name) as path:
                 save(path)
-        entry = replace(entry, name=name, sha256=file_sha256(folder / name))
-        self._written[folder / name] = (str(entry.sha256), (folder / name).stat())
+            entry = replace(entry, name=name, sha256=file_sha256(folder / name))
+            self._written[folder / name] = (str(entry.sha256), (folder / name).stat())
         self.set_ann(entry, config)
         return entry
 
@@ -346,7 +346,8 @@ class Writer:
         """Delete what no manifest names: leftovers of a killed writer, and files that later commits replaced.
 
         Replaced files stay while a reader has an earlier generation open. They are told from leftovers by their
-        numbers, which a commit that never happened has not used up.
+        numbers, which a commit that never happened has not used up. What cannot be deleted is left to the next writer:
+        all that counts is committed by then.
         """
         folder, manifest = self.snapshot.folder, self.manifest
         oldest = oldest_lease(folder)
@@ -355,15 +356,17 @@ class Writer:
         for path in (folder / "shards").glob("*"):
             spared = in_use and path.name.isdecimal() and int(path.name) < manifest.next_shard
             if path.name not in named and path.is_dir() and not spared:
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)
         current = {manifest.tombstones, manifest.ann.name if manifest.ann else None}
         for path in [*(folder / ANN).glob("*"), *folder.glob("tombstones-*")]:
             generation = path.stem.removeprefix("tombstones-")
             spared = in_use and generation.isdecimal() and int(generation) <= manifest.generation
             if path.name not in current and not spared:
-                path.unlink()
+                with suppress(OSError):
+                    path.unlink()
         for path in folder.glob(".*.tmp"):
-            path.unlink()
+            with suppress(OSError):
+                path.unlink()
 
 
 def _with_source(sources: Sequence[SourceEntry], source: SourceEntry) -> tuple[SourceEntry, ...]:
