@@ -2,13 +2,13 @@
 
 import random
 import shutil
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm2clip_search.benchmarks.perf.faults.children import run_child
+from llm2clip_search.benchmarks.perf.faults.counts import Counts
 from llm2clip_search.benchmarks.perf.faults.workload import (
     INDEX,
     NoiseEncoder,
@@ -45,18 +45,15 @@ DAMAGE: dict[str, Damage] = {"bit flip": _flip, "truncation": _cut, "zeroed sect
 
 
 @dataclass(kw_only=True)
-class Corruption:
+class Corruption(Counts):
     """What came of damaged files."""
 
-    trials: int = 0
     refused: int = 0
     """Searches that ended with an error that says so."""
     right: int = 0
     """Searches that gave what they give of the sound index."""
     wrong: int = 0
     """Searches that gave something else, and said nothing."""
-    crashed: int = 0
-    """Searches, verifications or repairs that died, hung or failed in another way than with a sentence."""
     found: int = 0
     """Damages that a quick verification names."""
     found_in_full: int = 0
@@ -67,13 +64,6 @@ class Corruption:
     """Indices that were repaired, and give the same answers again."""
     unrepaired: int = 0
     """Repaired indices that are damaged or give other answers."""
-    kinds: Counter[str] = field(default_factory=Counter)
-    """Damages by kind of file and of damage."""
-    faults: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {**vars(self), "kinds": dict(self.kinds)}
 
     @property
     def is_good(self) -> bool:

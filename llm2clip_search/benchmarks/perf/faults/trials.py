@@ -5,15 +5,15 @@ import os
 import random
 import shutil
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from llm2clip_search.benchmarks.perf.faults.children import Outcome, Say, run_child
+from llm2clip_search.benchmarks.perf.faults.counts import Counts
 from llm2clip_search.benchmarks.perf.faults.crash_states import write_crash_state
 from llm2clip_search.benchmarks.perf.faults.disk import Disk, Operation, Perform
 from llm2clip_search.benchmarks.perf.faults.workload import INDEX, Scenario, described, described_rows
@@ -34,26 +34,15 @@ Around = Callable[[int, Operation, Perform, Say], Any]
 
 
 @dataclass(kw_only=True)
-class Tally:
+class Tally(Counts):
     """What came of some trials."""
 
-    trials: int = 0
     unopened: int = 0
     """Indices that did not open afterwards, or that a full verification found damaged."""
     lost: int = 0
     """Indices without a row that had been committed, or with rows that no commit had."""
     unequal: int = 0
     """Indices that did not come to their end, or to another one than without an interruption."""
-    crashed: int = 0
-    """Processes that died, hung or failed in another way than with a sentence."""
-    kinds: Counter[str] = field(default_factory=Counter)
-    """Trials by what was done."""
-    faults: list[str] = field(default_factory=list)
-    """What was wrong, one line for each."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {**vars(self), "kinds": dict(self.kinds)}
 
     @property
     def is_good(self) -> bool:
