@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from llm2clip_search.errors import StoreError
-from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss, write_index
+from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss, threads_for, write_index
 from llm2clip_search.vectorindex.index import Capabilities
 from llm2clip_search.vectorindex.inverted_lists import InvertedListsIndex
 from llm2clip_search.vectorindex.kinds import Cagra, Hnsw, IndexKind, IvfPq, IvfRaBitQ, padded
@@ -45,7 +45,8 @@ class GraphIndex:
             selector = kept[1].selector
         width = max(k, effort or self.kind.default_effort)
         parameters = import_faiss().SearchParametersHNSW(sel=selector, efSearch=width)
-        scores, ids = self.faiss_index.search(queries, k, params=parameters)
+        with threads_for(len(queries)):
+            scores, ids = self.faiss_index.search(queries, k, params=parameters)
         return scores, ids
 
     def save(self, path: Path) -> None:

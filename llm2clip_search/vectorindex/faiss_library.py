@@ -55,8 +55,12 @@ def gpu_count() -> int:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """FAISS on one thread: a single query gives others nothing to share, and waking busy cores takes longest."""
+def threads_for(queries: int) -> Iterator[None]:
+    """FAISS on one thread for a single query, which gives others nothing to share; waking them takes as long as the
+    search, and where other programs keep the cores busy, 20 times as long."""
+    if queries > 1:
+        yield
+        return
     faiss = import_faiss()
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)

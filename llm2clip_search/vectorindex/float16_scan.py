@@ -5,14 +5,13 @@ numpy has to convert every vector to float32 for each query, which takes 25 time
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss, one_thread
+from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss, threads_for
 
 ROUNDING = 1e-5
 """Largest difference between FAISS's and numpy's inner product of two unit vectors: sums in another order."""
@@ -48,8 +47,7 @@ class Float16Scan:
         if rows is not None:
             bitmap = IdBitmap(rows)  # kept until the search is over
             parameters = faiss.SearchParameters(sel=bitmap.selector)
-        # FAISS gives each thread whole queries, and waits for those that have none.
-        with one_thread() if len(queries) == 1 else nullcontext():
+        with threads_for(len(queries)):
             scores, found = self._index.search(queries, min(k, len(self._vectors)), params=parameters)
         return scores, found
 

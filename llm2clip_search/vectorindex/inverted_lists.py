@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from llm2clip_search.vectorindex.clustering import spherical_centroids
-from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss, write_index
+from llm2clip_search.vectorindex.faiss_library import IdBitmap, import_faiss, threads_for, write_index
 from llm2clip_search.vectorindex.index import Capabilities
 from llm2clip_search.vectorindex.kinds import TRAINING_PER_LIST, Ivf, IvfPq, IvfRaBitQ
 
@@ -77,9 +77,14 @@ class InvertedListsIndex:
                 for start in range(0, len(queries), QUERIES_AT_ONCE)
             ]
             return np.concatenate([scores for scores, _ in parts]), np.concatenate([ids for _, ids in parts])
-        rotated = self._rotated(queries)
         probes = min(self.kind.lists, effort or self.kind.default_effort)
-        if allowed is None or not len(queries):
+        with threads_for(len(queries)):
+            return self._search(self._rotated(queries), k, probes, allowed)
+
+    def _search(
+        self, rotated: np.ndarray, k: int, probes: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if allowed is None or not len(rotated):
             return self._read(rotated, k, *self._nearest_lists(rotated, probes), selector=None)
         kept = next((each for each in self._allowed if each.ids is allowed), None)
         if kept is None:

@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
 from llm2clip_search.vectorindex.exact import ExactIndex, exact_search, rank_again
 from llm2clip_search.vectorindex.faiss_index import load_index
-from llm2clip_search.vectorindex.faiss_library import one_thread
+from llm2clip_search.vectorindex.faiss_library import threads_for
 from llm2clip_search.vectorindex.kinds import kind_of
 from llm2clip_search.vectorindex.operating import OperatingPoint
 from llm2clip_search.vectorindex.policy import ANN_NAMES, AnnName
@@ -67,8 +67,8 @@ class AnnPoint:
     queries_per_second: float
     """With all queries in one call; median over calls."""
     p50_ms: float
-    """Latency of single queries in milliseconds: median, 95th and 99th percentile over all queries. The FAISS index
-    is then searched with one thread; exact search and the engine use their normal number of threads."""
+    """Latency of single queries in milliseconds, with FAISS on one thread: median, 95th and 99th percentile over all
+    queries."""
     p95_ms: float
     p99_ms: float
     memory_bytes: int
@@ -338,7 +338,7 @@ def _approximate_points(
             return rank_again(snapshot, queries, found, truth.k)[1]
 
         setting = f"{kind.effort_name}={point.effort}, {point.candidates} candidates"
-        yield _point(search, truth, setting=setting, alone_in=one_thread, **common)
+        yield _point(search, truth, setting=setting, **common)
     engine = SearchIndex(snapshot)
     yield _point(lambda queries: engine.search(queries, k=truth.k)[1], truth, setting="engine", **common)
 
@@ -363,15 +363,12 @@ def _peer_points(name: str, truth: ExactNeighbours) -> Iterator[AnnPoint]:
             setting=f"{peer.effort_name}={effort}",
             memory_bytes=size,
             build_seconds=seconds,
-            alone_in=one_thread,
         )
 
 
 def _point(
     search: Search,
     truth: ExactNeighbours,
-    *,
-    alone_in: Callable[[], AbstractContextManager[None]] = nullcontext,
     **about: Any,
 ) -> AnnPoint:
     """Run all queries at once and one by one; the first call, which may load or map files, is not timed."""
@@ -379,7 +376,7 @@ def _point(
     rounds: list[float] = []
     while len(rounds) < ROUNDS or sum(rounds) < ROUND_SECONDS:
         rounds.append(seconds_of(lambda: search(truth.queries)))
-    with alone_in():
+    with threads_for(1):
         alone = [1000 * seconds_of(partial(search, query[None, :])) for query in truth.queries]
     p50, p95, p99 = np.percentile(alone, (50, 95, 99)).tolist()
     return AnnPoint(
