@@ -130,6 +130,7 @@ def _show_measured(measured: "Measured") -> None:
     for point in measured.points:
         share = "all" if point.share == 1.0 else f"{point.share:.1%}"
         times = (f"{point.milliseconds:.1f}", f"{point.p95_ms:.1f}")
-        table.add_row(share, str(point.effort), f"{point.recall:.3f}", *times)
+        effort = "compared" if point.effort is None else str(point.effort)
+        table.add_row(share, effort, f"{point.recall:.3f}", *times)
     console.out.print(table)
     console.out.print(f"measured with {measured.queries}; exact search takes {measured.exact_ms:.1f} ms here")

@@ -297,7 +297,7 @@ def _explain(results: list["Result"], opened: "Searcher", *, per: str) -> None:
                     f" {plan.point.recall:.3f} for {asked} when it was"
                     f" {'published' if plan.device == 'engine' else 'built'}"
                 )
-            if plan.tail and plan.point is not None:
+            if plan.tail:
                 console.say(f"      {plan.tail:,} rows that are not in it yet are compared as well")
     console.say(f"model: {opened.encoder.name} ({opened.encoder.fingerprint})")
     for result in results:

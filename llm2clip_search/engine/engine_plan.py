@@ -44,7 +44,7 @@ def plan_engine(
     tail: int = 0,
     slack: int = 0,
 ) -> SearchPlan:
-    """Choose the engine's effort, or exact search where the engine cannot reach the recall or answer the condition.
+    """Choose the engine's effort, or exact search where its graph cannot reach the recall or answer the condition.
 
     Args:
         matches: rows that the filter leaves; None if there is no filter.
@@ -76,6 +76,18 @@ def plan_engine(
         if better := _why_here(facts, count, point, untranslated):
             return exact(better)
         left = f"{left}, whose ids are sent: {untranslated}"
+    if point.effort is None:
+        engine_ms, here_ms = point.milliseconds * max(1.0, count / (point.share * facts.rows)), _ms_here(facts, count)
+        if facts.is_at_hand and here_ms < engine_ms:
+            return exact(f"comparing them takes about {here_ms:.1f} ms, in {facts.name} {engine_ms:.1f} ms")
+        return SearchPlan(
+            strategy="exact over matches",
+            device="engine",
+            reason=f"{left}; {facts.name} compares them in about {engine_ms:.1f} ms",
+            candidates=min(k + slack, facts.rows + slack),
+            tail=tail,
+            **common,
+        )
     return SearchPlan(
         strategy="approximate over matches" if matches is not None else "approximate",
         device="engine",
@@ -105,17 +117,22 @@ def _why_exact(facts: EngineFacts, recall: float) -> str:
 
 def _why_here(facts: EngineFacts, count: int, point: ServingPoint, untranslated: str) -> str:
     """Why rows are compared here whose condition an engine cannot be sent; empty if sending their ids is faster."""
-    assert facts.measured is not None, "a point of it was chosen"
     if count > facts.most_ids:
         return f"{facts.name} cannot be sent so many ids, nor the condition: {untranslated}"
-    exact_ms = GATHERED * facts.measured.exact_ms * count / facts.rows
+    exact_ms = _ms_here(facts, count)
     if exact_ms <= point.milliseconds + count * facts.ms_per_id:
         return f"comparing them takes about {exact_ms:.1f} ms, less than sending their ids: {untranslated}"
     return ""
 
 
+def _ms_here(facts: EngineFacts, count: int) -> float:
+    """Milliseconds of comparing some of the index's rows here."""
+    assert facts.measured is not None, "a point of it was chosen"
+    return GATHERED * facts.measured.exact_ms * count / facts.rows
+
+
 def choose_serving_point(points: Sequence[ServingPoint], *, share: float, recall: float) -> ServingPoint | None:
-    """The least effort that reached a recall with the filters whose shares are next to a query's.
+    """The effort that reached a recall fastest with the filters whose shares are next to a query's.
 
     Args:
         share: of the rows that the query's filter leaves.
@@ -133,10 +150,15 @@ def choose_serving_point(points: Sequence[ServingPoint], *, share: float, recall
     chosen = [
         min(
             (point for point in points if point.share == each and point.recall >= recall),
-            key=lambda point: point.effort,
+            key=lambda point: point.milliseconds,
             default=None,
         )
         for each in around
     ]
     good = [point for point in chosen if point is not None]
-    return max(good, key=lambda point: point.effort) if good and len(good) == len(chosen) else None
+    return max(good, key=_diligence) if good and len(good) == len(chosen) else None
+
+
+def _diligence(point: ServingPoint) -> float:
+    """Comparing all rows finds what any effort finds."""
+    return math.inf if point.effort is None else point.effort

@@ -247,7 +247,7 @@ class EngineBeside:
             allowed = matches.ids if condition is None else None
         counted = None if step.is_same else self._snapshot.live_ids if matches is None else matches.ids
         while True:
-            _, found = engine.search(queries, width, condition=condition, allowed=allowed, effort=plan.effort)
+            _, found = engine.search(queries, width, condition=condition, allowed=allowed, effort=plan.effort or None)
             held = found >= 0
             kept = held if counted is None else held & np.isin(found, counted)
             lacking = (kept.sum(axis=1) < k) & held.all(axis=1) & (kept != held).any(axis=1)

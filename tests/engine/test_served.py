@@ -22,6 +22,7 @@ from llm2clip_search import (
     open_index,
     publish_index,
 )
+from llm2clip_search.engine import SearchPlan
 from llm2clip_search.engine.engine_plan import EngineFacts, choose_serving_point, plan_engine
 from llm2clip_search.engine.served_index import ServedRows
 from llm2clip_search.store import SourceEntry, Writer
@@ -298,8 +299,8 @@ def test_copies_open_the_engine_again(index: Path, tmp_path: Path) -> None:
         assert copy.query("a dog").plan.device == "engine"
 
 
-def point(share: float, effort: int, recall: float) -> ServingPoint:
-    return ServingPoint(share=share, effort=effort, recall=recall, milliseconds=1.0, p95_ms=2.0)
+def point(share: float, effort: int | None, recall: float, ms: float = 1.0) -> ServingPoint:
+    return ServingPoint(share=share, effort=effort, recall=recall, milliseconds=ms, p95_ms=2.0)
 
 
 POINTS = (point(1.0, 32, 0.9), point(1.0, 64, 0.97), point(0.1, 32, 0.8), point(0.1, 128, 0.96), point(0.01, 32, 1.0))
@@ -318,7 +319,9 @@ POINTS = (point(1.0, 32, 0.9), point(1.0, 64, 0.97), point(0.1, 32, 0.8), point(
         (0.05, 0.97, None),
     ],
 )
-def test_the_least_effort_that_is_good_enough_is_chosen(share: float, recall: float, effort: int | None) -> None:
+def test_the_least_effort_is_chosen_of_those_as_fast_and_good_enough(
+    share: float, recall: float, effort: int | None
+) -> None:
     chosen = choose_serving_point(POINTS, share=share, recall=recall)
     assert (None if chosen is None else chosen.effort) == effort
 
@@ -332,6 +335,34 @@ def test_a_share_beside_a_measured_one_takes_the_effort_of_the_next_as_well() ->
     wanted = {0.19: 512, 0.1: 512, 0.0999: 512, 0.03: 32, 0.01: 32, 0.001: 16}
     chosen = {share: choose_serving_point(points, share=share, recall=0.95) for share in wanted}
     assert {share: point.effort for share, point in chosen.items() if point is not None} == wanted
+
+
+def test_rows_of_a_filter_are_compared_where_a_graph_finds_too_few_or_takes_longer() -> None:
+    points = [point(1.0, 64, 0.97), point(0.1, 64, 0.99), point(0.1, None, 1.0, 9.0), point(0.01, 64, 0.6)]
+    points += [point(0.01, None, 1.0, 4.0), point(0.001, 64, 0.99, 2.0), point(0.001, None, 1.0, 1.0)]
+    wanted = {1.0: 64, 0.5: 64, 0.1: None, 0.02: None, 0.01: None, 0.001: None}
+    chosen = {share: choose_serving_point(points, share=share, recall=0.95) for share in wanted}
+    assert {share: point.effort for share, point in chosen.items() if point is not None} == wanted
+
+
+def test_rows_of_a_filter_are_compared_by_the_engine_or_here_whichever_takes_less_time() -> None:
+    points = (point(1.0, 64, 0.97), point(0.01, 64, 0.6), point(0.01, None, 1.0, 4.0))
+
+    def plan(*, exact_ms: float, is_at_hand: bool = True, matches: int = 10_000) -> SearchPlan:
+        measured = Measured(queries="captions", exact_ms=exact_ms, points=points)
+        facts = EngineFacts(
+            name="qdrant:x", measured=measured, rows=1_000_000, most_ids=100, ms_per_id=0.001, is_at_hand=is_at_hand
+        )
+        return plan_engine(facts, matches=matches, k=10, recall=0.95, slack=3)
+
+    there = plan(exact_ms=200.0)
+    assert (there.strategy, there.device, there.effort, there.candidates) == ("exact over matches", "engine", 0, 13)
+    assert "the filter leaves 10,000 of 1,000,000 rows; qdrant:x compares them in about 4.0 ms" in there.reason
+    here = plan(exact_ms=40.0)
+    assert (here.strategy, here.device) == ("exact over matches", "cpu")
+    assert "comparing them takes about 1.2 ms, in qdrant:x 4.0 ms" in here.reason
+    assert plan(exact_ms=40.0, is_at_hand=False).device == "engine"
+    assert "in about 8.0 ms" in plan(exact_ms=400.0, matches=20_000).reason
 
 
 def test_a_plan_says_why_rows_are_compared_exactly() -> None:

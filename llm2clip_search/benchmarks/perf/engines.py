@@ -1,7 +1,8 @@
 """Serving engines beside the index: one index is published to each, searched there, changed and published again.
 
-Each system answers the same queries through `SearchIndex`, as a user's would be: exact search, the index's own plan,
-and the plan of each engine. Conditions are those of the columns, translated for the engines.
+Each system answers the same queries as a user's would be: exact search, the index's own plan, the plan of each engine
+beside the index, and that of each engine where the index is not at hand. Conditions are those of the columns,
+translated for the engines.
 """
 
 import logging
@@ -21,11 +22,13 @@ from llm2clip_search.benchmarks.perf.ann import CAPTIONS
 from llm2clip_search.benchmarks.perf.scale import BLOCK, synthetic_row
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
 from llm2clip_search.engine import Query, SearchIndex, Term
+from llm2clip_search.engine.served_index import ServedIndex
 from llm2clip_search.errors import CorpusError, EngineError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.indexers.publish import publish_index
 from llm2clip_search.store import Snapshot, Writer
 from llm2clip_search.store.compaction import compact
+from llm2clip_search.vectorindex.exact import rank_again
 from llm2clip_search.vectorindex.serving.engine import ServingEngine
 from llm2clip_search.vectorindex.serving.opening import open_engine
 from llm2clip_search.vectorindex.tuning import SAME_SCORE
@@ -190,9 +193,9 @@ class _Run:
         """Every system at every share, against exact search."""
         snapshot = Snapshot(self._place / "index")
         own, best = SearchIndex(snapshot), dict[str, np.ndarray]()
-        systems = {"exact": own, "index": own} | {
-            name: SearchIndex(snapshot, engine=engine) for name, engine in self._engines.items()
-        }
+        systems: dict[str, SearchIndex | ServedIndex] = {"exact": own, "index": own}
+        for name, engine in self._engines.items():
+            systems |= {name: SearchIndex(snapshot, engine=engine), f"{name} alone": ServedIndex(engine)}
         for system, index in systems.items():
             query = replace(_ANY, recall=1.0 if system == "exact" else None)
             for share, where in CONDITIONS.items():
@@ -210,7 +213,7 @@ class _Run:
                     plan=answered.plan,
                 )
 
-    def _asked(self, index: SearchIndex, query: Query, where: str | None) -> "_Answered":
+    def _asked(self, index: SearchIndex | ServedIndex, query: Query, where: str | None) -> "_Answered":
         """Ask all captions one by one."""
         scores, times, condition_times, plan = [], [], [], ""
         for row in range(len(self._captions)):
@@ -218,7 +221,10 @@ class _Run:
             limited = index.limited(where, None, None)
             limited_at = time.perf_counter()
             planned = index.plan(query, K, limited)
-            found, _ = index.candidates(self._captions[row : row + 1], K, planned, limited)
+            vectors = self._captions[row : row + 1]
+            found, ids = index.candidates(vectors, K, planned, limited)
+            if isinstance(index, ServedIndex):  # ranks them in a further step
+                found, _ = rank_again(index.snapshot, vectors, ids, ids.shape[1])
             times.append(1000 * (time.perf_counter() - limited_at))
             condition_times.append(1000 * (limited_at - started))
             scores.append(found)

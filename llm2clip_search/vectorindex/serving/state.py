@@ -7,7 +7,7 @@ from typing import Any
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import EngineError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the record and of the layout of rows; a newer one is refused."""
 
 
@@ -17,8 +17,8 @@ class ServingPoint:
 
     share: float
     """Of the rows that the filter left; 1 without one."""
-    effort: int
-    """``ef`` of the engine's graph."""
+    effort: int | None
+    """``ef`` of the engine's graph; None where the engine compares all rows that the filter leaves."""
     recall: float
     """Recall@10 against exact search."""
     milliseconds: float
@@ -36,7 +36,7 @@ class Measured:
     exact_ms: float
     """Milliseconds of one exact query over all rows of the index on the machine that published."""
     points: tuple[ServingPoint, ...]
-    """By share, descending, and effort, ascending."""
+    """By share, descending, and effort, ascending, the comparison of all rows last."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,9 +26,11 @@ def test_engines_are_measured_beside_the_index(tmp_path: Path) -> None:
     assert [(each.added, each.changed, each.deleted) for each in report.updated] == [(0, 40, 40)] * 2
     for answers in (report.answers, report.answers_after):
         asked = [(each.system, each.share) for each in answers]
-        assert asked == [(name, share) for name in ("exact", "index", "qdrant-edge", "lance") for share in CONDITIONS]
+        engines = [f"{name}{alone}" for name in ("qdrant-edge", "lance") for alone in ("", " alone")]
+        assert asked == [(name, share) for name in ("exact", "index", *engines) for share in CONDITIONS]
         assert all(each.recall >= 0.95 and each.p95_ms >= each.ms > 0 for each in answers)
-        assert {each.plan.partition(" on ")[2].partition(",")[0] for each in answers[8:]} >= {"engine"}
+        devices = {each.system: each.plan.partition(" on ")[2].partition(",")[0] for each in answers}
+        assert devices["qdrant-edge alone"] == devices["lance alone"] == "engine"
         assert all(each.recall == 1.0 for each in answers if each.system == "exact")
     assert list(tmp_path.iterdir()) == []
 
@@ -42,7 +44,7 @@ def test_a_deletion_that_is_lost_is_found(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_command_prints_tables(run_cli: RunCli, tmp_path: Path) -> None:
     done = run_cli("bench", "engines", "--rows", "400", "--dim", "4", "--to", "lance", "--scratch", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()].count("lance") == 2 + 2 * len(CONDITIONS)
+    assert [line.split()[0] for line in done.stdout.splitlines()].count("lance") == 2 + 4 * len(CONDITIONS)
     as_json = run_cli("bench", "engines", "--rows", "400", "--dim", "4", "--to", "lance", "--json")
     assert json.loads(as_json.stdout)["updated"][0]["deleted"] == 40
 
