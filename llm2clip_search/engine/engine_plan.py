@@ -13,8 +13,10 @@ DEPTH = 10
 """Neighbours that recall was measured for."""
 GATHERED = 3
 """How much longer a row takes that is gathered for exact search than one of a scan over all."""
+SAME_SHARE = 1.25
+"""Factor between two shares up to which a smaller one is searched like the other."""
 NEXT_TO = 2
-"""Factor between two shares up to which one says nothing certain of the other."""
+"""Factor up to which a larger one need not be: engines compare all rows of a small share without being told to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +144,8 @@ def choose_serving_point(points: Sequence[ServingPoint], *, share: float, recall
     """
     shares = sorted({point.share for point in points})
     # Engines compare all rows of a small share and walk a graph for a large one. Where that changes is not known, so a
-    # share that is next to a measured one takes the effort of the next one as well.
-    least = max((each for each in shares if each <= share / NEXT_TO), default=share)
+    # share that is a measured one or little more takes the effort of the next one as well.
+    least = max((each for each in shares if each <= share * SAME_SHARE), default=share)
     most = min((each for each in shares if each >= share * NEXT_TO), default=share)
     around = {each for each in shares if least <= each <= most} if share < 1 else set[float]()
     around = around or set(shares[-1:])

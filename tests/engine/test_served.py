@@ -340,7 +340,7 @@ def test_a_share_beside_a_measured_one_takes_the_effort_of_the_next_as_well() ->
 def test_rows_of_a_filter_are_compared_where_a_graph_finds_too_few_or_takes_longer() -> None:
     points = [point(1.0, 64, 0.97), point(0.1, 64, 0.99), point(0.1, None, 1.0, 9.0), point(0.01, 64, 0.6)]
     points += [point(0.01, None, 1.0, 4.0), point(0.001, 64, 0.99, 2.0), point(0.001, None, 1.0, 1.0)]
-    wanted = {1.0: 64, 0.5: 64, 0.1: None, 0.02: None, 0.01: None, 0.001: None}
+    wanted = {1.0: 64, 0.5: 64, 0.09: 64, 0.07: None, 0.02: None, 0.01: None, 0.001: None}
     chosen = {share: choose_serving_point(points, share=share, recall=0.95) for share in wanted}
     assert {share: point.effort for share, point in chosen.items() if point is not None} == wanted
 
