@@ -79,9 +79,11 @@ def plan_engine(
             return exact(better)
         left = f"{left}, whose ids are sent: {untranslated}"
     if point.effort is None:
-        engine_ms, here_ms = point.milliseconds * max(1.0, count / (point.share * facts.rows)), _ms_here(facts, count)
-        if facts.is_at_hand and here_ms < engine_ms:
-            return exact(f"comparing them takes about {here_ms:.1f} ms, in {facts.name} {engine_ms:.1f} ms")
+        assert facts.measured is not None, "a point of it was chosen"
+        engine_ms = point.milliseconds * max(1.0, count / (point.share * facts.rows))
+        # Here the condition would have to be evaluated first, which takes a part of the time of comparing all rows.
+        if facts.is_at_hand and (here_ms := facts.measured.exact_ms) < engine_ms:
+            return exact(f"comparing all rows takes about {here_ms:.1f} ms, these in {facts.name} {engine_ms:.1f} ms")
         return SearchPlan(
             strategy="exact over matches",
             device="engine",
@@ -119,18 +121,13 @@ def _why_exact(facts: EngineFacts, recall: float) -> str:
 
 def _why_here(facts: EngineFacts, count: int, point: ServingPoint, untranslated: str) -> str:
     """Why rows are compared here whose condition an engine cannot be sent; empty if sending their ids is faster."""
+    assert facts.measured is not None, "a point of it was chosen"
     if count > facts.most_ids:
         return f"{facts.name} cannot be sent so many ids, nor the condition: {untranslated}"
-    exact_ms = _ms_here(facts, count)
+    exact_ms = GATHERED * facts.measured.exact_ms * count / facts.rows
     if exact_ms <= point.milliseconds + count * facts.ms_per_id:
         return f"comparing them takes about {exact_ms:.1f} ms, less than sending their ids: {untranslated}"
     return ""
-
-
-def _ms_here(facts: EngineFacts, count: int) -> float:
-    """Milliseconds of comparing some of the index's rows here."""
-    assert facts.measured is not None, "a point of it was chosen"
-    return GATHERED * facts.measured.exact_ms * count / facts.rows
 
 
 def choose_serving_point(points: Sequence[ServingPoint], *, share: float, recall: float) -> ServingPoint | None:
