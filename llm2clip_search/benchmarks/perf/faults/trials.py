@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from llm2clip_search.base.checksums import CHECKED
 from llm2clip_search.benchmarks.perf.faults.children import Outcome, Say, run_child
 from llm2clip_search.benchmarks.perf.faults.counts import Counts
 from llm2clip_search.benchmarks.perf.faults.crash_states import write_crash_state
@@ -19,7 +20,6 @@ from llm2clip_search.benchmarks.perf.faults.disk import Disk, Operation, Perform
 from llm2clip_search.benchmarks.perf.faults.workload import INDEX, Scenario, described, described_rows
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Manifest, Snapshot, has_index, verify_index
-from llm2clip_search.store.checked import CHECKED
 from llm2clip_search.store.lease import READERS
 
 ERROR_KINDS = ("ENOSPC", "EIO", "EMFILE", "EACCES", "short write", "torn write")
