@@ -23,6 +23,7 @@ from llm2clip_search.encoders.cache import cache_dir, model_file_sha256
 from llm2clip_search.encoders.compiled import open_tower, prepare, version, write_onnx
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Placement, Quantize, TowerName, place_tower, tower_parameters
+from llm2clip_search.encoders.within_memory import WithinMemory
 from llm2clip_search.errors import ModelError
 
 if TYPE_CHECKING:
@@ -77,11 +78,11 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
             hint="Omit --quantize, or use --runtime torch.",
         )
     if runtime == "torch" or device != "cpu" or not has_onnx or placement.quantize != "none":
-        return _torch_tower(build_module(model, name, placement), device)
+        return WithinMemory(_torch_tower(build_module(model, name, placement), device), name)
     # Counting the parameters of a GGUF file takes seconds, so it is done only where the result matters.
     is_open = runtime == "auto" and not _compiled(model, name).exists()
     if is_open and (tower_parameters(model, name) or 0) > COMPILED_LIMIT:
-        return _torch_tower(build_module(model, name, placement), device)
+        return WithinMemory(_torch_tower(build_module(model, name, placement), device), name)
     try:
         return open_tower(compiled_path(model, name), prepared=name == "text")
     except ModelError:
@@ -95,7 +96,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
             ) from error
         logger.warning("The %s tower does not compile for ONNX Runtime; PyTorch runs it instead.", name)
         logger.debug("The %s tower of %s does not compile.", name, model.reference, exc_info=True)
-        return _torch_tower(build_module(model, name), device)
+        return WithinMemory(_torch_tower(build_module(model, name), device), name)
 
 
 def build_module(model: Model, name: TowerName, placement: Placement = Placement()) -> "nn.Module":
