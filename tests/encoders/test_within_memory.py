@@ -22,7 +22,8 @@ def tower_of(fits: int, error: Exception) -> tuple[Callable[[dict[str, np.ndarra
         asked.append(len(arrays["ids"]))
         if asked[-1] > fits:
             raise error
-        return arrays["ids"].astype(np.float32) + arrays["mask"]
+        sums: np.ndarray = arrays["ids"].astype(np.float32) + arrays["mask"]
+        return sums
 
     return tower, asked
 

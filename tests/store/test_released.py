@@ -32,8 +32,8 @@ def test_an_index_of_any_schema_is_sound_and_gets_the_next_commit(tmp_path: Path
     index = Path(shutil.copytree(FIXTURES / name, tmp_path / name))
     assert verify_index(index, full=True).damaged == ()
     before = Snapshot(index)
-    manifest, ids = before.manifest, before.live_ids
-    paths, vectors = [each["path"] for each in before.rows(ids.tolist())], before.vectors(ids)
+    manifest, ids = before.manifest, before.live_ids.tolist()
+    paths, vectors = [each["path"] for each in before.rows(ids)], before.vectors(ids)
     assert schema_of(index) == schema_of(FIXTURES / name)  # a reader changes nothing
     with Writer.open(index, model=manifest.model, dim=manifest.dim) as writer:
         [new] = writer.allocate(1)
@@ -41,8 +41,8 @@ def test_an_index_of_any_schema_is_sound_and_gets_the_next_commit(tmp_path: Path
         writer.commit([row], np.eye(manifest.dim, dtype=np.float32)[:1])
     after = Snapshot(index)
     assert schema_of(index) == SCHEMA_VERSION
-    assert after.live_ids.tolist() == [*ids.tolist(), new]
-    assert [each["path"] for each in after.rows(ids.tolist())] == paths
+    assert after.live_ids.tolist() == [*ids, new]
+    assert [each["path"] for each in after.rows(ids)] == paths
     np.testing.assert_array_equal(after.vectors(ids), vectors)
     assert verify_index(index, full=True).damaged == ()
 
