@@ -1,6 +1,5 @@
 """Published dual encoders: any model of open_clip, and CLIP and SigLIP models of transformers."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextC
 from llm2clip_search.encoders.hub import confirm_blobs, find_repository
 from llm2clip_search.encoders.image_processor import read_image_processor
 from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.stated_sizes import read_config
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 
@@ -109,7 +109,7 @@ def transformers_model(folder: Path, *, source: str) -> ModelConfig:
     Raises:
         ModelError: the folder holds another kind of model, or does not state its preprocessing.
     """
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    raw = read_config(folder / "config.json")
     kind = raw.get("model_type")
     if kind not in ("clip", "siglip"):
         raise ModelError(
