@@ -32,11 +32,8 @@ def model_file_sha256(path: Path) -> str:
     return _known(cache_dir().absolute()).sha256(path.resolve())
 
 
-def confirm_pinned(path: Path, sha256: str, *, hint: str = "") -> None:
+def confirm_pinned(path: Path, sha256: str) -> None:
     """Compare a file of the cache with its pinned SHA-256 before it is loaded; see `model_file_sha256` for its cost.
-
-    Args:
-        hint: how to get the file again; by default the next use of the model fetches it.
 
     Raises:
         ModelError: it is another file, or cannot be read.
@@ -48,7 +45,7 @@ def confirm_pinned(path: Path, sha256: str, *, hint: str = "") -> None:
     if found != sha256:
         raise ModelError(
             f"{path} has SHA-256 {found}, but {sha256} is pinned: it was damaged or replaced after it was fetched.",
-            hint=hint or f"Delete {path.resolve()} and run the command again, which fetches it again.",
+            hint=f"Delete {path.resolve()} and run the command again, which fetches it again.",
         )
 
 

@@ -20,8 +20,10 @@ from llm2clip_search.base import checksums
 from llm2clip_search.base.checksums import KnownChecksums
 from llm2clip_search.encoders import package_index
 from llm2clip_search.encoders.cache import cache_dir
+from llm2clip_search.encoders.dual import create_open_clip
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.sources import fetch, find, is_here, pin_is_known
+from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.weights import refuse_pickle
 from llm2clip_search.errors import ModelError
 
@@ -316,6 +318,21 @@ def test_a_cached_file_of_the_hub_that_changed_is_refused(hub: Hub) -> None:
     with pytest.raises(ModelError, match=f"safetensors has SHA-256 {found}, but {SHA256} is pinned") as caught:
         fetch("hf:ice/model")
     assert f"Delete {blob} and run" in caught.value.hint
+
+
+def test_what_open_clip_loads_from_the_hubs_cache_is_compared(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip fetches its weights itself, and compares only those that it gets by URL."""
+    ensure_torchvision()
+    import open_clip
+    from torch import nn
+
+    monkeypatch.setattr(open_clip, "create_model", lambda *names, **options: nn.Identity())
+    monkeypatch.setattr(open_clip.pretrained, "get_pretrained_cfg", lambda *names: {"hf_hub": "ice/model/"})
+    folder = fetch("hf:ice/model").path
+    create_open_clip("ViT-B-32", "tag")
+    damage((folder / "model.safetensors").resolve())
+    with pytest.raises(ModelError, match=f"but {SHA256} is pinned"):
+        create_open_clip("ViT-B-32", "tag")
 
 
 def test_a_full_disk_leaves_no_partial_file_of_the_hub(hub: Hub) -> None:
