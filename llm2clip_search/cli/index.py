@@ -23,6 +23,7 @@ from llm2clip_search.cli.cluster_options import (
 from llm2clip_search.cli.estimate import print_estimate
 from llm2clip_search.cli.options import AnnKind, Device, Memory, ModelName, Recall, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
+from llm2clip_search.cli.stopping import Stopped, stopped_between_items
 
 if TYPE_CHECKING:
     from llm2clip_search.corpora import Corpus
@@ -249,15 +250,20 @@ def index(
     failed = 0
     for corpus in corpora:
         _say_remembered(corpus, given)
-        with ProgressBar() as progress:
-            summary = index_corpus(
-                corpus,
-                encoder=encoder,
-                index=target,
-                config=config,
-                embedding=LocalEmbedding() if cluster is None else RayEmbedding(cluster),
-                progress=progress,
-            )
+        try:
+            with ProgressBar() as bar, stopped_between_items(bar) as progress:
+                summary = index_corpus(
+                    corpus,
+                    encoder=encoder,
+                    index=target,
+                    config=config,
+                    embedding=LocalEmbedding() if cluster is None else RayEmbedding(cluster),
+                    progress=progress,
+                )
+        except Stopped as stopped:
+            kept = console.images(Snapshot(target).manifest.live) if has_index(target) else "nothing"
+            console.say(f"stopped by {stopped}; the index holds {kept}, and the same command goes on from there")
+            raise typer.Exit(stopped.exit_code) from stopped
         if json_output:
             with console.results():
                 console.print_json(summary.to_dict())

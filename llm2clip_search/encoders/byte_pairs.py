@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm2clip_search.base.files import file_sha256, new_folder
-from llm2clip_search.encoders.cache import cache_dir
+from llm2clip_search.base.files import new_folder
+from llm2clip_search.encoders.cache import cache_dir, model_file_sha256
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -196,7 +196,7 @@ def _is_plain(token: dict[str, Any]) -> bool:
 
 
 def _folder_of(path: Path) -> Path:
-    return cache_dir() / "byte-pairs" / f"{file_sha256(path)[:32]}-{_FORMAT}"
+    return cache_dir() / "byte-pairs" / f"{model_file_sha256(path)[:32]}-{_FORMAT}"
 
 
 def _key(token: str) -> int:

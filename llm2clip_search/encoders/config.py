@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from llm2clip_search.base.files import replace_file
 from llm2clip_search.encoders.calibration import Calibration
+from llm2clip_search.encoders.stated_sizes import check_sizes
 from llm2clip_search.errors import ModelError
 
 SCHEMA_VERSION = 2
@@ -170,12 +171,14 @@ class ModelConfig:
         """Read ``config.json``.
 
         Raises:
-            ModelError: the file is not JSON, has another schema version, or has a key that this version does not know.
+            ModelError: the file is not JSON, has another schema version, has a key that this version does not know, or
+                states a size that no model has.
         """
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"{path} is not a readable model configuration: {error}.") from error
+        check_sizes(raw, path)
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version != SCHEMA_VERSION:
             raise ModelError(f"{path} has schema version {version}; this version reads {SCHEMA_VERSION}.")

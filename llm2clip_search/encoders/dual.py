@@ -1,13 +1,14 @@
 """Published dual encoders: any model of open_clip, and CLIP and SigLIP models of transformers."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
+from llm2clip_search.encoders.hub import confirm_blobs, find_repository
 from llm2clip_search.encoders.image_processor import read_image_processor
 from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.stated_sizes import read_config
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 
@@ -20,7 +21,7 @@ def create_open_clip(architecture: str, weights: str) -> Any:
     """An open_clip model; ``weights`` is a pretrained tag or the path of a checkpoint.
 
     Raises:
-        ModelError: the tag is unknown, or weights cannot be fetched.
+        ModelError: the tag is unknown, or weights cannot be fetched or were damaged in the cache.
     """
     ensure_torchvision()
     import open_clip
@@ -33,7 +34,17 @@ def create_open_clip(architecture: str, weights: str) -> Any:
             f"open_clip:{architecture}/{weights} could not be loaded ({type(error).__name__}:"
             f" {str(error).splitlines()[0][:160] if str(error) else 'no reason given'})."
         ) from error
+    _confirm_open_clip(architecture, weights)
     return model.eval()
+
+
+def _confirm_open_clip(architecture: str, weights: str) -> None:
+    """Compare the file that open_clip has loaded with its hash; open_clip does so for those that it fetches by URL."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    repo, _, _ = (get_pretrained_cfg(architecture, weights) or {}).get("hf_hub", "").rpartition("/")
+    if repo and (folder := find_repository(repo, None, ())):
+        confirm_blobs(folder, ("*.safetensors", "*.bin", "*.pt"))
 
 
 def open_clip_model(reference: str) -> ModelConfig:
@@ -98,7 +109,7 @@ def transformers_model(folder: Path, *, source: str) -> ModelConfig:
     Raises:
         ModelError: the folder holds another kind of model, or does not state its preprocessing.
     """
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    raw = read_config(folder / "config.json")
     kind = raw.get("model_type")
     if kind not in ("clip", "siglip"):
         raise ModelError(

@@ -5,10 +5,11 @@ import errno
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from llm2clip_search.base.files import file_sha256
-from llm2clip_search.encoders.cache import write_error
+from llm2clip_search.encoders.cache import confirm_pinned, write_error
 from llm2clip_search.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ def find_repository(repo: str, revision: str | None, needed: Sequence[str]) -> P
 def fetch_repository(repo: str, revision: str | None, patterns: Sequence[str], *, needed: Sequence[str]) -> Path:
     """Find a repository in the local cache, or fetch its files that match ``patterns``; ``needed`` as above.
 
+    Either way the large ones among these files are compared with their SHA-256.
+
     Raises:
         HubUnreachableError: the hub does not answer, or has no such repository.
         ModelError: a gated repository, a full disk, content with another hash, or a needed file that it lacks.
@@ -48,6 +51,7 @@ def fetch_repository(repo: str, revision: str | None, patterns: Sequence[str], *
 
     name = f"hf:{repo}{'@' + revision if revision else ''}"
     if found := find_repository(repo, revision, needed):
+        confirm_blobs(found, patterns)
         return found
     logger.info("Fetching %s from the Hugging Face hub (once) ...", repo)
     try:
@@ -110,16 +114,38 @@ def hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
+def confirm_blobs(folder: Path, patterns: Sequence[str]) -> None:
+    """Compare files of a repository in the local cache with the SHA-256 that the hub published for them.
+
+    Those are known of large files, which weights are, and where the hub's client could make links.
+
+    Args:
+        folder: as `find_repository` gives it.
+        patterns: glob patterns of those that will be loaded.
+
+    Raises:
+        ModelError: a file differs.
+    """
+    for path, blob in _blobs(folder):
+        if any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in patterns):
+            confirm_pinned(path, blob.name)
+
+
+def _blobs(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Large files of a repository, and what they link to: the hub's client names it by its SHA-256."""
+    for path in folder.rglob("*"):
+        blob = path.resolve()
+        if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name):
+            yield path, blob
+
+
 def _missing(folder: Path, needed: Sequence[str]) -> list[str]:
     return [pattern for pattern in needed if not any(any(folder.glob(name)) for name in pattern.split("|"))]
 
 
 def _verify_blobs(folder: Path) -> None:
-    """Compare large files with their SHA-256, by which the hub's client names them in its cache."""
-    for path in folder.rglob("*"):
-        blob = path.resolve()
-        if blob.parent.name != "blobs" or not _SHA256.fullmatch(blob.name):
-            continue
+    """Compare large files that have just been fetched with their SHA-256, and remove those that differ."""
+    for path, blob in _blobs(folder):
         if (found := file_sha256(blob)) != blob.name:
             path.unlink()
             blob.unlink()

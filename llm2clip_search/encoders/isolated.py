@@ -19,7 +19,9 @@ def serve() -> None:
     requests = sys.stdin.buffer
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt ends
+        # The parent decides what a signal to all processes of a terminal or service ends; it kills when it wants to.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         _be_the_first_to_go()
         process = _Served(requests, answers, pickle.load(requests))
         MEMORY.borrow(process.hold)

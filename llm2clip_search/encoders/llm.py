@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import io
-import json
 import re
 import threading
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from llm2clip_search.encoders.loading import load_exactly, without_memory
 from llm2clip_search.encoders.lora import merge_lora
 from llm2clip_search.encoders.placement import Placement, quantizer
 from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.stated_sizes import read_config
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.weights import mapped_tensors, weight_files
 from llm2clip_search.errors import ModelError, first_line
@@ -145,7 +145,7 @@ def load_llm(source: str, *, relative_to: Path | None = None, placement: Placeme
                 options = _options(placement)
                 model = transformers.AutoModel.from_pretrained(path.parent, gguf_file=path.name, **options)
             else:
-                kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+                kind = read_config(path / "config.json").get("model_type")
                 if kind not in FAMILIES:
                     raise ModelError(f"{source} is a {kind!r} model; supported LLMs are {', '.join(FAMILIES)}.")
                 if placement.quantize == "none":

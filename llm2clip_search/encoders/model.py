@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm2clip_search.base.files import file_sha256
 from llm2clip_search.base.identity import ModelIdentity, json_sha256
+from llm2clip_search.encoders.cache import model_file_sha256
 from llm2clip_search.encoders.config import ModelConfig, TextConfig
 from llm2clip_search.encoders.sources import find, is_commit
 from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
@@ -69,7 +69,7 @@ class Model:
         tokens, text, text_pin = _text_parts(self.config.text, self.folder)
         before = {"preprocess": vision.pop("preprocess"), "text": tokens}
         pins = [_pin(vision.pop("weights"), self.folder), text_pin]
-        own = file_sha256(self._own_tensors) if self._own_tensors else ""
+        own = model_file_sha256(self._own_tensors) if self._own_tensors else ""
         space = {"dim": raw["dim"]} | ({"querybank": raw["querybank"]} if raw["querybank"] else {})
         return ModelIdentity(
             name=self.reference,
@@ -137,5 +137,5 @@ def _pin(source: str | None, folder: Path | None) -> str:
     local = find(source, relative_to=folder) if scheme == "dir" else None
     path = local.path if local else Path(source)
     if path.is_dir():
-        return json_sha256([[f.name, file_sha256(f)] for f in sorted(path.glob("*.safetensors"))])
-    return file_sha256(path) if path.is_file() else source
+        return json_sha256([[f.name, model_file_sha256(f)] for f in sorted(path.glob("*.safetensors"))])
+    return model_file_sha256(path) if path.is_file() else source

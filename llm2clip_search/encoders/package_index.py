@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llm2clip_search.base.files import file_sha256
-from llm2clip_search.encoders.cache import cache_dir, write_error
+from llm2clip_search.encoders.cache import cache_dir, confirm_pinned, model_file_sha256, write_error
 from llm2clip_search.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -74,23 +74,27 @@ class PackagedFile:
         return cache_dir() / "weights" / self.sha256 / (first.name if len(self.pieces) == 1 else first.stem)
 
     def find(self) -> Path | None:
-        """The file in the cache, or in an installed package if it has the pinned hash; None if it must be fetched."""
+        """The file in the cache, or in an installed package if it has the pinned hash; None if it must be fetched.
+
+        The one in the cache is not read; `fetch` compares it.
+        """
         if self.cached.exists():
             return self.cached
         installed = self.pieces[0].installed() if len(self.pieces) == 1 else None
-        return installed if installed and file_sha256(installed) == self.sha256 else None
+        return installed if installed and model_file_sha256(installed) == self.sha256 else None
 
     def is_here(self) -> bool:
         """Whether `fetch` needs no network: the file is here, or every piece is installed and only has to be joined."""
         return self.find() is not None or (len(self.pieces) > 1 and all(piece.installed() for piece in self.pieces))
 
     def fetch(self) -> Path:
-        """Find the file, or fetch it into the cache.
+        """Find the file and compare it with its pin, or fetch it into the cache.
 
         Raises:
             ModelError: the index does not provide it, its hash is not the pinned one, or it cannot be written.
         """
         if found := self.find():
+            confirm_pinned(found, self.sha256)
             return found
         target = self.cached
         try:

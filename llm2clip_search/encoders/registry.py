@@ -14,14 +14,13 @@ from llm2clip_search.encoders.dual import open_clip_model, transformers_model
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.plugins import ENCODER_PLUGINS
 from llm2clip_search.encoders.sources import fetch, find, is_here, pin_is_known
+from llm2clip_search.encoders.stated_sizes import LARGEST_CONFIG
 from llm2clip_search.encoders.weights import refuse_pickle
 from llm2clip_search.errors import ModelError
 
 DEFAULT_MODEL = "nano"
 PACKAGED = ("nano",)
 """Models whose folder is part of this package, under ``encoders/models``."""
-_LARGEST_CONFIG = 16 << 20
-"""Bytes of a config.json that are read."""
 SCHEMES = ("open_clip", "hf", "dir")
 """What a name may start with, before a colon; other packages may provide more, see `plugins`."""
 
@@ -129,7 +128,7 @@ def _from_folder(folder: Path, name: str) -> Model:
     path = folder / "config.json"
     try:
         with open_regular(path) as config:
-            raw = json.loads(config.read(_LARGEST_CONFIG))
+            raw = json.loads(config.read(LARGEST_CONFIG))
         for weights in folder.glob("*.safetensors"):
             refuse_pickle(weights)
     except OSError as error:
@@ -137,6 +136,8 @@ def _from_folder(folder: Path, name: str) -> Model:
         raise ModelError(f"{folder} is not a model folder: it has no readable {what}.") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(raw, dict):
+        raise ModelError(f"{path} is not a configuration of a model: it holds a {type(raw).__name__}.")
     if "model_type" in raw:
         _need_safetensors(folder)
         # transformers loads the tensors; the folder is named as the source of both towers.

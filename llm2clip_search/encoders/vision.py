@@ -1,6 +1,5 @@
 """Vision towers of timm, open_clip and transformers behind one module: uint8 pixels to unit vectors."""
 
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from llm2clip_search.encoders.dual import clip_projection, create_open_clip
 from llm2clip_search.encoders.loading import load_exactly, read_state_dict, without_memory
 from llm2clip_search.encoders.placement import Placement
 from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.stated_sizes import read_config
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 
@@ -194,7 +194,7 @@ def _transformers_backbone(config: VisionConfig, folder: Path | None) -> nn.Modu
         # Some versions of transformers wrap the tower in another module, which does not change names in a folder.
         return _Pooled(getattr(tower, "vision_model", tower))
     path = fetch(config.weights, relative_to=folder).path
-    raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    raw = read_config(path / "config.json")
     kind = raw.get("model_type", "")
     classes = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
     loader = getattr(transformers, classes.get(kind, "AutoModel"))

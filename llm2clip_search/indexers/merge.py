@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from llm2clip_search.base.checksums import CHECKED
 from llm2clip_search.base.files import fsync_path
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers.ann import build_ann, no_captions
 from llm2clip_search.store import METADATA_SCHEMA, Snapshot, SourceEntry, Writer
-from llm2clip_search.store.checked import CHECKED
 from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, UNFINISHED, ColumnEntry

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from llm2clip_search.base.checksums import CHECKED
 from llm2clip_search.base.files import file_sha256, make_folder, replace_file, replaced_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.errors import StoreError
-from llm2clip_search.store.checked import CHECKED
 from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lease import READERS, oldest_lease
 from llm2clip_search.store.lock import writer_lock
@@ -300,7 +300,7 @@ class Writer:
         self.snapshot = self.snapshot.after(manifest, tombstones)
         named = {f"{SHARDS}/{entry.name}/{file}" for entry in manifest.shards for file in entry.sha256}
         ann = {f"{ANN}/{manifest.ann.name}"} if manifest.ann else set()
-        self.snapshot.checked.note(self._written, named=named | ann)
+        self.snapshot.checked.note(self._written, keep=(named | ann).__contains__)
         self._written = {}
 
     def _columns(self, table: pa.Table | None) -> tuple[ColumnEntry, ...]:

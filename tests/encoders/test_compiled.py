@@ -81,3 +81,25 @@ def test_weights_that_lose_too_much_keep_their_precision(wide_model: Path, monke
     onnx, torch = (load_encoder(f"dir:{wide_model}", runtime=name, device="cpu") for name in RUNTIMES)
     assert (onnx.encode_texts(CAPTIONS) * torch.encode_texts(CAPTIONS)).sum(axis=1).min() > 1 - 1e-5
     assert "MatMulNBits" not in _operators(path)
+
+
+def test_a_compiled_tower_that_changed_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Vectors of another file would look as good as any."""
+    monkeypatch.setenv("LLM2CLIP_CACHE", str(tmp_path / "cache"))
+    model = resolve(f"dir:{save_model(tmp_path / 'model')}")
+    path = compiled_path(model, "text")
+    names = {each.name for each in path.parent.iterdir()}
+    inode = path.stat().st_ino
+    assert compiled_path(model, "text").stat().st_ino == inode
+    table = path.with_name("ids.embedded.npy")
+    sound = table.read_bytes()
+    table.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    assert compiled_path(model, "text") == path
+    assert "was damaged in the cache; it is compiled again" in caplog.text
+    assert table.read_bytes() == sound
+    assert {each.name for each in path.parent.iterdir()} == names
+    path.with_name("export.json").write_text("{")
+    assert compiled_path(model, "text") == path
+    assert path.with_name("export.json").read_text() != "{"

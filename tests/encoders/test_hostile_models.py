@@ -117,3 +117,33 @@ def test_pipes_in_a_model_folder_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(ModelError, match="has no readable config"):
         resolve(f"dir:{tmp_path}")
+
+
+ABSURD = [10**9, 10**30, -1, "9" * 100_000, float("nan"), float("inf"), [1, 10**9]]
+
+
+@pytest.mark.parametrize("value", ABSURD, ids=lambda value: f"{value!r:.12}")
+def test_sizes_that_no_model_has_are_refused_before_anything_is_built(tmp_path: Path, value: object) -> None:
+    """A billion layers would take days, and a table of as many positions all memory."""
+    path = tmp_path / "config.json"
+    own = json.loads((Path(__file__).parent / "fixtures" / "v2" / "config.json").read_text())
+    of_transformers = {"model_type": "clip", "vision_config": {}, "text_config": {"vocab_size": 100}}
+    for where, name in (("vision", "height"), ("text", "max_tokens"), ("adaptor", "blocks"), ("options", "depth")):
+        raw = json.loads(json.dumps(own))
+        part = {"adaptor": raw["text"]["adaptor"], "options": raw["vision"]["options"], **raw}[where]
+        part[name] = value
+        path.write_text(json.dumps(raw))
+        with pytest.raises(ModelError, match=f"config.json states {name} = .* but it is a number from 0 to") as caught:
+            resolve(f"dir:{tmp_path}")
+        assert len(str(caught.value)) < 400
+    for part, name in (("vision_config", "num_hidden_layers"), ("text_config", "max_position_embeddings")):
+        path.write_text(json.dumps({**of_transformers, part: {name: value}}))
+        with pytest.raises(ModelError, match=f"config.json states {name} = "):
+            resolve(f"dir:{tmp_path}")
+
+
+def test_a_configuration_that_is_no_object_is_a_sentence(tmp_path: Path) -> None:
+    for content in ("", "[", "[]", "7", "null", "[" * 100_000, '"' + "a" * 1000):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ModelError, match="config"):
+            resolve(f"dir:{tmp_path}")

@@ -1,5 +1,6 @@
 """What a file can do to its decoder ends a process, and is a failure of that file only."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,12 @@ def test_a_crash_is_a_failure_and_the_next_call_works(processes: IsolatedProcess
         processes.run(deadly.crash)
     assert caught.value.stage == "decode"
     assert processes.run(deadly.allocate, 1000) == 1000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_is_the_business_of_the_parent(processes: IsolatedProcesses, number: int) -> None:
+    """The images in work would be failures, because their decoders ended."""
+    assert processes.run(deadly.interrupted, int(number)) == number
 
 
 def test_what_never_ends_is_ended(processes: IsolatedProcesses) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,14 @@ from typing import Any
 
 import pytest
 
+from llm2clip_search.base import checksums
+from llm2clip_search.base.checksums import KnownChecksums
 from llm2clip_search.encoders import package_index
 from llm2clip_search.encoders.cache import cache_dir
+from llm2clip_search.encoders.dual import create_open_clip
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.sources import fetch, find, is_here, pin_is_known
+from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.encoders.weights import refuse_pickle
 from llm2clip_search.errors import ModelError
 
@@ -141,6 +146,51 @@ def test_pieces_that_are_installed_are_not_fetched(index: list[str]) -> None:
     assert index == []
 
 
+def damage(path: Path) -> str:
+    """Change one bit and set the time of the last change back; returns the new SHA-256."""
+    times, data = path.stat(), bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_cached_file_that_changed_is_refused(index: list[str]) -> None:
+    """The sentence names the file, both hashes and what to do; after that it can be fetched again."""
+    source = f"pypi:ice-model==1.0/pack/model.bin#{SHA256}"
+    path = fetch(source).path
+    assert fetch(source).path == path
+    found = damage(path)
+    for _ in range(2):
+        with pytest.raises(ModelError, match=f"{path} has SHA-256 {found}, but {SHA256} is pinned") as caught:
+            fetch(source)
+        assert f"Delete {path} and run the command again" in caught.value.hint
+    path.unlink()
+    assert fetch(source).path.read_bytes() == CONTENT
+
+
+def test_a_cached_file_is_read_again_only_if_it_has_changed(index: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def sha256(path: Path) -> str:
+        read.append(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(checksums, "TICK_NS", 0)
+    monkeypatch.setattr(checksums, "file_sha256", sha256)
+    source = f"pypi:ice-model==1.0/pack/model.bin#{SHA256}"
+    path = fetch(source).path
+    for _ in range(3):
+        fetch(source)
+    assert read == [path]
+    os.utime(path, ns=(0, 1))
+    for _ in range(3):
+        fetch(source)
+    assert read == [path, path]
+    assert KnownChecksums(cache_dir()).sha256(path) == SHA256  # as another process does
+    assert read == [path, path]
+
+
 def test_an_installed_package_is_not_fetched(index: list[str]) -> None:
     """Its file is used if version and hash are the pinned ones."""
     import filelock
@@ -258,6 +308,31 @@ def test_a_file_of_the_hub_with_another_hash_is_refused_and_removed(hub: Hub) ->
     assert not (hub.folder / "blobs" / SHA256).exists()
     hub.damage = lambda content: content
     assert fetch("hf:ice/model").path.is_dir()
+
+
+def test_a_cached_file_of_the_hub_that_changed_is_refused(hub: Hub) -> None:
+    folder = fetch("hf:ice/model").path
+    assert fetch("hf:ice/model").path == folder
+    blob = (folder / "model.safetensors").resolve()
+    found = damage(blob)
+    with pytest.raises(ModelError, match=f"safetensors has SHA-256 {found}, but {SHA256} is pinned") as caught:
+        fetch("hf:ice/model")
+    assert f"Delete {blob} and run" in caught.value.hint
+
+
+def test_what_open_clip_loads_from_the_hubs_cache_is_compared(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip fetches its weights itself, and compares only those that it gets by URL."""
+    ensure_torchvision()
+    import open_clip
+    from torch import nn
+
+    monkeypatch.setattr(open_clip, "create_model", lambda *names, **options: nn.Identity())
+    monkeypatch.setattr(open_clip.pretrained, "get_pretrained_cfg", lambda *names: {"hf_hub": "ice/model/"})
+    folder = fetch("hf:ice/model").path
+    create_open_clip("ViT-B-32", "tag")
+    damage((folder / "model.safetensors").resolve())
+    with pytest.raises(ModelError, match=f"but {SHA256} is pinned"):
+        create_open_clip("ViT-B-32", "tag")
 
 
 def test_a_full_disk_leaves_no_partial_file_of_the_hub(hub: Hub) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llm2clip_search.base.checksums import TICK_NS
 from llm2clip_search.engine.filter import Filter
 from llm2clip_search.errors import DamagedError
 from llm2clip_search.store import Manifest, Snapshot, Writer, verify_index
-from llm2clip_search.store.checked import TICK_NS
 from llm2clip_search.store.compaction import compact
 from tests.support.stores import MODEL, fill, live, vectors
 

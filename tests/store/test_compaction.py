@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llm2clip_search.base import checksums
 from llm2clip_search.engine import SearchIndex
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
-from llm2clip_search.store import Row, Snapshot, Writer, checked
+from llm2clip_search.store import Row, Snapshot, Writer
 from llm2clip_search.store.compaction import Compaction, compact
 from llm2clip_search.store.shard import Shard
 from tests.support.commands import RunCli
@@ -85,7 +86,7 @@ def test_any_history_leaves_the_rows_that_it_should(
 def test_a_power_cut_at_any_step_of_a_compaction_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    monkeypatch.setattr(checked, "TICK_NS", 1 << 62)  # or the number of steps would depend on the clock
+    monkeypatch.setattr(checksums, "TICK_NS", 1 << 62)  # or the number of steps would depend on the clock
     expected = {0: "0.jpg", 2: "2.jpg", 3: "moved.jpg"}
     merged = []
     for step in range(100):

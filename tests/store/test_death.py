@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from llm2clip_search.base import checksums
 from llm2clip_search.errors import StoreError
-from llm2clip_search.store import Snapshot, Writer, checked
+from llm2clip_search.store import Snapshot, Writer
 from llm2clip_search.store.schema import Failure
 from tests.support.faults import PowerCutError, cut_power_at
 from tests.support.stores import MODEL, check_intact, fill, live, row, vectors
@@ -31,7 +32,7 @@ def test_death_at_every_step_leaves_the_old_state_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     """Each step in turn, until the commit gets through; the next writer sweeps up and goes on."""
-    monkeypatch.setattr(checked, "TICK_NS", 1 << 62)  # or the number of steps would depend on the clock
+    monkeypatch.setattr(checksums, "TICK_NS", 1 << 62)  # or the number of steps would depend on the clock
     states = []
     for step in range(100):
         folder = tmp_path / str(step)

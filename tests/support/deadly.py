@@ -1,6 +1,7 @@
 """Functions that do to their process what a hostile file does to a decoder; called in processes of `isolation`."""
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,9 @@ def read_or_crash(data: bytes, *rest: Any) -> Any:
     if data.startswith(DEADLY):
         crash()
     return read_image(data, *rest)
+
+
+def interrupted(number: int) -> int:
+    """Send a signal to this process, as a terminal or a service manager does to all processes of a command."""
+    signal.raise_signal(signal.Signals(number))
+    return number

@@ -1,5 +1,6 @@
 """Small sound files of every format that is read, from which hostile ones are made."""
 
+import base64
 import io
 import json
 import tarfile
@@ -123,11 +124,11 @@ def _tables(jpeg: bytes) -> Iterator[tuple[str, bytes]]:
     with pa.ipc.new_file(out, images.schema) as writer:
         writer.write_table(images)
     yield "arrow", out.getvalue().to_pybytes()
-    yield "csv", b'image,caption,width\n000001.csv,"a, b",1\nb.jpg,"line\nbreak",2\n' * 3
-    yield (
-        "jsonl",
-        b"".join(json.dumps({"image": f"{n}.jpg", "caption": "c", "n": n}).encode() + b"\n" for n in range(4)),
-    )
+    # In base64: a table of paths is a list of images, which folders of tampered files do not have.
+    text = base64.b64encode(jpeg).decode()
+    yield "csv", ("image,caption,width\n" + f'{text},"a, b",1\n{text},"line\nbreak",2\n' * 2).encode()
+    lines = (json.dumps({"image": text, "caption": "c", "of": {"n": [n]}}) for n in range(4))
+    yield "jsonl", "".join(f"{line}\n" for line in lines).encode()
 
 
 def _video() -> bytes | None:

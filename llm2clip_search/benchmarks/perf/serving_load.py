@@ -1,4 +1,4 @@
-"""Many clients at once while the index changes: what the server answers, and what memory it takes."""
+"""Many clients at once while the index changes: what the server answers, and the memory, files and threads it takes."""
 
 import statistics
 import tempfile
@@ -14,6 +14,7 @@ from threading import Event
 from typing import Any
 
 from llm2clip_search.base.memory import private_bytes
+from llm2clip_search.base.processes import descriptor_count, thread_count
 from llm2clip_search.benchmarks.perf.http_client import KeptOpen
 from llm2clip_search.benchmarks.perf.scale import synthetic_row
 from llm2clip_search.benchmarks.perf.serving import CAPTIONS, PAGE, running, wait_until_ready, write_synthetic
@@ -48,6 +49,9 @@ class LoadCost:
     """99th percentile."""
     memory_mb: dict[int, float]
     """Private memory of the server by per cent of the run, each the median over the tenth of the run before."""
+    descriptors: dict[int, float]
+    """Its open file descriptors, likewise."""
+    threads: dict[int, float]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,18 +69,21 @@ def measure_load(encoder: Encoder, *, rows: int, clients: int, seconds: float) -
             with KeptOpen(address) as client:
                 wait_until_ready(client)
             stop = Event()
-            answers, times, memory = Counter[int](), list[float](), list[int]()
+            answers, times = Counter[int](), list[float]()
+            memory, descriptors, threads = list[int](), list[int](), list[int]()
             commits = [0]
             work: list[Callable[[], None]] = [
                 *(partial(_ask, address, first, stop, answers, times) for first in range(clients)),
                 partial(_replace_rows, index, encoder, stop, commits),
             ]
-            with ThreadPoolExecutor(len(work)) as threads:
-                running_work = [threads.submit(each) for each in work]
+            with ThreadPoolExecutor(len(work)) as pool:
+                running_work = [pool.submit(each) for each in work]
                 end = time.perf_counter() + seconds
                 try:
                     while time.perf_counter() < end and not any(each.done() for each in running_work):
                         memory.append(private_bytes(process))
+                        descriptors.append(descriptor_count(process))
+                        threads.append(thread_count(process))
                         time.sleep(SAMPLE_S)
                 finally:
                     stop.set()
@@ -91,6 +98,8 @@ def measure_load(encoder: Encoder, *, rows: int, clients: int, seconds: float) -
         search_ms=1000 * statistics.median(times),
         slow_ms=1000 * statistics.quantiles(times, n=100)[-1],
         memory_mb={share: _median_until(memory, share) / 1e6 for share in POINTS},
+        descriptors={share: _median_until(descriptors, share) for share in POINTS},
+        threads={share: _median_until(threads, share) for share in POINTS},
     )
 
 

@@ -21,6 +21,7 @@ def bench_serve(
 
     [dim]llm2clip-search bench serve --sizes 10000,1000000[/dim]
     [dim]llm2clip-search bench serve --clients 50[/dim]
+    [dim]llm2clip-search bench serve --clients 8 --seconds 3600[/dim]
     """
     from llm2clip_search.benchmarks.perf.serving import measure_serving
     from llm2clip_search.benchmarks.perf.serving_load import measure_load
@@ -51,8 +52,12 @@ def bench_serve(
         )
         if load is not None:
             statuses = ", ".join(f"{count:,} with {status}" for status, count in load.answers.items())
-            memory = ", ".join(f"{size:.0f} MB after {share} %" for share, size in load.memory_mb.items())
+            held = "; ".join(
+                f"{size:.0f} MB, {load.descriptors[share]:.0f} open files and {load.threads[share]:.0f} threads"
+                f" after {share} %"
+                for share, size in load.memory_mb.items()
+            )
             console.out.print(
                 f"{load.clients} clients for {load.seconds:.0f} s, index rebuilt {load.commits} times:"
-                f" answers {statuses}; {load.search_ms:.0f} ms, 99th percentile {load.slow_ms:.0f} ms; memory {memory}"
+                f" answers {statuses}; {load.search_ms:.0f} ms, 99th percentile {load.slow_ms:.0f} ms; {held}"
             )

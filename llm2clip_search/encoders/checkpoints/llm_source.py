@@ -10,6 +10,7 @@ import torch
 from llm2clip_search.encoders.checkpoints.layouts import listed, shapes_of
 from llm2clip_search.encoders.llm import FAMILIES
 from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.stated_sizes import check_sizes
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
 
@@ -58,6 +59,7 @@ def find_llm(source: str | None, *, normalises: bool, hidden: int) -> LLMSource:
     _refuse_updates(wanted, fetched.path)
     try:
         raw: Any = json.loads((fetched.path / "config.json").read_text(encoding="utf-8"))
+        check_sizes(raw, fetched.path / "config.json")
         kind, width = raw["model_type"], raw["hidden_size"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{wanted} is not an LLM's folder: its config.json cannot be read ({error!r}).") from error

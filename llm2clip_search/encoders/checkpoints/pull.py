@@ -2,10 +2,11 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from llm2clip_search.base.files import file_sha256
-from llm2clip_search.encoders.cache import cache_dir
+from llm2clip_search.encoders.cache import cache_dir, model_file_sha256
 from llm2clip_search.encoders.catalogue import CatalogueModel
 from llm2clip_search.encoders.hub import HubUnreachableError, fetch_repository, hub_cache
 from llm2clip_search.errors import ModelError
@@ -26,12 +27,15 @@ def is_pulled(model: CatalogueModel) -> bool:
 def pull(model: CatalogueModel) -> Path:
     """Find the model folder of a checkpoint in the cache, or fetch the checkpoint and its LLM and convert it.
 
+    A folder in the cache is compared with the hashes of its conversion; what has not changed since is not read again.
+
     Raises:
         ModelError: the hub cannot be reached (the message says what is needed and how large it is), the disk is full,
             a hash differs, or the checkpoint does not have its published layout.
     """
     folder = converted_folder(model)
     if is_pulled(model):
+        verify(model, sha256=model_file_sha256)
         return folder
     if model.repo is None or model.llm is None:
         raise ModelError(f"{model.name} is used as it is; there is nothing to convert.")
@@ -59,8 +63,11 @@ def pull(model: CatalogueModel) -> Path:
     return folder
 
 
-def verify(model: CatalogueModel) -> None:
+def verify(model: CatalogueModel, *, sha256: Callable[[Path], str] = file_sha256) -> None:
     """Compare a pulled model folder with the hashes recorded by its conversion.
+
+    Args:
+        sha256: takes the checksum of a file; reads all of it by default.
 
     Raises:
         ModelError: a file is missing, or has another hash than the recorded one; both are named.
@@ -68,7 +75,7 @@ def verify(model: CatalogueModel) -> None:
     folder = converted_folder(model)
     try:
         written: dict[str, str] = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["to"]
-        found = {name: file_sha256(folder / name) for name in written}
+        found = {name: sha256(folder / name) for name in written}
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{folder} is incomplete ({error}).",

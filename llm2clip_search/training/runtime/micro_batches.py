@@ -7,11 +7,10 @@ from typing import Protocol
 
 import torch
 
+from llm2clip_search.encoders.within_memory import is_out_of_memory
 from llm2clip_search.errors import ModelError, first_line
 
 logger = logging.getLogger(__name__)
-_CPU_MESSAGES = ("can't allocate memory", "not enough memory")
-"""Parts of the messages of torch's allocator of a CPU, which has no error class of its own."""
 
 
 @dataclass(kw_only=True)
@@ -44,13 +43,6 @@ class Divided(Protocol):
 
     def backward(self, step: int) -> dict[str, float]:
         """As `loop.Task.backward`."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(part in str(error) for part in _CPU_MESSAGES)
 
 
 def backward_within_memory(

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from llm2clip_search.base.checksums import CHECKED
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.benchmarks.perf import ann
 from llm2clip_search.benchmarks.perf.ann import (
@@ -34,7 +35,6 @@ from llm2clip_search.encoders import TowerEncoder
 from llm2clip_search.errors import CorpusError, QueryError, StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
-from llm2clip_search.store.checked import CHECKED
 from llm2clip_search.vectorindex.exact import ExactIndex
 
 MODEL = ModelIdentity(name="m", revision="r", weights_sha256="w", preprocess_sha256="p")

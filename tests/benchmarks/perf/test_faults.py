@@ -130,10 +130,10 @@ def test_an_approximate_index_that_cannot_be_opened_is_a_sentence(tmp_path: Path
 @pytest.mark.slow
 def test_the_harness_loses_nothing(tmp_path: Path) -> None:
     """Forks need a process without threads, so it is one of its own."""
-    counts = ("--kills", "12", "--errors", "24", "--power-cuts", "24", "--damages", "24")
+    counts = ("--kills", "12", "--errors", "24", "--power-cuts", "24", "--clock-jumps", "12", "--damages", "24")
     command = [sys.executable, "-m", "llm2clip_search.benchmarks.perf.faults", *counts, "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     tallies = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [each["faults"] for each in tallies] == [[]] * 5, done.stderr
+    assert [each["faults"] for each in tallies] == [[]] * 6, done.stderr
     assert all(each["trials"] >= 12 for each in tallies)
     assert done.returncode == 0

@@ -10,10 +10,14 @@ from llm2clip_search.benchmarks.perf.hostile import hostile_files, index_hostile
 from llm2clip_search.benchmarks.perf.hostile_conditions import attack_conditions
 from llm2clip_search.benchmarks.perf.hostile_mutations import mutated
 from llm2clip_search.benchmarks.perf.hostile_seeds import container_seeds, image_seeds
+from llm2clip_search.corpora.files import LocalFiles
+from llm2clip_search.corpora.options import SourceOptions
+from llm2clip_search.corpora.table import TableContainer
 from llm2clip_search.encoders.reading import reading
 from llm2clip_search.errors import ImageError
 from llm2clip_search.store import Snapshot
 from tests.support.stores import fill
+from tests.support.tables import container
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -37,6 +41,20 @@ def test_the_same_seed_gives_the_same_file() -> None:
     for extension, data in [*image_seeds(), *container_seeds()]:
         first, second = (mutated(data, extension, [data], np.random.default_rng(3)) for _ in range(2))
         assert first == second
+
+
+def test_tables_among_the_seeds_have_images(tmp_path: Path) -> None:
+    """A table without any is refused before its rows are read, however it was tampered with."""
+    tables = [(name, data) for name, data in container_seeds() if name in ("parquet", "arrow", "csv", "jsonl")]
+    assert {name for name, _ in tables} == {"parquet", "arrow", "csv", "jsonl"}
+    for number, (name, data) in enumerate(tables):
+        path = tmp_path / f"{number}.{name}"
+        path.write_bytes(data)
+        items = list(TableContainer().parts(LocalFiles(), container(path), SourceOptions()))
+        assert len(items) >= 3
+        for item in items:
+            with reading(TableContainer().open(LocalFiles(), item, SourceOptions())) as read:
+                assert read.damage is None
 
 
 @pytest.mark.slow

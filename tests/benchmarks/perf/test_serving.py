@@ -25,6 +25,17 @@ def test_pictures_are_made_and_cached(tiny_encoder: Encoder) -> None:
 
 
 @pytest.mark.slow
+def test_a_server_needs_no_more_after_two_minutes_than_after_one(tiny_encoder: Encoder) -> None:
+    """``bench serve --clients 8 --seconds 3600`` is the long form."""
+    cost = measure_load(tiny_encoder, rows=2000, clients=8, seconds=120)
+    assert set(cost.answers) <= {200, 429}
+    assert cost.commits > 1
+    assert cost.memory_mb[100] <= 1.1 * cost.memory_mb[50]
+    assert cost.descriptors[100] <= cost.descriptors[50] + 2
+    assert cost.threads[100] <= cost.threads[50] + 2
+
+
+@pytest.mark.slow
 def test_clients_are_answered_while_rows_are_replaced(tiny_encoder: Encoder) -> None:
     cost = measure_load(tiny_encoder, rows=500, clients=4, seconds=8)
     assert cost.commits > 0

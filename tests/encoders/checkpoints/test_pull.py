@@ -210,8 +210,9 @@ def test_a_pulled_folder_that_changed_is_refused_with_both_hashes(hub: Hub) -> N
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ModelError, match=rf"has SHA-256 [0-9a-f]{{64}}, but {written} was written"):
-        verify(OPENAI)
+    for refuse in (verify, pull):
+        with pytest.raises(ModelError, match=rf"has SHA-256 [0-9a-f]{{64}}, but {written} was written"):
+            refuse(OPENAI)
     path.unlink()
     with pytest.raises(ModelError, match="is incomplete"):
         verify(OPENAI)

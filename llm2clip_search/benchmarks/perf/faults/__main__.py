@@ -22,6 +22,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Kills at each named step of each scenario, at most.")] = 1,
     errors: Annotated[int, typer.Option(help="Operations on the disk that fail, over all scenarios.")] = 40,
     power_cuts: Annotated[int, typer.Option(help="Power cuts, over all scenarios.")] = 40,
+    clock_jumps: Annotated[int, typer.Option(help="Runs in which the clock jumps, over all scenarios.")] = 20,
     damages: Annotated[int, typer.Option(help="Files that are damaged.")] = 40,
     rows: Annotated[int, typer.Option(help="Measure what checks cost, on an index of so many rows.")] = 0,
     repair_each: Annotated[int, typer.Option(help="Of so many damaged indices one is repaired.")] = 10,
@@ -36,12 +37,14 @@ def main(
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         if rows:
             _print(measure_checks(Path(scratch) / "cost", rows=rows).to_dict())
-        is_interrupted = bool(kills or steps or errors or power_cuts)
+        is_interrupted = bool(kills or steps or errors or power_cuts or clock_jumps)
         if is_interrupted or damages:
             import_all(lambda: _everything(Path(scratch) / "imports", chosen))
         if is_interrupted:
             prepared = [Interrupted(each, Path(scratch)) for each in chosen]
-            for name, run in _trials(prepared, kills, steps, errors, power_cuts, random.Random(seed)).items():
+            for name, run in _trials(
+                prepared, kills, steps, errors, power_cuts, clock_jumps, random.Random(seed)
+            ).items():
                 tally = Tally()
                 run(tally)
                 is_good = is_good and tally.is_good
@@ -56,7 +59,13 @@ def main(
 
 
 def _trials(
-    prepared: list[Interrupted], kills: int, steps: int, errors: int, power_cuts: int, chance: random.Random
+    prepared: list[Interrupted],
+    kills: int,
+    steps: int,
+    errors: int,
+    power_cuts: int,
+    clock_jumps: int,
+    chance: random.Random,
 ) -> dict[str, Callable[[Tally], None]]:
     """What to do, by name; scenarios take turns."""
 
@@ -87,6 +96,7 @@ def _trials(
         "kills at named steps": kill_at_steps,
         "errors of the disk": lambda tally: in_turn(errors, lambda each, number: fail(tally, each, number)),
         "power cuts": lambda tally: in_turn(power_cuts, lambda each, _: lose_power(tally, each)),
+        "clock jumps": lambda tally: in_turn(clock_jumps, lambda each, _: each.jump_clock(tally, chance)),
     }
 
 

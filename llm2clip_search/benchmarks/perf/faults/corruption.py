@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.checksums import CHECKED
 from llm2clip_search.benchmarks.perf.faults.children import run_child
 from llm2clip_search.benchmarks.perf.faults.counts import Counts
 from llm2clip_search.benchmarks.perf.faults.workload import (
@@ -19,7 +20,6 @@ from llm2clip_search.benchmarks.perf.faults.workload import (
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers import repair_index
 from llm2clip_search.store import Snapshot, verify_index
-from llm2clip_search.store.checked import CHECKED
 from llm2clip_search.store.lease import READERS
 from llm2clip_search.store.snapshot import FAILURES
 

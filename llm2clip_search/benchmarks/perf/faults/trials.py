@@ -5,13 +5,15 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from llm2clip_search.base.checksums import CHECKED
 from llm2clip_search.benchmarks.perf.faults.children import Outcome, Say, run_child
 from llm2clip_search.benchmarks.perf.faults.counts import Counts
 from llm2clip_search.benchmarks.perf.faults.crash_states import write_crash_state
@@ -19,12 +21,15 @@ from llm2clip_search.benchmarks.perf.faults.disk import Disk, Operation, Perform
 from llm2clip_search.benchmarks.perf.faults.workload import INDEX, Scenario, described, described_rows
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Manifest, Snapshot, has_index, verify_index
-from llm2clip_search.store.checked import CHECKED
 from llm2clip_search.store.lease import READERS
 
 ERROR_KINDS = ("ENOSPC", "EIO", "EMFILE", "EACCES", "short write", "torn write")
 """How an operation fails. A short write does not: the rest of it has to be written by a second one. A torn one has
 written a half when the disk is full."""
+
+_now_ns = time.time_ns
+"""The true one, also while the clock jumps."""
+_TEN_YEARS_NS = 10 * 365 * 86_400 * 10**9
 
 NO_INDEX = -1
 """Stands for the generation of an index that does not exist yet."""
@@ -141,6 +146,35 @@ class Interrupted:
         said = [["committed", generation] for generation, done in self._commits if done <= number]
         self._judge(tally, "power cut", self._where(min(number, len(self.log) - 1)), Outcome(said=said))
 
+    def jump_clock(self, tally: Tally, chance: random.Random) -> None:
+        """Let the clock show another time at each look, and files become younger and older, before and in the run."""
+        self._restore()
+        for path in self._files():
+            _set_time(path, chance)
+
+        def around(done: int, operation: Operation, perform: Perform, say: Say) -> Any:
+            result = perform(operation.data)
+            if chance.random() < 0.2 and (files := self._files()):
+                _set_time(chance.choice(files), chance)
+            return result
+
+        def nanoseconds() -> int:
+            return _any_time(chance)
+
+        def seconds() -> float:
+            return _any_time(chance) / 1e9
+
+        def work(say: Say) -> Any:
+            with mock.patch.object(time, "time", seconds), mock.patch.object(time, "time_ns", nanoseconds):
+                return self._watched(say, around)
+
+        outcome = run_child(work)
+        outcome.is_refusal = False  # nothing has failed
+        self._judge(tally, "clock jumps", "", outcome)
+
+    def _files(self) -> list[Path]:
+        return sorted(path for path in self._base.rglob("*") if path.is_file() and path.parent.name != READERS)
+
     def _where(self, number: int) -> str:
         return f"{number} ({self.log[number].step})"
 
@@ -220,6 +254,16 @@ class Interrupted:
             is_own = path.is_file() and path.parent.name != READERS and path.name != CHECKED  # readers write those
             if is_own and (not twin.is_file() or twin.read_bytes() != path.read_bytes()):
                 raise StoreError(f"{twin} is not {path}: a change of it was not seen.")
+
+
+def _any_time(chance: random.Random) -> int:
+    """Nanoseconds since 1970, up to ten years before or after now."""
+    return _now_ns() + chance.randint(-_TEN_YEARS_NS, _TEN_YEARS_NS)
+
+
+def _set_time(path: Path, chance: random.Random) -> None:
+    with suppress(FileNotFoundError):  # the run may have deleted it
+        os.utime(path, ns=(0, _any_time(chance)))
 
 
 def _record(done: int, operation: Operation, perform: Perform, say: Say) -> Any:
