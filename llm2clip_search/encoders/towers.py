@@ -60,7 +60,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
     """
     placement = place_tower(model, name, device=device, quantize=quantize)
     device = placement.device
-    has_onnx = all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx"))
+    has_onnx = _has_onnx()
     if runtime == "onnx" and not has_onnx:
         raise ModelError(
             "Runtime 'onnx' needs ONNX Runtime, which is not installed.",
@@ -93,6 +93,29 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
         logger.warning("The %s tower does not compile for ONNX Runtime; PyTorch runs it instead.", name)
         logger.debug("The %s tower of %s does not compile.", name, model.reference, exc_info=True)
         return _torch_tower(build_module(model, name), device)
+
+
+def text_precision(model: Model, *, runtime: Runtime, device: str, quantize: Quantize = "none") -> str:
+    """Name the precision of the text tower that `load_tower` gives for these arguments, without loading it.
+
+    Returns:
+        ``exact`` for float32; otherwise what is rounded, which changes embeddings. A tower that is compiled with 8-bit
+        weights is named with the version of its form.
+
+    Raises:
+        ModelError: as `place_tower`.
+    """
+    placement = place_tower(model, "text", device=device, quantize=quantize)
+    if placement.quantize != "none":
+        return placement.quantize
+    if placement.precision != "float32":
+        return placement.precision
+    is_compiled = runtime != "torch" and placement.device == "cpu" and _has_onnx()
+    return f"8bit-{version()}" if is_compiled and model.identity.fingerprint in QUANTISED else "exact"
+
+
+def _has_onnx() -> bool:
+    return all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx"))
 
 
 def build_module(model: Model, name: TowerName, placement: Placement = Placement()) -> "nn.Module":

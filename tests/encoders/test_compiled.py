@@ -81,3 +81,16 @@ def test_weights_that_lose_too_much_keep_their_precision(wide_model: Path, monke
     onnx, torch = (load_encoder(f"dir:{wide_model}", runtime=name, device="cpu") for name in RUNTIMES)
     assert (onnx.encode_texts(CAPTIONS) * torch.encode_texts(CAPTIONS)).sum(axis=1).min() > 1 - 1e-5
     assert "MatMulNBits" not in _operators(path)
+
+
+def test_the_precision_of_a_text_tower_is_named_before_it_is_loaded(wide_model: Path, tiny_model: Path) -> None:
+    """Vectors of 8-bit weights differ from exact ones though the fingerprint is the same."""
+    cases: tuple[tuple[Path, Runtime, str], ...] = (
+        (wide_model, "onnx", f"8bit-{compiled.version()}"),
+        (wide_model, "auto", f"8bit-{compiled.version()}"),
+        (wide_model, "torch", "exact"),
+        (tiny_model, "onnx", "exact"),
+    )
+    for folder, runtime, precision in cases:
+        encoder = load_encoder(f"dir:{folder}", runtime=runtime, device="cpu")
+        assert encoder.text_precision == precision
