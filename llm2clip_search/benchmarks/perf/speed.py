@@ -89,8 +89,8 @@ class IndexSpeed:
         for name, kind in cls.__annotations__.items():
             if name not in raw:
                 raise TypeError(f"it has no {name!r}")
-            expected = {int: int, float: (int, float), str: str}.get(kind, Mapping)
-            if not isinstance(raw[name], expected) or isinstance(raw[name], bool):
+            expected: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
+            if not isinstance(raw[name], expected.get(kind, (Mapping,))) or isinstance(raw[name], bool):
                 raise TypeError(f"its {name!r} is {raw[name]!r}")
             if kind is float and not 0 < raw[name] < math.inf:
                 raise ValueError(f"its {name!r} is {raw[name]!r}")

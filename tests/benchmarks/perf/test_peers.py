@@ -13,7 +13,7 @@ from PIL import Image
 
 from llm2clip_search.benchmarks.perf.peers.__main__ import main
 from llm2clip_search.benchmarks.perf.peers.environments import check_out
-from llm2clip_search.benchmarks.perf.peers.measuring import Comparison, Run, compare
+from llm2clip_search.benchmarks.perf.peers.measuring import Comparison, Measure, Run, compare
 from llm2clip_search.benchmarks.perf.peers.pictures import write_pictures
 from llm2clip_search.benchmarks.perf.peers.processes import Command, run_measured
 from llm2clip_search.benchmarks.perf.peers.report import markdown, read
@@ -105,8 +105,7 @@ def test_programs_take_turns(tmp_path: Path) -> None:
     tools.append(
         Tool(name="d", program="program d", model="large", index=tools[0].index, versions={})  # which cannot answer
     )
-    counts = {"rounds": 2, "index_rounds": 1}
-    made = compare(tools, images=images, index_images=images, folder=tmp_path, **counts)
+    made = compare(tools, images=images, index_images=images, folder=tmp_path, rounds=2, index_rounds=1)
     order = [(run.tool, run.measure) for run in made.runs]
     first = [("a", "help"), ("a", "query"), ("a", "kept query"), ("b", "help"), ("b", "query")]
     assert order[:7] == [*first, ("c", "help"), ("c", "query")]
@@ -118,12 +117,13 @@ def test_programs_take_turns(tmp_path: Path) -> None:
     # The indices that were searched are kept, and those that were timed are not.
     assert len(list((tmp_path / "indices").iterdir())) == 3
     assert not (tmp_path / "timed-index").exists()
-    compare(tools, images=images, index_images=images, folder=tmp_path, **counts)
+    again = compare(tools[:1], images=images, index_images=images, folder=tmp_path, rounds=0, index_rounds=1)
+    assert [(run.tool, run.measure) for run in again.runs] == [("a", "index")]
 
 
 def recorded() -> Comparison:
     """Known times: the program takes half of what rclip takes, and a quarter of its baseline."""
-    seconds = {
+    seconds: dict[tuple[str, Measure], tuple[float, ...]] = {
         ("nano", "query"): (0.4, 0.5, 0.7),
         ("nano", "kept query"): (0.25, 0.2, 0.3),
         ("rclip", "query"): (1.0, 0.9, 1.3),

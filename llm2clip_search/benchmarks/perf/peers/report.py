@@ -27,11 +27,12 @@ def markdown(comparison: Comparison) -> str:
     memory = f", {machine['memory_bytes'] / 2**30:.0f} GiB of memory" if machine["memory_bytes"] else ""
     commit = f"Commit {comparison.commit[:10]}, " if comparison.commit else ""
     parts = [f"{commit}{machine['processor']}, {machine['cores']} cores{memory}; Python {machine['python']}.\n"]
-    for measure, title in (
-        ("query", f"Query in a new process, {comparison.images:,} images, a caption that was never asked before"),
-        ("kept query", "The same caption again"),
-        ("help", "`--help`"),
-    ):
+    titles: dict[Measure, str] = {
+        "query": f"Query in a new process, {comparison.images:,} images, a caption that was never asked before",
+        "kept query": "The same caption again",
+        "help": "`--help`",
+    }
+    for measure, title in titles.items():
         if rows := _process_rows(comparison, measure):
             names = _references(comparison, measure)
             relative = [f"relative to {comparison.tools[name]['program']}" for name in names]
