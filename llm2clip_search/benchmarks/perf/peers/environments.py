@@ -51,6 +51,39 @@ class Environment:
         return {name: found[name] for name in distributions if name in found}
 
 
+_DECLARE_NMS = """
+import sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            import torch
+            self.library = torch.library.Library("torchvision", "FRAGMENT")
+            for operator in ("nms", "qnms"):
+                self.library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            sys.modules["llm2clip_torchvision"].finder = self
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def mend_torchvision(environment: Environment) -> None:
+    """Make torchvision importable where the package index serves it for CUDA but PyTorch is built for CPUs.
+
+    What `encoders.torchvision_ops` does in this process, as a hook that other programs need not know of: two operators
+    of detectors are declared when torchvision is imported. A torchvision that can be imported is left alone.
+    """
+    probe = [environment.python, "-c", "import torchvision"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
+        return
+    where = "import sysconfig; print(sysconfig.get_path('purelib'), end='')"
+    packages = Path(_run([environment.python, "-c", where]))
+    (packages / "llm2clip_torchvision.py").write_text(_DECLARE_NMS)
+    (packages / "llm2clip_torchvision.pth").write_text("import llm2clip_torchvision\n")
+    _run(probe)
+
+
 def same_torch() -> str:
     """The requirement that installs the PyTorch of this process, whose wheel for CPUs may be at hand."""
     return f"torch=={metadata.version('torch').partition('+')[0]}"

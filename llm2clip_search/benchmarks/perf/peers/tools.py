@@ -8,7 +8,7 @@ from pathlib import Path
 
 import llm2clip_search
 from llm2clip_search.base.identity import json_sha256
-from llm2clip_search.benchmarks.perf.peers.environments import Environment, check_out, same_torch
+from llm2clip_search.benchmarks.perf.peers.environments import Environment, check_out, mend_torchvision, same_torch
 from llm2clip_search.benchmarks.perf.peers.processes import Command, run_measured
 
 TOOLS = ("nano", "b32", "rclip", "clip-retrieval", "script")
@@ -23,7 +23,6 @@ HITS = 10
 """Results of a query."""
 ROOT = Path(llm2clip_search.__file__).parents[1]
 """Folder of this package: its repository, or where it is installed."""
-_SCRIPT = str(Path(__file__).with_name("script.py"))
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
 _OWN_LIBRARIES = ("torch", "onnxruntime", "numpy", "pillow", "tokenizers", "faiss-cpu", "open_clip_torch")
 
@@ -176,12 +175,9 @@ def _rclip(folder: Path) -> Tool:
 
 
 def _clip_retrieval(folder: Path) -> Tool:
-    environment = Environment(
-        folder=folder / "environments" / "clip-retrieval",
-        requirements=(same_torch(), "torchvision", "clip-retrieval==2.45.0"),
-    )
-    environment.install()
-    words = (environment.program("clip-retrieval"), "inference", "--enable_text", "False")
+    environment = _torch_environment(folder)
+    # Its default of 256 is meant for GPUs, and it warms up with a whole batch.
+    words = (environment.program("clip-retrieval"), "inference", "--enable_text", "False", "--batch_size", "32")
     model = ("--clip_model", f"open_clip:{ARCHITECTURE}/{_weights(folder) / CHECKPOINT}", "--use_jit", "False")
     return Tool(
         name="clip-retrieval",
@@ -194,15 +190,28 @@ def _clip_retrieval(folder: Path) -> Tool:
     )
 
 
+def _torch_environment(folder: Path) -> Environment:
+    """That of clip-retrieval, whose dependencies are those of the script as well."""
+    environment = Environment(
+        folder=folder / "environments" / "clip-retrieval",
+        requirements=(same_torch(), "torchvision", "clip-retrieval==2.45.0"),
+    )
+    environment.install()
+    mend_torchvision(environment)
+    return environment
+
+
 def _script(folder: Path) -> Tool:
+    environment = _torch_environment(folder)
+    words = (environment.python, "-P", str(Path(__file__).with_name("script.py")))
     weights = str(_weights(folder) / CHECKPOINT)
     return Tool(
         name="script",
         program="script of thirty lines",
         model=ARCHITECTURE,
-        index=lambda images, out: Command(words=(sys.executable, _SCRIPT, "index", str(images), str(out), weights)),
+        index=lambda images, out: Command(words=(*words, "index", str(images), str(out), weights)),
         query=lambda images, out, caption: Command(
-            words=(sys.executable, _SCRIPT, "query", str(out), weights, caption), variables=_OFFLINE
+            words=(*words, "query", str(out), weights, caption), variables=_OFFLINE
         ),
-        versions={library: metadata.version(library) for library in ("torch", "open_clip_torch", "faiss-cpu", "numpy")},
+        versions=environment.versions("torch", "open_clip_torch", "faiss-cpu", "numpy", "pillow"),
     )
