@@ -231,7 +231,7 @@ def _export(module: "nn.Module", model: Model, name: TowerName, path: Path) -> N
     traced = _sample(model, name, TRACED)
     example = tuple(map(torch.from_numpy, traced.values()))
     axes = {key: {0: "n"} if key in FIXED_LENGTH else {0: "n", 1: "length"} for key in traced}
-    with _EXPORTER, _quiet_exporter(), torch.inference_mode():
+    with _EXPORTER, _quiet_exporter(), _exportable_attention(), torch.inference_mode():
         # The TorchScript exporter takes 2.5 s for these towers where the dynamo exporter takes 23 s, and it needs no
         # onnxscript. The comparison with torch checks its output.
         torch.onnx.export(
@@ -268,6 +268,22 @@ def _sample(model: Model, name: TowerName, count: int) -> dict[str, np.ndarray]:
         return {"pixels": noise.astype(np.uint8)}
     captions = ["A dog runs.", "Two children play in the shallow water of a lake.", "Night"][:count]
     return model.tokenizer()(captions)._asdict()
+
+
+@contextlib.contextmanager
+def _exportable_attention() -> Iterator[None]:
+    """Switch off torch's fused attention, which open_clip's vision transformers run and which ONNX has no operator for.
+
+    The switch is global, but what other threads run meanwhile only takes longer.
+    """
+    from torch.backends import mha
+
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(before)
 
 
 @contextlib.contextmanager
