@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import llm2clip_search
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.benchmarks.perf.peers.environments import Environment, check_out, mend_torchvision, same_torch
 from llm2clip_search.benchmarks.perf.peers.processes import Command, run_measured
@@ -21,7 +20,7 @@ RCLIP = "rclip"
 """Folder of what rclip would download into its data folder: two ONNX files and the vocabulary."""
 HITS = 10
 """Results of a query."""
-ROOT = Path(llm2clip_search.__file__).parents[1]
+ROOT = Path(__file__).parents[4]
 """Folder of this package: its repository, or where it is installed."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
 _OWN_LIBRARIES = ("torch", "onnxruntime", "numpy", "pillow", "tokenizers", "faiss-cpu", "open_clip_torch")
