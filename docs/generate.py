@@ -246,6 +246,14 @@ def printed(*arguments: str) -> str:
     return out.getvalue()
 
 
+def peers() -> str:
+    """The tables of the recorded comparison with other programs."""
+    from llm2clip_search.benchmarks.perf.peers.report import markdown, read
+
+    path = ROOT / "llm2clip_search" / "benchmarks" / "results" / "peers.json"
+    return markdown(read(path)) if path.exists() else "No comparison is recorded.\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "metadata-columns": metadata_columns,
     "filter-columns": filter_columns,
@@ -254,6 +262,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "data-sets": printed_block("bench", "datasets"),
     "recipes": printed_block("train", "recipes"),
     "recipe-fields": recipe_fields,
+    "peers": peers,
 }
 
 

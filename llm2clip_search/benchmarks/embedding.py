@@ -2,7 +2,8 @@
 
 The cache folder contains ``FINGERPRINT/KIND-DIGEST/NNNNNN.npy``, float32 ``[<= PART, dim]``: the fingerprint of the
 encoder, and a digest of the bytes and order of what was embedded. Any change to either, such as another version of a
-caption file or a retrained head, gives another folder, and everything is embedded again.
+caption file or a retrained head, gives another folder, and everything is embedded again. The kind of captions names the
+precision of the text tower, so that a recall measured with 8-bit weights is not read as one of exact weights.
 """
 
 import io
@@ -109,7 +110,8 @@ def embed_captions(
     Returns:
         float32 ``[n, dim]``, L2-normalised, in the order of ``texts``.
     """
-    folder = cache / encoder.fingerprint / f"captions-{texts_digest(texts)}" if cache else None
+    kind = f"captions-{encoder.text_precision}"
+    folder = cache / encoder.fingerprint / f"{kind}-{texts_digest(texts)}" if cache else None
     # Sorted by length over all captions, so that little is spent on padding.
     order = np.argsort(encoder.count_tokens(texts), kind="stable")
 

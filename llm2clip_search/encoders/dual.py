@@ -1,9 +1,15 @@
 """Published dual encoders: any model of open_clip, and CLIP and SigLIP models of transformers."""
 
+import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.files import replace_file
+from llm2clip_search.base.identity import json_sha256
+from llm2clip_search.encoders.cache import cache_dir
+from llm2clip_search.encoders.clip_byte_pairs import architecture_config, open_clip_folder
 from llm2clip_search.encoders.config import ModelConfig, PreprocessConfig, TextConfig, VisionConfig
 from llm2clip_search.encoders.hub import confirm_blobs, find_repository
 from llm2clip_search.encoders.image_processor import read_image_processor
@@ -15,6 +21,9 @@ from llm2clip_search.errors import ModelError
 SIGLIP2_VOCABULARY = 256_000
 """Size of Gemma's vocabulary, which distinguishes SigLIP 2 from SigLIP (32,000, or 250,000 if multilingual): both have
 model type ``siglip``. SigLIP's tokenizer lower-cases by itself; Gemma's, which SigLIP 2's folders name, does not."""
+
+
+_KEPT_FORMAT = 1
 
 
 def create_open_clip(architecture: str, weights: str) -> Any:
@@ -50,9 +59,34 @@ def _confirm_open_clip(architecture: str, weights: str) -> None:
 def open_clip_model(reference: str) -> ModelConfig:
     """The configuration of ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``; weights are not read.
 
+    It is kept in the cache, because importing open_clip takes longer than a query.
+
     Raises:
         ModelError: open_clip does not have the architecture, or the reference names no weights.
     """
+    path = _kept_configuration(reference)
+    if path is not None and path.exists():
+        with contextlib.suppress(ModelError):  # written by another version
+            return ModelConfig.read(path)
+    config = _describe_open_clip(reference)
+    if path is not None:
+        with contextlib.suppress(OSError):  # a cache that cannot be written is no error
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, json.dumps(config.to_dict()).encode())
+    return config
+
+
+def _kept_configuration(reference: str) -> Path | None:
+    """File of a configuration of this version of open_clip; None for an architecture that a program has added."""
+    architecture = architecture_config(reference.partition("/")[0])
+    if architecture is None:
+        return None
+    tags = (open_clip_folder() / "pretrained.py").stat()
+    key = [_KEPT_FORMAT, reference, architecture, tags.st_size, tags.st_mtime_ns]
+    return cache_dir() / "open-clip" / f"{json_sha256(key)[:32]}.json"
+
+
+def _describe_open_clip(reference: str) -> ModelConfig:
     ensure_torchvision()
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg

@@ -18,9 +18,9 @@ from llm2clip_search.errors import InputError
 class Encoder(Protocol):
     """What the indexers, the engine and the benchmarks need from a model.
 
-    Subclass it explicitly to inherit `name`, `fingerprint`, `training_data`, `calibration`, `caption_sample` and
-    `encode_images`; everything else is abstract. Whatever a caller passes to `encode_texts` and `count_tokens`, the
-    subclass's own method receives a list of strings, which is not empty for `encode_texts`:
+    Subclass it explicitly to inherit `name`, `fingerprint`, `training_data`, `calibration`, `text_precision`,
+    `caption_sample` and `encode_images`; everything else is abstract. Whatever a caller passes to `encode_texts` and
+    `count_tokens`, the subclass's own method receives a list of strings, which is not empty for `encode_texts`:
 
     >>> class ConstantEncoder(Encoder):
     ...     identity, dim, max_tokens = ModelIdentity.from_name("constant"), 4, 77
@@ -45,6 +45,9 @@ class Encoder(Protocol):
     """What the model card lists as training data, one line per data set."""
     calibration: Calibration | None = None
     """How scores of captions become probabilities; None if that is unknown."""
+    text_precision: str = "exact"
+    """Names what is rounded in the text tower, such as 8-bit weights, which changes embeddings of captions a little
+    though the fingerprint is the same; ``exact`` if nothing is. A cache of embeddings keeps them apart by it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -254,16 +254,22 @@ class TransformersTokenizer(CaptionTokenizer):
 
 
 class OpenClipTokenizer(CaptionTokenizer):
-    """The tokenizer that open_clip pairs with an architecture."""
+    """The tokenizer that open_clip pairs with an architecture; open_clip is imported only if it is an unusual one."""
 
     def __init__(self, config: TextConfig) -> None:
-        from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+        from llm2clip_search.encoders.clip_byte_pairs import ClipBytePairs
 
-        ensure_torchvision()
-        import open_clip
+        self._tokenizer: Any = ClipBytePairs.of(config.architecture)
+        self._is_simple = self._tokenizer is not None
+        if self._tokenizer is None:
+            from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 
-        self._tokenizer: Any = open_clip.get_tokenizer(config.architecture)
-        self._is_simple = isinstance(self._tokenizer, open_clip.SimpleTokenizer) and not self._tokenizer.reduction_fn
+            ensure_torchvision()
+            import open_clip
+
+            self._tokenizer = open_clip.get_tokenizer(config.architecture)
+            is_simple = isinstance(self._tokenizer, open_clip.SimpleTokenizer)
+            self._is_simple = is_simple and not self._tokenizer.reduction_fn
         self._lower_case = config.lower_case
         self._lock = Lock()  # as in `TransformersTokenizer`, which open_clip wraps
 

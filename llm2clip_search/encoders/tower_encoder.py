@@ -15,7 +15,7 @@ from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Quantize
 from llm2clip_search.encoders.plugins import ENCODER_PLUGINS, load_plugin
 from llm2clip_search.encoders.registry import DEFAULT_MODEL, SCHEMES, fetch_model
-from llm2clip_search.encoders.towers import Runtime, load_tower
+from llm2clip_search.encoders.towers import Runtime, load_tower, text_precision
 from llm2clip_search.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,11 @@ class TowerEncoder(Encoder):
     @property
     def name(self) -> str:
         return self.model.reference
+
+    @cached_property
+    def text_precision(self) -> str:  # type: ignore[override]  # a cached property is writable
+        """See `towers.text_precision`."""
+        return text_precision(self.model, **self.placed)
 
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
         if len(pixels) == 0:

@@ -64,7 +64,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
     """
     placement = place_tower(model, name, device=device, quantize=quantize)
     device = placement.device
-    has_onnx = all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx"))
+    has_onnx = _has_onnx()
     if runtime == "onnx" and not has_onnx:
         raise ModelError(
             "Runtime 'onnx' needs ONNX Runtime, which is not installed.",
@@ -97,6 +97,29 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
         logger.warning("The %s tower does not compile for ONNX Runtime; PyTorch runs it instead.", name)
         logger.debug("The %s tower of %s does not compile.", name, model.reference, exc_info=True)
         return WithinMemory(_torch_tower(build_module(model, name), device), name)
+
+
+def text_precision(model: Model, *, runtime: Runtime, device: str, quantize: Quantize = "none") -> str:
+    """Name the precision of the text tower that `load_tower` gives for these arguments, without loading it.
+
+    Returns:
+        ``exact`` for float32; otherwise what is rounded, which changes embeddings. A tower that is compiled with 8-bit
+        weights is named with the version of its form.
+
+    Raises:
+        ModelError: as `place_tower`.
+    """
+    placement = place_tower(model, "text", device=device, quantize=quantize)
+    if placement.quantize != "none":
+        return placement.quantize
+    if placement.precision != "float32":
+        return placement.precision
+    is_compiled = runtime != "torch" and placement.device == "cpu" and _has_onnx()
+    return f"8bit-{version()}" if is_compiled and model.identity.fingerprint in QUANTISED else "exact"
+
+
+def _has_onnx() -> bool:
+    return all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx"))
 
 
 def build_module(model: Model, name: TowerName, placement: Placement = Placement()) -> "nn.Module":
@@ -227,7 +250,7 @@ def _export(module: "nn.Module", model: Model, name: TowerName, path: Path) -> N
     traced = _sample(model, name, TRACED)
     example = tuple(map(torch.from_numpy, traced.values()))
     axes = {key: {0: "n"} if key in FIXED_LENGTH else {0: "n", 1: "length"} for key in traced}
-    with _EXPORTER, _quiet_exporter(), torch.inference_mode():
+    with _EXPORTER, _quiet_exporter(), _exportable_attention(), torch.inference_mode():
         # The TorchScript exporter takes 2.5 s for these towers where the dynamo exporter takes 23 s, and it needs no
         # onnxscript. The comparison with torch checks its output.
         torch.onnx.export(
@@ -264,6 +287,22 @@ def _sample(model: Model, name: TowerName, count: int) -> dict[str, np.ndarray]:
         return {"pixels": noise.astype(np.uint8)}
     captions = ["A dog runs.", "Two children play in the shallow water of a lake.", "Night"][:count]
     return model.tokenizer()(captions)._asdict()
+
+
+@contextlib.contextmanager
+def _exportable_attention() -> Iterator[None]:
+    """Switch off torch's fused attention, which open_clip's vision transformers run and which ONNX has no operator for.
+
+    The switch is global, but what other threads run meanwhile only takes longer.
+    """
+    from torch.backends import mha
+
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(before)
 
 
 @contextlib.contextmanager

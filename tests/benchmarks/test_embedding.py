@@ -93,6 +93,18 @@ def test_other_bytes_another_order_and_another_encoder_miss_the_cache(
     assert colours.embedded == 48
 
 
+def test_captions_of_another_precision_miss_the_cache(
+    colours: ColourEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a recall with 8-bit weights would be taken for one of exact weights."""
+    embed_captions(colours, CAPTIONS, cache=tmp_path / "c")
+    embed_captions(colours, CAPTIONS, cache=tmp_path / "c")
+    assert colours.embedded == len(CAPTIONS)
+    monkeypatch.setattr(ColourEncoder, "text_precision", "8bit-1")
+    embed_captions(colours, CAPTIONS, cache=tmp_path / "c")
+    assert colours.embedded == 2 * len(CAPTIONS)
+
+
 def test_large_jpegs_are_read_whole_unless_drafts_are_asked_for(tmp_path: Path, colours: ColourEncoder) -> None:
     """Vectors are those of Pillow's own decoding, to the bit; drafts differ, and neither is taken for the other."""
     (tmp_path / "images").mkdir()

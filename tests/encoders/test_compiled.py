@@ -103,3 +103,16 @@ def test_a_compiled_tower_that_changed_is_compiled_again(
     path.with_name("export.json").write_text("{")
     assert compiled_path(model, "text") == path
     assert path.with_name("export.json").read_text() != "{"
+
+
+def test_the_precision_of_a_text_tower_is_named_before_it_is_loaded(wide_model: Path, tiny_model: Path) -> None:
+    """Vectors of 8-bit weights differ from exact ones though the fingerprint is the same."""
+    cases: tuple[tuple[Path, Runtime, str], ...] = (
+        (wide_model, "onnx", f"8bit-{compiled.version()}"),
+        (wide_model, "auto", f"8bit-{compiled.version()}"),
+        (wide_model, "torch", "exact"),
+        (tiny_model, "onnx", "exact"),
+    )
+    for folder, runtime, precision in cases:
+        encoder = load_encoder(f"dir:{folder}", runtime=runtime, device="cpu")
+        assert encoder.text_precision == precision

@@ -98,8 +98,11 @@ def test_open_clip_models(tmp_path: Path) -> None:
     preprocess = open_clip.image_transform(32, is_train=False)
     expected = unit(model.encode_image(torch.stack([preprocess(picture) for picture in PICTURES])))
     np.testing.assert_allclose(encoder.encode_images(PICTURES), expected, atol=1e-5)
+    onnx = load_encoder(encoder.name, runtime="onnx", device="cpu")  # both towers compile
+    assert (onnx.encode_images(PICTURES) * expected).sum(axis=1).min() > 0.9999
     expected = unit(model.encode_text(open_clip.get_tokenizer("tiny-test")(TEXTS)))
     np.testing.assert_allclose(encoder.encode_texts(TEXTS), expected, atol=1e-5)
+    assert (onnx.encode_texts(TEXTS) * expected).sum(axis=1).min() > 0.9999
     assert encoder.count_tokens(["a dog", "dog " * 100]) == [4, 102]
     with pytest.raises(ModelError, match="could not be loaded"):
         load_encoder("open_clip:tiny-test/nowhere", runtime="torch", device="cpu").encode_texts(["a"])

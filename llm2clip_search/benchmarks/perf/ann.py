@@ -1,7 +1,7 @@
 """Recall and speed of approximate search compared with exact search, at several search efforts.
 
-Every index but those of other libraries (`peers`) is on disk and was built by `build_ann`: the user's own index, or a
-temporary one filled with the user's vectors or with synthetic vectors.
+Every index but those of other libraries (`other_libraries`) is on disk and was built by `build_ann`: the user's own
+index, or a temporary one filled with the user's vectors or with synthetic vectors.
 """
 
 import logging
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from llm2clip_search.base.identity import ModelIdentity
-from llm2clip_search.benchmarks.perf.peers import PEERS, build_peer, saved_bytes
+from llm2clip_search.benchmarks.perf.other_libraries import PEERS, build_peer, saved_bytes
 from llm2clip_search.benchmarks.perf.synthetic import SphereMixture
 from llm2clip_search.benchmarks.perf.timing import seconds_of
 from llm2clip_search.engine import SearchIndex

@@ -1,18 +1,21 @@
 """Speed of the indexer compared with the vision tower alone, its slowest stage, and the time of queries."""
 
+import math
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from llm2clip_search.benchmarks.datasets.base import texts_digest
+from llm2clip_search.benchmarks.perf.machine import describe_machine
 from llm2clip_search.benchmarks.perf.timing import seconds_of
 from llm2clip_search.corpora import FolderCorpus
 from llm2clip_search.corpora.decode import decode_ahead
@@ -30,12 +33,21 @@ QUERY_CAPTIONS = tuple(
     for other in ("a woman with a camera watches", "several cyclists look on")
 )
 """Sixty-four captions of 23 to 31 words, the length of a sentence in a detailed description."""
+STAGES = ("tower", "read", "decode", "write")
+"""Stages of indexing, as `IndexSpeed` names their rates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSpeed:
     """Medians over rounds, from one run on one machine with the files in the page cache; rates are per second."""
 
+    model: str
+    """Name of the encoder."""
+    fingerprint: str
+    data: str
+    """16 hex digits of the contents of the images, whatever their names and order."""
+    machine: Mapping[str, Any]
+    """See `machine.describe_machine`."""
     images: int
     rounds: int
     tower: float
@@ -47,7 +59,7 @@ class IndexSpeed:
     write: float
     """Images per second of the commits in a complete index run, flushed to disk, including its approximate index."""
     slowest: str
-    """The one of ``tower``, ``read``, ``decode`` and ``write`` with the lowest rate."""
+    """The one of `STAGES` with the lowest rate."""
     index: float
     """Images per second of a complete index run: walk, read, hash, decode, embed, write."""
     first: float
@@ -64,6 +76,26 @@ class IndexSpeed:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, raw: Any) -> "IndexSpeed":
+        """Read what `to_dict` wrote; keys that are not its own are left out.
+
+        Raises:
+            TypeError: it is not an object, or a key is missing or has another type.
+            ValueError: a rate or time is not above zero.
+        """
+        if not isinstance(raw, Mapping):
+            raise TypeError("it is not a JSON object")
+        for name, kind in cls.__annotations__.items():
+            if name not in raw:
+                raise TypeError(f"it has no {name!r}")
+            expected: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
+            if not isinstance(raw[name], expected.get(kind, (Mapping,))) or isinstance(raw[name], bool):
+                raise TypeError(f"its {name!r} is {raw[name]!r}")
+            if kind is float and not 0 < raw[name] < math.inf:
+                raise ValueError(f"its {name!r} is {raw[name]!r}")
+        return cls(**{name: raw[name] for name in cls.__annotations__})
+
 
 def measure_index_speed(
     encoder: Encoder,
@@ -72,17 +104,30 @@ def measure_index_speed(
     rounds: int,
     batch_size: int = 32,
     query_options: Sequence[str] = (),
+    comparable_to: IndexSpeed | None = None,
 ) -> IndexSpeed:
     """Measure each stage alone, then the indexer and queries; repeat this ``rounds`` times.
 
     Args:
         query_options: options for the ``query`` command, so that its process loads the towers as ``encoder`` does.
+        comparable_to: an earlier measurement, which has to be of the same model and images.
 
     Raises:
-        CorpusError: no image in ``folder`` can be read, or the ``query`` command fails.
+        CorpusError: no image in ``folder`` can be read, the ``query`` command fails, or the measurement could not be
+            compared with ``comparable_to``.
     """
+    if comparable_to is not None and comparable_to.fingerprint != encoder.fingerprint:
+        raise CorpusError(
+            f"The recorded measurement is of {comparable_to.model} ({comparable_to.fingerprint}), not of"
+            f" {encoder.name} ({encoder.fingerprint})."
+        )
     config = IndexConfig(batch_size=batch_size)
     stages = _Stages.measure(encoder, folder, config)
+    if comparable_to is not None and comparable_to.data != stages.data:
+        raise CorpusError(
+            f"The recorded measurement is of {comparable_to.images:,} images, which are not the {stages.images:,}"
+            f" images in {folder}."
+        )
     pixels = stages.pixels
     encoder.encode_pixels(pixels[:batch_size])  # loads the tower and warms it up
     encoder.encode_texts(QUERY_CAPTIONS[:1])
@@ -100,9 +145,13 @@ def measure_index_speed(
             taken.setdefault(name, []).append(value)
     medians = {name: statistics.median(values) for name, values in taken.items()}
     return IndexSpeed(
+        model=encoder.name,
+        fingerprint=encoder.fingerprint,
+        data=stages.data,
+        machine=describe_machine(),
         images=stages.images,
         rounds=rounds,
-        slowest=min(("tower", "read", "decode", "write"), key=medians.__getitem__),
+        slowest=min(STAGES, key=medians.__getitem__),
         **medians,
     )
 
@@ -119,6 +168,8 @@ class _Stages(NamedTuple):
     """Seconds of decoding and resizing, likewise."""
     pixels: np.ndarray
     """Pixels of the first sixteen batches, uint8 ``[n, height, width, 3]``."""
+    data: str
+    """See `IndexSpeed.data`."""
 
     @classmethod
     def measure(cls, encoder: Encoder, folder: Path, config: IndexConfig) -> "_Stages":
@@ -138,9 +189,11 @@ class _Stages(NamedTuple):
             max_pixels=config.max_pixels,
         )
         pixels: list[np.ndarray] = []
+        hashes: list[str] = []
         decoded = 0
         seconds = {"read": 0.0, "decode": 0.0}
         for result in results:
+            hashes.append(result.content_hash)
             for stage, spent in result.seconds.items():
                 seconds[stage] += spent / threads
             if result.pixels is not None:
@@ -149,7 +202,14 @@ class _Stages(NamedTuple):
                     pixels.append(result.pixels)
         if not pixels:
             raise CorpusError(f"None of the {len(files)} images in {folder} can be read.")
-        return cls(len(files), decoded, walked + seconds["read"], seconds["decode"], np.stack(pixels))
+        return cls(
+            images=len(files),
+            decoded=decoded,
+            read=walked + seconds["read"],
+            decode=seconds["decode"],
+            pixels=np.stack(pixels),
+            data=texts_digest(sorted(hashes)),
+        )
 
 
 def _embed(encoder: Encoder, pixels: np.ndarray, batch_size: int) -> None:
