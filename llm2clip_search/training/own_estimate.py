@@ -42,7 +42,7 @@ def estimate_own(
             text=text,
             lora=LoraRecipe(),
             loop=LoopRecipe(steps=1, learning_rate=1.0),
-            batch_size=1,
+            batch_size=2,
             micro_batch=1,
             lang_weights={},
         ),

@@ -12,7 +12,7 @@ from llm2clip_search.corpora.columns import column_name
 from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.corpora.table_columns import KEY_NAMES, PLACE_NAMES, TEXT_NAMES
-from llm2clip_search.corpora.tables import table_rows
+from llm2clip_search.corpora.tables import columns_of, table_rows
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.data.caption_table import caption_text
 from llm2clip_search.training.data.own_recipe import UNKNOWN, OwnSource
@@ -44,7 +44,7 @@ class CaptionFile:
             image = image or _usual(row, (*PLACE_NAMES, *KEY_NAMES), f"{where} names no image")
             columns = columns or caption_names([name for name in row if name != image])
             if not columns:
-                raise CorpusError(f"{where} has no column with captions; it has {', '.join(map(str, row))}.")
+                raise CorpusError(f"{where} has no column with captions; {columns_of(row)}.")
             if source.split and row["split"] != source.split:
                 continue
             key = _key(str(row.get(image) or ""))
@@ -143,7 +143,7 @@ def _usual(row: Mapping[str, Any], names: Sequence[str], missing: str) -> str:
     lower = {str(name).casefold(): str(name) for name in reversed(list(row))}
     found = next((lower[name] for name in names if name in lower), None)
     if found is None:
-        raise CorpusError(f"{missing}; it has {', '.join(map(str, row))}.")
+        raise CorpusError(f"{missing}; {columns_of(row)}.")
     return found
 
 

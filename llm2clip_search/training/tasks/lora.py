@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.training.runtime.allowed_values import require_values
 from llm2clip_search.training.runtime.sharding import full_tensor
 
 LLM_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -29,6 +30,17 @@ class LoraRecipe:
     """Dropout before the updates."""
     targets: tuple[str, ...] = LLM_PROJECTIONS
     """Names of the linear layers that are updated."""
+
+    def __post_init__(self) -> None:
+        require_values(
+            self,
+            {
+                "rank": (self.rank >= 1, "at least 1"),
+                "alpha": (self.alpha >= 1, "at least 1"),
+                "dropout": (0.0 <= self.dropout < 1.0, "at least 0 and less than 1"),
+                "targets": (bool(self.targets), "names of layers"),
+            },
+        )
 
 
 def add_lora(module: nn.Module, recipe: LoraRecipe, seed: int) -> None:

@@ -237,6 +237,7 @@ def test_a_source_without_use_is_said(write: object, message: str, tmp_path: Pat
         ([{"image": "0.jpg", "caption": "x", "split": "a"}], {"split": "b"}, r"rows\.csv has no captions of split 'b'"),
         ([{"image": "9.jpg", "caption": "x"}], {}, r"row 1 names '9\.jpg', which is none of them"),
         ([{"image": "0.jpg", "caption": "x"}], {}, r"row 1 names '0\.jpg', but several images have that name"),
+        ([{"image;caption": "0.jpg;x"}], {}, r"row 1, names no image; .* separated by semicolons"),
         ([{"image;caption": "0.jpg;x"}], {"columns": ("caption",)}, r"separated by semicolons"),
     ],
 )
