@@ -39,6 +39,7 @@ from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.clip_data import read_clip_data
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.distillation import stored_clip_tower
+from llm2clip_search.training.tasks.hard_negative_mining import NEIGHBOURS
 from llm2clip_search.training.tasks.llm_folder import clip_identity, read_llm, write_llm
 
 
@@ -248,8 +249,8 @@ def train_clip(
 
         with replaced_file(out / "model.safetensors") as temporary:
             save_file(tensors, temporary)
-        for views in out.glob("views-*"):
-            views.unlink()
+        for scratch in (*out.glob("views-*"), *out.glob(NEIGHBOURS)):
+            scratch.unlink()
         shutil.copyfile(folder.folder / "tokenizer.json", out / "tokenizer.json")
         (out / "config.json").write_text(json.dumps(recipe.model.to_dict(), indent=1) + "\n", encoding="utf-8")
         bank = len(tensors["vision.querybank.bank"]) if recipe.model.querybank else 0

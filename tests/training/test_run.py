@@ -38,8 +38,9 @@ FAST = (
     "clip.batch_size=6",
     "clip.micro_batch=4",
     "clip.vision.blocks=1",
+    "clip.hard_negatives.nearest=3",
 )
-"""Settings with which a run takes seconds."""
+"""Settings with which a run takes seconds; batches hold hard negatives."""
 
 
 def settings(*more: str) -> list[str]:
@@ -114,7 +115,7 @@ def test_a_run_leaves_a_model_with_its_card(recipe: Path, whole: Path) -> None:
     assert run["before"].keys() == run["figures"].keys()
     assert run["steps"] == 6
     assert not list(model.glob("*.pt"))
-    assert not list(model.glob("views-*"))
+    assert not [*model.glob("views-*"), *model.glob("hard-negatives-*")]
     first = read_metrics(model / "metrics.jsonl")[0]
     assert (first["step"], "dev/mean_recall" in first) == (0, True)
     assert {each.low is None for each in compare_training_runs([read_run(whole)]).recalls} == {False}
@@ -244,6 +245,7 @@ def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: 
         ("data.near_duplicates=2", "near_duplicates is 2.0, but it has to be between 0 and 1"),
         ("clip.vision.blocks=99", "blocks, but the last 99 are to be trained"),
         ("clip.vision.mode=lora", "mode 'lora' cannot have"),
+        ("clip.hard_negatives.share=1", "clip.hard_negatives.share: share is 1.0, but it has to be between 0 and 1"),
     ],
 )
 def test_a_wrong_value_is_said(setting: str, message: str, recipe: Path, run_cli: RunCli) -> None:

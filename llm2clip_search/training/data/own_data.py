@@ -27,11 +27,10 @@ from llm2clip_search.corpora.decode import Decoded, decode_ahead
 from llm2clip_search.corpora.listed import ListCorpus
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
-from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
 from llm2clip_search.training.data.caption_table import CaptionSource
 from llm2clip_search.training.data.left_out import write_left_out
-from llm2clip_search.training.data.near_duplicates import SIDE, near_duplicates, small_version
+from llm2clip_search.training.data.near_duplicates import THUMBNAIL, near_duplicates, small_version
 from llm2clip_search.training.data.own_captions import CaptionFile, beside, captions_of
 from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, OwnSource
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
@@ -39,8 +38,6 @@ from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 IMAGES, CAPTIONS, COUNTS = "images.parquet", "captions.parquet", "data.json"
 FEWEST = 2
 """Images of a split: a contrastive batch needs at least two."""
-_THUMBNAIL = PreprocessConfig(height=2 * SIDE, width=2 * SIDE, resize="squash")
-"""Images are only decoded to see whether they can be, and whether they are near-duplicates."""
 _AHEAD = 64
 
 
@@ -233,7 +230,7 @@ def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compar
         for corpus, table in _opened(source, folder):
             captions = CaptionFile(table, source) if table else None
             listed = _items(corpus, out)
-            looked = decode_ahead(corpus, listed, _THUMBNAIL, threads=os.cpu_count() or 1, ahead=_AHEAD)
+            looked = decode_ahead(corpus, listed, THUMBNAIL, threads=os.cpu_count() or 1, ahead=_AHEAD)
             for done, decoded in enumerate(looked, 1):
                 progress("looking at images", done, done + 1, {})
                 readable += decoded.error is None

@@ -91,3 +91,6 @@ def _stage(file: TomlFile, model: ModelConfig, start: Start) -> ClipRecipe:
 def folder_of(name: str) -> Path:
     """The folder that paths in a recipe file are relative to."""
     return Path(name).absolute().parent
+    if start.is_dual and stage.hard_negatives is not None:
+        why = f"are what a model confuses, but the adaptor of {start.model.reference} with an LLM is new"
+        raise file.refuse(("clip", "hard_negatives"), why)

@@ -57,6 +57,7 @@ def own_recipe_text(
     )
     share = "" if val else "\n# Without a source for validation, this share of the photographs is not trained on.\n"
     share += "" if val else "[data]\nval_share = 0.15\nseed = 0\n"
+    negatives = "" if llm else _NEGATIVES
     sets = to_toml({"evaluation": [changed(each) for each in evaluation]}) if evaluation else ""
     long = ""
     if found.most > 1:
@@ -113,7 +114,7 @@ mode = "last"
 blocks = 2
 
 {_KEEP.format(text_steps=preset.steps // 4) if llm else _ANCHOR}
-[clip.augmentation]
+{negatives}[clip.augmentation]
 crop = 0.6
 flip = true
 """
@@ -145,3 +146,10 @@ _KEEP = """\
 text_steps = {text_steps}
 vision = 1.0
 """
+"""
+_NEGATIVES = """\
+# Batches with images that the start model confuses are made by:
+#
+#     [clip.hard_negatives]
+#     share = 0.5
+

@@ -32,7 +32,7 @@ def parse_recipe(text: str, name: str, settings: Sequence[str] = ()) -> Recipe:
         raise file.refuse(("name",), f"is {title!r}, but a recipe needs a name")
     model = file.build(ModelConfig, ("model",), given={"name": title})
     stage2 = file.build(ClipRecipe, ("clip",), given={"model": model})
-    for field in ("anchor",):
+    for field in ("anchor", "hard_negatives"):
         if getattr(stage2, field) is not None:
             raise file.refuse(("clip", field), "needs a model to begin from, as recipes for own data have (start)")
     return Recipe(

@@ -7,6 +7,7 @@ from typing import Literal
 
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.training.data.augmentation import Augmentation
+from llm2clip_search.training.data.hard_negatives import HardNegatives
 from llm2clip_search.training.runtime.allowed_values import require_values
 from llm2clip_search.training.runtime.loop import LoopRecipe
 from llm2clip_search.training.tasks.distillation import Anchor, Distillation, require_clip_space
@@ -44,6 +45,8 @@ class ClipRecipe:
     """Distillation that preserves CLIP's knowledge; None for none."""
     anchor: Anchor | None = None
     """Distillation from the model that training begins from; None for none."""
+    hard_negatives: HardNegatives | None = None
+    """Batches with images that the model that training begins from confuses; None for batches drawn at random."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How images are changed at random."""
     kept_views: int = 0
@@ -65,8 +68,6 @@ class ClipRecipe:
     skipped."""
 
     def __post_init__(self) -> None:
-        if self.model.querybank and self.querybank_size < 1:
-            raise ValueError(f"querybank_size is {self.querybank_size}, but the model's querybank needs at least 1")
         require_values(
             self,
             {
@@ -83,5 +84,7 @@ class ClipRecipe:
                 "max_missing": (0.0 <= self.max_missing <= 1.0, "between 0 and 1"),
             },
         )
+        if self.model.querybank and self.querybank_size < 1:
+            raise ValueError(f"querybank_size is {self.querybank_size}, but the model's querybank needs at least 1")
         if self.keep is not None:
             require_clip_space(self.model, self.keep, self.loop.steps)

@@ -93,6 +93,7 @@ def test_what_is_wrong_is_said_with_its_line(before: str, after: str, at: str, m
         (["data.long.parts=[1]"], "parts is (1,), but it has to be numbers of at least 2"),
         (["captions.lora.rank=0"], "rank is 0, but it has to be at least 1"),
         (["captions.joined=1.5"], "joined is 1.5, but it has to be between 0 and 1"),
+        (["clip.hard_negatives.share=0.5"], "clip.hard_negatives needs a model to begin from"),
         (["clip.anchor.images=1"], "clip.anchor needs a model to begin from"),
         (["clip=3"], "the setting clip: clip is 3, but it has to be a table"),
         (["optimiser=adam"], "a recipe has no field 'optimiser'; it has name, model"),
