@@ -52,6 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, images with captions in two layouts, and a set to be forgotten."""
     folder = tmp_path_factory.mktemp("own")
     save_model(folder / "start")
+    (folder / "start" / "NOTICE").write_text("terms that have to be passed on")
     own_data.folder_with_texts(folder / "things")
     own_data.folder_and_table(folder / "folders", folder / "rows.csv")
     own_data.folder_with_texts(folder / "others", {n: [f"other {n}"] for n in range(4)}, first=200)
@@ -106,6 +107,7 @@ def test_a_run_leaves_a_model_with_its_card(recipe: Path, whole: Path) -> None:
     config, run = ModelConfig.read(model / "config.json"), json.loads((model / "run.json").read_text())
     digest = json.loads((whole / "data" / "data.json").read_text())["digest"]
     assert config.name == "my"
+    assert (model / "NOTICE").read_text() == "terms that have to be passed on"
     assert config.training_data[-1].startswith(f"things, train split: 10 images with 15 captions (digest {digest})")
     card = (model / "README.md").read_text()
     assert f"Training began from dir:{recipe.parent / 'start'} (licence: unknown)." in card
@@ -243,9 +245,9 @@ def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: 
         ("clip.anchor.images=-1", "An anchor cannot have images -1"),
         ("clip.loop.mix=1", "cannot have mix 1"),
         ("data.near_duplicates=2", "near_duplicates is 2.0, but it has to be between 0 and 1"),
+        ("clip.hard_negatives.share=1", "clip.hard_negatives.share: share is 1.0, but it has to be between 0 and 1"),
         ("clip.vision.blocks=99", "blocks, but the last 99 are to be trained"),
         ("clip.vision.mode=lora", "mode 'lora' cannot have"),
-        ("clip.hard_negatives.share=1", "clip.hard_negatives.share: share is 1.0, but it has to be between 0 and 1"),
     ],
 )
 def test_a_wrong_value_is_said(setting: str, message: str, recipe: Path, run_cli: RunCli) -> None:

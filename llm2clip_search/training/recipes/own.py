@@ -10,7 +10,9 @@ from llm2clip_search.training.data.caption_store import StoredDtype
 from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData
 from llm2clip_search.training.recipes.registry import recipe_text
 from llm2clip_search.training.recipes.toml_file import TomlFile
+from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
+from llm2clip_search.training.tasks.llm_folder import read_llm
 from llm2clip_search.training.tasks.start_model import Start, fetch_start, start_config
 
 
@@ -24,7 +26,7 @@ class EmbedRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnRecipe:
-    """Training on own data from a model that exists; its LLM is taken as it is, so there is no stage 1."""
+    """Training on own data from a model that exists."""
 
     name: str
     """Name of the new model."""
@@ -41,6 +43,8 @@ class OwnRecipe:
     """Sources of images with captions."""
     evaluation: tuple[EvaluationSource, ...] = ()
     """Sets that show what the model forgets."""
+    captions: CaptionLLMRecipe | None = None
+    """Stage 1, which trains the LLM of the model on the captions first; None to take it as it is."""
     embed: EmbedRecipe = field(default_factory=EmbedRecipe)
     """How captions are embedded."""
     clip: ClipRecipe
@@ -74,14 +78,25 @@ def read_own_recipe(name: str, settings: Sequence[str] = ()) -> OwnRecipe:
     except Llm2ClipError as error:
         raise InputError(f"{file.place(('start',))}: {str(error).rstrip('.')}.", hint=error.hint) from error
     config = start_config(start, str(title), licence=str(file.values.get("licence", "")), training_data=())
-    return file.build(OwnRecipe, given={"clip": _stage(file, config, start)})
+    return file.build(OwnRecipe, given={"captions": _stage1(file, start), "clip": _stage2(file, config, start)})
 
 
-def _stage(file: TomlFile, model: ModelConfig, start: Start) -> ClipRecipe:
+def _stage1(file: TomlFile, start: Start) -> CaptionLLMRecipe | None:
+    if "captions" not in file.values:
+        return None
+    stage = file.build(CaptionLLMRecipe, ("captions",), given={"text": read_llm(start.llm_folder).text})
+    del file.values["captions"]
+    return stage
+
+
+def _stage2(file: TomlFile, model: ModelConfig, start: Start) -> ClipRecipe:
     stage = file.build(ClipRecipe, ("clip",), given={"model": model})
     if start.is_dual and stage.anchor is not None:
         why = f"holds an adaptor close to what it was, but that of {start.model.reference} with an LLM is new; "
         raise file.refuse(("clip", "anchor"), f"{why}clip.keep holds the vision tower")
+    if start.is_dual and stage.hard_negatives is not None:
+        why = f"are what a model confuses, but the adaptor of {start.model.reference} with an LLM is new"
+        raise file.refuse(("clip", "hard_negatives"), why)
     if start.is_dual and stage.loop.mix:
         raise file.refuse(("clip", "loop", "mix"), f"is {stage.loop.mix:g}, but a new adaptor has no weights to keep")
     del file.values["clip"]
@@ -91,6 +106,3 @@ def _stage(file: TomlFile, model: ModelConfig, start: Start) -> ClipRecipe:
 def folder_of(name: str) -> Path:
     """The folder that paths in a recipe file are relative to."""
     return Path(name).absolute().parent
-    if start.is_dual and stage.hard_negatives is not None:
-        why = f"are what a model confuses, but the adaptor of {start.model.reference} with an LLM is new"
-        raise file.refuse(("clip", "hard_negatives"), why)

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from llm2clip_search.encoders.config import TextConfig
-from llm2clip_search.encoders.llm import CaptionLLM, load_llm
+from llm2clip_search.encoders.llm import CaptionLLM, load_caption_llm, load_llm
 from llm2clip_search.encoders.tokenization import LLMTokenizer
 from llm2clip_search.evaluation.caption_retrieval import caption_retrieval_accuracy, queries_and_gallery
 from llm2clip_search.training.data.pairs import CaptionPairSampler, Instructions, PairBatch
@@ -27,7 +27,7 @@ from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
-from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, lora_tensors
+from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, lora_tensors, stacked_lora
 from llm2clip_search.training.tasks.losses import info_nce, require_negatives
 
 STATISTICS_CAPTIONS = 4096
@@ -42,7 +42,7 @@ class CaptionLLMRecipe:
 
     text: TextConfig
     """The LLM, and how its states are pooled."""
-    lora: LoraRecipe
+    lora: LoraRecipe = field(default_factory=LoraRecipe)
     """Its low-rank updates."""
     loop: LoopRecipe
     """Steps, rates and checkpoints."""
@@ -56,7 +56,7 @@ class CaptionLLMRecipe:
     """Keep only the states between blocks, and compute the others twice."""
     temperature: float = 0.05
     """Temperature of the contrastive loss."""
-    lang_weights: Mapping[str, float]
+    lang_weights: Mapping[str, float] = field(default_factory=dict)
     """Sampling weights of a batch's languages, for queries and for positives; languages not listed have weight 1."""
     joined: float = 0.0
     """Probability of a batch of joined captions: of each photograph, two texts that consist of one or several of its
@@ -93,13 +93,25 @@ class CaptionLLMTask:
         tokenizer: Path,
         dev: tuple[Sequence[str], np.ndarray] | None,
         world: World,
+        start: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
+        """Load the LLM and add low-rank updates, which change nothing at first.
+
+        Args:
+            tokenizer: folder of its ``tokenizer.json``.
+            dev: captions that it is evaluated on, and the number of the photograph of each; None for no evaluation.
+            start: tensors of the caption-tuned LLM to begin from, as in its folder; None for the published one.
+        """
         assert recipe.text.weights is not None, "an LLM text tower names its weights"
         self.recipe, self.pairs, self.dev, self.world = recipe, pairs, dev, world
         self.samples_per_step = 2 * recipe.batch_size
         self.micro_batches = MicroBatches(size=recipe.micro_batch, cached=recipe.gradient_cache)
         self.tokenize = LLMTokenizer(tokenizer, recipe.text)
-        self.llm = CaptionLLM(load_llm(recipe.text.weights), recipe.text)
+        self.start = {name.removeprefix("text."): tensor for name, tensor in (start or {}).items()}
+        if start is None:
+            self.llm = CaptionLLM(load_llm(recipe.text.weights), recipe.text)
+        else:
+            self.llm = load_caption_llm(recipe.text, tensors=self.start)
         add_lora(self.llm.model, recipe.lora, recipe.loop.seed)
         if world.device == "cpu":
             # For captions of twenty tokens, torch's fused CPU kernel takes twice as long as plain products.
@@ -108,7 +120,7 @@ class CaptionLLMTask:
             self.llm.model.gradient_checkpointing_enable({"use_reentrant": False})
         distribute_module(self.llm, self.llm.model.layers, world)
         self.llm.train()
-        if recipe.text.standardised:
+        if recipe.text.standardised and start is None:
             self._standardise()
 
     @torch.no_grad()
@@ -201,7 +213,9 @@ class CaptionLLMTask:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The trained tensors, by their names in a model folder; collective."""
-        tensors = {f"text.lora.{name}": tensor for name, tensor in lora_tensors(self.llm.model).items()}
+        former = {name.removeprefix("lora."): t for name, t in self.start.items() if name.startswith("lora.")}
+        updates = stacked_lora(former, lora_tensors(self.llm.model))
+        tensors = {f"text.lora.{name}": tensor for name, tensor in updates.items()}
         if self.recipe.text.standardised:
             tensors |= {"text.states.mean": self.llm.mean.cpu(), "text.states.std": self.llm.std.cpu()}
         return tensors

@@ -3,7 +3,7 @@
 The trained updates become tensors of a model folder, see `encoders.lora`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,15 @@ def lora_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
         down, up = _factors(layer)
         tensors[f"{name}.down"] = down.half().cpu().contiguous()
         tensors[f"{name}.up"] = up.half().cpu().contiguous()
+    return tensors
+
+
+def stacked_lora(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The sum of two sets of updates, as `lora_tensors` returns them; ranks of a layer that both have add up."""
+    tensors = dict(first)
+    for name, tensor in second.items():
+        axis = 0 if name.endswith(".down") else 1
+        tensors[name] = torch.cat([first[name], tensor.to(first[name])], dim=axis) if name in first else tensor
     return tensors
 
 
