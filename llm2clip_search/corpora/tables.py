@@ -82,7 +82,13 @@ def _where_not_utf8(path: Path) -> str:
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     tabs = path.name.removesuffix(".gz").endswith(".tsv")
     with _open_text(path) as file:
-        yield from csv.DictReader(file, delimiter="\t" if tabs else ",", strict=True)
+        for number, row in enumerate(csv.DictReader(file, delimiter="\t" if tabs else ",", strict=True), 1):
+            if any(row.pop(None, ())):
+                mark = "tab" if tabs else "comma"
+                raise ValueError(
+                    f"row {number} has more values than there are columns; a text with a {mark} needs quotes"
+                )
+            yield row
 
 
 def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:

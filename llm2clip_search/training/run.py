@@ -9,6 +9,7 @@ from pathlib import Path
 from llm2clip_search.base.memory import physical_bytes
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.errors import StoreError, first_line
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.data.caption_store import StoredDtype, read_store_info
 from llm2clip_search.training.data.own_data import (
@@ -54,7 +55,7 @@ def run_recipe(recipe: Recipe, *, root: Path, out: Path, world: World, progress:
         out: folder of the run.
 
     Raises:
-        StoreError: another process trains in this folder.
+        StoreError: another process trains in this folder, or it cannot be made.
         Llm2ClipError: as of the stages.
     """
     with _locked(out, world):
@@ -87,7 +88,7 @@ def run_own_recipe(recipe: OwnRecipe, *, root: Path, out: Path, world: World, pr
         out: folder of the run.
 
     Raises:
-        StoreError: another process trains in this folder.
+        StoreError: another process trains in this folder, or it cannot be made.
         Llm2ClipError: a source cannot be used, see `read_own_data`; or as of the stages.
     """
     with _locked(out, world):
@@ -100,7 +101,10 @@ def _locked(out: Path, world: World) -> Iterator[None]:
     if not world.is_main:
         yield
         return
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The folder of the run, {out}, cannot be made: {first_line(error)}.") from error
     with writer_lock(out):
         yield
 

@@ -166,6 +166,12 @@ def test_a_finished_run_is_not_repeated(recipe: Path, whole: Path, run_cli: RunC
     assert "training" not in done.stderr
 
 
+def test_a_file_in_place_of_the_folder_of_a_run_is_said(recipe: Path, run_cli: RunCli) -> None:
+    done = run_cli("train", "run", recipe.name, "--out", "start/config.json", *settings(), cwd=recipe.parent)
+    assert done.returncode == 1
+    assert "The folder of the run, start/config.json, cannot be made: file exists" in " ".join(done.stderr.split())
+
+
 def test_a_second_run_in_the_same_folder_is_refused(recipe: Path, run_cli: RunCli) -> None:
     """The lock of a process that was killed is taken over, as the killed runs of this file show."""
     out = recipe.with_name("taken")
@@ -241,6 +247,12 @@ def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: 
         ("clip.loop.stepz=3", "[clip.loop] has no field 'stepz'; did you mean 'steps'?"),
         ("data.val_shar=0.3", "[data] has no field 'val_shar'; did you mean 'val_share'?"),
         ("data.val_share=1.5", "val_share is 1.5, but it has to be between 0 and 1"),
+        ('name=""', "name is empty, but a model needs one"),
+        (
+            'data.train=[{source="gone"}]',
+            "the setting data.train.source: data.train.source names gone, which does not exist",
+        ),
+        ('data.val=[{source="things",captions="no.csv"}]', "data.val.captions names no.csv, which does not exist"),
         ("start=nanu", "There is no model 'nanu'"),
         ("clip.anchor.images=-1", "An anchor cannot have images -1"),
         ("clip.loop.mix=1", "cannot have mix 1"),

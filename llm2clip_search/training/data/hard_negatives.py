@@ -1,8 +1,9 @@
 """Hard negatives: images that a model takes for each other are drawn into one batch.
 
-In a batch drawn at random, most captions are told from an image at a glance, and teach little. NegCLIP (Yuksekgonul et
-al., arXiv 2210.01936, section 4) adds to a batch one of the nearest images of each of its images. Here two images are
-near if the model finds the captions of one with the other, because these are the pairs that the loss has to part.
+A batch drawn at random holds few images that are hard to distinguish, so the loss learns little from most pairs.
+NegCLIP (Yuksekgonul et al., arXiv 2210.01936, section 4) adds to a batch one of the nearest images of each of its
+images. Here two images are near if the model gives high scores to each of them with the captions of the other, because
+these are the pairs that the contrastive loss compares.
 """
 
 from collections.abc import Sequence, Set

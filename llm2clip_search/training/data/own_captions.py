@@ -128,6 +128,16 @@ def beside(uri: str) -> list[Path]:
     return [each for suffix in BESIDE for each in (path.with_suffix(suffix), Path(f"{uri}{suffix}")) if each.is_file()]
 
 
+def texts_without_image(folder: str) -> Iterator[Path]:
+    """Text files of a local folder that have no other file of their name beside them, except for hidden ones."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        texts = [Path(name) for name in sorted(files) if name.endswith(BESIDE) and not name.startswith(".")]
+        others = [Path(name) for name in files if not name.endswith(BESIDE)] if texts else []
+        known = {name for other in others for name in (other.name, other.stem)}
+        yield from (Path(root) / text for text in texts if text.stem not in known)
+
+
 def _beside(uri: str) -> list[str]:
     for path in beside(uri):
         try:

@@ -31,7 +31,7 @@ from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
 from llm2clip_search.training.data.caption_table import CaptionSource
 from llm2clip_search.training.data.left_out import write_left_out
 from llm2clip_search.training.data.near_duplicates import THUMBNAIL, near_duplicates, small_version
-from llm2clip_search.training.data.own_captions import CaptionFile, beside, captions_of
+from llm2clip_search.training.data.own_captions import CaptionFile, beside, captions_of, texts_without_image
 from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, OwnSource
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 
@@ -142,8 +142,8 @@ def read_own_data(
         if len(images.places) < FEWEST:
             first = f"; left out is, for example, {left_out[0][1]} ({left_out[0][0]})" if left_out else ""
             raise CorpusError(
-                f"Of {_named(data, evaluation, name)}, {len(images.places)} images with captions are left for {name},"
-                f" which needs at least {FEWEST}{first}."
+                f"Too few images with captions are left of {_named(data, evaluation, name)} for {name}:"
+                f" {len(images.places)}, and at least {FEWEST} are needed{first}."
             )
     return OwnSplits(splits=splits, left_out=left_out, notes=notes)
 
@@ -237,6 +237,8 @@ def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compar
                 _take(decoded, out, without, source, captions, corpus.uri)
                 if compares and decoded.pixels is not None and decoded.content_hash in out.places:
                     out.versions.setdefault(decoded.content_hash, small_version(decoded.pixels))
+            for text in () if captions else texts_without_image(corpus.uri):
+                out.leave_out("text files without an image", str(text))
             for key, where in captions.unused() if captions else ():
                 out.leave_out("captions without an image", where, key)
             out.notes["empty captions"] += captions.empty if captions else 0

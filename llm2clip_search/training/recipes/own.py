@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.errors import InputError, Llm2ClipError
@@ -51,6 +52,8 @@ class OwnRecipe:
     """Stage 2; its model is that of ``start``."""
 
     def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("name is empty, but a model needs one")
         names = ["train", "val", *(each.name for each in self.evaluation)]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"evaluation has the name {twice[0]!r}, which is that of another set")
@@ -72,6 +75,7 @@ def read_own_recipe(name: str, settings: Sequence[str] = ()) -> OwnRecipe:
         InputError: the file cannot be read, or a field is unknown, missing or of a value that it cannot have.
     """
     file = TomlFile(recipe_text(name), name, settings)
+    _require_sources(file, folder_of(name))
     name_of_start, title = file.values.get("start"), file.values.get("name")
     try:
         start = fetch_start(str(name_of_start), str(file.values.get("llm", OwnRecipe.llm)))
@@ -79,6 +83,20 @@ def read_own_recipe(name: str, settings: Sequence[str] = ()) -> OwnRecipe:
         raise InputError(f"{file.place(('start',))}: {str(error).rstrip('.')}.", hint=error.hint) from error
     config = start_config(start, str(title), licence=str(file.values.get("licence", "")), training_data=())
     return file.build(OwnRecipe, given={"captions": _stage1(file, start), "clip": _stage2(file, config, start)})
+
+
+def _require_sources(file: TomlFile, folder: Path) -> None:
+    """Refuse paths of sources and of their captions that do not exist; patterns and addresses are looked at later."""
+    data: Any = file.values.get("data")
+    lists: dict[tuple[str, ...], Any] = {("evaluation",): file.values.get("evaluation")}
+    lists |= {("data", kind): data.get(kind) for kind in ("train", "val")} if isinstance(data, dict) else {}
+    for keys, sources in lists.items():
+        for number, source in enumerate(sources if isinstance(sources, list) else ()):
+            for name in ("source", "captions") if isinstance(source, dict) else ():
+                path = source.get(name)
+                is_plain = isinstance(path, str) and "://" not in path and not set(path) & set("*?[]{}")
+                if is_plain and not (folder / Path(path).expanduser()).exists():
+                    raise file.refuse((*keys, number, name), f"names {path}, which does not exist")
 
 
 def _stage1(file: TomlFile, start: Start) -> CaptionLLMRecipe | None:
