@@ -171,7 +171,15 @@ def model_names() -> str:
 def recipe_fields() -> str:
     """Every field of every table that a recipe file may have, from the docstrings of the dataclasses."""
     from llm2clip_search.encoders import config
-    from llm2clip_search.training.data import augmentation, caption_table, long_captions, own_recipe, pairs, recipe
+    from llm2clip_search.training.data import (
+        augmentation,
+        caption_table,
+        hard_negatives,
+        long_captions,
+        own_recipe,
+        pairs,
+        recipe,
+    )
     from llm2clip_search.training.recipes import own
     from llm2clip_search.training.runtime import loop
     from llm2clip_search.training.tasks import caption_llm, clip_recipe, distillation, lora, vision_training
@@ -187,6 +195,7 @@ def recipe_fields() -> str:
         ("[clip.vision]", vision_training.VisionTraining),
         ("[clip.anchor]", distillation.Anchor),
         ("[clip.keep]", distillation.Distillation),
+        ("[clip.hard_negatives]", hard_negatives.HardNegatives),
         ("[clip.augmentation]", augmentation.Augmentation),
         ("[data.long]", long_captions.LongCaptions),
         ("[data] without a start model", recipe.DataRecipe),

@@ -41,7 +41,7 @@ def table_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping
         for number, row in enumerate(reader(path), 1):
             where = f"{path}, row {number},"
             if missing := [column for column in wanted if column not in row]:
-                raise CorpusError(f"{where} has no column {missing[0]!r}; {_columns(row)}.")
+                raise CorpusError(f"{where} has no column {missing[0]!r}; {columns_of(row)}.")
             yield where, row
     except (OSError, EOFError, ValueError, zlib.error, csv.Error, tarfile.TarError, pa.ArrowException) as error:
         why = str(error).partition("\n")[0].rstrip(".:")
@@ -50,8 +50,8 @@ def table_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping
         raise CorpusError(f"{path} cannot be read as captions: {why}.") from error
 
 
-def _columns(row: Mapping[str, Any]) -> str:
-    """The columns that a row has; of a row with one, whose name has another separator in it, what that means."""
+def columns_of(row: Mapping[str, Any]) -> str:
+    """Part of a sentence: the columns of a row, or by what a table is separated that has been read as one column."""
     names = [str(name) for name in row]
     found = next((word for sign, word in _SEPARATORS.items() if len(names) == 1 and sign in names[0]), "")
     if found:
@@ -82,7 +82,13 @@ def _where_not_utf8(path: Path) -> str:
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     tabs = path.name.removesuffix(".gz").endswith(".tsv")
     with _open_text(path) as file:
-        yield from csv.DictReader(file, delimiter="\t" if tabs else ",", strict=True)
+        for number, row in enumerate(csv.DictReader(file, delimiter="\t" if tabs else ",", strict=True), 1):
+            if any(row.pop(None, ())):
+                mark = "tab" if tabs else "comma"
+                raise ValueError(
+                    f"row {number} has more values than there are columns; a text with a {mark} needs quotes"
+                )
+            yield row
 
 
 def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -58,7 +58,7 @@ class StageEstimate:
     """Floating-point operations per step."""
     speed: DeviceSpeed
     preparation_flops: int = 0
-    """Floating-point operations before the first step, for the views that are kept."""
+    """Floating-point operations before the first step, for kept views and for finding hard negatives."""
 
     @property
     def step_seconds(self) -> float:
@@ -206,6 +206,7 @@ def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEsti
         memory["kept views"] = recipe.size.images * stage.kept_views * tower.view_bytes
         if stage.model.querybank and tower.querybank_bytes:
             memory["querybank images"] = min(stage.querybank_size, recipe.size.images) * tower.querybank_bytes
+    mined = tower.view_flops + vision.forward if stage.hard_negatives is not None else 0
     return StageEstimate(
         recipe=recipe.name,
         stage="clip",
@@ -218,7 +219,7 @@ def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEsti
         steps=stage.loop.steps,
         step_flops=stage.batch_size * _flops(vision, int(stage.gradient_cache) + distils) + texts * _flops(head, 0),
         speed=speed or measure_flops("cpu", bf16=stage.bf16),
-        preparation_flops=recipe.size.images * stage.kept_views * tower.view_flops,
+        preparation_flops=recipe.size.images * (stage.kept_views * tower.view_flops + mined),
     )
 
 

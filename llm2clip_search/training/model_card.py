@@ -1,5 +1,6 @@
 """The model card that stage 2 writes: ``README.md`` in the model folder."""
 
+import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ def write_card(
     counts: Mapping[str, int],
     result: LoopResult,
     bank: int,
+    llm: Path,
     start: Model | None = None,
 ) -> None:
     """Describe a model: its parts, its training and its metrics on dev.
@@ -29,6 +31,7 @@ def write_card(
         counts: counts of the data by name.
         result: what the loop ended with; without metrics if there is no dev split.
         bank: size of the querybank; 0 for none.
+        llm: folder of the LLM, with the ``run.json`` of stage 1 if that wrote it.
         start: the model that training began from.
     """
     model, loop = recipe.model, recipe.loop
@@ -36,6 +39,7 @@ def write_card(
     data = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     batch = min(recipe.batch_size, counts.get("images", recipe.batch_size))
     epochs = result.steps * batch / max(1, counts.get("images", 0))
+    stage1 = _stage1(llm)
     lines = [
         f"# {model.name}",
         "",
@@ -51,6 +55,7 @@ def write_card(
         "## Training",
         "",
         *([f"Training began from {start.reference} (licence: {start.config.licence}).", ""] if start else []),
+        *([stage1, ""] if stage1 else []),
         f"{result.steps:,} steps of {batch:,} images ({epochs:.1f} epochs),"
         f" captions per image: {recipe.captions_per_image}, {recipe.loss} loss, AdamW,"
         f" learning rate {loop.learning_rate:g}, seed {loop.seed}."
@@ -62,14 +67,29 @@ def write_card(
         *(f"- {line}." for line in model.training_data),
     ]
     if result.figures:
+        before = "before stage 2" if stage1 else "before training"
         lines += [
             "",
             "## Metrics on the dev splits",
             "",
             "| split, language | image_retrieval R@1 / 5 / 10 (%) | text_retrieval R@1 / 5 / 10 (%) |",
         ]
-        lines += ["|---|---|---|", *_table(result.before, "before training"), *_table(result.figures)]
+        lines += ["|---|---|---|", *_table(result.before, before), *_table(result.figures)]
     (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _stage1(llm: Path) -> str:
+    """What stage 1 did with the LLM in a folder; empty if that is not known."""
+    try:
+        run = json.loads((llm / "run.json").read_text(encoding="utf-8"))
+        if run["stage"] != "captions":
+            return ""
+        pairs, photographs = run["recipe"]["batch_size"], run["counts"]["photographs"]
+        return (
+            f"Stage 1 trained the LLM: {run['steps']:,} steps of {pairs:,} pairs of captions of {photographs:,} images."
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _vision(vision: VisionConfig) -> str:

@@ -1,5 +1,6 @@
 """All stages of a recipe, one after the other: those that have ended are passed over, an interrupted one is resumed."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -7,8 +8,10 @@ from pathlib import Path
 
 from llm2clip_search.base.memory import physical_bytes
 from llm2clip_search.base.progress import Progress
+from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.errors import StoreError, first_line
 from llm2clip_search.store.lock import writer_lock
-from llm2clip_search.training.data.caption_store import StoredDtype
+from llm2clip_search.training.data.caption_store import StoredDtype, read_store_info
 from llm2clip_search.training.data.own_data import (
     listing_of,
     own_data_recipe,
@@ -24,6 +27,8 @@ from llm2clip_search.training.run_page import PAGE
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.stages import before_training, train_captions, train_clip, train_embed
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
+from llm2clip_search.training.tasks.distillation import stored_clip_tower
+from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity, read_llm
 from llm2clip_search.training.tasks.start_model import fetch_start, start_config
 
 DATA, LLM, CAPTIONS, MODEL = "data", "llm", "captions", "model"
@@ -50,7 +55,7 @@ def run_recipe(recipe: Recipe, *, root: Path, out: Path, world: World, progress:
         out: folder of the run.
 
     Raises:
-        StoreError: another process trains in this folder.
+        StoreError: another process trains in this folder, or it cannot be made.
         Llm2ClipError: as of the stages.
     """
     with _locked(out, world):
@@ -76,14 +81,14 @@ def _run_recipe(recipe: Recipe, root: Path, out: Path, world: World, progress: P
 
 
 def run_own_recipe(recipe: OwnRecipe, *, root: Path, out: Path, world: World, progress: Progress) -> RunResult:
-    """Train a model on own data: look at the data if it has changed, embed the captions, stage 2.
+    """Train a model on own data: look at the data if it has changed, stage 1 if the recipe has it, embed, stage 2.
 
     Args:
         root: the folder that paths in the recipe are relative to.
         out: folder of the run.
 
     Raises:
-        StoreError: another process trains in this folder.
+        StoreError: another process trains in this folder, or it cannot be made.
         Llm2ClipError: a source cannot be used, see `read_own_data`; or as of the stages.
     """
     with _locked(out, world):
@@ -96,7 +101,10 @@ def _locked(out: Path, world: World) -> Iterator[None]:
     if not world.is_main:
         yield
         return
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The folder of the run, {out}, cannot be made: {first_line(error)}.") from error
     with writer_lock(out):
         yield
 
@@ -111,12 +119,25 @@ def _run_own_recipe(recipe: OwnRecipe, root: Path, out: Path, world: World, prog
     clip = replace(recipe.clip, model=model)
     if world.device == "cpu":
         require_memory(recipe, summary["counts"], physical_bytes())
-    _embed(clip, data, out / DATA, start.llm_folder, out, recipe.embed.dtype, world, progress)
+    llm = start.llm_folder
+    if recipe.captions is not None:
+        train_captions(
+            recipe.captions,
+            data,
+            root=out / DATA,
+            out=out / LLM,
+            world=world,
+            progress=progress,
+            start=read_llm(llm),
+            again=True,
+        )
+        llm = out / LLM
+    _embed(clip, data, out / DATA, llm, out, recipe.embed.dtype, world, progress)
     figures = train_clip(
         clip,
         data,
         root=out / DATA,
-        llm=start.llm_folder,
+        llm=llm,
         store=out / CAPTIONS,
         out=out / MODEL,
         world=world,
@@ -164,9 +185,19 @@ def _embed(
     progress: Progress,
 ) -> None:
     if world.is_main:
+        _remove_outdated(out / CAPTIONS, read_llm(llm), stored_clip_tower(recipe.model, recipe.keep), dtype)
         embedded, total = train_embed(
             recipe, data, root=root, llm=llm, out=out / CAPTIONS, device=world.device, dtype=dtype, progress=progress
         )
         if embedded:
             progress("captions embedded", 0, 0, {"new": embedded, "in all": total})
     world.barrier()
+
+
+def _remove_outdated(store: Path, llm: LLMFolder, clip: TextConfig | None, dtype: StoredDtype) -> None:
+    """Delete a caption store of a run that another LLM or CLIP made, or that has another dtype."""
+    if not (store / "store.json").exists():
+        return
+    info = read_store_info(store)
+    if (info.llm, info.clip, info.dtype) != (llm.fingerprint, clip_identity(clip), dtype):
+        shutil.rmtree(store)

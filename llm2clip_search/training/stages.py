@@ -18,6 +18,7 @@ from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.errors import ModelError
+from llm2clip_search.evaluation.caption_retrieval import queries_and_gallery
 from llm2clip_search.training.data.caption_store import SHARD_ROWS, CaptionStore, StoredDtype, fill_caption_store
 from llm2clip_search.training.data.caption_table import read_caption_table
 from llm2clip_search.training.data.image_check import ImageCheck
@@ -39,7 +40,11 @@ from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.clip_data import read_clip_data
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.distillation import stored_clip_tower
-from llm2clip_search.training.tasks.llm_folder import clip_identity, read_llm, write_llm
+from llm2clip_search.training.tasks.hard_negative_mining import NEIGHBOURS
+from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity, read_llm, write_llm
+
+TERMS = ("LICEN[CS]E*", "NOTICE*", "*TERMS*")
+"""Files of a model folder that have to be passed on with what is made from the model."""
 
 
 def train_captions(
@@ -50,6 +55,7 @@ def train_captions(
     out: Path,
     world: World,
     progress: Progress,
+    start: LLMFolder | None = None,
     again: bool = False,
 ) -> dict[str, float]:
     """Stage 1: fine-tune an LLM on captions and write it to ``out``.
@@ -57,6 +63,7 @@ def train_captions(
     Args:
         root: the folder that paths in ``data`` are relative to.
         out: an interrupted run in this folder is resumed; a finished one is not repeated.
+        start: the caption-tuned LLM to begin from, whose text tower is that of the recipe; None for the published one.
         again: train again if the folder holds a finished LLM of another recipe or of other data.
 
     Returns:
@@ -86,14 +93,21 @@ def train_captions(
     if data.dev:
         first = data.dev[0].captions
         table, _ = read_caption_table(root, [replace(first, langs=first.langs[:1])])
-        dev = (table["caption"].to_pylist(), _enumerated(table["photo"].to_pylist()))
-    inputs = json_sha256([asdict(recipe), _content(captions)])[:16]
+        photos = _enumerated(table["photo"].to_pylist())
+        counts["dev photographs with two captions"] = paired = len(queries_and_gallery(photos)[0])
+        dev = (table["caption"].to_pylist(), photos) if paired > 1 else None
+    inputs = json_sha256([asdict(recipe), _content(captions), *([start.fingerprint] if start else [])])[:16]
     if (done := finished(out, inputs, again=again)) is not None:
         return done
     if world.is_main:
-        save_tokenizer(recipe.text.weights, out)
+        if start is None:
+            save_tokenizer(recipe.text.weights, out)
+        else:
+            shutil.copyfile(start.folder / "tokenizer.json", out / "tokenizer.json")
     world.barrier()
-    task = CaptionLLMTask(recipe, pairs, tokenizer=out, dev=dev, world=world)
+    task = CaptionLLMTask(
+        recipe, pairs, tokenizer=out, dev=dev, world=world, start=start.tensors() if start is not None else None
+    )
     result = run_loop(task, recipe.loop, out=out, inputs=inputs, world=world, progress=progress)
     tensors, similarities = task.tensors(), task.similarities()
     if world.is_main:
@@ -248,12 +262,15 @@ def train_clip(
 
         with replaced_file(out / "model.safetensors") as temporary:
             save_file(tensors, temporary)
-        for views in out.glob("views-*"):
-            views.unlink()
+        for scratch in (*out.glob("views-*"), *out.glob(NEIGHBOURS)):
+            scratch.unlink()
         shutil.copyfile(folder.folder / "tokenizer.json", out / "tokenizer.json")
+        if start is not None and start.folder is not None:
+            for terms in (each for pattern in TERMS for each in start.folder.glob(pattern)):
+                shutil.copyfile(terms, out / terms.name)
         (out / "config.json").write_text(json.dumps(recipe.model.to_dict(), indent=1) + "\n", encoding="utf-8")
         bank = len(tensors["vision.querybank.bank"]) if recipe.model.querybank else 0
-        write_card(out, recipe, counts=counts, result=result, bank=bank, start=start)
+        write_card(out, recipe, counts=counts, result=result, bank=bank, llm=folder.folder, start=start)
         write_run(out, "clip", asdict(recipe), asdict(data), counts, result, inputs)
     return result.figures
 

@@ -38,8 +38,9 @@ FAST = (
     "clip.batch_size=6",
     "clip.micro_batch=4",
     "clip.vision.blocks=1",
+    "clip.hard_negatives.nearest=3",
 )
-"""Settings with which a run takes seconds."""
+"""Settings with which a run takes seconds; batches hold hard negatives."""
 
 
 def settings(*more: str) -> list[str]:
@@ -51,6 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, images with captions in two layouts, and a set to be forgotten."""
     folder = tmp_path_factory.mktemp("own")
     save_model(folder / "start")
+    (folder / "start" / "NOTICE").write_text("terms that have to be passed on")
     own_data.folder_with_texts(folder / "things")
     own_data.folder_and_table(folder / "folders", folder / "rows.csv")
     own_data.folder_with_texts(folder / "others", {n: [f"other {n}"] for n in range(4)}, first=200)
@@ -105,6 +107,7 @@ def test_a_run_leaves_a_model_with_its_card(recipe: Path, whole: Path) -> None:
     config, run = ModelConfig.read(model / "config.json"), json.loads((model / "run.json").read_text())
     digest = json.loads((whole / "data" / "data.json").read_text())["digest"]
     assert config.name == "my"
+    assert (model / "NOTICE").read_text() == "terms that have to be passed on"
     assert config.training_data[-1].startswith(f"things, train split: 10 images with 15 captions (digest {digest})")
     card = (model / "README.md").read_text()
     assert f"Training began from dir:{recipe.parent / 'start'} (licence: unknown)." in card
@@ -114,7 +117,7 @@ def test_a_run_leaves_a_model_with_its_card(recipe: Path, whole: Path) -> None:
     assert run["before"].keys() == run["figures"].keys()
     assert run["steps"] == 6
     assert not list(model.glob("*.pt"))
-    assert not list(model.glob("views-*"))
+    assert not [*model.glob("views-*"), *model.glob("hard-negatives-*")]
     first = read_metrics(model / "metrics.jsonl")[0]
     assert (first["step"], "dev/mean_recall" in first) == (0, True)
     assert {each.low is None for each in compare_training_runs([read_run(whole)]).recalls} == {False}
@@ -161,6 +164,12 @@ def test_a_finished_run_is_not_repeated(recipe: Path, whole: Path, run_cli: RunC
     assert "val" in done.stdout
     assert (whole / "model" / "model.safetensors").stat().st_mtime_ns == before
     assert "training" not in done.stderr
+
+
+def test_a_file_in_place_of_the_folder_of_a_run_is_said(recipe: Path, run_cli: RunCli) -> None:
+    done = run_cli("train", "run", recipe.name, "--out", "start/config.json", *settings(), cwd=recipe.parent)
+    assert done.returncode == 1
+    assert "The folder of the run, start/config.json, cannot be made: file exists" in " ".join(done.stderr.split())
 
 
 def test_a_second_run_in_the_same_folder_is_refused(recipe: Path, run_cli: RunCli) -> None:
@@ -238,10 +247,17 @@ def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: 
         ("clip.loop.stepz=3", "[clip.loop] has no field 'stepz'; did you mean 'steps'?"),
         ("data.val_shar=0.3", "[data] has no field 'val_shar'; did you mean 'val_share'?"),
         ("data.val_share=1.5", "val_share is 1.5, but it has to be between 0 and 1"),
+        ('name=""', "name is empty, but a model needs one"),
+        (
+            'data.train=[{source="gone"}]',
+            "the setting data.train.source: data.train.source names gone, which does not exist",
+        ),
+        ('data.val=[{source="things",captions="no.csv"}]', "data.val.captions names no.csv, which does not exist"),
         ("start=nanu", "There is no model 'nanu'"),
         ("clip.anchor.images=-1", "An anchor cannot have images -1"),
         ("clip.loop.mix=1", "cannot have mix 1"),
         ("data.near_duplicates=2", "near_duplicates is 2.0, but it has to be between 0 and 1"),
+        ("clip.hard_negatives.share=1", "clip.hard_negatives.share: share is 1.0, but it has to be between 0 and 1"),
         ("clip.vision.blocks=99", "blocks, but the last 99 are to be trained"),
         ("clip.vision.mode=lora", "mode 'lora' cannot have"),
     ],

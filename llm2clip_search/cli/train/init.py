@@ -40,6 +40,9 @@ def init(
     llm: Annotated[
         str, typer.Option(help="The model whose LLM reads captions, if --from names a CLIP or SigLIP model.")
     ] = "nano",
+    tune_llm: Annotated[
+        bool, typer.Option("--tune-llm", help="Train the LLM on the captions too, before the vision tower (stage 1).")
+    ] = False,
 ) -> None:
     """Look at images with captions, say what was found, and write a commented recipe that train run takes.
 
@@ -48,6 +51,7 @@ def init(
 
     [dim]llm2clip-search train init birds.toml --data ./birds --lang en[/dim]
     [dim]llm2clip-search train init birds.toml --data ./birds --captions birds.csv --from dir:./my-model[/dim]
+    [dim]llm2clip-search train init birds.toml --data ./birds --tune-llm[/dim]
     [dim]llm2clip-search train init birds.toml --data ./birds --from open_clip:ViT-B-32/laion2b_s34b_b79k[/dim]
     """
     from llm2clip_search.cli.progress import ProgressBar
@@ -79,10 +83,16 @@ def init(
         found = read_own_data(OwnData(train=train, val=others), sets, folder=folder, progress=progress)
     reports = [report(name, images, tokenizer.count) for name, images in found.splits.items()]
     _print_found(reports, found.left_out, found.notes)
+    if tune_llm and reports[0].most < 2:
+        raise InputError(
+            "Stage 1 learns from images with two captions or more, but no training image has more than one.",
+            hint="Omit --tune-llm.",
+        )
     text = own_recipe_text(
         recipe.stem,
         start,
         llm=llm if begin.is_dual else "",
+        tunes_llm=tune_llm,
         train=train,
         val=others,
         evaluation=sets,

@@ -1,10 +1,13 @@
 """Image augmentation that keeps captions true."""
 
+import math
 import re
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+
+from llm2clip_search.training.runtime.allowed_values import require_values
 
 _SIDES = re.compile(
     r"\b(?:left|right)\w*|\b(?:links|rechts)\w*|\b(?:linke|rechte)[mnrs]?\b"
@@ -26,6 +29,16 @@ class Augmentation:
     """Mirror half of the images whose captions do not mention left or right."""
     colour: float = 0.0
     """Largest relative change of brightness, contrast and saturation; hue is kept, because captions name colours."""
+
+    def __post_init__(self) -> None:
+        require_values(
+            self,
+            {
+                "crop": (0.0 < self.crop <= 1.0, "greater than 0 and at most 1"),
+                "aspect": (1.0 <= self.aspect < math.inf, "at least 1"),
+                "colour": (0.0 <= self.colour <= 1.0, "between 0 and 1"),
+            },
+        )
 
     def __call__(self, image: Image.Image, captions: list[str], generator: np.random.Generator) -> Image.Image:
         """Return an augmented RGB image."""

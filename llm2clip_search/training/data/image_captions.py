@@ -139,6 +139,8 @@ class ImageCaptionSampler:
     If all images have the same weight, an epoch shows each of them at most once, and images that do not fill a batch
     at its end are dropped. Otherwise each batch is drawn by weight, without repetition within the batch. For each
     caption, the length class is drawn by ``long_ratio`` if the image has both classes, then the language by weight.
+
+    With `add_hard_negatives`, this holds for the images of a batch that are not drawn as hard negatives of others.
     """
 
     def __init__(
@@ -156,6 +158,8 @@ class ImageCaptionSampler:
         is_weighted = bool((captioned.weights != captioned.weights[0]).any())
         self._image_chances = captioned.weights / captioned.weights.sum() if is_weighted else None
         self.batch_size = min(batch_size, len(captioned.caption_rows))
+        self._shown = np.flatnonzero(captioned.weights > 0)
+        self._first, self._neighbours = self.batch_size, np.empty((0, 0), dtype=np.int64)
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
         langs, lengths = captions["lang"].to_pylist(), captions["length"].to_pylist()
         self.chances = [
@@ -169,11 +173,26 @@ class ImageCaptionSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.caption_rows) // self.batch_size
+        return len(self.caption_rows) // self._first
+
+    @property
+    def drawn_rows(self) -> list[np.ndarray]:
+        """For each image, the rows of its captions that can be drawn, int64 ``[n]``."""
+        return [rows[chance > 0] for rows, chance in zip(self.caption_rows, self.chances, strict=True)]
+
+    def add_hard_negatives(self, neighbours: np.ndarray, share: float) -> None:
+        """Fill a share of every batch with neighbours of its other images.
+
+        Args:
+            neighbours: of every image, see `hard_negatives.neighbours_of`.
+            share: see `hard_negatives.HardNegatives`; at least one image of a batch is drawn as without it.
+        """
+        self._first = max(1, self.batch_size - round(share * self.batch_size))
+        self._neighbours = neighbours
 
     def draw(self, step: int) -> ImageBatch:
-        """Draw the batch of a step; it depends only on the seed and the step."""
-        images = self._images(step)
+        """Draw the batch of a step; it depends only on the seed, the step and the neighbours."""
+        images = self._with_neighbours(self._images(step), step)
         draws = generator(self.seed, step, "captions")
         captions = [self._captions(draws, int(image)) for image in images]
         return ImageBatch(images=images, captions=np.array(captions))
@@ -181,12 +200,23 @@ class ImageCaptionSampler:
     def _images(self, step: int) -> np.ndarray:
         if self._image_chances is not None:
             draws, count = generator(self.seed, step, "images"), len(self.caption_rows)
-            return draws.choice(count, size=self.batch_size, replace=False, p=self._image_chances)
+            return draws.choice(count, size=self._first, replace=False, p=self._image_chances)
         epoch, index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = generator(self.seed, epoch, "order of an epoch").permutation(len(self.caption_rows))
-        return self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        return self._order[index * self._first : (index + 1) * self._first]
+
+    def _with_neighbours(self, images: np.ndarray, step: int) -> np.ndarray:
+        """A whole batch: neighbours of the images in turn, each once, and other images if there are too few."""
+        if len(images) == self.batch_size:
+            return images
+        draws = generator(self.seed, step, "hard negatives")
+        near = draws.permuted(self._neighbours[images], axis=1).T.ravel()
+        others = draws.choice(self._shown, size=min(self.batch_size, len(self._shown)), replace=False)
+        batch = np.concatenate([images, near[np.isin(near, self._shown)], others])
+        _, first = np.unique(batch, return_index=True)
+        return batch[np.sort(first)[: self.batch_size]]
 
     def _captions(self, draws: np.random.Generator, image: int) -> np.ndarray:
         """Rows of an image's captions, without repetition if the image has enough."""

@@ -34,9 +34,12 @@ class ImagePixels:
         self.captions, self.seed = captions, seed
         self._threads = ThreadPoolExecutor(thread_name_prefix="decode")
 
-    def plain(self, image_ids: Sequence[str], files: ImageSet | None = None) -> np.ndarray:
-        """Pixels uint8 ``[n, H, W, 3]`` without augmentation."""
-        return np.stack(list(self._threads.map(lambda i: to_pixels(self._open(i, files), self.preprocess), image_ids)))
+    def plain(
+        self, image_ids: Sequence[str], files: ImageSet | None = None, preprocess: PreprocessConfig | None = None
+    ) -> np.ndarray:
+        """Pixels uint8 ``[n, H, W, 3]`` without augmentation, as the tower takes them or by another ``preprocess``."""
+        chosen = preprocess or self.preprocess
+        return np.stack(list(self._threads.map(lambda i: to_pixels(self._open(i, files), chosen), image_ids)))
 
     def augmented(
         self, image_ids: Sequence[str], captions: Sequence[np.ndarray], step: int, rows: Sequence[int]

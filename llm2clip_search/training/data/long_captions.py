@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from llm2clip_search.corpora.captions import join_sentences
 from llm2clip_search.training.data.caption_table import CAPTION_SCHEMA, caption_id
+from llm2clip_search.training.runtime.allowed_values import require_values
 from llm2clip_search.training.runtime.seeds import generator
 
 
@@ -20,6 +21,9 @@ class LongCaptions:
     """Languages whose captions are joined."""
     seed: int = 0
     """Decides which captions are joined, in which order."""
+
+    def __post_init__(self) -> None:
+        require_values(self, {"parts": (all(number >= 2 for number in self.parts), "numbers of at least 2")})
 
 
 def with_long_captions(captions: pa.Table, config: LongCaptions) -> pa.Table:

@@ -6,14 +6,17 @@ and none of 1,000 of Flickr8k. Embeddings of ``nano`` at 0.95 find 121 and take 
 same meaning are close. Crops are not found.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from llm2clip_search.base.vectors import top_k
+from llm2clip_search.encoders.config import PreprocessConfig
 
 SIDE = 16
 """Width and height of the compared versions in pixels."""
+THUMBNAIL = PreprocessConfig(height=2 * SIDE, width=2 * SIDE, resize="squash")
+"""How images are resized for `small_version`."""
 _CHUNK = 1024
 """Rows of one matrix product."""
 
@@ -41,16 +44,19 @@ def near_duplicates(
     names, candidates = list(images), list(others)
     if not candidates:
         return
-    gallery = _centred(list(others.values()))
+    gallery = centred(list(others.values()))
     for start in range(0, len(names), _CHUNK):
         part = names[start : start + _CHUNK]
-        scores, nearest = top_k(_centred([images[name] for name in part]) @ gallery.T, 1)
+        scores, nearest = top_k(centred([images[name] for name in part]) @ gallery.T, 1)
         for row in np.flatnonzero(scores[:, 0] >= threshold).tolist():
             yield part[row], candidates[int(nearest[row, 0])], float(scores[row, 0])
 
 
-def _centred(versions: list[np.ndarray]) -> np.ndarray:
-    """float32 ``[n, SIDE * SIDE * 3]``, L2-normalised; images of one colour are like no other."""
+def centred(versions: Sequence[np.ndarray]) -> np.ndarray:
+    """Vectors whose cosines compare small versions: float32 ``[n, SIDE * SIDE * 3]``, L2-normalised.
+
+    Images of one colour are like no other.
+    """
     vectors = np.stack(versions).astype(np.float32)
     vectors -= vectors.mean(axis=1, keepdims=True)
     unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)

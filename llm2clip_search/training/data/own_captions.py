@@ -12,7 +12,7 @@ from llm2clip_search.corpora.columns import column_name
 from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.corpora.table_columns import KEY_NAMES, PLACE_NAMES, TEXT_NAMES
-from llm2clip_search.corpora.tables import table_rows
+from llm2clip_search.corpora.tables import columns_of, table_rows
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.data.caption_table import caption_text
 from llm2clip_search.training.data.own_recipe import UNKNOWN, OwnSource
@@ -44,7 +44,7 @@ class CaptionFile:
             image = image or _usual(row, (*PLACE_NAMES, *KEY_NAMES), f"{where} names no image")
             columns = columns or caption_names([name for name in row if name != image])
             if not columns:
-                raise CorpusError(f"{where} has no column with captions; it has {', '.join(map(str, row))}.")
+                raise CorpusError(f"{where} has no column with captions; {columns_of(row)}.")
             if source.split and row["split"] != source.split:
                 continue
             key = _key(str(row.get(image) or ""))
@@ -128,6 +128,16 @@ def beside(uri: str) -> list[Path]:
     return [each for suffix in BESIDE for each in (path.with_suffix(suffix), Path(f"{uri}{suffix}")) if each.is_file()]
 
 
+def texts_without_image(folder: str) -> Iterator[Path]:
+    """Text files of a local folder that have no other file of their name beside them, except for hidden ones."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        texts = [Path(name) for name in sorted(files) if name.endswith(BESIDE) and not name.startswith(".")]
+        others = [Path(name) for name in files if not name.endswith(BESIDE)] if texts else []
+        known = {name for other in others for name in (other.name, other.stem)}
+        yield from (Path(root) / text for text in texts if text.stem not in known)
+
+
 def _beside(uri: str) -> list[str]:
     for path in beside(uri):
         try:
@@ -143,7 +153,7 @@ def _usual(row: Mapping[str, Any], names: Sequence[str], missing: str) -> str:
     lower = {str(name).casefold(): str(name) for name in reversed(list(row))}
     found = next((lower[name] for name in names if name in lower), None)
     if found is None:
-        raise CorpusError(f"{missing}; it has {', '.join(map(str, row))}.")
+        raise CorpusError(f"{missing}; {columns_of(row)}.")
     return found
 
 

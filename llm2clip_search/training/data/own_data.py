@@ -27,20 +27,17 @@ from llm2clip_search.corpora.decode import Decoded, decode_ahead
 from llm2clip_search.corpora.listed import ListCorpus
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
-from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
 from llm2clip_search.training.data.caption_table import CaptionSource
 from llm2clip_search.training.data.left_out import write_left_out
-from llm2clip_search.training.data.near_duplicates import SIDE, near_duplicates, small_version
-from llm2clip_search.training.data.own_captions import CaptionFile, beside, captions_of
+from llm2clip_search.training.data.near_duplicates import THUMBNAIL, near_duplicates, small_version
+from llm2clip_search.training.data.own_captions import CaptionFile, beside, captions_of, texts_without_image
 from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, OwnSource
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 
 IMAGES, CAPTIONS, COUNTS = "images.parquet", "captions.parquet", "data.json"
 FEWEST = 2
 """Images of a split: a contrastive batch needs at least two."""
-_THUMBNAIL = PreprocessConfig(height=2 * SIDE, width=2 * SIDE, resize="squash")
-"""Images are only decoded to see whether they can be, and whether they are near-duplicates."""
 _AHEAD = 64
 
 
@@ -145,8 +142,8 @@ def read_own_data(
         if len(images.places) < FEWEST:
             first = f"; left out is, for example, {left_out[0][1]} ({left_out[0][0]})" if left_out else ""
             raise CorpusError(
-                f"Of {_named(data, evaluation, name)}, {len(images.places)} images with captions are left for {name},"
-                f" which needs at least {FEWEST}{first}."
+                f"Too few images with captions are left of {_named(data, evaluation, name)} for {name}:"
+                f" {len(images.places)}, and at least {FEWEST} are needed{first}."
             )
     return OwnSplits(splits=splits, left_out=left_out, notes=notes)
 
@@ -233,13 +230,15 @@ def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compar
         for corpus, table in _opened(source, folder):
             captions = CaptionFile(table, source) if table else None
             listed = _items(corpus, out)
-            looked = decode_ahead(corpus, listed, _THUMBNAIL, threads=os.cpu_count() or 1, ahead=_AHEAD)
+            looked = decode_ahead(corpus, listed, THUMBNAIL, threads=os.cpu_count() or 1, ahead=_AHEAD)
             for done, decoded in enumerate(looked, 1):
                 progress("looking at images", done, done + 1, {})
                 readable += decoded.error is None
                 _take(decoded, out, without, source, captions, corpus.uri)
                 if compares and decoded.pixels is not None and decoded.content_hash in out.places:
                     out.versions.setdefault(decoded.content_hash, small_version(decoded.pixels))
+            for text in () if captions else texts_without_image(corpus.uri):
+                out.leave_out("text files without an image", str(text))
             for key, where in captions.unused() if captions else ():
                 out.leave_out("captions without an image", where, key)
             out.notes["empty captions"] += captions.empty if captions else 0

@@ -36,6 +36,7 @@ def own_recipe_text(
     start: str,
     *,
     llm: str,
+    tunes_llm: bool,
     train: Sequence[OwnSource],
     val: Sequence[OwnSource],
     evaluation: Sequence[EvaluationSource],
@@ -46,6 +47,7 @@ def own_recipe_text(
 
     Args:
         llm: the model whose LLM reads captions, if only the vision tower of ``start`` is taken; empty otherwise.
+        tunes_llm: whether the recipe has stage 1.
         found: in the training split.
         bf16: whether the device computes quicker in bfloat16.
     """
@@ -55,6 +57,8 @@ def own_recipe_text(
         for kind, listed in (("train", train), ("val", val))
         if listed
     )
+    negatives = "" if llm else _NEGATIVES
+    stage1 = _stage1(found, bf16) if tunes_llm else ""
     share = "" if val else "\n# Without a source for validation, this share of the photographs is not trained on.\n"
     share += "" if val else "[data]\nval_share = 0.15\nseed = 0\n"
     sets = to_toml({"evaluation": [changed(each) for each in evaluation]}) if evaluation else ""
@@ -70,7 +74,7 @@ def own_recipe_text(
 # Fields that are not here have their defaults; docs/recipes.md describes all of them.
 
 {to_toml({"name": name})}
-{_start(start, llm)}
+{_start(start, llm, tunes_llm)}
 # Licence of the new model, if it is not that of the start model; and the terms of the training data.
 licence = ""
 terms = ""
@@ -82,7 +86,7 @@ terms = ""
 #     name = "flickr8k"
 #     source = "flickr8k/flickr8k-dev-*.tar"
 {sets}
-# Stage 2: the last blocks of the vision tower, its projection and the adaptor are trained.
+{stage1}# Stage 2: the last blocks of the vision tower, its projection and the adaptor are trained.
 [clip]
 batch_size = {preset.batch_size}
 # Images in one forward pass; fewer take less memory.
@@ -113,21 +117,54 @@ mode = "last"
 blocks = 2
 
 {_KEEP.format(text_steps=preset.steps // 4) if llm else _ANCHOR}
-[clip.augmentation]
+{negatives}[clip.augmentation]
 crop = 0.6
 flip = true
 """
 
 
-def _start(start: str, llm: str) -> str:
+def _start(start: str, llm: str, tunes_llm: bool) -> str:
     if not llm:
-        return f"# The model to begin from. Its LLM is taken as it is.\n{to_toml({'start': start})}"
+        what = "" if tunes_llm else " Its LLM is taken as it is."
+        return f"# The model to begin from.{what}\n{to_toml({'start': start})}"
+    what = "" if tunes_llm else ", as it is"
     return (
-        "# The model whose vision tower is taken, and the one whose LLM reads captions, as it is. The adaptor is new.\n"
+        f"# The model whose vision tower is taken, and the one whose LLM reads captions{what}. The adaptor is new.\n"
         f"{to_toml({'start': start, 'llm': llm})}"
     )
 
 
+def _stage1(found: SplitReport, bf16: bool) -> str:
+    batch = min(64, found.images)
+    steps = max(20, -(-5 * found.images // batch))
+    every = max(5, steps // 8)
+    return _STAGE1.format(batch=batch, micro=min(32, batch), bf16=str(bf16).lower(), steps=steps, every=every)
+
+
+_STAGE1 = """\
+# Stage 1: the LLM learns which captions describe the same image. Without this table it is taken as it is.
+[captions]
+# Pairs of captions; images with one caption are not used.
+batch_size = {batch}
+# Captions in one forward pass; fewer take less memory.
+micro_batch = {micro}
+gradient_cache = true
+bf16 = {bf16}
+
+[captions.loop]
+steps = {steps}
+learning_rate = 3e-4
+warmup_steps = 5
+ema_decay = 0.9
+evaluate_every = {every}
+checkpoint_every = {every}
+patience = 3
+
+# Low-rank updates, which are added to those that the LLM has.
+[captions.lora]
+rank = 16
+
+"""
 _MIX = """\
 # Half of the weights are those of the start model, which keeps most of what it knew; 0 forgets more and learns more.
 mix = 0.5
@@ -137,6 +174,13 @@ _ANCHOR = """\
 [clip.anchor]
 images = 1.0
 captions = 1.0
+"""
+_NEGATIVES = """\
+# Batches with images that the start model confuses are made by:
+#
+#     [clip.hard_negatives]
+#     share = 0.5
+
 """
 _KEEP = """\
 # First the adaptor alone learns the embeddings of the start model's own text tower; then its vision tower is held close

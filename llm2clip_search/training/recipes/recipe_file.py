@@ -31,12 +31,16 @@ def parse_recipe(text: str, name: str, settings: Sequence[str] = ()) -> Recipe:
     if not isinstance(title, str) or not title:
         raise file.refuse(("name",), f"is {title!r}, but a recipe needs a name")
     model = file.build(ModelConfig, ("model",), given={"name": title})
+    stage2 = file.build(ClipRecipe, ("clip",), given={"model": model})
+    for field in ("anchor", "hard_negatives"):
+        if getattr(stage2, field) is not None:
+            raise file.refuse(("clip", field), "needs a model to begin from, as recipes for own data have (start)")
     return Recipe(
         name=title,
         data=file.build(DataRecipe, ("data",)),
         size=file.build(DataSize, ("size",)),
         stage1=file.build(CaptionLLMRecipe, ("captions",)),
-        stage2=file.build(ClipRecipe, ("clip",), given={"model": model}),
+        stage2=stage2,
     )
 
 

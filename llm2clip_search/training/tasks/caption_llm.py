@@ -4,6 +4,7 @@ LoRA on a decoder with bidirectional attention, with supervised InfoNCE over pai
 other photographs of the batch are the negatives.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,11 @@ import torch
 from torch.nn import functional as F
 
 from llm2clip_search.encoders.config import TextConfig
-from llm2clip_search.encoders.llm import CaptionLLM, load_llm
+from llm2clip_search.encoders.llm import CaptionLLM, load_caption_llm, load_llm
 from llm2clip_search.encoders.tokenization import LLMTokenizer
 from llm2clip_search.evaluation.caption_retrieval import caption_retrieval_accuracy, queries_and_gallery
 from llm2clip_search.training.data.pairs import CaptionPairSampler, Instructions, PairBatch
+from llm2clip_search.training.runtime.allowed_values import require_values
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
 from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
@@ -25,7 +27,7 @@ from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
-from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, lora_tensors
+from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, lora_tensors, stacked_lora
 from llm2clip_search.training.tasks.losses import info_nce, require_negatives
 
 STATISTICS_CAPTIONS = 4096
@@ -40,7 +42,7 @@ class CaptionLLMRecipe:
 
     text: TextConfig
     """The LLM, and how its states are pooled."""
-    lora: LoraRecipe
+    lora: LoraRecipe = field(default_factory=LoraRecipe)
     """Its low-rank updates."""
     loop: LoopRecipe
     """Steps, rates and checkpoints."""
@@ -54,7 +56,7 @@ class CaptionLLMRecipe:
     """Keep only the states between blocks, and compute the others twice."""
     temperature: float = 0.05
     """Temperature of the contrastive loss."""
-    lang_weights: Mapping[str, float]
+    lang_weights: Mapping[str, float] = field(default_factory=dict)
     """Sampling weights of a batch's languages, for queries and for positives; languages not listed have weight 1."""
     joined: float = 0.0
     """Probability of a batch of joined captions: of each photograph, two texts that consist of one or several of its
@@ -65,6 +67,19 @@ class CaptionLLMRecipe:
     """Compute in bfloat16; weights stay float32."""
     max_train_tokens: int = 128
     """Longer training captions are truncated."""
+
+    def __post_init__(self) -> None:
+        require_values(
+            self,
+            {
+                "batch_size": (self.batch_size >= 2, "at least 2"),
+                "micro_batch": (self.micro_batch >= 1, "at least 1"),
+                "temperature": (0.0 < self.temperature < math.inf, "greater than 0"),
+                "lang_weights": (all(weight >= 0.0 for weight in self.lang_weights.values()), "0 or more for each"),
+                "joined": (0.0 <= self.joined <= 1.0, "between 0 and 1"),
+                "max_train_tokens": (self.max_train_tokens >= 1, "at least 1"),
+            },
+        )
 
 
 class CaptionLLMTask:
@@ -78,13 +93,25 @@ class CaptionLLMTask:
         tokenizer: Path,
         dev: tuple[Sequence[str], np.ndarray] | None,
         world: World,
+        start: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
+        """Load the LLM and add low-rank updates, which change nothing at first.
+
+        Args:
+            tokenizer: folder of its ``tokenizer.json``.
+            dev: captions that it is evaluated on, and the number of the photograph of each; None for no evaluation.
+            start: tensors of the caption-tuned LLM to begin from, as in its folder; None for the published one.
+        """
         assert recipe.text.weights is not None, "an LLM text tower names its weights"
         self.recipe, self.pairs, self.dev, self.world = recipe, pairs, dev, world
         self.samples_per_step = 2 * recipe.batch_size
         self.micro_batches = MicroBatches(size=recipe.micro_batch, cached=recipe.gradient_cache)
         self.tokenize = LLMTokenizer(tokenizer, recipe.text)
-        self.llm = CaptionLLM(load_llm(recipe.text.weights), recipe.text)
+        self.start = {name.removeprefix("text."): tensor for name, tensor in (start or {}).items()}
+        if start is None:
+            self.llm = CaptionLLM(load_llm(recipe.text.weights), recipe.text)
+        else:
+            self.llm = load_caption_llm(recipe.text, tensors=self.start)
         add_lora(self.llm.model, recipe.lora, recipe.loop.seed)
         if world.device == "cpu":
             # For captions of twenty tokens, torch's fused CPU kernel takes twice as long as plain products.
@@ -93,7 +120,7 @@ class CaptionLLMTask:
             self.llm.model.gradient_checkpointing_enable({"use_reentrant": False})
         distribute_module(self.llm, self.llm.model.layers, world)
         self.llm.train()
-        if recipe.text.standardised:
+        if recipe.text.standardised and start is None:
             self._standardise()
 
     @torch.no_grad()
@@ -186,7 +213,9 @@ class CaptionLLMTask:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The trained tensors, by their names in a model folder; collective."""
-        tensors = {f"text.lora.{name}": tensor for name, tensor in lora_tensors(self.llm.model).items()}
+        former = {name.removeprefix("lora."): t for name, t in self.start.items() if name.startswith("lora.")}
+        updates = stacked_lora(former, lora_tensors(self.llm.model))
+        tensors = {f"text.lora.{name}": tensor for name, tensor in updates.items()}
         if self.recipe.text.standardised:
             tensors |= {"text.states.mean": self.llm.mean.cpu(), "text.states.std": self.llm.std.cpu()}
         return tensors

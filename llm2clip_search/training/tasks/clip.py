@@ -35,6 +35,7 @@ from llm2clip_search.training.tasks.distillation import (
     Distillation,
     distillation_loss,
 )
+from llm2clip_search.training.tasks.hard_negative_mining import mined_neighbours
 from llm2clip_search.training.tasks.losses import clip_loss, require_negatives, shared_positives, siglip_loss
 from llm2clip_search.training.tasks.projection_heads import ProjectionHeads
 from llm2clip_search.training.tasks.start_model import backbone_tensors, load_heads
@@ -131,10 +132,25 @@ class ClipTask:
         self.anchored = AnchoredHeads(recipe.anchor, self.heads) if start and recipe.anchor else None
         if recipe.kept_views:
             self._cache_views(scratch, progress)
+        if start is not None and recipe.hard_negatives is not None:
+            neighbours = mined_neighbours(
+                recipe.hard_negatives,
+                vision=self.vision,
+                heads=self.heads,
+                embed=self._embed_rows,
+                caption_ids=self.caption_ids,
+                rows=self.data.drawn_rows,
+                model=start.identity.fingerprint,
+                scratch=scratch,
+                world=world,
+                progress=progress,
+            )
+            self.data.add_hard_negatives(neighbours, recipe.hard_negatives.share)
 
     def _cache_views(self, scratch: Path, progress: Progress) -> None:
         recipe = self.recipe
         inputs = [recipe.kept_views, recipe.loop.seed, asdict(recipe.augmentation), asdict(recipe.vision)]
+        inputs += [self.start.identity.fingerprint] if self.start else []
         name = json_sha256([*inputs, asdict(recipe.model.vision), self.vision.captioned.image_ids])[:16]
         path = scratch / f"views-{name}.npy"
         if self.world.is_main:

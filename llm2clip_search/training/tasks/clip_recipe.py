@@ -1,11 +1,14 @@
 """The recipe of stage 2."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.training.data.augmentation import Augmentation
+from llm2clip_search.training.data.hard_negatives import HardNegatives
+from llm2clip_search.training.runtime.allowed_values import require_values
 from llm2clip_search.training.runtime.loop import LoopRecipe
 from llm2clip_search.training.tasks.distillation import Anchor, Distillation, require_clip_space
 from llm2clip_search.training.tasks.vision_training import VisionTraining
@@ -42,6 +45,8 @@ class ClipRecipe:
     """Distillation that preserves CLIP's knowledge; None for none."""
     anchor: Anchor | None = None
     """Distillation from the model that training begins from; None for none."""
+    hard_negatives: HardNegatives | None = None
+    """Batches with images that the model that training begins from confuses; None for batches drawn at random."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How images are changed at random."""
     kept_views: int = 0
@@ -63,6 +68,22 @@ class ClipRecipe:
     skipped."""
 
     def __post_init__(self) -> None:
+        require_values(
+            self,
+            {
+                "batch_size": (self.batch_size >= 2, "at least 2"),
+                "micro_batch": (self.micro_batch >= 1, "at least 1"),
+                "temperature": (0.0 < self.temperature < math.inf, "greater than 0"),
+                "captions_per_image": (self.captions_per_image >= 1, "at least 1"),
+                "long_ratio": (0.0 <= self.long_ratio <= 1.0, "between 0 and 1"),
+                "lang_weights": (all(weight >= 0.0 for weight in self.lang_weights.values()), "0 or more for each"),
+                "kept_views": (self.kept_views >= 0, "0 or more"),
+                "vision_dropout": (0.0 <= self.vision_dropout < 1.0, "at least 0 and less than 1"),
+                "text_dropout": (0.0 <= self.text_dropout < 1.0, "at least 0 and less than 1"),
+                "caption_noise": (self.caption_noise >= 0.0, "0 or more"),
+                "max_missing": (0.0 <= self.max_missing <= 1.0, "between 0 and 1"),
+            },
+        )
         if self.model.querybank and self.querybank_size < 1:
             raise ValueError(f"querybank_size is {self.querybank_size}, but the model's querybank needs at least 1")
         if self.keep is not None:

@@ -3,7 +3,7 @@
 The trained updates become tensors of a model folder, see `encoders.lora`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.training.runtime.allowed_values import require_values
 from llm2clip_search.training.runtime.sharding import full_tensor
 
 LLM_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -29,6 +30,17 @@ class LoraRecipe:
     """Dropout before the updates."""
     targets: tuple[str, ...] = LLM_PROJECTIONS
     """Names of the linear layers that are updated."""
+
+    def __post_init__(self) -> None:
+        require_values(
+            self,
+            {
+                "rank": (self.rank >= 1, "at least 1"),
+                "alpha": (self.alpha >= 1, "at least 1"),
+                "dropout": (0.0 <= self.dropout < 1.0, "at least 0 and less than 1"),
+                "targets": (bool(self.targets), "names of layers"),
+            },
+        )
 
 
 def add_lora(module: nn.Module, recipe: LoraRecipe, seed: int) -> None:
@@ -51,6 +63,15 @@ def lora_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
         down, up = _factors(layer)
         tensors[f"{name}.down"] = down.half().cpu().contiguous()
         tensors[f"{name}.up"] = up.half().cpu().contiguous()
+    return tensors
+
+
+def stacked_lora(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The sum of two sets of updates, as `lora_tensors` returns them; ranks of a layer that both have add up."""
+    tensors = dict(first)
+    for name, tensor in second.items():
+        axis = 0 if name.endswith(".down") else 1
+        tensors[name] = torch.cat([first[name], tensor.to(first[name])], dim=axis) if name in first else tensor
     return tensors
 
 

@@ -5,6 +5,7 @@ them. Depth is read from these names, so no family of towers needs its own code.
 """
 
 import copy
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from llm2clip_search.errors import ModelError
+from llm2clip_search.training.runtime.allowed_values import require_values
 from llm2clip_search.training.runtime.loop import ParameterGroup
 from llm2clip_search.training.runtime.sharding import full_tensor, is_sharded
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, merged_lora
@@ -41,6 +43,13 @@ class VisionTraining:
     def __post_init__(self) -> None:
         if (self.mode == "last") != (self.blocks > 0) or (self.mode == "lora") != (self.lora is not None):
             raise ValueError(f"mode {self.mode!r} cannot have {self.blocks} blocks and lora {self.lora}")
+        require_values(
+            self,
+            {
+                "scale": (0.0 < self.scale < math.inf, "greater than 0"),
+                "layer_decay": (0.0 < self.layer_decay <= 1.0, "greater than 0 and at most 1"),
+            },
+        )
 
 
 def depth_of(name: str) -> float:

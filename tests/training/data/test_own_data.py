@@ -116,6 +116,9 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
     (folder / "broken.jpg").write_bytes(jpeg(50)[:200])
     (folder / "broken.txt").write_text("a broken picture")
     (folder / "nothing.jpg").write_bytes(jpeg(51))
+    (folder / "ghost.txt").write_text("a picture that is not there")
+    (folder / ".notes").mkdir()
+    (folder / ".notes" / "hidden.txt").write_text("not a caption")
     (folder / "empty.jpg").write_bytes(jpeg(52))
     (folder / "empty.txt").write_text("\n")
     (folder / "copy.jpg").write_bytes(jpeg(0))
@@ -124,6 +127,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
     assert reasons(found) == {
         "broken images": 1,
         "images without captions": 2,
+        "text files without an image": 1,
         "copies of an image": 1,
         "repeated captions": 1,
     }
@@ -161,7 +165,7 @@ def test_images_of_validation_are_never_trained_on(tmp_path: Path) -> None:
 
 def test_a_validation_set_that_is_the_training_set_is_refused(tmp_path: Path) -> None:
     folder_with_texts(tmp_path / "a")
-    with pytest.raises(CorpusError, match=r"Of a, 0 images with captions are left for train, which needs at least 2"):
+    with pytest.raises(CorpusError, match=r"Too few images with captions are left of a for train: 0, and at least 2"):
         read(tmp_path, OwnSource(source="a"), val=(OwnSource(source="a"),))
 
 
@@ -213,7 +217,7 @@ def latin_text(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (one_image, r"images with captions are left for \w+, which needs at least 2"),
+        (one_image, r"Too few images with captions are left of a for \w+: \d, and at least 2 are needed"),
         (no_captions, r"None of the 1 images of a, such as .*a\.jpg, has a caption"),
         (no_images, r"a has no images that can be read\."),
         (only_broken_images, r"a has no images that can be read, such as .*a\.jpg: broken images"),
@@ -237,6 +241,7 @@ def test_a_source_without_use_is_said(write: object, message: str, tmp_path: Pat
         ([{"image": "0.jpg", "caption": "x", "split": "a"}], {"split": "b"}, r"rows\.csv has no captions of split 'b'"),
         ([{"image": "9.jpg", "caption": "x"}], {}, r"row 1 names '9\.jpg', which is none of them"),
         ([{"image": "0.jpg", "caption": "x"}], {}, r"row 1 names '0\.jpg', but several images have that name"),
+        ([{"image;caption": "0.jpg;x"}], {}, r"row 1, names no image; .* separated by semicolons"),
         ([{"image;caption": "0.jpg;x"}], {"columns": ("caption",)}, r"separated by semicolons"),
     ],
 )
@@ -255,5 +260,10 @@ def test_a_missing_source_is_said(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="nowhere"):
         read(tmp_path, OwnSource(source="nowhere"))
     folder_with_texts(tmp_path / "a")
+    (tmp_path / "commas.csv").write_text("image,caption\nphoto-00.jpg,a thing, on a table\n")
+    with pytest.raises(
+        CorpusError, match=r"row 1 has more values than there are columns; a text with a comma needs quotes"
+    ):
+        read(tmp_path, OwnSource(source="a", captions="commas.csv"))
     with pytest.raises(CorpusError, match=r"none\.csv cannot be read as captions: .*No such file"):
         read(tmp_path, OwnSource(source="a", captions="none.csv"))
