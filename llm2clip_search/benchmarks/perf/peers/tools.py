@@ -193,7 +193,7 @@ def _torch_environment(folder: Path) -> Environment:
     """That of clip-retrieval, whose dependencies are those of the script as well."""
     environment = Environment(
         folder=folder / "environments" / "clip-retrieval",
-        requirements=(same_torch(), "torchvision", "clip-retrieval==2.45.0"),
+        requirements=(same_torch(), "torchvision", "setuptools<81", "clip-retrieval==2.45.0"),  # it needs pkg_resources
     )
     environment.install()
     mend_torchvision(environment)
