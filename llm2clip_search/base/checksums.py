@@ -94,7 +94,10 @@ class KnownChecksums:
 
 def _is_gone(name: str) -> bool:
     """True for a file outside of a record's folder that is not there: nobody else would remove its entry."""
-    return Path(name).is_absolute() and not Path(name).exists()
+    try:
+        return Path(name).is_absolute() and not Path(name).exists()
+    except OSError:  # it lies where only another user may look
+        return False
 
 
 def _state(found: os.stat_result, sha256: str) -> State:

@@ -74,16 +74,18 @@ def plan_engine(
     point = choose_serving_point(points, share=count / facts.rows, recall=recall)
     if point is None or recall == 1.0:
         return exact(_why_exact(facts, recall))
+    assert facts.measured is not None, "a point of it was chosen"
+    engine_ms, all_ms = point.milliseconds, facts.measured.exact_ms
+    if point.effort is None:
+        engine_ms *= max(1.0, count / (point.share * facts.rows))
     if untranslated:
-        if better := _why_here(facts, count, point, untranslated):
+        if better := _why_here(facts, count, engine_ms, untranslated):
             return exact(better)
         left = f"{left}, whose ids are sent: {untranslated}"
+    elif point.effort is None and facts.is_at_hand and all_ms < engine_ms:
+        # Here the condition would be evaluated as well, which takes a part of the time of comparing all rows.
+        return exact(f"comparing all rows takes about {all_ms:.1f} ms, these in {facts.name} {engine_ms:.1f} ms")
     if point.effort is None:
-        assert facts.measured is not None, "a point of it was chosen"
-        engine_ms = point.milliseconds * max(1.0, count / (point.share * facts.rows))
-        # Here the condition would have to be evaluated first, which takes a part of the time of comparing all rows.
-        if facts.is_at_hand and (here_ms := facts.measured.exact_ms) < engine_ms:
-            return exact(f"comparing all rows takes about {here_ms:.1f} ms, these in {facts.name} {engine_ms:.1f} ms")
         return SearchPlan(
             strategy="exact over matches",
             device="engine",
@@ -95,7 +97,7 @@ def plan_engine(
     return SearchPlan(
         strategy="approximate over matches" if matches is not None else "approximate",
         device="engine",
-        reason=f"{left}; {facts.name} takes about {point.milliseconds:.1f} ms",
+        reason=f"{left}; {facts.name} takes about {engine_ms:.1f} ms",
         ann=facts.name,
         point=OperatingPoint(
             depth=DEPTH,
@@ -119,19 +121,19 @@ def _why_exact(facts: EngineFacts, recall: float) -> str:
     return f"no measured effort of {facts.name} finds {recall:.1%} of the best {DEPTH}"
 
 
-def _why_here(facts: EngineFacts, count: int, point: ServingPoint, untranslated: str) -> str:
+def _why_here(facts: EngineFacts, count: int, engine_ms: float, untranslated: str) -> str:
     """Why rows are compared here whose condition an engine cannot be sent; empty if sending their ids is faster."""
     assert facts.measured is not None, "a point of it was chosen"
     if count > facts.most_ids:
         return f"{facts.name} cannot be sent so many ids, nor the condition: {untranslated}"
     exact_ms = GATHERED * facts.measured.exact_ms * count / facts.rows
-    if exact_ms <= point.milliseconds + count * facts.ms_per_id:
+    if exact_ms <= engine_ms + count * facts.ms_per_id:
         return f"comparing them takes about {exact_ms:.1f} ms, less than sending their ids: {untranslated}"
     return ""
 
 
 def choose_serving_point(points: Sequence[ServingPoint], *, share: float, recall: float) -> ServingPoint | None:
-    """The effort that reached a recall fastest with the filters whose shares are next to a query's.
+    """The least effort that reached a recall with the filters whose shares are next to a query's.
 
     Args:
         share: of the rows that the query's filter leaves.
@@ -149,7 +151,7 @@ def choose_serving_point(points: Sequence[ServingPoint], *, share: float, recall
     chosen = [
         min(
             (point for point in points if point.share == each and point.recall >= recall),
-            key=lambda point: point.milliseconds,
+            key=_diligence,
             default=None,
         )
         for each in around

@@ -113,8 +113,8 @@ def measure(
 ) -> Measured:
     """Recall@10 and times of an engine at its efforts, without a filter and with filters of several shares.
 
-    With a filter it is timed as well how long the engine takes to compare all rows that are left. Its graph may find
-    too few of them at any effort, and where they are few, comparing them takes less time.
+    With a filter it is timed as well how long the engine takes to compare all rows that are left: its graph may find
+    too few of them at any effort.
 
     Args:
         captions: as of `ann.build_ann`.

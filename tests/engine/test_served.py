@@ -319,9 +319,7 @@ POINTS = (point(1.0, 32, 0.9), point(1.0, 64, 0.97), point(0.1, 32, 0.8), point(
         (0.05, 0.97, None),
     ],
 )
-def test_the_least_effort_is_chosen_of_those_as_fast_and_good_enough(
-    share: float, recall: float, effort: int | None
-) -> None:
+def test_the_least_effort_that_is_good_enough_is_chosen(share: float, recall: float, effort: int | None) -> None:
     chosen = choose_serving_point(POINTS, share=share, recall=recall)
     assert (None if chosen is None else chosen.effort) == effort
 
@@ -337,8 +335,8 @@ def test_a_share_beside_a_measured_one_takes_the_effort_of_the_next_as_well() ->
     assert {share: point.effort for share, point in chosen.items() if point is not None} == wanted
 
 
-def test_rows_of_a_filter_are_compared_where_a_graph_finds_too_few_or_takes_longer() -> None:
-    points = [point(1.0, 64, 0.97), point(0.1, 64, 0.99), point(0.1, None, 1.0, 9.0), point(0.01, 64, 0.6)]
+def test_rows_of_a_filter_are_compared_where_a_graph_finds_too_few() -> None:
+    points = [point(1.0, 64, 0.97), point(0.1, 64, 0.99), point(0.1, None, 1.0, 0.5), point(0.01, 64, 0.6)]
     points += [point(0.01, None, 1.0, 4.0), point(0.001, 64, 0.99, 2.0), point(0.001, None, 1.0, 1.0)]
     wanted = {1.0: 64, 0.5: 64, 0.09: 64, 0.07: None, 0.02: None, 0.01: None, 0.001: None}
     chosen = {share: choose_serving_point(points, share=share, recall=0.95) for share in wanted}
