@@ -90,20 +90,31 @@ class LanceEngine:
 
     def state(self) -> Published | None:
         names = self._names()
-        if RECORD in names:
-            table = self._asked(self._connected.open_table(RECORD).to_arrow)
-            record = table.column("record").to_pylist() if "record" in table.column_names else []
-            return Published.from_dict(json.loads(record[0]) if record else None, self.name)
-        if set(names) <= {ROWS} and not self._has_other_files():
+        record = self._asked(self._record) if RECORD in names else None
+        if record is not None:
+            read = record.column("record").to_pylist() if "record" in record.column_names else []
+            return Published.from_dict(json.loads(read[0]) if read else None, self.name)
+        if set(names) <= {ROWS, RECORD} and not self._has_other_files():
             return None
         raise EngineError(
             f"{self.name} holds tables, but no index was published to it.", hint="Name another folder or prefix."
         )
 
+    def _record(self) -> pa.Table | None:
+        """The table of the record; None for a folder without any version, which a process leaves that was killed while
+        it made the table."""
+        try:
+            return self._connected.open_table(RECORD).to_arrow()
+        except ValueError as error:
+            if _NOT_THERE not in str(error):
+                raise
+            return None
+
     def _has_other_files(self) -> bool:
         if "://" in self._location or not os.path.isdir(self._location):  # noqa: PTH112 - a location, not a path
             return False
-        return bool(set(os.listdir(self._location)) - {f"{ROWS}.lance"})  # noqa: PTH208
+        own = {f"{name}.lance" for name in (ROWS, RECORD)}
+        return bool(set(os.listdir(self._location)) - own)  # noqa: PTH208
 
     def create(self, schema: pa.Schema, *, dim: int, dtype: str) -> None:
         stored = pa.float16() if dtype == "float16" else pa.float32()
@@ -246,6 +257,7 @@ def _reason(error: Exception) -> str:
     return said if len(said) <= 300 else f"{said[:297]}..."
 
 
+_NOT_THERE = "was not found"
 _REASONS = {
     "NoSuchBucket": "the bucket does not exist",
     "AccessDenied": "access is denied",
@@ -254,6 +266,6 @@ _REASONS = {
     "Connection refused": "nothing listens there",
     "resolve region": "the bucket does not exist, or cannot be seen with these keys",
     "dns error": "the host does not exist",
-    "was not found": "no index was published to it",
+    _NOT_THERE: "no index was published to it",
 }
 """What the errors of object stores contain, and what that means."""

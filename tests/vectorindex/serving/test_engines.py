@@ -229,6 +229,19 @@ def test_collections_and_folders_of_others_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "notes.txt").read_text() == "mine"
 
 
+def test_a_publish_that_died_while_it_made_the_first_record_is_begun_again(tmp_path: Path) -> None:
+    engine = LanceEngine(str(tmp_path / "l"))
+    engine.create(SCHEMA, dim=DIM, dtype="float16")
+    data = tmp_path / "l" / "published.lance" / "data"
+    data.mkdir(parents=True)
+    (data / "0.lance").write_bytes(b"begun")
+    again = LanceEngine(str(tmp_path / "l"))
+    assert again.state() is None
+    again.create(SCHEMA, dim=DIM, dtype="float16")
+    again.write_state(STATE)
+    assert LanceEngine(str(tmp_path / "l")).state() == STATE
+
+
 def test_a_server_that_keeps_no_metadata_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from qdrant_client import QdrantClient
 
