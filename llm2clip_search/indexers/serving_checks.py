@@ -134,9 +134,9 @@ def measure(
         if allowed is not None and len(allowed) < DEPTH:
             break
         truth, _ = exact_search(snapshot, queries, DEPTH, ids=allowed)
-        best = 0.0
+        recall = 0.0
         for step, effort in enumerate(efforts):
-            if (share == 1.0) if effort is None else (best >= GOOD_ENOUGH):
+            if (share == 1.0) if effort is None else (recall >= GOOD_ENOUGH):
                 continue
             asked = queries[:EXACT_TIMES] if effort is None else queries
             found, times = [], []
@@ -145,12 +145,12 @@ def measure(
                 found.append(engine.search(asked[row : row + 1], DEPTH, condition=condition, effort=effort)[1])
                 times.append(1000 * (time.perf_counter() - started))
             scores, _ = rank_again(snapshot, asked, np.concatenate(found), truth.shape[1])
-            best = float((scores >= truth[: len(asked), -1:] - SAME_SCORE).mean())
+            recall = float((scores >= truth[: len(asked), -1:] - SAME_SCORE).mean())
             points.append(
                 ServingPoint(
                     share=share,
                     effort=effort,
-                    recall=best,
+                    recall=recall,
                     milliseconds=statistics.median(times),
                     p95_ms=float(np.quantile(times, 0.95)),
                 )

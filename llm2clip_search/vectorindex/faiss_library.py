@@ -56,8 +56,8 @@ def gpu_count() -> int:
 
 @contextmanager
 def threads_for(queries: int) -> Iterator[None]:
-    """FAISS on one thread for a single query, which gives others nothing to share; waking them takes as long as the
-    search, and where other programs keep the cores busy, 20 times as long."""
+    """FAISS on one thread for a single query, which gives others nothing to share: waking them takes as long as the
+    search, and many times as long where other programs keep the cores busy."""
     if queries > 1:
         yield
         return
