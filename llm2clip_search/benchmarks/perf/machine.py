@@ -5,15 +5,16 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.memory import physical_bytes
+
 
 def describe_machine() -> dict[str, Any]:
     """``processor``, ``cores`` that this process may use, ``memory_bytes`` if known, ``system`` and ``python``."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     return {
         "processor": _processor(),
         "cores": cores,
-        "memory_bytes": memory,
+        "memory_bytes": physical_bytes() or None,
         "system": platform.platform(),
         "python": platform.python_version(),
     }
