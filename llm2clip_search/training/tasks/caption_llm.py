@@ -4,7 +4,6 @@ LoRA on a decoder with bidirectional attention, with supervised InfoNCE over pai
 other photographs of the batch are the negatives.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from llm2clip_search.encoders.llm import CaptionLLM, load_caption_llm, load_llm
 from llm2clip_search.encoders.tokenization import LLMTokenizer
 from llm2clip_search.evaluation.caption_retrieval import caption_retrieval_accuracy, queries_and_gallery
 from llm2clip_search.training.data.pairs import CaptionPairSampler, Instructions, PairBatch
-from llm2clip_search.training.runtime.allowed_values import require_values
+from llm2clip_search.training.runtime.allowed_values import contrastive_values, require_values
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
 from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
@@ -72,10 +71,7 @@ class CaptionLLMRecipe:
         require_values(
             self,
             {
-                "batch_size": (self.batch_size >= 2, "at least 2"),
-                "micro_batch": (self.micro_batch >= 1, "at least 1"),
-                "temperature": (0.0 < self.temperature < math.inf, "greater than 0"),
-                "lang_weights": (all(weight >= 0.0 for weight in self.lang_weights.values()), "0 or more for each"),
+                **contrastive_values(self),
                 "joined": (0.0 <= self.joined <= 1.0, "between 0 and 1"),
                 "max_train_tokens": (self.max_train_tokens >= 1, "at least 1"),
             },

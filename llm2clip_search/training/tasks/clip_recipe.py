@@ -1,6 +1,5 @@
 """The recipe of stage 2."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,7 +7,7 @@ from typing import Literal
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.training.data.augmentation import Augmentation
 from llm2clip_search.training.data.hard_negatives import HardNegatives
-from llm2clip_search.training.runtime.allowed_values import require_values
+from llm2clip_search.training.runtime.allowed_values import contrastive_values, require_values
 from llm2clip_search.training.runtime.loop import LoopRecipe
 from llm2clip_search.training.tasks.distillation import Anchor, Distillation, require_clip_space
 from llm2clip_search.training.tasks.vision_training import VisionTraining
@@ -71,12 +70,9 @@ class ClipRecipe:
         require_values(
             self,
             {
-                "batch_size": (self.batch_size >= 2, "at least 2"),
-                "micro_batch": (self.micro_batch >= 1, "at least 1"),
-                "temperature": (0.0 < self.temperature < math.inf, "greater than 0"),
+                **contrastive_values(self),
                 "captions_per_image": (self.captions_per_image >= 1, "at least 1"),
                 "long_ratio": (0.0 <= self.long_ratio <= 1.0, "between 0 and 1"),
-                "lang_weights": (all(weight >= 0.0 for weight in self.lang_weights.values()), "0 or more for each"),
                 "kept_views": (self.kept_views >= 0, "0 or more"),
                 "vision_dropout": (0.0 <= self.vision_dropout < 1.0, "at least 0 and less than 1"),
                 "text_dropout": (0.0 <= self.text_dropout < 1.0, "at least 0 and less than 1"),
