@@ -4,6 +4,8 @@ import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads of their own would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# huggingface_hub reads it when it is imported; without it, tests of missing models ask the hub and wait for time-outs.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import logging
 from collections.abc import Iterator
@@ -20,10 +22,9 @@ from tests.support.models import save_model
 
 
 @pytest.fixture(scope="session", autouse=True)
-def offline_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Compiled towers of tiny models go to a scratch cache; the hub is never asked."""
+def scratch_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compiled towers of tiny models go to a scratch cache."""
     os.environ["LLM2CLIP_CACHE"] = os.environ.get("LLM2CLIP_TEST_CACHE") or str(tmp_path_factory.mktemp("cache"))
-    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(autouse=True)

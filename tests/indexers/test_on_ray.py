@@ -71,6 +71,7 @@ def write_sources(folder: Path) -> list[str]:
     return ["images", "shard.tar", "table.parquet"]
 
 
+@pytest.mark.slow
 def test_an_index_and_its_next_runs_equal_those_of_one_process(
     tmp_path: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

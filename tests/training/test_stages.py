@@ -286,6 +286,7 @@ def train_on_ranks(rank: int, port: int, runs: list[dict[str, Any]]) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_train_like_one_with_the_whole_batch(recipe: Recipe, root: Path, made: Path, tmp_path: Path) -> None:
     """Replicated and sharded, with and without gradient caching, the losses equal those of one rank."""
     plain = without_dropout(recipe)

@@ -273,6 +273,7 @@ def train_on_ranks(rank: int, port: int, corner: Corner, recipe: ClipRecipe, out
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_distil_like_one(corner: Corner, store: Path, tmp_path: Path) -> None:
     """Both distillations use the whole batch, replicated and sharded."""
     recipe = corner.recipe(keep=Distillation(text_steps=1), steps=3)
