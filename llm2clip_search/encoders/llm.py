@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.gguf_header import gguf_shapes
 from llm2clip_search.encoders.loading import load_exactly, without_memory
 from llm2clip_search.encoders.lora import merge_lora
 from llm2clip_search.encoders.placement import Placement, quantizer
@@ -142,8 +143,7 @@ def load_llm(source: str, *, relative_to: Path | None = None, placement: Placeme
     with quiet_transformers():
         try:
             if path.suffix == ".gguf":
-                options = _options(placement)
-                model = transformers.AutoModel.from_pretrained(path.parent, gguf_file=path.name, **options)
+                model = _load_gguf(path, placement)
             else:
                 kind = read_config(path / "config.json").get("model_type")
                 if kind not in FAMILIES:
@@ -158,6 +158,16 @@ def load_llm(source: str, *, relative_to: Path | None = None, placement: Placeme
     if model.config.model_type not in FAMILIES:
         raise ModelError(f"{source} is a {model.config.model_type!r} model; supported LLMs are {', '.join(FAMILIES)}.")
     return model
+
+
+def _load_gguf(path: Path, placement: Placement) -> Any:
+    import transformers
+
+    gguf_shapes(path)
+    try:
+        return transformers.AutoModel.from_pretrained(path.parent, gguf_file=path.name, **_options(placement))
+    except Exception as error:  # a damaged file fails in many ways, wherever its values are used
+        raise ValueError(first_line(error)) from error
 
 
 def _load_folder(source: str, path: Path, placement: Placement) -> Any:
@@ -218,7 +228,10 @@ def save_tokenizer(source: str, folder: Path) -> None:
     import transformers
 
     path = fetch(source).path
-    options = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+    options = {}
+    if path.suffix == ".gguf":
+        gguf_shapes(path)
+        options = {"gguf_file": path.name}
     try:
         with quiet_transformers():
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from llm2clip_search.encoders.config import TextConfig, VisionConfig
+from llm2clip_search.encoders.gguf_header import gguf_parameters
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.encoders.weights import tensor_shapes, weight_files
 from llm2clip_search.errors import ModelError
@@ -165,9 +166,7 @@ def _base_weights(config: VisionConfig | TextConfig, folder: Path | None, name: 
         return None
     path = fetch(config.weights, relative_to=folder).path
     if path.suffix == ".gguf":
-        from gguf import GGUFReader
-
-        return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
+        return gguf_parameters(path)
     if path.is_file() and path.suffix != ".safetensors":
         return path.stat().st_size // 4  # a pickle of float32 tensors
     files = [path] if path.is_file() else weight_files(path)

@@ -23,10 +23,13 @@ LARGEST: Mapping[str, int] = {
     **dict.fromkeys(("image_size", "img_size", "patch_size", "num_channels", "in_chans"), _PIXELS),
     **dict.fromkeys(("height", "resize_to"), _PIXELS),
     **dict.fromkeys(("vocab_size", "max_position_embeddings", "n_positions", "max_tokens"), _TOKENS),
+    **dict.fromkeys(("block_count", "head_count", "head_count_kv", "expert_count"), _LAYERS),
+    **dict.fromkeys(("embedding_length", "feed_forward_length", "key_length", "value_length"), _WIDTH),
+    "context_length": _TOKENS,
     "expansion": 1_000,
     "mlp_ratio": 1_000,
 }
-"""By the names that transformers, timm and this project give them, wherever they stand in a configuration."""
+"""By the names that transformers, timm, GGUF files and this project give them, wherever they stand."""
 
 
 def check_sizes(raw: Any, path: Path) -> None:
