@@ -1,6 +1,7 @@
 """A tiny model folder with real towers and random weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
@@ -86,3 +87,23 @@ def save_model(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
     )
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
     return folder
+
+
+def add_querybank(folder: Path, *, strength: float, size: int = 6) -> None:
+    """Give a model of `save_model` querybank normalisation of both towers, with random banks."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from llm2clip_search.encoders.querybank import QuerybankNorm
+
+    config = ModelConfig.read(folder / "config.json")
+    images, captions = torch.nn.functional.normalize(torch.randn(2, size, config.dim), dim=2)
+    tensors = load_file(folder / "model.safetensors")
+    for norm in (
+        QuerybankNorm.fit("vision", strength, own=images, bank=captions, scale=20.0),
+        QuerybankNorm.fit("text", strength, own=captions, bank=images, scale=20.0),
+    ):
+        tensors |= norm.tensors()
+    save_file(tensors, folder / "model.safetensors")
+    changed = replace(config, dim=config.dim + 2, querybank=strength)
+    (folder / "config.json").write_text(json.dumps(changed.to_dict()))

@@ -26,7 +26,7 @@ from tests.support import own_data
 from tests.support.commands import RunCli
 from tests.support.corpus import jpeg
 from tests.support.html_reader import assert_self_contained
-from tests.support.models import save_model
+from tests.support.models import add_querybank, save_model
 from tests.support.toy_training import start
 
 FAST = (
@@ -51,11 +51,11 @@ def settings(*more: str) -> list[str]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, images with captions in two layouts, and a set to be forgotten."""
     folder = tmp_path_factory.mktemp("own")
-    save_model(folder / "start")
+    add_querybank(save_model(folder / "start"), strength=2.0)
     (folder / "start" / "NOTICE").write_text("terms that have to be passed on")
     own_data.folder_with_texts(folder / "things")
     own_data.folder_and_table(folder / "folders", folder / "rows.csv")
-    own_data.folder_with_texts(folder / "others", {n: [f"other {n}"] for n in range(4)}, first=200)
+    own_data.folder_with_texts(folder / "others", {n: [f"other {n}"] for n in range(12)}, first=200)
     return folder
 
 
@@ -68,7 +68,7 @@ def recipe(place: Path) -> Path:
     done = run_in_process("train", "init", "my.toml", *arguments, cwd=place)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert [line[:3] for line in lines[1:]] == [["train", "10", "15"], ["val", "2", "3"], ["others", "4", "4"]]
+    assert [line[:3] for line in lines[1:]] == [["train", "10", "15"], ["val", "2", "3"], ["others", "12", "12"]]
     assert "unknown 15" in done.stdout
     return place / "my.toml"
 
@@ -103,7 +103,7 @@ def run_and_die(recipe: Path, out: Path, seconds: float | None) -> None:
 def test_a_run_leaves_a_model_with_its_card(recipe: Path, whole: Path) -> None:
     model = whole / "model"
     encoder = load_encoder(f"dir:{model}", runtime="torch", device="cpu")
-    assert encoder.encode_texts(["a thing on a table"]).shape == (1, 16)
+    assert encoder.encode_texts(["a thing on a table"]).shape == (1, 18)
     config, run = ModelConfig.read(model / "config.json"), json.loads((model / "run.json").read_text())
     digest = json.loads((whole / "data" / "data.json").read_text())["digest"]
     assert config.name == "my"

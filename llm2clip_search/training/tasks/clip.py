@@ -39,7 +39,7 @@ from llm2clip_search.training.tasks.hard_negative_mining import mined_neighbours
 from llm2clip_search.training.tasks.losses import clip_loss, require_negatives, shared_positives, siglip_loss
 from llm2clip_search.training.tasks.projection_heads import ProjectionHeads
 from llm2clip_search.training.tasks.start_model import backbone_tensors, load_heads
-from llm2clip_search.training.tasks.training_querybank import draw_querybank, fit_querybank
+from llm2clip_search.training.tasks.training_querybank import draw_querybank, fit_querybank, own_querybank
 from llm2clip_search.training.tasks.vision_features import VisionFeatures
 from llm2clip_search.training.tasks.vision_training import (
     blocks_of,
@@ -129,6 +129,7 @@ class ClipTask:
         if start is not None:
             load_heads(self.heads, start)
         self.heads.to(world.device)
+        self._first_heads = {name: each.detach().clone() for name, each in self.heads.named_parameters()}
         self.anchored = AnchoredHeads(recipe.anchor, self.heads) if start and recipe.anchor else None
         if recipe.kept_views:
             self._cache_views(scratch, progress)
@@ -322,10 +323,18 @@ class ClipTask:
 
     @torch.no_grad()
     def _querybank(self) -> dict[TowerName, QuerybankNorm]:
-        """Querybank normalisation of both towers for the current weights; empty if the model has none."""
+        """Querybank normalisation of both towers for the current weights; empty if the model has none.
+
+        With its first weights, the model that training begins from is as it was, its bank included: a new bank would
+        hide in the metrics before the first step how much of their change comes from training.
+        """
         recipe, captioned = self.recipe, self.vision.captioned
         if not recipe.model.querybank:
             return {}
+        if self.start is not None and all(
+            torch.equal(each, self._first_heads[name]) for name, each in self.heads.named_parameters()
+        ):
+            return own_querybank(self.start, device=self.world.device)
         self.heads.eval()
         chosen, rows = draw_querybank(
             captioned.caption_rows, self.is_long, size=recipe.querybank_size, seed=recipe.loop.seed

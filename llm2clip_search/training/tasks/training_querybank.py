@@ -5,7 +5,7 @@ import torch
 
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import TowerName
-from llm2clip_search.encoders.querybank import QuerybankNorm
+from llm2clip_search.encoders.querybank import QuerybankNorm, load_querybank
 from llm2clip_search.training.runtime.seeds import generator
 
 
@@ -53,3 +53,13 @@ def fit_querybank(
         "vision": QuerybankNorm.fit("vision", strength, own=images, bank=captions, scale=scale),
         "text": QuerybankNorm.fit("text", strength, own=captions, bank=images, scale=scale),
     }
+
+
+def own_querybank(start: Model, *, device: str) -> dict[TowerName, QuerybankNorm]:
+    """Querybank normalisation of both towers as a model has it.
+
+    Raises:
+        ModelError: its banks do not fit its configuration.
+    """
+    towers: tuple[TowerName, ...] = ("vision", "text")
+    return {tower: load_querybank(tower, start.config, start.querybank(tower), device=device) for tower in towers}
