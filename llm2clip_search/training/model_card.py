@@ -67,14 +67,13 @@ def write_card(
         *(f"- {line}." for line in model.training_data),
     ]
     if result.figures:
-        before = "before stage 2" if stage1 else "before training"
         lines += [
             "",
             "## Metrics on the dev splits",
             "",
             "| split, language | image_retrieval R@1 / 5 / 10 (%) | text_retrieval R@1 / 5 / 10 (%) |",
         ]
-        lines += ["|---|---|---|", *_table(result.before, before), *_table(result.figures)]
+        lines += ["|---|---|---|", *_table(result.before, when_before(llm)), *_table(result.figures)]
     (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -90,6 +89,15 @@ def _stage1(llm: Path) -> str:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+
+
+def when_before(llm: Path) -> str:
+    """What to call the metrics that a model has before the first step of stage 2.
+
+    Args:
+        llm: folder of the LLM, with the ``run.json`` of stage 1 if that wrote it.
+    """
+    return "before stage 2" if _stage1(llm) else "before training"
 
 
 def _vision(vision: VisionConfig) -> str:

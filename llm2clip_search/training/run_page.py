@@ -48,6 +48,8 @@ class RunFacts:
     """Of the whole run."""
     start: str = ""
     """The model that training began from; empty for none."""
+    before: str = "before training"
+    """What the page calls the model's state before the first step."""
     counts: Mapping[str, int]
     """Of the data, by name."""
 
@@ -80,12 +82,12 @@ class RunPage:
             facts=escape(_sentences(facts, step)),
             counts=escape("; ".join(f"{count:,} {what}" for what, count in facts.counts.items() if count)),
             links=_LINKS if now is not None else "",
-            recalls=_recalls(lines),
+            recalls=_recalls(lines, facts.before),
             curves=_curves(lines),
         )
         if now is not None:
             self._thumbnails = self._thumbnails or Thumbnails(now.dev.files.read, now.dev.files.name)
-            body += _pairs(now, self._before, self._thumbnails)
+            body += _pairs(now, self._before, facts.before, self._thumbnails)
         replace_file(self.path, html_page(f"Training of {facts.name}", body, _STYLE).encode("utf-8", "replace"))
 
 
@@ -94,14 +96,14 @@ def _sentences(facts: RunFacts, step: int) -> str:
     return f"After step {step:,} of {facts.steps:,}.{began}"
 
 
-def _recalls(lines: Sequence[Mapping[str, Any]]) -> str:
+def _recalls(lines: Sequence[Mapping[str, Any]], before: str) -> str:
     """A table of recalls before the first step, and of the best evaluation so far."""
     found = [line for line in lines if line.get("dev/mean_recall") is not None]
     if not found:
         return ""
     first, best = found[0], max(found, key=lambda line: float(line["dev/mean_recall"]))
     groups = dict.fromkeys(name.split("/", 1)[1].rpartition("/")[0] for name in first if name.count("/") == 3)
-    shown = [("before training", first)] * (first["step"] == 0)
+    shown = [(before, first)] * (first["step"] == 0)
     shown += [(f"step {best['step']:,}, the best so far", best)] * (best["step"] > 0)
     rows = [
         f"<tr><th scope=row>{escape(', '.join(group.split('/')))}</th><td class=when>{when}</td>"
@@ -125,8 +127,8 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> str:
     return f'<img class=curves src="data:image/png;base64,{data}" alt="Loss, learning rate and recalls by step">'
 
 
-def _pairs(now: DevVectors, before: DevVectors | None, thumbnails: Thumbnails) -> str:
-    """Everything that is shown of the vectors."""
+def _pairs(now: DevVectors, before: DevVectors | None, when: str, thumbnails: Thumbnails) -> str:
+    """Everything that is shown of the vectors; ``when`` names those before the first step."""
     ids = now.dev.image_ids
     names = [f"{thumbnails.name(ids[image])}, caption {row}" for row, image in enumerate(now.image_of.tolist())]
     gallery = ShownGallery(
@@ -137,7 +139,7 @@ def _pairs(now: DevVectors, before: DevVectors | None, thumbnails: Thumbnails) -
     return _PAIRS.substitute(
         split=escape(f"{now.dev.name}, {now.lang}"),
         nearest=_nearest(now, before, html),
-        matrices=_matrices(now, before, html),
+        matrices=_matrices({when.capitalize(): before, "Now": now}, html),
         captions_summary=escape(missed_summary(by_captions, "captions", "image", "images")),
         images_summary=escape(missed_summary(by_images, "images", "caption", "captions")),
         captions=html.captions(by_captions),
@@ -177,11 +179,10 @@ def _nearest_captions(vectors: DevVectors, image: int, html: MissedQueriesHtml) 
     )
 
 
-def _matrices(now: DevVectors, before: DevVectors | None, html: MissedQueriesHtml) -> str:
+def _matrices(named: Mapping[str, DevVectors | None], html: MissedQueriesHtml) -> str:
     """Similarities of the first images with the first caption of each; both matrices have one scale of colours."""
     images = [row for row, own in enumerate(html.captions_of) if len(own)][:COMPARED]
     captions = [int(html.captions_of[image][0]) for image in images]
-    named = {"Before training": before, "Now": now}
     found = {w: cosine_scores(v.images[images], v.captions[captions]) for w, v in named.items() if v is not None}
     low, high = min(map(np.min, found.values())), max(map(np.max, found.values()))
     return "".join(

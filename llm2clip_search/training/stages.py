@@ -27,7 +27,7 @@ from llm2clip_search.training.data.pairs import CaptionPairSampler
 from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.data.training_captions import read_stage2_captions, read_training_captions
 from llm2clip_search.training.dev_ranks import RANKS, write_ranks
-from llm2clip_search.training.model_card import write_card
+from llm2clip_search.training.model_card import when_before, write_card
 from llm2clip_search.training.run_page import PAGE, RunFacts, RunPage
 from llm2clip_search.training.runtime.checkpoint import START_OVER
 from llm2clip_search.training.runtime.distributed import World
@@ -235,7 +235,11 @@ def train_clip(
         return done
     task = ClipTask(recipe, read, world=world, scratch=out, progress=progress, start=start)
     facts = RunFacts(
-        name=recipe.model.name, steps=recipe.loop.steps, start=start.reference if start else "", counts=counts
+        name=recipe.model.name,
+        steps=recipe.loop.steps,
+        start=start.reference if start else "",
+        before=when_before(folder.folder),
+        counts=counts,
     )
     shown = RunPage(page, out, facts, task.dev_vectors() if start is not None else None)
 

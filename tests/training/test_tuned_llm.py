@@ -71,6 +71,16 @@ def test_the_model_has_the_trained_llm_and_its_card_says_so(recipe: Path, whole:
     card = (whole / "model" / "README.md").read_text()
     assert "Stage 1 trained the LLM: 3 steps of 4 pairs of captions of " in card
     assert "| val, und, before stage 2 |" in card
+    page = (whole / "run.html").read_text()
+    assert "<td class=when>before stage 2</td>" in page
+    assert "Before stage 2" in page
+
+
+def test_the_printed_figures_are_those_before_and_after_stage_2(recipe: Path, whole: Path, run_cli: RunCli) -> None:
+    settings = [part for setting in FAST for part in ("--set", setting)]
+    done = run_cli("train", "run", recipe.name, "--out", "whole", *settings, cwd=recipe.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Before and after stage 2:\n")
 
 
 def test_another_stage_1_is_trained_and_its_captions_are_embedded_again(recipe: Path, whole: Path) -> None:

@@ -52,7 +52,7 @@ def run(
             chosen = find_recipe(recipe, settings or ())
             result = run_recipe(chosen, root=data, out=where, world=world, progress=progress)
     if world.is_main:
-        _print_figures(result.before, result.figures)
+        _print_figures(result.before, result.figures, tuned=own is not None and own.captions is not None)
         console.say(f"The model is in {result.model}; index with it by --model dir:{result.model}.")
 
 
@@ -80,8 +80,8 @@ def _estimate(recipe: str, own: "OwnRecipe | None", settings: Sequence[str], dev
         print_estimate(estimate)
 
 
-def _print_figures(before: Mapping[str, float], after: Mapping[str, float]) -> None:
-    """R@10 of every split and language, before and after training."""
+def _print_figures(before: Mapping[str, float], after: Mapping[str, float], *, tuned: bool) -> None:
+    """R@10 of every split and language, before and after training; of stage 2 only if the LLM was tuned before."""
     groups = dict.fromkeys(name.rpartition("/")[0] for name in after if "/" in name)
     columns = ("split", "language", "image_retrieval R@10 (%)", "text_retrieval R@10 (%)")
     table = console.table(*columns, left=("split", "language"))
@@ -95,4 +95,6 @@ def _print_figures(before: Mapping[str, float], after: Mapping[str, float]) -> N
         table.add_row(*group.split("/"), *cells)
     if groups:
         with console.results():
+            if before:
+                console.out.print(f"Before and after {'stage 2' if tuned else 'training'}:")
             console.out.print(table)
