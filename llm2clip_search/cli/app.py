@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llm2clip_search.cli import console
+from llm2clip_search.cli.later import import_later
 from llm2clip_search.cli.query_command import QueryCommand
 from llm2clip_search.cli.tree import Place, tree_of
 
@@ -72,6 +73,9 @@ def main() -> None:
     gc.set_threshold(200_000, *gc.get_threshold()[1:])
     # Pillow warns of damaged EXIF and the like; what matters is in the failures.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    # typer imports them for help in Markdown and its own tracebacks, both off here; they bring a parser and Pygments.
+    import_later("rich.markdown", "Markdown")
+    import_later("rich.traceback", "Traceback")
     console.tolerate_any_encoding()
     with console.errors_as_sentences():
         app()

@@ -30,3 +30,34 @@ print([name for name in COMMANDS if f"llm2clip_search.cli.{name}" in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(imported)
+
+
+def test_help_imports_neither_a_markdown_parser_nor_pygments() -> None:
+    code = """
+import sys
+from llm2clip_search.cli.app import main
+sys.argv = ["llm2clip-search", "--help"]
+try:
+    main()
+except SystemExit:
+    print(sorted({"markdown_it", "pygments"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "Measure recall and speed." in done.stdout
+
+
+def test_what_was_put_off_is_imported_when_an_object_is_made() -> None:
+    code = """
+import sys
+from llm2clip_search.cli.later import import_later
+import_later("rich.markdown", "Markdown")
+from rich.markdown import Markdown
+assert "markdown_it" not in sys.modules
+first, second = Markdown("*a*"), Markdown("b")
+from rich.markdown import Markdown as Real
+assert type(first) is type(second) is Real
+import_later("rich.markdown", "Markdown")
+assert sys.modules["rich.markdown"].Markdown is Real
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
