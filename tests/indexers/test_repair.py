@@ -226,7 +226,10 @@ def test_damaged_tombstones_bring_back_what_only_they_knew(photos: Path) -> None
     assert {path: row["id"] for path, row in rows(photos).items()} == {path: row["id"] for path, row in before.items()}
 
 
-@pytest.mark.parametrize("victim", ["embeddings.npy", "metadata.parquet", "manifest.json", "tombstones"])
+@pytest.mark.parametrize(
+    "victim",
+    ["embeddings.npy", "metadata.parquet", "manifest.json", pytest.param("tombstones", marks=pytest.mark.slow)],
+)
 def test_a_repair_that_dies_at_any_step_can_be_run_again(
     original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:

@@ -21,9 +21,9 @@ class Preset:
 
     @classmethod
     def for_images(cls, count: int) -> "Preset":
-        """Few images are seen about ten times, many about five times."""
+        """Few images are seen about fifteen times, many about five times."""
         batch = min(128 if count <= SMALL else 256, count)
-        epochs = 10 if count <= SMALL else 5
+        epochs = 15 if count <= SMALL else 5
         return cls(batch_size=batch, steps=max(20, -(-epochs * count // batch)), kept_views=4 if count <= SMALL else 2)
 
     @property
@@ -115,7 +115,7 @@ patience = 3
 [clip.vision]
 mode = "last"
 blocks = 2
-
+{"" if llm else _SLOW}
 {_KEEP.format(text_steps=preset.steps // 4) if llm else _ANCHOR}
 {negatives}[clip.augmentation]
 crop = 0.6
@@ -166,8 +166,12 @@ rank = 16
 
 """
 _MIX = """\
-# Half of the weights are those of the start model, which keeps most of what it knew; 0 forgets more and learns more.
-mix = 0.5
+# So large a share of the weights is that of the start model, which keeps what it knew; 0 forgets more and learns more.
+mix = 0.6
+"""
+_SLOW = """\
+# Factor on the learning rate: the tower changes less than what comes after it, which forgets less.
+scale = 0.3
 """
 _ANCHOR = """\
 # Embeddings are held close to those of the start model.
