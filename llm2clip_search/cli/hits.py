@@ -77,7 +77,7 @@ def style_of(opened: "Searcher", form: Form, *, preview: bool | None, is_grouped
 def print_head(style: Style) -> None:
     """Print what comes before all hits: the header line of CSV."""
     if style.form == "csv":
-        console.print_bytes(_csv_line(style.columns))
+        console.print_bytes(_csv_line(map(_cell, style.columns)))
 
 
 def print_hits(result: "Result", style: Style, *, labels: Mapping[str, Any] | None = None) -> None:

@@ -32,6 +32,18 @@ def test_csv_has_the_columns_of_json(indexed: Path, run_cli: RunCli) -> None:
     assert nothing.stdout == done.stdout.splitlines()[0].removesuffix(",duplicates") + "\r\n"
 
 
+def test_names_of_columns_are_shown_as_values_are(
+    indexed: Path, tiny_model: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    name = "k\x1b[31m\u202ey"
+    (tmp_path / "meta.csv").write_text(f"image,{name}\n0.png,1\n", encoding="utf-8")
+    arguments = ("--metadata", "meta.csv", "--index", "columns", "--model", f"dir:{tiny_model}")
+    done = run_cli("index", str(indexed / "images"), *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = run_cli("query", "a dog", "--csv", "--index", "columns", cwd=tmp_path).stdout
+    assert visible(name) in found.splitlines()[0].split(",")
+
+
 def test_csv_of_a_batch_has_one_header_and_any_caption(
     indexed: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

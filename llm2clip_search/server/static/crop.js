@@ -1,13 +1,13 @@
 /** The preview of a row, on which a part can be chosen that is then searched for: with the pointer, or in per cent. */
 import { picture, shown } from './api.js';
-import { h } from './element.js';
+import { h, titleOf } from './element.js';
 
 const LEAST = 0.02; // of a side
 const TALL = 56; // most height in per cent of the window's, as in the style sheet
 const SIDES = ['Left', 'Top', 'Right', 'Bottom'];
 
 export function framed(row, choose) {
-  const image = h('img', { src: picture(row, 'preview'), alt: row.caption ?? row.name, draggable: false });
+  const image = h('img', { src: picture(row, 'preview'), alt: titleOf(row), draggable: false });
   shown(image, () => image.replaceWith(h('p', { className: 'note' }, 'The picture cannot be shown.')));
   const part = h('div', { className: 'part', hidden: true });
   const element = h('div', { className: 'stage' }, image, part);

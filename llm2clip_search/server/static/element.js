@@ -10,10 +10,20 @@ export function h(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** A name with escapes for what nobody sees and what could make it look otherwise, as `base/visible.py` has them. */
-export function visible(name) {
-  return name.replace(/(?![\u200c\u200d])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu,
-    (mark) => `\\u${mark.codePointAt(0).toString(16).padStart(4, '0')}`);
+/** Text with escapes for what nobody sees and what could make it look otherwise, as `base/visible.py` has them; line
+ *  breaks and tabs stay if it `hasLines`. */
+export function visible(text, hasLines = false) {
+  return text.replace(/(?![ \u200c\u200d])[\p{Cc}\p{Cf}\p{Z}\p{Cs}\p{Co}\p{Cn}]/gu, (mark) => {
+    if (hasLines && '\t\r\n'.includes(mark)) return mark;
+    const [code, letter, digits] = [mark.codePointAt(0), 'xuU', [2, 4, 8]];
+    const size = code < 0x100 ? 0 : code < 0x10000 ? 1 : 2;
+    return `\\${letter[size]}${code.toString(16).padStart(digits[size], '0')}`;
+  });
+}
+
+/** What a picture is called: its caption, or the name of its file. */
+export function titleOf({ caption, name }) {
+  return caption === undefined || caption === null ? visible(name) : visible(caption, true);
 }
 
 /** A size in CSS pixels that a canvas follows, with `draw` after each change; returns a function that ends it. */

@@ -2,7 +2,7 @@
  * Filters as a form and as SQL, each from the other.
  * Uses of `app`: post, columns (of /index), state.conditions, state.where, update, event `state`.
  */
-import { h } from './element.js';
+import { h, visible } from './element.js';
 
 const COMMON = ['taken', 'size', 'width', 'camera', 'path', 'place', 'rating'];
 const LABELS = { '=': 'is', '!=': 'is not', '<': 'below', '<=': 'at most', '>': 'above', '>=': 'at least',
@@ -19,7 +19,7 @@ export function words({ column, op, value }) {
   const shown = value === undefined || value === null ? ''
     : Array.isArray(value) ? value.join(op === 'between' ? ' and ' : ', ')
       : typeof value === 'object' ? Object.entries(value).map(([name, part]) => `${name} ${part}`).join(', ') : value;
-  return `${column} ${LABELS[op]} ${shown}`.trim();
+  return visible(`${column} ${LABELS[op]} ${shown}`.trim());
 }
 
 export function mount(element, app) {
@@ -31,7 +31,7 @@ export function mount(element, app) {
   if (hasPlace) kinds.place = 'place';
   const first = COMMON.filter((name) => kinds[name]);
   const rest = names.filter((name) => !first.includes(name)).sort();
-  const option = (value, text = value) => h('option', { value }, text);
+  const option = (value, text = value) => h('option', { value }, visible(text));
   const column = h('select', { 'aria-label': 'Column', onchange: () => showOps() }, ...first.map((name) => option(name)),
     h('optgroup', { label: 'All columns' }, ...rest.map((name) => option(name))));
   const op = h('select', { 'aria-label': 'Comparison', onchange: () => showFields() });

@@ -3,7 +3,7 @@
  * Uses of `app`: get, post, url, thumbnail, index, state.area, update, open, hits, and the events `state` and `hits`.
  */
 import { pause } from './api.js';
-import { followSize, h } from './element.js';
+import { followSize, h, visible } from './element.js';
 import * as kept from './points.js';
 
 const COLOURS = ['4e79a7', 'f28e2b', '59a14f', 'b07aa1', 'e15759', '76b7b2', '9c755f', 'edc948', 'ff9da7', 'bab0ac'];
@@ -110,7 +110,7 @@ export function mount(element, app) {
   function face(at, size) {
     if (kind === 'image') return h('img', { src: app.thumbnail({ id: name(at) }, 160), alt: '', ...size });
     const text = h('small', {}, '…');
-    app.get(`/images/${name(at)}`).then((row) => { text.textContent = (row.text ?? row.name).slice(0, 100); }, () => {});
+    app.get(`/images/${name(at)}`).then((row) => { text.textContent = visible(row.text ?? row.name, true).slice(0, 100); }, () => {});
     return text;
   }
 

@@ -62,15 +62,15 @@ export function mount(element, app) {
     };
     const copyPath = act(() => copy(row.path), 'The path is on the clipboard.');
     const openFolder = act(() => app.post(`/images/${encodeURIComponent(row.id)}/open-folder`), 'The folder is open.');
-    const stage = isText ? h('blockquote', {}, row.text ?? '') : framed(row, (crop) => like(1, crop));
+    const stage = isText ? h('blockquote', {}, visible(row.text ?? '', true)) : framed(row, (crop) => like(1, crop));
     const isGone = row.exists === false;
     const hasFile = !isGone && !app.index.hides_location && !isText;
     const search = app.state.q.trim();
     return [
       h('div', { className: 'panel-bar' }, closing(), button('‹', () => step(-1), 'Previous', { disabled: !app.hasNeighbour(row.id, -1) }),
-        button('›', () => step(1), 'Next', { disabled: !app.hasNeighbour(row.id, 1) }), h('h2', {}, row.name)),
+        button('›', () => step(1), 'Next', { disabled: !app.hasNeighbour(row.id, 1) }), h('h2', {}, visible(row.name))),
       ...(isGone ? [h('p', { className: 'note' }, row.source_exists ? 'The file is not there any more.'
-        : `${row.source} cannot be found: is its drive connected?`)] : []),
+        : `${visible(row.source)} cannot be found: is its drive connected?`)] : []),
       stage.element ?? stage,
       h('div', { className: 'actions' }, button('More like this', () => like(1)), button('Less like this', () => like(-0.5)),
         ...(stage.toggle ? [stage.toggle] : []),
@@ -110,7 +110,8 @@ export function mount(element, app) {
 function same(app, { id, modality }) {
   const others = app.hits().find((hit) => hit.id === id)?.duplicates ?? [];
   if (!others.length) return [];
-  const face = (each) => (modality === 'text' ? each.name : h('img', { src: app.thumbnail(each, 160), alt: each.name }));
+  const face = (each) => (modality === 'text' ? visible(each.name)
+    : h('img', { src: app.thumbnail(each, 160), alt: visible(each.name) }));
   return [h('h3', {}, 'Near-duplicates'), h('div', { className: `same-rows ${modality}` }, ...others.map((each) => h('button',
     { type: 'button', onclick: () => app.open(each.id) }, face(each))))];
 }
@@ -126,7 +127,7 @@ function table(row) {
   };
   const all = [...Object.entries(values).map(([name, value]) => [LABELS[name], value]), ...Object.entries(row.columns ?? {}), ['Id', row.id]];
   const body = all.filter(([, value]) => value || value === 0)
-    .map(([name, value]) => h('tr', {}, h('th', { scope: 'row' }, name), h('td', {}, String(value))));
+    .map(([name, value]) => h('tr', {}, h('th', { scope: 'row' }, visible(name)), h('td', {}, visible(String(value), true))));
   return h('table', {}, h('tbody', {}, ...body));
 }
 

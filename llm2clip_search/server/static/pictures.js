@@ -1,5 +1,6 @@
 /** Pictures as the query: files that were chosen, pasted or dropped are uploaded. Uses of `app`: state, update, tell. */
 import { request } from './api.js';
+import { visible } from './element.js';
 
 const MOST = 8;
 
@@ -15,7 +16,7 @@ export async function searchWith(app, { files, folders }) {
       const { id } = await request('POST', '/uploads', file, { type: 'application/octet-stream' }); // its bytes say what it is
       if (!terms.some((term) => term.upload === id)) terms.push({ upload: id, weight: 1 });
     } catch (error) {
-      said.push([`${file.name}: ${error.detail}`, error.hint].filter(Boolean).join(' '));
+      said.push([`${visible(file.name)}: ${error.detail}`, error.hint].filter(Boolean).join(' '));
     }
   }
   app.tell('searching', false);

@@ -2,7 +2,7 @@
  * The caption, further terms as chips, and pictures by file, paste or drop.
  * Uses of `app`: get, post, url, thumbnail, state, update, tell, events `state`, `ready` and `trouble`.
  */
-import { h } from './element.js';
+import { h, visible } from './element.js';
 
 export function mount(element, app) {
   const mirror = h('div', { className: 'mirror', 'aria-hidden': 'true' });
@@ -137,7 +137,7 @@ export function mount(element, app) {
     const place = h('span', { className: 'face' });
     if (isReady) {
       app.get(`/images/${encodeURIComponent(like)}`).then((row) => place.replaceChildren(row.modality === 'text'
-        ? h('small', {}, `“${(row.text ?? row.name).slice(0, 40)}…”`) : picture(app.thumbnail(row, 160))), () => {});
+        ? h('small', {}, `“${visible(row.text ?? row.name, true).slice(0, 40)}…”`) : picture(app.thumbnail(row, 160))), () => {});
     }
     return place;
   }

@@ -1,6 +1,6 @@
 /** A result in the grid. Uses of `app`: state.id, selected, thumbnail. */
 import { shown } from './api.js';
-import { h } from './element.js';
+import { h, titleOf, visible } from './element.js';
 
 /** The cell of place `at` with what was found there, which is missing until it is loaded; `height` is in CSS pixels. */
 export function tile(app, found, at, { height, isFocused }) {
@@ -21,19 +21,19 @@ export function tile(app, found, at, { height, isFocused }) {
   return cell;
 }
 
-const passage = ({ text, name }) => [h('p', {}, text ?? name), h('small', {}, name)];
+const passage = ({ text, name }) => [h('p', {}, visible(text ?? name, true)), h('small', {}, visible(name))];
 
 function picture(app, cell, found, height) {
   const ratio = (found.width || 4) / (found.height || 3);
   cell.style.flexGrow = Math.min(1.9, Math.max(0.6, ratio));
   const wide = Math.ceil((height * Math.max(1, ratio)) * Math.min(2, devicePixelRatio));
   const image = h('img', { src: app.thumbnail(found, [160, 320, 640].find((each) => each >= Math.min(640, wide))),
-    alt: found.caption ?? found.name, decoding: 'async', draggable: false });
-  const name = h('span', { className: 'name' }, found.caption ?? found.name);
+    alt: titleOf(found), decoding: 'async', draggable: false });
+  const name = h('span', { className: 'name' }, titleOf(found));
   shown(image, () => {
     cell.classList.add('broken');
     name.remove();
-    image.replaceWith(h('p', {}, `${found.name} cannot be shown.`));
+    image.replaceWith(h('p', {}, `${visible(found.name)} cannot be shown.`));
   });
   return [image, name];
 }

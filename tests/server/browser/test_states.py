@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Page, Route, expect
 
 from llm2clip_search.base.identity import ModelIdentity
-from llm2clip_search.indexers import index_folder
+from llm2clip_search.corpora import FolderCorpus
+from llm2clip_search.corpora.joined import JoinedCorpus
+from llm2clip_search.indexers import index_corpus, index_folder
 from llm2clip_search.store import Row, Writer
 from tests.server.browser.conftest import PHONE, PageOf, Serve
 from tests.support.encoders import ColourEncoder
@@ -263,6 +268,25 @@ def test_files_and_drives_that_are_gone_are_named(own: Path, serve: Serve, page_
         expect(page.get_by_text("The file is not there any more.")).to_be_visible()
         expect(page.get_by_role("link", name="Download")).to_be_hidden()
         expect(page.locator(".tile.broken")).to_have_count(1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_are_shown_with_escapes(own: Path, serve: Serve, page_of: PageOf) -> None:
+    """A mark that reverses what follows it, a tag that nobody sees, and the start of a terminal's commands."""
+    odd = "a\u202egnp\U000e0001\x1b\n.png"
+    photograph(80, size=(80, 48)).save(own / odd)
+    pq.write_table(pa.table({"image": [odd], "k\u202ey": ["v\u202ee"]}), own.parent / "meta.parquet")
+    corpus = JoinedCorpus(FolderCorpus(own), str(own.parent / "meta.parquet"))
+    index_corpus(corpus, encoder=ColourEncoder(), index=own / ".llm2clip")
+    shown = "a\\u202egnp\\U000e0001\\x1b\\x0a.png"
+    with serve(own / ".llm2clip") as address, closing(page_of(address)) as page:
+        page.goto("/?id=3")
+        expect(page.get_by_role("heading", name=shown)).to_be_visible()
+        expect(page.locator(".tile").get_by_alt_text(shown, exact=True)).to_have_count(1)
+        expect(page.locator(".tile .name", has_text="\\u202e")).to_have_count(1)
+        expect(page.get_by_role("row", name="k\\u202ey v\\u202ee")).to_be_visible()
+        texts = page.evaluate("document.body.innerText")
+        assert not {"\u202e", "\U000e0001", "\x1b"} & set(texts)
 
 
 def test_a_drive_that_is_not_mounted_is_named(
