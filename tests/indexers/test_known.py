@@ -1,13 +1,14 @@
 """What makes an item unchanged, by what its corpus knows of it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from llm2clip_search import Corpus, CorpusError, Item, index_corpus
+from llm2clip_search.indexers import IndexConfig
 from llm2clip_search.indexers import plan as plan_module
 from llm2clip_search.indexers.known import Embedded
 from llm2clip_search.store import Snapshot
@@ -90,6 +91,22 @@ def test_a_corpus_that_vanishes_while_it_is_listed_is_not_forgotten(
     with pytest.raises(CorpusError, match="the index keeps the 6 it knows from there"):
         update(bucket, colours, tmp_path / "i")
     assert Snapshot(tmp_path / "i").manifest.live == 6
+
+
+def test_copies_do_not_hold_each_other_back(bucket: Bucket, colours: ColourEncoder, tmp_path: Path) -> None:
+    """Copies of one image never fill a batch: it is embedded all the same, and a run can be stopped among them."""
+    bucket.objects = {f"{number:04d}.png": (png(7), "") for number in range(2000)}
+
+    def stop(task: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
+        if task == "images" and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index_corpus(bucket, encoder=colours, index=tmp_path / "i", config=IndexConfig(batch_size=4), progress=stop)
+    assert len(bucket.read) < 200
+    assert Snapshot(tmp_path / "i").manifest.live == 1
+    done = index_corpus(bucket, encoder=colours, index=tmp_path / "i", config=IndexConfig(batch_size=4))
+    assert (done.total, colours.embedded) == (2000, 1)
 
 
 def test_what_a_run_has_embedded_is_found_by_all_threads(tmp_path: Path) -> None:
