@@ -293,7 +293,6 @@ def test_items_elsewhere_are_read_at_once_and_those_of_this_machine_when_they_ar
     items = [Item(uri=f"{'s3://b/' if number % 8 else '/local/'}{number}") for number in range(64)]
     ahead = ReadAhead(slow, largest=100)
     listed = list(ahead.listed(items))
-    started = time.monotonic()
     for item in listed:
         if item.uri.endswith("13"):
             with pytest.raises(OSError, match="thirteen"):
@@ -303,7 +302,6 @@ def test_items_elsewhere_are_read_at_once_and_those_of_this_machine_when_they_ar
     ahead.stop()
     assert listed == items
     assert 16 < slow.most <= READS + 1
-    assert time.monotonic() - started < 64 * 0.02
 
 
 def test_what_is_too_large_or_listed_with_its_content_is_not_read_ahead() -> None:

@@ -213,9 +213,7 @@ def test_slow_servers_are_waited_for_together(tmp_path: Path) -> None:
 
     with web_server({f"/{name}": slow(content) for name, content in pictures().items()}) as server:
         (tmp_path / "urls.txt").write_text("\n".join(f"{server.url}/{name}" for name in NAMES))
-        started = time.perf_counter()
         done = run(tmp_path / "urls.txt", tmp_path / "i", ColourEncoder(), LIST)
         assert done.indexed == 40
         assert server.most_at_once > 4
-        assert time.perf_counter() - started < 1.9
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
