@@ -5,6 +5,7 @@ It is replaced atomically at each commit, and a file that it does not name does 
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,23 @@ def has_shards(folder: Path) -> bool:
         return False
 
 
+_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+"""A name of a file or folder in its place, whatever system it is read on."""
+
+
 def _from_mapping(raw: dict[str, Any]) -> Manifest:
+    manifest = _unchecked(raw)
+    names: list[str] = [shard.name for shard in manifest.shards]
+    names += [name for shard in manifest.shards for name in shard.sha256]
+    names += [manifest.ann.name, *manifest.ann.shards] if manifest.ann else []
+    names += [manifest.tombstones] if manifest.tombstones is not None else []
+    # Whoever hands an index over writes its checksum, too.
+    if odd := [name for name in names if not _NAME.fullmatch(name)]:
+        raise ValueError(f"{odd[0]!r:.100} is not a file of the index")
+    return manifest
+
+
+def _unchecked(raw: dict[str, Any]) -> Manifest:
     return Manifest(
         **{
             **raw,
