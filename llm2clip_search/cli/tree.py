@@ -4,6 +4,7 @@ Importing all commands and reading their options takes longer than many of them 
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -11,6 +12,11 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
+
+from llm2clip_search.base.visible import visible
+
+_UsageError: Any = typer.BadParameter.__base__
+"""That of the click that typer brings along, which is not public."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,16 @@ class Commands(Mapping[str, Any]):
         return len(self._places)
 
 
+@contextmanager
+def _errors_shown_as_written() -> Iterator[None]:
+    """Escape what steers a terminal in the words that an error of usage repeats."""
+    try:
+        yield
+    except _UsageError as error:
+        error.message = visible(error.message, keep="\n")
+        raise
+
+
 def tree_of(places: Mapping[str, Place]) -> type[TyperGroup]:
     """The class of a group with these commands."""
 
@@ -61,6 +77,14 @@ def tree_of(places: Mapping[str, Place]) -> type[TyperGroup]:
         def __init__(self, **attributes: Any) -> None:
             super().__init__(**attributes)
             self.commands: Any = Commands(places)
+
+        def make_context(self, *args: Any, **further: Any) -> Any:
+            with _errors_shown_as_written():
+                return super().make_context(*args, **further)
+
+        def invoke(self, ctx: Any) -> Any:
+            with _errors_shown_as_written():
+                return super().invoke(ctx)
 
         def list_commands(self, ctx: Any) -> list[str]:
             return list(places)

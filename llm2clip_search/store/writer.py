@@ -144,8 +144,9 @@ class Writer:
             assert columns is None or len(columns) == len(rows), "one row of further columns per vector"
             table = pa.Table.from_pylist([row.to_dict() for row in rows], schema=METADATA_SCHEMA)
             if columns is not None:
-                for name in columns.column_names:
-                    table = table.append_column(name, columns.column(name))
+                further = [pa.field(field.name, field.type) for field in columns.schema]
+                schema = pa.schema([*METADATA_SCHEMA, *further], metadata=METADATA_SCHEMA.metadata)
+                table = pa.Table.from_arrays([*table.columns, *columns.columns], schema=schema)
             entry = self._write_shard(f"{next_shard:06d}", [table], [vectors], rows=len(rows))
             shards, next_shard = (*shards, entry), next_shard + 1
             next_id = max(next_id, entry.last_id + 1)

@@ -161,3 +161,14 @@ def test_roots_of_any_name_merge_and_find_duplicates(tmp_path: Path, run_cli: Ru
     groups = run_for_bytes("duplicates", "--json", "--index", tmp_path / "all" / ".llm2clip", cwd=tmp_path)
     [group] = map(json.loads, groups.stdout.splitlines())
     assert [each["path_bytes"][-12:] for each in (group["best"], *group["others"])] == ["%E4/same.png", "%F6/same.png"]
+
+
+@pytest.mark.parametrize(
+    "words", [["query", "--x\x1b[31m"], ["index", "--x\x1b\u202e"], ["x\x1b\u202e"], ["info", "\x1b\u202e"]]
+)
+def test_errors_of_usage_repeat_words_with_escapes(run_cli: RunCli, words: list[str]) -> None:
+    done = run_cli(*words)
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr
+    assert "\u202e" not in done.stderr
+    assert visible(words[-1]) in done.stderr

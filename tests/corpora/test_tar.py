@@ -164,6 +164,14 @@ def test_links_and_sparse_files_say_so(tmp_path: Path) -> None:
         }
 
 
+def test_a_tar_in_a_tar_is_a_failure(tmp_path: Path) -> None:
+    inner = write_tar(tmp_path / "inner.tar", SAMPLES).read_bytes()
+    members = [("inner.tar", inner), ("jpg.tar", inner), ("tar.jpg", inner), ("z.jpg", b"x" * 600)]
+    path = write_tar(tmp_path / "outer.tar", members)
+    assert names(path) == ["(inner)", "(jpg)", "tar.jpg", "z.jpg"]
+    assert names(path, SourceOptions(everything=True)) == ["(inner)", "(jpg)", "tar.jpg", "z.jpg"]
+
+
 def test_texts_and_json(tmp_path: Path) -> None:
     def columns(*members: tuple[str, bytes], wanted: tuple[str, ...] | None = None) -> dict[str, Any]:
         path = write_tar(tmp_path / "a.tar", [("a.jpg", b""), *((f"a.{end}", data) for end, data in members)])

@@ -4,41 +4,14 @@ import json
 import os
 import pickle
 import sys
-from itertools import product
 from pathlib import Path
 
 import pytest
 
+from llm2clip_search.benchmarks.perf.hostile_paths import ESCAPING
 from llm2clip_search.encoders.registry import resolve
 from llm2clip_search.encoders.weights import indexed_files, mapped_tensors, tensor_shapes, weight_files
 from llm2clip_search.errors import ModelError
-
-_UP = (
-    "../",
-    "../../../../",
-    "a/../../",
-    "./../",
-    "..\\",
-    "a\\..\\..\\",
-    "//",
-    "/",
-    "C:\\",
-    "file:///",
-    "~/",
-    "%2e%2e/../",
-)
-_TARGETS = (
-    "etc/passwd",
-    "model.safetensors",
-    "*",
-    "x\0.safetensors",
-    "x\n",
-    ".ssh/id_rsa",
-    "",
-    "dev/zero",
-    "a b/../..",
-)
-ESCAPING = [f"{up}{target}" for up, target in product(_UP, _TARGETS)]
 
 
 def test_an_index_of_weights_names_files_of_its_folder(tmp_path: Path) -> None:

@@ -255,3 +255,7 @@ def test_results_show_what_was_found(index: SearchIndex) -> None:
     odd = Result(hits=[Hit(rank=1, id=1, score=0.5, uri="/a <b>&.png", metadata={})], plans=result.plans)
     assert "/a &lt;b&gt;&amp;.png" in odd._repr_html_()
     assert str(second.path) in result._repr_html_()
+    steering = Hit(rank=1, id=1, score=0.5, uri="/\u202egnp\x1b[31m\U000e0001.png", metadata={})
+    shown = Result(hits=[steering], plans=result.plans, warnings=["\u202e"])._repr_html_()
+    assert "/\\u202egnp\\x1b[31m\\U000e0001.png" in shown
+    assert shown.isprintable()

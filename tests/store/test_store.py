@@ -51,7 +51,7 @@ texts = st.text(max_size=8)
 
 
 @given(
-    st.lists(st.tuples(texts, st.integers(0, 2**40)), max_size=3),
+    st.lists(st.tuples(st.integers(1, 2**20).map("{:06d}".format), st.integers(0, 2**40)), max_size=3),
     st.none() | st.floats(0, 1),
     st.lists(st.tuples(texts, st.lists(texts), st.booleans()), max_size=3),
 )

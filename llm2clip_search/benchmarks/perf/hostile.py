@@ -2,6 +2,8 @@
 
 ``python -m llm2clip_search.benchmarks.perf.hostile --images 10000`` writes one line of JSON per kind of file. Each
 batch is indexed by a process of its own with a bound on its memory, so that one that dies or does not end is counted.
+Two more lines count hostile conditions and names that lead elsewhere. It exits with code 1 if anything got through, a
+run died or did not end, or a file is neither row nor failure.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import numpy as np
 from llm2clip_search.base.memory import peak_bytes
 from llm2clip_search.benchmarks.perf.hostile_conditions import Attacked, attack_conditions
 from llm2clip_search.benchmarks.perf.hostile_mutations import mutated
+from llm2clip_search.benchmarks.perf.hostile_paths import attack_paths
 from llm2clip_search.benchmarks.perf.hostile_seeds import container_seeds, image_seeds, picture
 from llm2clip_search.corpora import FolderCorpus, SourceOptions
 from llm2clip_search.corpora.containers import container_uri
@@ -33,7 +36,7 @@ from llm2clip_search.indexers import IndexConfig, index_corpus
 from llm2clip_search.store import Snapshot
 
 MEMORY = 6 << 30
-"""Address space of a process that indexes, bytes."""
+"""Address space of a process, bytes."""
 BATCH = 500
 """Files that one process indexes."""
 SECONDS = 1800
@@ -160,8 +163,6 @@ def _index(folder: Path, kind: Kind | None, *, isolate: bool) -> dict[str, Any]:
     """Index a folder in this process: files that have rows, failures with their reasons, and the peak of memory."""
     import resource  # absent on Windows
 
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, hard))
     options = SourceOptions(kind=kind, modality="text" if kind == "text" else "image")
     index = folder.with_name("index")
     config = IndexConfig(isolate=isolate, threads=2)
@@ -173,34 +174,56 @@ def _index(folder: Path, kind: Kind | None, *, isolate: bool) -> dict[str, Any]:
     return {"rows": rows, "failures": failures, "peak": max(peak_bytes(), decoders)}
 
 
+def _limit_memory() -> None:
+    """Bound this process and those that it starts: what gets through may read ``/dev/zero``."""
+    import resource  # absent on Windows
+
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, hard))
+
+
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=10_000, help="tampered image files")
     parser.add_argument("--containers", type=int, default=2_000, help="tampered documents, videos, archives and tables")
     parser.add_argument("--no-conditions", action="store_true", help="leave hostile conditions out")
+    parser.add_argument("--no-paths", action="store_true", help="leave names that lead elsewhere out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-isolate", action="store_true", help="decode in the process that indexes")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--kind", default="", choices=("", *get_args(Kind)), help=argparse.SUPPRESS)
     parser.add_argument("--isolate", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    _limit_memory()
     if given.folder is not None:
         _write(_index(given.folder, given.kind or None, isolate=given.isolate))
         return
-    isolate = not given.no_isolate
+    isolate, got_through = not given.no_isolate, 0
     if given.images:
         seeds = list(image_seeds())
-        _write(index_hostile("images", hostile_files(given.images, seeds, seed=given.seed), isolate=isolate).to_dict())
+        outcome = index_hostile("images", hostile_files(given.images, seeds, seed=given.seed), isolate=isolate)
+        _write(outcome.to_dict())
+        got_through += outcome.missing + outcome.crashes + outcome.hangs
     if given.containers:
         seeds = list(container_seeds())
         for extension in sorted({extension for extension, _ in seeds}):
             own = [seed for seed in seeds if seed[0] == extension]
             count = math.ceil(given.containers * len(own) / len(seeds))
             files = hostile_files(count, own, seed=given.seed)
-            _write(index_hostile(extension, files, kind=_KINDS[extension], isolate=isolate).to_dict())
+            outcome = index_hostile(extension, files, kind=_KINDS[extension], isolate=isolate)
+            _write(outcome.to_dict())
+            got_through += outcome.missing + outcome.crashes + outcome.hangs
     if not given.no_conditions:
-        _write({"what": "conditions", **_attacked().to_dict()})
+        attacked = _attacked()
+        _write({"what": "conditions", **attacked.to_dict()})
+        got_through += attacked.read + attacked.written + attacked.crashes
+    if not given.no_paths:
+        with tempfile.TemporaryDirectory(prefix="llm2clip-hostile-") as name:
+            paths = attack_paths(Path(name), Means())
+        _write({"what": "paths", **paths.to_dict()})
+        got_through += paths.got_through
+    sys.exit(got_through > 0)
 
 
 def _attacked() -> Attacked:

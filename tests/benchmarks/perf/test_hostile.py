@@ -1,5 +1,8 @@
 """Tampered files are rows or failures, and hostile conditions read, write and break nothing."""
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -75,3 +78,14 @@ def test_conditions_read_write_and_break_nothing(tmp_path: Path, monkeypatch: py
     assert outcome.attacks >= 200
     assert (outcome.read, outcome.written, outcome.crashes) == (0, 0, 0)
     assert outcome.refused >= 260
+
+
+def test_no_name_leads_elsewhere() -> None:
+    """In a process with a bound on its memory: a name that gets through may be that of ``/dev/zero``."""
+    command = [sys.executable, "-m", "llm2clip_search.benchmarks.perf.hostile", "--images", "0", "--containers", "0"]
+    done = subprocess.run([*command, "--no-conditions"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert outcome["attacks"] >= 800
+    assert outcome["refused"] + outcome["contained"] == outcome["attacks"]
+    assert [outcome[what] for what in ("escaped", "read", "written", "crashes")] == [0, 0, 0, 0]
