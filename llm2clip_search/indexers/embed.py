@@ -9,6 +9,10 @@ from llm2clip_search.corpora.encode import TEXT_BATCHES, encode_decoded
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
 
+LONGEST_WAIT = 8
+"""Items that wait for a batch to be full are at most so many batches: others with the same content, and failures, come
+between those that fill it, and perhaps no others come at all."""
+
 
 def embed_ahead(
     reader: ItemReader,
@@ -68,7 +72,7 @@ def embed_ahead(
             else:
                 first[decoded.content_hash] = decoded
         pending += decoded.is_ready
-        if pending == together or not pending:
+        if pending == together or not pending or len(waiting) == LONGEST_WAIT * together:
             yield from _failed_with(first, encode_decoded(encoder, waiting, batch_size))
             waiting, first, pending = [], {}, 0
     yield from _failed_with(first, encode_decoded(encoder, waiting, batch_size))
