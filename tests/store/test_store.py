@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2clip_search.base.files import file_sha256
@@ -50,6 +50,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 texts = st.text(max_size=8)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 2**20).map("{:06d}".format), st.integers(0, 2**40)), max_size=3),
     st.none() | st.floats(0, 1),
