@@ -18,8 +18,10 @@ from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.errors import ModelError
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.compare_runs import compare_training_runs, read_run
+from llm2clip_search.training.own_estimate import estimate_own
 from llm2clip_search.training.recipes.own import read_own_recipe
 from llm2clip_search.training.run import run_own_recipe
+from llm2clip_search.training.runtime.costs import DeviceSpeed
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from tests.support import own_data
@@ -239,6 +241,25 @@ def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: 
     ]
     assert "kept views" in done.stdout
     assert not (recipe.parent / "dry").exists()
+
+
+def test_the_memory_of_a_tower_for_another_size_of_images_is_estimated(
+    recipe: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    other = recipe.with_name("small.toml")
+    other.write_text(recipe.read_text().replace(str(recipe.parent / "start"), str(save_model(tmp_path, side=48))))
+    estimates = {
+        path: estimate_own(
+            read_own_recipe(str(path), FAST),
+            {"train images": 10, "train captions": 15},
+            DeviceSpeed(device="cpu", flops=1.0),
+        )
+        for path in (recipe, other)
+    }
+    large, small = (stages[-1].memory["activations"] for stages in estimates.values())
+    assert small < large / 4
+    done = run_cli("train", "run", other.name, "--dry-run", *settings(), cwd=recipe.parent)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
