@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
 
@@ -72,8 +73,8 @@ def save_model(
     save_llm(folder / "llm", width=width)
     save_tokenizer(folder)
     torch.manual_seed(seed)
-    options = {"img_size": side} if side else {}
-    backbone = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+    options: dict[str, Any] = {"img_size": side} if side else {}
+    backbone: Any = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
     adaptor = Adaptor(width, 16, AdaptorConfig(blocks=1))
     projection = torch.nn.Linear(backbone.num_features, 16)
     tensors = {f"vision.backbone.{n}": t for n, t in backbone.state_dict().items()}

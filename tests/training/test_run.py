@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from llm2clip_search.base.progress import no_progress
@@ -135,7 +136,6 @@ def test_the_start_model_is_what_is_evaluated_first(recipe: Path, whole: Path) -
 
     import numpy as np
     import pyarrow.parquet as pq
-    from PIL import Image
 
     from llm2clip_search.evaluation.metrics import retrieval_recalls
     from llm2clip_search.training.data.image_set import open_images
@@ -232,6 +232,30 @@ def test_too_little_memory_is_said_before_training(
         run_own_recipe(own, root=recipe.parent, out=tmp_path, world=World(), progress=no_progress)
 
 
+def test_low_rank_updates_of_the_vision_tower_become_part_of_its_weights(recipe: Path, run_cli: RunCli) -> None:
+    """Base weights plus a product of the updates' rank, in the linear layers of the blocks; rounded to float16."""
+    changes = settings("clip.vision.mode=lora", "clip.vision.lora.rank=2", "clip.loop.mix=0")
+    done = run_cli("train", "run", recipe.name, "--out", "lora", *changes, cwd=recipe.parent)
+    assert done.returncode == 0, done.stderr
+    models = [recipe.parent / "start", recipe.parent / "lora" / "model"]
+    before, after = (load_file(model / "model.safetensors") for model in models)
+    prefix = "vision.backbone."
+    names = [name for name in before if name.startswith(prefix) and not torch.equal(before[name], after[name])]
+    assert {name.split(".", 4)[4] for name in names} == {
+        f"{layer}.weight" for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    }
+    for name in names:
+        base, trained_weight = before[name].double(), after[name].double()
+        up, scale, down = torch.linalg.svd(trained_weight - base, full_matrices=False)
+        product = up[:, :2] * scale[:2] @ down[:2]
+        torch.testing.assert_close(base + product, trained_weight, rtol=1e-3, atol=5e-5)
+    image = Image.new("RGB", (160, 160), (200, 40, 10))
+    vectors = [
+        load_encoder(f"dir:{model}", runtime="torch", device="cpu").encode_images([image])[:, :16] for model in models
+    ]
+    assert abs(vectors[0] - vectors[1]).max() > 1e-5
+
+
 def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: RunCli) -> None:
     done = run_cli("train", "run", recipe.name, "--out", "dry", "--dry-run", *settings(), cwd=recipe.parent)
     assert done.returncode == 0, done.stderr
@@ -280,7 +304,7 @@ def test_the_memory_of_a_tower_for_another_size_of_images_is_estimated(
         ("data.near_duplicates=2", "near_duplicates is 2.0, but it has to be between 0 and 1"),
         ("clip.hard_negatives.share=1", "clip.hard_negatives.share: share is 1.0, but it has to be between 0 and 1"),
         ("clip.vision.blocks=99", "blocks, but the last 99 are to be trained"),
-        ("clip.vision.mode=lora", "mode 'lora' cannot have"),
+        ("clip.vision.blocks=0", "mode 'last' needs blocks = 1 or more, not 0"),
     ],
 )
 def test_a_wrong_value_is_said(setting: str, message: str, recipe: Path, run_cli: RunCli) -> None:
