@@ -174,6 +174,15 @@ def test_a_file_in_place_of_the_folder_of_a_run_is_said(recipe: Path, run_cli: R
     assert "The folder of the run, start/config.json, cannot be made: file exists" in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize("stage", ["captions", "embed", "clip"])
+def test_single_stages_name_the_command_for_such_a_recipe(stage: str, recipe: Path, run_cli: RunCli) -> None:
+    done = run_cli("train", stage, recipe.name, cwd=recipe.parent)
+    assert done.returncode == 1
+    said = " ".join(done.stderr.split())
+    assert "the recipe has a model to begin from (start), which single stages do not take" in said
+    assert "train run my.toml" in said
+
+
 def test_a_second_run_in_the_same_folder_is_refused(recipe: Path, run_cli: RunCli) -> None:
     """The lock of a process that was killed is taken over, as the killed runs of this file show."""
     out = recipe.with_name("taken")
