@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from llm2clip_search.encoders.config import AdaptorConfig, ModelConfig, PreprocessConfig, TextConfig, VisionConfig
 
@@ -51,8 +52,14 @@ def save_llm(folder: Path, *, width: int = 32) -> None:
     LlamaModel(config).save_pretrained(folder)
 
 
-def save_model(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
-    """A model folder with timm's smallest ViT, the tiny Llama of some width, and random heads."""
+def save_model(
+    folder: Path, *, seed: int = 0, width: int = 32, architecture: str = "test_vit", side: int | None = None
+) -> Path:
+    """A model folder with one of timm's smallest towers, the tiny Llama of some width, and random heads.
+
+    Args:
+        side: of the images that a ViT is built for, if not the architecture's own.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -66,9 +73,10 @@ def save_model(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
     save_llm(folder / "llm", width=width)
     save_tokenizer(folder)
     torch.manual_seed(seed)
-    backbone = timm.create_model("test_vit", pretrained=False, num_classes=0)
+    options: dict[str, Any] = {"img_size": side} if side else {}
+    backbone: Any = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
     adaptor = Adaptor(width, 16, AdaptorConfig(blocks=1))
-    projection = torch.nn.Linear(64, 16)
+    projection = torch.nn.Linear(backbone.num_features, 16)
     tensors = {f"vision.backbone.{n}": t for n, t in backbone.state_dict().items()}
     tensors |= {f"vision.projection.{n}": t for n, t in projection.state_dict().items()}
     tensors |= {f"text.adaptor.{n}": t for n, t in adaptor.state_dict().items()}
@@ -78,10 +86,11 @@ def save_model(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
         dim=16,
         vision=VisionConfig(
             library="timm",
-            architecture="test_vit",
+            architecture=architecture,
             weights=None,
+            options=options,
             projection=True,
-            preprocess=PreprocessConfig(height=160, width=160),
+            preprocess=PreprocessConfig(height=side or 160, width=side or 160),
         ),
         text=TextConfig(library="llm", weights="dir:llm", max_tokens=24, adaptor=AdaptorConfig(blocks=1)),
     )

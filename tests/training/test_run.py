@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from llm2clip_search.base.progress import no_progress
@@ -18,8 +19,10 @@ from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.errors import ModelError
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.compare_runs import compare_training_runs, read_run
+from llm2clip_search.training.own_estimate import estimate_own
 from llm2clip_search.training.recipes.own import read_own_recipe
 from llm2clip_search.training.run import run_own_recipe
+from llm2clip_search.training.runtime.costs import DeviceSpeed
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from tests.support import own_data
@@ -133,7 +136,6 @@ def test_the_start_model_is_what_is_evaluated_first(recipe: Path, whole: Path) -
 
     import numpy as np
     import pyarrow.parquet as pq
-    from PIL import Image
 
     from llm2clip_search.evaluation.metrics import retrieval_recalls
     from llm2clip_search.training.data.image_set import open_images
@@ -170,6 +172,15 @@ def test_a_file_in_place_of_the_folder_of_a_run_is_said(recipe: Path, run_cli: R
     done = run_cli("train", "run", recipe.name, "--out", "start/config.json", *settings(), cwd=recipe.parent)
     assert done.returncode == 1
     assert "The folder of the run, start/config.json, cannot be made: file exists" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("stage", ["captions", "embed", "clip"])
+def test_single_stages_name_the_command_for_such_a_recipe(stage: str, recipe: Path, run_cli: RunCli) -> None:
+    done = run_cli("train", stage, recipe.name, cwd=recipe.parent)
+    assert done.returncode == 1
+    said = " ".join(done.stderr.split())
+    assert "the recipe has a model to begin from (start), which single stages do not take" in said
+    assert "train run my.toml" in said
 
 
 def test_a_second_run_in_the_same_folder_is_refused(recipe: Path, run_cli: RunCli) -> None:
@@ -230,6 +241,30 @@ def test_too_little_memory_is_said_before_training(
         run_own_recipe(own, root=recipe.parent, out=tmp_path, world=World(), progress=no_progress)
 
 
+def test_low_rank_updates_of_the_vision_tower_become_part_of_its_weights(recipe: Path, run_cli: RunCli) -> None:
+    """Base weights plus a product of the updates' rank, in the linear layers of the blocks; rounded to float16."""
+    changes = settings("clip.vision.mode=lora", "clip.vision.lora.rank=2", "clip.loop.mix=0")
+    done = run_cli("train", "run", recipe.name, "--out", "lora", *changes, cwd=recipe.parent)
+    assert done.returncode == 0, done.stderr
+    models = [recipe.parent / "start", recipe.parent / "lora" / "model"]
+    before, after = (load_file(model / "model.safetensors") for model in models)
+    prefix = "vision.backbone."
+    names = [name for name in before if name.startswith(prefix) and not torch.equal(before[name], after[name])]
+    assert {name.split(".", 4)[4] for name in names} == {
+        f"{layer}.weight" for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    }
+    for name in names:
+        base, trained_weight = before[name].double(), after[name].double()
+        up, scale, down = torch.linalg.svd(trained_weight - base, full_matrices=False)
+        product = up[:, :2] * scale[:2] @ down[:2]
+        torch.testing.assert_close(base + product, trained_weight, rtol=1e-3, atol=5e-5)
+    image = Image.new("RGB", (160, 160), (200, 40, 10))
+    vectors = [
+        load_encoder(f"dir:{model}", runtime="torch", device="cpu").encode_images([image])[:, :16] for model in models
+    ]
+    assert abs(vectors[0] - vectors[1]).max() > 1e-5
+
+
 def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: RunCli) -> None:
     done = run_cli("train", "run", recipe.name, "--out", "dry", "--dry-run", *settings(), cwd=recipe.parent)
     assert done.returncode == 0, done.stderr
@@ -239,6 +274,25 @@ def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: 
     ]
     assert "kept views" in done.stdout
     assert not (recipe.parent / "dry").exists()
+
+
+def test_the_memory_of_a_tower_for_another_size_of_images_is_estimated(
+    recipe: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    other = recipe.with_name("small.toml")
+    other.write_text(recipe.read_text().replace(str(recipe.parent / "start"), str(save_model(tmp_path, side=48))))
+    estimates = {
+        path: estimate_own(
+            read_own_recipe(str(path), FAST),
+            {"train images": 10, "train captions": 15},
+            DeviceSpeed(device="cpu", flops=1.0),
+        )
+        for path in (recipe, other)
+    }
+    large, small = (stages[-1].memory["activations"] for stages in estimates.values())
+    assert small < large / 4
+    done = run_cli("train", "run", other.name, "--dry-run", *settings(), cwd=recipe.parent)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -259,7 +313,7 @@ def test_a_dry_run_prints_both_stages_and_writes_nothing(recipe: Path, run_cli: 
         ("data.near_duplicates=2", "near_duplicates is 2.0, but it has to be between 0 and 1"),
         ("clip.hard_negatives.share=1", "clip.hard_negatives.share: share is 1.0, but it has to be between 0 and 1"),
         ("clip.vision.blocks=99", "blocks, but the last 99 are to be trained"),
-        ("clip.vision.mode=lora", "mode 'lora' cannot have"),
+        ("clip.vision.blocks=0", "mode 'last' needs blocks = 1 or more, not 0"),
     ],
 )
 def test_a_wrong_value_is_said(setting: str, message: str, recipe: Path, run_cli: RunCli) -> None:

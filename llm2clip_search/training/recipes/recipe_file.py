@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm2clip_search.encoders.config import ModelConfig
+from llm2clip_search.errors import InputError
 from llm2clip_search.training.data.recipe import DataRecipe, DataSize
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.recipes.toml_file import TomlFile, changed, to_toml
@@ -22,10 +23,15 @@ def parse_recipe(text: str, name: str, settings: Sequence[str] = ()) -> Recipe:
         settings: values that replace some of the file's, such as ``clip.loop.steps=200``.
 
     Raises:
-        InputError: the text is not TOML, or a field is unknown, missing or of a value that it cannot have; the message
-            has the line.
+        InputError: the text is not TOML or names a model to begin from (see `own.read_own_recipe`), or a field is
+            unknown, missing or of a value that it cannot have; the message has the line.
     """
     file = TomlFile(text, name, settings)
+    if "start" in file.values:
+        raise InputError(
+            f"{file.place(('start',))}: the recipe has a model to begin from (start), which single stages do not take.",
+            hint=f"Train it by llm2clip-search train run {name}.",
+        )
     file.check_names(file.values, TABLES, ())
     title = file.values.get("name")
     if not isinstance(title, str) or not title:

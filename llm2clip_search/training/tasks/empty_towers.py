@@ -131,25 +131,25 @@ def empty_backbone(config: VisionConfig, device: str = "meta") -> nn.Module:
         raise ModelError(f"Dry runs know the shapes of towers of timm and open_clip, not of {config.library}.")
     with torch.device(device):
         try:
-            return with_pooled_modules(build(config.architecture, device), config).eval()
+            return with_pooled_modules(build(config, device), config).eval()
         except RuntimeError as error:
             raise ModelError(f"{config.library} has no architecture {config.architecture!r}.") from error
 
 
-def _empty_timm(architecture: str, device: str) -> nn.Module:
+def _empty_timm(config: VisionConfig, device: str) -> nn.Module:
     import timm
 
-    backbone: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0)
+    backbone: nn.Module = timm.create_model(config.architecture, pretrained=False, num_classes=0, **config.options)
     return backbone
 
 
-def _empty_open_clip(architecture: str, device: str) -> nn.Module:
+def _empty_open_clip(config: VisionConfig, device: str) -> nn.Module:
     import open_clip
 
     # open_clip warns that no weights are loaded, which is intended.
     logging.disable(logging.WARNING)
     try:
-        visual: nn.Module = open_clip.create_model(architecture, pretrained=None, device=device).visual
+        visual: nn.Module = open_clip.create_model(config.architecture, pretrained=None, device=device).visual
         return visual
     finally:
         logging.disable(logging.NOTSET)

@@ -28,8 +28,8 @@ class LoraRecipe:
     """Updates are scaled by ``alpha / rank``."""
     dropout: float = 0.0
     """Dropout before the updates."""
-    targets: tuple[str, ...] = LLM_PROJECTIONS
-    """Names of the linear layers that are updated."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers that are updated; empty for all of the blocks (`LLM_PROJECTIONS` of an LLM)."""
 
     def __post_init__(self) -> None:
         require_values(
@@ -38,7 +38,6 @@ class LoraRecipe:
                 "rank": (self.rank >= 1, "at least 1"),
                 "alpha": (self.alpha >= 1, "at least 1"),
                 "dropout": (0.0 <= self.dropout < 1.0, "at least 0 and less than 1"),
-                "targets": (bool(self.targets), "names of layers"),
             },
         )
 
@@ -51,7 +50,10 @@ def add_lora(module: nn.Module, recipe: LoraRecipe, seed: int) -> None:
     module.requires_grad_(False)
     torch.manual_seed(seed)
     config = peft.LoraConfig(
-        r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=recipe.dropout, target_modules=list(recipe.targets)
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=list(recipe.targets or LLM_PROJECTIONS),
     )
     peft.inject_adapter_in_model(config, module)
 

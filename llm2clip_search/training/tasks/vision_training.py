@@ -7,7 +7,7 @@ them. Depth is read from these names, so no family of towers needs its own code.
 import copy
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -32,20 +32,22 @@ class VisionTraining:
     mode: Literal["frozen", "last", "full", "lora"] = "frozen"
     """None of it, its last blocks, all of it, or low-rank updates."""
     blocks: int = 0
-    """For ``last``: number of blocks at the end that are trained, with the modules after them."""
+    """For ``last``: number of blocks at the end that are trained, with the modules after them. Other modes ignore
+    it."""
     scale: float = 1.0
     """Factor on the recipe's learning rate for the last block."""
     layer_decay: float = 1.0
     """Learning rate of a block relative to that of the next block (LLM2CLIP: 0.85)."""
     lora: LoraRecipe | None = None
-    """For ``lora``: the low-rank updates of linear layers."""
+    """For ``lora``: the low-rank updates of linear layers, `LoraRecipe()` by default; other modes ignore it."""
 
     def __post_init__(self) -> None:
-        if (self.mode == "last") != (self.blocks > 0) or (self.mode == "lora") != (self.lora is not None):
-            raise ValueError(f"mode {self.mode!r} cannot have {self.blocks} blocks and lora {self.lora}")
+        if self.mode == "last" and self.blocks < 1:
+            raise ValueError(f"mode 'last' needs blocks = 1 or more, not {self.blocks}")
         require_values(
             self,
             {
+                "blocks": (self.blocks >= 0, "at least 0"),
                 "scale": (0.0 < self.scale < math.inf, "greater than 0"),
                 "layer_decay": (0.0 < self.layer_decay <= 1.0, "greater than 0 and at most 1"),
             },
@@ -67,14 +69,15 @@ def mark_trained(backbone: nn.Module, training: VisionTraining, seed: int) -> No
     """Set which parameters are trained and freeze the others; add low-rank updates for mode ``lora``.
 
     Raises:
-        ModelError: the tower has fewer blocks than are to be trained.
+        ModelError: the tower has fewer blocks than are to be trained, or no linear layers for low-rank updates.
     """
     backbone.requires_grad_(False)
-    if training.lora is not None:
-        add_lora(backbone, training.lora, seed)
+    if training.mode == "lora":
+        recipe = training.lora or LoraRecipe()
+        add_lora(backbone, replace(recipe, targets=_linear_layers(backbone, recipe.targets)), seed)
     elif training.mode != "frozen":
         last = _last_block(backbone)
-        if training.blocks > last + 1:
+        if training.mode == "last" and training.blocks > last + 1:
             raise ModelError(
                 f"The vision tower has {last + 1:.0f} blocks, but the last {training.blocks} are to be trained."
             )
@@ -108,6 +111,26 @@ def trained_tensors(backbone: nn.Module) -> dict[str, torch.Tensor]:
     Batch normalisation keeps the statistics of the base weights, because towers train in evaluation mode.
     """
     return merged_lora(backbone) or {n: full_tensor(p) for n, p in backbone.named_parameters() if p.requires_grad}
+
+
+def _linear_layers(backbone: nn.Module, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """Full names of the linear layers of the numbered blocks, or of those with one of the names ``targets``."""
+    # Subclasses are left out: the output projection of nn.MultiheadAttention is one, and is never called as a module.
+    linear = [
+        name for name, module in backbone.named_modules() if type(module) is nn.Linear and _BLOCK.search(f"{name}.")
+    ]
+    if not linear:
+        raise ModelError(
+            "The vision tower has no linear layers in its blocks, which mode 'lora' needs; use mode 'last' instead."
+        )
+    named = [name for name in linear if not targets or any(f".{name}".endswith(f".{each}") for each in targets)]
+    if not named:
+        known = sorted({name.rpartition(".")[2] for name in linear})
+        raise ModelError(
+            f"No linear layer in the blocks of the vision tower is named {' or '.join(targets)}; there are"
+            f" {', '.join(known)}."
+        )
+    return tuple(named)
 
 
 def _last_block(backbone: nn.Module) -> float:

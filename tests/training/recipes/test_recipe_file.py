@@ -60,7 +60,7 @@ def test_settings_reach_tables_that_the_file_does_not_have() -> None:
         ("steps = 300", 'steps = "many"', 'steps = "many"', "clip.loop.steps is 'many', but expected int, got str"),
         ("steps = 300", "steps = -3", "steps = -3", "cannot have steps -3"),
         ('mode = "full"', 'mode = "ful"', 'mode = "ful"', "clip.vision.mode is 'ful'; did you mean 'full'?"),
-        ('mode = "full"', 'mode = "last"', 'mode = "last"', "mode 'last' cannot have 0 blocks"),
+        ('mode = "full"', 'mode = "last"', 'mode = "last"', "mode 'last' needs blocks = 1 or more, not 0"),
         ("blocks = 0", "blocks = 0.5", "blocks = 0.5", "model.text.adaptor.blocks is 0.5, but expected int, got float"),
         ("images = 11046", "", "[size]", "[size] lacks 'images'"),
     ],

@@ -5,7 +5,7 @@ import torch
 
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.tasks.lora import LoraRecipe
+from llm2clip_search.training.tasks.lora import LoraRecipe, lora_tensors
 from llm2clip_search.training.tasks.vision_training import (
     VisionTraining,
     blocks_of,
@@ -85,6 +85,10 @@ def test_low_rank_updates_initially_change_nothing_and_are_merged() -> None:
     changed = trained_tensors(backbone)
     assert changed.keys() <= names
     plain = tower("test_vit")
+    factors = lora_tensors(backbone)
+    for name, weight in changed.items():
+        up, down = (factors[name.replace(".weight", f".{each}")].float() for each in ("up", "down"))
+        torch.testing.assert_close(weight, plain.state_dict()[name] + up @ down, rtol=1e-2, atol=1e-2)
     plain.load_state_dict(plain.state_dict() | changed)
     torch.testing.assert_close(plain(x), moved, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(moved, expected)
@@ -116,10 +120,35 @@ def test_a_transformer_is_not_split() -> None:
 def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ModelError, match="has 6 blocks, but the last 7"):
         mark_trained(tower("test_vit"), VisionTraining(mode="last", blocks=7), 0)
-    with pytest.raises(ValueError, match="'last' cannot have 0 blocks"):
+    with pytest.raises(ValueError, match="mode 'last' needs blocks = 1 or more, not 0"):
         VisionTraining(mode="last")
-    with pytest.raises(ValueError, match="'lora'"):
-        VisionTraining(mode="lora")
+    with pytest.raises(ValueError, match="blocks is -1, but it has to be at least 0"):
+        VisionTraining(mode="full", blocks=-1)
+    with pytest.raises(ModelError, match="no linear layers in its blocks, which mode 'lora' needs; use mode 'last'"):
+        mark_trained(tower("test_efficientnet"), VisionTraining(mode="lora"), 0)
+    with pytest.raises(ModelError, match="is named q_proj; there are fc1, fc2, proj, qkv"):
+        mark_trained(tower("test_vit"), VisionTraining(mode="lora", lora=LoraRecipe(targets=("q_proj",))), 0)
+
+
+@pytest.mark.parametrize("targets", [(), ("qkv", "proj")])
+def test_low_rank_updates_are_of_linear_layers_in_blocks(targets: tuple[str, ...]) -> None:
+    """The patch embedding of this tower has a convolution named proj."""
+    backbone = tower("test_vit")
+    mark_trained(backbone, VisionTraining(mode="lora", lora=LoraRecipe(rank=2, targets=targets)), 0)
+    layers = ("attn.qkv", "attn.proj") if targets else ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    assert trained_tensors(backbone).keys() == {
+        f"blocks.{block}.{layer}.weight" for block in range(6) for layer in layers
+    }
+
+
+@pytest.mark.parametrize("mode", ["frozen", "full", "lora"])
+def test_blocks_count_only_for_the_last_ones(mode: str) -> None:
+    trained = []
+    for blocks in (0, 99):
+        backbone = tower("test_vit")
+        mark_trained(backbone, VisionTraining(mode=mode, blocks=blocks), 0)  # type: ignore[arg-type]
+        trained.append([name for name, parameter in backbone.named_parameters() if parameter.requires_grad])
+    assert trained[0] == trained[1]
 
 
 def test_blocks_are_found_for_sharding() -> None:
