@@ -99,7 +99,10 @@ class FolderCorpus(Corpus):
                 self._mounts.append(str(folder))
             companions = self._companions(folder, entries, extensions, ignored)
             folders: list[Path] = []
-            for entry in entries:
+            count = len(entries)
+            entries.reverse()
+            while entries:  # an entry keeps what was asked of it: 600 bytes for each of a million files
+                entry = entries.pop()
                 path = Path(entry.path)
                 try:
                     is_folder = entry.is_dir()
@@ -122,7 +125,7 @@ class FolderCorpus(Corpus):
                         self._skipped.add_unread(path.name, is_image=is_image, extra=extra)
                 except OSError as error:
                     self._unreadable[str(path)] = error.strerror or str(error)
-            if len(folders) == len(entries):
+            if len(folders) == count:
                 self._fileless[str(folder)] = len(folders)
             pending.extend((each, device) for each in reversed(folders))
 
