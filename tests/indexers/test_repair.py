@@ -228,7 +228,10 @@ def test_damaged_tombstones_bring_back_what_only_they_knew(photos: Path) -> None
 
 @pytest.mark.parametrize(
     "victim",
-    ["embeddings.npy", "metadata.parquet", "manifest.json", pytest.param("tombstones", marks=pytest.mark.slow)],
+    [
+        "manifest.json",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("embeddings.npy", "metadata.parquet", "tombstones")),
+    ],
 )
 def test_a_repair_that_dies_at_any_step_can_be_run_again(
     original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str

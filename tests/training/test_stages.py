@@ -203,7 +203,8 @@ def train_and_die(stage: Stage, recipe: Recipe, root: Path, made: Path, out: Pat
     run(stage, recipe, root, made, out, progress=report)
 
 
-@pytest.mark.parametrize("stage", ["captions", pytest.param("clip", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["captions", "clip"])
 def test_a_killed_run_ends_with_the_same_weights(
     stage: Stage, recipe: Recipe, root: Path, made: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from tests.support.commands import RunCli, is_one_error
 from tests.support.encoders import ColourEncoder
 
 
+@pytest.mark.slow
 def test_an_index_that_is_fed_often_stays_small() -> None:
     after = {fed.runs: fed for fed in benchmark_feeding(ColourEncoder(), [10, 80])}
     assert [fed.images for fed in after.values()] == [10, 80]
