@@ -73,6 +73,11 @@ class Outcome:
     reasons: Counter[str] = field(default_factory=Counter)
     """Why files failed, without numbers."""
 
+    @property
+    def got_through(self) -> int:
+        """Files that are neither row nor failure, and runs that did not go to their end."""
+        return self.missing + self.crashes + self.hangs
+
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "reasons": dict(self.reasons.most_common(12))}
 
@@ -204,7 +209,7 @@ def main() -> None:
         seeds = list(image_seeds())
         outcome = index_hostile("images", hostile_files(given.images, seeds, seed=given.seed), isolate=isolate)
         _write(outcome.to_dict())
-        got_through += outcome.missing + outcome.crashes + outcome.hangs
+        got_through += outcome.got_through
     if given.containers:
         seeds = list(container_seeds())
         for extension in sorted({extension for extension, _ in seeds}):
@@ -213,11 +218,11 @@ def main() -> None:
             files = hostile_files(count, own, seed=given.seed)
             outcome = index_hostile(extension, files, kind=_KINDS[extension], isolate=isolate)
             _write(outcome.to_dict())
-            got_through += outcome.missing + outcome.crashes + outcome.hangs
+            got_through += outcome.got_through
     if not given.no_conditions:
         attacked = _attacked()
         _write({"what": "conditions", **attacked.to_dict()})
-        got_through += attacked.read + attacked.written + attacked.crashes
+        got_through += attacked.got_through
     if not given.no_paths:
         with tempfile.TemporaryDirectory(prefix="llm2clip-hostile-") as name:
             paths = attack_paths(Path(name), Means())

@@ -143,6 +143,11 @@ class Attacked:
     slowest_s: float = 0.0
     """Seconds of the slowest one."""
 
+    @property
+    def got_through(self) -> int:
+        """Attacks that did something."""
+        return self.crashes + self.read + self.written
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
