@@ -1,12 +1,21 @@
 """Model folders and exports that are either complete or absent."""
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from llm2clip_search.base.files import new_folder
 from llm2clip_search.errors import ModelError
+
+TERMS = ("LICEN[CS]E*", "NOTICE*", "*TERMS*")
+
+
+def copy_terms(source: Path, destination: Path) -> None:
+    """Copy the files of a model folder that have to be passed on with what is made from the model: its licences."""
+    for terms in (each for pattern in TERMS for each in source.glob(pattern)):
+        shutil.copyfile(terms, destination / terms.name)
 
 
 def refuse_existing(destination: Path) -> None:

@@ -15,6 +15,7 @@ from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.cluster.items import texts_on_ray
 from llm2clip_search.cluster.pool import ClusterConfig
+from llm2clip_search.encoders.folders import copy_terms
 from llm2clip_search.encoders.llm import save_tokenizer
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.errors import ModelError
@@ -42,9 +43,6 @@ from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.distillation import stored_clip_tower
 from llm2clip_search.training.tasks.hard_negative_mining import NEIGHBOURS
 from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity, read_llm, write_llm
-
-TERMS = ("LICEN[CS]E*", "NOTICE*", "*TERMS*")
-"""Files of a model folder that have to be passed on with what is made from the model."""
 
 
 def train_captions(
@@ -270,8 +268,7 @@ def train_clip(
             scratch.unlink()
         shutil.copyfile(folder.folder / "tokenizer.json", out / "tokenizer.json")
         if start is not None and start.folder is not None:
-            for terms in (each for pattern in TERMS for each in start.folder.glob(pattern)):
-                shutil.copyfile(terms, out / terms.name)
+            copy_terms(start.folder, out)
         (out / "config.json").write_text(json.dumps(recipe.model.to_dict(), indent=1) + "\n", encoding="utf-8")
         bank = len(tensors["vision.querybank.bank"]) if recipe.model.querybank else 0
         write_card(out, recipe, counts=counts, result=result, bank=bank, llm=folder.folder, start=start)

@@ -1,7 +1,8 @@
-"""``llm2clip-search models``: list, show, fetch, convert, calibrate and export encoders."""
+"""``llm2clip-search models``: list, show, fetch, convert, average, calibrate and export encoders."""
 
 import typer
 
+from llm2clip_search.cli.models.average import average_models
 from llm2clip_search.cli.models.calibrate import calibrate_model
 from llm2clip_search.cli.models.convert import convert_model
 from llm2clip_search.cli.models.export import export_model
@@ -9,10 +10,11 @@ from llm2clip_search.cli.models.list import list_models
 from llm2clip_search.cli.models.pull import pull_model
 from llm2clip_search.cli.models.show import show_model
 
-models = typer.Typer(no_args_is_help=True, help="List, show, fetch, convert, calibrate and export encoders.")
+models = typer.Typer(no_args_is_help=True, help="List, show, fetch, convert, average, calibrate and export encoders.")
 models.command("list")(list_models)
 models.command("show")(show_model)
 models.command("pull")(pull_model)
 models.command("convert")(convert_model)
+models.command("average")(average_models)
 models.command("calibrate")(calibrate_model)
 models.command("export")(export_model)
