@@ -267,13 +267,14 @@ def vision_cost(stage: ClipRecipe) -> VisionCost:
     backbone = empty_backbone(config, device)
     mark_trained(backbone, stage.vision, stage.loop.seed)
     parameters, trained = count_parameters(backbone)
-    run, x = backbone, torch.zeros(1, 3, config.preprocess.height, config.preprocess.width, device=device)
+    view = stage.augmentation.input_of(config.preprocess)
+    run, x = backbone, torch.zeros(1, 3, view.height, view.width, device=device)
     if stage.kept_views and stage.vision.mode == "frozen":
         run, x = nn.Identity(), backbone(x).detach()
     elif stage.kept_views and (parts := split_backbone(backbone, x)):
         run, x = parts[1], parts[0](x).detach()
     is_split = run is not backbone
-    pixels = torch.zeros(1, 3, config.preprocess.height, config.preprocess.width, device=device)
+    pixels = torch.zeros(1, 3, view.height, view.width, device=device)
     whole = cost_of(backbone, lambda: backbone(pixels)).forward if is_split else 0
     view_bytes, querybank_bytes = (2 * x.numel(), FLOAT32_BYTES * x.numel()) if is_split else (x.numel(), 0)
     if stage.bf16:

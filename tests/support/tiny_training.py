@@ -49,10 +49,13 @@ def shrink(recipe: Recipe, towers: TinyTowers, *, steps: int = 2, batch: int = 4
         batch_size=batch,
         micro_batch=3,
     )
-    model = recipe.stage2.model
+    model, augmentation = recipe.stage2.model, recipe.stage2.augmentation
+    vision = _vision(model.vision, towers)
+    side = round(augmentation.size * vision.preprocess.height / model.vision.preprocess.height)
     clip = replace(
         recipe.stage2,
-        model=replace(model, vision=_vision(model.vision, towers), text=_text(model.text, towers)),
+        model=replace(model, vision=vision, text=_text(model.text, towers)),
+        augmentation=replace(augmentation, size=side),
         loop=_loop(recipe.stage2.loop, steps),
         batch_size=batch,
         micro_batch=3,

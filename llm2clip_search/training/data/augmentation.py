@@ -2,11 +2,12 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.training.runtime.allowed_values import require_values
 
 _SIDES = re.compile(
@@ -29,6 +30,10 @@ class Augmentation:
     """Mirror half of the images whose captions do not mention left or right."""
     colour: float = 0.0
     """Largest relative change of brightness, contrast and saturation; hue is kept, because captions name colours."""
+    size: int = 0
+    """Height of the augmented image in pixels, its width in proportion; 0 for that of the tower's input. Crops show things
+    larger than whole images do, so a tower often does better on a larger input than it was trained on (Touvron et al.,
+    arXiv 1906.06423). The tower has to take images of any size."""
 
     def __post_init__(self) -> None:
         require_values(
@@ -37,8 +42,18 @@ class Augmentation:
                 "crop": (0.0 < self.crop <= 1.0, "greater than 0 and at most 1"),
                 "aspect": (1.0 <= self.aspect < math.inf, "at least 1"),
                 "colour": (0.0 <= self.colour <= 1.0, "between 0 and 1"),
+                "size": (self.size >= 0, "at least 0"),
             },
         )
+
+    def input_of(self, preprocess: PreprocessConfig) -> PreprocessConfig:
+        """The preprocessing of an augmented image, for a tower with this preprocessing of whole ones."""
+        if not self.size:
+            return preprocess
+        width, resize_to = (
+            round(self.size * side / preprocess.height) for side in (preprocess.width, preprocess.resize_to)
+        )
+        return replace(preprocess, height=self.size, width=width, resize_to=resize_to)
 
     def __call__(self, image: Image.Image, captions: list[str], generator: np.random.Generator) -> Image.Image:
         """Return an augmented RGB image."""

@@ -31,6 +31,7 @@ class ImagePixels:
             captions: the texts of the whole caption table; augmentation has to keep them true.
         """
         self.files, self.preprocess, self.augmentation = files, preprocess, augmentation
+        self._view_preprocess = augmentation.input_of(preprocess)
         self.captions, self.seed = captions, seed
         self._threads = ThreadPoolExecutor(thread_name_prefix="decode")
 
@@ -59,7 +60,7 @@ class ImagePixels:
     def _view(self, image_id: str, shown: np.ndarray, step: int, row: int) -> np.ndarray:
         texts = [self.captions[caption] for caption in shown]
         image = self.augmentation(self._open(image_id), texts, generator(self.seed, step, "augment", int(row)))
-        return to_pixels(image, self.preprocess)
+        return to_pixels(image, self._view_preprocess)
 
     def _open(self, image_id: str, files: ImageSet | None = None) -> Image.Image:
         try:
@@ -76,7 +77,7 @@ class AugmentedPixels:
         self._views = views
 
     def wait(self) -> np.ndarray:
-        """The pixels, uint8 ``[n, H, W, 3]``.
+        """The pixels, uint8 ``[n, H, W, 3]``, of the augmentation's size.
 
         Raises:
             CorpusError: an image cannot be read.

@@ -1,9 +1,13 @@
 """Augmentation keeps captions true: what is cropped, mirrored and left unchanged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from llm2clip_search.encoders.config import PreprocessConfig
+from llm2clip_search.encoders.images import to_pixels
 from llm2clip_search.training.data.augmentation import Augmentation, names_a_side
 from tests.support.images import photograph
 
@@ -32,6 +36,17 @@ def test_crops_respect_minimum_area_and_aspect(crop: float, aspect: float) -> No
     assert stretch.min() >= 1 / aspect / 1.03
     assert (wide * high).min() >= crop * 0.97
     assert crop == 1.0 or len(set(corners)) > 25
+
+
+@pytest.mark.parametrize(
+    ("size", "found"), [(0, (224, 336, 256)), (224, (224, 336, 256)), (112, (112, 168, 128)), (280, (280, 420, 320))]
+)
+def test_the_size_of_an_augmented_image_keeps_the_proportions(size: int, found: tuple[int, int, int]) -> None:
+    preprocess = PreprocessConfig(height=224, width=336, resize_to=256)
+    view = Augmentation(size=size).input_of(preprocess)
+    assert (view.height, view.width, view.resize_to) == found
+    assert to_pixels(MAP, view).shape == (*found[:2], 3)
+    assert replace(view, height=224, width=336, resize_to=256) == preprocess
 
 
 def test_no_augmentation_is_the_image_itself() -> None:
