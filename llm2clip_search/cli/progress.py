@@ -87,7 +87,7 @@ def _figures(figures: Mapping[str, float]) -> str:
             unit = name.removesuffix("_per_second")
             parts.append(f"{value:,.0f} {unit}/s" if value >= 10 else f"{value:.2g} {unit}/s")
         elif isinstance(value, int):
-            parts.append(f"{value:,} {name}")
+            parts.append(console.number_of(value, name))
         elif name != "gradient_norm":
             parts.append(f"{name} {value:.3f}" if abs(value) >= 0.1 else f"{name} {value:.3g}")
     return " · ".join(parts)

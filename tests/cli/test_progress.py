@@ -41,6 +41,14 @@ def test_a_log_gets_a_line_every_half_minute(clock: list[float], capsys: pytest.
     ]
 
 
+def test_one_of_a_kind_is_in_the_singular(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"captions": 1, "copies of an image": 1, "training images that are in val": 1, "images": 0, "held out": 1}
+    with ProgressBar(log=True) as bar:
+        bar("data", 0, 0, counts)
+    said = "data: 1 caption · 1 copy of an image · 1 training image that is in val · 0 images · 1 held out\n"
+    assert capsys.readouterr().err == said
+
+
 def test_a_resumed_run_counts_its_own_steps_for_the_time_left(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:

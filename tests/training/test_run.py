@@ -202,7 +202,7 @@ def test_a_broken_image_and_new_ones_make_the_data_out_of_date(recipe: Path, run
     arguments = ("train", "run", "more.toml", *settings("clip.loop.steps=2", "clip.batch_size=3"))
     first = run_cli(*arguments, cwd=place)
     assert first.returncode == 0, first.stderr
-    assert "1 broken images" in first.stderr
+    assert "1 broken image " in first.stderr
     own_data.folder_with_texts(place / "more", {n: [f"more {n}"] for n in range(6, 9)}, first=300)
     second = run_cli(*arguments, cwd=place)
     assert second.returncode == 0, second.stderr

@@ -49,7 +49,8 @@ class CaptionedImages:
 def _require_two(count: int) -> None:
     if count < 2:
         raise CorpusError(
-            f"{count} images have captions, can be read and are not held out; a contrastive batch needs at least two."
+            f"Images with captions that can be read and are not held out: {count}; a contrastive batch needs at least"
+            " two."
         )
 
 

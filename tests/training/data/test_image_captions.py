@@ -108,7 +108,7 @@ def test_held_out_images_do_not_count_as_images_without_captions(files: ImageFil
 
 def test_a_single_image_is_too_few(files: ImageFiles) -> None:
     with pytest.raises(
-        CorpusError, match=r"1 images have captions, can be read and are not held out; .* needs at least two"
+        CorpusError, match=r"Images with captions that can be read and are not held out: 1; .* needs at least two"
     ):
         match_captions(files, caption_table([("a.jpg", "1")]), source_weights=[1.0], max_missing=1.0)
 

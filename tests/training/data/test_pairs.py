@@ -231,8 +231,8 @@ def test_texts_without_images_are_paired_within_their_row() -> None:
 @pytest.mark.parametrize(
     ("weights", "langs", "message"),
     [
-        ((1.0, 1.0), {}, "Caption source 2 of 2 has no pairs: of its 1 photographs with two .* 2 must .* weight 0"),
-        ((1.0,), {"en": 0.0}, "Caption source 1 of 1 has no pairs: of its 0 photographs"),
+        ((1.0, 1.0), {}, "Caption source 2 of 2 has no pairs: it has 1 photograph with two .* 2 must .* weight 0"),
+        ((1.0,), {"en": 0.0}, r"The caption source has no pairs: it has 0 photographs .* in the same languages\.$"),
         ((0.0, 0.0), {}, "All 2 caption sources have weight 0"),
     ],
 )
