@@ -20,9 +20,9 @@ from llm2clip_search.encoders.model import Model
 from llm2clip_search.errors import ModelError
 from llm2clip_search.evaluation.caption_retrieval import queries_and_gallery
 from llm2clip_search.training.data.caption_store import SHARD_ROWS, CaptionStore, StoredDtype, fill_caption_store
-from llm2clip_search.training.data.caption_table import read_caption_table
+from llm2clip_search.training.data.caption_table import EMPTY, REPEATED, read_caption_table
 from llm2clip_search.training.data.image_check import ImageCheck
-from llm2clip_search.training.data.left_out import write_left_out
+from llm2clip_search.training.data.left_out import warn_of, write_left_out
 from llm2clip_search.training.data.pairs import CaptionPairSampler
 from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.data.training_captions import read_stage2_captions, read_training_captions
@@ -76,7 +76,8 @@ def train_captions(
     """
     assert recipe.text.weights is not None, "an LLM text tower names its weights"
     out.mkdir(parents=True, exist_ok=True)
-    captions, counts = read_training_captions(data.captions, data, root)
+    found: list[tuple[str, str, str]] = []
+    captions, counts = read_training_captions(data.captions, data, root, lambda *row: found.append(row))
     pairs = CaptionPairSampler(
         captions,
         source_weights=[source.weight for source in data.captions],
@@ -87,8 +88,9 @@ def train_captions(
     )
     counts |= {"photographs": len(pairs), "photographs without two captions": len(pairs.without_pair)}
     if world.is_main:
-        write_left_out(out, [("photographs without two captions", name, "") for name in pairs.without_pair])
+        write_left_out(out, [*found, *(("photographs without two captions", name, "") for name in pairs.without_pair)])
         progress("data", 0, 0, counts)
+        warn_of(found)
     dev = None
     if data.dev:
         first = data.dev[0].captions
@@ -229,6 +231,7 @@ def train_clip(
             remove_leftovers(path)
         write_left_out(out, read.left_out)
         progress("data", 0, 0, counts)
+        warn_of([row for row in read.left_out if row[0] in (EMPTY, REPEATED)])
     content = [_content(read.captions), read.captioned.image_ids, start.identity.fingerprint if start else ""]
     inputs = json_sha256([asdict(recipe), folder.fingerprint, read.store.info.clip, content])[:16]
     if (done := finished(out, inputs, again=again)) is not None:

@@ -412,9 +412,12 @@ def test_a_batch_of_one_is_refused(stage: str, recipe: Recipe) -> None:
         replace(getattr(recipe, stage), batch_size=1)
 
 
-def test_empty_captions_are_counted_and_skipped(recipe: Recipe, tmp_path: Path) -> None:
+def test_empty_and_repeated_captions_are_counted_and_listed(
+    recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_flickr8k(tmp_path)
-    extra = [{"image_id": f"other-{n}.jpg", "lang": "en", "caption": text} for n in range(3) for text in ("a", "b", "")]
+    texts = ("a", "b", "", "b")
+    extra = [{"image_id": f"other-{n}.jpg", "lang": "en", "caption": text} for n in range(3) for text in texts]
     write_csv(tmp_path / "multi30k" / "captions.csv.gz", extra)
     counts: dict[str, float] = {}
 
@@ -423,7 +426,13 @@ def test_empty_captions_are_counted_and_skipped(recipe: Recipe, tmp_path: Path) 
             counts.update(figures)
 
     run("captions", recipe, tmp_path, tmp_path, tmp_path / "llm", progress=report)
-    assert counts["empty"] == 3
+    assert (counts["empty"], counts["repeated"]) == (3, 3)
+    table = tmp_path / "multi30k" / "captions.csv.gz"
+    listed = [json.loads(line) for line in (tmp_path / "llm" / "left_out.jsonl").read_text().splitlines()]
+    assert {"reason": "empty captions", "name": f"{table}, row 3", "detail": ""} in listed
+    assert {"reason": "repeated captions, which are kept", "name": f"{table}, row 4", "detail": "b"} in listed
+    assert f"empty captions: 3, such as {table}, row 3" in caplog.messages
+    assert f"repeated captions, which are kept: 3, such as {table}, row 4" in caplog.messages
 
 
 def test_dev_is_always_held_out(recipe: Recipe, root: Path, tmp_path: Path) -> None:

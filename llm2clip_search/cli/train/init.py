@@ -1,7 +1,6 @@
 """``llm2clip-search train init``: look at own data and write a recipe for it."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,7 +81,7 @@ def init(
     with ProgressBar() as progress:
         found = read_own_data(OwnData(train=train, val=others), sets, folder=folder, progress=progress)
     reports = [report(name, images, tokenizer.count) for name, images in found.splits.items()]
-    _print_found(reports, found.left_out, found.notes)
+    _print_found(reports, found.left_out)
     if tune_llm and reports[0].most < 2:
         raise InputError(
             "Stage 1 learns from images with two captions or more, but no training image has more than one.",
@@ -110,7 +109,7 @@ def _relative(source: str, folder: Path) -> str:
     return os.path.relpath(source, folder)
 
 
-def _print_found(reports: "list[SplitReport]", left_out: list[tuple[str, str, str]], notes: Mapping[str, int]) -> None:
+def _print_found(reports: "list[SplitReport]", left_out: list[tuple[str, str, str]]) -> None:
     from rich.markup import escape
 
     columns = ("split", "images", "captions", "an image has", "tokens, mean", "longest", "languages")
@@ -126,7 +125,5 @@ def _print_found(reports: "list[SplitReport]", left_out: list[tuple[str, str, st
     for reason in reasons:
         items = [(name, detail) for why, name, detail in left_out if why == reason]
         name, detail = items[0]
-        console.say(f"left out: {len(items):,} {reason}, such as {name}" + (f" ({detail})" if detail else ""))
-    for what, count in notes.items():
-        if count:
-            console.say(f"left out: {count:,} {what}")
+        example = f"such as {name}" + (f" ({detail})" if detail else "")
+        console.say(f"left out: {console.number_of(len(items), reason)}, {example}")
