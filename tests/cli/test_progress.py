@@ -69,6 +69,25 @@ def test_new_work_says_so_at_once(clock: list[float], capsys: pytest.CaptureFixt
     ]
 
 
+def test_the_time_left_of_training_includes_evaluations(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten steps take 100 s and the evaluation after them as long, so that ten more take 200 s."""
+    with ProgressBar(log=True) as bar:
+        for last in (10, 20):
+            for step in range(last - 9, last + 1):
+                clock[0] += 10.0
+                bar("training", step, 30, {"samples_per_second": 1.0})
+            for done in range(1, 6):
+                clock[0] += 20.0
+                bar("evaluating", done, 5, {"samples_per_second": 1.0})
+        bar("training", 21, 30, {"samples_per_second": 1.0})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith(("evaluating 1 ", "evaluating 5 "))] == [
+        "evaluating 1 of 5: 1 samples/s",
+        "evaluating 5 of 5: 1 samples/s",
+    ] * 2
+    assert lines[-1] == "training 21 of 30: 1 samples/s · 3 min left"
+
+
 def wait_for(text: str, screen: io.StringIO) -> None:
     """Bars are drawn ten times a second."""
     until = time.monotonic() + 10.0
