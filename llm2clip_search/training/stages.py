@@ -87,6 +87,7 @@ def train_captions(
         seed=recipe.loop.seed,
     )
     counts |= {"photographs": len(pairs), "photographs without two captions": len(pairs.without_pair)}
+    counts |= {"photographs in another source too": pairs.repeated}
     if world.is_main:
         write_left_out(out, [*found, *(("photographs without two captions", name, "") for name in pairs.without_pair)])
         progress("data", 0, 0, counts)

@@ -24,6 +24,8 @@ from llm2clip_search.training.data.caption_store import CaptionStore
 from llm2clip_search.training.data.training_captions import read_stage2_captions
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.metrics_log import read_metrics
+from llm2clip_search.training.tasks.clip_data import read_clip_data
+from llm2clip_search.training.tasks.llm_folder import read_llm
 from llm2clip_search.training.tasks.vision_training import VisionTraining
 from tests.support.corpus import jpeg, write_csv, write_tar
 from tests.support.tiny_training import LANGS, TinyTowers, of_flickr8k, save_towers, shrink, write_flickr8k
@@ -458,6 +460,7 @@ def test_broken_images_are_left_out_and_listed(recipe: Recipe, made: Path, tmp_p
         said[what] = figures
 
     run("clip", replace(recipe, stage2=clip), tmp_path, made, tmp_path / "model", progress=progress)
+    assert {"statistics", "evaluating"} < said.keys()
     assert {name: said["data"][name] for name in ("images", "broken images", "broken dev images")} == {
         "images": 5,
         "broken images": 1,
@@ -471,6 +474,25 @@ def test_broken_images_are_left_out_and_listed(recipe: Recipe, made: Path, tmp_p
     assert all(row["detail"] for row in listed)
     ranks = json.loads((tmp_path / "model" / "ranks.json").read_text())["flickr8k/en"]
     assert (len(ranks["text_retrieval"]), len(ranks["image_retrieval"])) == (5, 25)
+
+
+def test_an_image_in_two_sources_is_trained_on_once(recipe: Recipe, made: Path, tmp_path: Path) -> None:
+    """It counts as one, and the list has the other."""
+    write_flickr8k(tmp_path)
+    write_tar(tmp_path / "more.tar", {"again.jpg": jpeg(0)})
+    write_csv(tmp_path / "more.csv", [{"image_id": "again.jpg", "lang": "en", "caption": "train-0 in en, caption 0"}])
+    source = replace(recipe.data.image_captions[0], path="more.csv", split="", langs=())
+    data = replace(
+        recipe.data,
+        images=(*recipe.data.images, "more.tar"),
+        image_captions=(*recipe.data.image_captions, source),
+    )
+    read, counts = read_clip_data(
+        data, root=tmp_path, llm=read_llm(made / "llm"), store=made / "store", clip=None, max_missing=0.0
+    )
+    assert "again.jpg" not in read.captioned.image_ids
+    assert (counts["images"], counts["copies of another image"]) == (6, 1)
+    assert ("copies of another image", "again.jpg", "") in read.left_out
 
 
 def test_stage_1_names_the_photographs_that_it_drops(recipe: Recipe, tmp_path: Path) -> None:

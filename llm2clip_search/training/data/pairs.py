@@ -135,8 +135,16 @@ class CaptionPairSampler:
         self.lang_weights = lang_weights
 
     def __len__(self) -> int:
-        """Number of photographs that have a pair."""
-        return sum(map(len, self.sources))
+        """Number of photographs that have a pair; one of several sources counts once."""
+        return sum(map(len, self.sources)) - self.repeated
+
+    @property
+    def repeated(self) -> int:
+        """How often a photograph that has a pair is in a further source."""
+        photos = [
+            int(self.photo_of[next(iter(photograph.values()))[0]]) for source in self.sources for photograph in source
+        ]
+        return len(photos) - len(set(photos))
 
     def draw(self, step: int, count: int) -> PairBatch:
         """Draw the pairs of a step; they depend only on the seed and the step.

@@ -104,13 +104,15 @@ def read_clip_data(
     captions, counts = read_stage2_captions(data, root, lambda *row: found.append(row))
     files = open_images(root, data.images)
     dev = tuple(_dev(split, root, opened, check) for split in data.dev)
+    held_out = frozenset(digest for split in dev for digest in split.files.content_hashes.values())
     captioned = match_captions(
         files,
         captions,
         source_weights=[source.weight for source in data.image_captions],
         max_missing=max_missing,
-        held_out_hashes=frozenset(digest for split in dev for digest in split.files.content_hashes.values()),
+        held_out_hashes=held_out,
         held_out_photos=held_out_by(data, root),
+        finds_copies=bool(held_out) or len(data.images) > 1,  # a single source of millions is not read for it
     )
     if broken := check(files, captioned.image_ids):
         captioned = captioned.without(broken.keys(), "broken images")
