@@ -109,7 +109,13 @@ def train_captions(
             shutil.copyfile(start.folder / "tokenizer.json", out / "tokenizer.json")
     world.barrier()
     task = CaptionLLMTask(
-        recipe, pairs, tokenizer=out, dev=dev, world=world, start=start.tensors() if start is not None else None
+        recipe,
+        pairs,
+        tokenizer=out,
+        dev=dev,
+        world=world,
+        start=start.tensors() if start is not None else None,
+        progress=progress,
     )
     result = run_loop(task, recipe.loop, out=out, inputs=inputs, world=world, progress=progress)
     tensors, similarities = task.tensors(), task.similarities()

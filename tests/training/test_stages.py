@@ -422,12 +422,15 @@ def test_empty_and_repeated_captions_are_counted_and_listed(
     extra = [{"image_id": f"other-{n}.jpg", "lang": "en", "caption": text} for n in range(3) for text in texts]
     write_csv(tmp_path / "multi30k" / "captions.csv.gz", extra)
     counts: dict[str, float] = {}
+    said: list[str] = []
 
     def report(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        said.append(what)
         if what == "data":
             counts.update(figures)
 
     run("captions", recipe, tmp_path, tmp_path, tmp_path / "llm", progress=report)
+    assert {"statistics", "evaluating"} < set(said)
     assert (counts["empty"], counts["repeated"]) == (3, 3)
     table = tmp_path / "multi30k" / "captions.csv.gz"
     listed = [json.loads(line) for line in (tmp_path / "llm" / "left_out.jsonl").read_text().splitlines()]
