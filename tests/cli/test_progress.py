@@ -79,6 +79,7 @@ def test_the_time_left_of_training_includes_evaluations(clock: list[float], caps
             for done in range(1, 6):
                 clock[0] += 20.0
                 bar("evaluating", done, 5, {"samples_per_second": 1.0})
+        clock[0] += 30.0
         bar("training", 21, 30, {"samples_per_second": 1.0})
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if line.startswith(("evaluating 1 ", "evaluating 5 "))] == [

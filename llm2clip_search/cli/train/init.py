@@ -53,13 +53,17 @@ def init(
     [dim]llm2clip-search train init birds.toml --data ./birds --tune-llm[/dim]
     [dim]llm2clip-search train init birds.toml --data ./birds --from open_clip:ViT-B-32/laion2b_s34b_b79k[/dim]
     """
+    from llm2clip_search.base.memory import physical_bytes
     from llm2clip_search.cli.progress import ProgressBar
-    from llm2clip_search.encoders.placement import has_nvidia_driver
+    from llm2clip_search.encoders.placement import pick_device
     from llm2clip_search.training.data.own_data import read_own_data
     from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, OwnSource
     from llm2clip_search.training.data.own_report import report
-    from llm2clip_search.training.recipes.own import folder_of
+    from llm2clip_search.training.own_estimate import memory_of_stages, memory_sentence
+    from llm2clip_search.training.recipes.own import folder_of, read_own_recipe
     from llm2clip_search.training.recipes.own_template import own_recipe_text
+    from llm2clip_search.training.runtime.mixed_precision import StepKind, compare_precisions
+    from llm2clip_search.training.tasks.empty_towers import is_convolutional
     from llm2clip_search.training.tasks.start_model import fetch_start
 
     if recipe.suffix != ".toml":
@@ -87,6 +91,12 @@ def init(
             "Stage 1 learns from images with two captions or more, but no training image has more than one.",
             hint="Omit --tune-llm.",
         )
+    device = pick_device("auto")
+    kind: StepKind = "convolutions" if is_convolutional(begin.model.config.vision) else "matrix products"
+    vision_times = compare_precisions(device, kind)
+    llm_times = compare_precisions(device, "matrix products") if tune_llm else vision_times
+    for each in dict.fromkeys((vision_times, llm_times)):
+        console.say(f"Measured: {each}; so bf16 = {str(each.prefers_bf16).lower()}.")
     text = own_recipe_text(
         recipe.stem,
         start,
@@ -96,9 +106,13 @@ def init(
         val=others,
         evaluation=sets,
         found=reports[0],
-        bf16=has_nvidia_driver(),
+        vision_times=vision_times,
+        llm_times=llm_times,
     )
     recipe.write_text(text, encoding="utf-8")
+    needed = memory_of_stages(read_own_recipe(str(recipe)), found.counts())
+    if said := memory_sentence(needed, physical_bytes() if device == "cpu" else 0):
+        console.say(said)
     console.say(f"Written to {recipe}; train with it by train run {recipe}.")
 
 
