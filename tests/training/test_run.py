@@ -375,6 +375,11 @@ def test_a_wrong_value_is_said(setting: str, message: str, recipe: Path, run_cli
         (("my.toml", "--data", "things"), "my.toml exists. hint: Delete it"),
         (("x.toml", "--data", "nowhere"), "nowhere"),
         (("x.toml", "--data", "things", "--evaluate", "others"), "'others' is no set for evaluation"),
+        (("x.toml", "--data", "things", "--val-captions", "rows.csv"), "--val-captions names captions of --val"),
+        (
+            ("x.toml", "--data", "folders", "--captions", "rows.csv", "--val-split", "vall"),
+            "no captions of split 'vall'",
+        ),
         (("x.toml", "--data", "things", "--from", "open_clip:ViT-B-32"), "names no weights"),
         (
             ("x.toml", "--data", "things", "--from", "open_clip:ViT-B-32/openai", "--llm", "open_clip:RN50/openai"),
@@ -387,6 +392,39 @@ def test_init_says_what_is_wrong(arguments: tuple[str, ...], message: str, recip
     assert done.returncode == 1
     assert message in " ".join(done.stderr.split())
     assert not recipe.with_name("x.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sources"),
+    [
+        (
+            ("--data", "folders", "--captions", "rows.csv", "--split", "train", "--val-split", "val"),
+            [("folders", "rows.csv", "train"), ("folders", "rows.csv", "val")],
+        ),
+        (
+            ("--data", "things", "--val", "folders", "--val-captions", "rows.csv", "--val-split", "val"),
+            [("things", "", ""), ("folders", "rows.csv", "val")],
+        ),
+    ],
+)
+def test_validation_is_a_split_of_a_table(
+    arguments: tuple[str, ...],
+    sources: list[tuple[str, str, str]],
+    tmp_path: Path,
+    tiny_model: Path,
+    run_cli: RunCli,
+) -> None:
+    own_data.folder_with_texts(tmp_path / "things")
+    rows = own_data.folder_and_table(tmp_path / "folders", tmp_path / "rows.csv")
+    lines = rows.read_text().splitlines()
+    rows.write_text("\n".join(line.replace(",train", ",val") if "thing 3 " in line else line for line in lines))
+    with rows.open("a") as file:
+        file.write("\n2/5.jpg,a picture for validation,val\n")
+    done = run_cli("train", "init", "my.toml", *arguments, "--from", f"dir:{tiny_model}")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [["train", "10"], ["val", "2"]]
+    own = read_own_recipe(str(tmp_path / "my.toml"))
+    assert [(each.source, each.captions, each.split) for each in (*own.data.train, *own.data.val)] == sources
 
 
 def test_an_llm_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

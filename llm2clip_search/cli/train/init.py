@@ -25,8 +25,17 @@ def init(
     lang: Annotated[str, typer.Option(help="Language of the captions, such as en, if no column says it.")] = "",
     val: Annotated[
         list[str] | None,
-        typer.Option(help="The same for validation. Default: a share of the photographs.", show_default=False),
+        typer.Option(
+            help="Images with captions for validation. Default: those of --val-split, or a share of the photographs.",
+            show_default=False,
+        ),
     ] = None,
+    val_captions: Annotated[
+        str, typer.Option(help="A table with captions of --val. Default, with --val-split: that of --captions.")
+    ] = "",
+    val_split: Annotated[
+        str, typer.Option(help="Value of the column split for validation; without --val, of the table of --data.")
+    ] = "",
     evaluate: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,6 +59,7 @@ def init(
 
     [dim]llm2clip-search train init birds.toml --data ./birds --lang en[/dim]
     [dim]llm2clip-search train init birds.toml --data ./birds --captions birds.csv --from dir:./my-model[/dim]
+    [dim]llm2clip-search train init birds.toml --data ./birds --captions birds.csv --split train --val-split val[/dim]
     [dim]llm2clip-search train init birds.toml --data ./birds --tune-llm[/dim]
     [dim]llm2clip-search train init birds.toml --data ./birds --from open_clip:ViT-B-32/laion2b_s34b_b79k[/dim]
     """
@@ -66,6 +76,8 @@ def init(
     from llm2clip_search.training.tasks.empty_towers import is_convolutional
     from llm2clip_search.training.tasks.start_model import fetch_start
 
+    if val_captions and not val:
+        raise InputError("--val-captions names captions of --val, which is missing.", hint="Add --val, or omit it.")
     if recipe.suffix != ".toml":
         raise InputError(f"{recipe} is no recipe file: its name has to end in .toml.")
     if recipe.exists():
@@ -78,7 +90,11 @@ def init(
         OwnSource(source=_relative(each, folder), captions=_relative(captions, folder), split=split, lang=lang)
         for each in data
     )
-    others = tuple(OwnSource(source=_relative(each, folder), lang=lang) for each in val or ())
+    val_table = val_captions or (captions if val_split else "")
+    others = tuple(
+        OwnSource(source=_relative(each, folder), captions=_relative(val_table, folder), split=val_split, lang=lang)
+        for each in val or (data if val_split else ())
+    )
     sets = tuple(EvaluationSource(name=name, source=_relative(each, folder), lang=lang) for name, _, each in named)
     begin = fetch_start(start, llm)
     tokenizer = begin.llm.tokenizer()
