@@ -1,5 +1,6 @@
 """Mixed precision: matrix products in bfloat16, weights in float32, where a measurement finds that this is quicker."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +14,7 @@ StepKind = Literal["matrix products", "convolutions"]
 """What the time of a tower's training step goes into."""
 SAVING = 0.1
 """Share of the time that bfloat16 has to save, because it rounds to 8 bits."""
-_TIMES = 5
+_ROUNDS = 5
 
 
 def autocast(device: str, bf16: bool) -> AbstractContextManager[Any]:
@@ -54,25 +55,28 @@ class PrecisionTimes:
         return f"a small training step of {self.kind} takes {times} ({self.device})"
 
 
-def quickest(step: Callable[[], None]) -> float:
-    """Seconds of the quickest of a few calls, after one that warms up."""
-    step()
-
-    def timed() -> float:
-        began = time.perf_counter()
-        step()
-        return time.perf_counter() - began
-
-    return min(timed() for _ in range(_TIMES))
+Step = Callable[[], None]
+Timing = Callable[[Step, Step], tuple[float, float]]
+"""Takes two steps and returns how many seconds each takes."""
 
 
-def compare_precisions(
-    device: str, kind: StepKind, seconds: Callable[[Callable[[], None]], float] = quickest
-) -> PrecisionTimes:
+def quickest_in_turns(first: Step, second: Step) -> tuple[float, float]:
+    """Seconds of the quickest of a few calls of each, in turns, so that other programs disturb both alike."""
+    best = [math.inf, math.inf]
+    for number in range(_ROUNDS + 1):
+        for which, step in enumerate((first, second)):
+            began = time.perf_counter()
+            step()
+            if number:  # the first round warms up
+                best[which] = min(best[which], time.perf_counter() - began)
+    return best[0], best[1]
+
+
+def compare_precisions(device: str, kind: StepKind, timing: Timing = quickest_in_turns) -> PrecisionTimes:
     """Measure a forward and a backward pass in float32 and in mixed precision: well under a second on a CPU.
 
     Args:
-        seconds: measures how long a step takes.
+        timing: measures the two steps.
     """
     size = 1 if device == "cpu" else 8
     block, x = _BLOCKS[kind](size)
@@ -85,9 +89,8 @@ def compare_precisions(
         sum(float(p.grad.flatten()[0]) for p in block.parameters() if p.grad is not None)  # waits for the device
         block.zero_grad()
 
-    return PrecisionTimes(
-        kind=kind, device=device, float32=seconds(lambda: step(False)), bf16=seconds(lambda: step(True))
-    )
+    float32, bf16 = timing(lambda: step(False), lambda: step(True))
+    return PrecisionTimes(kind=kind, device=device, float32=float32, bf16=bf16)
 
 
 def _products(size: int) -> tuple[nn.Module, torch.Tensor]:

@@ -1,21 +1,19 @@
 """The precision of training steps, chosen by times that are given instead of measured."""
 
-from collections.abc import Callable
-
 import pytest
 
-from llm2clip_search.training.runtime.mixed_precision import StepKind, compare_precisions
+from llm2clip_search.training.runtime.mixed_precision import Step, StepKind, Timing, compare_precisions
 
 
-def times(*answers: float) -> Callable[[Callable[[], None]], float]:
+def times(float32: float, bf16: float) -> Timing:
     """Takes each step once, and answers with these seconds."""
-    remaining = iter(answers)
 
-    def seconds(step: Callable[[], None]) -> float:
-        step()
-        return next(remaining)
+    def timing(first: Step, second: Step) -> tuple[float, float]:
+        first()
+        second()
+        return float32, bf16
 
-    return seconds
+    return timing
 
 
 @pytest.mark.parametrize("kind", ["matrix products", "convolutions"])
