@@ -68,9 +68,9 @@ def memory_sentence(needed: Mapping[str, int], available: int) -> str:
         needed: see `memory_of_stages`.
         available: bytes; 0 if that is not known.
     """
-    takes = " and ".join(f"{_TRAINS[stage]} takes about {_gigabytes(count)}" for stage, count in needed.items())
+    takes = ", ".join(f"about {_gigabytes(count)} in {_TRAINS[stage].lower()}" for stage, count in needed.items())
     has = f"; this machine has {_gigabytes(available)}" if available else ""
-    return f"{takes} of memory{has}." if takes else ""
+    return f"Memory: {takes}{has}." if takes else ""
 
 
 def require_memory(name: str, needed: Mapping[str, int], available: int) -> None:

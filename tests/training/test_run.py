@@ -88,7 +88,7 @@ def recipe(place: Path) -> Path:
     assert re.search(
         r"Measured: a small training step of matrix products takes .* so bf16 = (true|false)\.", done.stderr
     )
-    assert re.search(r"\nStage 2 takes about \d\.\d GB of memory", done.stderr)
+    assert re.search(r"\nMemory: about \d\.\d GB in stage 2; this machine has \d+\.\d GB\.", done.stderr)
     return place / "my.toml"
 
 
@@ -234,7 +234,7 @@ def test_a_broken_image_and_new_ones_make_the_data_out_of_date(recipe: Path, run
     first = run_cli(*arguments, cwd=place)
     assert first.returncode == 0, first.stderr
     assert re.search(r"\b1 broken image\b", first.stderr)
-    assert re.search(r"\nStage 2 takes about \d\.\d GB of memory", first.stderr)
+    assert re.search(r"\nMemory: about \d\.\d GB in stage 2; this machine has \d+\.\d GB\.", first.stderr)
     own_data.folder_with_texts(place / "more", {n: [f"more {n}"] for n in range(6, 9)}, first=300)
     second = run_cli(*arguments, cwd=place)
     assert second.returncode == 0, second.stderr
