@@ -107,6 +107,17 @@ def counted(count: int, modalities: Collection[str]) -> str:
     return f"{count:,} text{'' if count == 1 else 's'}" if "text" in modalities else images(count)
 
 
+_PLURAL = re.compile(r"\b(image|caption|photograph|file|near-duplicate|step)s\b|\b(cop)ies\b")
+
+
+def number_of(count: int, things: str) -> str:
+    """``3 broken images``; of one, ``1 broken image``: the first noun and its verb are in the singular."""
+    if count == 1:
+        things = _PLURAL.sub(lambda found: found[1] or f"{found[2]}y", things, count=1)
+        things = things.replace(" that are ", " that is ").replace(" which are ", " which is ")
+    return f"{count:,} {things}"
+
+
 def table(*columns: str, left: Collection[str] = (), title: str = "") -> "Table":
     """An empty table in the style of all commands: bold headers and no borders.
 

@@ -17,7 +17,9 @@ SPEED_OVER_S = 600.0
 class ProgressBar:
     """A `base.progress.Progress` on stderr; use it as a context.
 
-    One bar at a time: a new task takes it over. Evaluations, and work whose total is 0, are lines that stay.
+    One bar at a time: a new task takes it over. A task that has not ended gets the bar back when it goes on, such as
+    training after an evaluation, whose time then counts for the time left. Results of evaluations, and work whose total
+    is 0, are lines that stay.
     """
 
     def __init__(self, *, log: bool = False) -> None:
@@ -56,12 +58,7 @@ class ProgressBar:
             self._advance(task, done, total, figures)
 
     def _advance(self, description: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-        if not any(task.description == description for task in self._bar.tasks):
-            for task_id in self._bar.task_ids:
-                self._bar.remove_task(task_id)
-            self._bar.add_task(description, total=total, shown="")
-            self._said = -math.inf
-        [task] = self._bar.tasks
+        task = self._task(description, done, total)
         self._bar.update(task.id, completed=done)
         left = task.time_remaining
         rate = {} if "samples_per_second" in figures else _rate(task)
@@ -71,6 +68,19 @@ class ProgressBar:
         if self._log and self._bar.disable and (done == total or now - self._said >= SILENCE_S):
             console.say(f"{description} {done:,} of {total:,}" + (f": {shown}" if shown else ""))
             self._said = now
+
+    def _task(self, description: str, done: int, total: int) -> Task:
+        """The task of the bar, which is shown instead of any other; those that have ended are forgotten."""
+        for other in list(self._bar.tasks):
+            is_same = other.description == description
+            if other.completed > done if is_same else other.finished:
+                self._bar.remove_task(other.id)
+            else:
+                self._bar.update(other.id, visible=is_same)
+        if not any(task.description == description for task in self._bar.tasks):
+            self._bar.add_task(description, total=total, shown="")
+            self._said = -math.inf
+        return next(task for task in self._bar.tasks if task.description == description)
 
 
 def _rate(task: Task) -> dict[str, float]:
@@ -87,7 +97,7 @@ def _figures(figures: Mapping[str, float]) -> str:
             unit = name.removesuffix("_per_second")
             parts.append(f"{value:,.0f} {unit}/s" if value >= 10 else f"{value:.2g} {unit}/s")
         elif isinstance(value, int):
-            parts.append(f"{value:,} {name}")
+            parts.append(console.number_of(value, name))
         elif name != "gradient_norm":
             parts.append(f"{name} {value:.3f}" if abs(value) >= 0.1 else f"{name} {value:.3g}")
     return " · ".join(parts)

@@ -196,13 +196,39 @@ def _transformers_backbone(config: VisionConfig, folder: Path | None) -> nn.Modu
     path = fetch(config.weights, relative_to=folder).path
     raw = read_config(path / "config.json")
     kind = raw.get("model_type", "")
-    classes = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
-    loader = getattr(transformers, classes.get(kind, "AutoModel"))
+    loader = getattr(transformers, _CLASSES.get(kind, "AutoModel"))
     return _Pooled(
         loader.from_pretrained(path, local_files_only=True, use_safetensors=True, **clip_projection(kind, raw))
     )
 
 
+def empty_transformers_backbone(config: VisionConfig, path: Path | None) -> nn.Module:
+    """A backbone of transformers with random weights, on the current default device.
+
+    Args:
+        path: folder of the model, of which only ``config.json`` is read; None for one that the configuration's
+            ``options`` describe.
+
+    Raises:
+        ModelError: ``config.json`` cannot be read.
+    """
+    import transformers
+
+    if path is None:
+        tower: Any = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**config.options))
+        return _Pooled(getattr(tower, "vision_model", tower))
+    raw = read_config(path / "config.json")
+    kind = raw.get("model_type", "")
+    if kind not in _CLASSES:
+        stated = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        return _Pooled(transformers.AutoModel.from_config(stated))
+    tower = getattr(transformers, _CLASSES[kind])
+    stated = tower.config_class.from_pretrained(path, local_files_only=True, **clip_projection(kind, raw))
+    return _Pooled(tower(stated))
+
+
+_CLASSES = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
+"""Classes of transformers for the vision towers of its dual encoders, by the type of the model."""
 _BACKBONES = {
     "timm": _timm_backbone,
     "open_clip": _open_clip_backbone,

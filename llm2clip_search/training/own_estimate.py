@@ -44,24 +44,54 @@ def estimate_own(recipe: OwnRecipe, counts: Mapping[str, int], speed: DeviceSpee
     return [estimate(whole, speed) for estimate in stages]
 
 
-def require_memory(recipe: OwnRecipe, counts: Mapping[str, int], available: int) -> None:
-    """Check that both stages fit in memory; a model whose shapes are not known is taken to fit.
+def memory_of_stages(recipe: OwnRecipe, counts: Mapping[str, int]) -> dict[str, int]:
+    """Bytes of memory that each stage of training takes, by its name; empty for a model whose shapes are not known.
 
     Args:
+        counts: as for `estimate_own`.
+    """
+    try:
+        estimates = estimate_own(recipe, counts, _ANY_SPEED)
+    except ModelError:
+        return {}
+    return {
+        each.stage: sum(count for name, count in each.memory.items() if name != "kept views")  # which are a file
+        for each in estimates
+        if each.stage in _TRAINS
+    }
+
+
+def memory_sentence(needed: Mapping[str, int], available: int) -> str:
+    """What the stages take and the machine has, for people; empty if nothing is known.
+
+    Args:
+        needed: see `memory_of_stages`.
+        available: bytes; 0 if that is not known.
+    """
+    takes = ", ".join(f"about {_gigabytes(count)} in {_TRAINS[stage].lower()}" for stage, count in needed.items())
+    has = f"; this machine has {_gigabytes(available)}" if available else ""
+    return f"Memory: {takes}{has}." if takes else ""
+
+
+def require_memory(name: str, needed: Mapping[str, int], available: int) -> None:
+    """Check that every stage fits in memory.
+
+    Args:
+        name: of the recipe.
+        needed: see `memory_of_stages`.
         available: bytes; 0 if that is not known.
 
     Raises:
         ModelError: the message has both sizes.
     """
-    try:
-        estimates = estimate_own(recipe, counts, _ANY_SPEED)
-    except ModelError:
-        return
-    for stage, title in ((each, _TRAINS[each.stage]) for each in estimates if each.stage in _TRAINS):
-        needed = sum(count for name, count in stage.memory.items() if name != "kept views")  # which are a file
-        if available and needed > available:
+    for stage, count in needed.items():
+        if available and count > available:
             raise ModelError(
-                f"{title} of {recipe.name} takes about {needed / 1e9:.1f} GB of memory, but this machine has"
-                f" {available / 1e9:.1f} GB; a smaller {stage.stage}.micro_batch with {stage.stage}.gradient_cache ="
-                " true takes less."
+                f"{_TRAINS[stage]} of {name} takes about {_gigabytes(count)} of memory, but this machine has"
+                f" {_gigabytes(available)}; a smaller {stage}.micro_batch with {stage}.gradient_cache = true takes"
+                " less."
             )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,5 +1,6 @@
 """All stages of a recipe, one after the other: those that have ended are passed over, an interrupted one is resumed."""
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from llm2clip_search.training.data.own_data import (
     write_own_data,
 )
 from llm2clip_search.training.data.recipe import DataRecipe
-from llm2clip_search.training.own_estimate import require_memory
+from llm2clip_search.training.own_estimate import memory_of_stages, memory_sentence, require_memory
 from llm2clip_search.training.recipes.own import OwnRecipe
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.run_page import PAGE
@@ -30,6 +31,8 @@ from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.distillation import stored_clip_tower
 from llm2clip_search.training.tasks.llm_folder import LLMFolder, clip_identity, read_llm
 from llm2clip_search.training.tasks.start_model import fetch_start, start_config
+
+logger = logging.getLogger(__name__)
 
 DATA, LLM, CAPTIONS, MODEL = "data", "llm", "captions", "model"
 """Folders of a run: what was found in own data, the LLM of stage 1, the caption store, the finished model."""
@@ -117,8 +120,10 @@ def _run_own_recipe(recipe: OwnRecipe, root: Path, out: Path, world: World, prog
     summary, data = read_summary(out / DATA), own_data_recipe(recipe.data, recipe.evaluation)
     model = start_config(start, recipe.name, licence=recipe.licence, training_data=tuple(_card_lines(recipe, summary)))
     clip = replace(recipe.clip, model=model)
-    if world.device == "cpu":
-        require_memory(recipe, summary["counts"], physical_bytes())
+    needed, available = memory_of_stages(recipe, summary["counts"]), physical_bytes() if world.device == "cpu" else 0
+    require_memory(recipe.name, needed, available)
+    if world.is_main and needed:
+        logger.info("%s", memory_sentence(needed, available))
     llm = start.llm_folder
     if recipe.captions is not None:
         train_captions(

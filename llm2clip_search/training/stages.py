@@ -21,9 +21,9 @@ from llm2clip_search.encoders.model import Model
 from llm2clip_search.errors import ModelError
 from llm2clip_search.evaluation.caption_retrieval import queries_and_gallery
 from llm2clip_search.training.data.caption_store import SHARD_ROWS, CaptionStore, StoredDtype, fill_caption_store
-from llm2clip_search.training.data.caption_table import read_caption_table
+from llm2clip_search.training.data.caption_table import EMPTY, REPEATED, read_caption_table
 from llm2clip_search.training.data.image_check import ImageCheck
-from llm2clip_search.training.data.left_out import write_left_out
+from llm2clip_search.training.data.left_out import warn_of, write_left_out
 from llm2clip_search.training.data.pairs import CaptionPairSampler
 from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.data.training_captions import read_stage2_captions, read_training_captions
@@ -74,7 +74,8 @@ def train_captions(
     """
     assert recipe.text.weights is not None, "an LLM text tower names its weights"
     out.mkdir(parents=True, exist_ok=True)
-    captions, counts = read_training_captions(data.captions, data, root)
+    found: list[tuple[str, str, str]] = []
+    captions, counts = read_training_captions(data.captions, data, root, lambda *row: found.append(row))
     pairs = CaptionPairSampler(
         captions,
         source_weights=[source.weight for source in data.captions],
@@ -84,9 +85,11 @@ def train_captions(
         seed=recipe.loop.seed,
     )
     counts |= {"photographs": len(pairs), "photographs without two captions": len(pairs.without_pair)}
+    counts |= {"photographs in another source too": pairs.repeated}
     if world.is_main:
-        write_left_out(out, [("photographs without two captions", name, "") for name in pairs.without_pair])
+        write_left_out(out, [*found, *(("photographs without two captions", name, "") for name in pairs.without_pair)])
         progress("data", 0, 0, counts)
+        warn_of(found)
     dev = None
     if data.dev:
         first = data.dev[0].captions
@@ -104,7 +107,13 @@ def train_captions(
             shutil.copyfile(start.folder / "tokenizer.json", out / "tokenizer.json")
     world.barrier()
     task = CaptionLLMTask(
-        recipe, pairs, tokenizer=out, dev=dev, world=world, start=start.tensors() if start is not None else None
+        recipe,
+        pairs,
+        tokenizer=out,
+        dev=dev,
+        world=world,
+        start=start.tensors() if start is not None else None,
+        progress=progress,
     )
     result = run_loop(task, recipe.loop, out=out, inputs=inputs, world=world, progress=progress)
     tensors, similarities = task.tensors(), task.similarities()
@@ -227,6 +236,7 @@ def train_clip(
             remove_leftovers(path)
         write_left_out(out, read.left_out)
         progress("data", 0, 0, counts)
+        warn_of([row for row in read.left_out if row[0] in (EMPTY, REPEATED)])
     content = [_content(read.captions), read.captioned.image_ids, start.identity.fingerprint if start else ""]
     inputs = json_sha256([asdict(recipe), folder.fingerprint, read.store.info.clip, content])[:16]
     if (done := finished(out, inputs, again=again)) is not None:

@@ -41,6 +41,14 @@ def test_a_log_gets_a_line_every_half_minute(clock: list[float], capsys: pytest.
     ]
 
 
+def test_one_of_a_kind_is_in_the_singular(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"captions": 1, "copies of an image": 1, "training images that are in val": 1, "images": 0, "held out": 1}
+    with ProgressBar(log=True) as bar:
+        bar("data", 0, 0, counts)
+    said = "data: 1 caption · 1 copy of an image · 1 training image that is in val · 0 images · 1 held out\n"
+    assert capsys.readouterr().err == said
+
+
 def test_a_resumed_run_counts_its_own_steps_for_the_time_left(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,6 +67,26 @@ def test_new_work_says_so_at_once(clock: list[float], capsys: pytest.CaptureFixt
         "training 10 of 20: loss 1.000",
         "embedding 64 of 1,000: 20 samples/s",
     ]
+
+
+def test_the_time_left_of_training_includes_evaluations(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten steps take 100 s and the evaluation after them as long, so that ten more take 200 s."""
+    with ProgressBar(log=True) as bar:
+        for last in (10, 20):
+            for step in range(last - 9, last + 1):
+                clock[0] += 10.0
+                bar("training", step, 30, {"samples_per_second": 1.0})
+            for done in range(1, 6):
+                clock[0] += 20.0
+                bar("evaluating", done, 5, {"samples_per_second": 1.0})
+        clock[0] += 30.0
+        bar("training", 21, 30, {"samples_per_second": 1.0})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith(("evaluating 1 ", "evaluating 5 "))] == [
+        "evaluating 1 of 5: 1 samples/s",
+        "evaluating 5 of 5: 1 samples/s",
+    ] * 2
+    assert lines[-1] == "training 21 of 30: 1 samples/s · 3 min left"
 
 
 def wait_for(text: str, screen: io.StringIO) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 from llm2clip_search.encoders.config import TextConfig
+from llm2clip_search.encoders.dual import transformers_model
+from llm2clip_search.encoders.vision import build_vision_tower
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training import RECIPES, dry_run, find_recipe
 from llm2clip_search.training.dry_run import (
@@ -22,9 +25,17 @@ from llm2clip_search.training.dry_run import (
 from llm2clip_search.training.runtime.costs import DeviceSpeed, cost_of, measure_flops
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.distillation import Distillation
-from llm2clip_search.training.tasks.empty_towers import empty_llm, llm_shape
+from llm2clip_search.training.tasks.empty_towers import (
+    clip_width,
+    empty_backbone,
+    empty_llm,
+    is_convolutional,
+    llm_shape,
+    require_blocks,
+)
 from llm2clip_search.training.tasks.vision_training import VisionTraining
 from tests.support.commands import RunCli
+from tests.support.dual import save_dual
 from tests.support.tiny_training import TinyTowers, save_towers, shrink
 
 SPEED = DeviceSpeed(device="abacus", flops=1e12)
@@ -181,6 +192,32 @@ def test_shapes_are_read_from_folders_and_unknown_ones_are_refused(towers: TinyT
     assert llm_shape(towers.llm).hidden_size == 32
     with pytest.raises(ModelError, match=r"The shape of hf:who/knows is not known .* Llama-3\.2-1B"):
         llm_shape("hf:who/knows")
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_towers_of_transformers_are_counted_from_their_folder(kind: str, tmp_path: Path) -> None:
+    """Only config.json is read."""
+    save_dual(tmp_path / "dual", kind)
+    model = transformers_model(tmp_path / "dual", source=f"dir:{tmp_path / 'dual'}")
+    built = build_vision_tower(model.vision, dim=model.dim, folder=None, tensors={}).backbone
+    (tmp_path / "dual" / "model.safetensors").unlink()
+    empty = empty_backbone(model.vision)
+    assert {name: p.shape for name, p in empty.named_parameters()} == {
+        name: p.shape for name, p in built.named_parameters()
+    }
+    assert all(p.is_meta for p in empty.parameters())
+    assert clip_width(model.text) == model.dim
+    assert not is_convolutional(model.vision)
+    with pytest.raises(ModelError, match="The vision tower has 2 blocks, but the last 3 are to be trained"):
+        require_blocks(model.vision, VisionTraining(mode="last", blocks=3))
+    elsewhere = replace(model.vision, weights="hf:who/knows")
+    with pytest.raises(ModelError, match="The shape of hf:who/knows is not known before it is fetched"):
+        empty_backbone(elsewhere)
+    require_blocks(elsewhere, VisionTraining(mode="last", blocks=3))
+
+
+def test_a_tower_of_convolutions_is_known_by_its_blocks() -> None:
+    assert is_convolutional(find_recipe("nano").stage2.model.vision)
 
 
 def test_the_speed_is_measured_in_half_a_second() -> None:

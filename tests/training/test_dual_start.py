@@ -23,6 +23,7 @@ FAST = (
     "clip.micro_batch=4",
     "clip.vision.blocks=1",
     "clip.keep.text_steps=2",
+    "clip.bf16=false",
 )
 SETTINGS = [part for setting in FAST for part in ("--set", setting)]
 

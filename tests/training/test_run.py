@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -42,8 +43,19 @@ FAST = (
     "clip.micro_batch=4",
     "clip.vision.blocks=1",
     "clip.hard_negatives.nearest=3",
+    "clip.bf16=false",
 )
-"""Settings with which a run takes seconds; batches hold hard negatives."""
+"""Settings with which a run takes seconds, whatever train init measured; batches hold hard negatives."""
+STAGE1 = (
+    "captions.loop.steps=12",
+    "captions.loop.warmup_steps=1",
+    "captions.loop.checkpoint_every=2",
+    "captions.lora.rank=2",
+    "captions.batch_size=4",
+    "captions.micro_batch=4",
+    "captions.bf16=false",
+)
+"""Likewise, of recipes with stage 1."""
 
 
 def settings(*more: str) -> list[str]:
@@ -73,7 +85,25 @@ def recipe(place: Path) -> Path:
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[:3] for line in lines[1:]] == [["train", "10", "15"], ["val", "2", "3"], ["others", "12", "12"]]
     assert "unknown 15" in done.stdout
+    assert re.search(
+        r"Measured: a small training step of matrix products takes .* so bf16 = (true|false)\.", done.stderr
+    )
+    assert re.search(r"\nMemory: about \d\.\d GB in stage 2; this machine has \d+\.\d GB\.", done.stderr)
     return place / "my.toml"
+
+
+@pytest.fixture(scope="module")
+def tuned(recipe: Path, place: Path) -> tuple[Path, Path]:
+    """A recipe with stage 1 too, and the folder of an uninterrupted run."""
+    from tests.support.commands import run_in_process
+
+    arguments = ("--data", "things", "--evaluate", "others=others", "--from", f"dir:{place / 'start'}", "--tune-llm")
+    done = run_in_process("train", "init", "tuned.toml", *arguments, cwd=place)
+    assert done.returncode == 0, done.stderr
+    began = time.monotonic()
+    folder = trained(place / "tuned.toml", "tuned")
+    (folder / "seconds").write_text(str(time.monotonic() - began))
+    return place / "tuned.toml", folder
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +128,8 @@ def run_and_die(recipe: Path, out: Path, seconds: float | None) -> None:
     torch.set_num_threads(1)
     if seconds is not None:
         threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    own = read_own_recipe(str(recipe), FAST)
+    stage1 = STAGE1 if "[captions]" in recipe.read_text() else ()
+    own = read_own_recipe(str(recipe), (*FAST, *stage1))
     run_own_recipe(own, root=recipe.parent, out=out, world=World(), progress=no_progress)
     os._exit(0)  # the timer may still run
 
@@ -202,7 +233,8 @@ def test_a_broken_image_and_new_ones_make_the_data_out_of_date(recipe: Path, run
     arguments = ("train", "run", "more.toml", *settings("clip.loop.steps=2", "clip.batch_size=3"))
     first = run_cli(*arguments, cwd=place)
     assert first.returncode == 0, first.stderr
-    assert "1 broken images" in first.stderr
+    assert re.search(r"\b1 broken image\b", first.stderr)
+    assert re.search(r"\nMemory: about \d\.\d GB in stage 2; this machine has \d+\.\d GB\.", first.stderr)
     own_data.folder_with_texts(place / "more", {n: [f"more {n}"] for n in range(6, 9)}, first=300)
     second = run_cli(*arguments, cwd=place)
     assert second.returncode == 0, second.stderr
@@ -210,20 +242,30 @@ def test_a_broken_image_and_new_ones_make_the_data_out_of_date(recipe: Path, run
     assert counts["train images"] + counts["val images"] == 9
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_killed_run_ends_with_the_same_bits(kills: int, recipe: Path, whole: Path) -> None:
-    """Killed at random instants of any stage, then run to its end.
+def test_a_killed_run_ends_with_the_same_bits(recipe: Path, whole: Path) -> None:
+    killed(recipe, whole, kills=2)
+
+
+@pytest.mark.slow
+def test_a_run_of_all_stages_that_is_killed_often_ends_with_the_same_bits(tuned: tuple[Path, Path]) -> None:
+    assert killed(*tuned, kills=20) > 1
+
+
+def killed(recipe: Path, whole: Path, *, kills: int) -> int:
+    """Kill a run at random instants of any stage, then run it to its end; how many kills fell before the end.
 
     Later instants are reached by going on, because the machine may have been busier when ``whole`` was made.
     """
     draws, takes = random.Random(kills), float((whole / "seconds").read_text())
-    codes = set()
+    codes = list[int | None]()
     for _ in range(kills):
-        process = start(run_and_die, recipe, recipe.parent / f"killed-{kills}", draws.uniform(0.05, 0.5) * takes)
+        out = recipe.parent / f"{recipe.stem}-killed"
+        process = start(run_and_die, recipe, out, draws.uniform(0.05, 0.5) * takes)
         process.join()
-        codes.add(process.exitcode)
+        codes.append(process.exitcode)
     assert -signal.SIGKILL in codes
-    assert_same_tensors(trained(recipe, f"killed-{kills}"), whole)
+    assert_same_tensors(trained(recipe, out.name), whole)
+    return codes.count(-signal.SIGKILL)
 
 
 def assert_same_tensors(one: Path, other: Path) -> None:
@@ -312,7 +354,11 @@ def test_the_memory_of_a_tower_for_another_size_of_images_is_estimated(
         ("clip.loop.mix=1", "cannot have mix 1"),
         ("data.near_duplicates=2", "near_duplicates is 2.0, but it has to be between 0 and 1"),
         ("clip.hard_negatives.share=1", "clip.hard_negatives.share: share is 1.0, but it has to be between 0 and 1"),
-        ("clip.vision.blocks=99", "blocks, but the last 99 are to be trained"),
+        (
+            "clip.vision.blocks=99",
+            "the setting clip.vision.blocks: The vision tower has 6 blocks, but the last 99 are to be trained.",
+        ),
+        ("clip.vision.mode=lorra", "clip.vision.mode is 'lorra'; did you mean 'lora'?"),
         ("clip.vision.blocks=0", "mode 'last' needs blocks = 1 or more, not 0"),
     ],
 )
@@ -329,6 +375,11 @@ def test_a_wrong_value_is_said(setting: str, message: str, recipe: Path, run_cli
         (("my.toml", "--data", "things"), "my.toml exists. hint: Delete it"),
         (("x.toml", "--data", "nowhere"), "nowhere"),
         (("x.toml", "--data", "things", "--evaluate", "others"), "'others' is no set for evaluation"),
+        (("x.toml", "--data", "things", "--val-captions", "rows.csv"), "--val-captions names captions of --val"),
+        (
+            ("x.toml", "--data", "folders", "--captions", "rows.csv", "--val-split", "vall"),
+            "no captions of split 'vall'",
+        ),
         (("x.toml", "--data", "things", "--from", "open_clip:ViT-B-32"), "names no weights"),
         (
             ("x.toml", "--data", "things", "--from", "open_clip:ViT-B-32/openai", "--llm", "open_clip:RN50/openai"),
@@ -341,6 +392,39 @@ def test_init_says_what_is_wrong(arguments: tuple[str, ...], message: str, recip
     assert done.returncode == 1
     assert message in " ".join(done.stderr.split())
     assert not recipe.with_name("x.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sources"),
+    [
+        (
+            ("--data", "folders", "--captions", "rows.csv", "--split", "train", "--val-split", "val"),
+            [("folders", "rows.csv", "train"), ("folders", "rows.csv", "val")],
+        ),
+        (
+            ("--data", "things", "--val", "folders", "--val-captions", "rows.csv", "--val-split", "val"),
+            [("things", "", ""), ("folders", "rows.csv", "val")],
+        ),
+    ],
+)
+def test_validation_is_a_split_of_a_table(
+    arguments: tuple[str, ...],
+    sources: list[tuple[str, str, str]],
+    tmp_path: Path,
+    tiny_model: Path,
+    run_cli: RunCli,
+) -> None:
+    own_data.folder_with_texts(tmp_path / "things")
+    rows = own_data.folder_and_table(tmp_path / "folders", tmp_path / "rows.csv")
+    lines = rows.read_text().splitlines()
+    rows.write_text("\n".join(line.replace(",train", ",val") if "thing 3 " in line else line for line in lines))
+    with rows.open("a") as file:
+        file.write("\n2/5.jpg,a picture for validation,val\n")
+    done = run_cli("train", "init", "my.toml", *arguments, "--from", f"dir:{tiny_model}")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [["train", "10"], ["val", "2"]]
+    own = read_own_recipe(str(tmp_path / "my.toml"))
+    assert [(each.source, each.captions, each.split) for each in (*own.data.train, *own.data.val)] == sources
 
 
 def test_an_llm_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

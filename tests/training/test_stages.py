@@ -24,6 +24,8 @@ from llm2clip_search.training.data.caption_store import CaptionStore
 from llm2clip_search.training.data.training_captions import read_stage2_captions
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.metrics_log import read_metrics
+from llm2clip_search.training.tasks.clip_data import read_clip_data
+from llm2clip_search.training.tasks.llm_folder import read_llm
 from llm2clip_search.training.tasks.vision_training import VisionTraining
 from tests.support.corpus import jpeg, write_csv, write_tar
 from tests.support.tiny_training import LANGS, TinyTowers, of_flickr8k, save_towers, shrink, write_flickr8k
@@ -412,18 +414,30 @@ def test_a_batch_of_one_is_refused(stage: str, recipe: Recipe) -> None:
         replace(getattr(recipe, stage), batch_size=1)
 
 
-def test_empty_captions_are_counted_and_skipped(recipe: Recipe, tmp_path: Path) -> None:
+def test_empty_and_repeated_captions_are_counted_and_listed(
+    recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_flickr8k(tmp_path)
-    extra = [{"image_id": f"other-{n}.jpg", "lang": "en", "caption": text} for n in range(3) for text in ("a", "b", "")]
+    texts = ("a", "b", "", "b")
+    extra = [{"image_id": f"other-{n}.jpg", "lang": "en", "caption": text} for n in range(3) for text in texts]
     write_csv(tmp_path / "multi30k" / "captions.csv.gz", extra)
     counts: dict[str, float] = {}
+    said: list[str] = []
 
     def report(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        said.append(what)
         if what == "data":
             counts.update(figures)
 
     run("captions", recipe, tmp_path, tmp_path, tmp_path / "llm", progress=report)
-    assert counts["empty"] == 3
+    assert {"statistics", "evaluating"} < set(said)
+    assert (counts["empty"], counts["repeated"]) == (3, 3)
+    table = tmp_path / "multi30k" / "captions.csv.gz"
+    listed = [json.loads(line) for line in (tmp_path / "llm" / "left_out.jsonl").read_text().splitlines()]
+    assert {"reason": "empty captions", "name": f"{table}, row 3", "detail": ""} in listed
+    assert {"reason": "repeated captions, which are kept", "name": f"{table}, row 4", "detail": "b"} in listed
+    assert f"empty captions: 3, such as {table}, row 3" in caplog.messages
+    assert f"repeated captions, which are kept: 3, such as {table}, row 4" in caplog.messages
 
 
 def test_dev_is_always_held_out(recipe: Recipe, root: Path, tmp_path: Path) -> None:
@@ -449,6 +463,7 @@ def test_broken_images_are_left_out_and_listed(recipe: Recipe, made: Path, tmp_p
         said[what] = figures
 
     run("clip", replace(recipe, stage2=clip), tmp_path, made, tmp_path / "model", progress=progress)
+    assert {"statistics", "evaluating"} < said.keys()
     assert {name: said["data"][name] for name in ("images", "broken images", "broken dev images")} == {
         "images": 5,
         "broken images": 1,
@@ -462,6 +477,25 @@ def test_broken_images_are_left_out_and_listed(recipe: Recipe, made: Path, tmp_p
     assert all(row["detail"] for row in listed)
     ranks = json.loads((tmp_path / "model" / "ranks.json").read_text())["flickr8k/en"]
     assert (len(ranks["text_retrieval"]), len(ranks["image_retrieval"])) == (5, 25)
+
+
+def test_an_image_in_two_sources_is_trained_on_once(recipe: Recipe, made: Path, tmp_path: Path) -> None:
+    """It counts as one, and the list has the other."""
+    write_flickr8k(tmp_path)
+    write_tar(tmp_path / "more.tar", {"again.jpg": jpeg(0)})
+    write_csv(tmp_path / "more.csv", [{"image_id": "again.jpg", "lang": "en", "caption": "train-0 in en, caption 0"}])
+    source = replace(recipe.data.image_captions[0], path="more.csv", split="", langs=())
+    data = replace(
+        recipe.data,
+        images=(*recipe.data.images, "more.tar"),
+        image_captions=(*recipe.data.image_captions, source),
+    )
+    read, counts = read_clip_data(
+        data, root=tmp_path, llm=read_llm(made / "llm"), store=made / "store", clip=None, max_missing=0.0
+    )
+    assert "again.jpg" not in read.captioned.image_ids
+    assert (counts["images"], counts["copies of another image"]) == (6, 1)
+    assert ("copies of another image", "again.jpg", "") in read.left_out
 
 
 def test_stage_1_names_the_photographs_that_it_drops(recipe: Recipe, tmp_path: Path) -> None:

@@ -25,11 +25,13 @@ FAST = (
     "captions.lora.rank=2",
     "captions.batch_size=4",
     "captions.micro_batch=4",
+    "captions.bf16=false",
     "clip.loop.steps=2",
     "clip.loop.warmup_steps=1",
     "clip.batch_size=6",
     "clip.micro_batch=4",
     "clip.vision.blocks=1",
+    "clip.bf16=false",
 )
 CAPTIONS = ["thing 3 on a table", "a picture of thing 5"]
 

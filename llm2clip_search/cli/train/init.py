@@ -1,7 +1,6 @@
 """``llm2clip-search train init``: look at own data and write a recipe for it."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,8 +25,17 @@ def init(
     lang: Annotated[str, typer.Option(help="Language of the captions, such as en, if no column says it.")] = "",
     val: Annotated[
         list[str] | None,
-        typer.Option(help="The same for validation. Default: a share of the photographs.", show_default=False),
+        typer.Option(
+            help="Images with captions for validation. Default: those of --val-split, or a share of the photographs.",
+            show_default=False,
+        ),
     ] = None,
+    val_captions: Annotated[
+        str, typer.Option(help="A table with captions of --val. Default, with --val-split: that of --captions.")
+    ] = "",
+    val_split: Annotated[
+        str, typer.Option(help="Value of the column split for validation; without --val, of the table of --data.")
+    ] = "",
     evaluate: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,18 +59,25 @@ def init(
 
     [dim]llm2clip-search train init birds.toml --data ./birds --lang en[/dim]
     [dim]llm2clip-search train init birds.toml --data ./birds --captions birds.csv --from dir:./my-model[/dim]
+    [dim]llm2clip-search train init birds.toml --data ./birds --captions birds.csv --split train --val-split val[/dim]
     [dim]llm2clip-search train init birds.toml --data ./birds --tune-llm[/dim]
     [dim]llm2clip-search train init birds.toml --data ./birds --from open_clip:ViT-B-32/laion2b_s34b_b79k[/dim]
     """
+    from llm2clip_search.base.memory import physical_bytes
     from llm2clip_search.cli.progress import ProgressBar
-    from llm2clip_search.encoders.placement import has_nvidia_driver
+    from llm2clip_search.encoders.placement import pick_device
     from llm2clip_search.training.data.own_data import read_own_data
     from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, OwnSource
     from llm2clip_search.training.data.own_report import report
-    from llm2clip_search.training.recipes.own import folder_of
+    from llm2clip_search.training.own_estimate import memory_of_stages, memory_sentence
+    from llm2clip_search.training.recipes.own import folder_of, read_own_recipe
     from llm2clip_search.training.recipes.own_template import own_recipe_text
+    from llm2clip_search.training.runtime.mixed_precision import StepKind, compare_precisions
+    from llm2clip_search.training.tasks.empty_towers import is_convolutional
     from llm2clip_search.training.tasks.start_model import fetch_start
 
+    if val_captions and not val:
+        raise InputError("--val-captions names captions of --val, which is missing.", hint="Add --val, or omit it.")
     if recipe.suffix != ".toml":
         raise InputError(f"{recipe} is no recipe file: its name has to end in .toml.")
     if recipe.exists():
@@ -75,19 +90,29 @@ def init(
         OwnSource(source=_relative(each, folder), captions=_relative(captions, folder), split=split, lang=lang)
         for each in data
     )
-    others = tuple(OwnSource(source=_relative(each, folder), lang=lang) for each in val or ())
+    val_table = val_captions or (captions if val_split else "")
+    others = tuple(
+        OwnSource(source=_relative(each, folder), captions=_relative(val_table, folder), split=val_split, lang=lang)
+        for each in val or (data if val_split else ())
+    )
     sets = tuple(EvaluationSource(name=name, source=_relative(each, folder), lang=lang) for name, _, each in named)
     begin = fetch_start(start, llm)
     tokenizer = begin.llm.tokenizer()
     with ProgressBar() as progress:
         found = read_own_data(OwnData(train=train, val=others), sets, folder=folder, progress=progress)
     reports = [report(name, images, tokenizer.count) for name, images in found.splits.items()]
-    _print_found(reports, found.left_out, found.notes)
+    _print_found(reports, found.left_out)
     if tune_llm and reports[0].most < 2:
         raise InputError(
             "Stage 1 learns from images with two captions or more, but no training image has more than one.",
             hint="Omit --tune-llm.",
         )
+    device = pick_device("auto")
+    kind: StepKind = "convolutions" if is_convolutional(begin.model.config.vision) else "matrix products"
+    vision_times = compare_precisions(device, kind)
+    llm_times = compare_precisions(device, "matrix products") if tune_llm else vision_times
+    for each in dict.fromkeys((vision_times, llm_times)):
+        console.say(f"Measured: {each}; so bf16 = {str(each.prefers_bf16).lower()}.")
     text = own_recipe_text(
         recipe.stem,
         start,
@@ -97,9 +122,13 @@ def init(
         val=others,
         evaluation=sets,
         found=reports[0],
-        bf16=has_nvidia_driver(),
+        vision_times=vision_times,
+        llm_times=llm_times,
     )
     recipe.write_text(text, encoding="utf-8")
+    needed = memory_of_stages(read_own_recipe(str(recipe)), found.counts())
+    if said := memory_sentence(needed, physical_bytes() if device == "cpu" else 0):
+        console.say(said)
     console.say(f"Written to {recipe}; train with it by train run {recipe}.")
 
 
@@ -110,7 +139,7 @@ def _relative(source: str, folder: Path) -> str:
     return os.path.relpath(source, folder)
 
 
-def _print_found(reports: "list[SplitReport]", left_out: list[tuple[str, str, str]], notes: Mapping[str, int]) -> None:
+def _print_found(reports: "list[SplitReport]", left_out: list[tuple[str, str, str]]) -> None:
     from rich.markup import escape
 
     columns = ("split", "images", "captions", "an image has", "tokens, mean", "longest", "languages")
@@ -126,7 +155,5 @@ def _print_found(reports: "list[SplitReport]", left_out: list[tuple[str, str, st
     for reason in reasons:
         items = [(name, detail) for why, name, detail in left_out if why == reason]
         name, detail = items[0]
-        console.say(f"left out: {len(items):,} {reason}, such as {name}" + (f" ({detail})" if detail else ""))
-    for what, count in notes.items():
-        if count:
-            console.say(f"left out: {count:,} {what}")
+        example = f"such as {name}" + (f" ({detail})" if detail else "")
+        console.say(f"left out: {console.number_of(len(items), reason)}, {example}")

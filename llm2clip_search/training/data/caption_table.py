@@ -7,7 +7,7 @@ Parquet may be gzipped. Paths may contain braces: ``cc3m-{00000..00331}.tar``.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +38,12 @@ source in the recipe, and a ``negative`` describes something other than its phot
 
 UNNAMED = "en"
 """Language of captions of which nothing says it."""
+
+EMPTY, REPEATED = "empty captions", "repeated captions, which are kept"
+"""Reasons for which a row of captions is reported."""
+
+Report = Callable[[str, str, str], None]
+"""Takes a reason, the file and row, and the caption."""
 
 _FLICKR = re.compile(
     r"(?:.*/)?([1-9]\d{7,}|[1-9]\d{4,}(?=_[0-9a-f]{10}))(?:_[0-9a-f]{10})?(?:_\w)?(?:\.jpe?g)?"
@@ -115,8 +121,13 @@ def caption_id(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def read_caption_table(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa.Table, dict[str, int]]:
+def read_caption_table(
+    root: Path, sources: Sequence[CaptionSource], report: Report = lambda reason, where, text: None
+) -> tuple[pa.Table, dict[str, int]]:
     """Read all captions of all sources.
+
+    Args:
+        report: called for each `EMPTY` or `REPEATED` caption.
 
     Returns:
         A table with `CAPTION_SCHEMA`, and counts: ``empty`` captions, which were skipped; those ``without a
@@ -128,14 +139,17 @@ def read_caption_table(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa
             caption, or a source has no captions.
     """
     parts: list[pa.Table] = []
-    empty = unnamed = 0
+    empty = unnamed = repeated = 0
     for number, source in enumerate(sources):
         columns: dict[str, list[Any]] = {name: [] for name in CAPTION_SCHEMA.names}
         seen = empty
         taken: Counter[tuple[str, str]] = Counter()
-        for image, photo, text, named, length, negative in _captions_of(root, source, number):
+        known: set[tuple[str, str, str, bool]] = set()
+        for where, image, photo, text, named, length, negative in _captions_of(root, source, number):
             if not text:
                 empty += not negative
+                if not negative:
+                    report(EMPTY, where, "")
                 continue
             lang = named or UNNAMED
             if source.per_image and not negative:
@@ -143,6 +157,10 @@ def read_caption_table(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa
                     continue
                 taken[photo, lang] += 1
             unnamed += not named
+            if (key := (photo, text, lang, negative)) in known:
+                repeated += 1
+                report(REPEATED, where, text)
+            known.add(key)
             row = (caption_id(text), image, photo, text, lang, length, number, negative)
             for name, value in zip(CAPTION_SCHEMA.names, row, strict=True):
                 columns[name].append(value)
@@ -151,9 +169,7 @@ def read_caption_table(root: Path, sources: Sequence[CaptionSource]) -> tuple[pa
             chosen += f" in {' or '.join(source.langs)}" if source.langs else ""
             raise CorpusError(f"{root / source.path} has no captions{chosen}; {empty - seen:,} are empty.")
         parts.append(pa.table(columns, schema=CAPTION_SCHEMA))
-    table = pa.concat_tables(parts)
-    different = table.group_by(["source", "photo", "caption_id", "lang", "negative"]).aggregate([]).num_rows
-    return table, {"empty": empty, "without a language": unnamed, "repeated": len(table) - different}
+    return pa.concat_tables(parts), {"empty": empty, "without a language": unnamed, "repeated": repeated}
 
 
 def captions_of_images(captions: pa.Table) -> pa.Table:
@@ -190,8 +206,9 @@ def held_out_photos(root: Path, held_out: Sequence[HeldOutSplit]) -> set[str]:
 
 def _captions_of(
     root: Path, source: CaptionSource, number: int
-) -> Iterator[tuple[str | None, str, str, str, LengthClass, bool]]:
-    """Yield image id, photograph key, caption, language if it is named, length class, and whether it is a negative."""
+) -> Iterator[tuple[str, str | None, str, str, str, LengthClass, bool]]:
+    """Yield the file and row of a caption, its image id, photograph key, text, language if it is named, length class,
+    and whether it is a negative."""
     columns = [(column, False) for column in source.columns]
     if source.negatives:
         columns.append((replace(source.columns[0], name=source.negatives), True))
@@ -208,8 +225,9 @@ def _captions_of(
             if source.langs and (lang or UNNAMED) not in source.langs:
                 continue
             value = row[column.name]
-            for text in value if isinstance(value, list) else [value]:
-                yield image, photo, caption_text(text, column.name, where), lang, column.length, negative
+            for each in value if isinstance(value, list) else [value]:
+                text = caption_text(each, column.name, where)
+                yield where.rstrip(","), image, photo, text, lang, column.length, negative
 
 
 def _image_id(row: Mapping[str, Any], column: str, where: str) -> str:

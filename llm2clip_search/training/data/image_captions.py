@@ -49,7 +49,8 @@ class CaptionedImages:
 def _require_two(count: int) -> None:
     if count < 2:
         raise CorpusError(
-            f"{count} images have captions, can be read and are not held out; a contrastive batch needs at least two."
+            f"Images with captions that can be read and are not held out: {count}; a contrastive batch needs at least"
+            " two."
         )
 
 
@@ -61,6 +62,7 @@ def match_captions(
     max_missing: float,
     held_out_hashes: Set[str] = frozenset(),
     held_out_photos: Set[str] = frozenset(),
+    finds_copies: bool = False,
 ) -> CaptionedImages:
     """Match captions with the images they describe, by id; hard negatives and text without an image are ignored.
 
@@ -70,6 +72,8 @@ def match_captions(
     Args:
         source_weights: sampling weights of the sources that the table's rows refer to.
         max_missing: largest accepted fraction of images without captions, and of captioned images that are missing.
+        finds_copies: whether images of equal content count once, as the first of them, with the captions of all; reads
+            every image.
 
     Raises:
         CorpusError: nothing matches, or more than ``max_missing`` is missing; the message has both counts and an
@@ -103,16 +107,19 @@ def match_captions(
                 f"{len(ids):,} of {total:,} {what}, such as {ids[0]!r}; the recipe's max_missing allows"
                 f" {max_missing:.1%}."
             )
-    digests = files.content_hashes if held_out_hashes else {}
+    digests = files.content_hashes if held_out_hashes or finds_copies else {}
     alike = {image_id for image_id, digest in digests.items() if digest in held_out_hashes} - named
     out = named | alike
     kept = [image_id for image_id in files if image_id in rows and image_id not in out]
+    copies = _join_copies(kept, rows, digests, captions) if finds_copies else {}
+    kept = [image_id for image_id in kept if image_id not in copies]
     _require_two(len(kept))
     skipped = {
         "images without captions": uncaptioned,
         "captioned images missing": list(missing),
         "held out by name": sorted(named),
         "held out by content": sorted(alike),
+        **({"copies of another image": list(copies)} if finds_copies else {}),
     }
     weight_of = np.array(source_weights, dtype=np.float64)[captions["source"].to_numpy()]
     return CaptionedImages(
@@ -121,6 +128,21 @@ def match_captions(
         weights=np.array([weight_of[rows[i]].max() for i in kept]),
         skipped=skipped,
     )
+
+
+def _join_copies(
+    image_ids: Sequence[str], rows: dict[str, list[int]], digests: Mapping[str, str], captions: pa.Table
+) -> dict[str, str]:
+    """Give the first of images with equal content the rows of all, each caption once; returns it by the others."""
+    texts, langs = captions["caption_id"].to_pylist(), captions["lang"].to_pylist()
+    first: dict[str, str] = {}
+    copies: dict[str, str] = {}
+    for image_id in image_ids:
+        if (original := first.setdefault(digests[image_id], image_id)) != image_id:
+            copies[image_id] = original
+            joined = {(texts[row], langs[row]): row for row in reversed([*rows[original], *rows[image_id]])}
+            rows[original] = sorted(joined.values())
+    return copies
 
 
 @dataclass(frozen=True, kw_only=True)

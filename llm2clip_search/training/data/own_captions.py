@@ -19,8 +19,8 @@ from llm2clip_search.training.data.own_recipe import UNKNOWN, OwnSource
 
 BESIDE = (".txt", ".caption")
 """Ends of the names of text files with the captions of the image beside them, one a line."""
-Captions = list[tuple[str, str]]
-"""Language and text of each."""
+Captions = list[tuple[str, str, str]]
+"""Language and text of each, and where it is; the text of one that is empty is empty."""
 _CAPTIONS = re.compile(r"captions?([_ ]?\d+)?", re.IGNORECASE)
 _LANGS = ("lang", "language", "locale")
 
@@ -35,7 +35,7 @@ class CaptionFile:
             CorpusError: it cannot be read, or has no column that names images or holds captions; or no row is of the
                 split.
         """
-        self.path, self.empty = path, 0
+        self.path = path
         self._rows: dict[str, Captions] = {}
         self._where: dict[str, str] = {}
         self._used: dict[str, str] = {}
@@ -50,20 +50,19 @@ class CaptionFile:
             key = _key(str(row.get(image) or ""))
             if not key:
                 raise CorpusError(f"{where} names no image in column {image!r}.")
-            self._where.setdefault(key, where.rstrip(","))
+            place = where.rstrip(",")
+            self._where.setdefault(key, place)
             found = self._rows.setdefault(key, [])
             lang = source.lang or str(next((row[name] for name in _LANGS if row.get(name)), UNKNOWN))
             for name in columns:
-                texts = [caption_text(value, name, where) for value in _listed(row.get(name))]
-                self.empty += texts.count("")
-                found += [(lang, text) for text in texts if text]
+                found += [(lang, caption_text(value, name, where), place) for value in _listed(row.get(name))]
         if not self._rows:
             chosen = f" of split {source.split!r}" if source.split else ""
             raise CorpusError(f"{path} has no captions{chosen}.")
         self._by_path = any("/" in key for key in self._rows)
 
     def of(self, uri: str, content: str, folder: str) -> Captions:
-        """Captions of an image: by its path if the table gives paths, otherwise by its name or stem.
+        """Captions of an image: by its path if the table gives paths, otherwise by its name and stem.
 
         Args:
             content: hash of the image.
@@ -75,16 +74,16 @@ class CaptionFile:
         file, part = container_uri(uri)
         names = [PurePosixPath(each) for each in (part, file) if each]
         paths = [part, uri, *_relative(file, (folder, str(self.path.parent)))]
-        key = next((each for each in map(_key, paths) if each in self._rows), "")
-        if not key and not self._by_path:
-            short = [*(each.name for each in names[:1]), *(each.stem for each in names[:1])]
-            key = next((each for each in map(_key, short) if each in self._rows), "")
-        if not key:
-            return []
-        known = self._used.setdefault(key, content)
-        if known != content:
-            raise CorpusError(f"{self._where[key]} names {key!r}, but several images have that name, such as {uri}.")
-        return self._rows[key]
+        if not self._by_path:
+            paths += [*(each.name for each in names[:1]), *(each.stem for each in names[:1])]
+        # An image that the table names in several ways has the captions of all of them.
+        keys = [key for key in dict.fromkeys(map(_key, paths)) if key in self._rows]
+        for key in keys:
+            if self._used.setdefault(key, content) != content:
+                raise CorpusError(
+                    f"{self._where[key]} names {key!r}, but several images have that name, such as {uri}."
+                )
+        return [caption for key in keys for caption in self._rows[key]]
 
     def unused(self) -> Iterator[tuple[str, str]]:
         """Names of images that were not asked for, and where the table has them."""
@@ -101,12 +100,10 @@ def captions_of(decoded: Decoded, source: OwnSource) -> Captions:
     columns: Mapping[str, Any] = item.columns
     names = [column_name(name) for name in source.columns] or caption_names(list(columns))
     lang = source.lang or str(next((columns[name] for name in _LANGS if columns.get(name)), UNKNOWN))
-    found = list[str]()
-    for name in names:
-        found += [caption_text(value, name, item.uri) for value in _listed(columns.get(name))]
-    if not any(found) and not source.columns:
-        found = _beside(item.uri) or [(decoded.facts.caption if decoded.facts else None) or ""]
-    return [(lang, text) for text in found]
+    found = [(caption_text(value, name, item.uri), item.uri) for name in names for value in _listed(columns.get(name))]
+    if not any(text for text, _ in found) and not source.columns:
+        found = _beside(item.uri) or [((decoded.facts.caption if decoded.facts else None) or "", item.uri)]
+    return [(lang, text, place) for text, place in found]
 
 
 def _listed(value: Any) -> list[Any]:
@@ -138,14 +135,15 @@ def texts_without_image(folder: str) -> Iterator[Path]:
         yield from (Path(root) / text for text in texts if text.stem not in known)
 
 
-def _beside(uri: str) -> list[str]:
+def _beside(uri: str) -> list[tuple[str, str]]:
+    """The lines of the text file of an image, and where each is."""
     for path in beside(uri):
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             line = path.read_bytes()[: error.start].count(b"\n") + 1
             raise CorpusError(f"{path}, line {line} is not UTF-8.") from error
-        return [line.strip() for line in lines] or [""]
+        return [(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1)] or [("", str(path))]
     return []
 
 

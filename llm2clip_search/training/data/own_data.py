@@ -35,6 +35,7 @@ from llm2clip_search.training.data.own_captions import CaptionFile, beside, capt
 from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, OwnSource
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 
+BROKEN, UNREADABLE = "broken images", "files that cannot be read"
 IMAGES, CAPTIONS, COUNTS = "images.parquet", "captions.parquet", "data.json"
 FEWEST = 2
 """Images of a split: a contrastive batch needs at least two."""
@@ -53,8 +54,6 @@ class OwnImages:
     """Small versions by content hash, if near-duplicates are looked for; see `small_version`."""
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
     """Reason, name, and details of what is not used."""
-    notes: Counter[str] = field(default_factory=Counter)
-    """Further counts of what was found."""
 
     def leave_out(self, reason: str, name: str, detail: str = "") -> None:
         self.left_out.append((reason, name, detail))
@@ -84,7 +83,6 @@ class OwnSplits:
 
     splits: Mapping[str, OwnImages]
     left_out: list[tuple[str, str, str]]
-    notes: Mapping[str, int]
 
     @property
     def digest(self) -> str:
@@ -97,9 +95,7 @@ class OwnSplits:
         for name, images in self.splits.items():
             found[f"{name} images"] = len(images.places)
             found[f"{name} captions"] = len(images.rows)
-        return (
-            found | dict(Counter(reason for reason, _, _ in self.left_out)) | {k: v for k, v in self.notes.items() if v}
-        )
+        return found | dict(Counter(reason for reason, _, _ in self.left_out))
 
 
 def read_own_data(
@@ -119,7 +115,7 @@ def read_own_data(
     train = _read(data.train, folder, progress, compares)
     others = {"val": _read(data.val, folder, progress, compares)} if data.val else {}
     others |= {each.name: _read([each], folder, progress, compares) for each in evaluation}
-    left_out, notes = train.left_out, train.notes
+    left_out = train.left_out
     for name, images in others.items():
         both = sorted(train.places.keys() & images.places.keys())
         for content in both:
@@ -128,7 +124,6 @@ def read_own_data(
             )
             train.drop(content)
         left_out += images.left_out
-        notes = notes + images.notes
     if not data.val:
         train, val = _split(train, data)
         others = {"val": val, **others}
@@ -145,7 +140,7 @@ def read_own_data(
                 f"Too few images with captions are left of {_named(data, evaluation, name)} for {name}:"
                 f" {len(images.places)}, and at least {FEWEST} are needed{first}."
             )
-    return OwnSplits(splits=splits, left_out=left_out, notes=notes)
+    return OwnSplits(splits=splits, left_out=left_out)
 
 
 def listing_of(data: OwnData, evaluation: Sequence[EvaluationSource], *, folder: Path) -> str:
@@ -241,9 +236,9 @@ def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compar
                 out.leave_out("text files without an image", str(text))
             for key, where in captions.unused() if captions else ():
                 out.leave_out("captions without an image", where, key)
-            out.notes["empty captions"] += captions.empty if captions else 0
         if not readable:
-            why = f", such as {out.left_out[-1][1]}: {out.left_out[-1][0]}" if out.left_out else ""
+            broken = [row for row in out.left_out if row[0] in (BROKEN, UNREADABLE)]
+            why = f", such as {broken[-1][1]}: {broken[-1][0]}" if broken else ""
             raise CorpusError(f"{source.source} has no images that can be read{why}.")
     for content, uri in without.items():
         if content not in out.places:
@@ -265,7 +260,7 @@ def _items(corpus: Corpus, out: OwnImages) -> Iterator[Item]:
         try:
             yield from corpus.parts(item)
         except (OSError, Llm2ClipError) as error:
-            out.leave_out("files that cannot be read", item.uri, first_line(error))
+            out.leave_out(UNREADABLE, item.uri, first_line(error))
 
 
 def _take(
@@ -279,18 +274,18 @@ def _take(
     """Add an image with its captions, unless it cannot be read or has none."""
     item = decoded.item
     if decoded.error is not None:
-        out.leave_out("broken images", item.uri, first_line(decoded.error))
+        out.leave_out(BROKEN, item.uri, first_line(decoded.error))
         return
     content = decoded.content_hash
     found = table.of(item.uri, content, folder) if table else captions_of(decoded, source)
     known = out.captions.setdefault(content, {})
-    for caption in found:
-        if not caption[1]:
-            out.notes["empty captions"] += bool(item.columns or table)
-        elif caption in known:
-            out.notes["repeated captions"] += 1
-        else:
-            known[caption] = None
+    for lang, text, place in found:
+        if not text and (item.columns or table):  # an empty line of a text file is no caption
+            out.leave_out("empty captions", place, item.uri)
+        elif (lang, text) in known:
+            out.leave_out("repeated captions", place, text)
+        elif text:
+            known[lang, text] = None
     if not known:
         del out.captions[content]
         without[content] = item.uri

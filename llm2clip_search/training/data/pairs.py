@@ -121,10 +121,12 @@ class CaptionPairSampler:
             zip(source_weights, self.sources, self.candidates, strict=True), 1
         ):
             if weight > 0.0 and not candidates:
+                several, count = len(source_weights) > 1, len(photographs)
+                name = f"Caption source {number} of {len(source_weights)}" if several else "The caption source"
+                unused = " A source that stage 1 does not use needs weight 0." if several else ""
                 raise CorpusError(
-                    f"Caption source {number} of {len(source_weights)} has no pairs: of its {len(photographs)}"
-                    " photographs with two different captions in languages of non-zero weight, at least 2 must have"
-                    " them in the same languages. A source that stage 1 does not use needs weight 0."
+                    f"{name} has no pairs: it has {count} photograph{'s' * (count != 1)} with two different captions in"
+                    f" languages of non-zero weight, and at least 2 must have them in the same languages.{unused}"
                 )
         weights = np.array(source_weights, dtype=np.float64)
         if not weights.sum() > 0.0:
@@ -133,8 +135,16 @@ class CaptionPairSampler:
         self.lang_weights = lang_weights
 
     def __len__(self) -> int:
-        """Number of photographs that have a pair."""
-        return sum(map(len, self.sources))
+        """Number of photographs that have a pair; one of several sources counts once."""
+        return sum(map(len, self.sources)) - self.repeated
+
+    @property
+    def repeated(self) -> int:
+        """How often a photograph that has a pair is in a further source."""
+        photos = [
+            int(self.photo_of[next(iter(photograph.values()))[0]]) for source in self.sources for photograph in source
+        ]
+        return len(photos) - len(set(photos))
 
     def draw(self, step: int, count: int) -> PairBatch:
         """Draw the pairs of a step; they depend only on the seed and the step.

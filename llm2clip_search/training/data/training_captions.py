@@ -9,6 +9,7 @@ import pyarrow as pa
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.data.caption_table import (
     CaptionSource,
+    Report,
     captions_of_images,
     held_out_photos,
     read_caption_table,
@@ -18,8 +19,13 @@ from llm2clip_search.training.data.long_captions import with_long_captions
 from llm2clip_search.training.data.recipe import DataRecipe
 
 
-def read_stage2_captions(data: DataRecipe, root: Path) -> tuple[pa.Table, dict[str, int]]:
+def read_stage2_captions(
+    data: DataRecipe, root: Path, report: Report = lambda reason, where, text: None
+) -> tuple[pa.Table, dict[str, int]]:
     """Read the captions of stage 2's images and add long ones if the recipe says so.
+
+    Args:
+        report: see `read_caption_table`.
 
     Returns:
         The caption table, and its counts by name.
@@ -27,7 +33,7 @@ def read_stage2_captions(data: DataRecipe, root: Path) -> tuple[pa.Table, dict[s
     Raises:
         CorpusError: captions cannot be read, or all are held out.
     """
-    captions, counts = read_training_captions(data.image_captions, data, root)
+    captions, counts = read_training_captions(data.image_captions, data, root, report)
     captions = captions_of_images(captions)
     if data.long is not None:
         captions = with_long_captions(captions, data.long)
@@ -36,9 +42,15 @@ def read_stage2_captions(data: DataRecipe, root: Path) -> tuple[pa.Table, dict[s
 
 
 def read_training_captions(
-    sources: Sequence[CaptionSource], data: DataRecipe, root: Path
+    sources: Sequence[CaptionSource],
+    data: DataRecipe,
+    root: Path,
+    report: Report = lambda reason, where, text: None,
 ) -> tuple[pa.Table, dict[str, int]]:
     """Read captions and leave out those of held-out photographs.
+
+    Args:
+        report: see `read_caption_table`.
 
     Returns:
         The caption table, and its counts by name.
@@ -46,7 +58,7 @@ def read_training_captions(
     Raises:
         CorpusError: captions cannot be read, or all are held out.
     """
-    captions, counts = read_caption_table(root, sources)
+    captions, counts = read_caption_table(root, sources, report)
     kept = without_photos(captions, held_out_by(data, root))
     left_out = len(captions) - len(kept)
     if not len(kept):

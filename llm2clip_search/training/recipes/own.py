@@ -9,6 +9,7 @@ from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.errors import InputError, Llm2ClipError
 from llm2clip_search.training.data.caption_store import StoredDtype
 from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData
+from llm2clip_search.training.recipes.recipe_file import refuse_missing_blocks
 from llm2clip_search.training.recipes.registry import recipe_text
 from llm2clip_search.training.recipes.toml_file import TomlFile
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
@@ -117,6 +118,7 @@ def _stage2(file: TomlFile, model: ModelConfig, start: Start) -> ClipRecipe:
         raise file.refuse(("clip", "hard_negatives"), why)
     if start.is_dual and stage.loop.mix:
         raise file.refuse(("clip", "loop", "mix"), f"is {stage.loop.mix:g}, but a new adaptor has no weights to keep")
+    refuse_missing_blocks(file, stage)
     del file.values["clip"]
     return stage
 

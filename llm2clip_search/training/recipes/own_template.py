@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnSource
 from llm2clip_search.training.data.own_report import SplitReport
 from llm2clip_search.training.recipes.toml_file import changed, to_toml
+from llm2clip_search.training.runtime.mixed_precision import PrecisionTimes
 
 SMALL = 2000
 """Training images up to which a set is small: its steps take minutes on two cores."""
@@ -41,7 +42,8 @@ def own_recipe_text(
     val: Sequence[OwnSource],
     evaluation: Sequence[EvaluationSource],
     found: SplitReport,
-    bf16: bool,
+    vision_times: PrecisionTimes,
+    llm_times: PrecisionTimes,
 ) -> str:
     """The text of a recipe file.
 
@@ -49,7 +51,8 @@ def own_recipe_text(
         llm: the model whose LLM reads captions, if only the vision tower of ``start`` is taken; empty otherwise.
         tunes_llm: whether the recipe has stage 1.
         found: in the training split.
-        bf16: whether the device computes quicker in bfloat16.
+        vision_times: of training steps like those of the vision tower, which decide its precision.
+        llm_times: likewise, of the LLM.
     """
     preset = Preset.for_images(found.images)
     sources = "".join(
@@ -58,7 +61,7 @@ def own_recipe_text(
         if listed
     )
     negatives = "" if llm else _NEGATIVES
-    stage1 = _stage1(found, bf16) if tunes_llm else ""
+    stage1 = _stage1(found, llm_times) if tunes_llm else ""
     share = "" if val else "\n# Without a source for validation, this share of the photographs is not trained on.\n"
     share += "" if val else "[data]\nval_share = 0.15\nseed = 0\n"
     sets = to_toml({"evaluation": [changed(each) for each in evaluation]}) if evaluation else ""
@@ -98,7 +101,7 @@ kept_views = {preset.kept_views}
 querybank_size = {min(500, found.images)}
 vision_dropout = 0.1
 text_dropout = 0.1
-bf16 = {str(bf16).lower()}
+{_precision(vision_times)}
 
 [clip.loop]
 steps = {preset.steps}
@@ -134,11 +137,15 @@ def _start(start: str, llm: str, tunes_llm: bool) -> str:
     )
 
 
-def _stage1(found: SplitReport, bf16: bool) -> str:
+def _precision(times: PrecisionTimes) -> str:
+    return f"# Measured by train init: {times}.\nbf16 = {str(times.prefers_bf16).lower()}"
+
+
+def _stage1(found: SplitReport, times: PrecisionTimes) -> str:
     batch = min(64, found.images)
     steps = max(20, -(-5 * found.images // batch))
     every = max(5, steps // 8)
-    return _STAGE1.format(batch=batch, micro=min(32, batch), bf16=str(bf16).lower(), steps=steps, every=every)
+    return _STAGE1.format(batch=batch, micro=min(32, batch), precision=_precision(times), steps=steps, every=every)
 
 
 _STAGE1 = """\
@@ -149,7 +156,7 @@ batch_size = {batch}
 # Captions in one forward pass; fewer take less memory.
 micro_batch = {micro}
 gradient_cache = true
-bf16 = {bf16}
+{precision}
 
 [captions.loop]
 steps = {steps}

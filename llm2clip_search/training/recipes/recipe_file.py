@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm2clip_search.encoders.config import ModelConfig
-from llm2clip_search.errors import InputError
+from llm2clip_search.errors import InputError, ModelError
 from llm2clip_search.training.data.recipe import DataRecipe, DataSize
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.recipes.toml_file import TomlFile, changed, to_toml
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
+from llm2clip_search.training.tasks.empty_towers import require_blocks
 
 TABLES = ("name", "model", "data", "size", "captions", "clip")
 """What a recipe file holds: the name, the model, the data and its size, and both stages."""
@@ -41,6 +42,8 @@ def parse_recipe(text: str, name: str, settings: Sequence[str] = ()) -> Recipe:
     for field in ("anchor", "hard_negatives"):
         if getattr(stage2, field) is not None:
             raise file.refuse(("clip", field), "needs a model to begin from, as recipes for own data have (start)")
+    if stage2.vision.mode == "lora":
+        refuse_missing_blocks(file, stage2)
     return Recipe(
         name=title,
         data=file.build(DataRecipe, ("data",)),
@@ -48,6 +51,19 @@ def parse_recipe(text: str, name: str, settings: Sequence[str] = ()) -> Recipe:
         stage1=file.build(CaptionLLMRecipe, ("captions",)),
         stage2=stage2,
     )
+
+
+def refuse_missing_blocks(file: TomlFile, stage: ClipRecipe) -> None:
+    """Refuse to train blocks or layers that the vision tower does not have; one of unknown shape has them.
+
+    Raises:
+        InputError: the message has the line.
+    """
+    try:
+        require_blocks(stage.model.vision, stage.vision)
+    except ModelError as error:
+        field = "blocks" if stage.vision.mode == "last" else "mode"
+        raise InputError(f"{file.place(('clip', 'vision', field))}: {error}") from error
 
 
 def recipe_toml(recipe: Recipe) -> str:

@@ -4,7 +4,7 @@ LoRA on a decoder with bidirectional attention, with supervised InfoNCE over pai
 other photographs of the batch are the negatives.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.llm import CaptionLLM, load_caption_llm, load_llm
 from llm2clip_search.encoders.tokenization import LLMTokenizer
@@ -90,6 +91,7 @@ class CaptionLLMTask:
         dev: tuple[Sequence[str], np.ndarray] | None,
         world: World,
         start: Mapping[str, torch.Tensor] | None = None,
+        progress: Progress = no_progress,
     ) -> None:
         """Load the LLM and add low-rank updates, which change nothing at first.
 
@@ -100,6 +102,7 @@ class CaptionLLMTask:
         """
         assert recipe.text.weights is not None, "an LLM text tower names its weights"
         self.recipe, self.pairs, self.dev, self.world = recipe, pairs, dev, world
+        self._progress = progress if world.is_main else no_progress
         self.samples_per_step = 2 * recipe.batch_size
         self.micro_batches = MicroBatches(size=recipe.micro_batch, cached=recipe.gradient_cache)
         self.tokenize = LLMTokenizer(tokenizer, recipe.text)
@@ -126,7 +129,8 @@ class CaptionLLMTask:
         rows = draws.choice(len(self.pairs.texts), size=min(STATISTICS_CAPTIONS, len(self.pairs.texts)), replace=False)
         texts = [self.pairs.texts[row] for row in rows]
         parts, _ = micro_batches_by_length(self.tokenize.count(texts), -(-len(texts) // EVALUATION_BATCH))
-        states = torch.cat([self._pooled([texts[row] for row in part.tolist()]) for part in parts])
+        pooled = self._reported("statistics", len(texts), self._pooled)
+        states = torch.cat([pooled([texts[row] for row in part.tolist()]) for part in parts])
         self.llm.mean.copy_(states.mean(dim=0))
         self.llm.std.copy_(states.std(dim=0) + 1e-4)
 
@@ -202,10 +206,26 @@ class CaptionLLMTask:
         texts, _ = self.dev
         self.llm.eval()
         lengths = self.tokenize.count(texts)
-        vectors = embed_by_length(lengths, EVALUATION_BATCH, lambda rows: self.embed([texts[row] for row in rows]))
+        embed = self._reported("evaluating", len(texts), self.embed)
+        vectors = embed_by_length(lengths, EVALUATION_BATCH, lambda rows: embed([texts[row] for row in rows]))
         self.llm.train()
         out: np.ndarray = vectors.cpu().numpy()
         return out
+
+    def _reported(
+        self, task: str, total: int, embed: Callable[[Sequence[str]], torch.Tensor]
+    ) -> Callable[[Sequence[str]], torch.Tensor]:
+        """A function that embeds captions and reports how many of all have been."""
+        done = 0
+
+        def reported(texts: Sequence[str]) -> torch.Tensor:
+            nonlocal done
+            embedded = embed(texts)
+            done += len(texts)
+            self._progress(task, done, total, {})
+            return embedded
+
+        return reported
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The trained tensors, by their names in a model folder; collective."""

@@ -31,10 +31,7 @@ from llm2clip_search.training.runtime.sharding import distribute_module
 from llm2clip_search.training.tasks.anchored_heads import AnchoredHeads
 from llm2clip_search.training.tasks.clip_data import ClipData, Dev, DevVectors
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
-from llm2clip_search.training.tasks.distillation import (
-    Distillation,
-    distillation_loss,
-)
+from llm2clip_search.training.tasks.distillation import Distillation, distillation_loss
 from llm2clip_search.training.tasks.hard_negative_mining import mined_neighbours
 from llm2clip_search.training.tasks.losses import clip_loss, require_negatives, shared_positives, siglip_loss
 from llm2clip_search.training.tasks.projection_heads import ProjectionHeads
@@ -74,6 +71,7 @@ class ClipTask:
         captioned, captions, store = data.captioned, data.captions, data.store
         self.start = start
         self.recipe, self.store, self.dev, self.world = recipe, store, data.dev, world
+        self._progress = progress
         self.data = ImageCaptionSampler(
             captioned,
             captions,
@@ -109,10 +107,14 @@ class ClipTask:
         pixels = ImagePixels(
             data.files, model.vision.preprocess, recipe.augmentation, captions["caption"].to_pylist(), recipe.loop.seed
         )
-        self.vision = VisionFeatures(tower, captioned, pixels, micro_batch=recipe.micro_batch, bf16=recipe.bf16)
+        self.vision = VisionFeatures(
+            tower, captioned, pixels, micro_batch=recipe.micro_batch, bf16=recipe.bf16, world=world
+        )
         if original is not None:
             self.vision.keep_original(original)
-        sample = self.vision.features_of(captioned.image_ids[:STATISTICS_IMAGES])
+        sampled = captioned.image_ids[:STATISTICS_IMAGES]
+        with self.vision.reporting(progress, "statistics", len(sampled)):
+            sample = self.vision.features_of(sampled)
         self.caption_width = store.info.width - (0 if model.text.clip else store.info.clip_width)
         assert model.text.adaptor is not None, "a recipe's model has an adaptor"
         torch.manual_seed(recipe.loop.seed)
@@ -276,6 +278,12 @@ class ClipTask:
         It is the mean over the splits that select, each by its first language, so that a large split does not outweigh
         the others.
         """
+        bank = min(self.recipe.querybank_size, len(self.vision.captioned.image_ids))
+        total = sum(len(dev.image_ids) for dev in self.dev) + bank * bool(self.dev and self.recipe.model.querybank)
+        with self.vision.reporting(self._progress, "evaluating", total):
+            return self._recalls()
+
+    def _recalls(self) -> dict[str, float]:
         figures: dict[str, float] = {}
         norms = self._querybank() if self.dev else {}
         for dev in self.dev:

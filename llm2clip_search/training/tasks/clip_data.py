@@ -69,7 +69,7 @@ class ClipData:
     store: CaptionStore
     dev: tuple[Dev, ...]
     left_out: Sequence[tuple[str, str, str]] = ()
-    """Reason, name, and details of the images that are not used."""
+    """Reason, name, and details of the captions and images that are not used; see `left_out.write_left_out`."""
 
 
 def read_clip_data(
@@ -100,20 +100,23 @@ def read_clip_data(
     """
     opened = CaptionStore(store)
     opened.require_models(llm.fingerprint, llm.folder, clip=clip_identity(clip))
-    captions, counts = read_stage2_captions(data, root)
+    found: list[tuple[str, str, str]] = []
+    captions, counts = read_stage2_captions(data, root, lambda *row: found.append(row))
     files = open_images(root, data.images)
     dev = tuple(_dev(split, root, opened, check) for split in data.dev)
+    held_out = frozenset(digest for split in dev for digest in split.files.content_hashes.values())
     captioned = match_captions(
         files,
         captions,
         source_weights=[source.weight for source in data.image_captions],
         max_missing=max_missing,
-        held_out_hashes=frozenset(digest for split in dev for digest in split.files.content_hashes.values()),
+        held_out_hashes=held_out,
         held_out_photos=held_out_by(data, root),
+        finds_copies=bool(held_out) or len(data.images) > 1,  # a single source of millions is not read for it
     )
     if broken := check(files, captioned.image_ids):
         captioned = captioned.without(broken.keys(), "broken images")
-    left_out = [
+    left_out = found + [
         (reason, image_id, broken.get(image_id, "")) for reason, ids in captioned.skipped.items() for image_id in ids
     ]
     left_out += [("broken dev images", f"{split.name}: {name}", why) for split in dev for name, why in split.broken]

@@ -2,18 +2,21 @@
 
 import json
 import logging
+import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from llm2clip_search.encoders.config import TextConfig, VisionConfig
-from llm2clip_search.encoders.dual import open_clip_model
+from llm2clip_search.encoders.dual import open_clip_model, transformers_model
 from llm2clip_search.encoders.llm import CaptionLLM
-from llm2clip_search.encoders.sources import fetch
+from llm2clip_search.encoders.sources import fetch, find
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
-from llm2clip_search.encoders.vision import with_pooled_modules
+from llm2clip_search.encoders.vision import empty_transformers_backbone, with_pooled_modules
 from llm2clip_search.errors import ModelError, first_line
+from llm2clip_search.training.tasks.vision_training import VisionTraining, depth_of, mark_trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,13 +125,12 @@ def empty_backbone(config: VisionConfig, device: str = "meta") -> nn.Module:
     """The backbone of a vision tower, with random weights, or without weights on the meta device.
 
     Raises:
-        ModelError: its library does not know the architecture, or the library is transformers, where only the
-            model's folder defines it.
+        ModelError: its library does not know the architecture, or the library is transformers and the model's folder,
+            which defines it, is not on this machine.
     """
     ensure_torchvision()
-    build = {"timm": _empty_timm, "open_clip": _empty_open_clip}.get(config.library)
-    if build is None:
-        raise ModelError(f"Dry runs know the shapes of towers of timm and open_clip, not of {config.library}.")
+    builders = {"timm": _empty_timm, "open_clip": _empty_open_clip, "transformers": _empty_transformers}
+    build = builders[config.library]
     with torch.device(device):
         try:
             return with_pooled_modules(build(config, device), config).eval()
@@ -155,14 +157,49 @@ def _empty_open_clip(config: VisionConfig, device: str) -> nn.Module:
         logging.disable(logging.NOTSET)
 
 
+def _empty_transformers(config: VisionConfig, device: str) -> nn.Module:
+    return empty_transformers_backbone(config, None if config.weights is None else _found(config.weights))
+
+
+def _found(source: str) -> Path:
+    found = find(source)
+    if found is None:
+        raise ModelError(f"The shape of {source} is not known before it is fetched.")
+    return found.path
+
+
+def require_blocks(vision: VisionConfig, training: VisionTraining) -> None:
+    """Check that a tower has the blocks and layers that are to be trained; one of unknown shape is taken to have them.
+
+    Raises:
+        ModelError: as `mark_trained`.
+    """
+    try:
+        backbone = empty_backbone(vision)
+    except ModelError:
+        return
+    mark_trained(backbone, training, seed=0)
+
+
+def is_convolutional(vision: VisionConfig) -> bool:
+    """Whether the blocks of a tower consist of convolutions; False for one of unknown shape."""
+    try:
+        backbone = empty_backbone(vision)
+    except ModelError:
+        return False
+    return any(p.ndim == 4 and 0.0 <= depth_of(name) < math.inf for name, p in backbone.named_parameters())
+
+
 def clip_width(config: TextConfig | None) -> int:
     """Width of a CLIP text tower's embeddings, which follow the LLM's states in a caption store; 0 for no tower.
 
     Raises:
-        ModelError: the tower is one of transformers, where only the model's folder defines the width.
+        ModelError: the tower is one of transformers, and the model's folder, which defines the width, is not on this
+            machine.
     """
     if config is None:
         return 0
-    if config.library != "open_clip":
-        raise ModelError(f"Dry runs know the text towers of open_clip, not of {config.library}: {config.weights}.")
+    if config.library == "transformers":
+        assert config.weights is not None, "towers of transformers name their weights"
+        return transformers_model(_found(config.weights), source=config.weights).dim
     return open_clip_model(f"{config.architecture}/{config.weights}").dim

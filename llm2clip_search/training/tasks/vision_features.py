@@ -5,7 +5,8 @@ skip the first five, which work on the largest feature maps.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ import torch
 from torch import nn
 
 from llm2clip_search.base.files import remove_leftovers, replaced_file
-from llm2clip_search.base.progress import Progress
+from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.encoders.vision import VisionTower
 from llm2clip_search.training.data.image_captions import CaptionedImages, ImageBatch
 from llm2clip_search.training.data.image_pixels import AugmentedPixels, ImagePixels
 from llm2clip_search.training.data.image_set import ImageSet
+from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.seeds import generator
 from llm2clip_search.training.tasks.vision_training import split_backbone
@@ -27,15 +29,24 @@ class VisionFeatures:
     """Runs a vision tower on images given by id."""
 
     def __init__(
-        self, tower: VisionTower, captioned: CaptionedImages, pixels: ImagePixels, *, micro_batch: int, bf16: bool
+        self,
+        tower: VisionTower,
+        captioned: CaptionedImages,
+        pixels: ImagePixels,
+        *,
+        micro_batch: int,
+        bf16: bool,
+        world: World = World(),
     ) -> None:
         self.tower, self.captioned, self.pixels = tower, captioned, pixels
-        self.micro_batch, self.bf16 = micro_batch, bf16
+        self.micro_batch, self.bf16, self.world = micro_batch, bf16, world
         self.device = tower.mean.device
         self._prefix: nn.Module = nn.Identity()
         self._rest: nn.Module = tower.backbone
         self._original: nn.Module | None = None
         self._views: np.ndarray | None = None
+        self._progress: Progress = no_progress
+        self._task, self._done, self._total = "", 0, 0
         self._begun: dict[tuple[int, int, int], AugmentedPixels] = {}
         self._cached: dict[
             tuple[bool, str], torch.Tensor
@@ -87,10 +98,16 @@ class VisionFeatures:
     def features_of(
         self, image_ids: Sequence[str], files: ImageSet | None = None, *, keep: bool = False
     ) -> torch.Tensor:
-        """Features float32 ``[n, width]`` of images without augmentation; ``keep`` caches the prefix outputs."""
-        parts = [image_ids[start : start + self.micro_batch] for start in range(0, len(image_ids), self.micro_batch)]
+        """Features float32 ``[n, width]`` of images without augmentation; ``keep`` caches the prefix outputs.
+
+        Each rank computes its share, and all get all rows: all ranks have to call this.
+        """
+        count = len(image_ids)
+        is_shared = self.world.size <= count
+        own = self.world.slice(count) if is_shared else slice(0, count)
         out = []
-        for part in parts:
+        for rows in self._parts(count, own):
+            part = [image_ids[row] for row in rows]
             keys = [(files is None, image) for image in part]
             cached = [self._cached[key] for key in keys if key in self._cached]
             if len(cached) == len(part):
@@ -100,7 +117,35 @@ class VisionFeatures:
             if keep and self._rest is not self.tower.backbone:
                 self._cached |= dict(zip(keys, x.cpu(), strict=True))
             out.append(self._finish(self._rest, x))
-        return torch.cat(out)
+            self._report(len(part) * count // max(1, own.stop - own.start))
+        return self.world.gather(torch.cat(out), count) if is_shared else torch.cat(out)
+
+    def _parts(self, count: int, own: slice) -> list[np.ndarray]:
+        """The rows of each forward pass; a sharded tower needs as many of them on every rank."""
+        rows = np.arange(own.start, own.stop)
+        if len(rows) < count:
+            return np.array_split(rows, self.world.num_micro_batches(count, size=self.micro_batch))
+        return [rows[start : start + self.micro_batch] for start in range(0, len(rows), self.micro_batch)]
+
+    @contextmanager
+    def reporting(self, progress: Progress, task: str, total: int) -> Iterator[None]:
+        """A context in which `features_of` reports the images of all its calls as those of one task.
+
+        Args:
+            total: number of these images; cached ones may make it fewer.
+        """
+        self._progress = progress if self.world.is_main else no_progress
+        self._task, self._done, self._total = task, 0, total
+        try:
+            yield
+            self._report(total - self._done)
+        finally:
+            self._progress = no_progress
+
+    def _report(self, images: int) -> None:
+        if images:
+            self._done = min(self._total, self._done + images)
+            self._progress(self._task, self._done, self._total, {})
 
     def keep_original(self, backbone: nn.Module) -> None:
         """Keep the tower as it is now, frozen, for `original_features`.

@@ -16,6 +16,8 @@ from llm2clip_search.corpora.shards import expand_braces, find_files
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.data.caption_table import (
     CAPTION_SCHEMA,
+    EMPTY,
+    REPEATED,
     CaptionColumn,
     CaptionSource,
     HeldOutSplit,
@@ -118,9 +120,12 @@ def test_webdataset_members_with_lists_are_keyed_by_their_names(tmp_path: Path) 
 def test_empty_captions_are_counted_and_skipped(tmp_path: Path) -> None:
     rows = [{"image_id": "a", "caption": text} for text in ("A dog. ", "", " \t", None, ["", "A cat."], [])]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    table, counts = read_caption_table(tmp_path, [CaptionSource(path="c.jsonl")])
+    found: list[tuple[str, str, str]] = []
+    source = CaptionSource(path="c.jsonl")
+    table, counts = read_caption_table(tmp_path, [source], lambda *row: found.append(row))
     assert table["caption"].to_pylist() == ["A dog.", "A cat."]
     assert counts["empty"] == 4
+    assert found == [(EMPTY, f"{tmp_path / 'c.jsonl'}, row {row}", "") for row in (2, 3, 4, 5)]
 
 
 def test_captions_without_a_language_and_repeated_ones_are_counted(tmp_path: Path) -> None:
@@ -133,8 +138,10 @@ def test_captions_without_a_language_and_repeated_ones_are_counted(tmp_path: Pat
         ("a", "en", "A dog."),
     ]
     write_csv(tmp_path / "c.csv", [{"image_id": i, "lang": lang, "caption": text} for i, lang, text in rows])
-    table, counts = read_caption_table(tmp_path, [CaptionSource(path="c.csv")])
+    found: list[tuple[str, str, str]] = []
+    table, counts = read_caption_table(tmp_path, [CaptionSource(path="c.csv")], lambda *row: found.append(row))
     assert table["lang"].to_pylist() == ["de", "en", "en", "en", "en"]
+    assert found == [(REPEATED, f"{tmp_path / 'c.csv'}, row {row}", "A dog.") for row in (3, 5)]
     assert counts == {"empty": 0, "without a language": 3, "repeated": 2}
     _, counts = read_caption_table(tmp_path, [CaptionSource(path="c.csv", langs=("de",)), CaptionSource(path="c.csv")])
     assert counts == {"empty": 0, "without a language": 3, "repeated": 2}

@@ -94,6 +94,18 @@ def test_held_out_images_are_removed_by_name_and_by_content(files: ImageFiles) -
     assert captioned.image_ids == [f"{name}.jpg" for name in "adefghij"]
 
 
+def test_images_of_equal_content_count_once_with_the_captions_of_all(files: ImageFiles) -> None:
+    """The second of two sources has a caption of the first, and one of its own."""
+    rows = [(f"{name}.jpg", f"{name} 0") for name in "abd"] + [("c.jpg", "b 0"), ("c.jpg", "c 1"), ("c.jpg", "b 0")]
+    captions = caption_table(rows, source=[0, 0, 0, 1, 1, 1], lang=["en"] * 5 + ["de"])
+    captioned = match_captions(files, captions, source_weights=[1.0, 2.0], max_missing=1.0, finds_copies=True)
+    assert captioned.image_ids == ["a.jpg", "b.jpg", "d.jpg"]
+    assert [rows.tolist() for rows in captioned.caption_rows] == [[0], [1, 4, 5], [2]]
+    assert captioned.weights.tolist() == [1.0, 2.0, 1.0]
+    assert captioned.skipped["copies of another image"] == ["c.jpg"]
+    assert captioned.counts["images"] == 3
+
+
 def test_held_out_images_do_not_count_as_images_without_captions(files: ImageFiles) -> None:
     """Their captions were removed before."""
     captions = ALL.slice(4)
@@ -108,7 +120,7 @@ def test_held_out_images_do_not_count_as_images_without_captions(files: ImageFil
 
 def test_a_single_image_is_too_few(files: ImageFiles) -> None:
     with pytest.raises(
-        CorpusError, match=r"1 images have captions, can be read and are not held out; .* needs at least two"
+        CorpusError, match=r"Images with captions that can be read and are not held out: 1; .* needs at least two"
     ):
         match_captions(files, caption_table([("a.jpg", "1")]), source_weights=[1.0], max_missing=1.0)
 

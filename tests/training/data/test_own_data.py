@@ -131,6 +131,11 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
         "copies of an image": 1,
         "repeated captions": 1,
     }
+    (repeated,) = [row for row in found.left_out if row[0] == "repeated captions"]
+    assert repeated[1:] in [  # whichever of both files was read first
+        (f"{folder / 'copy.txt'}, line 2", CAPTIONS[0][0]),
+        (f"{folder / 'photo-00.txt'}, line 1", CAPTIONS[0][0]),
+    ]
     assert any(name.endswith("broken.jpg") and detail for _, name, detail in found.left_out)
     texts = [text for images in found.splits.values() for _, _, text in images.rows]
     assert len(texts) == sum(map(len, CAPTIONS.values())) + 1
@@ -143,6 +148,24 @@ def test_a_table_may_name_images_that_are_not_there(tmp_path: Path) -> None:
     found = read(tmp_path, OwnSource(source="a", captions="rows.csv", split="train"))
     assert reasons(found) == {"captions without an image": 1, "empty captions": 1}
     assert ("captions without an image", f"{table}, row 20", "7/7.jpg") in found.left_out
+    assert ("empty captions", f"{table}, row 21", str(tmp_path / "a" / "1" / "1.jpg")) in found.left_out
+
+
+def test_captions_of_a_doubled_id_are_joined_and_repeated_ones_have_their_row(tmp_path: Path) -> None:
+    """An image in several rows, by its name and by its stem."""
+    for number in range(4):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / f"{number}.jpg").write_bytes(jpeg(number))
+    rows = [(f"{number}.jpg", f"thing {number}") for number in range(4)]
+    rows += [("2", "another caption of 2"), ("2", "thing 2"), ("3.jpg", " thing 3 "), ("3.jpg", "")]
+    table = write_csv(tmp_path / "rows.csv", [{"image": image, "caption": text} for image, text in rows])
+    found = read(tmp_path, OwnSource(source="a", captions="rows.csv"))
+    assert sorted(found.left_out) == [
+        ("empty captions", f"{table}, row 8", str(tmp_path / "a" / "3.jpg")),
+        ("repeated captions", f"{table}, row 6", "thing 2"),
+        ("repeated captions", f"{table}, row 7", "thing 3"),
+    ]
+    assert sum(len(images.rows) for images in found.splits.values()) == 5
 
 
 def test_images_of_validation_are_never_trained_on(tmp_path: Path) -> None:

@@ -113,6 +113,13 @@ def test_a_batch_comes_from_one_source_drawn_by_weight() -> None:
     assert 0.68 < counts[0] / 400 < 0.82
 
 
+def test_a_photograph_of_two_sources_counts_once() -> None:
+    rows = [(photo, f"{photo} {n}") for photo in "abc" for n in range(2)]
+    again = [(photo, f"{photo} {n}") for photo in "bcd" for n in range(2, 4)]
+    pairs = pairs_of(caption_table([*rows, *again], source=[0] * 6 + [1] * 6), weights=(1.0, 1.0))
+    assert (len(pairs), pairs.repeated) == (4, 2)
+
+
 def test_a_batch_has_one_language_for_queries_and_one_for_positives_by_weight() -> None:
     """Weights: English 2, German 1, Chinese 0; no photograph has two German captions: en-en 4, en-de 2, de-en 2."""
     rows = [(photo, f"{photo} {n}") for photo in "ab" for n in range(7)]
@@ -231,8 +238,8 @@ def test_texts_without_images_are_paired_within_their_row() -> None:
 @pytest.mark.parametrize(
     ("weights", "langs", "message"),
     [
-        ((1.0, 1.0), {}, "Caption source 2 of 2 has no pairs: of its 1 photographs with two .* 2 must .* weight 0"),
-        ((1.0,), {"en": 0.0}, "Caption source 1 of 1 has no pairs: of its 0 photographs"),
+        ((1.0, 1.0), {}, "Caption source 2 of 2 has no pairs: it has 1 photograph with two .* 2 must .* weight 0"),
+        ((1.0,), {"en": 0.0}, r"The caption source has no pairs: it has 0 photographs .* in the same languages\.$"),
         ((0.0, 0.0), {}, "All 2 caption sources have weight 0"),
     ],
 )

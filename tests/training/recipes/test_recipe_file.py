@@ -44,7 +44,7 @@ def test_a_setting_replaces_a_value(setting: str, value: int) -> None:
 
 
 def test_settings_reach_tables_that_the_file_does_not_have() -> None:
-    changed = find_recipe("nano", ["data.long.seed=3", "clip.vision.lora.rank=4", "clip.vision.mode=lora"])
+    changed = find_recipe("nano", ["data.long.seed=3", "clip.vision.lora.rank=4"])
     assert changed.data.long is not None
     assert changed.data.long.seed == 3
     assert changed.stage2.vision.lora is not None
@@ -95,6 +95,10 @@ def test_what_is_wrong_is_said_with_its_line(before: str, after: str, at: str, m
         (["captions.joined=1.5"], "joined is 1.5, but it has to be between 0 and 1"),
         (["clip.hard_negatives.share=0.5"], "clip.hard_negatives needs a model to begin from"),
         (["clip.anchor.images=1"], "clip.anchor needs a model to begin from"),
+        (
+            ["clip.vision.mode=lora"],
+            "the setting clip.vision.mode: The vision tower has no linear layers in its blocks, which mode 'lora'",
+        ),
         (["clip=3"], "the setting clip: clip is 3, but it has to be a table"),
         (["optimiser=adam"], "a recipe has no field 'optimiser'; it has name, model"),
     ],
