@@ -97,8 +97,8 @@ def test_the_card_of_a_model_that_was_pulled(tmp_path: Path, monkeypatch: pytest
         (
             "nano",
             [
-                "nano (0adca26651f9d4e8)",
-                "timm tf_efficientnet_lite2, 320x320 pixels",
+                "nano (e6f9df36f2331e81)",
+                "timm tf_efficientnet_lite2, 352x352 pixels",
                 "6M to index images, 207M to query",
                 "licence  research and educational use (training data); Gemma Terms of Use",
                 "training data  Flickr8k train split",

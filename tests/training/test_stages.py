@@ -57,6 +57,10 @@ def recipe(towers: TinyTowers) -> Recipe:
         tiny.stage2,
         loop=replace(tiny.stage2.loop, checkpoint_every=3, evaluate_every=4),
         vision=VisionTraining(mode="last", blocks=2, scale=0.1),
+        kept_views=8,
+        long_ratio=0.5,
+        lang_weights={"en": 1.0, "de": 0.6, "zh": 0.6, "fr": 0.4, "cs": 0.4},
+        augmentation=Augmentation(crop=0.5, aspect=1.33, flip=True, colour=0.4),
         caption_noise=0.1,
         bf16=False,
     )

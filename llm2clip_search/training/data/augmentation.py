@@ -31,9 +31,9 @@ class Augmentation:
     colour: float = 0.0
     """Largest relative change of brightness, contrast and saturation; hue is kept, because captions name colours."""
     size: int = 0
-    """Height of the augmented image in pixels, its width in proportion; 0 for that of the tower's input. Crops show things
-    larger than whole images do, so a tower often does better on a larger input than it was trained on (Touvron et al.,
-    arXiv 1906.06423). The tower has to take images of any size."""
+    """Height of the augmented image in pixels, its width in proportion; 0 for that of the tower's input. Crops show
+    things larger than whole images do, so a tower often does better on a larger input than it was trained on (Touvron
+    et al., arXiv 1906.06423). The tower has to take images of any size."""
 
     def __post_init__(self) -> None:
         require_values(

@@ -40,7 +40,7 @@ def test_nano_is_what_the_included_model_says() -> None:
 )
 def test_a_setting_replaces_a_value(setting: str, value: int) -> None:
     assert find_recipe("nano", [setting]).stage2.loop.steps == value
-    assert find_recipe("nano").stage2.loop.steps == 300
+    assert find_recipe("nano").stage2.loop.steps == 500
 
 
 def test_settings_reach_tables_that_the_file_does_not_have() -> None:
@@ -57,8 +57,8 @@ def test_settings_reach_tables_that_the_file_does_not_have() -> None:
         ("temperature = 0.05", "temperatur = 0.05", "temperatur ", "[clip] has no field 'temperatur'; did you mean"),
         ('split = "val"', 'splt = "val"', "splt ", "[data.dev.captions] has no field 'splt'; did you mean 'split'?"),
         ("[clip.loop]", "[clip.lop]", "[clip.lop]", "[clip] has no field 'lop'; did you mean 'loop'?"),
-        ("steps = 300", 'steps = "many"', 'steps = "many"', "clip.loop.steps is 'many', but expected int, got str"),
-        ("steps = 300", "steps = -3", "steps = -3", "cannot have steps -3"),
+        ("steps = 500", 'steps = "many"', 'steps = "many"', "clip.loop.steps is 'many', but expected int, got str"),
+        ("steps = 500", "steps = -3", "steps = -3", "cannot have steps -3"),
         ('mode = "full"', 'mode = "ful"', 'mode = "ful"', "clip.vision.mode is 'ful'; did you mean 'full'?"),
         ('mode = "full"', 'mode = "last"', 'mode = "last"', "mode 'last' needs blocks = 1 or more, not 0"),
         ("blocks = 0", "blocks = 0.5", "blocks = 0.5", "model.text.adaptor.blocks is 0.5, but expected int, got float"),
@@ -77,7 +77,7 @@ def test_what_is_wrong_is_said_with_its_line(before: str, after: str, at: str, m
     ("settings", "message"),
     [
         (["clip.loop.stps=3"], "the setting clip.loop.stps: [clip.loop] has no field 'stps'; did you mean 'steps'?"),
-        (["clip.loop.learning_rate=-1"], "the setting clip.loop.learning_rate: A run of 300 steps cannot have"),
+        (["clip.loop.learning_rate=-1"], "the setting clip.loop.learning_rate: A run of 500 steps cannot have"),
         (["clip"], "'clip' is no setting: one is written FIELD=VALUE"),
         (["clip.=3"], "is no setting"),
         (["name.first=3"], "leads into name, which is no table"),
