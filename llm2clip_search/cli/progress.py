@@ -84,9 +84,9 @@ class ProgressBar:
 
 
 def _rate(task: Task) -> dict[str, float]:
-    """Items per second over the whole task, once that is a steady number."""
-    elapsed = task.elapsed or 0.0
-    return {f"{task.description}_per_second": task.completed / elapsed} if elapsed > 0.5 and task.completed else {}
+    """Items per second over the whole task, once that is a steady number: images, for ``images for the statistics``."""
+    elapsed, things = task.elapsed or 0.0, task.description.partition(" for ")[0]
+    return {f"{things}_per_second": task.completed / elapsed} if elapsed > 0.5 and task.completed else {}
 
 
 def _figures(figures: Mapping[str, float]) -> str:

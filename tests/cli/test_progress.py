@@ -78,13 +78,13 @@ def test_the_time_left_of_training_includes_evaluations(clock: list[float], caps
                 bar("training", step, 30, {"samples_per_second": 1.0})
             for done in range(1, 6):
                 clock[0] += 20.0
-                bar("evaluating", done, 5, {"samples_per_second": 1.0})
+                bar("images for the evaluation", done, 5, {})
         clock[0] += 30.0
         bar("training", 21, 30, {"samples_per_second": 1.0})
     lines = capsys.readouterr().err.splitlines()
-    assert [line for line in lines if line.startswith(("evaluating 1 ", "evaluating 5 "))] == [
-        "evaluating 1 of 5: 1 samples/s",
-        "evaluating 5 of 5: 1 samples/s",
+    evaluations = [line for line in lines if line.startswith("images for the evaluation")]
+    assert [line for line in evaluations if "5 of 5" in line] == [
+        "images for the evaluation 5 of 5: 0.062 images/s"
     ] * 2
     assert lines[-1] == "training 21 of 30: 1 samples/s · 3 min left"
 

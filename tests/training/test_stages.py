@@ -434,7 +434,7 @@ def test_empty_and_repeated_captions_are_counted_and_listed(
             counts.update(figures)
 
     run("captions", recipe, tmp_path, tmp_path, tmp_path / "llm", progress=report)
-    assert {"statistics", "evaluating"} < set(said)
+    assert {"captions for the statistics", "captions for the evaluation"} < set(said)
     assert (counts["empty"], counts["repeated"]) == (3, 3)
     table = tmp_path / "multi30k" / "captions.csv.gz"
     listed = [json.loads(line) for line in (tmp_path / "llm" / "left_out.jsonl").read_text().splitlines()]
@@ -467,7 +467,7 @@ def test_broken_images_are_left_out_and_listed(recipe: Recipe, made: Path, tmp_p
         said[what] = figures
 
     run("clip", replace(recipe, stage2=clip), tmp_path, made, tmp_path / "model", progress=progress)
-    assert {"statistics", "evaluating"} < said.keys()
+    assert {"images for the statistics", "images for the evaluation"} < said.keys()
     assert {name: said["data"][name] for name in ("images", "broken images", "broken dev images")} == {
         "images": 5,
         "broken images": 1,

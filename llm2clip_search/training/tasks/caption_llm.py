@@ -129,7 +129,7 @@ class CaptionLLMTask:
         rows = draws.choice(len(self.pairs.texts), size=min(STATISTICS_CAPTIONS, len(self.pairs.texts)), replace=False)
         texts = [self.pairs.texts[row] for row in rows]
         parts, _ = micro_batches_by_length(self.tokenize.count(texts), -(-len(texts) // EVALUATION_BATCH))
-        pooled = self._reported("statistics", len(texts), self._pooled)
+        pooled = self._reported("captions for the statistics", len(texts), self._pooled)
         states = torch.cat([pooled([texts[row] for row in part.tolist()]) for part in parts])
         self.llm.mean.copy_(states.mean(dim=0))
         self.llm.std.copy_(states.std(dim=0) + 1e-4)
@@ -206,7 +206,7 @@ class CaptionLLMTask:
         texts, _ = self.dev
         self.llm.eval()
         lengths = self.tokenize.count(texts)
-        embed = self._reported("evaluating", len(texts), self.embed)
+        embed = self._reported("captions for the evaluation", len(texts), self.embed)
         vectors = embed_by_length(lengths, EVALUATION_BATCH, lambda rows: embed([texts[row] for row in rows]))
         self.llm.train()
         out: np.ndarray = vectors.cpu().numpy()

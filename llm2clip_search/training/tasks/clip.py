@@ -113,7 +113,7 @@ class ClipTask:
         if original is not None:
             self.vision.keep_original(original)
         sampled = captioned.image_ids[:STATISTICS_IMAGES]
-        with self.vision.reporting(progress, "statistics", len(sampled)):
+        with self.vision.reporting(progress, "images for the statistics", len(sampled)):
             sample = self.vision.features_of(sampled)
         self.caption_width = store.info.width - (0 if model.text.clip else store.info.clip_width)
         assert model.text.adaptor is not None, "a recipe's model has an adaptor"
@@ -280,7 +280,7 @@ class ClipTask:
         """
         bank = min(self.recipe.querybank_size, len(self.vision.captioned.image_ids))
         total = sum(len(dev.image_ids) for dev in self.dev) + bank * bool(self.dev and self.recipe.model.querybank)
-        with self.vision.reporting(self._progress, "evaluating", total):
+        with self.vision.reporting(self._progress, "images for the evaluation", total):
             return self._recalls()
 
     def _recalls(self) -> dict[str, float]:
