@@ -91,12 +91,12 @@ def serve_stdio(service: Service) -> None:
 
     async def serve() -> None:
         async with stdio_server() as (reading, writing):
-            await server.run(reading, writing, server.create_initialization_options())
+            try:
+                await server.run(reading, writing, server.create_initialization_options())
+            finally:
+                service.close()  # so that nothing is printed once stdout is what it was
 
-    try:
-        anyio.run(serve)
-    finally:
-        service.close()
+    anyio.run(serve)
 
 
 def _description(tool: Tool) -> "types.Tool":
