@@ -180,7 +180,7 @@ def test_a_pipeline_without_results_is_started_again(tmp_path: Path, ray_address
         Pictures(hangs=str(hung)),
         [range(3), range(3)],
         EncoderSource.of(ColourEncoder()),
-        ClusterConfig(address=ray_address, staging=str(tmp_path / "staging"), stall_s=20.0),
+        ClusterConfig(address=ray_address, staging=str(tmp_path / "staging"), stall_s=45.0),
         owner="test",
         batch_size=4,
         together=4,
