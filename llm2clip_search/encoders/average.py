@@ -92,7 +92,7 @@ def _anchored(model: Model) -> ModelConfig:
 
 def _require_same_configuration(first: Model, other: Model) -> None:
     ours, theirs = _flat(_anchored(first)), _flat(_anchored(other))
-    for key in ours.keys() | theirs.keys():
+    for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             raise ModelError(
                 f"{first.reference} and {other.reference} differ in {key}: {ours.get(key)} and {theirs.get(key)}. Only"
@@ -164,12 +164,12 @@ def _querybanks(strength: float, tensors: Sequence[Mapping[str, torch.Tensor]]) 
 def _write(folder: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor], models: Sequence[Model]) -> None:
     from safetensors.torch import save_file
 
-    first = models[0].folder
-    assert first is not None, "its tensors were read"
+    folders = [model.folder for model in models if model.folder is not None]  # all of them: their tensors were read
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
-    shutil.copyfile(first / "tokenizer.json", folder / "tokenizer.json")
-    copy_terms(first, folder)
+    shutil.copyfile(folders[0] / "tokenizer.json", folder / "tokenizer.json")
+    for each in folders:
+        copy_terms(each, folder)
     lines = [
         f"# {config.name}",
         "",

@@ -92,12 +92,14 @@ def test_the_average_of_equal_models_embeds_as_they_do(runs: list[Path], tmp_pat
 
 def test_its_configuration_and_card_name_everything_that_went_in(runs: list[Path], tmp_path: Path) -> None:
     (runs[0] / "NOTICE").write_text("terms")
+    (runs[2] / "LICENSE.txt").write_text("other terms")
     config = average_models([resolve(f"dir:{folder}") for folder in runs], tmp_path / "out", name="soup")
     assert config == ModelConfig.read(tmp_path / "out" / "config.json")
     assert (config.name, config.calibration) == ("soup", None)
     assert config.licence == "unknown; licence b; licence c"
     assert config.training_data == ("Flickr8k", "b", "c")
     assert (tmp_path / "out" / "NOTICE").read_text() == "terms"
+    assert (tmp_path / "out" / "LICENSE.txt").read_text() == "other terms"
     card = (tmp_path / "out" / "README.md").read_text()
     for folder in runs:
         assert f"| dir:{folder} | {resolve(f'dir:{folder}').identity.fingerprint} |" in card

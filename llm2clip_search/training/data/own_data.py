@@ -28,7 +28,7 @@ from llm2clip_search.corpora.listed import ListCorpus
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
 from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
-from llm2clip_search.training.data.caption_table import CaptionSource
+from llm2clip_search.training.data.caption_table import EMPTY, CaptionSource
 from llm2clip_search.training.data.left_out import write_left_out
 from llm2clip_search.training.data.near_duplicates import THUMBNAIL, near_duplicates, small_version
 from llm2clip_search.training.data.own_captions import CaptionFile, beside, captions_of, texts_without_image
@@ -281,7 +281,7 @@ def _take(
     known = out.captions.setdefault(content, {})
     for lang, text, place in found:
         if not text and (item.columns or table):  # an empty line of a text file is no caption
-            out.leave_out("empty captions", place, item.uri)
+            out.leave_out(EMPTY, place, item.uri)
         elif (lang, text) in known:
             out.leave_out("repeated captions", place, text)
         elif text:
