@@ -19,6 +19,12 @@ ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
 _PAGES = 1 << 20
 """Bytes of a column chunk that are read at a time. Without this, pyarrow reads whole chunks: a row group of images can
 be several gigabytes."""
+LONGEST_CELL = 1 << 28
+"""Characters of a cell of a text file, and bytes from which a column chunk of a Parquet file may be a bomb: one cell
+can be as large as its chunk."""
+_BOMB = 1000
+"""How often as large as its stored bytes a chunk of that size is, if it was made to fill memory. Images are compressed
+already, and texts become five times smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +97,25 @@ class ParquetFile(TableFile):
                     wanted.append(name)
                     leaves += range(leaf, leaf + count)
                 leaf += count
+            self._check_sizes(file.metadata, groups, leaves)
             if wanted:  # by number, because names may be equal, and pyarrow takes one with a dot for two
                 batches = file.reader.iter_batches(size, row_groups=groups, column_indices=leaves, use_threads=False)
                 yield from _cut(batches, start, wanted, columns, first=first, size=size)
             else:  # pyarrow counts no rows of no columns
                 for row in range(max(start, first), file.metadata.num_rows, size):
                     yield Rows(first=row, batch=batch_of({}, min(size, file.metadata.num_rows - row)))
+
+    def _check_sizes(self, metadata: Any, groups: Sequence[int], leaves: Sequence[int]) -> None:
+        for group in groups:
+            for leaf in leaves:
+                chunk = metadata.row_group(group).column(leaf)
+                packed, unpacked = chunk.total_compressed_size, chunk.total_uncompressed_size
+                if unpacked > max(LONGEST_CELL, _BOMB * packed):
+                    raise CorpusError(
+                        f"{self.uri} cannot be read as a table: {packed:,} bytes of column {chunk.path_in_schema!r}"
+                        f" unpack to {unpacked:,}.",
+                        hint="If these values are meant, write them in smaller row groups.",
+                    )
 
 
 def _leaves(kind: pa.DataType) -> int:

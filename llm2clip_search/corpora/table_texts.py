@@ -15,12 +15,10 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llm2clip_search.corpora.table_files import Rows, TableFile, batch_of, distinct, readable
+from llm2clip_search.corpora.table_files import LONGEST_CELL, Rows, TableFile, batch_of, distinct, readable
 from llm2clip_search.errors import CorpusError
 
 CSV_SUFFIXES, JSON_SUFFIXES = (".csv", ".tsv"), (".jsonl", ".jsonlines", ".ndjson")
-_LONGEST_CELL = 1 << 28
-"""Characters of a CSV cell, and of a line; Python's own limit of 131,072 is too small for an image in base64."""
 _BLOCK = 4096
 """Rows whose types are looked at together."""
 _NO_VALUE = pa.array(["", "NA", "N/A", "n/a", "null", "NULL", "None", "NaN", "nan"])
@@ -93,9 +91,9 @@ class TextTable(TableFile):
 
     def _bounded(self, text: TextIO) -> Iterator[str]:
         """The lines of a text. One that does not end, as in a file of zeros, is not held in memory."""
-        while line := text.readline(_LONGEST_CELL + 1):
-            if len(line) > _LONGEST_CELL:
-                raise CorpusError(f"{self.uri} has a line of more than {_LONGEST_CELL:,} characters.")
+        while line := text.readline(LONGEST_CELL + 1):
+            if len(line) > LONGEST_CELL:
+                raise CorpusError(f"{self.uri} has a line of more than {LONGEST_CELL:,} characters.")
             yield line
 
 
@@ -129,7 +127,8 @@ class CsvFile(TextTable):
         with self.lines() as lines:
             first = next(lines, "")
             tabs = self.uri.casefold().removesuffix(".gz").endswith(".tsv")
-            csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+            # Python's own limit of 131,072 characters is too small for an image in base64.
+            csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
             parsed = _csv_rows(chain([first], lines), "\t" if tabs else max(",;\t|", key=first.count))
             header = next(parsed, [])
             if isinstance(header, str):

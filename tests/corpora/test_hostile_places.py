@@ -11,7 +11,7 @@ import pytest
 
 from llm2clip_search.base.files import open_regular
 from llm2clip_search.base.memory import peak_bytes
-from llm2clip_search.corpora import SourceOptions, files, listed, table_texts
+from llm2clip_search.corpora import SourceOptions, files, listed, table_files, table_texts
 from llm2clip_search.corpora.registry import open_corpora
 from llm2clip_search.encoders.packets import read_packets
 from llm2clip_search.errors import CorpusError
@@ -83,13 +83,30 @@ def test_a_source_that_is_a_pipe_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("s.csv", None), ("s.jsonl", None), ("s.tsv", None), ("s.txt", "list")])
 def test_a_line_without_end_is_not_read(folder: Path, name: str, kind: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_texts, "_LONGEST_CELL", 1 << 20)
+    monkeypatch.setattr(table_texts, "LONGEST_CELL", 1 << 20)
     monkeypatch.setattr(listed, "_LONGEST", 1 << 20)
     with (folder / name).open("wb") as file:
         file.write(b"image\n" * 2 + b"[")
         file.truncate(100 << 30)
     with pytest.raises(CorpusError, match="a line of more than 1,048,576"):
         update(folder / name, SourceOptions(kind=kind))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "brotli"])
+def test_a_parquet_file_that_unpacks_to_much_is_refused(
+    folder: Path, compression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_files, "LONGEST_CELL", 1 << 22)
+    path, rows = folder / "rows.parquet", {"image": [(folder / "good.png").read_bytes()], "note": ["a"]}
+    pq.write_table(pa.table(rows), path)
+    assert update(path).total == 1
+    bomb = pa.table({**rows, "note": ["a" * (1 << 23)]})
+    pq.write_table(bomb, path, compression=compression, use_dictionary=False)
+    [failure] = update(path).failures
+    assert "bytes of column 'note' unpack to 8,388,6" in failure["reason"]
+    assert update(path, SourceOptions(columns=())).total == 1
+    pq.write_table(bomb, path, compression="none", use_dictionary=False)
+    assert update(path).total == 1
 
 
 def test_files_that_are_read_whole_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
