@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from llm2clip_search.training.runtime.distributed import World
+
 Encode = Callable[[int], torch.Tensor]
 """Embeds the micro-batch with this index: unit vectors, float ``[n, dim]``. It has to be deterministic: two calls
 return the same vectors, dropout included."""
@@ -53,8 +55,18 @@ def micro_batches_by_length(lengths: Sequence[int], parts: int) -> tuple[list[to
     return list(torch.tensor_split(order, parts)), inverse
 
 
-def embed_by_length(lengths: Sequence[int], size: int, embed: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
-    """Embed all rows and return them in their order; ``embed`` gets at most ``size`` rows of similar length at once."""
-    parts, inverse = micro_batches_by_length(lengths, -(-len(lengths) // size))
-    embedded = torch.cat([embed(part.tolist()) for part in parts])
-    return embedded[inverse.to(embedded.device)]
+def embed_by_length(
+    lengths: Sequence[int], size: int, embed: Callable[[list[int]], torch.Tensor], world: World = World()
+) -> torch.Tensor:
+    """Embed all rows and return them in their order; ``embed`` gets about ``size`` rows of similar length at once.
+
+    Each rank of ``world`` embeds its share, and all get all rows: all ranks have to call this.
+    """
+    count = len(lengths)
+    is_shared = world.size <= count
+    own = world.slice(count) if is_shared else slice(0, count)
+    number = world.num_micro_batches(count, size=size) if is_shared else -(-count // size)
+    parts, inverse = micro_batches_by_length(lengths[own], number)
+    embedded = torch.cat([embed((part + own.start).tolist()) for part in parts])
+    embedded = embedded[inverse.to(embedded.device)]
+    return world.gather(embedded, count) if is_shared else embedded

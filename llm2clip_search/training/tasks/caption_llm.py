@@ -128,9 +128,7 @@ class CaptionLLMTask:
         draws = generator(self.recipe.loop.seed, 0, "statistics")
         rows = draws.choice(len(self.pairs.texts), size=min(STATISTICS_CAPTIONS, len(self.pairs.texts)), replace=False)
         texts = [self.pairs.texts[row] for row in rows]
-        parts, _ = micro_batches_by_length(self.tokenize.count(texts), -(-len(texts) // EVALUATION_BATCH))
-        pooled = self._reported("captions for the statistics", len(texts), self._pooled)
-        states = torch.cat([pooled([texts[row] for row in part.tolist()]) for part in parts])
+        states = self._embed_shared("captions for the statistics", texts, self._pooled)
         self.llm.mean.copy_(states.mean(dim=0))
         self.llm.std.copy_(states.std(dim=0) + 1e-4)
 
@@ -205,27 +203,25 @@ class CaptionLLMTask:
         assert self.dev is not None, "the recipe has a dev split"
         texts, _ = self.dev
         self.llm.eval()
-        lengths = self.tokenize.count(texts)
-        embed = self._reported("captions for the evaluation", len(texts), self.embed)
-        vectors = embed_by_length(lengths, EVALUATION_BATCH, lambda rows: embed([texts[row] for row in rows]))
+        vectors = self._embed_shared("captions for the evaluation", texts, self.embed)
         self.llm.train()
         out: np.ndarray = vectors.cpu().numpy()
         return out
 
-    def _reported(
-        self, task: str, total: int, embed: Callable[[Sequence[str]], torch.Tensor]
-    ) -> Callable[[Sequence[str]], torch.Tensor]:
-        """A function that embeds captions and reports how many of all have been."""
-        done = 0
+    def _embed_shared(
+        self, task: str, texts: Sequence[str], embed: Callable[[Sequence[str]], torch.Tensor]
+    ) -> torch.Tensor:
+        """Embed captions, a share on each rank, and report how many have been; all ranks have to call this."""
+        count, done = len(texts), 0
 
-        def reported(texts: Sequence[str]) -> torch.Tensor:
+        def reported(rows: list[int]) -> torch.Tensor:
             nonlocal done
-            embedded = embed(texts)
-            done += len(texts)
-            self._progress(task, done, total, {})
+            embedded = embed([texts[row] for row in rows])
+            done += len(rows)
+            self._progress(task, min(count, done * self.world.size), count, {})
             return embedded
 
-        return reported
+        return embed_by_length(self.tokenize.count(texts), EVALUATION_BATCH, reported, self.world)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The trained tensors, by their names in a model folder; collective."""

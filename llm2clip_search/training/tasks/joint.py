@@ -134,7 +134,7 @@ class JointTask(ClipTask):
         self.heads.eval()
         self.llm.eval()
         lengths, size = self.tokenize.count(texts), self.joint.micro_batch
-        pooled = embed_by_length(lengths, size, lambda rows: self._pooled([texts[row] for row in rows]))
+        pooled = embed_by_length(lengths, size, lambda rows: self._pooled([texts[row] for row in rows]), self.world)
         return self.heads.caption_vectors(pooled)
 
     def _pooled(self, texts: Sequence[str]) -> torch.Tensor:

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.runtime.gradcache import backward_in_parts, micro_batches_by_length
+from llm2clip_search.training.runtime.distributed import World
+from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
 from llm2clip_search.training.tasks.losses import clip_loss, info_nce, require_negatives, shared_positives, siglip_loss
 
 
@@ -151,3 +152,32 @@ def test_micro_batches_by_length_restore_their_order(lengths: list[int], number:
     union = torch.cat(parts)
     assert [lengths[row] for row in union.tolist()] == sorted(lengths)
     assert union[inverse].tolist() == list(range(len(lengths)))
+
+
+class Ungathered(World):
+    """A rank of several that shows its own rows, as if there were no others."""
+
+    def gather(self, vectors: torch.Tensor, count: int) -> torch.Tensor:
+        return vectors
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 9), st.integers(1, 4))
+def test_each_rank_embeds_its_share_in_as_many_calls(lengths: list[int], size: int, ranks: int) -> None:
+    calls = [list[list[int]]() for _ in range(ranks)]
+
+    def embed(rank: int) -> torch.Tensor:
+        def rows_of(rows: list[int]) -> torch.Tensor:
+            calls[rank].append(rows)
+            return torch.tensor(rows)[:, None]
+
+        return embed_by_length(lengths, size, rows_of, Ungathered(rank, ranks))
+
+    shares = [embed(rank)[:, 0].tolist() for rank in range(ranks)]
+    every = list(range(len(lengths)))
+    assert shares == [every] * ranks if ranks > len(lengths) else [row for share in shares for row in share] == every
+    assert len(set(map(len, calls))) == 1, "a sharded tower is run by all ranks together"
+    for batches in calls:
+        embedded = [lengths[row] for batch in batches for row in batch]
+        assert embedded == sorted(embedded)
+        assert all(len(batch) <= size + 1 for batch in batches)
