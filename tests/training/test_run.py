@@ -28,7 +28,7 @@ from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from tests.support import own_data
 from tests.support.commands import RunCli
-from tests.support.corpus import jpeg
+from tests.support.corpus import jpeg, write_csv
 from tests.support.html_reader import assert_self_contained
 from tests.support.models import add_querybank, save_model
 from tests.support.toy_training import start
@@ -374,7 +374,15 @@ def test_a_wrong_value_is_said(setting: str, message: str, recipe: Path, run_cli
         (("x.txt", "--data", "things"), "x.txt is no recipe file: its name has to end in .toml."),
         (("my.toml", "--data", "things"), "my.toml exists. hint: Delete it"),
         (("x.toml", "--data", "nowhere"), "nowhere"),
-        (("x.toml", "--data", "things", "--evaluate", "others"), "'others' is no set for evaluation"),
+        (("x.toml", "--data", "things", "--evaluate", "others"), "'others' is not what --evaluate takes"),
+        (
+            ("x.toml", "--data", "things", "--evaluate", "a=others", "--evaluate", "a=folders"),
+            "--evaluate has the name 'a' twice",
+        ),
+        (
+            ("x.toml", "--data", "things", "--evaluate", "a=others", "--evaluate-captions", "b=rows.csv"),
+            "--evaluate-captions names the set 'b', which --evaluate does not",
+        ),
         (("x.toml", "--data", "things", "--val-captions", "rows.csv"), "--val-captions names captions of --val"),
         (
             ("x.toml", "--data", "folders", "--captions", "rows.csv", "--val-split", "vall"),
@@ -425,6 +433,21 @@ def test_validation_is_a_split_of_a_table(
     assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [["train", "10"], ["val", "2"]]
     own = read_own_recipe(str(tmp_path / "my.toml"))
     assert [(each.source, each.captions, each.split) for each in (*own.data.train, *own.data.val)] == sources
+
+
+def test_a_set_for_evaluation_has_its_captions_in_a_table(tmp_path: Path, tiny_model: Path, run_cli: RunCli) -> None:
+    own_data.folder_with_texts(tmp_path / "things")
+    own_data.folder_with_texts(tmp_path / "others", {n: ["unused"] for n in range(7)}, first=200)
+    images = sorted((tmp_path / "others").glob("*.jpg"))
+    write_csv(tmp_path / "rows.csv", [{"file_name": each.name, "caption": f"other {each.stem}"} for each in images])
+    arguments = ("--evaluate", "more=others", "--evaluate-captions", "more=rows.csv", "--from", f"dir:{tiny_model}")
+    for text in (tmp_path / "others").glob("*.txt"):
+        text.unlink()
+    done = run_cli("train", "init", "my.toml", "--data", "things", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert ["more", "7", "7"] in [line.split()[:3] for line in done.stdout.splitlines()]
+    [evaluation] = read_own_recipe(str(tmp_path / "my.toml")).evaluation
+    assert (evaluation.name, evaluation.source, evaluation.captions) == ("more", "others", "rows.csv")
 
 
 def test_an_llm_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

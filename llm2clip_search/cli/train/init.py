@@ -1,6 +1,7 @@
 """``llm2clip-search train init``: look at own data and write a recipe for it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +45,14 @@ def init(
             show_default=False,
         ),
     ] = None,
+    evaluate_captions: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TABLE",
+            help="A table with captions of the set of that name in --evaluate; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     start: Annotated[str, typer.Option("--from", help="The model to begin from, as for --model.")] = "nano",
     llm: Annotated[
         str, typer.Option(help="The model whose LLM reads captions, if --from names a CLIP or SigLIP model.")
@@ -82,9 +91,10 @@ def init(
         raise InputError(f"{recipe} is no recipe file: its name has to end in .toml.")
     if recipe.exists():
         raise InputError(f"{recipe} exists.", hint="Delete it, or name another file.")
-    named = [each.partition("=") for each in evaluate or ()]
-    if wrong := next(("".join(each) for each in named if not all(each)), None):
-        raise InputError(f"{wrong!r} is no set for evaluation: one is written NAME=SOURCE.")
+    named = _named("--evaluate", "SOURCE", evaluate or ())
+    tables = _named("--evaluate-captions", "TABLE", evaluate_captions or ())
+    if unknown := next((name for name in tables if name not in named), None):
+        raise InputError(f"--evaluate-captions names the set {unknown!r}, which --evaluate does not.")
     folder = folder_of(str(recipe))
     train = tuple(
         OwnSource(source=_relative(each, folder), captions=_relative(captions, folder), split=split, lang=lang)
@@ -95,7 +105,12 @@ def init(
         OwnSource(source=_relative(each, folder), captions=_relative(val_table, folder), split=val_split, lang=lang)
         for each in val or (data if val_split else ())
     )
-    sets = tuple(EvaluationSource(name=name, source=_relative(each, folder), lang=lang) for name, _, each in named)
+    sets = tuple(
+        EvaluationSource(
+            name=name, source=_relative(each, folder), captions=_relative(tables.get(name, ""), folder), lang=lang
+        )
+        for name, each in named.items()
+    )
     begin = fetch_start(start, llm)
     tokenizer = begin.llm.tokenizer()
     with ProgressBar() as progress:
@@ -130,6 +145,19 @@ def init(
     if said := memory_sentence(needed, physical_bytes() if device == "cpu" else 0):
         console.say(said)
     console.say(f"Written to {recipe}; train with it by train run {recipe}.")
+
+
+def _named(option: str, what: str, values: Sequence[str]) -> dict[str, str]:
+    """The values of an option that is written NAME=VALUE, by name."""
+    found = dict[str, str]()
+    for each in values:
+        name, _, value = each.partition("=")
+        if not (name and value):
+            raise InputError(f"{each!r} is not what {option} takes, which is NAME={what}.")
+        if name in found:
+            raise InputError(f"{option} has the name {name!r} twice.")
+        found[name] = value
+    return found
 
 
 def _relative(source: str, folder: Path) -> str:
