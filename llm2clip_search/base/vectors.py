@@ -65,15 +65,24 @@ def merge_top(
     return np.take_along_axis(all_scores, order, 1), np.take_along_axis(all_ids, order, 1)
 
 
-def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[np.ndarray]:
+def batches_by_length(lengths: Sequence[int], size: int, *, budget: int | None = None) -> Iterator[np.ndarray]:
     """Rows in batches of at most ``size``, shortest first, so that little of a padded batch is padding.
 
     Args:
         lengths: of each row, such as its number of tokens.
+        budget: largest length of a padded batch, which is its number of rows times the length of its longest; a row
+            that is longer is a batch of its own. None is without bound.
 
     Yields:
         int64 row numbers; every row once.
     """
     order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    ordered = np.asarray(lengths, dtype=np.int64)[order]
+    start = 0
+    while start < len(order):
+        stop = min(start + size, len(order))
+        if budget is not None:
+            padded = np.arange(1, stop - start + 1) * ordered[start:stop]  # which grows with the row
+            stop = start + max(1, int(np.searchsorted(padded, budget, side="right")))
+        yield order[start:stop]
+        start = stop

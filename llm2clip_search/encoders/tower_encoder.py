@@ -20,6 +20,10 @@ from llm2clip_search.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+TOKENS_AT_ONCE = 2048
+"""Largest number of tokens, padding included, in a call of the text tower. Larger batches are not faster, and long
+captions in them take memory: attention alone is a score for each two tokens of a caption."""
+
 
 class TowerEncoder(Encoder):
     """A model's vision tower and text tower; each is loaded when it is first used. Any number of threads may use it."""
@@ -76,7 +80,8 @@ class TowerEncoder(Encoder):
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         tokenizer = self._tokenizer()
         captions = tokenizer.tokenize(texts)
-        for rows in batches_by_length([caption.length for caption in captions], batch_size):
+        lengths = [caption.length for caption in captions]
+        for rows in batches_by_length(lengths, batch_size, budget=TOKENS_AT_ONCE):
             tokens = tokenizer.batch([captions[row] for row in rows])
             out[rows] = unit(self._text()(tokens._asdict()))
         return out

@@ -1,5 +1,6 @@
 """What every room stands on: files that are whole or absent, arithmetic on vectors, lazy values, memory."""
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -83,6 +84,19 @@ def test_batches_hold_every_row_once_and_lengths_that_rise(lengths: list[int], s
     assert sorted(rows) == list(range(len(lengths)))
     assert [lengths[row] for row in rows] == sorted(lengths)
     assert all(len(batch) == size for batch in batches[:-1])
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 7), st.integers(1, 40))
+def test_a_batch_is_as_large_as_its_budget_allows(lengths: list[int], size: int, budget: int) -> None:
+    batches = [batch.tolist() for batch in batches_by_length(lengths, size, budget=budget)]
+    rows = [row for batch in batches for row in batch]
+    assert sorted(rows) == list(range(len(lengths)))
+    assert [lengths[row] for row in rows] == sorted(lengths)
+    for batch in batches:
+        assert len(batch) <= size
+        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= budget
+    for batch, following in itertools.pairwise(batches):
+        assert len(batch) == size or (len(batch) + 1) * lengths[following[0]] > budget
 
 
 def test_a_lazy_value_is_made_once_by_many_threads() -> None:
