@@ -17,17 +17,21 @@ DESCRIPTIVE = (*WELCOME, "format")
 
 
 class ColumnTypes:
-    """Types of the further columns: those that the index has, those that the corpus says, and those of first values."""
+    """Types of the further columns: those that the index has, those that the corpus says, and those of first values.
+
+    As in SQL, case does not matter: a column is spelt as it was first, and values of other spellings are in it.
+    """
 
     def __init__(self, known: Sequence[ColumnEntry]) -> None:
         self._types = {column.name: column_field(column).type for column in known}
+        self._spelling = {name.casefold(): name for name in self._types}
         self.refused: Counter[str] = Counter()
         """Values that were left out because they do not have the type of their column, by column."""
 
     def learn(self, schema: pa.Schema | None) -> None:
         """Take the types that a corpus says, for columns that have none yet."""
         for field in schema or ():
-            self._types.setdefault(field.name, field.type)
+            self._types.setdefault(self._spelt(field.name), field.type)
 
     def descriptive(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Those values that take the place of what the file says, as the index stores them."""
@@ -37,10 +41,15 @@ class ColumnTypes:
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table | None:
         """The further columns of some rows; None if they have none. Columns without any value are left out."""
-        names = dict.fromkeys(name for row in rows for name in row if name not in METADATA_SCHEMA.names)
-        columns = {name: self._column(name, [row.get(name) for row in rows]) for name in names}
+        spellings: dict[str, list[str]] = {}
+        for name in dict.fromkeys(name for row in rows for name in row if name not in METADATA_SCHEMA.names):
+            spellings.setdefault(self._spelt(name), []).append(name)
+        columns = {name: self._column(name, _values(rows, spelt)) for name, spelt in spellings.items()}
         given = {name: column for name, column in columns.items() if column.null_count < len(column)}
         return pa.table(given) if given else None
+
+    def _spelt(self, name: str) -> str:
+        return self._spelling.setdefault(name.casefold(), name)
 
     def _column(self, name: str, values: list[Any]) -> pa.Array:
         if name not in self._types:
@@ -69,6 +78,13 @@ class ColumnTypes:
         except (pa.ArrowException, TypeError, ValueError):
             self.refused[name] += 1
             return None
+
+
+def _values(rows: Sequence[Mapping[str, Any]], spellings: Sequence[str]) -> list[Any]:
+    """A column's value in each row: the first that is there under one of some names."""
+    if len(spellings) == 1:
+        return [row.get(spellings[0]) for row in rows]
+    return [next((row[name] for name in spellings if row.get(name) is not None), None) for row in rows]
 
 
 def _type_of(values: list[Any]) -> pa.DataType | None:

@@ -7,7 +7,7 @@ So a merge that is killed leaves a folder that is not an index; the next merge i
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, UNFINISHED, ColumnEntry
 from llm2clip_search.store.paths import PathChange
-from llm2clip_search.store.schema import Failure
+from llm2clip_search.store.schema import Failure, column_field
 from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, FAILURES, check_same_model, index_folder
 from llm2clip_search.vectorindex.policy import AnnConfig
@@ -91,14 +91,14 @@ def merge_indices(
     target = index_folder(Path(out))
     snapshots = [Snapshot(Path(source)) for source in sources]
     check_same_model(snapshots)
-    _check_columns(snapshots)
+    spelling = _checked_columns(snapshots)
     config, total = ann or AnnConfig(), sum(snapshot.manifest.live for snapshot in snapshots)
     config.kind_for(total, snapshots[0].manifest.dim)  # refuses what cannot be built before anything is copied
     with _new_folder(target) as work:
         first = snapshots[0].manifest
         with Writer.open(work, model=first.model, dim=first.dim) as writer:
             _check_dtype(snapshots, writer)
-            merge = _Merge(writer, target.parent, rows_per_commit)
+            merge = _Merge(writer, target.parent, rows_per_commit, spelling)
             progress("images", 0, total, {})
             for snapshot in snapshots:
                 for _ in merge.take(snapshot):
@@ -121,8 +121,9 @@ def merge_indices(
 class _Merge:
     """Rows on their way to the new index."""
 
-    def __init__(self, writer: Writer, base: Path, rows_per_commit: int) -> None:
-        self._writer, self._base, self._rows_per_commit = writer, base, rows_per_commit
+    def __init__(self, writer: Writer, base: Path, rows_per_commit: int, spelling: Mapping[str, str]) -> None:
+        """``spelling`` is that of the further columns, by name in lower case."""
+        self._writer, self._base, self._rows_per_commit, self._spelling = writer, base, rows_per_commit, spelling
         self.skipped = 0
         self.seen = 0
         """Rows of the sources that were looked at."""
@@ -138,6 +139,7 @@ class _Merge:
         rebase = PathChange(before=snapshot.base, after=self._base)
         for shard in snapshot.shards:
             table = rebase.of_table(shard.metadata(snapshot.schema))
+            table = table.rename_columns([self._spelling.get(name.casefold(), name) for name in table.column_names])
             hashes = np.fromiter(map(hash, table.column("path").to_pylist()), dtype=np.int64, count=len(table))
             kept = np.flatnonzero(~self._is_known(hashes))
             own.append(hashes[kept])
@@ -206,15 +208,17 @@ def _blocks(vectors: Sequence[tuple[Shard, np.ndarray]]) -> Iterator[np.ndarray]
             yield shard.vectors[rows[start : start + BLOCK_ROWS]]
 
 
-def _check_columns(snapshots: Sequence[Snapshot]) -> None:
+def _checked_columns(snapshots: Sequence[Snapshot]) -> dict[str, str]:
+    """How further columns are spelt in the new index, by name in lower case: as in the first index that has each."""
     known: dict[str, tuple[ColumnEntry, Path]] = {}
     for snapshot in snapshots:
         for column in snapshot.manifest.columns:
-            other, folder = known.setdefault(column.name, (column, snapshot.folder))
-            if other.arrow != column.arrow:
+            other, folder = known.setdefault(column.name.casefold(), (column, snapshot.folder))
+            if column_field(other).type != column_field(column).type:
                 raise StoreError(
                     f"Column {column.name!r} is {other.type} in {folder}, but {column.type} in {snapshot.folder}."
                 )
+    return {name: column.name for name, (column, _) in known.items()}
 
 
 def _check_dtype(snapshots: Sequence[Snapshot], writer: Writer) -> None:

@@ -130,8 +130,8 @@ class Writer:
             source: a corpus to remember, in place of what was remembered of it.
 
         Raises:
-            StoreError: a further column with a fixed column's name, or with another type than before; a vector that is
-                not finite.
+            StoreError: a further column with a fixed column's name, with another type than before, or with a name that
+                differs from another one's in case only; a vector that is not finite.
         """
         manifest, shards = self.manifest, self.manifest.shards
         next_id, next_shard = manifest.next_id, manifest.next_shard
@@ -307,9 +307,13 @@ class Writer:
     def _columns(self, table: pa.Table | None) -> tuple[ColumnEntry, ...]:
         """The manifest's further columns and those of a table."""
         known = {column.name: column for column in self.manifest.columns}
+        spelling = {name.casefold(): name for name in known}
         for field in table.schema if table is not None else ():
             entry = column_entry(field)
-            if field.name in METADATA_SCHEMA.names:
+            spelt = spelling.setdefault(field.name.casefold(), field.name)
+            if field.name not in known and spelt != field.name:
+                raise StoreError(f"Columns {spelt!r} and {field.name!r} would be the same one in SQL.")
+            if field.name.casefold() in METADATA_SCHEMA.names:
                 raise StoreError(f"A corpus cannot bring a column {field.name!r}: the index has one of its own.")
             if known.setdefault(field.name, entry).arrow != entry.arrow:
                 raise StoreError(

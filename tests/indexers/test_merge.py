@@ -120,6 +120,20 @@ def test_further_columns_are_kept(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_columns_whose_names_differ_in_case_are_joined(tmp_path: Path) -> None:
+    for name, column in (("a", "Stars"), ("b", "stars")):
+        with Writer.open(tmp_path / name / "i", model=MODEL, dim=4) as writer:
+            writer.commit([row(0)], vectors(0), columns=pa.table({column: [name]}))
+            with pytest.raises(StoreError, match=f"Columns '{column}' and 'STARS' would be the same one in SQL"):
+                writer.commit([row(1)], vectors(1), columns=pa.table({"STARS": ["other"]}))
+            with pytest.raises(StoreError, match="the index has one of its own"):
+                writer.commit([row(1)], vectors(1), columns=pa.table({"Path": ["other"]}))
+    merge_indices(tmp_path / "out", [tmp_path / name / "i" for name in "ab"])
+    found = Snapshot(tmp_path / "out")
+    assert [column.name for column in found.manifest.columns] == ["Stars"]
+    assert found.metadata().sort_by("id").column("Stars").to_pylist() == ["a", "b"]
+
+
 def test_uris_keep_their_names(tmp_path: Path) -> None:
     for name in "ab":
         with Writer.open(tmp_path / name / "i", model=MODEL, dim=4) as writer:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from llm2clip_search import CorpusError
+from llm2clip_search import CorpusError, open_index
 from llm2clip_search.corpora import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
 from llm2clip_search.indexers import IndexConfig, IndexSummary, index_corpus, merge_indices, open_sources
@@ -240,6 +240,22 @@ def test_columns_keep_their_type_over_the_commits_of_a_run(tmp_path: Path) -> No
     assert found.pop("tags").startswith("list<")
     assert found == {"first": "double", "second": "int64"}
     assert rows(index)["photos.parquet#row=19"]["second"] == 2**40
+
+
+def test_names_that_differ_in_case_are_one_column(tmp_path: Path) -> None:
+    """As in SQL, where only one of them could be asked for."""
+    index, encoder = tmp_path / "index", ColourEncoder()
+    for name, column in (("a", "Title"), ("b", "title"), ("c", "TITLE")):
+        write_parquet(tmp_path / f"{name}.parquet", {"image": images(3)["abc".index(name) :][:1], column: [name]})
+        run(tmp_path / f"{name}.parquet", index, encoder)
+    for _ in range(2):
+        assert [column.name for column in Snapshot(index).manifest.columns] == ["Title"]
+        searcher = open_index(index, encoder=encoder)
+        for value in "abc":
+            [hit] = searcher.query("a picture", where=f"tiTle = '{value}'").hits
+            assert hit.metadata["Title"] == value
+        with Writer.open(index, model=encoder.identity, dim=encoder.dim) as writer:
+            compact(writer, everything=True)
 
 
 def test_other_options_read_a_table_that_is_unchanged(tmp_path: Path) -> None:
