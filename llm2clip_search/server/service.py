@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Literal
 
+from llm2clip_search.base.memory import return_freed_memory
 from llm2clip_search.errors import Llm2ClipError
 from llm2clip_search.server.config import ServerConfig
 from llm2clip_search.server.corpus_map import CorpusMap
@@ -161,7 +162,7 @@ class Service:
         self._opened = Opened(searcher=searcher, generation=_generation(manifests), hidden=hidden)
         self._trouble, self._said = ("ready", ""), None
         # Loading columns takes seconds for tens of millions of rows; conditions read the files until then.
-        Thread(target=_hold, args=(searcher,), name="columns", daemon=True).start()
+        Thread(target=_settle, args=(searcher,), name="columns", daemon=True).start()
 
     def _engine_of(self, folders: list[Path]) -> "ServingEngine | None":
         """The engine that is searched; it stays open when the index has changed."""
@@ -209,11 +210,13 @@ def _unexpected(what: str) -> str:
     return f"{what} for a reason that the server's log names."
 
 
-def _hold(searcher: "Searcher") -> None:
+def _settle(searcher: "Searcher") -> None:
+    """Load columns, and give back the memory of what was open before: each state would leave some of it in pieces."""
     try:
         searcher.hold()
     except Exception:
         _log.debug("Columns could not be loaded.", exc_info=True)  # a request will say why
+    return_freed_memory()
 
 
 def _read_ahead(searcher: "Searcher") -> None:

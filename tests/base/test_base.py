@@ -1,6 +1,7 @@
 """What every room stands on: files that are whole or absent, arithmetic on vectors, lazy values, memory."""
 
 import itertools
+import platform
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from llm2clip_search.base.files import file_sha256, new_folder, replace_file, replaced_file
 from llm2clip_search.base.identity import json_sha256
 from llm2clip_search.base.lazy import Lazy
-from llm2clip_search.base.memory import peak_bytes, resident_bytes
+from llm2clip_search.base.memory import peak_bytes, private_bytes, resident_bytes, return_freed_memory
 from llm2clip_search.base.vectors import batches_by_length, top_k, unit
 
 
@@ -146,3 +147,13 @@ def test_a_child_does_not_report_its_parents_memory() -> None:
     code = "from llm2clip_search.base.memory import peak_bytes; print(peak_bytes())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0 < int(child.stdout) < ballast.nbytes
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give memory back by themselves")
+def test_freed_memory_between_blocks_in_use_is_given_back() -> None:
+    blocks = [bytearray(4000) for _ in range(50_000)]
+    blocks = blocks[::1000]  # the last one, among others, keeps glibc from giving back what lies before it
+    before = private_bytes()
+    return_freed_memory()
+    assert private_bytes() < before - 100e6
+    assert len(blocks) == 50
