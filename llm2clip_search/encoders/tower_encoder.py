@@ -80,7 +80,7 @@ class TowerEncoder(Encoder):
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         tokenizer = self._tokenizer()
         captions = tokenizer.tokenize(texts)
-        lengths = [caption.length for caption in captions]
+        lengths = [min(caption.length, self.max_tokens) for caption in captions]
         for rows in batches_by_length(lengths, batch_size, budget=TOKENS_AT_ONCE):
             tokens = tokenizer.batch([captions[row] for row in rows])
             out[rows] = unit(self._text()(tokens._asdict()))
