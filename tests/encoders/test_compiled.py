@@ -116,3 +116,13 @@ def test_the_precision_of_a_text_tower_is_named_before_it_is_loaded(wide_model: 
     for folder, runtime, precision in cases:
         encoder = load_encoder(f"dir:{folder}", runtime=runtime, device="cpu")
         assert encoder.text_precision == precision
+
+
+def test_large_images_are_embedded_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load_encoder(f"dir:{save_model(tmp_path / 'model')}", runtime="onnx", device="cpu")
+    size = encoder.preprocess
+    pixels = np.random.default_rng(0).integers(0, 255, (7, size.height, size.width, 3), dtype=np.uint8)
+    whole = encoder.encode_pixels(pixels)
+    for most in (1, 3 * size.height * size.width, 100 * size.height * size.width):
+        monkeypatch.setattr(towers, "PIXELS_AT_ONCE", most)
+        np.testing.assert_allclose(encoder.encode_pixels(pixels), whole, atol=1e-5)
