@@ -31,7 +31,7 @@ COMMANDS = {
     "repair": Place("repair", "Set damaged files of an index aside, and bring back what they held."),
     "demo": Place("demo", "Index a few real photographs and search them, to see how it works."),
     "sources": Place("sources", "List what an index is made from, forget a folder, or follow one that has moved."),
-    "models": Place("models", "List, show, fetch, convert, average, calibrate and export encoders."),
+    "models": Place("models", "List, recommend, show, fetch, convert, average, calibrate and export encoders."),
     "bench": Place("bench", "Measure recall and speed."),
     "train": Place("train", "Train an encoder: on own data by init and run, or stage by stage."),
 }

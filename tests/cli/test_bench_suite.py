@@ -56,6 +56,21 @@ def test_a_suite_measures_what_is_named(measured: list[str], run_cli: RunCli) ->
     assert "ADE20K image descriptions is left out: there is no folder" in done.stderr
 
 
+def test_published_figures_are_below_each_set(run_cli: RunCli, tiny_model: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        for name in ("image", "caption"):
+            (tmp_path / "urban1k" / name).mkdir(parents=True, exist_ok=True)
+        photograph(number).save(tmp_path / "urban1k" / "image" / f"{number}.jpg")
+        (tmp_path / "urban1k" / "caption" / f"{number}.txt").write_text(f"A street with {number} cars.")
+    model = ["--model", f"dir:{tiny_model}", "--runtime", "torch", "--no-cache"]
+    done = run_cli("bench", "suite", "urban1k", "--root", str(tmp_path), *model, "--against", "paper")
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()[1:]
+    figures = rest[: next(number for number, row in enumerate(rest) if row.startswith("mean of 1"))]
+    assert first.startswith("urban1k test")
+    assert any("LLM2CLIP" in row for row in figures)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

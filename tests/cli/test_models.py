@@ -45,6 +45,17 @@ def test_list_shows_what_fits(run_cli: RunCli) -> None:
     assert [*catalogue_models(), "open_clip:ARCH/TAG", "hf:OWNER/REPO", "dir:PATH"] == listed
 
 
+def test_recommend_names_the_best_first(machine: None) -> None:
+    found = [json.loads(line) for line in answer("recommend", "--tokens", "200", "--json").splitlines()]
+    assert [entry["name"] for entry in found] == ["llm2clip-llama3.2-1b-eva02-l-14-336", "nano"]
+    header, first, *_ = answer("recommend", "--gpu", "24GB", "-k", "1").splitlines()
+    assert " ".join(header.split()) == "name R@1 short R@1 long tokens to index to query languages licence"
+    assert first.startswith("llm2clip-llama3.1-8b-siglip2-so400m-patch14-224")
+    done = CliRunner().invoke(app, ["models", "recommend", "--tokens", "600"])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "No model of the catalogue does this with cpu 16.00 GB." in done.stderr
+
+
 def test_a_row_shows_both_towers(machine: None) -> None:
     (row,) = [line for line in answer("list").splitlines() if line.startswith(f"{NAME} ")]
     assert " ".join(row.split()) == (

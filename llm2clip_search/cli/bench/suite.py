@@ -1,7 +1,7 @@
 """``llm2clip-search bench suite``: recall on several data sets in one run, and the mean over them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -32,6 +32,10 @@ def bench_suite(
             " it.",
             show_default=False,
         ),
+    ] = None,
+    against: Annotated[
+        Literal["paper"] | None,
+        typer.Option(help="Show figures published in papers below the results.", show_default=False),
     ] = None,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
@@ -75,7 +79,7 @@ def bench_suite(
         elif markdown:
             console.out.print(as_markdown(results), markup=False, soft_wrap=True)
         else:
-            table = recall_table(results)
+            table = recall_table(results, against=against is not None)
             table.add_row(mean_title(results), "", "", "", *recall_cells(mean_recalls(results)))
             console.out.print(table)
             print_notes(results)
