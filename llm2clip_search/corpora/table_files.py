@@ -20,10 +20,10 @@ _PAGES = 1 << 20
 """Bytes of a column chunk that are read at a time. Without this, pyarrow reads whole chunks: a row group of images can
 be several gigabytes."""
 LONGEST_CELL = 1 << 28
-"""Characters of a cell of a text file, and bytes from which a column chunk of a Parquet file may be a bomb: one cell
-can be as large as its chunk."""
-_BOMB = 1000
-"""How often as large as its stored bytes a chunk of that size is, if it was made to fill memory. Images are compressed
+"""Characters of a cell of a text file, and bytes from which a row group of a Parquet file may be a bomb: one cell can
+be as large as its row group."""
+_BOMB = 100
+"""How many times as large as its file a row group of that size is, if it was made to fill memory. Images are compressed
 already, and texts become five times smaller."""
 
 
@@ -97,7 +97,7 @@ class ParquetFile(TableFile):
                     wanted.append(name)
                     leaves += range(leaf, leaf + count)
                 leaf += count
-            self._check_sizes(file.metadata, groups, leaves)
+            self._check_sizes(file.metadata, groups, source.size())
             if wanted:  # by number, because names may be equal, and pyarrow takes one with a dot for two
                 batches = file.reader.iter_batches(size, row_groups=groups, column_indices=leaves, use_threads=False)
                 yield from _cut(batches, start, wanted, columns, first=first, size=size)
@@ -105,17 +105,14 @@ class ParquetFile(TableFile):
                 for row in range(max(start, first), file.metadata.num_rows, size):
                     yield Rows(first=row, batch=batch_of({}, min(size, file.metadata.num_rows - row)))
 
-    def _check_sizes(self, metadata: Any, groups: Sequence[int], leaves: Sequence[int]) -> None:
-        for group in groups:
-            for leaf in leaves:
-                chunk = metadata.row_group(group).column(leaf)
-                packed, unpacked = chunk.total_compressed_size, chunk.total_uncompressed_size
-                if unpacked > max(LONGEST_CELL, _BOMB * packed):
-                    raise CorpusError(
-                        f"{self.uri} cannot be read as a table: {packed:,} bytes of column {chunk.path_in_schema!r}"
-                        f" unpack to {unpacked:,}.",
-                        hint="If these values are meant, write them in smaller row groups.",
-                    )
+    def _check_sizes(self, metadata: Any, groups: Sequence[int], packed: int) -> None:
+        # Of row groups, because pyarrow ends the process when the sizes of an encrypted column are asked for.
+        unpacked = max((metadata.row_group(group).total_byte_size for group in groups), default=0)
+        if unpacked > max(LONGEST_CELL, _BOMB * packed):
+            raise CorpusError(
+                f"{self.uri} cannot be read as a table: its {packed:,} bytes unpack to {unpacked:,} and more.",
+                hint="If these values are meant, write them in smaller row groups.",
+            )
 
 
 def _leaves(kind: pa.DataType) -> int:
