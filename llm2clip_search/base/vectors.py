@@ -76,9 +76,9 @@ def batches_by_length(lengths: Sequence[int], size: int, *, budget: int | None =
     Yields:
         int64 row numbers; every row once.
     """
-    order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
-    ordered = np.asarray(lengths, dtype=np.int64)[order]
-    start = 0
+    given = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(given, kind="stable")
+    ordered, start = given[order], 0
     while start < len(order):
         stop = min(start + size, len(order))
         if budget is not None:

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from llm2clip_search.cluster.pool import ClusterConfig
 
 
+Against = Annotated[
+    Literal["paper"] | None,
+    typer.Option(help="Show figures published in papers below the results.", show_default=False),
+]
+
+
 def bench_retrieval(
     datasets: Annotated[
         list[str],
@@ -69,10 +75,7 @@ def bench_retrieval(
             show_default=False,
         ),
     ] = None,
-    against: Annotated[
-        Literal["paper"] | None,
-        typer.Option(help="Show figures published in papers below the results.", show_default=False),
-    ] = None,
+    against: Against = None,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     runtime: RuntimeName = "auto",

@@ -1,7 +1,7 @@
 """``llm2clip-search bench suite``: recall on several data sets in one run, and the mean over them."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ from llm2clip_search.cli.bench.measured import (
     check_output_file,
     open_measured_suite,
 )
-from llm2clip_search.cli.bench.retrieval import measure_each, print_notes, recall_table
+from llm2clip_search.cli.bench.retrieval import Against, measure_each, print_notes, recall_table
 from llm2clip_search.cli.options import Device, RuntimeName
 
 
@@ -33,10 +33,7 @@ def bench_suite(
             show_default=False,
         ),
     ] = None,
-    against: Annotated[
-        Literal["paper"] | None,
-        typer.Option(help="Show figures published in papers below the results.", show_default=False),
-    ] = None,
+    against: Against = None,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     runtime: RuntimeName = "auto",
