@@ -1,6 +1,11 @@
-"""Embedding items: decoded ahead in threads, and encoded in batches by the tower of their modality."""
+"""Embedding items: decoded ahead in threads, and encoded in batches by the tower of their modality.
 
+A batch is embedded while the next one is decoded and the one before is committed.
+"""
+
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from llm2clip_search.corpora import Item
 from llm2clip_search.corpora.corpus import ItemReader, Modality
@@ -48,9 +53,7 @@ def embed_ahead(
         Llm2ClipError: the model itself fails, not an item.
     """
     together = batch_size if modality == "image" else TEXT_BATCHES * batch_size
-    waiting: list[Decoded] = []  # in order: those to be embedded, and what came between them
-    first: dict[str, Decoded] = {}  # of each content among those to be embedded; empty if all of them are
-    pending = 0
+    first: dict[str, Decoded] = {}  # of each content that is being embedded for all items that have it
     results = decode_ahead(
         reader,
         items,
@@ -63,30 +66,71 @@ def embed_ahead(
         isolate=isolate,
         known=known or _nothing,
     )
-    for decoded in results:
-        waiting.append(decoded)
-        if known is not None and decoded.is_ready:
-            # Its twin may have been embedded, or be about to be, since a thread asked whether its content is known.
-            if decoded.content_hash in first or known(decoded.content_hash):
-                decoded.pixels = decoded.text = None
-            else:
-                first[decoded.content_hash] = decoded
-        pending += decoded.is_ready
-        if pending == together or not pending or len(waiting) == LONGEST_WAIT * together:
-            yield from _failed_with(first, encode_decoded(encoder, waiting, batch_size))
-            waiting, first, pending = [], {}, 0
-    yield from _failed_with(first, encode_decoded(encoder, waiting, batch_size))
+    with ThreadPoolExecutor(1, thread_name_prefix="encode") as pool:
+        batch, working = _Batch(), deque[_Batch]()
+        try:
+            for decoded in results:
+                twin = None
+                if known is not None and decoded.is_ready:
+                    # It may have been embedded, or be about to be, since a thread asked whether its content is known.
+                    twin = first.get(decoded.content_hash)
+                    if twin is not None or known(decoded.content_hash):
+                        decoded.pixels = decoded.text = None
+                    else:
+                        first[decoded.content_hash] = decoded
+                batch.add(decoded, twin)
+                if batch.pending == together or len(batch.items) == LONGEST_WAIT * together:
+                    batch.work = pool.submit(encode_decoded, encoder, batch.items, batch_size)
+                    working.append(batch)
+                    batch = _Batch()
+                while working and (len(working) > 1 or working[0].is_done):
+                    yield from _embedded(working.popleft(), first)
+                if not batch.pending and not working:  # nothing that it could wait for
+                    yield from _embedded(batch, first)
+                    batch = _Batch()
+            batch.work = pool.submit(encode_decoded, encoder, batch.items, batch_size)
+            for each in (*working, batch):
+                yield from _embedded(each, first)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # if the consumer has stopped early
+
+
+class _Batch:
+    """Items in order: those to be embedded in one call, and what came between them."""
+
+    def __init__(self) -> None:
+        self.items: list[Decoded] = []
+        self.twins: dict[int, Decoded] = {}
+        """By position: the earlier item that has the same content, and is embedded for both."""
+        self.pending = 0
+        """Items to be embedded."""
+        self.work: Future[object] | None = None
+        """The call that embeds them, once it is waiting or has begun."""
+
+    @property
+    def is_done(self) -> bool:
+        return self.work is None or self.work.done()
+
+    def add(self, item: Decoded, twin: Decoded | None) -> None:
+        if twin is not None:
+            self.twins[len(self.items)] = twin
+        self.items.append(item)
+        self.pending += item.is_ready
+
+
+def _embedded(batch: _Batch, first: dict[str, Decoded]) -> Iterator[Decoded]:
+    """The items of a batch once they are embedded. One whose twin has failed fails too."""
+    if batch.work is not None:
+        batch.work.result()
+    for position, item in enumerate(batch.items):
+        if (twin := batch.twins.get(position)) is not None:
+            item.error = twin.error
+        yield item
+    for item in batch.items:  # the consumer has those that were embedded, and knows them itself
+        if first.get(item.content_hash) is item:
+            del first[item.content_hash]
 
 
 def _nothing(content_hash: str) -> bool:
     """Nothing is known."""
     return False
-
-
-def _failed_with(first: dict[str, Decoded], items: list[Decoded]) -> list[Decoded]:
-    """Items of which some have their content embedded with another one, whose failure is theirs too."""
-    for item in items:
-        twin = first.get(item.content_hash)
-        if twin is not None and twin is not item:
-            item.error = twin.error
-    return items
