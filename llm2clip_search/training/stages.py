@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from llm2clip_search.base.files import remove_leftovers, replace_file, replaced_file
 from llm2clip_search.base.identity import json_sha256
+from llm2clip_search.base.memory import return_freed_memory
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.cluster.items import texts_on_ray
 from llm2clip_search.cluster.pool import ClusterConfig
@@ -241,6 +242,7 @@ def train_clip(
     inputs = json_sha256([asdict(recipe), folder.fingerprint, read.store.info.clip, content])[:16]
     if (done := finished(out, inputs, again=again)) is not None:
         return done
+    return_freed_memory()  # of reading the data, and of the LLM that may have embedded it
     task = ClipTask(recipe, read, world=world, scratch=out, progress=progress, start=start)
     facts = RunFacts(
         name=recipe.model.name,

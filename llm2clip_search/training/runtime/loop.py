@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from llm2clip_search.base.files import remove_leftovers
+from llm2clip_search.base.memory import return_freed_memory
 from llm2clip_search.base.progress import Progress
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime.checkpoint import START_OVER, Tensors, TrainingCheckpoint
@@ -157,6 +158,7 @@ def run_loop(
             checkpoint), or the checkpoint is damaged or of other inputs.
     """
     state = _RunState(task, recipe, world)
+    return_freed_memory()  # of statistics and views
     last = out / "last.pt"
     if world.is_main:
         for name in ("last.pt", "metrics.jsonl"):
@@ -164,7 +166,7 @@ def run_loop(
     if world.broadcast({"resumes": last.exists()})["resumes"]:
         state.resume(last, inputs)
     elif evaluate_first:
-        state.before = world.broadcast(task.evaluate())
+        state.before = state.evaluate()
         state.keep_if_best(state.before)
     start, began = state.step, time.perf_counter()
     log = MetricsLog(out, resume_at=start) if world.is_main and start < recipe.steps and not state.is_over else None
@@ -187,7 +189,7 @@ def run_loop(
         complete, improved = done == recipe.steps, False
         if complete or (recipe.evaluate_every and done % recipe.evaluate_every == 0):
             with state.kept_weights():
-                scores = world.broadcast(task.evaluate())
+                scores = state.evaluate()
                 improved = state.keep_if_best(scores)
             if log and scores:
                 log.write(done, {f"dev/{name}": value for name, value in scores.items()})
@@ -231,7 +233,7 @@ class _RunState:
     """Weights, optimiser, moving average and best weights of a run; of sharded parameters, this rank's shard."""
 
     def __init__(self, task: Task, recipe: LoopRecipe, world: World) -> None:
-        self.recipe, self.world = recipe, world
+        self.task, self.recipe, self.world = task, recipe, world
         self.groups = _split_by_kind(task.groups())
         self.parameters = {name: p for group in self.groups for name, p in group.parameters.items()}
         assert len(self.parameters) == sum(len(group.parameters) for group in self.groups), "names must be unique"
@@ -292,6 +294,14 @@ class _RunState:
         decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
         for name, kept in self.average.items():
             kept.lerp_(local_shard(self.parameters[name]), 1.0 - decay)
+
+    def evaluate(self) -> dict[str, float]:
+        """The task's figures. Steps and evaluations need blocks of other sizes, so that neither can use what the other
+        one has freed, and together they would take the memory of both."""
+        return_freed_memory()
+        scores = self.world.broadcast(self.task.evaluate())
+        return_freed_memory()
+        return scores
 
     def keep_if_best(self, scores: dict[str, float]) -> bool:
         """Keep a copy of the weights if the first score is the highest so far (NaN never is)."""

@@ -55,8 +55,8 @@ def mined_neighbours(
         heads.eval()
         images, captions, versions = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
         with torch.no_grad():
-            for start in range(0, len(ids), vision.micro_batch):
-                part = ids[start : start + vision.micro_batch]
+            for start in range(0, len(ids), vision.at_once):
+                part = ids[start : start + vision.at_once]
                 images.append(heads.image_vectors(vision.features_of(part)).cpu().numpy())
                 described = rows[start : start + len(part)]
                 ends = np.cumsum([len(each) for each in described])[:-1]

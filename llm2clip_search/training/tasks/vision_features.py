@@ -15,6 +15,7 @@ from torch import nn
 
 from llm2clip_search.base.files import remove_leftovers, replaced_file
 from llm2clip_search.base.progress import Progress, no_progress
+from llm2clip_search.encoders.towers import PIXELS_AT_ONCE
 from llm2clip_search.encoders.vision import VisionTower
 from llm2clip_search.training.data.image_captions import CaptionedImages, ImageBatch
 from llm2clip_search.training.data.image_pixels import AugmentedPixels, ImagePixels
@@ -39,8 +40,12 @@ class VisionFeatures:
         world: World = World(),
     ) -> None:
         self.tower, self.captioned, self.pixels = tower, captioned, pixels
-        self.micro_batch, self.bf16, self.world = micro_batch, bf16, world
+        self.bf16, self.world = bf16, world
         self.device = tower.mean.device
+        size = pixels.preprocess
+        few = max(1, PIXELS_AT_ONCE // (size.height * size.width))
+        self.at_once = min(micro_batch, few) if self.device.type == "cpu" else micro_batch
+        """Images in a forward pass without a backward pass. More are not faster on a CPU, and take gigabytes."""
         self._prefix: nn.Module = nn.Identity()
         self._rest: nn.Module = tower.backbone
         self._original: nn.Module | None = None
@@ -77,8 +82,8 @@ class VisionFeatures:
     def _write_views(self, views: int, path: Path, progress: Progress) -> None:
         ids, caption_rows = self.captioned.image_ids, self.captioned.caption_rows
         out: np.memmap | None = None
-        for start in range(0, len(ids) * views, self.micro_batch):
-            flat = np.arange(start, min(start + self.micro_batch, len(ids) * views))
+        for start in range(0, len(ids) * views, self.at_once):
+            flat = np.arange(start, min(start + self.at_once, len(ids) * views))
             images, numbers = np.divmod(flat, views)
             pixels = self.pixels.augmented(
                 [ids[image] for image in images], [caption_rows[image] for image in images], 0, flat.tolist()
@@ -124,8 +129,8 @@ class VisionFeatures:
         """The rows of each forward pass; a sharded tower needs as many of them on every rank."""
         rows = np.arange(own.start, own.stop)
         if len(rows) < count:
-            return np.array_split(rows, self.world.num_micro_batches(count, size=self.micro_batch))
-        return [rows[start : start + self.micro_batch] for start in range(0, len(rows), self.micro_batch)]
+            return np.array_split(rows, self.world.num_micro_batches(count, size=self.at_once))
+        return [rows[start : start + self.at_once] for start in range(0, len(rows), self.at_once)]
 
     @contextmanager
     def reporting(self, progress: Progress, task: str, total: int) -> Iterator[None]:
