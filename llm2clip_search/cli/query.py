@@ -5,7 +5,6 @@ from itertools import tee
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.batch import STDIN, count_captions, read_captions, typed_captions
@@ -256,6 +255,8 @@ def _answer(
     opened: "Searcher", captions: Iterator[tuple[int, str]], options: "QueryOptions", style: Style, *, total: int
 ) -> list["Result"]:
     """Print the answers to a batch as they come; returns the last one."""
+    from rich.markup import escape
+
     from llm2clip_search.cli.progress import ProgressBar  # a single query shows no bar, and need not wait for rich's
 
     asked, shown = tee(captions)
