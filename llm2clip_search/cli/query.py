@@ -1,5 +1,6 @@
 """``llm2clip-search query``: search one or several indices."""
 
+import gc
 from collections.abc import Iterator
 from itertools import tee
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -180,6 +181,8 @@ def query(
     typed = typed_captions(text or [])
     from llm2clip_search.engine import open_index
 
+    # What is imported by now stays. Looking for garbage in it when the interpreter ends takes an eighth of a query.
+    gc.freeze()
     options: QueryOptions = {
         "image": image,
         "like": like,
