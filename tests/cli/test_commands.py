@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import COMMAND, RunCli, is_one_error
+from tests.support.commands import COMMAND, RunCli, is_one_error, run_in_subprocess
 from tests.support.images import photograph
 from tests.support.models import save_model
 
@@ -89,6 +89,13 @@ def test_a_caption_that_was_asked_before_imports_only_what_reads_an_index(indexe
     imported_by_query(indexed, *query, of=())
     assert imported_by_query(indexed, *query, of=(*models, *others)) == []
     assert imported_by_query(indexed, *query[:1], of=("rich", *models)) == ["rich"]
+
+
+def test_a_process_that_used_duckdb_ends_in_silence(indexed: Path) -> None:
+    """Its library reports the objects that the interpreter does not free at its end, as those that are frozen."""
+    done = run_in_subprocess("query", "a black dog", "--where", "width > 70", "--paths", cwd=indexed)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(".png\n")
 
 
 def test_info_and_models(indexed: Path, run_cli: RunCli, tiny_model: Path) -> None:
