@@ -1,8 +1,14 @@
 """What other installed packages add, found through entry points: one group per protocol, one name per scheme."""
 
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
+from llm2clip_search.base.lazy import LazyModule
 from llm2clip_search.errors import Llm2ClipError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+metadata = LazyModule("importlib.metadata")
 
 
 class Plugins:
@@ -13,7 +19,7 @@ class Plugins:
 
     def schemes(self) -> list[str]:
         """Schemes that installed packages claim, sorted."""
-        return sorted(entry_points(group=self.group).names)
+        return sorted(metadata.entry_points(group=self.group).names)
 
     def distribution(self, scheme: str) -> str | None:
         """The package that claims a scheme, with its version; None if no installed package does."""
@@ -39,10 +45,10 @@ class Plugins:
                 f"The package {_distribution(found)} could not open {reference!r} ({type(cause).__name__}: {cause})."
             ) from cause
 
-    def _find(self, scheme: str) -> EntryPoint | None:
-        return next(iter(entry_points(group=self.group, name=scheme)), None)
+    def _find(self, scheme: str) -> "EntryPoint | None":
+        return next(iter(metadata.entry_points(group=self.group, name=scheme)), None)
 
 
-def _distribution(found: EntryPoint) -> str:
+def _distribution(found: "EntryPoint") -> str:
     distribution = found.dist
     return f"{distribution.name} {distribution.version}" if distribution else found.module

@@ -1,6 +1,7 @@
 """The commands. Heavy libraries are imported when a command runs, so that ``--help`` answers at once."""
 
 import gc
+import os
 import warnings
 from typing import Annotated
 
@@ -71,6 +72,10 @@ def main() -> None:
     """Entry point of the ``llm2clip-search`` command."""
     # Imports make a hundred thousand objects that stay; going through them over and over takes a tenth of a query.
     gc.set_threshold(200_000, *gc.get_threshold()[1:])
+    gc.freeze()  # nor does the interpreter go through those that are there by now when it ends
+    # After each product of numpy's the threads of OpenBLAS wait for another one in a loop, by default for 25 ms, and on
+    # a machine with few cores whatever comes next waits for them; 2^20 cycles are less than a millisecond.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     # Pillow warns of damaged EXIF and the like; what matters is in the failures.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     # typer imports them for help in Markdown and its own tracebacks, both off here; they bring a parser and Pygments.

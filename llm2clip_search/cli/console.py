@@ -4,7 +4,6 @@ import codecs
 import io
 import json
 import logging
-import os
 import re
 import sys
 import traceback
@@ -13,34 +12,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console
-from rich.markup import escape
-
 from llm2clip_search.base.visible import visible, visible_json
 from llm2clip_search.errors import Llm2ClipError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-
-class _Output(Console):
-    """Goes on silently when its reader closes the pipe; rich itself would exit with code 1."""
-
-    def on_broken_pipe(self) -> None:
-        _drop_output()
-
-
-def _drop_output() -> None:
-    """Discard what is still buffered: writing it would fail again when the interpreter closes stdout."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-# A pipe has no width: a table must not fold paths at 80 columns there.
-out = _Output(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+    out: Console
+    err: Console
 
 debug = False
 """Set by ``--debug``: errors show their traceback."""
+
+
+def __getattr__(name: str) -> Any:
+    """`out` and `err`, of which rich is imported when they are first used."""
+    if name not in ("out", "err"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llm2clip_search.cli import terminal
+
+    return getattr(terminal, name)
 
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -83,16 +75,20 @@ def printable(text: str) -> str:
 
 def say(message: str) -> None:
     """One line of status on stderr."""
-    err.print(_plain(message))
+    _print("", message)
 
 
 def warn(message: str) -> None:
-    err.print(f"[yellow]note:[/yellow] {_plain(message)}")
+    _print("[yellow]note:[/yellow] ", message)
 
 
-def _plain(message: str) -> str:
-    """A message of one line, whatever names are in it."""
-    return escape(visible(message))
+def _print(mark: str, message: str) -> None:
+    """Print a message on stderr, as one line whatever names are in it, after a mark in rich's markup."""
+    from rich.markup import escape
+
+    from llm2clip_search.cli.terminal import err
+
+    err.print(f"{mark}{escape(visible(message))}")
 
 
 def images(count: int) -> str:
@@ -144,9 +140,9 @@ def fail(error: Llm2ClipError) -> NoReturn:
     """
     if debug:
         traceback.print_exception(error)
-    err.print(f"[bold red]error:[/bold red] {_plain(str(error))}")
+    _print("[bold red]error:[/bold red] ", str(error))
     if error.hint:
-        err.print(f"[bold]hint:[/bold] {_plain(error.hint)}")
+        _print("[bold]hint:[/bold] ", error.hint)
     raise SystemExit(1)
 
 
@@ -183,4 +179,6 @@ def results() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        _drop_output()
+        from llm2clip_search.cli.terminal import drop_output
+
+        drop_output()

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.markup import escape
-
 from llm2clip_search.base.visible import visible, visible_json
 from llm2clip_search.cli import console
 from llm2clip_search.errors import QueryError
@@ -112,6 +110,8 @@ def _cell(value: Any) -> Any:
 def _print_table(hits: Sequence["Hit"], style: Style) -> None:
     """A table with columns of probabilities, of duplicates and of parts if there are any; images with their size and
     thumbnails if asked for, texts with their words on a line below."""
+    from rich.markup import escape
+
     grouped = any(hit.duplicates is not None for hit in hits)
     are_texts = any(hit.modality == "text" for hit in hits)
     has_parts = any(hit.part is not None for hit in hits)
@@ -144,6 +144,8 @@ def _print_table(hits: Sequence["Hit"], style: Style) -> None:
 
 def _words(text: str) -> str:
     """The beginning of a text, on one line."""
+    from rich.markup import escape
+
     line = " ".join(text[: 2 * WORDS].split())
     return escape(console.printable(line if len(line) <= WORDS else f"{line[:WORDS]}..."))
 

@@ -1,11 +1,11 @@
 """``llm2clip-search query``: search one or several indices."""
 
+import gc
 from collections.abc import Iterator
 from itertools import tee
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from llm2clip_search.cli import console
 from llm2clip_search.cli.batch import STDIN, count_captions, read_captions, typed_captions
@@ -181,6 +181,8 @@ def query(
     typed = typed_captions(text or [])
     from llm2clip_search.engine import open_index
 
+    # What is imported by now stays. Looking for garbage in it when the interpreter ends takes an eighth of a query.
+    gc.freeze()
     options: QueryOptions = {
         "image": image,
         "like": like,
@@ -256,6 +258,8 @@ def _answer(
     opened: "Searcher", captions: Iterator[tuple[int, str]], options: "QueryOptions", style: Style, *, total: int
 ) -> list["Result"]:
     """Print the answers to a batch as they come; returns the last one."""
+    from rich.markup import escape
+
     from llm2clip_search.cli.progress import ProgressBar  # a single query shows no bar, and need not wait for rich's
 
     asked, shown = tee(captions)

@@ -79,7 +79,7 @@ def say_if_moved(snapshot: "Snapshot") -> None:
     """A note if an index lies where its images are not, but where it lay before they are."""
     if snapshot.manifest.base in ("", snapshot.base.as_posix()):
         return  # it has not moved, and a query need not import what knows more
-    from llm2clip_search.indexers.sources import stranded_sources
+    from llm2clip_search.store.stranded import stranded_sources
 
     if stranded_sources(snapshot):
         old, new = snapshot.manifest.base, snapshot.base.as_posix()

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from llm2clip_search.corpora.skipped import Skipped
 from llm2clip_search.errors import CorpusError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from llm2clip_search.corpora.skipped import Skipped
 
 
 Modality = Literal["image", "text"]
@@ -143,8 +144,10 @@ class Corpus(ItemReader, Protocol):
         """
         return []
 
-    def skipped(self) -> Skipped:
+    def skipped(self) -> "Skipped":
         """What the last `items` left out."""
+        from llm2clip_search.corpora.skipped import Skipped
+
         return Skipped()
 
     def looked_for(self) -> str:

@@ -4,7 +4,6 @@ The vocabulary is the file that open_clip brings along, and tokens are those of 
 """
 
 import gzip
-import html
 import importlib.util
 import json
 import math
@@ -110,6 +109,8 @@ def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
 def _cleaned(text: str) -> str:
     """Mended, without HTML's entities and repeated spaces, in lower case."""
     if not (text.isascii() and text.isprintable() and "&" not in text):  # otherwise nothing changes
+        import html
+
         import ftfy
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))

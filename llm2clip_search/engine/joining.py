@@ -7,7 +7,7 @@ import numpy as np
 
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.engine.candidates import Part
-from llm2clip_search.engine.ranking import parts_and_ids
+from llm2clip_search.engine.ranking import distinct, parts_and_ids
 from llm2clip_search.engine.results import NOT_METADATA, Duplicate, Hit, Listed
 
 
@@ -26,10 +26,10 @@ class Joined:
 
     def __init__(self, parts: Sequence[Part], keys: Iterable[int]) -> None:
         """``keys`` name the rows, see `ranking.keys_of`."""
-        wanted = np.unique(np.array(list(keys), dtype=np.int64))
+        wanted = np.array(sorted({*keys}), dtype=np.int64)
         numbers, ids = parts_and_ids(wanted)
         self._rows: dict[int, _Row] = {}
-        for number in np.unique(numbers).tolist():
+        for number in distinct(numbers):
             snapshot, of_it = parts[number].snapshot, numbers == number
             folder = str(snapshot.folder) if len(parts) > 1 else None
             options = {

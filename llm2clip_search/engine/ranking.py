@@ -27,6 +27,11 @@ def parts_and_ids(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return keys >> _ID_BITS, keys & _IDS
 
 
+def distinct(numbers: np.ndarray) -> list[int]:
+    """Distinct values, ascending; ``np.unique`` would import ``numpy.ma``, which takes longer than the search."""
+    return sorted(set(numbers.tolist()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
     """Rows, best first."""

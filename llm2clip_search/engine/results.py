@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from html import escape
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -168,6 +167,8 @@ class Result:
 
     def _repr_html_(self) -> str:
         """A table for notebooks."""
+        from html import escape
+
         rows = "".join(
             f"<tr><td>{hit.rank}</td><td>{hit.score:.3f}</td><td>{escape(visible(hit.uri))}</td></tr>"
             for hit in self.hits

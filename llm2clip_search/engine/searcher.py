@@ -188,8 +188,9 @@ class Searcher(Browser):
         plans = rows.plans(queries[0], depth)
         clock.lap("plan")
         clock.seconds["plan"] += filtered
-        warnings = [self._warnings(query) for query in queries]
         vectors = self._compose(queries)
+        # An encoder that keeps embeddings keeps the lengths of captions as well, so they are asked for afterwards.
+        warnings = [self._warnings(query) for query in queries]
         clock.lap("encode")
         lists = iter(rows.search(np.concatenate(vectors), depth, plans))
         pages, used, probabilities = [], [], []

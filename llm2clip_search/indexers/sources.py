@@ -3,7 +3,6 @@
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +20,7 @@ from llm2clip_search.store.moving import move_paths
 from llm2clip_search.store.names import decode, encode
 from llm2clip_search.store.paths import PathChange, as_mask
 from llm2clip_search.store.snapshot import is_uri
-
-SAMPLE = 8
-"""Rows of each shard whose files are looked for when an index lies in another folder than before."""
+from llm2clip_search.store.stranded import stranded_sources
 
 State = Literal["present", "missing", "empty", "moved", "unknown"]
 
@@ -232,34 +229,6 @@ def move_source(index: str | os.PathLike[str], old: str, new: str) -> int:
             sources.append(replace(around, uri=target))  # a part that has left its source is one by itself
         writer.set_sources(sources, base=_settled_base(writer.snapshot))
     return moved
-
-
-def stranded_sources(snapshot: Snapshot) -> list[SourceEntry]:
-    """Sources whose files are not where the index says, but where it would say if it lay where it did before.
-
-    That is so when an index was moved or copied without its images. A few files of each are looked for.
-    """
-    old = Path(snapshot.manifest.base)
-    if not snapshot.manifest.base or old == snapshot.base:
-        return []
-    sample: list[str] = []
-    for shard in snapshot.shards:
-        rows = shard.live_rows[:: max(1, len(shard.live_rows) // SAMPLE)]
-        sample += shard.rows(rows).column("path").to_pylist() if len(rows) else []
-    relative = [each for each in snapshot.manifest.sources if not is_uri(each.uri) and not Path(each.uri).is_absolute()]
-    bases = {"along": snapshot.base, "behind": old}
-    whereabouts = dict.fromkeys(relative, "nowhere")
-    for source in relative:
-        files = [path for path in sample if not Path(path).is_absolute() and snapshot.is_under(path, source.uri)]
-        # The folder itself tells least: there may be another one of the same name.
-        for paths, (place, base) in product((files, [source.uri] if source.uri != "." else []), bases.items()):
-            if any((base / decode(path)).exists() for path in paths):
-                whereabouts[source] = place
-                break
-    behind = {"behind"} if "along" in whereabouts.values() else {"behind", "nowhere"}
-    if "behind" not in whereabouts.values():
-        return []
-    return [source for source, place in whereabouts.items() if place in behind]
 
 
 def follow_base(writer: Writer) -> str:

@@ -94,7 +94,14 @@ class ShardVectors:
                 found = wanted[positions]
             for start in range(0, len(rows), BLOCK_ROWS):
                 part = slice(start, start + BLOCK_ROWS)
-                yield found[part], np.asarray(shard.vectors[rows[part]], dtype=np.float32)
+                yield found[part], shard.vectors[_run(rows[part])].astype(np.float32)
+
+
+def _run(rows: np.ndarray) -> np.ndarray | slice:
+    """A slice for rows that follow each other, which are then converted without being copied first."""
+    if bool((rows[1:] - rows[:-1] == 1).all()):
+        return slice(int(rows[0]), int(rows[0]) + len(rows))
+    return rows
 
 
 def _ascending(ids: np.ndarray) -> np.ndarray:

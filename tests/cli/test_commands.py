@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import COMMAND, RunCli, is_one_error
+from tests.support.commands import COMMAND, RunCli, is_one_error, run_in_subprocess
 from tests.support.images import photograph
 from tests.support.models import save_model
 
@@ -56,21 +57,45 @@ def test_other_ways_to_ask(indexed: Path, run_cli: RunCli) -> None:
     assert piped.stderr == "note: --preview needs a terminal; only names are printed.\n"
 
 
-def test_a_text_query_imports_no_torch(indexed: Path) -> None:
-    """Once the tower is compiled: neither torch nor transformers, and no vision tower."""
+def imported_by_query(folder: Path, *words: str, of: Sequence[str]) -> list[str]:
+    """Which of some modules a query imports, in a process of its own."""
     code = """
 import sys
-sys.argv = ["llm2clip-search", "query", "a black dog", "-k", "1"]
+names = sys.argv.pop().split()
 from llm2clip_search.cli.app import main
 try:
     main()
 except SystemExit as done:
     assert not done.code, done.code
-print([name for name in ("torch", "transformers", "timm", "open_clip") if name in sys.modules])
+print(*(name for name in names if name in sys.modules))
 """
-    for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", code], cwd=indexed, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    command = [sys.executable, "-c", code, "query", *words, " ".join(of)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_a_text_query_imports_no_torch(indexed: Path) -> None:
+    """Once the tower is compiled: neither torch nor transformers, and no vision tower."""
+    libraries = ("torch", "transformers", "timm", "open_clip")
+    assert imported_by_query(indexed, "a brown dog", "-k", "1", of=libraries) == []
+    assert imported_by_query(indexed, "a brown dog", "-k", "1", of=libraries) == []
+
+
+def test_a_caption_that_was_asked_before_imports_only_what_reads_an_index(indexed: Path) -> None:
+    """Each of these takes 5 to 200 ms, of a quarter of a second."""
+    models = ("onnxruntime", "tokenizers", "PIL", "importlib.metadata", "llm2clip_search.encoders.catalogue")
+    others = ("rich", "email", "html", "numpy.ma", "pyarrow.compute", "pandas", "duckdb", "faiss")
+    query = ["a black dog in the snow", "--paths", "-k", "1"]
+    imported_by_query(indexed, *query, of=())
+    assert imported_by_query(indexed, *query, of=(*models, *others)) == []
+    assert imported_by_query(indexed, *query[:1], of=("rich", *models)) == ["rich"]
+
+
+def test_a_process_that_used_duckdb_ends_in_silence(indexed: Path) -> None:
+    """Its library reports the objects that the interpreter does not free at its end, as those that are frozen."""
+    done = run_in_subprocess("query", "a black dog", "--where", "width > 70", "--paths", cwd=indexed)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(".png\n")
 
 
 def test_info_and_models(indexed: Path, run_cli: RunCli, tiny_model: Path) -> None:

@@ -100,7 +100,7 @@ def wait_for(text: str, screen: io.StringIO) -> None:
 def test_a_terminal_gets_one_bar_and_lines_for_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=80, height=20, soft_wrap=True, highlight=False)
-    monkeypatch.setattr(console, "err", terminal)
+    monkeypatch.setattr("llm2clip_search.cli.terminal.err", terminal)
     with ProgressBar(log=True) as bar:
         bar("data", 0, 0, {"captions": 5})
         bar("training", 1500, 2000, FIGURES)

@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from llm2clip_search.errors import CorpusError, StoreError
 from llm2clip_search.indexers import IndexConfig, IndexSummary, forget_source, index_folder, move_source
-from llm2clip_search.indexers.sources import stranded_sources
 from llm2clip_search.store import Snapshot, has_index
+from llm2clip_search.store.stranded import stranded_sources
 from tests.support.encoders import ColourEncoder
 from tests.support.faults import PowerCutError, cut_power_at
 from tests.support.images import png

@@ -20,8 +20,8 @@ from llm2clip_search.indexers import (
     list_sources,
     move_source,
 )
-from llm2clip_search.indexers.sources import stranded_sources
 from llm2clip_search.store import Snapshot, SourceEntry
+from llm2clip_search.store.stranded import stranded_sources
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph, png
 from tests.support.stores import check_intact

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 from llm2clip_search.cli.app import main
 
@@ -42,7 +43,8 @@ def _surroundings(words: list[str], cwd: Path) -> Iterator[None]:
     argv, columns = sys.argv, os.environ.get("COLUMNS")
     sys.argv, os.environ["COLUMNS"] = words, WIDTH
     try:
-        with contextlib.chdir(cwd):
+        # What is frozen is never freed, and this process goes on.
+        with contextlib.chdir(cwd), mock.patch("gc.freeze"):
             yield
     finally:
         sys.argv = argv

@@ -4,27 +4,30 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm2clip_search.base.files import file_sha256
 from llm2clip_search.encoders.cache import cache_dir, model_file_sha256
-from llm2clip_search.encoders.catalogue import CatalogueModel
 from llm2clip_search.encoders.hub import HubUnreachableError, fetch_repository, hub_cache
 from llm2clip_search.errors import ModelError
+
+if TYPE_CHECKING:
+    from llm2clip_search.encoders.catalogue import CatalogueModel
 
 logger = logging.getLogger(__name__)
 
 
-def converted_folder(model: CatalogueModel) -> Path:
+def converted_folder(model: "CatalogueModel") -> Path:
     """Path of the model folder that `pull` makes of a checkpoint."""
     return cache_dir() / "models" / model.name
 
 
-def is_pulled(model: CatalogueModel) -> bool:
+def is_pulled(model: "CatalogueModel") -> bool:
     """Whether the model folder exists; it is renamed to this path only when its conversion is complete."""
     return (converted_folder(model) / "config.json").exists()
 
 
-def pull(model: CatalogueModel) -> Path:
+def pull(model: "CatalogueModel") -> Path:
     """Find the model folder of a checkpoint in the cache, or fetch the checkpoint and its LLM and convert it.
 
     A folder in the cache is compared with the hashes of its conversion; what has not changed since is not read again.
@@ -63,7 +66,7 @@ def pull(model: CatalogueModel) -> Path:
     return folder
 
 
-def verify(model: CatalogueModel, *, sha256: Callable[[Path], str] = file_sha256) -> None:
+def verify(model: "CatalogueModel", *, sha256: Callable[[Path], str] = file_sha256) -> None:
     """Compare a pulled model folder with the hashes recorded by its conversion.
 
     Args:
@@ -89,7 +92,7 @@ def verify(model: CatalogueModel, *, sha256: Callable[[Path], str] = file_sha256
             )
 
 
-def _fetch_files(model: CatalogueModel) -> Path:
+def _fetch_files(model: "CatalogueModel") -> Path:
     """The folder of the published files, or the state dict among them where the catalogue names one."""
     assert model.repo is not None, "only models of the hub are fetched"
     wanted = [alternative for pattern in model.files for alternative in pattern.split("|")]

@@ -37,6 +37,11 @@ def test_the_memory_of_a_command_is_its_own(tmp_path: Path) -> None:
     assert run_measured(placed).output == f"b {tmp_path}"
 
 
+def test_a_program_of_the_repository_has_bytecode_as_installed_ones_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert run_measured(python("print(sys.dont_write_bytecode, end='')")).output == "False"
+
+
 def test_a_command_that_fails_is_quoted() -> None:
     with pytest.raises(Llm2ClipError, match=r"ended with exit code 3: out of order$"):
         run_measured(python("sys.stderr.write('starting\\nout of order\\n'); sys.exit(3)"))

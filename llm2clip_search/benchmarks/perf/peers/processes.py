@@ -24,6 +24,9 @@ sys.exit(code)
 """
 """Starts the command and waits for it. A process inherits the peak of the one that starts it, so this one is small."""
 
+_NOT_INHERITED = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+"""Installed programs have bytecode; one in a repository would be compiled at each start if it could write none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -33,7 +36,7 @@ class Command:
     folder: Path | None = None
     """Working directory; this process's by default."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables in addition to those of this process, of which ``PYTHONPATH`` is left out."""
+    """Environment variables in addition to those of this process, of which `_NOT_INHERITED` are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ def run_measured(command: Command) -> Ran:
     Raises:
         Llm2ClipError: it cannot be started, or ends with another code than 0; the last line of its stderr is quoted.
     """
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     with tempfile.TemporaryDirectory(prefix="llm2clip-peers-") as scratch:
         report = Path(scratch) / "report.json"
         done = subprocess.run(

@@ -1,0 +1,41 @@
+"""Sources that an index has moved away from. Every query of an index that has moved asks for them."""
+
+from itertools import product
+from pathlib import Path
+
+from llm2clip_search.store.manifest import SourceEntry
+from llm2clip_search.store.names import decode
+from llm2clip_search.store.recent_parts import RecentParts
+from llm2clip_search.store.snapshot import Snapshot, is_uri
+
+SAMPLE = 8
+"""Rows of each shard whose files are looked for when an index lies in another folder than before."""
+
+
+def stranded_sources(snapshot: Snapshot) -> list[SourceEntry]:
+    """Sources whose files are not where the index says, but where it would say if it lay where it did before.
+
+    That is so when an index was moved or copied without its images. A few files of each are looked for.
+    """
+    old = Path(snapshot.manifest.base)
+    if not snapshot.manifest.base or old == snapshot.base:
+        return []
+    sample: list[str] = []
+    recent = RecentParts()
+    for shard in snapshot.shards:
+        rows = shard.live_rows[:: max(1, len(shard.live_rows) // SAMPLE)]
+        sample += [record["path"] for record in shard.records(rows, recent)]
+    relative = [each for each in snapshot.manifest.sources if not is_uri(each.uri) and not Path(each.uri).is_absolute()]
+    bases = {"along": snapshot.base, "behind": old}
+    whereabouts = dict.fromkeys(relative, "nowhere")
+    for source in relative:
+        files = [path for path in sample if not Path(path).is_absolute() and snapshot.is_under(path, source.uri)]
+        # The folder itself tells least: there may be another one of the same name.
+        for paths, (place, base) in product((files, [source.uri] if source.uri != "." else []), bases.items()):
+            if any((base / decode(path)).exists() for path in paths):
+                whereabouts[source] = place
+                break
+    behind = {"behind"} if "along" in whereabouts.values() else {"behind", "nowhere"}
+    if "behind" not in whereabouts.values():
+        return []
+    return [source for source, place in whereabouts.items() if place in behind]
