@@ -19,8 +19,9 @@ from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
-from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup, Task, run_loop
+from llm2clip_search.training.runtime.loop import LoopRecipe, Task, run_loop
 from llm2clip_search.training.runtime.micro_batches import MicroBatches
+from llm2clip_search.training.runtime.parameter_groups import ParameterGroup
 from llm2clip_search.training.runtime.seeds import generator
 from llm2clip_search.training.runtime.sharding import distribute_module, full_tensor
 from llm2clip_search.training.tasks.losses import clip_loss

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,7 @@ from llm2clip_search.training.runtime.checkpoint import START_OVER, Tensors, Tra
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.metrics_log import MetricsLog
 from llm2clip_search.training.runtime.micro_batches import MicroBatches, backward_within_memory
+from llm2clip_search.training.runtime.parameter_groups import ParameterGroup, split_by_kind
 from llm2clip_search.training.runtime.seeds import seed_torch
 from llm2clip_search.training.runtime.sharding import full_tensor, gather_shards, is_sharded, local_shard, shard_like
 
@@ -82,17 +83,6 @@ class LoopRecipe:
             return self.learning_rate * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParameterGroup:
-    """Parameters with a common learning rate."""
-
-    parameters: Mapping[str, nn.Parameter]
-    scale: float = 1.0
-    """Factor on the recipe's learning rate."""
-    complete: bool = False
-    """Whether every rank computes the complete gradient, as for the temperature of the gathered loss."""
 
 
 class Task(Protocol):
@@ -234,11 +224,14 @@ class _RunState:
 
     def __init__(self, task: Task, recipe: LoopRecipe, world: World) -> None:
         self.task, self.recipe, self.world = task, recipe, world
-        self.groups = _split_by_kind(task.groups())
+        self.groups = split_by_kind(task.groups())
         self.parameters = {name: p for group in self.groups for name, p in group.parameters.items()}
         assert len(self.parameters) == sum(len(group.parameters) for group in self.groups), "names must be unique"
         self.optimizer = torch.optim.AdamW(
-            [{"params": [*group.parameters.values()], "weight_decay": _decay(group, recipe)} for group in self.groups],
+            [
+                {"params": [*group.parameters.values()], "weight_decay": recipe.weight_decay * group.is_decayed}
+                for group in self.groups
+            ],
             lr=recipe.learning_rate,
             betas=recipe.betas,
         )
@@ -391,18 +384,3 @@ class _RunState:
 
     def _shard_tensors(self, tensors: Tensors) -> Tensors:
         return {name: local_shard(shard_like(tensor, self.parameters[name])) for name, tensor in tensors.items()}
-
-
-def _split_by_kind(groups: list[ParameterGroup]) -> list[ParameterGroup]:
-    """Split groups so that each has one weight decay and does not mix sharded with full tensors."""
-    out = []
-    for group in groups:
-        parts: dict[tuple[bool, bool], dict[str, nn.Parameter]] = {}
-        for name, parameter in group.parameters.items():
-            parts.setdefault((parameter.ndim > 1, is_sharded(parameter)), {})[name] = parameter
-        out += [replace(group, parameters=part) for part in parts.values()]
-    return out
-
-
-def _decay(group: ParameterGroup, recipe: LoopRecipe) -> float:
-    return recipe.weight_decay if next(iter(group.parameters.values())).ndim > 1 else 0.0

@@ -21,9 +21,10 @@ from llm2clip_search.training.data.pairs import CaptionPairSampler, Instructions
 from llm2clip_search.training.runtime.allowed_values import contrastive_values, require_values
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
-from llm2clip_search.training.runtime.loop import LoopRecipe, ParameterGroup
+from llm2clip_search.training.runtime.loop import LoopRecipe
 from llm2clip_search.training.runtime.micro_batches import MicroBatches
 from llm2clip_search.training.runtime.mixed_precision import autocast
+from llm2clip_search.training.runtime.parameter_groups import ParameterGroup
 from llm2clip_search.training.runtime.plots import Similarities
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module

@@ -24,8 +24,8 @@ from llm2clip_search.training.data.image_captions import ImageBatch, ImageCaptio
 from llm2clip_search.training.data.image_pixels import ImagePixels
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
-from llm2clip_search.training.runtime.loop import ParameterGroup
 from llm2clip_search.training.runtime.micro_batches import MicroBatches
+from llm2clip_search.training.runtime.parameter_groups import ParameterGroup
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
 from llm2clip_search.training.tasks.anchored_heads import AnchoredHeads

@@ -15,8 +15,8 @@ from llm2clip_search.base.progress import Progress
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
-from llm2clip_search.training.runtime.loop import ParameterGroup
 from llm2clip_search.training.runtime.mixed_precision import autocast
+from llm2clip_search.training.runtime.parameter_groups import ParameterGroup
 from llm2clip_search.training.runtime.seeds import seed_torch
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
 from llm2clip_search.training.tasks.clip import ClipTask

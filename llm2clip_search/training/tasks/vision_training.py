@@ -15,7 +15,7 @@ from torch import nn
 
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime.allowed_values import require_values
-from llm2clip_search.training.runtime.loop import ParameterGroup
+from llm2clip_search.training.runtime.parameter_groups import ParameterGroup
 from llm2clip_search.training.runtime.sharding import full_tensor, is_sharded
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, merged_lora
 

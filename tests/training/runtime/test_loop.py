@@ -18,9 +18,10 @@ from llm2clip_search.encoders.within_memory import is_out_of_memory
 from llm2clip_search.errors import ModelError
 from llm2clip_search.training.runtime.checkpoint import TrainingCheckpoint
 from llm2clip_search.training.runtime.distributed import World
-from llm2clip_search.training.runtime.loop import LoopRecipe, LoopResult, ParameterGroup, run_loop
+from llm2clip_search.training.runtime.loop import LoopRecipe, LoopResult, run_loop
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from llm2clip_search.training.runtime.micro_batches import MicroBatches
+from llm2clip_search.training.runtime.parameter_groups import ParameterGroup
 from tests.support.toy_training import RECIPE, ToyTask, start, train, train_and_die
 
 
