@@ -28,6 +28,10 @@ from llm2clip_search.training.tasks.vision_training import mark_trained, split_b
 FLOAT32_BYTES = 4
 """Weights, gradients and optimiser moments are float32, even if products are computed in bfloat16."""
 
+BACKWARD = 0.2
+"""Memory that backward passes of a vision tower take beside the activations, for gradients of feature maps and buffers
+of kernels, relative to them: measured with the tower of `nano` on a CPU, in float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPart:
@@ -199,6 +203,7 @@ def estimate_clip(recipe: Recipe, speed: DeviceSpeed | None = None) -> StageEsti
     texts = stage.batch_size * stage.captions_per_image
     memory = _states(whole, trained, average=bool(stage.loop.ema_decay))
     memory["activations"] = at_once * vision.activation_bytes + texts * head.activation_bytes
+    memory["backward pass"] = int(BACKWARD * memory["activations"])
     distils = stage.keep is not None and stage.keep.vision > 0
     if distils:
         memory["original tower"] = FLOAT32_BYTES * tower.parameters

@@ -1,12 +1,11 @@
-"""Both stages with tiny random towers: kills and resumed runs, one and two ranks, golden losses, bad input."""
+"""Both stages with tiny random towers: kills and resumed runs, one and two ranks, golden losses, refusals."""
 
-import json
 import os
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,98 +13,20 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from llm2clip_search.base.progress import Progress, no_progress
+from llm2clip_search.base.progress import no_progress
 from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.encoders import load_encoder
-from llm2clip_search.errors import CorpusError, ModelError, StoreError
-from llm2clip_search.training import Recipe, find_recipe, stages
+from llm2clip_search.errors import ModelError, StoreError
+from llm2clip_search.training import Recipe, stages
 from llm2clip_search.training.data.augmentation import Augmentation
 from llm2clip_search.training.data.caption_store import CaptionStore
 from llm2clip_search.training.data.training_captions import read_stage2_captions
 from llm2clip_search.training.runtime.distributed import Sharding, World, join_process_group
 from llm2clip_search.training.runtime.metrics_log import read_metrics
-from llm2clip_search.training.tasks.clip_data import read_clip_data
-from llm2clip_search.training.tasks.llm_folder import read_llm
 from llm2clip_search.training.tasks.vision_training import VisionTraining
-from tests.support.corpus import jpeg, write_csv, write_tar
-from tests.support.tiny_training import LANGS, TinyTowers, of_flickr8k, save_towers, shrink, write_flickr8k
+from tests.support.tiny_stages import Stage, embed, run
+from tests.support.tiny_training import LANGS
 from tests.support.toy_training import free_port, start
-
-Stage = Literal["captions", "clip"]
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory) -> TinyTowers:
-    return save_towers(tmp_path_factory.mktemp("towers"))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_flickr8k(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def recipe(towers: TinyTowers) -> Recipe:
-    """`nano` with tiny towers, in float32: eight steps, a checkpoint every three, all randomness enabled, and the last
-    two blocks of the vision tower trained."""
-    tiny = shrink(of_flickr8k(find_recipe("nano")), towers, steps=8)
-    captions = replace(tiny.stage1, loop=replace(tiny.stage1.loop, checkpoint_every=3, evaluate_every=4))
-    captions = replace(captions, lora=replace(captions.lora, rank=2, dropout=0.1), bf16=False)
-    clip = replace(
-        tiny.stage2,
-        loop=replace(tiny.stage2.loop, checkpoint_every=3, evaluate_every=4),
-        vision=VisionTraining(mode="last", blocks=2, scale=0.1),
-        kept_views=8,
-        long_ratio=0.5,
-        lang_weights={"en": 1.0, "de": 0.6, "zh": 0.6, "fr": 0.4, "cs": 0.4},
-        augmentation=Augmentation(crop=0.5, aspect=1.33, flip=True, colour=0.4),
-        caption_noise=0.1,
-        bf16=False,
-    )
-    return replace(tiny, stage1=captions, stage2=clip)
-
-
-@pytest.fixture(scope="module")
-def made(recipe: Recipe, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``llm``, ``store`` and ``model`` from uninterrupted runs."""
-    folder = tmp_path_factory.mktemp("made")
-    run("captions", recipe, root, folder, folder / "llm")
-    embed(recipe, root, folder / "llm", folder / "store")
-    run("clip", recipe, root, folder, folder / "model")
-    return folder
-
-
-def run(
-    stage: Stage,
-    recipe: Recipe,
-    root: Path,
-    made: Path,
-    out: Path,
-    *,
-    world: World = World(),
-    progress: Progress = no_progress,
-) -> dict[str, float]:
-    """Run a stage; stage 2 uses the LLM and the store in ``made``."""
-    if stage == "captions":
-        return stages.train_captions(recipe.stage1, recipe.data, root=root, out=out, world=world, progress=progress)
-    return stages.train_clip(
-        recipe.stage2,
-        recipe.data,
-        root=root,
-        llm=made / "llm",
-        store=made / "store",
-        out=out,
-        world=world,
-        progress=progress,
-    )
-
-
-def embed(recipe: Recipe, root: Path, llm: Path, out: Path) -> tuple[int, int]:
-    return stages.train_embed(
-        recipe.stage2, recipe.data, root=root, llm=llm, out=out, device="cpu", progress=no_progress
-    )
 
 
 def losses(folder: Path) -> list[float]:
@@ -380,141 +301,3 @@ def test_a_non_finite_loss_keeps_the_last_good_checkpoint(
     ):
         run("clip", replace(recipe, stage2=broken), root, made, tmp_path)
     assert all(torch.isfinite(t).all() for t in torch.load(tmp_path / "last.pt")["weights"].values())
-
-
-def cut_off(root: Path) -> None:
-    shard = root / "flickr8k" / "flickr8k-train-000.tar"
-    shard.write_bytes(shard.read_bytes()[:3000])
-
-
-def no_caption_column(root: Path) -> None:
-    write_csv(root / "flickr8k" / "captions.csv.gz", [{"image_id": "a.jpg", "split": "train", "text": "a"}])
-
-
-def other_images(root: Path) -> None:
-    write_tar(root / "flickr8k" / "flickr8k-train-000.tar", {f"other-{n}.jpg": jpeg(n) for n in range(6)})
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (cut_off, r"flickr8k-train-000\.tar"),
-        (no_caption_column, "has no column 'caption'"),
-        (other_images, "None of the 6 captioned images"),
-    ],
-)
-def test_bad_data_is_reported_in_a_sentence(
-    damage: Any, message: str, recipe: Recipe, made: Path, tmp_path: Path
-) -> None:
-    write_flickr8k(tmp_path)
-    damage(tmp_path)
-    with pytest.raises(CorpusError, match=message):
-        run("clip", recipe, tmp_path, made, tmp_path / "model")
-
-
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_a_batch_of_one_is_refused(stage: str, recipe: Recipe) -> None:
-    with pytest.raises(ValueError, match="batch_size is 1, but it has to be at least 2"):
-        replace(getattr(recipe, stage), batch_size=1)
-
-
-def test_empty_and_repeated_captions_are_counted_and_listed(
-    recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_flickr8k(tmp_path)
-    texts = ("a", "b", "", "b")
-    extra = [{"image_id": f"other-{n}.jpg", "lang": "en", "caption": text} for n in range(3) for text in texts]
-    write_csv(tmp_path / "multi30k" / "captions.csv.gz", extra)
-    counts: dict[str, float] = {}
-    said: list[str] = []
-
-    def report(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-        said.append(what)
-        if what == "data":
-            counts.update(figures)
-
-    run("captions", recipe, tmp_path, tmp_path, tmp_path / "llm", progress=report)
-    assert {"captions for the statistics", "captions for the evaluation"} < set(said)
-    assert (counts["empty"], counts["repeated"]) == (3, 3)
-    table = tmp_path / "multi30k" / "captions.csv.gz"
-    listed = [json.loads(line) for line in (tmp_path / "llm" / "left_out.jsonl").read_text().splitlines()]
-    assert {"reason": "empty captions", "name": f"{table}, row 3", "detail": ""} in listed
-    assert {"reason": "repeated captions, which are kept", "name": f"{table}, row 4", "detail": "b"} in listed
-    assert f"empty captions: 3, such as {table}, row 3" in caplog.messages
-    assert f"repeated captions, which are kept: 3, such as {table}, row 4" in caplog.messages
-
-
-def test_dev_is_always_held_out(recipe: Recipe, root: Path, tmp_path: Path) -> None:
-    """Even if a data recipe includes its dev split in training and holds out nothing."""
-    assert recipe.data.dev is not None
-    greedy = replace(recipe.data, image_captions=(replace(recipe.data.image_captions[0], split=""),), held_out=())
-    captions, counts = read_stage2_captions(greedy, root)
-    assert not [name for name in captions["image_id"].to_pylist() if name.startswith("dev")]
-    assert counts["held out"] > 0
-
-
-def test_broken_images_are_left_out_and_listed(recipe: Recipe, made: Path, tmp_path: Path) -> None:
-    """One of the training images and one of dev; the dev image goes with its captions."""
-    write_flickr8k(tmp_path)
-    for split, first, kept in (("train", 0, 300), ("dev", 100, 310)):  # equal headers would be held out by content
-        images = {f"{split}-{number}.jpg": jpeg(first + number) for number in range(6)}
-        images[f"{split}-4.jpg"] = images[f"{split}-4.jpg"][:kept]
-        write_tar(tmp_path / "flickr8k" / f"flickr8k-{split}-000.tar", images)
-    clip = replace(recipe.stage2, loop=replace(recipe.stage2.loop, steps=1, warmup_steps=0))
-    said: dict[str, Mapping[str, float]] = {}
-
-    def progress(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-        said[what] = figures
-
-    run("clip", replace(recipe, stage2=clip), tmp_path, made, tmp_path / "model", progress=progress)
-    assert {"images for the statistics", "images for the evaluation"} < said.keys()
-    assert {name: said["data"][name] for name in ("images", "broken images", "broken dev images")} == {
-        "images": 5,
-        "broken images": 1,
-        "broken dev images": 1,
-    }
-    listed = [json.loads(line) for line in (tmp_path / "model" / "left_out.jsonl").read_text().splitlines()]
-    assert {(row["reason"], row["name"]) for row in listed} == {
-        ("broken images", "train-4.jpg"),
-        ("broken dev images", "flickr8k: dev-4.jpg"),
-    }
-    assert all(row["detail"] for row in listed)
-    ranks = json.loads((tmp_path / "model" / "ranks.json").read_text())["flickr8k/en"]
-    assert (len(ranks["text_retrieval"]), len(ranks["image_retrieval"])) == (5, 25)
-
-
-def test_an_image_in_two_sources_is_trained_on_once(recipe: Recipe, made: Path, tmp_path: Path) -> None:
-    """It counts as one, and the list has the other."""
-    write_flickr8k(tmp_path)
-    write_tar(tmp_path / "more.tar", {"again.jpg": jpeg(0)})
-    write_csv(tmp_path / "more.csv", [{"image_id": "again.jpg", "lang": "en", "caption": "train-0 in en, caption 0"}])
-    source = replace(recipe.data.image_captions[0], path="more.csv", split="", langs=())
-    data = replace(
-        recipe.data,
-        images=(*recipe.data.images, "more.tar"),
-        image_captions=(*recipe.data.image_captions, source),
-    )
-    read, counts = read_clip_data(
-        data, root=tmp_path, llm=read_llm(made / "llm"), store=made / "store", clip=None, max_missing=0.0
-    )
-    assert "again.jpg" not in read.captioned.image_ids
-    assert (counts["images"], counts["copies of another image"]) == (6, 1)
-    assert ("copies of another image", "again.jpg", "") in read.left_out
-
-
-def test_stage_1_names_the_photographs_that_it_drops(recipe: Recipe, tmp_path: Path) -> None:
-    write_flickr8k(tmp_path)
-    rows = [
-        {"image_id": "one.jpg", "split": "train", "lang": lang, "caption": "a lonely thing"} for lang in ("en", "de")
-    ]
-    rows += [
-        {"image_id": f"{n}.jpg", "split": "train", "lang": "en", "caption": f"{n} {k}"} for n in "ab" for k in "xy"
-    ]
-    write_csv(tmp_path / "flickr8k" / "more.csv", rows)
-    source = replace(recipe.data.captions[0], path="flickr8k/more.csv")
-    data = replace(recipe.data, captions=(*recipe.data.captions, source), dev=())
-    stage1 = replace(recipe.stage1, loop=replace(recipe.stage1.loop, steps=1, warmup_steps=0))
-    run("captions", replace(recipe, stage1=stage1, data=data), tmp_path, tmp_path, tmp_path / "llm")
-    listed = [json.loads(line) for line in (tmp_path / "llm" / "left_out.jsonl").read_text().splitlines()]
-    assert listed == [{"reason": "photographs without two captions", "name": "one.jpg", "detail": ""}]
-    assert json.loads((tmp_path / "llm" / "run.json").read_text())["counts"]["photographs without two captions"] == 1
