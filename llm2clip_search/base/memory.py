@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from threading import Event, Thread
 
@@ -63,13 +65,8 @@ def return_freed_memory() -> None:
 
     It takes milliseconds. Other C libraries are left alone.
     """
-    import ctypes
-
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return
-    trim(0)
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
 
 
 def physical_bytes() -> int:
@@ -78,6 +75,18 @@ def physical_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 0
+
+
+@cache  # opening the C library makes classes, which refer to themselves
+def _malloc_trim() -> Callable[[int], int] | None:
+    """The function of glibc; None with other C libraries."""
+    import ctypes
+
+    try:
+        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    return trim
 
 
 def _proc_status(name: str, process: str = "self") -> int | None:

@@ -1,5 +1,6 @@
 """What every room stands on: files that are whole or absent, arithmetic on vectors, lazy values, memory."""
 
+import gc
 import itertools
 import platform
 import subprocess
@@ -157,3 +158,10 @@ def test_freed_memory_between_blocks_in_use_is_given_back() -> None:
     return_freed_memory()
     assert private_bytes() < before - 100e6
     assert len(blocks) == 50
+
+
+def test_giving_memory_back_leaves_nothing_to_the_garbage_collector() -> None:
+    return_freed_memory()
+    gc.collect()
+    return_freed_memory()
+    assert gc.collect() == 0
