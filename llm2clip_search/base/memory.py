@@ -1,11 +1,15 @@
 """How much memory this process uses and has used, and how much the machine has."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from threading import Event, Thread
+
+COLLECTED_EVERY = 2_000
+"""Objects that are made until Python looks for cycles among them; its default, which is 700 in older versions."""
 
 
 def peak_bytes() -> int:
@@ -67,6 +71,15 @@ def return_freed_memory() -> None:
     """
     if (trim := _malloc_trim()) is not None:
         trim(0)
+
+
+def collect_cycles_often() -> None:
+    """Let Python look for objects that refer to each other, and that nobody uses, as often as it does by itself.
+
+    The command line makes that rare, because most commands end soon. A server would keep such objects of each state of
+    its index, if only those that numpy makes when it reads the header of an array.
+    """
+    gc.set_threshold(COLLECTED_EVERY, *gc.get_threshold()[1:])
 
 
 def physical_bytes() -> int:
