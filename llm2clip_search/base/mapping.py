@@ -39,12 +39,10 @@ def map_file(path: Path) -> np.ndarray:
     if address == ctypes.c_void_p(-1).value:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(path))
-    memory: Any = (ctypes.c_uint8 * size).from_address(address)
+    memory = _Mapped(address, size)
     # At exit the system takes the memory back, when other finalizers may still read it.
     weakref.finalize(memory, _libc().munmap, address, size).atexit = False
-    mapped: np.ndarray = np.frombuffer(memory, dtype=np.uint8)
-    mapped.flags.writeable = False
-    return mapped
+    return np.asarray(memory)
 
 
 def map_array(path: Path) -> np.ndarray:
@@ -69,6 +67,13 @@ def map_array(path: Path) -> np.ndarray:
     if len(data) != expected:
         raise ValueError(f"it has {len(data):,} bytes, but its header asks for {expected:,}")
     return data[start:expected].view(dtype).reshape(shape)
+
+
+class _Mapped:
+    """Bytes at an address as numpy takes them. An array of ``ctypes`` would leave a class behind for each size."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.__array_interface__ = {"version": 3, "data": (address, True), "shape": (size,), "typestr": "|u1"}
 
 
 @cache

@@ -1,9 +1,18 @@
 """How much memory this process uses and has used, and how much the machine has."""
 
+import gc
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from threading import Event, Thread
+
+COLLECTED_EVERY = 2_000
+"""Objects that are made until Python looks for cycles among them; its default, which is 700 in older versions."""
+MAPPED_BYTES = 1 << 20
+"""Size from which servers have blocks of memory mapped by themselves; a query takes as long as without."""
+_M_MMAP_THRESHOLD = -3
 
 
 def peak_bytes() -> int:
@@ -63,13 +72,23 @@ def return_freed_memory() -> None:
 
     It takes milliseconds. Other C libraries are left alone.
     """
-    import ctypes
+    if (trim := _of_glibc("malloc_trim")) is not None:
+        trim(0)
 
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return
-    trim(0)
+
+def keep_memory_low() -> None:
+    """What a process does at its start that runs for weeks.
+
+    Python looks for objects that refer to each other, and that nobody uses, as often as it does by itself. The command
+    line makes that rare, because most commands end soon. A server would keep such objects of each state of its index,
+    if only those that numpy makes when it reads the header of an array.
+
+    glibc maps large blocks by themselves and gives them back when they are freed, but the first one that is freed
+    raises the size that is large, to 32 MiB. Arrays then lie among small blocks, which keep their places.
+    """
+    gc.set_threshold(COLLECTED_EVERY, *gc.get_threshold()[1:])
+    if (set_option := _of_glibc("mallopt")) is not None:
+        set_option(_M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def physical_bytes() -> int:
@@ -78,6 +97,18 @@ def physical_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 0
+
+
+@cache  # opening the C library makes classes, which refer to themselves
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """A function that glibc alone has; None with other C libraries."""
+    import ctypes
+
+    try:
+        found: Callable[..., int] = getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):
+        return None
+    return found
 
 
 def _proc_status(name: str, process: str = "self") -> int | None:

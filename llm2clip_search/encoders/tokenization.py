@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from llm2clip_search.base.lazy import Lazy
+from llm2clip_search.base.memory import return_freed_memory
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.encoders.sources import fetch
 from llm2clip_search.errors import ModelError
@@ -104,6 +105,7 @@ class LibraryTokenizer:
         tokenizer.no_truncation()
         if self._pairs is None:
             BytePairs.keep(self._path, parsing_seconds=time.perf_counter() - started)
+        return_freed_memory()  # parsing takes several times what the tokenizer is
         return tokenizer
 
     def token_to_id(self, token: str) -> int | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llm2clip_search.base.memory import keep_memory_low
 from llm2clip_search.errors import Llm2ClipError
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.service import Service
@@ -86,6 +87,7 @@ def serve_stdio(service: Service) -> None:
     """
     import anyio
 
+    keep_memory_low()
     server = create_server(service)
     from mcp.server.stdio import stdio_server
 

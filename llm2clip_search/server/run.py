@@ -9,6 +9,7 @@ from urllib.parse import quote
 import uvicorn
 from starlette.types import ASGIApp
 
+from llm2clip_search.base.memory import keep_memory_low
 from llm2clip_search.errors import InputError
 from llm2clip_search.server.app import create_app
 from llm2clip_search.server.config import ServerConfig
@@ -35,6 +36,7 @@ def serve(config: ServerConfig, *, listening: Callable[[str], None]) -> None:
     Raises:
         InputError: the address or the port cannot be used, or as `create_app`.
     """
+    keep_memory_low()
     server = uvicorn.Server(uvicorn_config(create_app(Service(config))))
     bound = _bind(config)
     # uvicorn stops at these signals, and raises them again when it has: that must not be an error then.

@@ -1,5 +1,6 @@
 """What every room stands on: files that are whole or absent, arithmetic on vectors, lazy values, memory."""
 
+import gc
 import itertools
 import platform
 import subprocess
@@ -157,3 +158,31 @@ def test_freed_memory_between_blocks_in_use_is_given_back() -> None:
     return_freed_memory()
     assert private_bytes() < before - 100e6
     assert len(blocks) == 50
+
+
+_LARGE_BLOCKS = """
+from llm2clip_search.base.memory import keep_memory_low, private_bytes
+keep_memory_low()
+first = bytearray(b"x") * (30 << 20)
+del first  # from now on glibc would not map smaller blocks by themselves
+large, small = [], []
+for _ in range(60):
+    large.append(bytearray(b"x") * (2 << 20))
+    small.append(bytearray(b"x") * 100_000)
+before = private_bytes()
+del large
+print(before - private_bytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give memory back by themselves")
+def test_a_server_gives_large_blocks_back_at_once() -> None:
+    run = subprocess.run([sys.executable, "-c", _LARGE_BLOCKS], capture_output=True, text=True, check=True)
+    assert int(run.stdout) > 120e6
+
+
+def test_giving_memory_back_leaves_nothing_to_the_garbage_collector() -> None:
+    return_freed_memory()
+    gc.collect()
+    return_freed_memory()
+    assert gc.collect() == 0

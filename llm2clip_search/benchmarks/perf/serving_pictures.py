@@ -47,16 +47,19 @@ def measure_pictures(encoder: Encoder, photographs: int = PHOTOGRAPHS) -> Pictur
         folder, index = Path(scratch) / "photographs", Path(scratch) / ".llm2clip"
         write_photographs(folder, photographs)
         index_corpus(FolderCorpus(folder), encoder=encoder, index=index)
-        with running(index) as (address, _), KeptOpen(address) as client:
-            wait_until_ready(client)
-            hits = client.post("/api/v1/search", {"k": photographs})["hits"]
+        with running(index) as (address, _):
+            with KeptOpen(address) as client:
+                wait_until_ready(client)
+                hits = client.post("/api/v1/search", {"k": photographs})["hits"]
             paths = [f"/api/v1/images/{hit['id']}/thumbnail?width={_THUMBNAIL}&v={hit['hash']}" for hit in hits]
             started = time.perf_counter()
             with ThreadPoolExecutor(2 * cores) as threads:
                 list(threads.map(lambda path: _get(address, path), paths))
             fresh = len(paths) / (time.perf_counter() - started)
             cached = answers_per_second(address, paths)
-            size = sum(len(client.body(path)) for path in _files(client))
+            # The first connection may be closed by now: the server waits half a minute for a further request.
+            with KeptOpen(address) as client:
+                size = sum(len(client.body(path)) for path in _files(client))
     return PictureCost(cores=cores, fresh=fresh, cached=cached, page_bytes=size)
 
 
