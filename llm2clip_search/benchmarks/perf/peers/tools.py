@@ -90,6 +90,7 @@ def _own(name: str, folder: Path, *, model: str) -> Tool:
         name,
         program="llm2clip-search",
         python=sys.executable,
+        folder=folder,
         variables={"PYTHONPATH": str(ROOT), "LLM2CLIP_CACHE": str(folder / "cache")},
         model=model,
         shown="nano" if model == "nano" else ARCHITECTURE,
@@ -107,7 +108,8 @@ def _baseline(folder: Path, commit: str) -> Tool:
         "baseline",
         program=f"llm2clip-search at {source.name[:7]}",
         python=environment.python,
-        variables={"LLM2CLIP_CACHE": str(folder / "cache")},
+        folder=folder,
+        variables={"LLM2CLIP_CACHE": str(folder / "cache-of-baseline")},
         model="nano",
         shown="its nano",
         keeps_captions=False,
@@ -120,6 +122,7 @@ def _this_program(
     *,
     program: str,
     python: str,
+    folder: Path,
     variables: Mapping[str, str],
     model: str,
     shown: str,
@@ -127,7 +130,9 @@ def _this_program(
     versions: Mapping[str, str],
 ) -> Tool:
     def command(*words: str) -> Command:
-        return Command(words=(python, "-m", "llm2clip_search", *words), variables={**_OFFLINE, **variables})
+        # Python looks for a module in the working directory first, and this may be the repository.
+        words = (python, "-m", "llm2clip_search", *words)
+        return Command(words=words, folder=folder, variables={**_OFFLINE, **variables})
 
     return Tool(
         name=name,
