@@ -17,7 +17,7 @@ from llm2clip_search.benchmarks.perf.peers.measuring import Comparison, Measure,
 from llm2clip_search.benchmarks.perf.peers.pictures import write_pictures
 from llm2clip_search.benchmarks.perf.peers.processes import Command, run_measured
 from llm2clip_search.benchmarks.perf.peers.report import markdown, read
-from llm2clip_search.benchmarks.perf.peers.tools import Tool
+from llm2clip_search.benchmarks.perf.peers.tools import Tool, make_tool
 from llm2clip_search.errors import CorpusError, InputError, Llm2ClipError
 
 
@@ -40,6 +40,16 @@ def test_the_memory_of_a_command_is_its_own(tmp_path: Path) -> None:
 def test_a_program_of_the_repository_has_bytecode_as_installed_ones_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     assert run_measured(python("print(sys.dont_write_bytecode, end='')")).output == "False"
+
+
+def test_what_lies_in_the_working_directory_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python looks for modules there first, so that a repository would take the place of what is installed."""
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / "llm2clip_search.py").write_text("raise SystemExit('this is another program')")
+    monkeypatch.chdir(tmp_path / "repository")
+    tool = make_tool("nano", tmp_path, baseline="")
+    assert tool.help is not None
+    assert "Usage: python -m llm2clip_search" in run_measured(tool.help).output
 
 
 def test_a_command_that_fails_is_quoted() -> None:
