@@ -72,7 +72,7 @@ def return_freed_memory() -> None:
 
     It takes milliseconds. Other C libraries are left alone.
     """
-    if (trim := _of_glibc("malloc_trim")) is not None:
+    if (trim := of_glibc("malloc_trim")) is not None:
         trim(0)
 
 
@@ -87,7 +87,7 @@ def keep_memory_low() -> None:
     raises the size that is large, to 32 MiB. Arrays then lie among small blocks, which keep their places.
     """
     gc.set_threshold(COLLECTED_EVERY, *gc.get_threshold()[1:])
-    if (set_option := _of_glibc("mallopt")) is not None:
+    if (set_option := of_glibc("mallopt")) is not None:
         set_option(_M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
@@ -100,7 +100,7 @@ def physical_bytes() -> int:
 
 
 @cache  # opening the C library makes classes, which refer to themselves
-def _of_glibc(name: str) -> Callable[..., int] | None:
+def of_glibc(name: str) -> Callable[..., int] | None:
     """A function that glibc alone has; None with other C libraries."""
     import ctypes
 

@@ -36,7 +36,7 @@ from llm2clip_search.training.tasks.empty_towers import (
 from llm2clip_search.training.tasks.vision_training import VisionTraining
 from tests.support.commands import RunCli
 from tests.support.dual import save_dual
-from tests.support.tiny_training import TinyTowers, save_towers, shrink
+from tests.support.tiny_training import TinyTowers, shrink
 
 SPEED = DeviceSpeed(device="abacus", flops=1e12)
 
@@ -58,11 +58,6 @@ def every_tower_is_counted_once() -> Iterator[None]:
 
     with mock.patch.object(dry_run, "vision_cost", counted):
         yield
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory) -> TinyTowers:
-    return save_towers(tmp_path_factory.mktemp("towers"))
 
 
 @pytest.mark.parametrize("name", RECIPES)

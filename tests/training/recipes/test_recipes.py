@@ -11,12 +11,7 @@ from llm2clip_search.training import RECIPES, find_recipe, stages
 from llm2clip_search.training.recipes.paper import PAPER_RECIPES
 from llm2clip_search.training.runtime.distributed import World
 from tests.support.commands import RunCli
-from tests.support.tiny_training import TinyTowers, save_towers, shrink, write_nano_data, write_web_data
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory) -> TinyTowers:
-    return save_towers(tmp_path_factory.mktemp("towers"))
+from tests.support.tiny_training import TinyTowers, shrink, write_nano_data, write_web_data
 
 
 @pytest.fixture(scope="module")

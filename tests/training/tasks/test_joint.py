@@ -27,12 +27,7 @@ from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.distillation import Distillation
 from llm2clip_search.training.tasks.joint import JointTask, joint_recipe
-from tests.support.tiny_training import TinyTowers, of_flickr8k, save_towers, shrink, write_flickr8k
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory) -> TinyTowers:
-    return save_towers(tmp_path_factory.mktemp("towers"))
+from tests.support.tiny_training import TinyTowers, of_flickr8k, shrink, write_flickr8k
 
 
 @pytest.fixture(scope="module")
