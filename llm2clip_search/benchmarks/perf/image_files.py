@@ -13,7 +13,7 @@ import shutil
 import statistics
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from llm2clip_search.benchmarks.perf.peers.pictures import write_pictures
-from llm2clip_search.benchmarks.perf.timing import seconds_of
+from llm2clip_search.benchmarks.perf.timing import seconds_of, tower_rate
 from llm2clip_search.encoders import Encoder, load_encoder
 from llm2clip_search.encoders.images import register_plugins, to_pixels
 from llm2clip_search.encoders.registry import DEFAULT_MODEL
@@ -105,14 +105,14 @@ def measure_image_files(
             rates: dict[str, list[float]] = {"index": [], "tower": [], "loop": []}
             for _ in range(rounds):
                 rates["index"].append(len(pixels) / _index_seconds(folder, encoder, len(pixels)))
-                for name, batches in (("tower", _split(pixels)), ("loop", _batches(folder, encoder))):
-                    rates[name].append(len(pixels) / seconds_of(partial(_embed, encoder, batches)))
+                rates["tower"].append(tower_rate(encoder, pixels, BATCH))
+                rates["loop"].append(len(pixels) / seconds_of(partial(_loop, folder, encoder)))
             medians = {name: statistics.median(each) for name, each in rates.items()}
             yield FileSpeed(kind=kind, images=len(pixels), mean_bytes=sum(sizes) // len(sizes), **medians)
 
 
-def _embed(encoder: Encoder, batches: Iterable[np.ndarray]) -> None:
-    for batch in batches:
+def _loop(folder: Path, encoder: Encoder) -> None:
+    for batch in _batches(folder, encoder):
         encoder.encode_pixels(batch)
 
 
@@ -150,11 +150,6 @@ def _batches(folder: Path, encoder: Encoder) -> Iterator[np.ndarray]:
             batch.clear()
     if batch:
         yield np.stack(batch)
-
-
-def _split(pixels: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(pixels), BATCH):
-        yield pixels[start : start + BATCH]
 
 
 def main() -> None:

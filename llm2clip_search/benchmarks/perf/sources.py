@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.benchmarks.perf.loopback import has_s3_server, http_server, s3_server
-from llm2clip_search.benchmarks.perf.timing import seconds_of
+from llm2clip_search.benchmarks.perf.timing import tower_rate
 from llm2clip_search.corpora import FolderCorpus, SourceOptions
 from llm2clip_search.corpora.decode import decode_ahead
 from llm2clip_search.corpora.registry import open_corpora
@@ -79,16 +79,16 @@ def measure_sources(
         scratch = Path(name)
         images = _link_images(folder, scratch / "images", limit)
         pixels = _pixels(encoder, scratch / "images", config)
-        _tower_rate(encoder, pixels, config)  # loads it
+        tower_rate(encoder, pixels, config.batch_size)  # loads it
         expected: np.ndarray | None = None
         places = _places(scratch, images, stack)
         for number, (source, (uri, options)) in enumerate(places.items()):
             progress("sources", number, len(places), {})
             index = scratch / f"index-{source}"
             [corpus] = open_corpora([uri], options)
-            before = _tower_rate(encoder, pixels, config)
+            before = tower_rate(encoder, pixels, config.batch_size)
             done = index_corpus(corpus, encoder=encoder, index=index, config=config)
-            after = _tower_rate(encoder, pixels, config)
+            after = tower_rate(encoder, pixels, config.batch_size)
             if done.failures:
                 raise CorpusError(f"{done.failures[0]['path']} cannot be indexed: {done.failures[0]['reason']}.")
             vectors = _vectors(index)
@@ -189,16 +189,6 @@ def _pixels(encoder: Encoder, folder: Path, config: IndexConfig) -> np.ndarray:
     if not found:
         raise CorpusError(f"None of the first images of {folder} can be read.")
     return np.stack(found)
-
-
-def _tower_rate(encoder: Encoder, pixels: np.ndarray, config: IndexConfig) -> float:
-    """Images per second of the vision tower alone."""
-
-    def embed() -> None:
-        for first in range(0, len(pixels), config.batch_size):
-            encoder.encode_pixels(pixels[first : first + config.batch_size])
-
-    return len(pixels) / seconds_of(embed)
 
 
 def _vectors(index: Path) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from llm2clip_search.benchmarks.datasets.base import texts_digest
 from llm2clip_search.benchmarks.perf.machine import describe_machine
-from llm2clip_search.benchmarks.perf.timing import seconds_of
+from llm2clip_search.benchmarks.perf.timing import seconds_of, tower_rate
 from llm2clip_search.corpora import FolderCorpus
 from llm2clip_search.corpora.decode import decode_ahead
 from llm2clip_search.encoders import Encoder
@@ -137,7 +137,7 @@ def measure_index_speed(
         measured = {
             "read": stages.images / stages.read,
             "decode": stages.decoded / stages.decode,
-            "tower": len(pixels) / seconds_of(lambda: _embed(encoder, pixels, batch_size)),
+            "tower": tower_rate(encoder, pixels, batch_size),
             "text_tower": len(QUERY_CAPTIONS) / seconds_of(lambda: encoder.encode_texts(QUERY_CAPTIONS)),
             **_index_and_query(encoder, folder, config, query_options, round_),
         }
@@ -210,11 +210,6 @@ class _Stages(NamedTuple):
             pixels=np.stack(pixels),
             data=texts_digest(sorted(hashes)),
         )
-
-
-def _embed(encoder: Encoder, pixels: np.ndarray, batch_size: int) -> None:
-    for first in range(0, len(pixels), batch_size):
-        encoder.encode_pixels(pixels[first : first + batch_size])
 
 
 def _index_and_query(

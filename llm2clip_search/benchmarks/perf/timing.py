@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+
+from llm2clip_search.encoders import Encoder
+
 T = TypeVar("T")
 
 
@@ -20,3 +24,13 @@ def median_ms(function: Callable[[T], object], arguments: Iterable[T]) -> float:
     """Milliseconds of a call, the median; the first call, which opens files and warms caches, is not counted."""
     times = [seconds_of(partial(function, argument)) for argument in arguments]
     return 1000 * statistics.median(times[1:])
+
+
+def tower_rate(encoder: Encoder, pixels: np.ndarray, batch_size: int) -> float:
+    """Images per second of the vision tower on pixels in memory, uint8 ``[n, height, width, 3]``."""
+
+    def embed() -> None:
+        for first in range(0, len(pixels), batch_size):
+            encoder.encode_pixels(pixels[first : first + batch_size])
+
+    return len(pixels) / seconds_of(embed)
