@@ -93,7 +93,8 @@ class Row:
     described: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The values themselves: `asdict` would copy each of them, in every row of an index."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

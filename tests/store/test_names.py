@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from llm2clip_search.store import Snapshot
 from llm2clip_search.store.names import decode, encode, json_path
+from llm2clip_search.store.snapshot import stored_path
 from tests.support.stores import fill
 
 PRIVATE = "\uef80\uefc3\uefff".encode()
@@ -55,6 +56,17 @@ def test_an_index_stores_and_locates_any_name(tmp_path: Path) -> None:
     root = snapshot.stored(os.fsdecode(base + b"/a\xe9"))
     assert snapshot.is_under(snapshot.stored(os.fsdecode(base + b"/a\xe9/b.png")), root)
     assert not snapshot.is_under(snapshot.stored(os.fsdecode(base + b"/a\xe8/b.png")), root)
+
+
+PARTS = st.lists(st.sampled_from(["a", "ab", "..", ".", "", "A", " "]), max_size=5).map("/".join)
+
+
+@given(PARTS, st.sampled_from(["/", "/a", "/a/b", "/ab", "/A"]))
+def test_paths_are_stored_as_pathlib_has_them(name: str, base: str) -> None:
+    for uri in ("/" + name.lstrip("/"), name.lstrip("/") or "."):  # two slashes are a root of their own
+        path = Path(os.path.abspath(uri))  # noqa: PTH100 - Path.absolute keeps ".."
+        expected = path.relative_to(base) if path.is_relative_to(base) else path
+        assert stored_path(uri, base=base) == stored_path(uri, base=Path(base)) == expected.as_posix()
 
 
 def test_json_gives_the_bytes_beside_the_text() -> None:
