@@ -12,7 +12,7 @@ from llm2clip_search.base.lazy import Lazy
 from llm2clip_search.base.vectors import batches_by_length, unit
 from llm2clip_search.encoders.encoder import Encoder
 from llm2clip_search.encoders.model import Model
-from llm2clip_search.encoders.placement import Quantize
+from llm2clip_search.encoders.placement import Quantize, pick_device
 from llm2clip_search.encoders.plugins import ENCODER_PLUGINS, load_plugin
 from llm2clip_search.encoders.registry import DEFAULT_MODEL, SCHEMES, fetch_model
 from llm2clip_search.encoders.towers import Runtime, load_tower, text_precision
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 TOKENS_AT_ONCE = 2048
 """Largest number of tokens, padding included, in a call of the text tower. On a CPU, 512 and 4,096 are as fast; without
 a bound, long captions are slower, and take memory: attention alone is a score for each two tokens of a caption."""
+GPU_BATCH = 256
+"""Images in one call of a vision tower on a GPU."""
 
 
 class TowerEncoder(Encoder):
@@ -69,6 +71,18 @@ class TowerEncoder(Encoder):
     def text_precision(self) -> str:  # type: ignore[override]  # a cached property is writable
         """See `towers.text_precision`."""
         return text_precision(self.model, **self.placed)
+
+    @cached_property
+    def batch_size(self) -> int:  # type: ignore[override]  # a cached property is writable
+        return GPU_BATCH if self._is_on_gpu else Encoder.batch_size
+
+    @cached_property
+    def calls_at_once(self) -> int:  # type: ignore[override]  # a cached property is writable
+        return 2 if self._is_on_gpu else Encoder.calls_at_once
+
+    @cached_property
+    def _is_on_gpu(self) -> bool:
+        return pick_device(self.placed["device"]).startswith("cuda")
 
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
         if len(pixels) == 0:

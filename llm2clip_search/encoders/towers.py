@@ -81,7 +81,12 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
             hint="Omit --quantize, or use --runtime torch.",
         )
     if runtime == "torch" or device != "cpu" or not has_onnx or placement.quantize != "none":
-        return WithinMemory(_torch_tower(build_module(model, name, placement), device), name)
+        module = build_module(model, name, placement)
+        if name == "vision" and device.startswith("cuda"):
+            from llm2clip_search.encoders.on_cuda import CudaVision
+
+            return WithinMemory(CudaVision(module, device), name)
+        return WithinMemory(_torch_tower(module, device), name)
     # Counting the parameters of a GGUF file takes seconds, so it is done only where the result matters.
     is_open = runtime == "auto" and not _compiled(model, name).exists()
     if is_open and (tower_parameters(model, name) or 0) > COMPILED_LIMIT:

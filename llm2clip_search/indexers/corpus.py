@@ -32,8 +32,8 @@ from llm2clip_search.vectorindex.policy import AnnConfig
 class IndexConfig:
     """How a corpus is read and how often the index is committed."""
 
-    batch_size: int = 32
-    """Images per call of the vision tower."""
+    batch_size: int | None = None
+    """Images per call of the vision tower; None for as many as suit the encoder."""
     threads: int = field(default_factory=lambda: min(16, os.cpu_count() or 1))
     """Threads that read and decode ahead of the tower."""
     ahead_batches: int = 4
@@ -53,6 +53,10 @@ class IndexConfig:
     looks like an emptied folder."""
     ann: AnnConfig | None = None
     """When and how search becomes approximate; None keeps the index's own configuration."""
+
+    def images_at_once(self, encoder: Encoder) -> int:
+        """Images per call of this encoder's vision tower."""
+        return self.batch_size or encoder.batch_size
 
 
 @dataclass(kw_only=True)
@@ -132,7 +136,8 @@ class LocalEmbedding(Embedding):
     """Threads of this process read and decode, and its encoder embeds."""
 
     def embed(self, corpus: Corpus, committer: Committer, encoder: Encoder, config: IndexConfig) -> Iterator[Decoded]:
-        plan, ahead = committer.plan, config.ahead_batches * config.batch_size
+        plan, batch_size = committer.plan, config.images_at_once(encoder)
+        ahead = config.ahead_batches * batch_size
         passages = Passages(encoder) if corpus.modality == "text" else None
         committer.columns.learn(corpus.schema())
         items = items_to_read(corpus, plan.items, plan.judge, learn=committer.columns.learn, passages=passages)
@@ -141,7 +146,7 @@ class LocalEmbedding(Embedding):
             list_ahead(items, ahead=ahead, weigh=held_bytes),
             encoder,
             modality=corpus.modality,
-            batch_size=config.batch_size,
+            batch_size=batch_size,
             threads=config.threads,
             ahead=ahead,
             max_pixels=config.max_pixels,

@@ -66,7 +66,7 @@ def embed_ahead(
         isolate=isolate,
         known=known or _nothing,
     )
-    with ThreadPoolExecutor(1, thread_name_prefix="encode") as pool:
+    with ThreadPoolExecutor(encoder.calls_at_once, thread_name_prefix="encode") as pool:
         batch, working = _Batch(), deque[_Batch]()
         try:
             for decoded in results:
@@ -83,7 +83,7 @@ def embed_ahead(
                     batch.work = pool.submit(encode_decoded, encoder, batch.items, batch_size)
                     working.append(batch)
                     batch = _Batch()
-                while working and (len(working) > 1 or working[0].is_done):
+                while working and (len(working) > encoder.calls_at_once or working[0].is_done):
                     yield from _embedded(working.popleft(), first)
                 if not batch.pending and not working:  # nothing that it could wait for
                     yield from _embedded(batch, first)

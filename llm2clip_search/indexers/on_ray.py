@@ -61,8 +61,8 @@ class RayEmbedding(Embedding):
             EncoderSource.of(encoder),
             replace(self.config, staging=self.config.staging or str(snapshot.folder.absolute() / STAGING)),
             owner=str(snapshot.folder),
-            batch_size=config.batch_size,
-            together=together(corpus, config),
+            batch_size=config.images_at_once(encoder),
+            together=together(corpus, config.images_at_once(encoder)),
             known=plan.known.sorted_contents,
             usage=self.usage,
         )
@@ -88,9 +88,9 @@ class RayEmbedding(Embedding):
         return found
 
 
-def together(corpus: Corpus, config: IndexConfig) -> int:
+def together(corpus: Corpus, batch_size: int) -> int:
     """Items that an encoder gets at once, as in one process."""
-    return config.batch_size * (TEXT_BATCHES if corpus.modality == "text" else 1)
+    return batch_size * (TEXT_BATCHES if corpus.modality == "text" else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

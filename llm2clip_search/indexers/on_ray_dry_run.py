@@ -43,7 +43,7 @@ def estimate_on_ray(
         CorpusError: there is nothing to embed.
         ClusterError: as `embed_units`.
     """
-    folder = user_path(index)
+    folder, batch_size = user_path(index), config.images_at_once(encoder)
     with tempfile.TemporaryDirectory() as scratch:
         if not has_index(folder):
             with Writer.open(Path(scratch) / "empty", model=encoder.identity, dim=encoder.dim):
@@ -56,12 +56,12 @@ def estimate_on_ray(
         staging = cluster.staging or str(folder / STAGING)
         results = embed_units(
             CorpusWork.of(corpus, plan, snapshot, config),
-            islice(units_of(plan, snapshot, most=config.batch_size), 4096),
+            islice(units_of(plan, snapshot, most=batch_size), 4096),
             EncoderSource.of(encoder),
             replace(cluster, staging=staging),
             owner=f"{folder} (dry run)",
-            batch_size=config.batch_size,
-            together=together(corpus, config),
+            batch_size=batch_size,
+            together=together(corpus, batch_size),
             known=plan.known.sorted_contents,
             usage=usage,
         )
@@ -69,7 +69,7 @@ def estimate_on_ray(
             return measure(
                 results,
                 usage,
-                wanted=SAMPLE_BATCHES * config.batch_size * max(1, cluster.encoders or 4),
+                wanted=SAMPLE_BATCHES * batch_size * max(1, cluster.encoders or 4),
                 total=lambda mean: _items(plan, mean),
                 node_price=node_price,
             )

@@ -1,7 +1,7 @@
 """Embedding beside decoding and committing: threads, images of the same content, and failures."""
 
 from pathlib import Path
-from threading import get_ident
+from threading import Barrier, Lock, get_ident
 
 import numpy as np
 import pytest
@@ -41,20 +41,45 @@ def test_commits_do_not_hold_up_the_encoder(tmp_path: Path) -> None:
     assert not threads["embed"] & threads["take"]
 
 
+def test_an_encoder_gets_as_many_calls_at_once_as_it_wants(tmp_path: Path) -> None:
+    """Each call waits for another one; the rows come in their order all the same."""
+    both = Barrier(2, timeout=60)
+
+    class Paired(ColourEncoder):
+        batch_size, calls_at_once = 2, 2
+
+        def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+            assert len(pixels) == self.batch_size
+            both.wait()
+            return super().encode_pixels(pixels)
+
+    names = [f"{number}.png" for number in range(8)]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(png(number))
+    done = index_folder(tmp_path, encoder=Paired(), index=tmp_path / "i", config=IndexConfig(threads=2))
+    assert (done.indexed, done.failed) == (8, 0)
+    assert Snapshot(tmp_path / "i").metadata().column("path").to_pylist() == names
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(1, 3), st.integers(0, 3))
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(1, 3), st.integers(0, 3), st.integers(1, 3))
 def test_equal_images_are_embedded_once_and_fail_together(
-    tmp_path_factory: pytest.TempPathFactory, contents: list[int], batch_size: int, bad: int
+    tmp_path_factory: pytest.TempPathFactory, contents: list[int], batch_size: int, bad: int, calls: int
 ) -> None:
     """Whether a twin lies in the same batch, in one that is in work, or in one that is past."""
     folder = tmp_path_factory.mktemp("twins")
 
+    counting = Lock()  # the encoder counts its images
+
     class Refusing(ColourEncoder):
+        calls_at_once = calls
+
         def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
             refused = to_pixels(read_rgb(png(bad)), self.preprocess)
             if any(np.array_equal(each, refused) for each in pixels):
                 raise ValueError("this one cannot be embedded")
-            return super().encode_pixels(pixels)
+            with counting:
+                return super().encode_pixels(pixels)
 
     for number, content in enumerate(contents):
         (folder / f"{number:02}.png").write_bytes(png(content))

@@ -63,10 +63,10 @@ def read_captions(tables: Sequence[Path], *, most: int, seed: int = 0) -> list[s
     return [found[row] for row in chosen]
 
 
-def measure_captions(name: str, captions: Sequence[str], *, rounds: int) -> Iterator[CaptionSpeed]:
-    """Embed captions in each way, in turns, ``rounds`` times, on the CPU."""
+def measure_captions(name: str, captions: Sequence[str], *, rounds: int, device: str = "cpu") -> Iterator[CaptionSpeed]:
+    """Embed captions in each way, in turns, ``rounds`` times."""
     model = fetch_model(name)
-    encoder, tokenizer = TowerEncoder(model, device="cpu"), model.tokenizer()
+    encoder, tokenizer = TowerEncoder(model, device=device), model.tokenizer()
 
     def loop(tower: Tower) -> Callable[[], np.ndarray]:
         batches = range(0, len(captions), LOOP_BATCH)
@@ -76,8 +76,8 @@ def measure_captions(name: str, captions: Sequence[str], *, rounds: int) -> Iter
 
     ways: dict[str, Callable[[], np.ndarray]] = {
         "this program": lambda: encoder.encode_texts(captions),
-        "loop": loop(load_tower(model, "text", runtime="auto", device="cpu")),
-        "loop in PyTorch": loop(load_tower(model, "text", runtime="torch", device="cpu")),
+        "loop": loop(load_tower(model, "text", runtime="auto", device=device)),
+        "loop in PyTorch": loop(load_tower(model, "text", runtime="torch", device=device)),
     }
     vectors = {way: embed() for way, embed in ways.items()}  # loads and warms up
     taken: dict[str, list[float]] = {way: [] for way in ways}
@@ -105,10 +105,11 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--most", type=int, default=1000, help="captions")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="one of torch's device names")
     given = parser.parse_args()
     captions = read_captions(given.tables, most=given.most)
     with os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1) as out:
-        for speed in measure_captions(given.model, captions, rounds=given.rounds):
+        for speed in measure_captions(given.model, captions, rounds=given.rounds, device=given.device):
             out.write(json.dumps(asdict(speed)) + "\n")
 
 

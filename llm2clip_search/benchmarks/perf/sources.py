@@ -79,16 +79,16 @@ def measure_sources(
         scratch = Path(name)
         images = _link_images(folder, scratch / "images", limit)
         pixels = _pixels(encoder, scratch / "images", config)
-        tower_rate(encoder, pixels, config.batch_size)  # loads it
+        tower_rate(encoder, pixels, config.images_at_once(encoder))  # loads it
         expected: np.ndarray | None = None
         places = _places(scratch, images, stack)
         for number, (source, (uri, options)) in enumerate(places.items()):
             progress("sources", number, len(places), {})
             index = scratch / f"index-{source}"
             [corpus] = open_corpora([uri], options)
-            before = tower_rate(encoder, pixels, config.batch_size)
+            before = tower_rate(encoder, pixels, config.images_at_once(encoder))
             done = index_corpus(corpus, encoder=encoder, index=index, config=config)
-            after = tower_rate(encoder, pixels, config.batch_size)
+            after = tower_rate(encoder, pixels, config.images_at_once(encoder))
             if done.failures:
                 raise CorpusError(f"{done.failures[0]['path']} cannot be indexed: {done.failures[0]['reason']}.")
             vectors = _vectors(index)
@@ -183,8 +183,10 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _pixels(encoder: Encoder, folder: Path, config: IndexConfig) -> np.ndarray:
     """Pixels of the first batches, uint8 ``[n, height, width, 3]``."""
     corpus = FolderCorpus(folder)
-    some = islice(corpus.items(), _BATCHES * config.batch_size)
-    decoded = decode_ahead(corpus, some, encoder.preprocess, threads=config.threads, ahead=config.batch_size)
+    some = islice(corpus.items(), _BATCHES * config.images_at_once(encoder))
+    decoded = decode_ahead(
+        corpus, some, encoder.preprocess, threads=config.threads, ahead=config.images_at_once(encoder)
+    )
     found = [each.pixels for each in decoded if each.pixels is not None]
     if not found:
         raise CorpusError(f"None of the first images of {folder} can be read.")

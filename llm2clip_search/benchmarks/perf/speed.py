@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm2clip_search.benchmarks.datasets.base import texts_digest
+from llm2clip_search.benchmarks.perf.gpu_use import GpuUse, watched_gpus
 from llm2clip_search.benchmarks.perf.machine import describe_machine
 from llm2clip_search.benchmarks.perf.timing import seconds_of, tower_rate
 from llm2clip_search.corpora import FolderCorpus
@@ -72,6 +73,8 @@ class IndexSpeed:
     """Time in seconds of a ``query`` command in its own process: start, opening the index, loading the text tower."""
     text_tower: float
     """Captions per second of the text tower on `QUERY_CAPTIONS`, including tokenization."""
+    gpu: float | None = None
+    """Share of the index run in which the GPU computed, see `gpu_use`; None without a GPU."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -86,15 +89,17 @@ class IndexSpeed:
         """
         if not isinstance(raw, Mapping):
             raise TypeError("it is not a JSON object")
+        given = {"gpu": None, **raw}  # the first release did not measure it
+        expected: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
+        expected[float | None] = (int, float, type(None))
         for name, kind in cls.__annotations__.items():
-            if name not in raw:
+            if name not in given:
                 raise TypeError(f"it has no {name!r}")
-            expected: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
-            if not isinstance(raw[name], expected.get(kind, (Mapping,))) or isinstance(raw[name], bool):
-                raise TypeError(f"its {name!r} is {raw[name]!r}")
-            if kind is float and not 0 < raw[name] < math.inf:
-                raise ValueError(f"its {name!r} is {raw[name]!r}")
-        return cls(**{name: raw[name] for name in cls.__annotations__})
+            if not isinstance(given[name], expected.get(kind, (Mapping,))) or isinstance(given[name], bool):
+                raise TypeError(f"its {name!r} is {given[name]!r}")
+            if kind is float and not 0 < given[name] < math.inf:
+                raise ValueError(f"its {name!r} is {given[name]!r}")
+        return cls(**{name: given[name] for name in cls.__annotations__})
 
 
 def measure_index_speed(
@@ -102,13 +107,14 @@ def measure_index_speed(
     folder: Path,
     *,
     rounds: int,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     query_options: Sequence[str] = (),
     comparable_to: IndexSpeed | None = None,
 ) -> IndexSpeed:
     """Measure each stage alone, then the indexer and queries; repeat this ``rounds`` times.
 
     Args:
+        batch_size: images per call of the vision tower; None for the encoder's own.
         query_options: options for the ``query`` command, so that its process loads the towers as ``encoder`` does.
         comparable_to: an earlier measurement, which has to be of the same model and images.
 
@@ -121,6 +127,7 @@ def measure_index_speed(
             f"The recorded measurement is of {comparable_to.model} ({comparable_to.fingerprint}), not of"
             f" {encoder.name} ({encoder.fingerprint})."
         )
+    batch_size = batch_size or encoder.batch_size
     config = IndexConfig(batch_size=batch_size)
     stages = _Stages.measure(encoder, folder, config)
     if comparable_to is not None and comparable_to.data != stages.data:
@@ -132,6 +139,7 @@ def measure_index_speed(
     encoder.encode_pixels(pixels[:batch_size])  # loads the tower and warms it up
     encoder.encode_texts(QUERY_CAPTIONS[:1])
     taken: dict[str, list[float]] = {}
+    busy: list[float | None] = []
     for round_ in range(rounds):
         stages = _Stages.measure(encoder, folder, config)
         measured = {
@@ -139,8 +147,10 @@ def measure_index_speed(
             "decode": stages.decoded / stages.decode,
             "tower": tower_rate(encoder, pixels, batch_size),
             "text_tower": len(QUERY_CAPTIONS) / seconds_of(lambda: encoder.encode_texts(QUERY_CAPTIONS)),
-            **_index_and_query(encoder, folder, config, query_options, round_),
         }
+        timed, use = _index_and_query(encoder, folder, config, query_options, round_)
+        measured |= timed
+        busy.append(use.mean)
         for name, value in measured.items():
             taken.setdefault(name, []).append(value)
     medians = {name: statistics.median(values) for name, values in taken.items()}
@@ -152,6 +162,7 @@ def measure_index_speed(
         images=stages.images,
         rounds=rounds,
         slowest=min(STAGES, key=medians.__getitem__),
+        gpu=statistics.median(each) if (each := [mean for mean in busy if mean is not None]) else None,
         **medians,
     )
 
@@ -173,6 +184,7 @@ class _Stages(NamedTuple):
 
     @classmethod
     def measure(cls, encoder: Encoder, folder: Path, config: IndexConfig) -> "_Stages":
+        batch_size = config.images_at_once(encoder)
         started = time.perf_counter()
         corpus = FolderCorpus(folder)
         files = list(corpus.items())
@@ -185,7 +197,7 @@ class _Stages(NamedTuple):
             files,
             encoder.preprocess,
             threads=threads,
-            ahead=config.ahead_batches * config.batch_size,
+            ahead=config.ahead_batches * batch_size,
             max_pixels=config.max_pixels,
         )
         pixels: list[np.ndarray] = []
@@ -198,7 +210,7 @@ class _Stages(NamedTuple):
                 seconds[stage] += spent / threads
             if result.pixels is not None:
                 decoded += 1
-                if decoded <= 16 * config.batch_size:
+                if decoded <= 16 * batch_size:
                     pixels.append(result.pixels)
         if not pixels:
             raise CorpusError(f"None of the {len(files)} images in {folder} can be read.")
@@ -214,16 +226,21 @@ class _Stages(NamedTuple):
 
 def _index_and_query(
     encoder: Encoder, folder: Path, config: IndexConfig, query_options: Sequence[str], round_: int
-) -> dict[str, float]:
-    """Index into a temporary folder twice, and query it in this process and in a new one."""
+) -> tuple[dict[str, float], GpuUse]:
+    """Index into a temporary folder twice, and query it in this process and in a new one.
+
+    Returns:
+        Figures as `IndexSpeed` names them, and the GPUs' use by the first index run.
+    """
     scratch = Path(tempfile.mkdtemp(prefix="llm2clip-speed-"))
     try:
-        done = index_folder(folder, encoder=encoder, index=scratch / "index", config=config)
+        with watched_gpus() as use:
+            done = index_folder(folder, encoder=encoder, index=scratch / "index", config=config)
         again = index_folder(folder, encoder=encoder, index=scratch / "index", config=config)
         opened = SearchIndex(Snapshot(scratch / "index"), encoder)
         # A different caption in each round, so that nothing can be cached.
         warm = seconds_of(lambda: opened.query(f"{QUERY_CAPTIONS[0]}, picture {round_}"))
-        return {
+        timed = {
             "write": done.indexed / done.seconds["write"],
             "index": done.indexed / done.elapsed,
             "first": done.elapsed,
@@ -231,6 +248,7 @@ def _index_and_query(
             "caption": warm,
             "cold": seconds_of(lambda: _query_in_new_process(scratch / "index", query_options)),
         }
+        return timed, use
     finally:
         shutil.rmtree(scratch)
 

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -27,10 +28,15 @@ def median_ms(function: Callable[[T], object], arguments: Iterable[T]) -> float:
 
 
 def tower_rate(encoder: Encoder, pixels: np.ndarray, batch_size: int) -> float:
-    """Images per second of the vision tower on pixels in memory, uint8 ``[n, height, width, 3]``."""
+    """Images per second of the vision tower on pixels in memory, uint8 ``[n, height, width, 3]``.
+
+    It is called by as many threads as it wants.
+    """
 
     def embed() -> None:
-        for first in range(0, len(pixels), batch_size):
-            encoder.encode_pixels(pixels[first : first + batch_size])
+        starts = range(0, len(pixels), batch_size)
+        with ThreadPoolExecutor(encoder.calls_at_once) as pool:
+            for _ in pool.map(lambda first: encoder.encode_pixels(pixels[first : first + batch_size]), starts):
+                pass
 
     return len(pixels) / seconds_of(embed)

@@ -73,6 +73,8 @@ def _print(result: "IndexSpeed") -> None:
         share = f"{100 * rate / result.tower:.0f} % of vision-tower speed"
         console.out.print(f"{name:18}  {rate:8.1f} images/s ({share})")
     console.out.print(f"vision tower alone  {result.tower:8.1f} images/s")
+    if result.gpu is not None:
+        console.out.print(f"GPU in index run    {100 * result.gpu:8.0f} % of the time busy")
     console.out.print(f"slowest stage       {_STAGES[result.slowest]:>8}")
     share = f"{100 * result.again / result.first:.1f} % of the first"
     console.out.print(f"second index run    {result.again:8.3f} s ({share})")

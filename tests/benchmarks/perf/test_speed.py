@@ -38,6 +38,7 @@ def test_speed_is_measured_in_rounds(photographs: Path, colours: ColourEncoder, 
     assert (measured.pop("model"), measured.pop("fingerprint")) == (colours.name, colours.fingerprint)
     assert measured.pop("machine")["cores"] > 0
     assert len(measured.pop("data")) == 16
+    assert measured.pop("gpu") is None or 0.0 <= (result.gpu or 0.0) <= 1.0
     assert min(measured.values()) > 0.0
     assert measured[slowest] == min(measured[stage] for stage in ("tower", "read", "decode", "write"))
     # A batch to warm up, then the tower alone and one index run a round; the second run embeds nothing.
