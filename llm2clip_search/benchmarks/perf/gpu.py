@@ -7,8 +7,8 @@ float32 pixels from the CPU and returns embeddings to it.
 
 import argparse
 import json
+import os
 import statistics
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,8 @@ def main() -> None:
     if not given.weights.exists():
         write_random_weights(given.architecture, given.weights)
     speed = measure_gpu(given.architecture, given.weights, images=given.images, rounds=given.rounds)
-    sys.stdout.write(json.dumps(asdict(speed) | {"share": speed.share}) + "\n")
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
+        out.write(json.dumps(asdict(speed) | {"share": speed.share}) + "\n")
 
 
 if __name__ == "__main__":
