@@ -1,9 +1,11 @@
 """Output of the commands: results on stdout, everything else on stderr, errors as one sentence and a hint."""
 
 import codecs
+import errno
 import io
 import json
 import logging
+import os
 import re
 import sys
 import traceback
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     out: Console
     err: Console
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Reasons why what is printed cannot be written."""
 debug = False
 """Set by ``--debug``: errors show their traceback."""
 
@@ -165,11 +169,31 @@ def show_log(*, debug: bool) -> None:
 
 @contextmanager
 def errors_as_sentences() -> Iterator[None]:
-    """Turn errors that the package raises on purpose into one sentence and exit code 1."""
+    """Turn errors that the package raises on purpose, and those of files, into one sentence and exit code 1."""
     try:
         yield
     except Llm2ClipError as error:
         fail(error)
+    except OSError as error:
+        if not (sentence := _of_files(error)):
+            raise
+        fail(Llm2ClipError(sentence))
+
+
+def _of_files(error: OSError) -> str:
+    """What an error of the system says of a file, or of a place that takes no more; empty if it says neither."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {reason}."
+    if error.errno not in _FULL:
+        return ""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        from llm2clip_search.cli.terminal import drop_output
+
+        drop_output()
+    return f"Writing has failed: {reason}."
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llm2clip_search.cli import console
 from tests.support.commands import COMMAND, RunCli, is_one_error, run_in_subprocess
 from tests.support.images import photograph
 from tests.support.models import save_model
@@ -193,3 +194,24 @@ def test_a_reader_that_leaves_is_no_error(indexed: Path) -> None:
     assert done.returncode == 0
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
+@pytest.mark.parametrize("arguments", [["models", "list"], ["query", "dog", "--json"], ["--version"], ["info", "-h"]])
+def test_results_that_cannot_be_written_are_one_sentence(indexed: Path, arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments], cwd=indexed, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: Writing has failed: No space left on device.\n"
+
+
+def test_a_file_that_cannot_be_used_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as the cache of another user."""
+    with pytest.raises(SystemExit), console.errors_as_sentences():
+        raise PermissionError(13, "Permission denied", b"/root/cache/mod\xe9le")
+    assert "error: /root/cache/mod" in (said := capsys.readouterr().err)
+    assert said.endswith("le: Permission denied.\n")
+    with pytest.raises(OSError, match="nobody knows"), console.errors_as_sentences():
+        raise OSError("nobody knows of what")
