@@ -113,7 +113,9 @@ class BytePairs:
             wanted.update(piece[start:end] for start, these in enumerate(ends) for end in these)
         vocabulary = self._find(wanted) | self._always | {token["content"]: token["id"] for token in added}
         model = self._frame["model"] | {"vocab": vocabulary, "merges": self._merges_of(vocabulary)}
-        return Tokenizer.from_str(json.dumps(self._frame | {"model": model, "added_tokens": added}))
+        tokenizer = Tokenizer.from_str(json.dumps(self._frame | {"model": model, "added_tokens": added}))
+        forget_words(tokenizer)  # nobody asks it again
+        return tokenizer
 
     def _pieces(self, texts: Iterable[str], added: Sequence[str]) -> Iterable[str]:
         """What is encoded by itself: the tokenizer's normalisation and its words, between added tokens."""
@@ -190,6 +192,23 @@ def is_supported(raw: Any) -> bool:
         and len(model["vocab"]) >= SMALL
         and not any(model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
     )
+
+
+def forget_words(tokenizer: "Tokenizer") -> None:
+    """Keep a tokenizer from remembering the last 10,000 words that it has merged, in each thread that it was called by.
+
+    Nothing frees them before the thread ends, not even the end of the tokenizer.
+    """
+    if (resize := getattr(tokenizer.model, "_resize_cache", None)) is not None:  # the library has no public name for it
+        resize(0)
+
+
+def splits_words(tokenizer: "Tokenizer") -> bool:
+    """Whether a tokenizer merges word by word; otherwise a whole text is a word to it, of 2.5 kB for a caption."""
+    text = "a b"
+    if tokenizer.normalizer is not None:
+        text = tokenizer.normalizer.normalize_str(text)
+    return tokenizer.pre_tokenizer is not None and len(tokenizer.pre_tokenizer.pre_tokenize_str(text)) > 1
 
 
 def _is_plain(token: dict[str, Any]) -> bool:

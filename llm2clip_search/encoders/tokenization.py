@@ -97,12 +97,14 @@ class LibraryTokenizer:
     def _parse(self) -> "Tokenizer":
         from tokenizers import Tokenizer
 
-        from llm2clip_search.encoders.byte_pairs import BytePairs
+        from llm2clip_search.encoders.byte_pairs import BytePairs, forget_words, splits_words
 
         started = time.perf_counter()
         tokenizer = Tokenizer.from_file(str(self._path))
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        if not splits_words(tokenizer):  # no caption comes again
+            forget_words(tokenizer)
         if self._pairs is None:
             BytePairs.keep(self._path, parsing_seconds=time.perf_counter() - started)
         return_freed_memory()  # parsing takes several times what the tokenizer is

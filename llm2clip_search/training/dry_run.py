@@ -17,7 +17,7 @@ from llm2clip_search.encoders.adaptor import Adaptor
 from llm2clip_search.encoders.llm import CaptionLLM
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.costs import Cost, DeviceSpeed, cost_of, count_parameters, measure_flops
-from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe
+from llm2clip_search.training.tasks.caption_llm import PLANNED, CaptionLLMRecipe
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.distillation import stored_clip_tower
 from llm2clip_search.training.tasks.empty_towers import clip_width, empty_backbone, empty_llm, llm_shape
@@ -118,10 +118,11 @@ def estimate_captions(recipe: Recipe, speed: DeviceSpeed | None = None) -> Stage
     blocks, tokens = len(llm.model.layers), min(recipe.size.tokens, stage.max_train_tokens)
     one, two = (_caption_cost(_tuned(stage, count), tokens, bf16=stage.bf16) for count in (1, 2))
     cost = _of_blocks(one, two, blocks)
-    held, again = cost.activation_bytes, int(stage.gradient_cache)
+    planned = min(round(PLANNED * recipe.size.tokens), stage.max_train_tokens)
+    held, again = cost.activation_bytes * planned // tokens, int(stage.gradient_cache)
     if stage.gradient_checkpointing:
         # The states between blocks are kept; the forward pass of one block at a time is repeated.
-        between = tokens * llm.model.config.hidden_size * (2 if stage.bf16 else FLOAT32_BYTES)
+        between = planned * llm.model.config.hidden_size * (2 if stage.bf16 else FLOAT32_BYTES)
         held, again = blocks * between + held // blocks, again + 1
     captions = 2 * stage.batch_size
     at_once = min(stage.micro_batch, captions) if stage.gradient_cache else captions

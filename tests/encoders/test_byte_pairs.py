@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import llm2clip_search
+from llm2clip_search.base.memory import private_bytes, return_freed_memory
 from llm2clip_search.encoders.byte_pairs import SMALL, BytePairs, is_supported
 from llm2clip_search.encoders.config import TextConfig
-from llm2clip_search.encoders.tokenization import caption_tokenizer
+from llm2clip_search.encoders.tokenization import LibraryTokenizer, caption_tokenizer
 from tests.support.models import CAPTIONS, save_tokenizer
 
 NANO = Path(llm2clip_search.__file__).parent / "encoders/models/nano/tokenizer.json"
@@ -183,3 +184,19 @@ def test_a_file_that_is_no_tokenizer_is_not_kept(tmp_path: Path, monkeypatch: py
         path.write_text(content)
         BytePairs.keep(path, parsing_seconds=1.0)
         assert BytePairs.of(path) is None
+
+
+def test_captions_leave_nothing_behind() -> None:
+    """The library remembers words in each thread; a caption is one word to this tokenizer."""
+    whole = LibraryTokenizer(NANO)
+    pairs = BytePairs.of(NANO)
+    assert pairs is not None
+    for encode in (whole.encode, pairs.encode):
+        before = 0
+        for number in range(3000):
+            encode([f"A black dog runs through shallow water near a wooden bridge, number {number}"], special=True)
+            if number == 1000:
+                return_freed_memory()
+                before = private_bytes()
+        return_freed_memory()
+        assert private_bytes() < before + 2e6

@@ -1,10 +1,11 @@
 """How a batch is divided into micro-batches, and what is done when memory runs out in a step."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from llm2clip_search.encoders.within_memory import is_out_of_memory
@@ -34,6 +35,25 @@ class MicroBatches:
         else:
             return False
         return True
+
+
+def division_by_length(division: MicroBatches, lengths: Sequence[int], *, planned: float) -> MicroBatches:
+    """The division of a batch of captions: as it is, unless they take more memory than planned.
+
+    A batch of long captions would hold a multiple of the graph. Its rows are embedded twice instead, so that only
+    one micro-batch has its graph in memory, in micro-batches of fewer rows.
+
+    Args:
+        lengths: tokens of each caption of the batch, those of all ranks.
+        planned: tokens of a caption that memory was planned with.
+    """
+    if not lengths:
+        return division
+    ordered = np.sort(lengths)
+    parts = np.array_split(ordered, -(-len(ordered) // division.size))
+    if sum(len(part) * int(part[-1]) for part in parts) <= planned * len(ordered):
+        return division
+    return MicroBatches(size=max(1, int(division.size * planned / ordered[-1])), cached=True)
 
 
 class Divided(Protocol):

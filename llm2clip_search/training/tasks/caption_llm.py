@@ -22,7 +22,7 @@ from llm2clip_search.training.runtime.allowed_values import contrastive_values, 
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts, embed_by_length, micro_batches_by_length
 from llm2clip_search.training.runtime.loop import LoopRecipe
-from llm2clip_search.training.runtime.micro_batches import MicroBatches
+from llm2clip_search.training.runtime.micro_batches import MicroBatches, division_by_length
 from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.parameter_groups import ParameterGroup
 from llm2clip_search.training.runtime.plots import Similarities
@@ -33,6 +33,10 @@ from llm2clip_search.training.tasks.losses import info_nce, require_negatives
 
 STATISTICS_CAPTIONS = 4096
 """Number of captions that the statistics of pooled states are computed from."""
+PLANNED = 1.5
+"""Tokens of a caption that memory is planned with, relative to the mean of the training captions: batches of
+captions of similar length are padded to the longest. For longer ones, such as joined captions, see
+`division_by_length`."""
 EVALUATION_BATCH = 128
 """Captions in one forward pass of the LLM without gradients."""
 
@@ -107,6 +111,7 @@ class CaptionLLMTask:
         self.samples_per_step = 2 * recipe.batch_size
         self.micro_batches = MicroBatches(size=recipe.micro_batch, cached=recipe.gradient_cache)
         self.tokenize = LLMTokenizer(tokenizer, recipe.text)
+        self._planned = PLANNED * float(np.mean(self._lengths(self._sample())))
         self.start = {name.removeprefix("text."): tensor for name, tensor in (start or {}).items()}
         if start is None:
             self.llm = CaptionLLM(load_llm(recipe.text.weights), recipe.text)
@@ -126,12 +131,19 @@ class CaptionLLMTask:
     @torch.no_grad()
     def _standardise(self) -> None:
         """Set the mean and deviation of the untuned LLM's pooled states; training does not change them."""
-        draws = generator(self.recipe.loop.seed, 0, "statistics")
-        rows = draws.choice(len(self.pairs.texts), size=min(STATISTICS_CAPTIONS, len(self.pairs.texts)), replace=False)
-        texts = [self.pairs.texts[row] for row in rows]
-        states = self._embed_shared("captions for the statistics", texts, self._pooled)
+        states = self._embed_shared("captions for the statistics", self._sample(), self._pooled)
         self.llm.mean.copy_(states.mean(dim=0))
         self.llm.std.copy_(states.std(dim=0) + 1e-4)
+
+    def _sample(self) -> list[str]:
+        """Captions that statistics are computed from, the same ones each time."""
+        draws = generator(self.recipe.loop.seed, 0, "statistics")
+        rows = draws.choice(len(self.pairs.texts), size=min(STATISTICS_CAPTIONS, len(self.pairs.texts)), replace=False)
+        return [self.pairs.texts[row] for row in rows]
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of captions as far as they are read."""
+        return [min(count, self.recipe.max_train_tokens) for count in self.tokenize.count(texts)]
 
     def groups(self) -> list[ParameterGroup]:
         return [ParameterGroup(parameters={n: p for n, p in self.llm.named_parameters() if p.requires_grad})]
@@ -144,7 +156,9 @@ class CaptionLLMTask:
         positives = batch.gallery[:count]
         local = [*batch.queries[own], *positives[own], *batch.gallery[count:][negatives]]
         instructions = [*batch.instructions[own], *[""] * (len(local) - len(batch.queries[own]))]
-        number = self.world.num_micro_batches(count, count, total - count, size=self.micro_batches.size)
+        lengths = self._lengths([*batch.queries, *batch.gallery])
+        division = division_by_length(self.micro_batches, lengths, planned=self._planned)
+        number = self.world.num_micro_batches(count, count, total - count, size=division.size)
         parts, inverse = micro_batches_by_length(self.tokenize.count(local), number)
         queries = len(batch.queries[own])
 
@@ -161,7 +175,7 @@ class CaptionLLMTask:
                 gallery = torch.cat([gallery, self.world.gather(embedded[2 * queries :], total - count)])
             return self._loss(batch, query, gallery)
 
-        loss = backward_in_parts(encode, len(parts), loss_of, cache=self.micro_batches.cached)
+        loss = backward_in_parts(encode, len(parts), loss_of, cache=division.cached)
         return {"loss": float(loss)}
 
     def _loss(self, batch: PairBatch, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
