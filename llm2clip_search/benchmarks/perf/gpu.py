@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from llm2clip_search.benchmarks.perf.random_weights import write_random_weights
 from llm2clip_search.benchmarks.perf.timing import seconds_of, tower_rate
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.dual import create_open_clip
-from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
 
 SIDE = 8192
 """Of the square matrices that are multiplied."""
@@ -109,17 +109,6 @@ def _operations(tower: Any, pixels: torch.Tensor) -> int:
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
     return int(counter.get_total_flops())
-
-
-def write_random_weights(architecture: str, path: Path) -> None:
-    """Write a checkpoint of one of open_clip's architectures; speed does not depend on the values."""
-    ensure_torchvision()
-    import open_clip
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    state = open_clip.create_model(architecture).state_dict()
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
 
 
 def main() -> None:

@@ -127,8 +127,8 @@ def measure_index_speed(
             f"The recorded measurement is of {comparable_to.model} ({comparable_to.fingerprint}), not of"
             f" {encoder.name} ({encoder.fingerprint})."
         )
-    batch_size = batch_size or encoder.batch_size
     config = IndexConfig(batch_size=batch_size)
+    batch_size = config.images_at_once(encoder)
     stages = _Stages.measure(encoder, folder, config)
     if comparable_to is not None and comparable_to.data != stages.data:
         raise CorpusError(

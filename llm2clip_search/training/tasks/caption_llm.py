@@ -7,6 +7,7 @@ other photographs of the batch are the negatives.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from llm2clip_search.training.runtime.seeds import generator, seed_torch
 from llm2clip_search.training.runtime.sharding import distribute_module
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora, lora_tensors, stacked_lora
 from llm2clip_search.training.tasks.losses import info_nce, require_negatives
+
+Value = TypeVar("Value")
 
 STATISTICS_CAPTIONS = 4096
 """Number of captions that the statistics of pooled states are computed from."""
@@ -111,7 +114,7 @@ class CaptionLLMTask:
         self.samples_per_step = 2 * recipe.batch_size
         self.micro_batches = MicroBatches(size=recipe.micro_batch, cached=recipe.gradient_cache)
         self.tokenize = LLMTokenizer(tokenizer, recipe.text)
-        self._planned = PLANNED * float(np.mean(self._lengths(self._sample())))
+        self._planned = PLANNED * float(np.mean(self._read(self.tokenize.count(self._sample()))))
         self.start = {name.removeprefix("text."): tensor for name, tensor in (start or {}).items()}
         if start is None:
             self.llm = CaptionLLM(load_llm(recipe.text.weights), recipe.text)
@@ -141,9 +144,9 @@ class CaptionLLMTask:
         rows = draws.choice(len(self.pairs.texts), size=min(STATISTICS_CAPTIONS, len(self.pairs.texts)), replace=False)
         return [self.pairs.texts[row] for row in rows]
 
-    def _lengths(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of captions as far as they are read."""
-        return [min(count, self.recipe.max_train_tokens) for count in self.tokenize.count(texts)]
+    def _read(self, tokens: Sequence[int]) -> list[int]:
+        """How many of a caption's tokens are read, for each."""
+        return [min(count, self.recipe.max_train_tokens) for count in tokens]
 
     def groups(self) -> list[ParameterGroup]:
         return [ParameterGroup(parameters={n: p for n, p in self.llm.named_parameters() if p.requires_grad})]
@@ -153,13 +156,16 @@ class CaptionLLMTask:
         require_negatives(batch.query_photos)
         count, total = len(batch.queries), len(batch.gallery)
         own, negatives = self.world.slice(count), self.world.slice(total - count)
-        positives = batch.gallery[:count]
-        local = [*batch.queries[own], *positives[own], *batch.gallery[count:][negatives]]
+
+        def local_of(queries: list[Value], gallery: list[Value]) -> list[Value]:
+            return [*queries[own], *gallery[:count][own], *gallery[count:][negatives]]
+
+        local = local_of(batch.queries, batch.gallery)
         instructions = [*batch.instructions[own], *[""] * (len(local) - len(batch.queries[own]))]
-        lengths = self._lengths([*batch.queries, *batch.gallery])
-        division = division_by_length(self.micro_batches, lengths, planned=self._planned)
+        tokens = self.tokenize.count([*batch.queries, *batch.gallery])
+        division = division_by_length(self.micro_batches, self._read(tokens), planned=self._planned)
         number = self.world.num_micro_batches(count, count, total - count, size=division.size)
-        parts, inverse = micro_batches_by_length(self.tokenize.count(local), number)
+        parts, inverse = micro_batches_by_length(local_of(tokens[:count], tokens[count:]), number)
         queries = len(batch.queries[own])
 
         def encode(part: int) -> torch.Tensor:

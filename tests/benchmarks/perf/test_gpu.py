@@ -8,6 +8,7 @@ import torch
 
 from llm2clip_search.benchmarks.perf import gpu, gpu_use
 from llm2clip_search.benchmarks.perf.gpu_use import watched_gpus
+from llm2clip_search.benchmarks.perf.random_weights import write_random_weights
 
 
 @pytest.mark.slow
@@ -15,7 +16,7 @@ def test_a_tower_is_a_share_of_the_matrix_rate(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(gpu, "SIDE", 128)
     monkeypatch.setattr(gpu, "PRODUCTS", 2)
     weights = tmp_path / "s.safetensors"
-    gpu.write_random_weights("ViT-S-32-alt", weights)
+    write_random_weights("ViT-S-32-alt", weights)
     speed = gpu.measure_gpu("ViT-S-32-alt", weights, images=4, rounds=1, device="cpu")
     # ViT-S/32 is stated to have 1.1 billion multiplications and additions, and a projection to 256 dimensions beside.
     assert speed.gflop == pytest.approx(2.2, abs=0.1)

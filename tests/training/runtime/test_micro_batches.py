@@ -17,15 +17,15 @@ def test_what_is_in_memory_at_once_stays_within_the_plan(
     lengths: list[int], size: int, planned: float, is_cached: bool
 ) -> None:
     """All micro-batches together without gradient caching, one of them with it; or a single caption that is longer."""
-    given = MicroBatches(size=size, cached=is_cached)
-    division = division_by_length(given, lengths, planned=planned)
-    assert division.cached or division is given
+    whole = MicroBatches(size=size, cached=is_cached)
+    division = division_by_length(whole, lengths, planned=planned)
+    assert division.cached or division is whole
     assert division.size <= size
     if not lengths:
         return
     parts, _ = micro_batches_by_length(lengths, -(-len(lengths) // division.size))
     tokens = [len(part) * max(lengths[row] for row in part.tolist()) for part in parts]
-    if division is given:
+    if division is whole:
         assert sum(tokens) <= planned * len(lengths)
     else:
         assert max(tokens) <= max(planned * size, *lengths)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llm2clip_search.benchmarks.perf.peers.tools import ARCHITECTURE, CHECKPOINT, RCLIP
-from llm2clip_search.encoders.torchvision_ops import ensure_torchvision
+from llm2clip_search.benchmarks.perf.random_weights import write_random_weights
 
 _RCLIP_MODEL = "ViT-B-32-256-datacomp_s34b_b86k"
 
@@ -30,13 +30,9 @@ class _Encode(nn.Module):
 
 def write_weights(folder: Path) -> None:
     """Write `CHECKPOINT` and the folder `RCLIP`."""
-    ensure_torchvision()
-    import open_clip
-    from safetensors.torch import save_file
+    model = write_random_weights(ARCHITECTURE, folder / CHECKPOINT)
+    import open_clip  # after torchvision's operators have been made sure of
 
-    torch.manual_seed(0)
-    model = open_clip.create_model(ARCHITECTURE).eval()
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / CHECKPOINT)
     towers = folder / RCLIP / _RCLIP_MODEL
     towers.mkdir(parents=True)
     side = open_clip.get_model_config(ARCHITECTURE)["vision_cfg"]["image_size"]
