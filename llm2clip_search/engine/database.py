@@ -4,8 +4,11 @@ What people ask may be anything: the database reaches no file but the snapshot's
 configuration is locked, and every session has a time limit.
 """
 
+import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -113,11 +116,17 @@ class Session:
 
 
 def connect(files: list[str]) -> Any:
-    """A new database in memory that conditions may be run in: it reaches some files only, and has our functions."""
+    """A new database in memory that conditions may be run in: it reaches some files only, and has our functions.
+
+    What does not fit into memory is written to a folder of its own among the system's temporary files, which exists
+    for as long as it is needed. DuckDB's default is the working directory.
+    """
     import duckdb
 
     connection = duckdb.connect(":memory:")
     execute = connection.execute
+    spilled = Path(tempfile.gettempdir(), f"llm2clip-search-{secrets.token_hex(8)}")
+    execute(f"SET temp_directory = {_text(str(spilled))}")
     execute("SET GLOBAL python_enable_replacements = false")
     execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
     execute("SET GLOBAL parquet_metadata_cache = true; SET GLOBAL TimeZone = 'UTC'")
@@ -141,8 +150,7 @@ _IMAGES = (
 
 def _live_rows(snapshot: Snapshot) -> str:
     """The view of live rows with whole paths: shards as they are, and shards with dead rows without those."""
-    base = snapshot.stored_base.replace("'", "''")
-    below = f"'{base}/' || path"
+    below = f"{_text(f'{snapshot.stored_base}/')} || path"
     # Patterns that DuckDB turns into prefix and substring searches; a regular expression takes three times as long.
     is_whole = "starts_with(path, '/') OR contains(path, '://') OR path LIKE '_:/%'"
     parts = []
@@ -188,4 +196,9 @@ def _scan(shards: list[Shard], file_column: str = "") -> str:
 
 
 def _list(texts: list[str]) -> str:
-    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
+    return "[" + ", ".join(map(_text, texts)) + "]"
+
+
+def _text(text: str) -> str:
+    """A text as SQL writes it, whatever is in it."""
+    return "'" + text.replace("'", "''") + "'"
