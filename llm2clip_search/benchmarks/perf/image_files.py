@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from llm2clip_search.benchmarks.perf.peers.pictures import write_pictures
+from llm2clip_search.benchmarks.perf.peers.pictures import jpegs_of, write_pictures
 from llm2clip_search.benchmarks.perf.timing import seconds_of, tower_rate
 from llm2clip_search.encoders import Encoder, load_encoder
 from llm2clip_search.encoders.images import register_plugins, to_pixels
@@ -132,13 +132,10 @@ def _index_seconds(folder: Path, encoder: Encoder, images: int) -> float:
 
 def _contents(folder: Path) -> Iterator[bytes]:
     for path in sorted(folder.iterdir()):
-        if path.suffix != ".tar":
+        if path.suffix == ".tar":
+            yield from jpegs_of(path)
+        else:
             yield path.read_bytes()
-            continue
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if (file := tar.extractfile(member)) is not None:
-                    yield file.read()
 
 
 def _batches(folder: Path, encoder: Encoder) -> Iterator[np.ndarray]:

@@ -43,16 +43,17 @@ def write_pictures(shards: Path, folder: Path, count: int) -> Path:
 def _pictures(shards: Path) -> Iterator[bytes]:
     """Each image, then crops of each that are smaller by one more pixel per pass; endless, unless there is none."""
     for margin in range(SIDE // 2):
-        for data in _members(shards):
-            yield _of_side(data, margin)
+        for shard in sorted(shards.glob("*.tar")):
+            for data in jpegs_of(shard):
+                yield _of_side(data, margin)
 
 
-def _members(shards: Path) -> Iterator[bytes]:
-    for path in sorted(shards.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if member.isfile() and member.name.endswith(".jpg") and (file := tar.extractfile(member)) is not None:
-                    yield file.read()
+def jpegs_of(shard: Path) -> Iterator[bytes]:
+    """The JPEG files in a tar file, in its order."""
+    with tarfile.open(shard) as tar:
+        for member in tar:
+            if member.isfile() and member.name.endswith(".jpg") and (file := tar.extractfile(member)) is not None:
+                yield file.read()
 
 
 def _of_side(data: bytes, margin: int) -> bytes:
