@@ -93,7 +93,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
         return WithinMemory(_torch_tower(build_module(model, name, placement), device), name)
     try:
         tower = open_tower(compiled_path(model, name), prepared=name == "text")
-        return tower if name == "text" else _in_parts(tower)
+        return WithinMemory(tower if name == "text" else _in_parts(tower), name)
     except ModelError:
         raise
     except Exception as error:  # exporters fail in many ways, and the tower still runs in PyTorch

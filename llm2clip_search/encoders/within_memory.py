@@ -10,8 +10,16 @@ from llm2clip_search.errors import ModelError, first_line
 
 logger = logging.getLogger(__name__)
 
-_CPU_MESSAGES = ("can't allocate memory", "not enough memory")
-"""Parts of the messages of torch's allocator of a CPU, which has no error class of its own."""
+_MESSAGES = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "failed to allocate memory",
+    "bad_alloc",
+    "alloc_failed",
+)
+"""Parts of the messages of torch, its GPU libraries, ONNX Runtime and C++, in lower case. Only torch's allocator of
+a GPU has an error class of its own, and it says so too."""
 
 
 class WithinMemory:
@@ -36,7 +44,7 @@ class WithinMemory:
                 parts.append(self._tower({name: array[done : done + size] for name, array in arrays.items()}))
                 done += size
                 continue
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:  # ONNX Runtime's have no base class of their own
                 if not is_out_of_memory(error):
                     raise
                 if size <= 1:
@@ -58,16 +66,12 @@ class WithinMemory:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(part in str(error) for part in _CPU_MESSAGES)
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or any(part in message for part in _MESSAGES)
 
 
 def _release() -> None:
     """Give back what torch keeps of the failed call for later ones."""
-    import torch
-
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from llm2clip_search.encoders.within_memory import WithinMemory, is_out_of_memory
 from llm2clip_search.errors import ModelError
@@ -63,4 +64,23 @@ def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="a shape is wrong"):
         WithinMemory(tower, "vision")({"ids": np.zeros((4, 1)), "mask": np.zeros((4, 1))})
     assert asked == [4]
-    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("std::bad_alloc"),
+        Fail("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 4096"),
+    ],
+    ids=str,
+)
+def test_libraries_say_in_many_ways_that_memory_ran_out(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    tower, asked = tower_of(2, error)
+    WithinMemory(tower, "vision")({"ids": np.zeros((4, 1)), "mask": np.zeros((4, 1))})
+    assert asked == [4, 2, 2]

@@ -78,6 +78,8 @@ def test_equal_images_are_embedded_once_and_fail_together(
             refused = to_pixels(read_rgb(png(bad)), self.preprocess)
             if any(np.array_equal(each, refused) for each in pixels):
                 raise ValueError("this one cannot be embedded")
+            if not pixels.any():  # whether the model works at all
+                return np.ones((len(pixels), 1), dtype=np.float32)
             with counting:
                 return super().encode_pixels(pixels)
 

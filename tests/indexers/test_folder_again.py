@@ -46,6 +46,25 @@ def test_an_interrupted_run_keeps_what_it_has_not_replaced(photographs: Path, co
     check(photographs, colours)
 
 
+def test_a_model_that_embeds_nothing_any_more_ends_the_run(photographs: Path, colours: ColourEncoder) -> None:
+    """As after an error of a GPU, which every later call raises too: images are not at fault, and keep their rows."""
+    update(photographs, colours)
+    before = rows(photographs)
+    for path in photographs.rglob("*.png"):
+        photograph(500 + int(path.stem[-2:]), (70, 50)).save(path)
+
+    def failing(pixels: np.ndarray) -> np.ndarray:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    real, colours.encode_pixels = colours.encode_pixels, failing  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match=r"vision tower embeds nothing any more: CUDA error: unspecified"):
+        update(photographs, colours)
+    assert rows(photographs) == before
+    colours.encode_pixels = real  # type: ignore[method-assign]
+    assert update(photographs, colours).indexed == 12
+    check(photographs, colours)
+
+
 def test_an_image_that_turns_bad_leaves_and_one_that_heals_returns(photographs: Path, colours: ColourEncoder) -> None:
     update(photographs, colours)
     path = photographs / "2024" / "photo-01.png"
