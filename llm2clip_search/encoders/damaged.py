@@ -10,7 +10,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class Repair:
     """One file, or two that differ in the pixels that the damaged file lacks."""
     damage: str
     """What was wrong with the file if no rows are missing; empty if it was sound."""
+    is_whole: bool = False
+    """Whether its pixels are known to be all there, so that none is looked for by the colour of padding."""
     is_interlaced: bool = False
     """Whether its only version has its rows in the order of an interlaced GIF."""
 
@@ -60,7 +62,8 @@ def repair(data: bytes, *, max_pixels: int, tile: Any = None, is_unknown: bool =
     if is_unknown and (start := _image_start(data)):
         inner = data[start:]
         mended = repair(inner, max_pixels=max_pixels)
-        return Repair(versions=mended.versions if mended else (inner,), damage=f"{start:,} bytes before the image")
+        damage = f"{start:,} bytes before the image"
+        return replace(mended, damage=damage) if mended else Repair(versions=(inner,), damage=damage)
     if data.startswith(b"\xff\xd8"):
         return _jpeg(data)
     if data.startswith(_PNG):
@@ -122,7 +125,7 @@ def _jpeg(data: bytes) -> Repair:
         raise TooLittleError("cut off before its pixels")
     if is_progressive and not is_whole and max(levels) > 1:
         raise TooLittleError("the progressive JPEG is cut off before its detail")
-    return Repair(versions=(data[:end] + b"\xff\xd9",), damage="" if is_whole else _LAST_BYTES)
+    return Repair(versions=(data[:end] + b"\xff\xd9",), damage="" if is_whole else _LAST_BYTES, is_whole=is_whole)
 
 
 def _jpeg_scans(data: bytes) -> tuple[int | None, bool, bool, list[int]]:
@@ -198,7 +201,8 @@ def _png(data: bytes, max_pixels: int) -> Repair | None:
         versions.append(_PNG + b"".join(_png_chunk(kind, body) for kind, body in chunks))
         if not lack:
             break
-    return Repair(versions=tuple(versions), damage="damaged or oversized metadata, or wrong checksums")
+    damage = "damaged or oversized metadata, or wrong checksums"
+    return Repair(versions=tuple(versions), damage=damage, is_whole=not lack)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -235,7 +235,7 @@ def _upright(
         turn = stated if orientation is None else orientation
         method = None if image.format in _TURNED else _TURNS.get(turn if isinstance(turn, int) else 1)
         rgb = to_rgb(image)
-        if repaired is not None:
+        if repaired is not None and not repaired.is_whole:
             is_jpeg = image.format in ("JPEG", "MPO")
             missing = missing_rows(images, jpeg=is_jpeg, interlaced=repaired.is_interlaced)
             share = 1.0 - float(missing.mean())
