@@ -25,7 +25,7 @@ from llm2clip_search.encoders.decode_memory import MAX_PIXELS, MEMORY, OverLimit
 from llm2clip_search.encoders.image_types import HEAD_BYTES, UNKNOWN, describe, jxl_size, of_content, register_plugins
 from llm2clip_search.encoders.packets import Packets, packets_of, raw_packets
 from llm2clip_search.encoders.raw import RawFile, is_raw, opened_raw, raw_exif
-from llm2clip_search.encoders.to_rgb import to_rgb
+from llm2clip_search.encoders.to_rgb import scale_grey_key, to_rgb
 from llm2clip_search.errors import ImageError, first_line
 
 _LIMIT = Lock()
@@ -86,6 +86,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if image.format in _PROGRAMS:
         raise ImageError(describe(data[:HEAD_BYTES]), stage="header")
     _check_size(image.size, max_pixels)
+    scale_grey_key(image)
     return image
 
 

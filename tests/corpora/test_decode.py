@@ -23,7 +23,7 @@ from llm2clip_search.errors import ImageError
 from llm2clip_search.indexers import index_folder
 from tests.support.encoders import ColourEncoder
 from tests.support.images import PREPROCESS, photograph, png
-from tests.support.odd_files import saved
+from tests.support.odd_files import chunk, saved
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -149,6 +149,23 @@ def test_a_whole_png_on_black_is_not_taken_for_a_cut_one(before: bytes) -> None:
     with reading(before + bytes(data)) as picture:
         assert picture.damage
         assert picture.rgb.tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_the_transparent_grey_of_a_png_is_white_at_every_depth(bits: int) -> None:
+    """Four rows of pixels, the first two of the transparent level, the others black."""
+    most = 2**bits - 1
+    key = max(1, most // 3)
+    row = np.repeat(np.unpackbits(np.array([key], ">u2").view(np.uint8))[None, -bits:], 16, axis=0)
+    packed = b"\0" + np.packbits(row).tobytes()
+    rows = 2 * packed + 2 * (b"\0" * len(packed))
+    header = struct.pack(">IIBBBBB", 16, 4, bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tRNS", struct.pack(">H", key)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    with reading(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)) as picture:
+        pixels = np.asarray(picture.rgb)
+        assert picture.damage is None
+    assert (pixels[:2] == 255).all()
+    assert (pixels[2:] == 0).all()
 
 
 def test_known_content_is_not_decoded(tmp_path: Path) -> None:
