@@ -1,9 +1,11 @@
 """What photo programs write into image files about the picture: XMP packets and IPTC records, as bytes."""
 
 import io
+import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,10 +13,17 @@ from PIL import Image, IptcImagePlugin
 
 from llm2clip_search.base.files import open_regular
 from llm2clip_search.encoders.image_types import register_plugins
+from llm2clip_search.encoders.png_chunks import png_chunks, png_file
 from llm2clip_search.encoders.raw import is_raw, opened_raw
 from llm2clip_search.errors import ImageError
 
 _XMP, _PNG_XMP = 700, "XML:com.adobe.xmp"
+_PNG_KEY, _PNG_TEXTS = _PNG_XMP.encode() + b"\0", (b"iTXt", b"tEXt", b"zTXt")
+_SMALL_HEADER = b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+_LARGEST_TEXT = 16 << 20
+"""Bytes of a chunk of text that are read; XMP packets have some thousands."""
+_MOST_CHUNKS = 1 << 16
+"""Chunks of a PNG that are looked at: half a gigabyte of pixels in chunks of 8 kB, as libpng writes them."""
 _LARGEST_RAW = 1 << 30
 """Bytes of a RAW file that are read; those of cameras have a tenth of it."""
 
@@ -44,14 +53,14 @@ def packets_of(image: Image.Image) -> Packets:
 
 
 def read_packets(source: bytes | Path) -> Packets:
-    """The packets of an image file, by its header; of a RAW file that is no TIFF file, those of its preview."""
+    """The packets of an image file, without its pixels; of a RAW file that is no TIFF file, those of its preview."""
     register_plugins()
     with (
         suppress(OSError, ImageError),
         io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file,
     ):
         with suppress(Exception), Image.open(file) as image:
-            return packets_of(image)
+            return _png_packets(file) if image.format == "PNG" else packets_of(image)
         file.seek(0)
         if is_raw(data := file.read()):
             with opened_raw(data) as raw:
@@ -59,8 +68,19 @@ def read_packets(source: bytes | Path) -> Packets:
     return Packets()
 
 
-def _opened(source: bytes | Path) -> BinaryIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+def _png_packets(file: BinaryIO) -> Packets:
+    """The packets of an open PNG, in which they may follow the pixels; of several, the last counts."""
+    found: dict[bytes, bytes] = {}
+    is_behind = False
+    for kind, length in islice(png_chunks(file), _MOST_CHUNKS):
+        if kind == b"IEND" or (is_behind and kind == b"fcTL"):  # where Pillow ends when it decodes the pixels
+            break
+        is_behind |= kind == b"IDAT"
+        if kind in _PNG_TEXTS and length <= _LARGEST_TEXT and (body := file.read(length)).startswith(_PNG_KEY):
+            found[kind] = body
+    # Pillow parses them, as it does where it decodes the pixels.
+    with Image.open(io.BytesIO(png_file([_SMALL_HEADER, *found.items(), (b"IDAT", b"")]))) as image:
+        return packets_of(image)
 
 
 def raw_packets(exif: Image.Exif) -> Packets:

@@ -25,7 +25,7 @@ from llm2clip_search.encoders.decode_memory import MAX_PIXELS, MEMORY, OverLimit
 from llm2clip_search.encoders.image_types import HEAD_BYTES, UNKNOWN, describe, jxl_size, of_content, register_plugins
 from llm2clip_search.encoders.packets import Packets, packets_of, raw_packets
 from llm2clip_search.encoders.raw import RawFile, is_raw, opened_raw, raw_exif
-from llm2clip_search.encoders.to_rgb import to_rgb
+from llm2clip_search.encoders.to_rgb import scale_grey_key, to_rgb
 from llm2clip_search.errors import ImageError, first_line
 
 _LIMIT = Lock()
@@ -86,6 +86,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if image.format in _PROGRAMS:
         raise ImageError(describe(data[:HEAD_BYTES]), stage="header")
     _check_size(image.size, max_pixels)
+    scale_grey_key(image)
     return image
 
 
@@ -221,16 +222,8 @@ def _upright(
     """The picture of an opened image, or of the versions of a repaired one; ``orientation`` replaces that of EXIF."""
     image = images[0]
     size, damage = image.size, repaired.damage if repaired else ""
-    try:
-        exif = image.getexif()
-        orientation = exif.get(Base.Orientation, 1) if orientation is None else orientation
-        is_lost = not exif and len(image.info.get("exif", b"")) > len(b"Exif\x00\x00")
-        damaged_exif = is_lost or any(
-            isinstance(value, IFDRational) and not value.denominator for value in exif.values()
-        )
-    except Exception:  # Pillow raises many types on damaged EXIF
-        exif, damaged_exif = Image.Exif(), True
-    method = None if image.format in _TURNED else _TURNS.get(orientation if isinstance(orientation, int) else 1)
+    # Pillow decodes a PNG to look for EXIF data behind its pixels, so these wait until its memory is held.
+    early = None if image.format == "PNG" else _read_exif(image)
     if shortest is not None:
         for each in images:
             each.draft(None, (2 * shortest, 2 * shortest))
@@ -238,10 +231,12 @@ def _upright(
     needed *= 1 if repaired is None else 2  # versions are compared, and rows are filled
     held.enter_context(MEMORY.hold(needed, max_pixels=max_pixels))
     try:
-        for each in images:
-            damaged_exif |= not _load(each)
+        loaded = [_load(each) for each in images]
+        exif, stated, damaged_exif = early or _read_exif(image)
+        turn = stated if orientation is None else orientation
+        method = None if image.format in _TURNED else _TURNS.get(turn if isinstance(turn, int) else 1)
         rgb = to_rgb(image)
-        if repaired is not None:
+        if repaired is not None and not repaired.is_whole:
             is_jpeg = image.format in ("JPEG", "MPO")
             missing = missing_rows(images, jpeg=is_jpeg, interlaced=repaired.is_interlaced)
             share = 1.0 - float(missing.mean())
@@ -260,7 +255,7 @@ def _upright(
         raise ImageError(f"its pixels cannot be decoded{_because(error)}", stage="decode") from error
     if method in _SWAPPING:
         size = size[1], size[0]
-    damage = damage or ("damaged EXIF" if damaged_exif else "")
+    damage = damage or ("damaged EXIF" if damaged_exif or not all(loaded) else "")
     return Picture(
         rgb=rgb,
         size=size,
@@ -270,6 +265,19 @@ def _upright(
         packets=packets_of(image),
         profile=_profile(image),
     )
+
+
+def _read_exif(image: Image.Image) -> tuple[Image.Exif, object, bool]:
+    """EXIF data, the orientation that they state, and whether they are damaged; what cannot be read is empty."""
+    orientation: object = None
+    try:
+        exif = image.getexif()
+        orientation = exif.get(Base.Orientation)
+        is_lost = not exif and len(image.info.get("exif", b"")) > len(b"Exif\x00\x00")
+        is_undefined = any(isinstance(value, IFDRational) and not value.denominator for value in exif.values())
+    except Exception:  # Pillow raises many types on damaged EXIF
+        return Image.Exif(), orientation, True
+    return exif, orientation, is_lost or is_undefined
 
 
 def _profile(image: Image.Image) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngImageFile
 
 STRIP_PIXELS = 1 << 22
 """Pixels that are converted at once: 32 MB as float64."""
@@ -14,6 +15,8 @@ STRIP_PIXELS = 1 << 22
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE, _SAMPLE_FORMAT, _LARGEST_SAMPLE = 258, 262, 281, 339, 341
 """Numbers of TIFF tags."""
+_KEYED_BITS = {"L;2": 2, "L;4": 4}
+"""Bits of grey, by Pillow's name for how a PNG stores it."""
 _NO_DATA = 1e30
 """Floats beyond it stand for missing values, as in geographic rasters."""
 
@@ -28,6 +31,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
         lab = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
         return _strips(image, lambda strip: ImageCms.applyTransform(strip, lab) or strip)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def scale_grey_key(image: Image.Image) -> None:
+    """Scale the transparent grey of an opened PNG of 2 or 4 bits to the 8 bits that its pixels are decoded to.
+
+    Pillow keeps it as it is written, and knows the bits until the image is loaded. What is scaled already stays.
+    """
+    key = image.info.get("transparency")
+    bits = _KEYED_BITS.get(str(image.tile[0].args)) if isinstance(image, PngImageFile) and image.tile else None
+    if bits is not None and isinstance(key, int):
+        most = 2**bits - 1
+        image.info["transparency"] = (key & most) * 255 // most
 
 
 def _strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:

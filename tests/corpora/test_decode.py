@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,9 +19,11 @@ from llm2clip_search.corpora import FolderCorpus, Item, lookahead
 from llm2clip_search.corpora.decode import decode_item, read_facts
 from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.encoders.images import reading, register_plugins
+from llm2clip_search.errors import ImageError
 from llm2clip_search.indexers import index_folder
 from tests.support.encoders import ColourEncoder
 from tests.support.images import PREPROCESS, photograph, png
+from tests.support.odd_files import chunk, saved
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -115,6 +118,54 @@ def test_broken_exif_costs_only_its_columns(tmp_path: Path, exif: bytes) -> None
     assert decoded.error is None
     assert decoded.facts is not None
     assert (decoded.facts.width, decoded.facts.taken, decoded.facts.latitude) == (64, None, None)
+
+
+def on_background(level: int) -> Image.Image:
+    """A red square on grey, whose last rows and columns are of the background."""
+    image = Image.new("RGB", (64, 64), (level, level, level))
+    image.paste((255, 0, 0), (16, 16, 48, 48))
+    return image
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+@pytest.mark.parametrize(("before", "zeros"), [(b"", 64), (b"junkjunk", 0), (b"junkjunk", 64)])
+def test_a_whole_jpeg_on_grey_is_not_taken_for_a_cut_one(before: bytes, zeros: int, options: dict[str, Any]) -> None:
+    """Decoders fill what is missing with this grey."""
+    image = on_background(128)
+    data = saved(image, "JPEG", **options)
+    with reading(before + data + bytes(zeros)) as picture:
+        assert picture.damage == ("8 bytes before the image" if before else None)
+        assert np.abs(np.asarray(picture.rgb).astype(int) - np.asarray(image)).max() < 40
+    with pytest.raises(ImageError, match="cut off"), reading(before + data[: len(data) * 2 // 3] + bytes(zeros)):
+        pass
+
+
+@pytest.mark.parametrize("before", [b"", b"junkjunk"])
+def test_a_whole_png_on_black_is_not_taken_for_a_cut_one(before: bytes) -> None:
+    """The checksum of its header is wrong, so it is repaired; padding is black as well."""
+    image = on_background(0)
+    data = bytearray(saved(image, "PNG"))
+    data[data.index(b"IHDR") + 4 + 13] ^= 1
+    with reading(before + bytes(data)) as picture:
+        assert picture.damage
+        assert picture.rgb.tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_the_transparent_grey_of_a_png_is_white_at_every_depth(bits: int) -> None:
+    """Four rows of pixels, the first two of the transparent level, the others black."""
+    most = 2**bits - 1
+    key = max(1, most // 3)
+    row = np.repeat(np.unpackbits(np.array([key], ">u2").view(np.uint8))[None, -bits:], 16, axis=0)
+    packed = b"\0" + np.packbits(row).tobytes()
+    rows = 2 * packed + 2 * (b"\0" * len(packed))
+    header = struct.pack(">IIBBBBB", 16, 4, bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tRNS", struct.pack(">H", key)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    with reading(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)) as picture:
+        pixels = np.asarray(picture.rgb)
+        assert picture.damage is None
+    assert (pixels[:2] == 255).all()
+    assert (pixels[2:] == 0).all()
 
 
 def test_known_content_is_not_decoded(tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
 """Rating, keywords and caption from XMP and IPTC, in the forms that programs write."""
 
 import io
+import zlib
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
+from llm2clip_search.corpora.companions import own_columns
 from llm2clip_search.corpora.decode import read_facts
 from llm2clip_search.corpora.xmp import MAX_BYTES, Description, read_iptc, read_xmp
 from llm2clip_search.encoders.images import reading
 from tests.support.images import photograph
+from tests.support.odd_files import chunk
 from tests.support.raws import dng
 
 LIGHTROOM = b"""<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -203,6 +207,41 @@ def test_packets_within_image_files() -> None:
     assert described(dng(photograph(1, (640, 480)), xmp=LIGHTROOM)) == expected
     assert described(image("JPEG")) == (None, None, None)
     assert described(image("JPEG", xmp=b"damaged <")) == (None, None, None)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_packets_behind_the_pixels_of_a_png_are_read_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressed: bool
+) -> None:
+    """As when they are decoded, and wherever the packets are; of two, the last counts."""
+
+    def text(packet: bytes) -> bytes:
+        body = zlib.compress(packet) if compressed else packet
+        return chunk(b"iTXt", b"XML:com.adobe.xmp\0" + bytes([compressed]) + b"\0\0\0" + body)
+
+    def placed(data: bytes, before: bytes, packet: bytes) -> bytes:
+        at = data.index(before) - 4
+        return data[:at] + packet + data[at:]
+
+    plain = image("PNG")
+    three = text(elements("<rdf:Description xmp:Rating='3'/>"))
+    behind = placed(plain, b"IEND", text(LIGHTROOM))
+    images = {
+        "none.png": plain,
+        "before.png": placed(plain, b"IDAT", text(LIGHTROOM)),
+        "behind.png": behind,
+        "both.png": placed(behind, b"IDAT", three),
+        "cut.png": behind[:-60],
+        "frames.png": placed(image("PNG", save_all=True, append_images=[photograph(2)]), b"IEND", text(LIGHTROOM)),
+    }
+    expected = {name: described(data) for name, data in images.items() if name != "cut.png"}
+    assert [rating for rating, _, _ in expected.values()] == [None, 4, 4, 4, None]
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("it is decoded"))
+    for name, data in images.items():
+        (tmp_path / name).write_bytes(data)
+        for source in (data, tmp_path / name):
+            own = own_columns(source)
+            assert (own["rating"], own["keywords"], own["caption"]) == expected.get(name, (None, None, None))
 
 
 def test_xmp_comes_before_iptc_field_by_field() -> None:

@@ -4,15 +4,17 @@ import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL, MemoryBudget, decoding_bytes
+from llm2clip_search.encoders.decode_memory import BYTES_PER_PIXEL, MEMORY, MemoryBudget, decoding_bytes
 from llm2clip_search.encoders.images import reading
 from llm2clip_search.errors import ImageError
-from tests.support.odd_files import saved, scene
+from tests.support.odd_files import chunk, exif_block, saved, scene
 
 
 def test_estimates_follow_mode_and_format() -> None:
@@ -69,3 +71,42 @@ def test_memory_is_given_back_when_decoding_fails() -> None:
             pass
         with reading(data, max_pixels=60_000) as picture:
             assert picture.size == (300, 200)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000"])
+def test_nothing_is_decoded_before_its_memory_is_held(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cut PNG is decoded once before its repaired versions are."""
+    steps = []
+    real_load, real_hold = ImageFile.ImageFile.load, MEMORY.hold
+
+    def load(image: ImageFile.ImageFile) -> Any:
+        if image.tile:
+            steps.append("decode")
+        return real_load(image)
+
+    def hold(needed: int, *, max_pixels: int) -> AbstractContextManager[None]:
+        steps.append("hold")
+        return real_hold(needed, max_pixels=max_pixels)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    monkeypatch.setattr(MEMORY, "hold", hold)
+    data = saved(scene(1, (300, 200)), kind)
+    with reading(data) as picture:
+        assert picture.damage is None
+    assert steps[0] == "hold"
+    if kind == "PNG":
+        steps.clear()
+        with reading(data[:-2000]) as picture:
+            assert picture.damage is not None
+        assert steps == ["hold", "decode", "hold", "decode", "decode"]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_png_is_upright_wherever_its_exif_data_are(is_late: bool) -> None:
+    shown = scene(1, (300, 200))
+    data = saved(shown.transpose(Image.Transpose.ROTATE_90), "PNG")
+    at = data.index(b"IEND" if is_late else b"IDAT") - 4
+    block = chunk(b"eXIf", exif_block(orientation=6)[6:])
+    with reading(data[:at] + block + data[at:]) as picture:
+        assert (picture.size, picture.damage, picture.exif[0x0112]) == (shown.size, None, 6)
+        assert picture.rgb.tobytes() == shown.tobytes()

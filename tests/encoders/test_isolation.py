@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from llm2clip_search.corpora.decode import read_image
 from llm2clip_search.encoders.decode_memory import MEMORY
 from llm2clip_search.encoders.isolation import IsolatedProcesses, Limits
 from llm2clip_search.errors import ImageError
 from tests.support import deadly
+from tests.support.images import PREPROCESS
+from tests.support.odd_files import saved
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,16 @@ def test_memory_is_that_which_the_header_announces(processes: IsolatedProcesses)
     assert processes.run(deadly.allocate_announced, 300 << 20, 200_000_000) == 300 << 20
     with pytest.raises(ImageError, match=r"decoding it would take 0.3 GB, over the limit of 0.2 GB"):
         processes.run(deadly.allocate_announced, 300 << 20, 10_000_000, max_pixels=10_000_000)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound address space")
+def test_a_large_png_without_exif_data_is_sound() -> None:
+    """Looking for them takes no memory before the header has announced it."""
+    processes = IsolatedProcesses(Limits(memory=64 << 20))
+    data = saved(Image.new("RGB", (6000, 5000), "red"), "PNG", compress_level=1)
+    facts, _ = processes.run(read_image, data, PREPROCESS, 200_000_000, True)
+    processes.close()
+    assert (facts.width, facts.damage) == (6000, None)
 
 
 def test_memory_is_shared_with_this_process(processes: IsolatedProcesses) -> None:
