@@ -1,6 +1,7 @@
 """Committing embedded items: which id each row gets, which rows are replaced or removed, and when to write."""
 
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -16,7 +17,7 @@ from llm2clip_search.corpora.decode import Decoded, ImageFacts, content_key
 from llm2clip_search.errors import ImageError
 from llm2clip_search.indexers.columns import ColumnTypes
 from llm2clip_search.indexers.known import Embedded
-from llm2clip_search.indexers.plan import IndexPlan, is_lost
+from llm2clip_search.indexers.plan import IndexPlan, has_vanished, is_lost
 from llm2clip_search.store import Row, Writer
 from llm2clip_search.store.compaction import compact
 from llm2clip_search.store.paths import as_mask
@@ -38,6 +39,8 @@ class _Ready:
     id: int
     twin: int | None = None
     """Id of the row that its vector and facts are taken from."""
+    keeps_columns: bool = False
+    """That row is its own, and has the columns that the corpus brings along."""
 
 
 class Committer:
@@ -75,8 +78,10 @@ class Committer:
         self._committed = time.monotonic()
         self._containers: dict[str, dict[str, Any]] = {}
         """Those that this run has read to their end, as `CONTAINER_SCHEMA`, by stored path."""
-        self._rowless = 0
-        """Parts of the container at hand that failed and have no row."""
+        self._rowless = Counter[str]()
+        """Parts that failed and have no row, by stored path of containers that have not been read to their end."""
+        self._unseen = {each["path"] for each in self._before.failures()} if self._lists_some() else set[str]()
+        """Paths of earlier failures that a run which lists some items of its corpus has not come upon."""
         self._recorded, self._recording = time.monotonic(), 0.0
         """When containers were recorded last, and how long that took."""
         self.columns = ColumnTypes(writer.manifest.columns)
@@ -104,6 +109,7 @@ class Committer:
     def take(self, decoded: Decoded) -> None:
         """Add one item: failed, of known content, or with a fresh vector. Commits when it is time."""
         path = self.writer.snapshot.stored(decoded.item.uri)
+        self._unseen.discard(path)
         if decoded.item.is_container:
             self._end_container(path, decoded)
         elif decoded.error is not None:
@@ -138,7 +144,7 @@ class Committer:
         removed = np.concatenate([np.array([*self._removed], dtype=np.int64), self.plan.known.ids[self._gone]])
         if self._ready or len(removed) or (source is not None and source not in self.writer.manifest.sources):
             self._write(removed)
-        self.writer.record_failures(self.failures, under=self.plan.root, kept=self._is_of_unchanged_container)
+        self.writer.record_failures(self.failures, under=self.plan.root, kept=self._still_fails)
         self.record_containers()
         compact(self.writer)
         self.seconds += time.perf_counter() - started
@@ -171,16 +177,28 @@ class Committer:
             rows = known.parts_of(path, self.plan.modality)
             self._gone[rows[~known.present[rows] & ~self._moved[rows]]] = True
             if item.version:
-                count = decoded.parts - self._rowless
+                count = decoded.parts - self._rowless[path]
                 values = (path, self.plan.modality, self.plan.judge.version(item), count)
                 self._containers[path] = dict(zip(CONTAINER_SCHEMA.names, values, strict=True))
-        self._rowless = 0
+        del self._rowless[path]
 
-    def _is_of_unchanged_container(self, path: str) -> bool:
-        """True for failures of a container that this run did not open."""
+    def _lists_some(self) -> bool:
+        """True if the corpus has items that this run has not listed: only some are named, or it looks for texts where
+        another source of the index is the images, or the reverse."""
+        sources = self.writer.manifest.sources
+        both = any(each.uri == self.plan.root and each.modality != self.plan.modality for each in sources)
+        return self.plan.is_partial or both
+
+    def _still_fails(self, path: str) -> bool:
+        """True for earlier failures that this run tells nothing of: of a container that it did not open, or of an item
+        that it did not list and that is still there."""
         container, part = container_uri(path)
         position = self.plan.completed.find(container, self.plan.modality) if part else -1
-        return position >= 0 and self.plan.completed.is_listed(position)
+        if position >= 0 and self.plan.completed.is_listed(position):
+            return True
+        row = self.plan.known.find(path)
+        is_unseen = path in self._unseen and not (row >= 0 and self.plan.known.present[row])
+        return is_unseen and not has_vanished(self._before.located(container))
 
     def _write(self, removed: Collection[int] | np.ndarray) -> None:
         """Commit the rows that are ready."""
@@ -202,26 +220,30 @@ class Committer:
         """A row for known content: it keeps the id of its own row or of a lost one, else it copies the vector."""
         known, content = self.plan.known, content_key(decoded.content_hash)
         before = known.find(path)
-        own = int(known.ids[before]) if before >= 0 else None
         if before >= 0 and known.contents[before] == content:
+            kept, is_described = before, self.plan.judge.is_described(before, decoded.item)
             same_time = known.mtimes[before] == decoded.item.mtime_ns
-            if same_time and known.has_version(before, decoded.item):
+            if same_time and is_described and known.has_version(before, decoded.item):
                 self.unchanged += 1
                 return
-            keeps = own
         else:
-            keeps = self._moved_from(decoded.content_hash)
-        if own is not None and keeps != own:
-            self._removed.add(own)
-        twin = keeps
-        if twin is None:
-            row = known.find_content(decoded.content_hash)
+            kept = self._moved_from(decoded.content_hash)
+            is_described = kept >= 0 and self.plan.judge.is_described(kept, decoded.item)
+        if before >= 0 and kept != before:
+            self._removed.add(int(known.ids[before]))
+        if kept >= 0:
+            identifier = twin = int(known.ids[kept])
+        else:
+            identifier, row = self._fresh_id(), known.find_content(decoded.content_hash)
             twin = int(known.ids[row]) if row >= 0 else self._embedded.find(decoded.content_hash)
-        self._ready.append(_Ready(path, decoded, self._fresh_id() if keeps is None else keeps, twin))
+        keeps_columns = is_described and not decoded.item.described
+        self._ready.append(_Ready(path, decoded, identifier, twin, keeps_columns))
         self.reused += 1
 
-    def _moved_from(self, content_hash: str) -> int | None:
-        """Id of a row with a content whose file is gone: of this corpus, else of any other; each is given once.
+    def _moved_from(self, content_hash: str) -> int:
+        """Position of a row with a content whose file is gone: of this corpus, else of any other; each is given once.
+
+        It is -1 if there is none.
 
         Files of other corpora are looked for on the disk, so that a file that is still there is not taken for moved.
         """
@@ -229,11 +251,10 @@ class Committer:
         rows = rows[~self._elsewhere[rows]]
         for row in rows[np.argsort(~self._gone[rows], kind="stable")]:
             self._elsewhere[row] = True
-            identifier = int(self.plan.known.ids[row])
-            if self._gone[row] or self._is_lost(identifier):
+            if self._gone[row] or self._is_lost(int(self.plan.known.ids[row])):
                 self._gone[row], self._moved[row] = False, True
-                return identifier
-        return None
+                return int(row)
+        return -1
 
     def _is_lost(self, identifier: int) -> bool:
         file, _ = container_uri(self._paths(identifier // BATCH_ROWS)[identifier])
@@ -251,7 +272,8 @@ class Committer:
         reason = str(error).encode("utf-8", "backslashreplace").decode()  # it may quote a name
         self.failures.append(Failure(path=path, stage=error.stage, reason=reason, corpus=self.plan.owner))
         before = self.plan.known.find(path)
-        self._rowless += before < 0 or error.stage != "read"
+        container, part = container_uri(path)
+        self._rowless[container] += bool(part) and (before < 0 or error.stage != "read")
         if before >= 0 and error.stage != "read":
             # The item now holds something else, which is broken; the old vector no longer describes it.
             self._removed.add(int(self.plan.known.ids[before]))
@@ -267,9 +289,7 @@ class Committer:
             twin = facts.get(each.twin) if each.twin is not None else None
             vectors[number] = decoded.vector if each.twin is None else stored[each.twin]
             of_file = twin if twin is not None else facts_of(decoded)
-            is_same_row = twin is not None and each.twin == each.id
-            keeps_columns = is_same_row and not item.described and decoded.redescribed is None
-            own = {} if keeps_columns else dict(decoded.own or {})
+            own = {} if each.keeps_columns else dict(decoded.own or {})
             if decoded.redescribed is not None and decoded.own is None:
                 own = dict.fromkeys(DESCRIBED)  # what the source said before, and may say no more
             rows.append(
@@ -282,11 +302,11 @@ class Committer:
                     corpus=self.plan.owner,
                     version=item.version or None,
                     modality=self.plan.modality,
-                    described=(of_file["described"] if keeps_columns else item.described) or None,
+                    described=(of_file["described"] if each.keeps_columns else item.described) or None,
                     **{name: of_file.get(name) for name in _FACTS} | own | self.columns.descriptive(item.columns),
                 )
             )
-            further.append(of_file if keeps_columns else item.columns)
+            further.append(of_file if each.keeps_columns else item.columns)
         return rows, vectors, self.columns.table(further)
 
     def _stored(self, twins: set[int]) -> tuple[dict[int, np.ndarray], dict[int, dict[str, Any]]]:

@@ -51,16 +51,17 @@ class Judge:
         if row < 0:
             return None
         known.present[row] = True
-        is_same = not self.rehash and known.is_unchanged(row, item) and self._is_described(row, item)
+        is_same = not self.rehash and known.is_unchanged(row, item) and self.is_described(row, item)
         return np.array([row]) if is_same else None
 
     def redescribed(self, item: Item) -> int | None:
         """Position of the row of an item of which only the columns have changed; None for any other item."""
         row = self.known.find(self.stored(item.uri))
         is_same = row >= 0 and not self.rehash and self.known.is_unchanged(row, item)
-        return row if is_same and not self._is_described(row, item) else None
+        return row if is_same and not self.is_described(row, item) else None
 
-    def _is_described(self, row: int, item: Item) -> bool:
+    def is_described(self, row: int, item: Item) -> bool:
+        """True if a row has the columns that the corpus has for its item, or the corpus has none."""
         return self.known.is_described(row, item, sees_sidecars=self.sees_sidecars, sees_tables=self.sees_tables)
 
 

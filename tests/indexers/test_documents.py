@@ -83,6 +83,20 @@ def test_a_second_run_opens_what_has_changed(folder: Path, monkeypatch: pytest.M
     assert (more.total, encoder.embedded) == (7, 9)
 
 
+def test_a_broken_image_beside_a_document_does_not_open_it_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "a broken.png").write_bytes(b"broken")
+    encoder = ColourEncoder()
+    run(folder, encoder)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("it is opened")
+
+    for reader in (PdfContainer, VideoContainer):
+        monkeypatch.setattr(reader, "parts", refuse)
+    again = run(folder, encoder)
+    assert (again.indexed, again.failed, again.unchanged) == (0, 1, again.total)
+
+
 def test_damaged_files_are_failures_beside_what_is_read(folder: Path) -> None:
     (folder / "bad.pdf").write_bytes(b"%PDF-1.7\n")
     write_pdf(folder / "locked.pdf", [(612, 792, "x")], locked=True)

@@ -10,11 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from llm2clip_search.corpora import FolderCorpus, Item
+from llm2clip_search import index_corpus
+from llm2clip_search.corpora import FolderCorpus, Item, SourceOptions
+from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.decode import decode_item, read_facts
 from llm2clip_search.corpora.skipped import SYSTEM_FOLDERS
 from llm2clip_search.encoders.images import Picture
 from llm2clip_search.errors import CorpusError, ModelError
+from llm2clip_search.indexers.sources import open_sources
 from llm2clip_search.store import Snapshot
 from tests.support.encoders import ColourEncoder
 from tests.support.folders import check, rows, update
@@ -80,6 +83,41 @@ def test_an_image_that_turns_bad_leaves_and_one_that_heals_returns(photographs: 
     assert rows(photographs)["images/2024/photo-01.png"]["id"] != old
     assert pq.read_table(failures).num_rows == 0
     check(photographs, colours)
+
+
+def test_failures_stay_until_their_file_is_looked_at(photographs: Path, colours: ColourEncoder) -> None:
+    """A run that names some files, or that looks for texts, tells nothing of other files that failed."""
+    index = photographs.parent / ".llm2clip"
+
+    def failed() -> list[str]:
+        return sorted(Path(row["path"]).name for row in Snapshot(index).failures())
+
+    def run(*files: Path, modality: Modality = "image") -> None:
+        for corpus in open_sources(files or [photographs], None, options=SourceOptions(modality=modality)):
+            index_corpus(corpus, encoder=colours, index=index)
+
+    bad, worse, text = (photographs / name for name in ("bad.png", "worse.png", "broken.txt"))
+    named = [photographs / "one.png", photographs / "two.png"]
+    for number, path in enumerate(named):
+        photograph(600 + number, (70, 50)).save(path)
+    for path in (bad, worse):
+        path.write_bytes(b"broken")
+    text.write_bytes(b"no\0text")
+    run()
+    assert failed() == ["bad.png", "worse.png"]
+    run(*named)
+    assert failed() == ["bad.png", "worse.png"]
+    run(modality="text")
+    assert failed() == ["bad.png", "broken.txt", "worse.png"]
+    photograph(700, (70, 50)).save(bad)
+    run(bad, *named)
+    assert failed() == ["broken.txt", "worse.png"]
+    worse.unlink()
+    run(*named)
+    assert failed() == ["broken.txt"]
+    text.write_text("a text")
+    run(modality="text")
+    assert failed() == []
 
 
 def test_a_file_that_cannot_be_read_now_keeps_its_row(
