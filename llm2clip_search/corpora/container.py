@@ -1,6 +1,7 @@
 """The seam behind which archives, tables, documents and videos look alike: files that hold many items."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from llm2clip_search.corpora.corpus import Item, Modality
@@ -62,6 +63,27 @@ class Container(Protocol):
         >>> split("a#b/scan.pdf#page=3")
         ('a#b/scan.pdf', 'page=3')
         """
-        ends = [end for end, letter in enumerate(uri) if letter == "#"]
-        end = next((end for end in ends if uri[:end].casefold().endswith(tuple(self.suffixes))), ends[0])
+        end = container_end(uri, lambda name: name.casefold().endswith(tuple(self.suffixes)))
+        if end == len(uri):  # a container whose name does not tell what it is
+            end = uri.index("#")
         return uri[:end], uri[end + 1 :]
+
+
+def container_end(uri: str, is_container: Callable[[str], bool]) -> int:
+    """Where the name of a part's container ends in its URI; the length of the URI if it is no part.
+
+    On this machine a ``#`` may also belong to the name of a file or folder: ``scan.pdf#1.jpg`` beside ``scan.pdf``, or
+    ``talk.mp4#frames/1.jpg``. So the longest beginning that is a file counts, and the disk is asked only where the
+    names leave a choice.
+
+    Args:
+        is_container: tells by its name whether a file has parts.
+    """
+    ends = [end for end, letter in enumerate(uri) if letter == "#" and is_container(uri[:end])]
+    if not ends:
+        return len(uri)
+    if "://" not in uri:
+        for end in (len(uri), *reversed(ends[1:])):
+            if os.path.isfile(uri[:end]):  # noqa: PTH113 - for each part that is read
+                return end
+    return ends[0]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cache
 
-from llm2clip_search.corpora.container import Container
+from llm2clip_search.corpora.container import Container, container_end
 from llm2clip_search.corpora.corpus import Item
 from llm2clip_search.corpora.files import Files, files_of
 from llm2clip_search.corpora.options import SourceOptions
@@ -13,13 +13,14 @@ from llm2clip_search.corpora.passages import char_range
 def container_uri(uri: str) -> tuple[str, str]:
     """A part's URI as that of its container and which part it is; an empty string if it is no part.
 
+    Args:
+        uri: with a path that can be opened, because what is a file on this machine is no part, see `container_end`.
+
     >>> container_uri("a/scan.pdf#page=3")
     ('a/scan.pdf', 'page=3')
     """
-    for end, letter in enumerate(uri):
-        if letter == "#" and container_for(uri[:end]) is not None:
-            return uri[:end], uri[end + 1 :]
-    return uri, ""
+    end = container_end(uri, lambda name: container_for(name) is not None)
+    return uri[:end], uri[end + 1 :]
 
 
 def container_for(uri: str, kind: str | None = None) -> Container | None:

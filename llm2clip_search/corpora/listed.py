@@ -6,6 +6,7 @@ import shutil
 import stat
 import tempfile
 from array import array
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,6 +55,7 @@ class ListCorpus(Corpus):
     """Images that a list names; the further columns of a table go along.
 
     Paths are relative to the folder of the list. What is named twice is one item, with the columns of its first row.
+    Lines are UTF-8, or UTF-16 with a byte-order mark; space around a line counts only if a file has that name.
     """
 
     def __init__(
@@ -179,18 +181,34 @@ class ListCorpus(Corpus):
     def _lines(self) -> Iterator[_Row]:
         rest = b""
         with self._opened() as file:
-            while block := file.read(_READ):
+            for block in self._blocks(file):
                 *lines, rest = (rest + block).split(self._separator)
                 yield from self._of_lines(lines)
                 if len(rest) > _LONGEST:
                     raise CorpusError(f"{self._source} is not a list: it has a line of more than {_LONGEST:,} bytes.")
         yield from self._of_lines([rest])
 
+    def _blocks(self, file: Any) -> Iterator[bytes]:
+        """What a file of lines holds; UTF-16, which ``>`` of Windows PowerShell writes, as UTF-8."""
+        block = file.read(_READ)
+        is_utf16 = self._separator == b"\n" and block.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+        decoder = getincrementaldecoder("utf-16")("replace") if is_utf16 else None
+        while block:
+            yield block if decoder is None else decoder.decode(block).encode()
+            block = file.read(_READ)
+
     def _of_lines(self, lines: list[bytes]) -> Iterator[_Row]:
         for line in lines:
             name = line.rstrip(b"\r") if self._separator == b"\n" else line
             if name.strip():
-                yield _Row(place=os.fsdecode(name.removeprefix(b"\xef\xbb\xbf")))
+                place = os.fsdecode(name.removeprefix(b"\xef\xbb\xbf"))
+                yield _Row(place=self._trimmed(place) if self._separator == b"\n" else place)
+
+    def _trimmed(self, name: str) -> str:
+        """A line without the space around it, unless a path of exactly that name is there."""
+        stripped = name.strip()
+        is_literal = name != stripped and "://" not in name and os.path.lexists(self._place(name))
+        return name if is_literal else stripped
 
     def _opened(self) -> Any:
         if self._spooled is None or self._stream is None:

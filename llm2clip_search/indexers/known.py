@@ -34,6 +34,7 @@ class KnownRows:
         are_texts: bool ``[rows]``.
         present: bool ``[rows]``, for the caller to mark rows whose item is there.
         awaited: bool ``[rows]``, for the caller to mark parts of containers that are about to be listed.
+        are_files: bool ``[rows]``, for the caller to mark files whose names look like those of parts.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -59,6 +60,7 @@ class KnownRows:
         self.contents = columns[1].view(np.uint64)
         self.present = np.zeros(len(self.ids), dtype=bool)
         self.awaited = np.zeros(len(self.ids), dtype=bool)
+        self.are_files = np.zeros(len(self.ids), dtype=bool)
         self._by_content = np.argsort(self.contents, kind="stable")
 
     def __len__(self) -> int:
@@ -86,7 +88,7 @@ class KnownRows:
     def parts_of(self, path: str, modality: Modality) -> np.ndarray:
         """Positions of the rows of a container with a stored path, int64 ascending."""
         rows = self._containers.of(hash(path))
-        found: np.ndarray = rows[self.are_texts[rows] == (modality == "text")]
+        found: np.ndarray = rows[(self.are_texts[rows] == (modality == "text")) & ~self.are_files[rows]]
         return found
 
     def is_described(self, row: int, item: Item, *, sees_sidecars: bool = False, sees_tables: bool = False) -> bool:

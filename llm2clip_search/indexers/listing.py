@@ -1,7 +1,8 @@
 """Listing what a run reads: items that are new or changed, and those of containers that have to be opened."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,8 @@ class Judge:
     """Everything is read, whatever its version says."""
     manner: str = ""
     """Mark of the options that say how containers are read; empty for the usual way."""
+    _names: dict[str, list[str]] = field(default_factory=dict)
+    """Names with a ``#`` by their folder, of folders in which a container has changed."""
 
     def version(self, container: Item) -> str:
         """The version of a container as it is read: with other options, it is another one."""
@@ -40,8 +43,9 @@ class Judge:
         """Positions of the rows of an item or container that need not be read; None if it has to be."""
         path, known, completed = self.stored(item.uri), self.known, self.completed
         if item.is_container:
-            rows, position = known.parts_of(path, self.modality), completed.find(path, self.modality)
-            if position < 0 or self.rehash or not completed.is_unchanged(position, self.version(item), len(rows)):
+            position = completed.find(path, self.modality)
+            rows = self._rows_of_parts(path, item, position)
+            if self.rehash or not self._is_complete(position, item, rows):
                 known.awaited[rows] = True  # which parts there are is known when they have been listed
                 return None
             completed.mark(position)
@@ -53,6 +57,34 @@ class Judge:
         known.present[row] = True
         is_same = not self.rehash and known.is_unchanged(row, item) and self.is_described(row, item)
         return np.array([row]) if is_same else None
+
+    def _is_complete(self, position: int, item: Item, rows: np.ndarray) -> bool:
+        return position >= 0 and self.completed.is_unchanged(position, self.version(item), len(rows))
+
+    def _rows_of_parts(self, path: str, item: Item, position: int) -> np.ndarray:
+        """Positions of the rows of a container's parts, without files whose names look like parts of it."""
+        rows = self.known.parts_of(path, self.modality)
+        if not len(rows) or "://" in item.uri or self._is_complete(position, item, rows):
+            return rows
+        for file in self._like_parts(item.uri):
+            if (row := self.known.find(self.stored(file))) >= 0:
+                self.known.are_files[row] = True
+        return self.known.parts_of(path, self.modality)
+
+    def _like_parts(self, uri: str) -> Iterator[str]:
+        """Files of this machine whose paths begin with that of a container and a ``#``."""
+        folder, name = os.path.split(uri)
+        if folder not in self._names:  # which may hold thousands of documents
+            try:
+                self._names[folder] = [each for each in os.listdir(folder or os.curdir) if "#" in each]  # noqa: PTH208
+            except OSError:
+                self._names[folder] = []
+        for each in self._names[folder]:
+            if each.startswith(f"{name}#"):
+                path = os.path.join(folder, each)  # noqa: PTH118
+                yield path
+                for root, _, files in os.walk(path):
+                    yield from (os.path.join(root, file) for file in files)  # noqa: PTH118
 
     def redescribed(self, item: Item) -> int | None:
         """Position of the row of an item of which only the columns have changed; None for any other item."""

@@ -163,7 +163,7 @@ def _gone(
         if unreadable or vacant or others or corpus.is_partial or has_parts:
             kept = np.zeros(len(gone), dtype=bool)
             for number, path in enumerate(paths.take(pa.array(gone)).to_pylist()):
-                file, of_file = container_uri(path)
+                file, of_file = file_and_part(snapshot, path)
                 parts = _upward(file)
                 part = next((each for each in parts if each in vacant), None)
                 is_unlisted = corpus.is_partial or (bool(of_file) and not corpus.lists(snapshot.located(file)))
@@ -179,6 +179,12 @@ def _gone(
     if not forget:
         plan.vacant = {part: missing[np.isin(known.ids[missing], kept_ids)] for part, kept_ids in below.items()}
     return missing[np.isin(known.ids[missing], np.concatenate([*lost, np.empty(0, dtype=np.int64)]))]
+
+
+def file_and_part(snapshot: Snapshot, path: str) -> tuple[str, str]:
+    """As `container_uri`, of a stored path: the file as the index writes it, and which part of it."""
+    file, part = container_uri(snapshot.located(path)) if "#" in path else (path, "")
+    return (snapshot.stored(file), part) if part else (path, "")
 
 
 def _belong(snapshot: Snapshot, corpus: Corpus, plan: IndexPlan, table: pa.Table) -> np.ndarray:

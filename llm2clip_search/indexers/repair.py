@@ -13,7 +13,6 @@ import pyarrow as pa
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Item
-from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers.ann import build_ann, no_captions
@@ -127,7 +126,8 @@ class _Lost(Judge):
     """Those that their source has listed."""
 
     def __post_init__(self) -> None:
-        self._containers = {container_uri(path)[0] for path in self.lost}
+        # Every beginning that may name a container; a corpus lists those that are one.
+        self._containers = {path[:at] for path in self.lost for at, letter in enumerate(path) if letter == "#"}
 
     def unchanged(self, item: Item) -> np.ndarray | None:
         path = self.stored(item.uri)

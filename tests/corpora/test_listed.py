@@ -182,3 +182,30 @@ def test_a_long_stream_is_read_in_blocks(tmp_path: Path) -> None:
     uris = [item.uri for item in corpus.items()]
     assert len(uris) == count
     assert uris[-1].endswith(f"/{count - 1}.jpg")
+
+
+def test_space_around_a_line_is_left_out_unless_it_belongs_to_the_name(tmp_path: Path) -> None:
+    photos(tmp_path, "a.jpg", "b.jpg", "c.jpg", "c.jpg ")
+    path = tmp_path / "list.txt"
+    path.write_text("a.jpg  \n\t b.jpg\r\nc.jpg \n c.jpg\n https://host/d.jpg \r\n")
+    items = list(listed(path).items())
+    local = [str(tmp_path / name) for name in ("a.jpg", "b.jpg", "c.jpg ", "c.jpg")]
+    assert [item.uri for item in items] == [*local, "https://host/d.jpg"]
+    assert [item.fault for item in items] == [""] * 5
+    path.write_bytes(b" c.jpg\0c.jpg \0")
+    items = list(listed(path, null_separated=True).items())
+    assert [item.uri for item in items] == [str(tmp_path / " c.jpg"), str(tmp_path / "c.jpg ")]
+    assert [bool(item.fault) for item in items] == [True, False]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_lines_in_utf_16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    """As ``>`` of Windows PowerShell writes them; read in pieces that end within a letter."""
+    monkeypatch.setattr("llm2clip_search.corpora.listed._READ", 5)
+    contents = photos(tmp_path, "a.jpg", "日本 \N{CAT FACE}.jpg", "\u0a0d.jpg")
+    path = tmp_path / "list.txt"
+    path.write_bytes("\ufeffa.jpg\r\n日本 \N{CAT FACE}.jpg\r\n\u0a0d.jpg\r\n".encode(encoding))
+    corpus = listed(path)
+    assert [corpus.open(item) for item in corpus.items()] == contents
+    stream = ListCorpus(str(tmp_path), options=SourceOptions(kind="list"), stream=io.BytesIO(path.read_bytes()))
+    assert [stream.open(item) for item in stream.items()] == contents

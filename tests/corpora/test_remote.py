@@ -1,6 +1,7 @@
 """Buckets of a real S3 server, and folders of fsspec: listing, reading, what is left out, and what goes wrong."""
 
 import io
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -8,10 +9,10 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llm2clip_search.corpora import FolderCorpus, Item, SourceOptions
+from llm2clip_search.corpora import FolderCorpus, Item, SourceOptions, read_ahead
 from llm2clip_search.corpora.corpus import ItemReader
 from llm2clip_search.corpora.decode import Decoded, decode_ahead
 from llm2clip_search.corpora.files import Files, files_of
@@ -332,3 +333,50 @@ def test_a_run_that_stops_does_not_wait_for_a_slow_server() -> None:
     results.close()  # type: ignore[attr-defined]
     assert time.monotonic() - started < 5.0
     released.set()
+
+
+class _Counting(ItemReader):
+    """Items of as many bytes as their names say; counts those that were read and not yet taken."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.held = self.most = self.begun = 0
+
+    def open(self, item: Item) -> bytes:
+        size = int(item.uri.rpartition("/")[2])
+        with self.changed:
+            self.begun += 1
+            self.held += size
+            self.most = max(self.most, self.held)
+            self.changed.notify_all()
+        return bytes(size)
+
+    def take(self, data: bytes) -> None:
+        with self.changed:
+            self.held -= len(data)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.integers(0, 50), min_size=1, max_size=300), shuffled=st.none() | st.randoms())
+@example(sizes=[50] * 2000, shuffled=None)
+def test_what_was_read_ahead_has_bounded_bytes(sizes: list[int], shuffled: random.Random | None) -> None:
+    """In whatever order items are opened, and though nobody knows their sizes, all are read."""
+    items = [Item(uri=f"https://host/{size}") for size in sizes]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read_ahead, "HELD_BYTES", 200)
+        patch.setattr(read_ahead, "READS", 4)
+        reader = _Counting()
+        ahead = ReadAhead(reader, largest=100)
+        order = list(ahead.listed(items))
+        with reader.changed:  # at least these can be held together
+            assert reader.changed.wait_for(lambda: reader.begun >= min(len(items), 200 // 50), 20.0)
+        if shuffled is not None:
+            shuffled.shuffle(order)
+        for item in order:
+            data = ahead.open(item)
+            assert len(data) == int(item.uri.rpartition("/")[2])
+            reader.take(data)
+        ahead.stop()
+    assert reader.held == 0
+    if shuffled is None:  # what is waited for is read in any case
+        assert reader.most <= 200 + (4 + 1) * 50

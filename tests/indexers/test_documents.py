@@ -18,6 +18,7 @@ from llm2clip_search.indexers import IndexSummary, index_corpus
 from tests.support.documents import write_pdf
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
+from tests.support.reads import note_reads
 from tests.support.videos import moving, write_video
 
 
@@ -149,3 +150,53 @@ def test_without_the_packages_files_are_counted_and_named_ones_refused(
     assert "pip install 'llm2clip-search[pdf]'" in caught.value.hint
     with pytest.raises(CorpusError, match=r"without the extra \[pdf\]"):
         containers.open_uri(f"{folder}/more.pdf#page=1")
+
+
+NAMES = ("report.pdf#1.jpg", "data.csv#2.png", "clip.mp4#t=3.jpg", "notes.txt#1.jpg", "album.tar#1/x.jpg")
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside their documents"])
+def test_images_with_names_of_parts_are_files(tmp_path: Path, beside: bool) -> None:
+    """Exported pages and frames, in folders of such names too, and documents in these."""
+    encoder, source = ColourEncoder(), tmp_path / "photos"
+    names = {*NAMES, "talk.mp4#frames/t=1.jpg"}
+    for number, name in enumerate(sorted(names)):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        photograph(number).save(source / name)
+    scan([31, 32], source / "talk.mp4#frames" / "scan.pdf")
+    if beside:
+        scan([41, 42, 43], source / "report.pdf")
+        write_video(source / "talk.mp4", moving(48, scenes=[]))
+    first = run(source, encoder, tmp_path / "i")
+    assert first.failures == []
+    index = open_index(tmp_path / "i", encoder=encoder)
+    hits = index.query("anything", k=50).hits
+    assert len(hits) == first.indexed == len(names) + 2 + 4 * beside
+    assert {str(Path(hit.file).relative_to(source)) for hit in hits if hit.part is None} == names
+    assert {hit.part for hit in hits if hit.file.endswith("frames/scan.pdf")} == {"page=1", "page=2"}
+    for hit in hits:
+        assert hit.exists
+        if hit.part is None:
+            assert hit.open() == Path(hit.file).read_bytes()
+        [found] = index.query(image=hit.uri, k=1).hits
+        assert found.uri == hit.uri
+    second = run(source, encoder, tmp_path / "i")
+    assert (second.unchanged, second.indexed, second.reused, second.removed) == (first.total, 0, 0, 0)
+    (source / "report.pdf#1.jpg").unlink()
+    assert run(source, encoder, tmp_path / "i").removed == 1
+
+
+def test_a_document_beside_its_exported_pages_stays_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, source = ColourEncoder(), tmp_path / "photos"
+    source.mkdir()
+    scan([1, 2, 3], source / "report.pdf")
+    photograph(4).save(source / "report.pdf#1.jpg")
+    run(source, encoder, tmp_path / "i")
+    read = note_reads(monkeypatch)
+    run(source, encoder, tmp_path / "i")
+    assert read == []
+    monkeypatch.undo()
+    scan([1, 5], source / "report.pdf")
+    done = run(source / "report.pdf", encoder, tmp_path / "i")  # a source of its own, which the picture is none of
+    assert (done.removed, done.total) == (1, 3)
+    assert run(source, encoder, tmp_path / "i").unchanged == 3
