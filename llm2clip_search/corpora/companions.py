@@ -6,9 +6,10 @@ from typing import Any
 
 from llm2clip_search.base.files import open_regular
 from llm2clip_search.corpora.columns import DESCRIBED
+from llm2clip_search.corpora.exif import exif_columns
 from llm2clip_search.corpora.xmp import MAX_BYTES, Description, describe, read_xmp
 from llm2clip_search.encoders.image_types import CAMERA_RAW
-from llm2clip_search.encoders.packets import read_packets
+from llm2clip_search.encoders.packets import read_metadata
 
 SIDECAR = ".xmp"
 
@@ -106,8 +107,9 @@ def columns_of(description: Description) -> dict[str, Any]:
 
 
 def own_columns(source: bytes | Path) -> dict[str, Any]:
-    """What an image file says of itself, by column, all of them; its pixels are not decoded."""
-    return columns_of(describe(read_packets(source)))
+    """What an image file says of itself, by column, all that a source may say in its place; pixels are not decoded."""
+    packets, exif = read_metadata(source)
+    return columns_of(describe(packets)) | exif_columns(exif)[0]
 
 
 def _stem(name: str) -> str:

@@ -106,7 +106,7 @@ class Corpus(ItemReader, Protocol):
         raise CorpusError(f"{container.uri} has no parts.")
 
     def own_columns(self, item: Item) -> Mapping[str, Any] | None:
-        """Caption, rating and keywords that an item has without what describes it, by column, all of them; None if that
+        """What an item says of itself, by column: caption, rating, keywords, time, camera and place; None if that
         is not known. Asked for if what has described it has changed or is gone."""
         return None
 

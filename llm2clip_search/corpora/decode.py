@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL.ExifTags import GPS, IFD, Base
 
 from llm2clip_search.corpora.companions import columns_of, own_columns
 from llm2clip_search.corpora.corpus import Item, ItemReader, Modality
+from llm2clip_search.corpora.exif import exif_columns
 from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.corpora.read_ahead import ReadAhead
 from llm2clip_search.corpora.xmp import describe
@@ -64,8 +64,8 @@ class Decoded:
     """Bytes that were read."""
     facts: ImageFacts | None = None
     own: Mapping[str, Any] | None = None
-    """Caption, rating and keywords that an image that is not decoded has itself, in place of those of a row whose
-    content or past it shares; None if they are as that row says."""
+    """What an image that is not decoded says of itself, in place of the columns of a row whose content or past it
+    shares: caption, rating, keywords, time, camera and place; None if they are as that row says."""
     pixels: np.ndarray | None = None
     """uint8 ``[height, width, 3]`` for the vision tower."""
     text: str | None = None
@@ -237,48 +237,12 @@ def _read_text(data: bytes) -> str:
 
 def read_facts(picture: Picture) -> ImageFacts:
     """Size, EXIF data, caption, rating and keywords of a picture; damaged data leaves its columns empty."""
-    exif: Any = picture.exif
-    details: Any = {}
-    position: Any = {}
-    damage = picture.damage
-    try:
-        details, position = exif.get_ifd(IFD.Exif), exif.get_ifd(IFD.GPSInfo)
-    except Exception:  # Pillow raises many types on damaged EXIF
-        damage = damage or "damaged EXIF"
-    camera = " ".join(str(part).strip(" \x00") for part in (exif.get(Base.Make), exif.get(Base.Model)) if part)
+    columns, is_damaged = exif_columns(picture.exif)
     return ImageFacts(
         width=picture.size[0],
         height=picture.size[1],
         format=picture.format,
-        taken=_time(details.get(Base.DateTimeOriginal) or exif.get(Base.DateTime)),
-        camera=_text(camera),
-        latitude=_degrees(position.get(GPS.GPSLatitude), position.get(GPS.GPSLatitudeRef), limit=90.0),
-        longitude=_degrees(position.get(GPS.GPSLongitude), position.get(GPS.GPSLongitudeRef), limit=180.0),
-        damage=damage,
+        damage=picture.damage or ("damaged EXIF" if is_damaged else None),
+        **columns,
         **columns_of(describe(picture.packets)),
     )
-
-
-def _text(value: str) -> str | None:
-    cleaned = value.encode("utf-8", "replace").decode("utf-8").strip()
-    return cleaned or None
-
-
-def _time(value: object) -> datetime | None:
-    try:
-        return datetime.strptime(str(value).strip(" \x00")[:19], "%Y:%m:%d %H:%M:%S")
-    except ValueError:
-        return None
-
-
-def _degrees(parts: Any, reference: Any, *, limit: float) -> float | None:
-    """Degrees, minutes, seconds and a hemisphere letter as signed degrees; None if out of range."""
-    try:
-        degrees, minutes, seconds = (float(part) for part in parts)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    value = degrees + minutes / 60.0 + seconds / 3600.0
-    if not 0.0 <= value <= limit:
-        return None
-    letter = reference.decode("ascii", "replace") if isinstance(reference, bytes) else str(reference)
-    return -value if letter[:1] in ("S", "W") else value

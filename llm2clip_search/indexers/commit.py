@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llm2clip_search.corpora.columns import DESCRIBED
-from llm2clip_search.corpora.containers import container_uri
 from llm2clip_search.corpora.decode import Decoded, ImageFacts, content_key
 from llm2clip_search.errors import ImageError
 from llm2clip_search.indexers.columns import ColumnTypes
 from llm2clip_search.indexers.known import Embedded
-from llm2clip_search.indexers.plan import IndexPlan, has_vanished, is_lost
+from llm2clip_search.indexers.plan import IndexPlan, file_and_part, has_vanished, is_lost
 from llm2clip_search.store import Row, Writer
 from llm2clip_search.store.compaction import compact
 from llm2clip_search.store.paths import as_mask
@@ -192,7 +191,7 @@ class Committer:
     def _still_fails(self, path: str) -> bool:
         """True for earlier failures that this run tells nothing of: of a container that it did not open, or of an item
         that it did not list and that is still there."""
-        container, part = container_uri(path)
+        container, part = file_and_part(self._before, path)
         position = self.plan.completed.find(container, self.plan.modality) if part else -1
         if position >= 0 and self.plan.completed.is_listed(position):
             return True
@@ -257,7 +256,7 @@ class Committer:
         return -1
 
     def _is_lost(self, identifier: int) -> bool:
-        file, _ = container_uri(self._paths(identifier // BATCH_ROWS)[identifier])
+        file, _ = file_and_part(self._before, self._paths(identifier // BATCH_ROWS)[identifier])
         return not is_uri(file) and is_lost(self._before.located(file))
 
     def _read_paths(self, block: int) -> dict[int, str]:
@@ -272,7 +271,7 @@ class Committer:
         reason = str(error).encode("utf-8", "backslashreplace").decode()  # it may quote a name
         self.failures.append(Failure(path=path, stage=error.stage, reason=reason, corpus=self.plan.owner))
         before = self.plan.known.find(path)
-        container, part = container_uri(path)
+        container, part = file_and_part(self._before, path)
         self._rowless[container] += bool(part) and (before < 0 or error.stage != "read")
         if before >= 0 and error.stage != "read":
             # The item now holds something else, which is broken; the old vector no longer describes it.

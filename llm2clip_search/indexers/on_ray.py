@@ -13,7 +13,7 @@ from llm2clip_search.cluster.pipeline import Usage, embed_units
 from llm2clip_search.cluster.pool import ClusterConfig
 from llm2clip_search.cluster.work import EncoderSource, Note, Work
 from llm2clip_search.corpora import Corpus, Item
-from llm2clip_search.corpora.columns import DESCRIBED
+from llm2clip_search.corpora.columns import WELCOME
 from llm2clip_search.corpora.corpus import Modality
 from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.corpora.encode import TEXT_BATCHES
@@ -248,6 +248,6 @@ def _settled(result: Decoded, committer: Committer) -> Decoded:
     if result.redescribed is not None:
         return replace(result, redescribed=judge.redescribed(result.item))
     if result.vector is not None and committer.knows(result.content_hash):
-        own = None if result.facts is None else {name: getattr(result.facts, name) for name in DESCRIBED}
+        own = None if result.facts is None else {name: getattr(result.facts, name) for name in WELCOME}
         return replace(result, vector=None, facts=None, own=own)
     return result

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from llm2clip_search.corpora import FolderCorpus, Item, lookahead
+from llm2clip_search.corpora.columns import WELCOME
+from llm2clip_search.corpora.companions import own_columns
 from llm2clip_search.corpora.decode import decode_item, read_facts
 from llm2clip_search.corpora.lookahead import map_ahead
 from llm2clip_search.encoders.images import reading, register_plugins
@@ -111,6 +114,23 @@ def test_exif_facts_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".heic", ".avif", ".mpo"])
+def test_what_a_file_says_of_itself_is_read_without_its_pixels(suffix: str, tmp_path: Path) -> None:
+    register_plugins()
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0132] = "Fuji", "2024:05:06 07:08:09"
+    exif.get_ifd(0x8769)[0x9003] = "2023:05:06 07:08:09"
+    exif.get_ifd(0x8825).update({1: "S", 2: (10.0, 30.0, 0.0), 3: "E", 4: (20.0, 0.0, 0.0)})
+    path = tmp_path / f"x{suffix}"
+    photograph(1, (64, 48)).save(path, exif=exif)
+    with reading(path.read_bytes()) as picture:
+        facts = read_facts(picture)
+    assert (facts.camera, facts.taken, facts.latitude) == ("Fuji", datetime(2023, 5, 6, 7, 8, 9), -10.5)
+    expected = {name: getattr(facts, name) for name in WELCOME}
+    with patch.object(ImageFile.ImageFile, "load", lambda image: pytest.fail("it is decoded")):
+        assert own_columns(path.read_bytes()) == own_columns(path) == expected
+
+
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"", b"Exif\0\0II*\0\xff\xff\xff\xff"])
 def test_broken_exif_costs_only_its_columns(tmp_path: Path, exif: bytes) -> None:
     photograph(1).save(tmp_path / "x.jpg", exif=exif)

@@ -13,7 +13,7 @@ from llm2clip_search.base.files import open_regular
 from llm2clip_search.base.memory import peak_bytes
 from llm2clip_search.corpora import SourceOptions, files, listed, table_files, table_texts
 from llm2clip_search.corpora.registry import open_corpora
-from llm2clip_search.encoders.packets import read_packets
+from llm2clip_search.encoders.packets import read_metadata
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers import IndexConfig, IndexSummary, index_corpus
 from tests.support.encoders import PixelEncoder
@@ -121,6 +121,6 @@ def test_only_regular_files_are_opened(folder: Path) -> None:
     for path in (folder / "pipe", folder, Path("/dev/zero"), Path("/dev/null")):
         with pytest.raises(OSError, match=NO_FILE):
             open_regular(path)
-    assert not read_packets(folder / "pipe")
+    assert not any(read_metadata(folder / "pipe"))
     with open_regular(folder / "good.png") as file:
         assert file.read(4) == b"\x89PNG"

@@ -134,7 +134,7 @@ def test_a_second_run_opens_neither_images_nor_sidecars(photos: Path, monkeypatc
         raise AssertionError("nothing is read")
 
     monkeypatch.setattr("llm2clip_search.corpora.companions.read_xmp", refuse)
-    monkeypatch.setattr("llm2clip_search.corpora.companions.read_packets", refuse)
+    monkeypatch.setattr("llm2clip_search.corpora.companions.read_metadata", refuse)
     monkeypatch.setattr(FolderCorpus, "open", refuse)
     assert update(photos, encoder).unchanged == 4
 

@@ -1,6 +1,7 @@
 """Tables, lists and joined metadata through an index: what is embedded again, and what becomes of their columns."""
 
 import io
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from PIL import Image
+from PIL.ExifTags import Base
 
 from llm2clip_search import CorpusError, open_index
 from llm2clip_search.corpora import SourceOptions
@@ -186,6 +189,33 @@ def test_what_a_file_says_itself_stays_when_a_table_is_joined_and_dropped(tmp_pa
     assert described(metadata="", on="") == before
     assert described() == before
     assert encoder.embedded == 4
+
+
+def test_camera_and_place_of_a_table_go_with_it(tmp_path: Path) -> None:
+    """They are no part of the picture: a copy does not have them, and without the table those of the file are back."""
+    index, encoder, photos = tmp_path / "index", ColourEncoder(), tmp_path / "photos"
+    photos.mkdir()
+    exif = Image.Exif()
+    exif[Base.Make] = "Fuji"
+    for number in range(2):
+        photograph(number).save(photos / f"{number}.jpg", exif=exif)
+    place = [{"file_name": f"{number}.jpg", "camera": "Leica", "latitude": 52.5} for number in range(2)]
+    meta = write_csv(tmp_path / "meta.csv", place)
+
+    def run(**options: Any) -> dict[str, tuple[Any, ...]]:
+        known = Snapshot(index) if index.exists() else None
+        for corpus in open_sources([photos], known, SourceOptions(**options), given=options):
+            index_corpus(corpus, encoder=encoder, index=index)
+        return {path.removeprefix("photos/"): (row["camera"], row["latitude"]) for path, row in rows(index).items()}
+
+    table, own = ("Leica", 52.5), ("Fuji", None)
+    assert run(metadata=str(meta), on="file_name") == {"0.jpg": table, "1.jpg": table}
+    shutil.copy(photos / "0.jpg", photos / "copy.jpg")
+    assert run() == {"0.jpg": table, "1.jpg": table, "copy.jpg": own}
+    write_csv(meta, [{"file_name": "0.jpg", "camera": "", "latitude": ""}, place[1]])
+    assert run() == {"0.jpg": own, "1.jpg": table, "copy.jpg": own}
+    assert run(metadata="", on="") == {"0.jpg": own, "1.jpg": own, "copy.jpg": own}
+    assert encoder.embedded == 2
 
 
 def test_a_column_that_neither_the_table_nor_the_source_has_is_told(tmp_path: Path) -> None:
