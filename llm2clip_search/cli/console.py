@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -64,12 +65,25 @@ def print_json(value: Any) -> None:
 def json_line(value: Any) -> bytes:
     """A value as one line of JSON: in UTF-8, with escapes where stdout has another encoding.
 
-    Bytes of names that are not UTF-8 become U+FFFD: JSON cannot hold them. What could steer a terminal is escaped.
+    Bytes of names that are not UTF-8 become U+FFFD, and numbers that are not finite null: JSON cannot hold them. What
+    could steer a terminal is escaped.
     """
-    text = visible_json(_SURROGATES.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
+    try:
+        written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        written = json.dumps(_finite(value), ensure_ascii=False)
+    text = visible_json(_SURROGATES.sub("\ufffd", written))
     if codecs.lookup(sys.stdout.encoding).name != "utf-8":
         text = re.sub(r"[^\x00-\x7f]+", lambda match: json.dumps(match[0])[1:-1], text)
     return f"{text}\n".encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def printable(text: str) -> str:

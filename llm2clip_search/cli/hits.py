@@ -68,7 +68,7 @@ def style_of(opened: "Searcher", form: Form, *, preview: bool | None, is_grouped
         form=form,
         preview=form == "table" and wants_pictures(preview),
         indices=folders if len(folders) > 1 else (),
-        columns=(*keys, *(name for name, given in optional.items() if given)),
+        columns=tuple(dict.fromkeys((*keys, *(name for name, given in optional.items() if given)))),
     )
 
 

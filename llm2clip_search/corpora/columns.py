@@ -14,10 +14,10 @@ _OWN = frozenset(
     (
         *("id", "path", "content_hash", "size", "mtime_ns", "width", "height", "format", "corpus", "version", "damage"),
         *("modality", "text", "described", "part", "rank", "score", "exists", "index", "duplicates", "path_bytes"),
-        "mtime",
+        *("mtime", "probability", "query", "query_line", "place"),
     )
 )
-"""Columns that the index and its hits have for something else."""
+"""Names that the index, its hits and conditions on them have for something else."""
 
 
 def source_columns(values: Mapping[str, Any], wanted: tuple[str, ...] | None = None) -> dict[str, Any]:

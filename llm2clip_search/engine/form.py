@@ -36,9 +36,10 @@ Operation = Literal[
 Scalar: TypeAlias = str | int | float | bool
 Value: TypeAlias = Scalar | Sequence[Scalar] | Mapping[str, Any] | None
 PLACE = "place"
-"""Stands for ``latitude`` and ``longitude`` together."""
+"""Stands for ``latitude`` and ``longitude`` together; older indices may have a column of that name beside them."""
 NEAR = ("latitude", "longitude", "km")
 WITHIN = ("south", "west", "north", "east")
+_PLACED = {"near": NEAR, "within": WITHIN}
 ESCAPE = "\\"
 """Character before a wildcard of LIKE that stands for itself."""
 
@@ -98,7 +99,7 @@ def sql_of(condition: Condition, columns: Mapping[str, Column]) -> str:
     """
     if condition.op not in get_args(Operation):
         raise QueryError(f"{condition.op!r} is not an operation; these are: {', '.join(get_args(Operation))}.")
-    if condition.column == PLACE:
+    if condition.column == PLACE and (PLACE not in columns or condition.op in _PLACED):
         return _of_place(condition)
     if (column := columns.get(condition.column)) is None:
         raise QueryError(f"There is no column {condition.column!r}; the columns are {', '.join(columns)}.")
@@ -109,7 +110,7 @@ def sql_of(condition: Condition, columns: Mapping[str, Column]) -> str:
 
 
 def _of_place(condition: Condition) -> str:
-    parts = {"near": NEAR, "within": WITHIN}.get(condition.op)
+    parts = _PLACED.get(condition.op)
     if parts is None:
         raise QueryError(f"A place is compared by near and within, not by {condition.op}.")
     value = condition.value

@@ -114,7 +114,8 @@ class Listed:
         """
         shown = json_path(self.uri)
         rest = {key: v.isoformat() if isinstance(v, datetime) else v for key, v in self.metadata.items()}
-        row = {"rank": self.rank, "id": self.id, **self._scores(), "path": shown.pop("path"), **rest}
+        scores = self._scores()  # a column of a source may be called as one of them
+        row = {"rank": self.rank, "id": self.id, **scores, "path": shown.pop("path"), **rest, **scores}
         row |= {"modality": self.modality, "part": self.part, "exists": self.exists}
         if self.index is not None:
             row["index"] = self.index
@@ -223,5 +224,6 @@ def in_order_of(hits: list[Hit], sort: str | None) -> list[Hit]:
 
 def _value(hit: Hit, name: str) -> Any:
     own = {"score": hit.score, "id": hit.id, "path": hit.uri}
+    own |= {} if hit.probability is None else {"probability": hit.probability}
     value = own[name] if name in own else hit.metadata.get(name)
     return None if isinstance(value, float) and isnan(value) else value  # no number comes before or after NaN

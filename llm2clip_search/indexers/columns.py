@@ -3,8 +3,10 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from llm2clip_search.corpora.columns import WELCOME
@@ -19,7 +21,8 @@ DESCRIPTIVE = (*WELCOME, "format")
 class ColumnTypes:
     """Types of the further columns: those that the index has, those that the corpus says, and those of first values.
 
-    As in SQL, case does not matter: a column is spelt as it was first, and values of other spellings are in it.
+    As in SQL, case does not matter: a column is spelt as it was first, and values of other spellings are in it. NaN is
+    a missing value: DuckDB has it above all numbers and not as null, and JSON cannot hold it.
     """
 
     def __init__(self, known: Sequence[ColumnEntry]) -> None:
@@ -52,6 +55,7 @@ class ColumnTypes:
         return self._spelling.setdefault(name.casefold(), name)
 
     def _column(self, name: str, values: list[Any]) -> pa.Array:
+        values = [None if _is_nan(value) else value for value in values]
         if name not in self._types:
             inferred = _type_of([value for value in values if value is not None])
             if inferred is None:
@@ -65,7 +69,7 @@ class ColumnTypes:
 
     def _value(self, name: str, value: Any, type_: pa.DataType) -> Any:
         """A value as its column has it: as it is, as text or number, or None, which is counted."""
-        if value is None:
+        if value is None or _is_nan(value):
             return None
         if pa.types.is_string(type_) and not isinstance(value, str):
             return json.dumps(value, ensure_ascii=False, default=str)
@@ -74,10 +78,15 @@ class ColumnTypes:
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             pass
         try:
-            return pa.scalar(str(value)).cast(type_).as_py()
+            read = pa.scalar(str(value)).cast(type_).as_py()
         except (pa.ArrowException, TypeError, ValueError):
             self.refused[name] += 1
             return None
+        return None if _is_nan(read) else read
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and isnan(value)
 
 
 def _values(rows: Sequence[Mapping[str, Any]], spellings: Sequence[str]) -> list[Any]:

@@ -87,9 +87,22 @@ def _csv(rows: Iterator[Found], columns: Sequence[str]) -> Iterator[str]:
         writer.writerow([cell(each) for each in cells])
         return line.getvalue()
 
-    yield written([*_COLUMNS, *columns])
+    yield written([*_COLUMNS, *_heads(columns)])
     for row in rows:
         yield written([getattr(row, name) for name in _COLUMNS] + [row.columns.get(name) for name in columns])
+
+
+def _heads(columns: Sequence[str]) -> list[str]:
+    """Names of the sources' columns; with ``source_`` in front where a hit has a field of that name."""
+    taken = {*_COLUMNS, *columns}
+    heads = []
+    for name in columns:
+        head = name
+        while head in _COLUMNS or (head != name and head in taken):
+            head = f"source_{head}"
+        taken.add(head)
+        heads.append(head)
+    return heads
 
 
 def cell(value: Any) -> str:

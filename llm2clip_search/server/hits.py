@@ -16,11 +16,13 @@ _FIELDS = frozenset(Found.__struct_fields__)
 
 def found_of(hit: "Listed", opened: Opened, *, is_ranked: bool = True) -> Found:
     """A hit as the API gives it; ``is_ranked`` adds its rank and score."""
+    from llm2clip_search.store import METADATA_SCHEMA
+
     row = hit.metadata
     if opened.hidden:
         row = {name: value for name, value in row.items() if not opened.hides(name)}
     shown = {name: value for name, value in row.items() if name in _FIELDS and value is not None}
-    given = frozenset(row) - _FIELDS - {"content_hash", "mtime_ns", "modality"}
+    given = frozenset(row).difference(METADATA_SCHEMA.names)
     return Found(
         **shown
         | {

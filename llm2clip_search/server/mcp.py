@@ -9,6 +9,7 @@ import msgspec
 
 from llm2clip_search.base.memory import keep_memory_low
 from llm2clip_search.errors import Llm2ClipError
+from llm2clip_search.server.hits import as_text
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.service import Service
 from llm2clip_search.server.tools import TOOLS, Picture, Reply, Tool, schema_of
@@ -132,6 +133,7 @@ def _content(part: str | Picture) -> "types.ContentBlock":
 
 
 def _failure(sentence: str) -> "types.CallToolResult":
+    """A tool's failure; the sentence may quote names that are not UTF-8."""
     from mcp import types
 
-    return types.CallToolResult(content=[types.TextContent(type="text", text=sentence)], is_error=True)
+    return types.CallToolResult(content=[types.TextContent(type="text", text=as_text(sentence))], is_error=True)

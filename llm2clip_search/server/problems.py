@@ -54,7 +54,10 @@ class Problem(Exception):  # noqa: N818 - the name of RFC 9457
     def __init__(
         self, kind: str, detail: str, *, parameter: str = "", hint: str = "", retry_after: int | None = None
     ) -> None:
-        """``kind`` is a key of `TITLES`, ``retry_after`` seconds."""
+        """``kind`` is a key of `TITLES`, ``retry_after`` seconds; ``detail`` may quote names that are not UTF-8."""
+        from llm2clip_search.store.names import json_path
+
+        detail = json_path(detail)["path"]
         super().__init__(detail)
         status, title = TITLES[kind]
         self.document = ProblemDocument(

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
 from llm2clip_search.server.endpoint import wrong_value
 from llm2clip_search.server.filtering import refuse_hidden
-from llm2clip_search.server.hits import found_of, row_of
+from llm2clip_search.server.hits import as_text, found_of, row_of
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.pictures.originals import Original, original_of
 from llm2clip_search.server.pictures.rendering import PictureSize, render
@@ -247,15 +247,16 @@ def show_images(service: Service, given: PicturesArguments) -> Reply:
     parts: list[str | Picture] = []
     for identifier in map(_identifier, given.ids):
         original = original_of(identifier, opened)
+        named = f"id {identifier}: {as_text(original.uri)}"
         if original.is_text:
-            parts.append(f"id {identifier}: {original.uri}\n{original.row['text']}")
+            parts.append(f"{named}\n{original.row['text']}")
             continue
         try:
             picture = Picture(jpeg=_small(original))
         except (Problem, Llm2ClipError) as error:
-            parts.append(f"id {identifier}: {original.uri} cannot be shown: {first_line(error)}.")
+            parts.append(f"{named} cannot be shown: {as_text(first_line(error))}.")
         else:
-            parts += [f"id {identifier}: {original.uri}", picture]
+            parts += [named, picture]
     return Reply(parts=parts)
 
 
@@ -285,11 +286,12 @@ def describe_index(service: Service, _: NoArguments) -> Reply:
         if field.name.casefold() not in unusable
     }
     held = frozenset[str]().union(*(each.modalities for each in snapshots))
+    sources = (as_text(each.located(source.uri)) for each in snapshots for source in each.manifest.sources)
     encoder = opened.searcher.encoder
     value = IndexDescription(
         rows=len(opened.searcher),
         holds=[name for name in ("images", "texts") if name[:-1] in held],
-        sources=list(islice((each.located(source.uri) for each in snapshots for source in each.manifest.sources), 100)),
+        sources=list(islice(sources, 100)),
         model=encoder.name,
         max_tokens=encoder.max_tokens,
         columns=columns | {"mtime": "timestamp[us]"},

@@ -57,6 +57,34 @@ def test_columns_filter_and_are_shown_and_survive_compaction_and_merging(table: 
     assert "--metadata" not in run_cli("sources", cwd=table).stdout
 
 
+def test_what_is_not_a_number_is_missing(tmp_path: Path, tiny_model: Path, run_cli: RunCli) -> None:
+    nan = float("nan")
+    columns = {
+        "image": pa.array([{"bytes": data, "path": None} for data in images(3)]),
+        "aesthetic": pa.array([nan, 6.0, float("inf")]),
+        "latitude": pa.array([nan, 51.0, 52.0]),
+        "longitude": pa.array([4.0, nan, 5.0]),
+        "rating": pa.array([nan, 3.0, 4.0]),
+        "note": pa.array(["NaN", "a", "b"]),
+    }
+    write_parquet(tmp_path / "photos.parquet", columns)
+    done = run_cli("index", "photos.parquet", "--model", f"dir:{tiny_model}", cwd=tmp_path)
+    assert "left out" not in done.stderr
+
+    def found(where: str) -> list[dict[str, object]]:
+        done = run_cli("query", "a dog", "--where", where, "--json", cwd=tmp_path)
+        assert not {"NaN,", "Infinity,"} & set(done.stdout.split())
+        return sorted((json.loads(line) for line in done.stdout.splitlines()), key=lambda hit: str(hit["path"]))
+
+    assert [hit["note"] for hit in found("aesthetic > 5.5")] == ["a", "b"]
+    assert [hit["note"] for hit in found("aesthetic IS NULL")] == ["NaN"]
+    assert [hit["note"] for hit in found("latitude IS NULL OR longitude IS NULL")] == ["NaN", "a"]
+    hits = found("true")
+    assert [hit["latitude"] for hit in hits] == [None, 51.0, 52.0]
+    assert [hit["rating"] for hit in hits] == [None, 3, 4]
+    assert [hit["aesthetic"] for hit in hits] == [None, 6.0, None]  # JSON has no infinity
+
+
 def test_an_address_of_this_machine_is_refused_with_the_option_that_allows_it(table: Path, run_cli: RunCli) -> None:
     for name in ("a.tar", "a.parquet"):
         done = run_cli("index", f"http://127.0.0.1:9/{name}", cwd=table)

@@ -4,8 +4,10 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm2clip_search.cli.hits import LABELS
 from llm2clip_search.corpora.columns import digest, source_columns
 from llm2clip_search.engine import Hit
+from llm2clip_search.engine.form import PLACE
 from llm2clip_search.store import METADATA_SCHEMA
 
 VALUES = st.dictionaries(st.text(), st.none() | st.integers() | st.floats() | st.text() | st.lists(st.integers()))
@@ -13,8 +15,8 @@ VALUES = st.dictionaries(st.text(), st.none() | st.integers() | st.floats() | st
 
 def test_every_column_of_the_index_is_filled_on_purpose_or_kept_apart() -> None:
     welcome = {"caption", "rating", "keywords", "taken", "camera", "latitude", "longitude"}
-    hit = Hit(rank=1, id=0, score=0.0, uri="/a.jpg", metadata={}, index="i", duplicates=()).to_dict()
-    for name in (*METADATA_SCHEMA.names, *hit, "mtime"):
+    hit = Hit(rank=1, id=0, score=0.0, probability=0.5, uri="/a.jpg", metadata={}, index="i", duplicates=()).to_dict()
+    for name in (*METADATA_SCHEMA.names, *hit, *LABELS, PLACE, "mtime"):
         expected = name if name in welcome else f"source_{name}"
         assert list(source_columns({name: 1, name.upper(): 1})) == (
             [name] if name in welcome else [expected, f"source_{name.upper()}"]

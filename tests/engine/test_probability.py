@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from llm2clip_search.encoders.calibration import POOL, Calibration
 from llm2clip_search.engine import Result, Searcher, SearchIndex
-from llm2clip_search.store import Snapshot
+from llm2clip_search.store import Snapshot, Writer
 from tests.support.encoders import ColourEncoder
+from tests.support.photos import rows_of
 from tests.support.several import index_of, stored, together
 from tests.support.vectors import clustered
 
@@ -43,6 +45,18 @@ def test_a_page_shows_part_of_the_same_probabilities(searcher: Searcher, k: int,
     found = probabilities(searcher.query("a red wall", k=k, offset=offset))
     assert found == pytest.approx(expected(searcher, "a red wall", ROWS)[offset : offset + k], abs=1e-5)
     assert found == sorted(found, reverse=True)
+
+
+def test_a_column_that_is_called_so_takes_no_place(tmp_path: Path) -> None:
+    """New indices have it as ``source_probability``."""
+    encoder, rows = Calibrated(), rows_of(30)
+    vectors = clustered(1, len(rows))
+    with Writer.open(tmp_path / "i", model=encoder.identity, dim=vectors.shape[1]) as writer:
+        writer.commit(rows, vectors, columns=pa.table({"probability": [2.0 + number for number in range(30)]}))
+    result = SearchIndex(Snapshot(tmp_path / "i"), encoder).query("dusk", k=9, sort="probability")
+    found = probabilities(result)
+    assert found == sorted(found)
+    assert [hit.to_dict()["probability"] for hit in result.hits] == found
 
 
 def test_what_is_done_with_the_ranking_changes_none(searcher: Searcher) -> None:

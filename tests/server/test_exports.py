@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +18,10 @@ from llm2clip_search.base.visible import visible
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.server.api import search
 from llm2clip_search.server.exports import cell
+from llm2clip_search.store import Writer
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
+from tests.support.photos import rows_of
 from tests.support.server import served
 
 CAPTION = {"terms": [{"text": "a wet dog"}]}
@@ -88,6 +92,33 @@ def test_odd_names_stay_one_row(odd: TestClient) -> None:
     lines = odd.get("/api/v1/search?format=paths").text.splitlines()
     assert len(lines) == 3
     assert any(line.endswith(r"two\nlines.png") for line in lines)
+
+
+def test_columns_that_are_called_as_fields_of_hits_are_kept(tmp_path: Path) -> None:
+    encoder = ColourEncoder()
+    own = {"name": "Ada", "hash": "abc", "rank": "first", "columns": "two", "source_hash": "def", "place": "Paris"}
+    with Writer.open(tmp_path / "i", model=encoder.identity, dim=encoder.dim) as writer:
+        vectors = np.eye(encoder.dim, dtype=np.float32)[:2]
+        writer.commit(rows_of(2), vectors, columns=pa.table({name: [value, None] for name, value in own.items()}))
+    with served(tmp_path / "i", encoder=encoder) as client:
+        last, first = client.post("/api/v1/search", json={}).json()["hits"]
+        assert (first["columns"], "columns" in last) == (own, False)
+        assert first["name"].endswith(".jpg")
+        assert client.get("/api/v1/images/0").json()["columns"] == own
+        lines = csv.reader(io.StringIO(client.post("/api/v1/search?format=csv", json={}).text, newline=""))
+        head, _, cells = lines
+        assert len({*head}) == len(head)
+        row = dict(zip(head, cells, strict=True))
+        shown = ("source_name", "source_source_hash", "source_rank", "columns", "source_hash", "place")
+        assert [row[name] for name in shown] == list(own.values())
+        assert row["name"] == first["name"]
+        filters = ({"column": "place", "op": "=", "value": "Paris"}, {"column": "name", "op": "=", "value": "Ada"})
+        for condition in filters:
+            found = client.post("/api/v1/search", json={"conditions": [condition]}).json()
+            assert [hit["id"] for hit in found["hits"]] == ["0"]
+        near = {"column": "place", "op": "near", "value": {"latitude": 0, "longitude": 0, "km": 30_000}}
+        placed = sum(row.latitude is not None for row in rows_of(2))
+        assert client.post("/api/v1/search", json={"conditions": [near]}).json()["matches"] == placed
 
 
 @given(st.one_of(st.text(), st.sampled_from("=+-@\t\r\n").flatmap(lambda first: st.text().map(first.__add__))))

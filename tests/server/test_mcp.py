@@ -117,6 +117,24 @@ def test_similar_rows_are_others(indexed: Path) -> None:
     assert [hit["id"] for hit in hits] == [str(hit.id) for hit in expected if hit.id != 7]
 
 
+def test_names_that_are_not_utf8_are_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9") / "pics"
+    folder.mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        photograph(1).save(folder / name)
+    index_folder(folder, encoder=ColourEncoder(), index=tmp_path / "i")
+    (folder / "b.png").unlink()
+    described = call(tmp_path / "i", tool="describe_index")
+    assert described.structured_content["sources"] == [f"{tmp_path}/caf\ufffd/pics"]
+    shown = call(tmp_path / "i", tool="show_images", ids=[0, 1])
+    assert "caf\ufffd/pics/a.png" in text_of(shown)
+    assert "caf\ufffd/pics/b.png cannot be shown" in text_of(shown)
+    missing = call(folder, tool="describe_index")
+    assert missing.is_error
+    for answer in (described, shown, missing):
+        assert json.loads(answer.model_dump_json())
+
+
 def test_nothing_found_says_what_the_condition_left(indexed: Path) -> None:
     answer = call(indexed, tool="search", caption="a red boat", where="width > 9000")
     assert text_of(answer) == "Nothing was found; 0 of 20 rows meet the condition."

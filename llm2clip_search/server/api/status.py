@@ -124,7 +124,7 @@ async def ready(call: Call) -> Response:
     service = call.service
     answer = ReadyAnswer(
         state=service.state,
-        detail=service.detail,
+        detail=as_text(service.detail),
         generation=service.generation,
         text=service.towers["text"],
         vision=service.towers["vision"],

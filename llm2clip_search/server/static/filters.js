@@ -37,27 +37,32 @@ export function mount(element, app) {
   const op = h('select', { 'aria-label': 'Comparison', onchange: () => showFields() });
   const fields = h('span', { className: 'values' });
   const sql = h('textarea', { rows: 2, 'aria-label': 'Condition in SQL', spellcheck: false });
+  let said = []; // conditions that the SQL in the box says, which other SQL replaces
   const add = (event) => {
     event.preventDefault();
     const condition = { column: column.value, op: op.value, ...value() };
-    take({ conditions: [...(app.state.conditions ?? []), condition] }, fields.querySelector('input'));
+    const all = [...(app.state.conditions ?? []), condition];
+    take({ conditions: all }, fields.querySelector('input'), ({ conditions }) => ({ conditions }));
   };
   const apply = (event) => {
     event.preventDefault();
-    take({ where: sql.value.trim() }, sql);
+    const text = sql.value.trim();
+    take(text ? { where: text } : { conditions: [] }, sql, ({ where, conditions }) => {
+      const others = (app.state.conditions ?? []).filter((each) => !said.includes(each));
+      said = conditions ?? [];
+      return { conditions: [...others, ...said], where: conditions ? '' : where };
+    });
   };
   element.replaceChildren(chips, h('form', { className: 'condition', onsubmit: add }, column, op, fields,
     h('button', {}, 'Add')), h('details', {}, h('summary', {}, 'As SQL'), h('form', { onsubmit: apply }, sql,
     h('button', {}, 'Apply'))), trouble);
 
-  /** Check a filter with the server, which says it in both ways, and make it that of the page. */
-  async function take(filter, field) {
+  /** Check a filter with the server, which says it in both ways; `changes` are what follows for the page. */
+  async function take(filter, field, changes) {
     trouble.textContent = '';
     element.querySelectorAll('[aria-invalid]').forEach((each) => each.removeAttribute('aria-invalid'));
     try {
-      const given = filter.where === '' ? { conditions: [] } : filter;
-      const { where, conditions } = await app.post('/conditions', given);
-      app.update(conditions ? { conditions, where: '' } : { conditions: [], where });
+      app.update(changes(await app.post('/conditions', filter)));
     } catch (error) {
       trouble.textContent = [error.detail ?? 'The server cannot be reached.', error.hint].filter(Boolean).join(' ');
       field?.setAttribute('aria-invalid', 'true');
@@ -103,7 +108,10 @@ export function mount(element, app) {
       ...(where ? [chip(where, () => app.update({ where: '' }))] : []),
       ...(area ? [chip('area on the map', () => app.update({ area: null }))] : []));
     const known = !where && conditions.length ? (await app.post('/conditions', { conditions })).where : where;
-    if (document.activeElement !== sql && conditions === (app.state.conditions ?? conditions)) sql.value = known;
+    const isStale = conditions !== (app.state.conditions ?? conditions) || where !== (app.state.where ?? '');
+    if (isStale || document.activeElement === sql) return;
+    sql.value = known;
+    said = where ? [] : conditions;
   }
 
   const listener = () => show().catch(() => {}); // a search with these conditions says what is wrong with them

@@ -119,9 +119,10 @@ function same(app, { id, modality }) {
 function table(row) {
   const size = (bytes) => (bytes < 1e3 ? `${bytes} bytes` : bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
   const time = (text) => text.slice(0, 16).replace('T', ' ');
+  const hasPlace = [row.latitude, row.longitude].every(Number.isFinite); // sources may know half a place
   const values = {
     width: row.width && `${row.width} × ${row.height}`, size: row.size && size(row.size), taken: row.taken && time(row.taken),
-    camera: row.camera, place: row.latitude !== undefined && `${row.latitude.toFixed(4)}, ${row.longitude.toFixed(4)}`,
+    camera: row.camera, place: hasPlace && `${row.latitude.toFixed(4)}, ${row.longitude.toFixed(4)}`,
     rating: row.rating, keywords: row.keywords?.join(', '), caption: row.caption, format: row.format, part: row.part,
     mtime: row.mtime && time(row.mtime), damage: row.damage,
   };

@@ -216,11 +216,20 @@ def test_hidden_places_are_those_of_sources_too(tmp_path: Path) -> None:
         "long": pa.array([52.5, 13.25]),
         "shot": pa.array([{"at": {"lon": 52.5}}, None]),
         "tracks": pa.array([[{"geo": 52.5}], []]),
+        "meta": pa.array(['{"who": "a \\"x\\"", "gps_lat": 52.5}', None]),  # as objects of sources are stored
+        "parts": pa.array([' [{"n": 1}, {"at": {"Longitude": 52.5}}]', "[]"]),
+        "raw": pa.array(['{"header": "{\\"GPSLatitude\\": 52.5}"}', None]),
+        "dict": pa.array(["{'lon': 52.5}", None]),
     }
-    kept = {"platform": pa.array(["flat", "flat"]), "long_caption": pa.array(["a lonely latch"] * 2)}
+    kept = {
+        "platform": pa.array(["flat", "flat"]),
+        "long_caption": pa.array(["a lonely latch"] * 2),
+        "note": pa.array(['says "lat": 1', "lat: 3"]),
+        "other": pa.array(['{"platform": "lat", "long_name": 1}'] * 2),
+    }
     with Writer.open(tmp_path / "i", model=ColourEncoder().identity, dim=ColourEncoder().dim) as writer:
         vectors = np.eye(2, ColourEncoder().dim, dtype=np.float32)
-        writer.commit(rows_of(2), vectors, columns=pa.table(told | kept))
+        writer.commit(rows_of(2), vectors, columns=pa.table(kept | told))
     with served(tmp_path / "i", encoder=ColourEncoder(), hide_location=True) as client:
         for terms in ([], [{"text": "dusk"}]):
             for hit in post(client, "/search", terms=terms)["hits"]:

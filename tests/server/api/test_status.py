@@ -1,5 +1,6 @@
 """What is served, and how far the server is."""
 
+import os
 import time
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def test_an_index_that_comes_later_is_served(tmp_path: Path) -> None:
         index_folder(folder, encoder=ColourEncoder(), index=index)
         wait_until(lambda: client.get("/api/v1/ready").status_code == 200)
         assert client.get("/api/v1/search?text=red").json()["total"] == 1
+
+
+def test_an_index_that_is_missing_is_named_though_its_name_is_not_utf8(tmp_path: Path) -> None:
+    service = Service(ServerConfig(indices=(tmp_path / os.fsdecode(b"caf\xe9"),)), encoder=ColourEncoder())
+    with TestClient(create_app(service), base_url="http://127.0.0.1:8410") as client:
+        wait_until(lambda: client.get("/api/v1/ready").json()["state"] == "no-index")
+        assert f"{tmp_path}/caf\ufffd" in client.get("/api/v1/ready").json()["detail"]
+        answer = client.get("/api/v1/search?text=red")
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/no-index")
+        assert f"{tmp_path}/caf\ufffd" in answer.json()["detail"]
 
 
 def test_a_damaged_index_is_named_and_the_open_one_still_served(tmp_path: Path) -> None:

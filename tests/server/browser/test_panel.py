@@ -1,6 +1,7 @@
 """The panel of a result and the column of filters: beside the results, or over them on a small screen; in Chromium."""
 
 from contextlib import closing
+from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -11,6 +12,7 @@ from llm2clip_search.indexers import index_folder
 from tests.server.browser.conftest import PHONE, PageOf, Serve
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
+from tests.support.photos import photos, rows_of
 
 FOCUS_IN = "(each) => each.contains(document.activeElement)"
 
@@ -86,6 +88,22 @@ def test_a_panel_follows_the_size_of_the_window(page: Page) -> None:
 def test_how_many_conditions_hold_is_shown_beside_closed_filters(phone: Page) -> None:
     phone.goto('/?c=[{"column":"width","op":">","value":70}]&w=height > 1')
     expect(phone.get_by_role("button", name="Filters and saved searches, 2 in use")).to_have_text("☰ 2")
+
+
+def test_half_a_place_is_none(
+    tmp_path_factory: pytest.TempPathFactory, serve: Serve, page_of: PageOf, faults: list[str]
+) -> None:
+    faults.append("410")  # there are no files
+    folder = tmp_path_factory.mktemp("half") / "i"
+    places = ((51.0, None), (None, 4.0), (float("nan"), 4.0), (51.0, 4.0))
+    rows = rows_of(len(places))
+    photos(folder, [replace(row, latitude=a, longitude=b) for row, (a, b) in zip(rows, places, strict=True)])
+    with serve(folder) as address, closing(page_of(address)) as page:
+        panel = page.get_by_role("dialog", name="Details")
+        for number in range(len(places)):
+            page.goto(f"/?id={number}")
+            expect(panel.get_by_role("row", name="Dimensions")).to_be_visible()
+            expect(panel.get_by_role("row", name="Place")).to_have_count(int(number == 3))
 
 
 def test_the_next_result_is_loaded_on(tmp_path_factory: pytest.TempPathFactory, serve: Serve, page_of: PageOf) -> None:

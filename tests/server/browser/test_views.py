@@ -132,6 +132,34 @@ def test_sql_becomes_a_form_where_one_can_show_it(mount: Mount) -> None:
     assert state(page)["where"] == "width > 2 * height"
 
 
+def test_sql_and_conditions_stay_beside_each_other(mount: Mount) -> None:
+    page = mount("filters.js")
+    page.get_by_text("As SQL").click()
+    sql, apply = page.get_by_label("Condition in SQL"), page.get_by_role("button", name="Apply")
+    sql.fill("width > height OR size < 9000")
+    apply.click()
+    page.get_by_label("Column").select_option("width")
+    page.get_by_label("Comparison").select_option(">=")
+    page.get_by_placeholder("value").fill("10")
+    page.get_by_role("button", name="Add").click()
+    expect(page.get_by_role("listitem")).to_have_count(2)
+    added = {"column": "width", "op": ">=", "value": 10}
+    assert state(page) == {"where": "width > height OR size < 9000", "conditions": [added]}
+    expect(sql).to_have_value("width > height OR size < 9000")
+    sql.fill("height > width")
+    apply.click()
+    expect(page.get_by_label("Remove height > width")).to_be_visible()
+    assert state(page) == {"where": "height > width", "conditions": [added]}
+    sql.fill("height < 5000")  # a form can show it
+    apply.click()
+    expect(sql).to_have_value("width >= 10 AND height < 5000")
+    assert state(page) == {"where": "", "conditions": [added, {"column": "height", "op": "<", "value": 5000}]}
+    sql.fill("")  # the box held both
+    apply.click()
+    expect(page.get_by_role("listitem")).to_have_count(0)
+    assert state(page) == {"where": "", "conditions": []}
+
+
 def test_values_and_ranges_become_conditions(mount: Mount) -> None:
     page = mount("facets.js")
     page.get_by_role("button", name="Fuji").click()
