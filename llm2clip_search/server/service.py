@@ -271,6 +271,8 @@ def _generation(manifests: "Sequence[Manifest]") -> str:
     """A name for the state of some indices, in 16 hex digits."""
     digest = hashlib.blake2b(digest_size=8)
     for manifest in manifests:
-        names = [entry.name for entry in manifest.shards]
-        digest.update(repr((manifest.generation, manifest.tombstones, names)).encode())
+        # Commits and files are numbered from 1, so that those of an index in the place of another have the same names.
+        shards = [(entry.name, sorted(entry.sha256.items())) for entry in manifest.shards]
+        tombstones = manifest.tombstones, manifest.tombstones_sha256
+        digest.update(repr((manifest.generation, manifest.model.fingerprint, tombstones, shards)).encode())
     return digest.hexdigest()
