@@ -111,7 +111,7 @@ def test_several_indices_share_one_layout(tmp_path: Path) -> None:
 
 
 def test_the_same_numbers_of_other_vectors_are_another_state(tmp_path: Path) -> None:
-    """As after an index was deleted and made of another folder: its one commit and its one shard have the same names."""
+    """As after an index was deleted and made of another folder: its commit and its shard have the same names."""
     states = []
     for seed in (1, 2, 1):
         shutil.rmtree(tmp_path / "i", ignore_errors=True)
