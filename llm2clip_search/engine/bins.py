@@ -1,6 +1,7 @@
 """Ranges of numbers and times that people would choose to count in."""
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,10 @@ DECADES = 6
 MOST_TIMES = 62
 """Bins of times at most; two months of days."""
 _STEPS = (1, 2, 5)
+_WHOLE = 2**53
+"""Whole numbers below are exact floats."""
+_LARGEST_STEP = 1e308
+"""The largest step of `_STEPS` that is a float."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +36,18 @@ def number_edges(low: float, high: float, mean: float, *, is_whole: bool, limit:
         values = _growing(low, high)
     else:
         values = _equal(low, high, is_whole=is_whole, limit=limit)
-    plain = [int(value) if value.is_integer() and abs(value) < 2**53 else value for value in values]
+    # An infinite end is beyond the largest float, and JSON has no infinity.
+    finite = [min(max(value, -sys.float_info.max), sys.float_info.max) for value in values]
+    plain = [int(value) if value.is_integer() and abs(value) < _WHOLE else value for value in finite]
     return Edges(values=tuple(values), names=tuple(plain))
 
 
 def _equal(low: float, high: float, *, is_whole: bool, limit: int) -> list[float]:
-    least = 1.0 if is_whole else max(abs(low), abs(high), 1e-9) * 1e-9
-    step = max((high - low) / limit, least)
+    largest = max(abs(low), abs(high))
+    least = 1.0 if is_whole else max(largest, 1e-9) * 1e-9
+    if largest > _WHOLE / 2:
+        least = max(least, largest * 1e-14)  # ends that are closer would be rounded to one
+    step = min(max(high / limit - low / limit, least), _LARGEST_STEP)
     power = 10.0 ** math.floor(math.log10(step))
     step = next(power * each for each in (*_STEPS, 10) if power * each >= step * (1 - 1e-9))
     first, last = math.floor(low / step) - 1, math.ceil(high / step) + 1
@@ -51,7 +61,8 @@ def _equal(low: float, high: float, *, is_whole: bool, limit: int) -> list[float
 def _growing(low: float, high: float) -> list[float]:
     top = math.floor(math.log10(high))
     bottom = max(math.floor(math.log10(low)), top - DECADES) if low > 0 else top - DECADES
-    series = [_plain(each * 10.0**power) for power in range(bottom, top + 2) for each in _STEPS]
+    # A power of ten that is no float is an error; read from text, it is infinite, which ends the last bin.
+    series = [float(f"{each}e{power}") for power in range(bottom, top + 2) for each in _STEPS]
     below = [value for value in series if value <= low]
     kept = [value for value in series if value > low]
     end = next(number for number, value in enumerate(kept) if value > high)
@@ -59,8 +70,8 @@ def _growing(low: float, high: float) -> list[float]:
 
 
 def _plain(value: float) -> float:
-    """Without the noise of binary fractions."""
-    return float(f"{value:.12g}")
+    """Without the noise of binary fractions, which whole numbers do not have."""
+    return value if value.is_integer() and abs(value) < _WHOLE else float(f"{value:.15g}")
 
 
 def time_edges(low: int, high: int) -> Edges:

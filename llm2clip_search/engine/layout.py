@@ -149,7 +149,15 @@ class Layout:
 def state_of(parts: Sequence[Part]) -> str:
     """16 hex digits that are equal for the same rows of the same indices."""
     manifests = [part.snapshot.manifest for part in parts]
-    rows = [[each.model.fingerprint, each.tombstones, *(shard.name for shard in each.shards)] for each in manifests]
+    rows = [
+        [
+            each.model.fingerprint,
+            [each.tombstones, each.tombstones_sha256],
+            # Names are numbers, which those of an index in the place of another share.
+            *([shard.name, shard.sha256] for shard in each.shards),
+        ]
+        for each in manifests
+    ]
     return json_sha256([rows, [str(part.snapshot.folder) for part in parts]])[:16]
 
 

@@ -17,6 +17,7 @@ REMEMBERED = 4096
 """Embeddings of captions and of images that are kept, of each: 8 MB of 512 dimensions."""
 TOGETHER = 32
 """Captions, or images, of waiting requests that are embedded in one pass."""
+_CLOSED = "The server stops, or serves another model from now on."
 
 Given = TypeVar("Given")
 
@@ -36,11 +37,13 @@ class Worker(Generic[Given]):
         """Embeddings float32 ``[n, dim]``.
 
         Raises:
-            BusyError: too many requests wait already, or the server stops.
+            BusyError: too many requests wait already, or the encoder is closed.
         """
         answer: Future[np.ndarray] = Future()
         with self._changed:
-            if self._is_closed or len(self._waiting) >= self._most:
+            if self._is_closed:
+                raise BusyError(_CLOSED)
+            if len(self._waiting) >= self._most:
                 raise BusyError(f"{len(self._waiting)} requests wait for the {self._name} already.")
             self._waiting.append((given, answer))
             if self._thread is None:
@@ -74,12 +77,12 @@ class Worker(Generic[Given]):
                 start += len(given)
 
     def _next(self) -> list[tuple[list[Given], Future[np.ndarray]]] | None:
-        """The requests of the next pass; None when the server stops."""
+        """The requests of the next pass; None when the encoder is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             if self._is_closed:
                 while self._waiting:
-                    self._waiting.popleft()[1].set_exception(BusyError("The server stops."))
+                    self._waiting.popleft()[1].set_exception(BusyError(_CLOSED))
                 return None
             batch, size = [self._waiting.popleft()], 0
             size = len(batch[0][0])

@@ -1,11 +1,12 @@
 """Rankings that pages are cut from, so that the next page costs no search."""
 
+import hashlib
 from collections import OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llm2clip_search.engine import Query, Ranked, Searcher
+    from llm2clip_search.engine import Query, Ranked, Searcher, Term
 
 REACH = 100_000
 """Results that paging can reach."""
@@ -13,6 +14,9 @@ DEPTHS = (300, 3_000, 30_000, REACH)
 """How many results are ranked: the first of these that the page lies within."""
 HELD = 400_000
 """Results of all rankings that are kept: some 60 MB."""
+_RESULT_BYTES = 150
+_OWN = 10
+"""What a ranking takes besides its results, its terms and its chosen rows, in results."""
 
 
 class Rankings:
@@ -28,17 +32,22 @@ class Rankings:
 
         Args:
             query: its ``k`` and ``offset`` do not count.
+
+        Returns:
+            One whose query names the content of images by a digest, and has other ``k`` and ``offset``.
         """
         from dataclasses import replace
 
         depth = next((each for each in DEPTHS if each >= end), REACH)
-        key = replace(query, k=REACH, offset=0)
+        named = tuple(_named(term) for term in query.terms)
+        key = replace(query, terms=named, k=REACH, offset=0)
         with self._lock:
             if (held := self._held.get(key)) is not None:
                 self._held.move_to_end(key)
                 if is_whole(held) or len(held) >= end:
                     return held
         ranked = searcher.rank(replace(query, k=depth, offset=0))
+        ranked = replace(ranked, query=replace(ranked.query, terms=named))
         with self._lock:
             if (replaced := self._held.pop(key, None)) is not None:
                 self._size -= _size(replaced)
@@ -51,9 +60,20 @@ class Rankings:
 
 
 def _size(ranked: "Ranked") -> int:
-    """What a ranking takes, in results; ids of chosen rows are part of its query."""
-    chosen = ranked.query.among
-    return len(ranked) + (sum(map(len, chosen)) // 16 if chosen is not None else 0)
+    """What a ranking takes, in results; its query's terms and condition and the ids of chosen rows are part of it."""
+    query = ranked.query
+    texts = sum(len(term.value) for term in query.terms) + len(query.where or "")
+    chosen = sum(map(len, query.among)) if query.among is not None else 0
+    return _OWN + len(ranked) + texts // _RESULT_BYTES + chosen // 16
+
+
+def _named(term: "Term") -> "Term":
+    """A term that takes little memory: the content of an image, which may be 300 MB, is named by its digest."""
+    from dataclasses import replace
+
+    if isinstance(term.value, str):
+        return term
+    return replace(term, value=hashlib.blake2b(term.value, digest_size=16).digest())
 
 
 def is_whole(ranked: "Ranked") -> bool:

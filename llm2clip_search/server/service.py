@@ -19,6 +19,7 @@ from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.saved_searches import SavedSearches
 
 if TYPE_CHECKING:
+    from llm2clip_search.base.identity import ModelIdentity
     from llm2clip_search.encoders import Encoder
     from llm2clip_search.engine import Searcher
     from llm2clip_search.server.queued_encoder import QueuedEncoder
@@ -56,6 +57,10 @@ class Service:
         self.saved = SavedSearches()
         self._given = encoder
         self._encoder: QueuedEncoder | None = None
+        """The one that was loaded last, for an index of `_loaded_for`: a name and a fingerprint."""
+        self._loaded_for: tuple[str, str] | None = None
+        self._served: QueuedEncoder | None = None
+        """That of what is open; another one while the index that came last is refused."""
         self._engine: ServingEngine | None = None
         self._opened: Opened | None = None
         self._trouble: tuple[State, str] = ("opening", "The index is being opened.")
@@ -73,8 +78,9 @@ class Service:
         self._stop.set()
         self.shown.close()
         self.map.close()
-        if self._encoder is not None:
-            self._encoder.close()
+        for encoder in (self._encoder, self._served):
+            if encoder is not None:
+                encoder.close()
         if self._engine is not None:
             self._engine.close()
 
@@ -119,11 +125,12 @@ class Service:
             try:
                 folders = index_folders(self.config.indices or [find_index()])
                 seen = [_stamp(folder) for folder in folders]
-                if seen != self._seen or self._opened is None:
-                    self._open(folders)
-                    self._seen = seen
+                if seen != self._seen:
+                    self._open(folders, seen)
             except Llm2ClipError as error:
                 there = bool(folders) and all(has_index(folder) for folder in folders)
+                if not there:
+                    self._seen = []  # the same one may come back, as when a disk is mounted again
                 self._trouble_is("failed" if there else "no-index", str(error))
             except Exception as error:
                 self._trouble_is("failed", _unexpected("The index could not be opened"), error)
@@ -139,30 +146,49 @@ class Service:
         warmed: QueuedEncoder | None = None
         while True:
             self.refresh()
-            if self._encoder is not None and self._encoder is not warmed:
-                warmed = self._encoder
+            if self._served is not None and self._served is not warmed:
+                warmed = self._served
                 Thread(target=self._warm, args=(warmed,), name="warming", daemon=True).start()
             if self._stop.wait(WATCH_S):
                 return
 
-    def _open(self, folders: list[Path]) -> None:
+    def _open(self, folders: list[Path], seen: list[object]) -> None:
+        """Serve what is there now; ``seen`` is what `refresh` saw of it."""
         from llm2clip_search.engine import open_index
-        from llm2clip_search.server.queued_encoder import QueuedEncoder
         from llm2clip_search.store import Manifest
 
-        model = Manifest.read(folders[0]).model
-        if self._encoder is None or (self._given is None and self._encoder.fingerprint != model.fingerprint):
-            self._encoder = QueuedEncoder(self._given or self._load(model.name), queue=self.config.queue)
+        models = [Manifest.read(folder).model for folder in folders]
+        encoder = self._encoder_for(models[0])
+        if any(model.fingerprint != encoder.fingerprint for model in models):
+            self._seen = seen  # it is refused below, and only another manifest can change that
         searcher = open_index(
-            folders, encoder=self._encoder, condition_seconds=CONDITION_SECONDS, engine=self._engine_of(folders)
+            folders, encoder=encoder, condition_seconds=CONDITION_SECONDS, engine=self._engine_of(folders)
         )
         _read_ahead(searcher)
         manifests = [part.snapshot.manifest for part in searcher.parts]
         hidden = location_columns(searcher) if self.config.hide_location else frozenset[str]()
+        before, self._served = self._served, encoder
+        if before is not encoder:
+            self.towers.update(text="idle", vision="idle")
         self._opened = Opened(searcher=searcher, generation=_generation(manifests), hidden=hidden)
-        self._trouble, self._said = ("ready", ""), None
+        self._seen, self._trouble, self._said = seen, ("ready", ""), None
+        if before is not None and before is not encoder:
+            before.close()  # its threads would keep it in memory
         # Loading columns takes seconds for tens of millions of rows; conditions read the files until then.
         Thread(target=_settle, args=(searcher,), name="columns", daemon=True).start()
+
+    def _encoder_for(self, model: "ModelIdentity") -> "QueuedEncoder":
+        """The encoder of an index: loaded once for each model, though it may turn out to be another than that."""
+        from llm2clip_search.server.queued_encoder import QueuedEncoder
+
+        made = (model.name, model.fingerprint)
+        if self._encoder is not None and (self._given is not None or made == self._loaded_for):
+            return self._encoder
+        loaded = QueuedEncoder(self._given or self._load(model.name), queue=self.config.queue)
+        if self._encoder is not None and self._encoder is not self._served:
+            self._encoder.close()
+        self._encoder, self._loaded_for = loaded, made
+        return loaded
 
     def _engine_of(self, folders: list[Path]) -> "ServingEngine | None":
         """The engine that is searched; it stays open when the index has changed."""
@@ -193,16 +219,19 @@ class Service:
         }
         for tower, embed in towers.items():
             self.towers[tower] = "loading"
+            failure: Exception | None = None
             try:
                 embed()
-                self.towers[tower] = "ready"
             except Exception as error:
-                self.towers[tower] = "failed"
-                what = f"The {tower} tower could not be loaded"
-                if isinstance(error, Llm2ClipError):
-                    self._trouble_is("failed", f"{what}: {error}")
-                else:
-                    self._trouble_is("failed", _unexpected(what), error)
+                failure = error
+            if self._served is not encoder:
+                return  # another model is served by now, whose towers are loaded by another thread
+            self.towers[tower] = "ready" if failure is None else "failed"
+            what = f"The {tower} tower could not be loaded"
+            if isinstance(failure, Llm2ClipError):
+                self._trouble_is("failed", f"{what}: {failure}")
+            elif failure is not None:
+                self._trouble_is("failed", _unexpected(what), failure)
 
 
 def _unexpected(what: str) -> str:
@@ -242,6 +271,8 @@ def _generation(manifests: "Sequence[Manifest]") -> str:
     """A name for the state of some indices, in 16 hex digits."""
     digest = hashlib.blake2b(digest_size=8)
     for manifest in manifests:
-        names = [entry.name for entry in manifest.shards]
-        digest.update(repr((manifest.generation, manifest.tombstones, names)).encode())
+        # Commits and files are numbered from 1, so that those of an index in the place of another have the same names.
+        shards = [(entry.name, sorted(entry.sha256.items())) for entry in manifest.shards]
+        tombstones = manifest.tombstones, manifest.tombstones_sha256
+        digest.update(repr((manifest.generation, manifest.model.fingerprint, tombstones, shards)).encode())
     return digest.hexdigest()

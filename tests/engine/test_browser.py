@@ -1,7 +1,9 @@
 """Orders of columns, counts of values and places, and rows that were chosen, against Python over the rows."""
 
 import copy
+import math
 import pickle
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +17,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm2clip_search.engine import Chosen, Condition, Query, Searcher, SearchIndex, SearchIndices, Term
 from llm2clip_search.engine.bins import MOST_TIMES, number_edges, time_edges
@@ -311,6 +315,60 @@ def test_bins_of_numbers_hold_all_and_are_few(low: float, high: float, mean: flo
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "is_whole"),
+    [
+        (1_700_000_000_123, 1_700_000_000_123, True),
+        (1_700_000_000_123, 1_700_000_000_123, False),
+        (10**17, 10**17 + 4_000, True),
+        (2**53 - 1, 2**53 - 1, True),
+        (10**18 - 1, 10**18 - 1, True),
+        (-(2**63), 2**63 - 1, True),
+        (-1e308, 1e308, False),
+        (-sys.float_info.max, sys.float_info.max, False),
+        (5e-324, 5e-324, False),
+    ],
+)
+@pytest.mark.parametrize("limit", [1, 20])
+def test_bins_of_large_numbers_hold_all(low: float, high: float, is_whole: bool, limit: int) -> None:
+    check_bins(float(low), float(high), float(low) / 2 + float(high) / 2, is_whole=is_whole, limit=limit)
+
+
+def test_whole_numbers_of_thirteen_digits_get_bins_of_their_own() -> None:
+    edges = number_edges(1.7e12, 1.7e12 + 5, 1.7e12 + 2, is_whole=True, limit=20)
+    assert edges.names == tuple(range(1_700_000_000_000, 1_700_000_000_007))
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    ends=st.one_of(
+        st.tuples(FINITE, FINITE),
+        st.tuples(st.integers(-(2**63), 2**63), st.integers(0, 2**40)).map(lambda two: (two[0], sum(two))),
+        st.tuples(st.integers(2**53 - 1000, 2**53), st.integers(0, 10**4)).map(lambda two: (two[0], sum(two))),
+    ),
+    share=st.floats(0, 1),
+    limit=st.integers(1, 200),
+)
+def test_bins_of_any_numbers_hold_all_and_are_few(ends: tuple[float, float], share: float, limit: int) -> None:
+    low, high = sorted(map(float, ends))
+    mean = low * (1 - share) + high * share
+    for is_whole in {False, low.is_integer() and high.is_integer()}:
+        check_bins(low, high, mean, is_whole=is_whole, limit=limit)
+
+
+def check_bins(low: float, high: float, mean: float, *, is_whole: bool, limit: int) -> None:
+    edges = number_edges(low, high, mean, is_whole=is_whole, limit=limit)
+    assert edges.values[0] <= low
+    assert edges.values[-2] <= high < edges.values[-1]
+    assert list(edges.values) == sorted(set(edges.values))
+    assert list(edges.names) == sorted(set(edges.names))
+    assert all(math.isfinite(name) for name in edges.names if not isinstance(name, str))
+    # Ends are round numbers, so that the first and the last bin may lie half outside; bins that grow have their own.
+    assert len(edges.values) - 1 <= max(limit + 2, 24)
+
+
+@pytest.mark.parametrize(
     ("first", "last", "start", "end"),
     [
         ("2026-11-25T10:00", "2026-11-25T12:00", "2026-11-25", "2026-11-26"),
@@ -326,6 +384,28 @@ def test_bins_of_times_are_days_months_or_years(first: str, last: str, start: st
     assert (edges.names[0], edges.names[-1]) == (start, end)
     assert edges.values[0] <= low <= high < edges.values[-1]
     assert len(edges.values) <= MOST_TIMES + 1
+
+
+def test_large_numbers_of_corpora_are_counted(tmp_path: Path) -> None:
+    """Milliseconds, ids of 18 digits, and the largest floats there are: all rows, and one of them."""
+    own = {
+        "ms": pa.array([1_700_000_000_000 + n % 6 for n in range(40)]),
+        "number": pa.array([10**17 + 1000 * n for n in range(40)]),
+        "unsigned": pa.array([2**64 - 1 - n for n in range(40)], pa.uint64()),
+        "extreme": pa.array([sys.float_info.max * (-1) ** n for n in range(40)]),
+        "skewed": pa.array([sys.float_info.max if n == 7 else 1e-300 for n in range(40)]),
+    }
+    encoder = ColourEncoder()
+    vectors = np.eye(40, encoder.dim, dtype=np.float32) + 1e-3
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with Writer.open(tmp_path / "own", model=encoder.identity, dim=encoder.dim) as writer:
+        writer.commit(rows_of(40, seed=6), vectors, columns=pa.table(own))
+    index = SearchIndex(Snapshot(tmp_path / "own"), encoder)
+    for where, rows in ((None, 40), ("id = 7", 1)):
+        facets = {facet.column: facet for facet in index.facets(where, columns=own).facets}
+        assert {name: sum(each.count for each in facets[name].bins) for name in own} == dict.fromkeys(own, rows)
+    [milliseconds] = index.facets(columns=["ms"]).facets
+    assert [each.count for each in milliseconds.bins] == [7, 7, 7, 7, 6, 6]
 
 
 def test_columns_of_corpora_are_asked_for_like_others(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A layout keeps neighbours together, places new rows among the old ones, and finds what lies within a polygon."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 
 from llm2clip_search.engine import SearchIndex, layout, layout_file
-from llm2clip_search.engine.layout import Landmarks, Layout, continued, lay_out
+from llm2clip_search.engine.layout import Landmarks, Layout, continued, lay_out, state_of
 from llm2clip_search.engine.layout_file import read_layout, write_layout
 from llm2clip_search.store import Snapshot, Writer
 from tests.support.several import index_of
@@ -107,6 +108,15 @@ def test_several_indices_share_one_layout(tmp_path: Path) -> None:
     assert len(laid) == 120
     apart = np.linalg.norm(laid.places[:60] - laid.places[60:], axis=1)  # the same vectors
     assert np.median(apart) < 0.1
+
+
+def test_the_same_numbers_of_other_vectors_are_another_state(tmp_path: Path) -> None:
+    """As after an index was deleted and made of another folder: its commit and its shard have the same names."""
+    states = []
+    for seed in (1, 2, 1):
+        shutil.rmtree(tmp_path / "i", ignore_errors=True)
+        states.append(state_of([index_of(tmp_path / "i", clustered(seed, 20))]))
+    assert states[0] == states[2] != states[1]
 
 
 def test_after_a_small_change_rows_stay_where_they_are(tmp_path: Path) -> None:

@@ -49,6 +49,24 @@ def test_every_form_holds_the_same_rows(client: TestClient, monkeypatch: pytest.
     assert paths.text.splitlines() == [hit["path"] for hit in expected]
 
 
+@pytest.mark.parametrize("sort", ["path", "-width"])
+def test_the_best_results_are_exported_in_the_order_of_a_column(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, sort: str
+) -> None:
+    best = {hit["id"] for hit in hits(client, k=12)}
+    expected = hits(client, k=12, sort=sort)
+    monkeypatch.setattr(search, "MOST", 5)
+    for k in (12, 100_000):
+        asked = {"text": "a wet dog", "sort": sort, "k": k, "format": "ndjson"}
+        found = [json.loads(line) for line in client.get("/api/v1/search", params=asked).text.splitlines()]
+        values = [hit[sort.removeprefix("-")] for hit in found]
+        assert values == sorted(values, reverse=sort.startswith("-"))
+        assert len(found) == min(k, 20)
+        if k == 12:
+            assert found == expected
+            assert {hit["id"] for hit in found} == best
+
+
 def test_the_form_follows_what_is_accepted(client: TestClient) -> None:
     for accept, media in {
         "text/csv": "text/csv",

@@ -179,9 +179,11 @@ def _answered(call: Call, asked: SearchRequest, form: Format | None) -> SearchAn
 
 def _pages(call: Call, asked: SearchRequest, opened: Opened) -> Iterator[list[Found]]:
     """Hits a page at a time, as many as a request asks for."""
+    # The best results are ordered by a column within their page, so that an order needs all of them in one.
+    size = asked.k if asked.terms and asked.sort is not None else MOST
     page, left = asked, asked.k
     while left > 0:
-        found = answer(call, msgspec.structs.replace(page, k=min(left, MOST)), opened)
+        found = answer(call, msgspec.structs.replace(page, k=min(left, size)), opened)
         yield found.hits
         left -= len(found.hits)
         if found.next is None:

@@ -1,5 +1,6 @@
 """Searches over HTTP against the engine: pages, cursors, and what is refused."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,27 @@ def test_a_cursor_does_not_survive_another_query_or_a_change(tmp_path: Path) -> 
             answer = client.post(SEARCH, json={"terms": [{"text": "red"}], "k": 2, **asked})
             assert (answer.status_code, answer.json()["type"]) == (409, "/problems/index-changed")
         assert ask(client, terms=[{"text": "red"}])["total"] == 5
+
+
+def test_an_index_in_the_place_of_another_is_another_state(tmp_path: Path) -> None:
+    """Both have the same numbers of commits and shards and the same ids."""
+    for name, seed in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            photograph(10 * seed + number, size=(64, 48)).save(tmp_path / name / f"{number}.png")
+    index = tmp_path / "index"
+    index_folder(tmp_path / "a", encoder=ColourEncoder(), index=index)
+    with served(index, encoder=ColourEncoder()) as client:
+        first = ask(client, terms=[{"text": "red"}], k=2)
+        path = "/api/v1/images/0/thumbnail"
+        shown = client.get(path).content
+        shutil.rmtree(index)
+        index_folder(tmp_path / "b", encoder=ColourEncoder(), index=index)
+        wait_until(lambda: client.get("/api/v1/search?k=1").json()["hits"][0]["path"].startswith(str(tmp_path / "b")))
+        assert client.get("/api/v1/ready").json()["generation"] != first["generation"]
+        assert client.get(path).content != shown
+        answer = client.post(SEARCH, json={"terms": [{"text": "red"}], "k": 2, "cursor": first["next"]})
+        assert (answer.status_code, answer.json()["type"]) == (409, "/problems/index-changed")
 
 
 def test_several_indices_have_ids_of_their_own(tmp_path: Path, indexed: Path) -> None:

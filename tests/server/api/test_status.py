@@ -1,17 +1,20 @@
 """What is served, and how far the server is."""
 
 import os
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from llm2clip_search import engine
+from llm2clip_search import encoders, engine
 from llm2clip_search.errors import ModelError
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.server.app import create_app
 from llm2clip_search.server.config import ServerConfig
+from llm2clip_search.server.problems import BusyError
 from llm2clip_search.server.service import WATCH_S, Service
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
@@ -119,6 +122,73 @@ def test_what_nobody_expected_is_for_the_log_only(
         wait_until(lambda: caplog.text.count("RuntimeError: /home/me/.secret"))
         time.sleep(2.5 * WATCH_S)
     assert caplog.text.count("RuntimeError: /home/me/.secret") == 1  # not at each look at the index
+
+
+def made_by(dim: int, folder: Path) -> None:
+    """An index of one picture in a folder, in place of any that is there."""
+    shutil.rmtree(folder / ".llm2clip", ignore_errors=True)
+    photograph(1, size=(64, 48)).save(folder / "a.png")
+    index_folder(folder, encoder=ColourEncoder(dim), index=folder / ".llm2clip")
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[ColourEncoder]:
+    """What was loaded: a name of eight colours gives eight, and any other gives sixteen."""
+    loaded = list[ColourEncoder]()
+
+    def load(name: str, **_: object) -> ColourEncoder:
+        loaded.append(ColourEncoder(8 if name == "colours:8" else 16))
+        return loaded[-1]
+
+    monkeypatch.setattr(encoders, "load_encoder", load)
+    return loaded
+
+
+def test_an_index_of_another_model_is_refused_once(
+    tmp_path: Path, loaded: list[ColourEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = list[object]()
+    open_index = engine.open_index
+
+    def counted(folders: list[Path], **how: Any) -> Any:
+        opened.append(folders)
+        return open_index(folders, **how)
+
+    monkeypatch.setattr(engine, "open_index", counted)
+    made_by(4, tmp_path)
+    service = Service(ServerConfig(indices=(tmp_path / ".llm2clip",)))
+    with TestClient(create_app(service), base_url="http://127.0.0.1:8410") as client:
+        wait_until(lambda: client.get("/api/v1/ready").json()["state"] == "failed")
+        for _ in range(3):
+            service.refresh()
+        time.sleep(2.5 * WATCH_S)  # the watcher would warm what it takes for another model
+        assert (len(loaded), len(opened), loaded[0].embedded) == (1, 1, 0)
+        assert "was made by colours:4" in service.detail
+        photograph(2, size=(64, 48)).save(tmp_path / "b.png")
+        index_folder(tmp_path, encoder=ColourEncoder(4), index=tmp_path / ".llm2clip")
+        wait_until(lambda: len(opened) == 2)
+        assert len(loaded) == 1
+        made_by(8, tmp_path)
+        wait_until(lambda: client.get("/api/v1/ready").status_code == 200)
+        assert [each.name for each in loaded] == ["colours:16", "colours:8"]
+
+
+def test_the_encoder_of_an_index_that_is_replaced_is_closed(tmp_path: Path, loaded: list[ColourEncoder]) -> None:
+    made_by(16, tmp_path)
+    service = Service(ServerConfig(indices=(tmp_path / ".llm2clip",)))
+    with TestClient(create_app(service), base_url="http://127.0.0.1:8410") as client:
+        wait_until(lambda: client.get("/api/v1/ready").status_code == 200)
+        before = service.opened.searcher.encoder
+        made_by(4, tmp_path)
+        wait_until(lambda: "was made by colours:4" in client.get("/api/v1/ready").json()["detail"])
+        assert len(before.encode_texts(["the index that is open is still served"])) == 1
+        made_by(8, tmp_path)
+        wait_until(lambda: service.opened.searcher.encoder.name == "colours:8")
+        wait_until(lambda: service.towers == {"text": "ready", "vision": "ready"})
+        with pytest.raises(BusyError, match="another model"):
+            before.encode_texts(["nobody should ask it"])
+        assert client.get("/api/v1/search?text=red").json()["total"] == 1
+    assert [each.embedded for each in loaded] == [3, 0, 3]
 
 
 @pytest.mark.parametrize("path", ["/api/v1/nothing", "/nothing", "/static/missing.js", "/api/v1/"])
