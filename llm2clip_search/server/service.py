@@ -11,6 +11,7 @@ from llm2clip_search.base.memory import return_freed_memory
 from llm2clip_search.errors import Llm2ClipError
 from llm2clip_search.server.config import ServerConfig
 from llm2clip_search.server.corpus_map import CorpusMap
+from llm2clip_search.server.hits import as_text
 from llm2clip_search.server.location import location_columns
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.pictures.shown import Shown
@@ -139,7 +140,7 @@ class Service:
         """Log it once, with the traceback of a cause that clients are not told."""
         said = (state, detail, repr(cause))
         if said != self._said:
-            _log.warning("%s", detail, exc_info=cause)
+            _log.warning("%s", as_text(detail), exc_info=cause)
         self._said, self._trouble = said, (state, detail)
 
     def _watch(self) -> None:
