@@ -47,7 +47,7 @@ def location_columns(searcher: "Searcher") -> frozenset[str]:
     schemas = [part.snapshot.schema for part in searcher.parts]
     told = {field.name for schema in schemas for field in schema if _tells_location(field)}
     for part in searcher.parts:
-        told |= _told_by_objects(part.snapshot, known=told)
+        told |= _told_by_objects(part.indexed, known=told)
     return frozenset(name.casefold() for name in told)
 
 

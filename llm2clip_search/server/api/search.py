@@ -12,7 +12,7 @@ from llm2clip_search.server.cursors import cursor, read_cursor
 from llm2clip_search.server.endpoint import Call, Endpoint
 from llm2clip_search.server.exports import MEDIA, Format, exported, format_of
 from llm2clip_search.server.filtering import Filtered, Selection, Without, selected
-from llm2clip_search.server.hits import found_of
+from llm2clip_search.server.hits import as_text, found_of
 from llm2clip_search.server.opened import Opened
 from llm2clip_search.server.problems import Problem
 from llm2clip_search.server.rankings import REACH, is_whole
@@ -295,7 +295,7 @@ def _cut(asked: SearchRequest, opened: Opened) -> list[CutTerm]:
 def _explained(plans: "Sequence[SearchPlan]", opened: Opened) -> Explained:
     shown = [
         PlanValue(
-            index=str(part.snapshot.folder),
+            index=as_text(str(part.snapshot.folder)),
             strategy=plan.strategy,
             device=plan.device,
             reason=plan.reason,
