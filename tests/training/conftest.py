@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from llm2clip_search.training import Recipe, find_recipe
 from llm2clip_search.training.data.augmentation import Augmentation
@@ -47,7 +48,11 @@ def recipe(towers: TinyTowers) -> Recipe:
 
 @pytest.fixture(scope="module")
 def made(recipe: Recipe, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``llm``, ``store`` and ``model`` from uninterrupted runs."""
+    """A folder with ``llm``, ``store`` and ``model`` from uninterrupted runs.
+
+    They use one thread, as runs in other processes do: bits depend on how many there are.
+    """
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("made")
     run("captions", recipe, root, folder, folder / "llm")
     embed(recipe, root, folder / "llm", folder / "store")
