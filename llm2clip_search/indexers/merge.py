@@ -25,10 +25,10 @@ from llm2clip_search.store import METADATA_SCHEMA, Snapshot, SourceEntry, Writer
 from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, UNFINISHED, ColumnEntry
-from llm2clip_search.store.paths import PathChange
 from llm2clip_search.store.schema import Failure, column_field
 from llm2clip_search.store.shard import Shard
 from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, FAILURES, check_same_model, index_folder
+from llm2clip_search.store.stranded import change_of_base
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 ROWS_PER_COMMIT = 262_144
@@ -70,10 +70,11 @@ def merge_indices(
 ) -> MergeSummary:
     """Make a new index of the live rows of several, which stay as they are.
 
-    Rows get new ids. Paths stay those of the same files, relative to the new index's parent if they lie below it. If
-    two indices have the same path, the row of the one named first is kept. Columns that corpora brought along, corpora
-    and failures are kept, so that the new index is brought up to date with `index_corpus` like any other. Memory holds
-    the rows of one shard, and 8 bytes per row.
+    Rows get new ids. Paths stay those of the same files, relative to the new index's parent if they lie below it; those
+    of an index that was moved or copied without its images lead to where the images still are. If two indices have the
+    same path, the row of the one named first is kept. Columns that corpora brought along, corpora and failures are
+    kept, so that the new index is brought up to date with `index_corpus` like any other. Memory holds the rows of one
+    shard, and 8 bytes per row.
 
     Args:
         out: folder of the new index; it must not exist, or be empty.
@@ -136,7 +137,7 @@ class _Merge:
     def take(self, snapshot: Snapshot) -> Iterator[None]:
         """Copy the live rows of an index, one shard at a time."""
         own = []
-        rebase = PathChange(before=snapshot.base, after=self._base)
+        rebase = change_of_base(snapshot, self._base)
         for shard in snapshot.shards:
             table = rebase.of_table(shard.metadata(snapshot.schema))
             table = table.rename_columns([self._spelling.get(name.casefold(), name) for name in table.column_names])
@@ -155,7 +156,7 @@ class _Merge:
         failures: dict[str, Failure] = {}
         sources: dict[tuple[str, str], SourceEntry] = {}
         for snapshot in snapshots:
-            rebase = PathChange(before=snapshot.base, after=self._base)
+            rebase = change_of_base(snapshot, self._base)
             for source in snapshot.manifest.sources:
                 moved = replace(source, uri=rebase.of(source.uri), mounts=tuple(map(rebase.of, source.mounts)))
                 sources.setdefault((moved.uri, moved.modality), moved)

@@ -20,7 +20,7 @@ from llm2clip_search.store.moving import move_paths
 from llm2clip_search.store.names import decode, encode
 from llm2clip_search.store.paths import PathChange, as_mask
 from llm2clip_search.store.snapshot import is_uri
-from llm2clip_search.store.stranded import stranded_sources
+from llm2clip_search.store.stranded import change_of_base, stranded_sources
 
 State = Literal["present", "missing", "empty", "moved", "unknown"]
 
@@ -243,11 +243,7 @@ def follow_base(writer: Writer) -> str:
     if old == snapshot.base.as_posix():
         return ""
     stranded = stranded_sources(snapshot)
-    before = Path(old or snapshot.base)
-    left_behind = ((before / decode(each.uri)).as_posix() for each in stranded)
-    moves = (*((place, place) for place in left_behind), (before.as_posix(), snapshot.base.as_posix()))
-    change = PathChange(before=before, after=snapshot.base, moves=moves)
-    move_paths(writer, change, base=snapshot.base.as_posix())
+    move_paths(writer, change_of_base(snapshot, snapshot.base), base=snapshot.base.as_posix())
     return old if stranded else ""
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from llm2clip_search.store.manifest import SourceEntry
 from llm2clip_search.store.names import decode
+from llm2clip_search.store.paths import PathChange
 from llm2clip_search.store.recent_parts import RecentParts
 from llm2clip_search.store.snapshot import Snapshot, is_uri
 
@@ -39,3 +40,14 @@ def stranded_sources(snapshot: Snapshot) -> list[SourceEntry]:
     if "behind" not in whereabouts.values():
         return []
     return [source for source, place in whereabouts.items() if place in behind]
+
+
+def change_of_base(snapshot: Snapshot, after: Path) -> PathChange:
+    """How the paths of an index, which may lie in another folder than before, become relative to ``after``.
+
+    Paths of images that were left behind lead to where they are; other relative paths start from the present folder.
+    """
+    before = Path(snapshot.manifest.base or snapshot.base)
+    left_behind = ((before / decode(each.uri)).as_posix() for each in stranded_sources(snapshot))
+    moves = (*((place, place) for place in left_behind), (before.as_posix(), snapshot.base.as_posix()))
+    return PathChange(before=before, after=after, moves=moves if before != snapshot.base else ())

@@ -1,6 +1,7 @@
 """Merged indices: the rows of all, bit by bit, wherever the new index lies, and whatever interrupts it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,35 @@ def test_a_merged_index_is_brought_up_to_date_like_any_other(tmp_path: Path, col
         assert colours.embedded == before
         hits = open_index(out, encoder=colours).query(image=tmp_path / "b" / "images" / "2.png", k=1).hits
         assert hits[0].path == tmp_path / "b" / "images" / "2.png"
+
+
+def test_paths_of_indices_that_were_copied_alone_lead_to_their_images(tmp_path: Path, colours: ColourEncoder) -> None:
+    """Two of them lie in one folder then, and different images would have the same paths there."""
+    images = [tmp_path / "c" / name / f"{number}.png" for name in "xy" for number in range(3)]
+    for number, image in enumerate(images):
+        image.parent.mkdir(parents=True, exist_ok=True)
+        photograph(number).save(image)
+    for name in "xy":
+        (tmp_path / "c" / name / "broken.png").write_bytes(b"x")
+        index_folder(tmp_path / "c" / name, encoder=colours, index=tmp_path / "c" / name / ".llm2clip")
+        shutil.copytree(tmp_path / "c" / name / ".llm2clip", tmp_path / "backup" / name)
+    for out in (tmp_path / "all" / ".llm2clip", tmp_path / "c" / "merged", tmp_path / "backup" / "merged"):
+        summary = merge_indices(out, [tmp_path / "backup" / name for name in "xy"])
+        assert (summary.total, summary.skipped, summary.failures) == (6, 0, 2)
+        assert [Path(path) for path in by_uri(out)] == images
+        merged = Snapshot(out)
+        assert [merged.located(each.uri) for each in merged.manifest.sources] == [str(tmp_path / "c" / n) for n in "xy"]
+        broken = {Path(merged.located(each["path"])) for each in merged.failures()}
+        assert broken == {tmp_path / "c" / name / "broken.png" for name in "xy"}
+
+
+def test_paths_of_an_index_that_moved_with_its_images_follow_it(tmp_path: Path, colours: ColourEncoder) -> None:
+    (tmp_path / "old").mkdir()
+    photograph(1).save(tmp_path / "old" / "1.png")
+    index_folder(tmp_path / "old", encoder=colours, index=tmp_path / "old" / ".llm2clip")
+    (tmp_path / "old").rename(tmp_path / "new")
+    merge_indices(tmp_path / "out" / ".llm2clip", [tmp_path / "new" / ".llm2clip"])
+    assert [*by_uri(tmp_path / "out" / ".llm2clip")] == [str(tmp_path / "new" / "1.png")]
 
 
 def test_further_columns_are_kept(tmp_path: Path) -> None:
