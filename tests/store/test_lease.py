@@ -107,6 +107,28 @@ def test_an_index_in_a_read_only_folder_opens(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "readers").exists()
 
 
+def test_a_lease_of_another_user_does_not_keep_a_writer_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a query that ran with more rights leaves one: its folder allows nobody else to remove it."""
+    fill(tmp_path, 0)
+    snapshot = Snapshot(tmp_path)
+    del snapshot
+    gc.collect()
+    [left] = (tmp_path / "readers").iterdir()
+    unlink = Path.unlink
+
+    def refuse(self: Path, *, missing_ok: bool = False) -> None:
+        if self == left:
+            raise PermissionError(13, "Permission denied", str(self))
+        unlink(self, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        assert oldest_lease(tmp_path) is None
+        fill(tmp_path, 1)
+    assert live(tmp_path) == {0: "0.jpg", 1: "1.jpg"}
+    assert left.exists()
+
+
 def test_readers_open_while_a_writer_commits(tmp_path: Path) -> None:
     """Every snapshot has the files of its own generation, whenever it was opened."""
     with Writer.open(tmp_path, model=STORE_MODEL, dim=4):
