@@ -26,7 +26,7 @@ from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, UNFINISHED, ColumnEntry
 from llm2clip_search.store.schema import Failure, column_field
-from llm2clip_search.store.shard import Shard
+from llm2clip_search.store.shard import METADATA, VECTORS, Shard
 from llm2clip_search.store.snapshot import ANN, BLOCK_ROWS, FAILURES, check_same_model, index_folder
 from llm2clip_search.store.stranded import change_of_base
 from llm2clip_search.vectorindex.policy import AnnConfig
@@ -85,6 +85,7 @@ def merge_indices(
         progress: called with ``images`` as rows are copied.
 
     Raises:
+        DamagedError: a file of a source differs from what was committed.
         StoreError: ``out`` holds something, a source is missing or named twice, different models made two of them, or
             a further column has two types.
     """
@@ -139,6 +140,8 @@ class _Merge:
         own = []
         rebase = change_of_base(snapshot, self._base)
         for shard in snapshot.shards:
+            for file in (METADATA, VECTORS):  # what has decayed would get a checksum of its own
+                shard.confirm(file, again=True)
             table = rebase.of_table(shard.metadata(snapshot.schema))
             table = table.rename_columns([self._spelling.get(name.casefold(), name) for name in table.column_names])
             hashes = np.fromiter(map(hash, table.column("path").to_pylist()), dtype=np.int64, count=len(table))

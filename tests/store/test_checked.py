@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llm2clip_search import merge_indices
 from llm2clip_search.base.checksums import TICK_NS
 from llm2clip_search.engine.filter import Filter
 from llm2clip_search.errors import DamagedError
@@ -101,3 +102,11 @@ def test_decay_is_found_in_full_and_is_not_merged(folder: Path) -> None:
     ):
         compact(writer, everything=True)
     assert len(Manifest.read(folder).shards) == 2
+
+
+@pytest.mark.parametrize("name", ["embeddings.npy", "metadata.parquet"])
+def test_decay_is_not_copied_into_a_merged_index(folder: Path, tmp_path: Path, name: str) -> None:
+    decay(folder, folder / "shards" / "000002" / name)
+    with pytest.raises(DamagedError, match=f"{name} differs from what was committed"):
+        merge_indices(tmp_path / "out", [folder])
+    assert not (tmp_path / "out").exists()
