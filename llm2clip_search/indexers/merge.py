@@ -237,12 +237,14 @@ def _check_dtype(snapshots: Sequence[Snapshot], writer: Writer) -> None:
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """A folder to build an index in, which becomes ``target`` on success; on an error nothing of it is left."""
-    is_new = not target.exists()
+    is_new, is_ours = not target.exists(), False
     _refuse(target)
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
     try:
         with writer_lock(target):
+            is_ours = True
+            _refuse(target)  # another merge may have finished since
             _clear(target)  # what a merge left that was killed
             try:
                 yield target / UNFINISHED
@@ -250,7 +252,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
             finally:
                 _clear(target)
     except BaseException:
-        if is_new:
+        if is_new and is_ours:
             for name in ("writer.lock", "writer.json"):
                 (target / name).unlink(missing_ok=True)
             with suppress(OSError):

@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +230,42 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"embeddings\.npy cannot be read"):
         merge_indices(tmp_path / "out", [tmp_path / "a"])
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"writer.lock"}
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_of_two_merges_into_a_new_folder_one_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_finished: bool
+) -> None:
+    """The other one leaves it alone, although there was no such folder when it looked."""
+    fill(tmp_path / "a", 0, 1)
+    fill(tmp_path / "b", 2)
+    out = tmp_path / "out"
+    copying, lost, mkdir = threading.Event(), threading.Event(), Path.mkdir
+
+    def wait(task: str, done: int, total: int, figures: object, /) -> None:
+        copying.set()
+        assert is_finished or lost.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        winners = []
+
+        def overtaken(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+            if self == out and threading.current_thread() is threading.main_thread():
+                winners.append(pool.submit(merge_indices, out, [tmp_path / "a"], progress=wait))
+                assert copying.wait(60)
+                assert not is_finished or winners[0].result()
+            mkdir(self, mode, parents, exist_ok)
+
+        monkeypatch.setattr(Path, "mkdir", overtaken)
+        try:
+            with pytest.raises(StoreError, match="holds an index already" if is_finished else "is being written by"):
+                merge_indices(out, [tmp_path / "b"])
+            assert is_finished or {"writer.lock", "writer.json"} <= {path.name for path in out.iterdir()}
+        finally:
+            lost.set()
+        assert winners[0].result().total == 2
+    assert by_uri(out).keys() == {str(tmp_path / "0.jpg"), str(tmp_path / "1.jpg")}
+    check_intact(Snapshot(out))
 
 
 KILLED = """
