@@ -152,6 +152,7 @@ def _embed(
     """Embed lost images of one corpus, and nothing else of it."""
     snapshot = writer.snapshot
     known = KnownRows(snapshot)
+    known.present[:] = True  # a repair says nothing about rows that are there, wherever their files are now
     judge = _Lost(snapshot.stored, known, Completed(CONTAINER_SCHEMA.empty_table()), "image", lost=frozenset(paths))
     try:
         corpus = open_source(snapshot.located(root), snapshot)

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +169,26 @@ def test_a_lost_shard_is_embedded_again_and_nothing_else_is(photos: Path) -> Non
     assert repair(photos).embedded == 1
     assert not (index / "damaged" / "lost.parquet").exists()
     assert repair(photos).damaged == []
+
+
+def test_sound_rows_of_a_container_stay_when_another_one_holds_the_same_image(tmp_path: Path) -> None:
+    folder, index = tmp_path / "photos", tmp_path / ".llm2clip"
+    folder.mkdir()
+    for name, numbers in (("a.tar", (0, 1)), ("b.tar", (0,))):
+        with tarfile.open(folder / name, "w") as archive:
+            for number in numbers:
+                photograph(number).save(tmp_path / f"{number}.png")
+                archive.add(tmp_path / f"{number}.png", f"{number}.png")
+    update(folder, ColourEncoder(), rows_per_commit=1)
+    before = {path: row["id"] for path, row in rows(folder).items()}
+    assert list(before) == ["photos/a.tar#0.png", "photos/a.tar#1.png", "photos/b.tar#0.png"]
+    for shard in Snapshot(index).shards[1:]:
+        (shard.folder / "embeddings.npy").write_bytes(b"")
+    done = repair(folder)
+    assert (done.lost, done.embedded, done.reused, done.missing) == (2, 1, 1, [])
+    after = {path: row["id"] for path, row in rows(folder).items()}
+    assert after.keys() == before.keys()
+    assert after["photos/a.tar#0.png"] == before["photos/a.tar#0.png"]
 
 
 @pytest.mark.parametrize("name", ["metadata.parquet", "rows.arrow"])
