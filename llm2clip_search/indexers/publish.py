@@ -144,7 +144,8 @@ class _Publish:
             if not is_new:
                 self.engine.extend(self.rows.schema)
         state = self._send(state, is_empty=is_new or self.engine.count() == 0)
-        self._delete(is_new=is_new)
+        if before is not None:
+            self._delete(before)
         self.sent_seconds = time.perf_counter() - started
         if self.dry_run:
             return None
@@ -228,14 +229,16 @@ class _Publish:
                 self._recorded = time.monotonic()
         return replace(state, shards=shards)
 
-    def _delete(self, *, is_new: bool) -> None:
+    def _delete(self, before: Published) -> None:
         """Delete what is not live any more.
 
-        All live rows are there, so that equal counts mean equal rows, and nothing needs to be listed.
+        Rows that have died since the last publish are always asked for: equal counts do not mean equal rows if somebody
+        has deleted live ones. Everything is listed only if there are still too many.
         """
         live = self.snapshot.live_ids
-        surplus = 0 if is_new else self.engine.count() + (self.added if self.dry_run else 0) - len(live)
-        if surplus <= 0:
+        surplus = self.engine.count() + (self.added if self.dry_run else 0) - len(live)
+        is_new_commit = not before.is_complete or before.generation != self.snapshot.manifest.generation
+        if surplus <= 0 and not is_new_commit:
             return
         dead = np.unique(np.concatenate([shard.dead for shard in self.snapshot.shards]))
         dead = np.setdiff1d(dead, live, assume_unique=True)

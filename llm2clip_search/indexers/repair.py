@@ -13,6 +13,8 @@ import pyarrow as pa
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.corpora import Item
+from llm2clip_search.corpora.corpus import Modality
+from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers.ann import build_ann, no_captions
@@ -21,10 +23,11 @@ from llm2clip_search.indexers.corpus import IndexConfig, embed_and_commit
 from llm2clip_search.indexers.known import Completed, KnownRows
 from llm2clip_search.indexers.listing import Judge
 from llm2clip_search.indexers.plan import IndexPlan
-from llm2clip_search.indexers.sources import open_source
+from llm2clip_search.indexers.sources import follow_base, open_sources
 from llm2clip_search.store import Manifest, Writer
+from llm2clip_search.store.lost import lost_images, write_lost_images
 from llm2clip_search.store.names import decode
-from llm2clip_search.store.repair import FileRepair, lost_images, repair_files, write_lost_images
+from llm2clip_search.store.repair import FileRepair, repair_files
 from llm2clip_search.store.schema import CONTAINER_SCHEMA
 from llm2clip_search.store.snapshot import check_model
 from llm2clip_search.vectorindex.policy import AnnConfig
@@ -81,14 +84,16 @@ def repair_index(
     done = RepairSummary(index=str(folder), **vars(files))
     manifest = Manifest.read(folder)
     with Writer.open(folder, model=manifest.model, dim=manifest.dim) as writer:
-        lost = _absent(writer, lost_images(writer.snapshot.folder))
+        if len(lost_images(folder)):
+            follow_base(writer)  # an index that has moved away from its images finds them where they were
+        lost = _absent(writer, lost_images(folder))
         if len(lost):
             loaded = encoder()
             check_model(writer.snapshot, loaded.identity)
             captions = loaded.caption_sample
-            for root, paths in _by_source(writer, lost).items():
-                _embed(writer, root, paths, loaded, config, progress, done)
-        write_lost_images(writer.snapshot.folder, _absent(writer, lost))
+            for (root, modality), paths in _by_source(writer, lost).items():
+                _embed(writer, root, modality, paths, loaded, config, progress, done)
+        write_lost_images(folder, _absent(writer, lost))
         if done.damaged or len(lost):
             build_ann(writer, manifest.ann_config or AnnConfig(), captions=captions, progress=progress)
         done.total = writer.manifest.live
@@ -104,15 +109,15 @@ def _absent(writer: Writer, lost: pa.Table) -> pa.Table:
     return lost.filter(pa.array([known.find(path) < 0 for path in lost.column("path").to_pylist()]))
 
 
-def _by_source(writer: Writer, lost: pa.Table) -> dict[str, set[str]]:
-    """Paths of lost images by the corpus that they came from."""
+def _by_source(writer: Writer, lost: pa.Table) -> dict[tuple[str, Modality], set[str]]:
+    """Paths of lost images and texts by the corpus that they came from, and by what it was read as."""
     snapshot = writer.snapshot
-    by_source: dict[str, set[str]] = {}
+    by_source: dict[tuple[str, Modality], set[str]] = {}
     for row in lost.to_pylist():
         path, corpus = row["path"], row["corpus"]
         if corpus is None:  # schema 1
             corpus = next((s.uri for s in snapshot.manifest.sources if snapshot.is_under(path, s.uri)), path)
-        by_source.setdefault(corpus, set()).add(path)
+        by_source.setdefault((corpus, row["modality"] or "image"), set()).add(path)
     return by_source
 
 
@@ -143,6 +148,7 @@ class _Lost(Judge):
 def _embed(
     writer: Writer,
     root: str,
+    modality: Modality,
     paths: set[str],
     encoder: Encoder,
     config: IndexConfig,
@@ -152,16 +158,26 @@ def _embed(
     """Embed lost images of one corpus, and nothing else of it."""
     snapshot = writer.snapshot
     known = KnownRows(snapshot)
-    judge = _Lost(snapshot.stored, known, Completed(CONTAINER_SCHEMA.empty_table()), "image", lost=frozenset(paths))
+    known.present[:] = True  # a repair says nothing about rows that are there, wherever their files are now
+    judge = _Lost(snapshot.stored, known, Completed(CONTAINER_SCHEMA.empty_table()), modality, lost=frozenset(paths))
     try:
-        corpus = open_source(snapshot.located(root), snapshot)
-        judge.modality = corpus.modality
+        options = SourceOptions(modality=modality)
+        [corpus] = open_sources([snapshot.located(root)], snapshot, options, given=["modality"])
         items = [item for item in corpus.items() if judge.unchanged(item) is None]
     except CorpusError:  # the whole of it is out of reach
         done.missing += sorted(map(decode, paths))
         return
     # Nothing is gone in this plan: it says nothing of other items of the corpus.
-    plan = IndexPlan(root=root, owner=root, source=None, judge=judge, items=items, changed=len(items), is_partial=True)
+    plan = IndexPlan(
+        root=root,
+        owner=root,
+        source=None,
+        judge=judge,
+        modality=modality,
+        items=items,
+        changed=len(items),
+        is_partial=True,
+    )
     committer = Committer(
         writer, plan, rows_per_commit=config.rows_per_commit, seconds_per_commit=config.seconds_per_commit
     )

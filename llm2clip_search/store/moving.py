@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llm2clip_search.store.lost import move_lost_images
 from llm2clip_search.store.manifest import SourceEntry
 from llm2clip_search.store.paths import PathChange, as_mask
 from llm2clip_search.store.schema import Failure
@@ -15,7 +16,7 @@ from llm2clip_search.store.writer import Writer
 
 
 def move_paths(writer: Writer, change: PathChange, *, base: str | None = None) -> int:
-    """Rewrite the paths of rows, sources and failures.
+    """Rewrite the paths of rows, sources, failures, and images that a repair has found lost.
 
     Only shards with a path that changes are written again, all of them in one commit. A row whose new path another row
     has already is dropped: the image was indexed at its new place.
@@ -34,6 +35,8 @@ def move_paths(writer: Writer, change: PathChange, *, base: str | None = None) -
         count = int(np.count_nonzero(as_mask(pc.not_equal(paths, change.of_all(paths)))))
         moved += count
         affected += [shard] if count else []
+    # Before the commit: a change that is made twice is the same as one that is made once, so a kill does no harm.
+    move_lost_images(writer.snapshot.folder, change.of_table)
     first = writer.manifest.next_shard
     names = (f"{number:06d}" for number in range(first, first + len(affected)))
     groups = {name: [shard] for name, shard in zip(names, affected, strict=True)}

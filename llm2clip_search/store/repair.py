@@ -12,34 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from llm2clip_search.base.files import replace_file
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.progress import Progress, no_progress
 from llm2clip_search.errors import DamagedError
-from llm2clip_search.store.aside import DAMAGED, set_aside
+from llm2clip_search.store.aside import set_aside
 from llm2clip_search.store.contents import DamagedFile
 from llm2clip_search.store.faults import writing
 from llm2clip_search.store.lock import writer_lock
+from llm2clip_search.store.lost import LOST_SCHEMA, as_lost, lost_images, write_lost_images
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, Manifest
 from llm2clip_search.store.salvage import TwinShard, readable, rebuild_manifest, superseded
-from llm2clip_search.store.schema import parquet_bytes
 from llm2clip_search.store.shard import METADATA, ROWS, VECTORS, Shard
 from llm2clip_search.store.snapshot import ANN, FAILURES, index_folder
 from llm2clip_search.store.tombstones import Tombstones
 from llm2clip_search.store.verification import verify_files
 from llm2clip_search.store.writer import Writer
 from llm2clip_search.vectorindex.policy import AnnConfig
-
-LOST = "lost.parquet"
-"""In ``damaged/``: images of shards that were set aside, as long as they are not in the index again."""
-LOST_SCHEMA = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),  # as in the metadata
-        pa.field("corpus", pa.string()),  # as in the metadata
-    ]
-)
 
 
 @dataclass(kw_only=True)
@@ -99,29 +88,6 @@ def repair_files(folder: Path, *, model: ModelIdentity | None = None, progress: 
             (folder / FAILURES).unlink()
             writer.replace_failures(())
     return done
-
-
-def lost_images(folder: Path) -> pa.Table:
-    """Images that repairs have found lost, columns of `LOST_SCHEMA`."""
-    path = folder / DAMAGED / LOST
-    if not path.exists():
-        return LOST_SCHEMA.empty_table()
-    try:
-        return pq.read_table(path, schema=LOST_SCHEMA)
-    except (OSError, pa.ArrowException):
-        path.rename(path.with_name(f"unreadable-{LOST}"))  # the shards that it was made of are here as well
-        return LOST_SCHEMA.empty_table()
-
-
-def write_lost_images(folder: Path, table: pa.Table) -> None:
-    """Replace the list of lost images; an empty list is no file."""
-    path = folder / DAMAGED / LOST
-    with writing(path):
-        if len(table):
-            each_once = table.group_by(LOST_SCHEMA.names, use_threads=False).aggregate([])
-            replace_file(path, parquet_bytes(each_once))
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _manifest(folder: Path, model: ModelIdentity | None, done: FileRepair) -> Manifest:
@@ -186,9 +152,7 @@ def _mend_shards(
             done.unnamed += live
             continue
         table = source.read(LOST_SCHEMA.names).take(pa.array(source.live_rows))
-        if "corpus" not in table.column_names:
-            table = table.append_column("corpus", pa.nulls(len(table), pa.string()))
-        lost = pa.concat_tables([lost, table.select(LOST_SCHEMA.names).cast(LOST_SCHEMA)])
+        lost = pa.concat_tables([lost, as_lost(table)])
     if len(lost):
         write_lost_images(folder, lost)
     number = writer.manifest.next_shard

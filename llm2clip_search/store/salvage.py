@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llm2clip_search.base.files import file_sha256, replace_file
@@ -15,6 +14,7 @@ from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.base.mapping import map_array
 from llm2clip_search.errors import DamagedError, StoreError
 from llm2clip_search.store.lease import READERS
+from llm2clip_search.store.lost import as_lost
 from llm2clip_search.store.manifest import MANIFEST, SHARDS, ColumnEntry, Manifest, ShardEntry, SourceEntry, has_shards
 from llm2clip_search.store.row_files import ArrowRows, RowFile
 from llm2clip_search.store.schema import METADATA_SCHEMA, column_entry, maker, parquet_bytes
@@ -95,13 +95,15 @@ class _Found:
     dtype: str
     model: ModelIdentity | None
     columns: tuple[ColumnEntry, ...]
-    sources: tuple[str, ...]
+    sources: tuple[SourceEntry, ...]
+    """Corpora that its rows came from, by URI and modality; how they were read is not known."""
 
 
 def rebuild_manifest(folder: Path, model: ModelIdentity | None) -> Manifest:
     """Write a manifest from the shards of a folder that has lost its own; shards that cannot be read are left out.
 
-    How approximate search was configured is lost, and ids of images that were deleted may be given again.
+    How approximate search was configured is lost, and of each source how it is read, but for its modality. Ids of
+    images that were deleted may be given again.
 
     Args:
         model: the one that made the index, for shards of earlier versions, which do not say it.
@@ -144,7 +146,7 @@ def rebuild_manifest(folder: Path, model: ModelIdentity | None) -> Manifest:
         shards=tuple(sorted(entries, key=lambda entry: (entry.first_id, entry.name))),
         live=sum(entry.rows for entry in entries) - len(dead),
         dead=len(dead),
-        sources=tuple(SourceEntry(uri=uri) for uri in dict.fromkeys(uri for each in found for uri in each.sources)),
+        sources=tuple(dict.fromkeys(source for each in found for source in each.sources)),
         base=folder.parent.as_posix(),
         columns=tuple({column.name: column for each in found for column in each.columns}.values()),
     )
@@ -174,7 +176,8 @@ def _find(folder: Path) -> _Found | None:
         del tables[ROWS]
     sound = {VECTORS: shape is not None, **{name: each is not None for name, each in tables.items()}}
     ids = table.column("id").to_numpy()
-    corpora = pc.unique(table.column("corpus")).drop_null().to_pylist() if "corpus" in table.column_names else ()
+    of_rows = as_lost(table).group_by(["corpus", "modality"], use_threads=False).aggregate([]).to_pylist()
+    sources = (SourceEntry(uri=row["corpus"], modality=row["modality"] or "image") for row in of_rows if row["corpus"])
     return _Found(
         entry=ShardEntry(
             name=folder.name,
@@ -188,7 +191,7 @@ def _find(folder: Path) -> _Found | None:
         dtype=dtype,
         model=model,
         columns=tuple(column_entry(field) for field in table.schema if field.name not in METADATA_SCHEMA.names),
-        sources=tuple(corpora),
+        sources=tuple(sources),
     )
 
 

@@ -3,6 +3,10 @@
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
+from llm2clip_search.store.lost import lost_images
 from llm2clip_search.store.manifest import SourceEntry
 from llm2clip_search.store.names import decode
 from llm2clip_search.store.paths import PathChange
@@ -26,6 +30,8 @@ def stranded_sources(snapshot: Snapshot) -> list[SourceEntry]:
     for shard in snapshot.shards:
         rows = shard.live_rows[:: max(1, len(shard.live_rows) // SAMPLE)]
         sample += [record["path"] for record in shard.records(rows, recent)]
+    lost = lost_images(snapshot.folder).column("path")  # they have been indexed too, and may be all that there was
+    sample += lost.take(pa.array(np.arange(0, len(lost), max(1, len(lost) // SAMPLE)))).to_pylist()
     relative = [each for each in snapshot.manifest.sources if not is_uri(each.uri) and not Path(each.uri).is_absolute()]
     bases = {"along": snapshot.base, "behind": old}
     whereabouts = dict.fromkeys(relative, "nowhere")

@@ -133,6 +133,14 @@ def test_rows_that_somebody_deleted_from_the_engine_are_sent_again(index: Path, 
     check_in_step(index, memory)
 
 
+def test_a_dead_row_goes_though_the_engine_lacks_a_live_one(index: Path, engine: ServingEngine) -> None:
+    publish_index(index, engine)
+    engine.delete(np.array([7]))
+    commit(index.parent, [], removed=[9])  # so that both have as many rows
+    assert changes(publish_index(index, engine)) == (1, 0, 1)
+    check_in_step(index, engine)
+
+
 def test_an_index_that_was_moved_has_other_paths(index: Path, memory: ServingEngine, tmp_path: Path) -> None:
     publish_index(index, memory)
     moved = tmp_path / "elsewhere"

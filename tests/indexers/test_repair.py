@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llm2clip_search.corpora import SourceOptions
 from llm2clip_search.engine import SearchIndex
 from llm2clip_search.engine.filter import Filter
 from llm2clip_search.errors import DamagedError, Llm2ClipError
-from llm2clip_search.indexers import AnnConfig, RepairSummary, repair_index
+from llm2clip_search.indexers import (
+    AnnConfig,
+    RepairSummary,
+    index_corpus,
+    index_folder,
+    move_source,
+    open_sources,
+    repair_index,
+)
 from llm2clip_search.indexers.commit import Committer
 from llm2clip_search.store import Manifest, Snapshot, verify_index
 from tests.support.encoders import ColourEncoder
@@ -168,6 +178,102 @@ def test_a_lost_shard_is_embedded_again_and_nothing_else_is(photos: Path) -> Non
     assert repair(photos).embedded == 1
     assert not (index / "damaged" / "lost.parquet").exists()
     assert repair(photos).damaged == []
+
+
+def test_sound_rows_of_a_container_stay_when_another_one_holds_the_same_image(tmp_path: Path) -> None:
+    folder, index = tmp_path / "photos", tmp_path / ".llm2clip"
+    folder.mkdir()
+    for name, numbers in (("a.tar", (0, 1)), ("b.tar", (0,))):
+        with tarfile.open(folder / name, "w") as archive:
+            for number in numbers:
+                photograph(number).save(tmp_path / f"{number}.png")
+                archive.add(tmp_path / f"{number}.png", f"{number}.png")
+    update(folder, ColourEncoder(), rows_per_commit=1)
+    before = {path: row["id"] for path, row in rows(folder).items()}
+    assert list(before) == ["photos/a.tar#0.png", "photos/a.tar#1.png", "photos/b.tar#0.png"]
+    for shard in Snapshot(index).shards[1:]:
+        (shard.folder / "embeddings.npy").write_bytes(b"")
+    done = repair(folder)
+    assert (done.lost, done.embedded, done.reused, done.missing) == (2, 1, 1, [])
+    after = {path: row["id"] for path, row in rows(folder).items()}
+    assert after.keys() == before.keys()
+    assert after["photos/a.tar#0.png"] == before["photos/a.tar#0.png"]
+
+
+def update_texts(folder: Path) -> None:
+    """Index the text files of a folder into ``.llm2clip`` beside it."""
+    index = folder.parent / ".llm2clip"
+    known = Snapshot(index) if index.exists() else None
+    [corpus] = open_sources([folder], known, SourceOptions(modality="text"), given=["modality"])
+    index_corpus(corpus, encoder=ColourEncoder(), index=index)
+
+
+def images_and_texts(folder: Path) -> dict[str, object]:
+    """Two images and two texts in an index beside their folder; modality by path."""
+    folder.mkdir(parents=True)
+    for number in range(2):
+        photograph(number).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"text number {number}")
+    update(folder, ColourEncoder())
+    update_texts(folder)
+    return {path: row["modality"] for path, row in rows(folder).items()}
+
+
+def lose_vectors(index: Path) -> None:
+    for shard in Snapshot(index).shards:
+        (shard.folder / "embeddings.npy").write_bytes(b"")
+
+
+def test_lost_texts_and_lost_images_of_one_folder_are_embedded_again(tmp_path: Path) -> None:
+    folder, index = tmp_path / "mixed", tmp_path / ".llm2clip"
+    before = images_and_texts(folder)
+    lose_vectors(index)
+    done = repair(folder)
+    assert (done.lost, done.embedded, done.missing, done.failures) == (4, 4, [], [])
+    assert {path: row["modality"] for path, row in rows(folder).items()} == before
+    update_texts(folder)
+    assert update(folder, ColourEncoder()).total == 4
+
+
+def test_a_list_of_lost_images_without_modality_is_read(tmp_path: Path) -> None:
+    """As an earlier version wrote it."""
+    photos = build(tmp_path)
+    index = photos.parent / ".llm2clip"
+    lose_vectors(index)
+    shutil.move(photos, photos.with_name("away"))
+    assert len(repair(photos).missing) == IMAGES
+    path = index / "damaged" / "lost.parquet"
+    pq.write_table(pq.read_table(path, columns=["path", "corpus"]), path)
+    shutil.move(photos.with_name("away"), photos)
+    assert repair(photos).embedded == IMAGES
+    assert not path.exists()
+
+
+def test_images_that_were_left_behind_are_embedded_again(tmp_path: Path) -> None:
+    folder, index = tmp_path / "photos", tmp_path / "ssd" / "index"
+    folder.mkdir()
+    for number in range(4):
+        photograph(number).save(folder / f"{number}.png")
+    index.parent.mkdir()
+    index_folder(folder, encoder=ColourEncoder(), index=folder / ".llm2clip")
+    (folder / ".llm2clip").rename(index)
+    lose_vectors(index)
+    done = repair_index(index, encoder=ColourEncoder)
+    assert (done.lost, done.embedded, done.missing) == (4, 4, [])
+    assert index_folder(folder, encoder=ColourEncoder(), index=index).unchanged == 4
+
+
+def test_the_list_of_lost_images_follows_the_folder(tmp_path: Path) -> None:
+    photos = build(tmp_path)
+    index = photos.parent / ".llm2clip"
+    lose_vectors(index)
+    away = photos.rename(photos.with_name("away"))
+    assert len(repair(photos).missing) == IMAGES
+    move_source(index, str(photos), str(away))
+    assert update(away, ColourEncoder()).indexed == IMAGES
+    done = repair(photos)
+    assert (done.embedded, done.missing) == (0, [])
+    assert not (index / "damaged" / "lost.parquet").exists()
 
 
 @pytest.mark.parametrize("name", ["metadata.parquet", "rows.arrow"])
