@@ -66,8 +66,10 @@ class WithinMemory:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    message = str(error).lower()
-    return isinstance(error, MemoryError) or any(part in message for part in _MESSAGES)
+    if isinstance(error, MemoryError):
+        return True
+    is_of_library = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    return is_of_library and any(part in str(error).lower() for part in _MESSAGES)
 
 
 def _release() -> None:
