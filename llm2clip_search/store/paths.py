@@ -1,5 +1,6 @@
 """Paths as the metadata writes them, whole columns at a time: relative to the base below it, absolute elsewhere."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from llm2clip_search.store.names import encode
 
 pc = LazyModule("pyarrow.compute")
 
-ABSOLUTE = "^/|^.:/|://"
-"""Paths that are not relative: of this machine, of Windows, and URIs."""
+ABSOLUTE = "^/|^.:/|://" if os.name == "nt" else "^/|://"
+"""Paths that are not relative, as `os.path.isabs` has them, and URIs. Elsewhere than on Windows, C: is a name."""
 
 
 def located(paths: pa.ChunkedArray, base: str) -> pa.ChunkedArray:

@@ -137,6 +137,16 @@ def test_paths_of_an_index_that_moved_with_its_images_follow_it(tmp_path: Path, 
     assert [*by_uri(tmp_path / "out" / ".llm2clip")] == [str(tmp_path / "new" / "1.png")]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no folder has such a name")
+def test_a_folder_may_be_named_like_a_drive(tmp_path: Path) -> None:
+    with Writer.open(tmp_path / "a" / "i", model=MODEL, dim=4) as writer:
+        writer.commit([row(0, "C:/1.png")], vectors(0), source=SourceEntry(uri="C:"))
+    merge_indices(tmp_path / "out" / "i", [tmp_path / "a" / "i"])
+    assert [*by_uri(tmp_path / "out" / "i")] == [str(tmp_path / "a" / "C:" / "1.png")]
+    snapshot = Snapshot(tmp_path / "a" / "i")
+    assert snapshot.below(pa.chunked_array([["C:/1.png", "1.png"]]), "C:").tolist() == [True, False]
+
+
 def test_further_columns_are_kept(tmp_path: Path) -> None:
     for name, columns in (("a", {"stars": [1, 2]}), ("b", {"tags": [["x"], None]}), ("c", {})):
         with Writer.open(tmp_path / name / "i", model=MODEL, dim=4) as writer:
