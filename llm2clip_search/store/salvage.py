@@ -1,5 +1,7 @@
 """What can be told of an index without its manifest or its tombstones: from the shards themselves."""
 
+import re
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -103,7 +105,8 @@ def rebuild_manifest(folder: Path, model: ModelIdentity | None) -> Manifest:
     """Write a manifest from the shards of a folder that has lost its own; shards that cannot be read are left out.
 
     How approximate search was configured is lost, and of each source how it is read, but for its modality. Ids of
-    images that were deleted may be given again.
+    images that were deleted, or whose shard cannot be read, may be given again if the old manifest does not give the
+    next one.
 
     Args:
         model: the one that made the index, for shards of earlier versions, which do not say it.
@@ -135,13 +138,15 @@ def rebuild_manifest(folder: Path, model: ModelIdentity | None) -> Manifest:
     dead = _last_tombstones(folder, entries)
     shards = [Shard(folder / SHARDS / each.name, each, dead.of(each.name), dim) for each in entries]
     dead = superseded([each for shard in shards if (each := readable(shard, dim))], dead)
-    generation = 1 + max([0, *_generations(folder)])
+    # Engines and caches take a lower generation for an older copy. No index commits once a second all its life, so the
+    # present time is above any that was there, also where the number itself is what is damaged.
+    generation = 1 + max([int(time.time()), *_generations(folder), *_former(folder, "generation")])
     manifest = Manifest(
         generation=generation,
         model=identity,
         dim=dim,
         dtype=dtype,
-        next_id=max(entry.last_id for entry in entries) + 1,
+        next_id=max([*(entry.last_id + 1 for entry in entries), *_former(folder, "next_id")]),
         next_shard=int(max(path.name for path in folders)) + 1,
         shards=tuple(sorted(entries, key=lambda entry: (entry.first_id, entry.name))),
         live=sum(entry.rows for entry in entries) - len(dead),
@@ -232,3 +237,12 @@ def _generations(folder: Path) -> list[int]:
     paths = [*folder.glob("tombstones-*"), *(folder / ANN).glob("*"), *(folder / READERS).glob("*")]
     names = [path.stem.removeprefix("tombstones-") for path in paths]
     return [int(name) for name in names if name.isdecimal()]
+
+
+def _former(folder: Path, name: str) -> list[int]:
+    """A number that the damaged manifest still gives, as far as its text can be read."""
+    try:
+        text = (folder / MANIFEST).read_bytes()
+    except OSError:
+        return []
+    return [int(value) for value in re.findall(rf'"{name}": ?(\d{{1,12}})\b'.encode(), text)]
