@@ -4,6 +4,7 @@ What people ask may be anything: the database reaches no file but the snapshot's
 configuration is locked, and every session has a time limit.
 """
 
+import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -152,7 +153,7 @@ def _live_rows(snapshot: Snapshot) -> str:
     """The view of live rows with whole paths: shards as they are, and shards with dead rows without those."""
     below = f"{_text(f'{snapshot.stored_base}/')} || path"
     # Patterns that DuckDB turns into prefix and substring searches; a regular expression takes three times as long.
-    is_whole = "starts_with(path, '/') OR contains(path, '://') OR path LIKE '_:/%'"
+    is_whole = "starts_with(path, '/') OR contains(path, '://')" + (" OR path LIKE '_:/%'" if os.name == "nt" else "")
     parts = []
     for relative, path in ((True, below), (False, f"CASE WHEN {is_whole} THEN path ELSE {below} END")):
         located = f"REPLACE ({path} AS path)"

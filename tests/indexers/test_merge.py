@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2clip_search import AnnConfig, index_folder, merge_indices, open_index
+from llm2clip_search.engine.filter import Filter
 from llm2clip_search.errors import StoreError
 from llm2clip_search.store import Snapshot, SourceEntry, Writer
 from llm2clip_search.store.manifest import UNFINISHED
@@ -140,11 +141,12 @@ def test_paths_of_an_index_that_moved_with_its_images_follow_it(tmp_path: Path, 
 @pytest.mark.skipif(os.name == "nt", reason="no folder has such a name")
 def test_a_folder_may_be_named_like_a_drive(tmp_path: Path) -> None:
     with Writer.open(tmp_path / "a" / "i", model=MODEL, dim=4) as writer:
-        writer.commit([row(0, "C:/1.png")], vectors(0), source=SourceEntry(uri="C:"))
+        writer.commit([row(0, "C:/1.png"), row(1, "/2.png")], vectors(0, 1), source=SourceEntry(uri="C:"))
     merge_indices(tmp_path / "out" / "i", [tmp_path / "a" / "i"])
-    assert [*by_uri(tmp_path / "out" / "i")] == [str(tmp_path / "a" / "C:" / "1.png")]
+    assert [*by_uri(tmp_path / "out" / "i")] == [str(tmp_path / "a" / "C:" / "1.png"), "/2.png"]
     snapshot = Snapshot(tmp_path / "a" / "i")
     assert snapshot.below(pa.chunked_array([["C:/1.png", "1.png"]]), "C:").tolist() == [True, False]
+    assert Filter(snapshot).ids(f"path = '{tmp_path.as_posix()}/a/C:/1.png'").tolist() == [0]
 
 
 def test_further_columns_are_kept(tmp_path: Path) -> None:
