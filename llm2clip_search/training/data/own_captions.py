@@ -3,13 +3,14 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llm2clip_search.corpora.addresses import public_uri
 from llm2clip_search.corpora.columns import column_name
 from llm2clip_search.corpora.containers import container_uri
+from llm2clip_search.corpora.corpus import Item
 from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.corpora.table_columns import KEY_NAMES, PLACE_NAMES, TEXT_NAMES
 from llm2clip_search.corpora.tables import columns_of, table_rows
@@ -88,6 +89,37 @@ class CaptionFile:
     def unused(self) -> Iterator[tuple[str, str]]:
         """Names of images that were not asked for, and where the table has them."""
         return ((key, self._where[key]) for key in self._rows if key not in self._used)
+
+
+class ItemsOfSplit:
+    """Chooses the images of a split by their own columns, where no table of captions has it."""
+
+    def __init__(self, source: OwnSource) -> None:
+        self._source = source
+        self._known: set[str] = set()
+        self._readable = False
+
+    def of(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Those of the split, and those that cannot be read, of which no split may be known."""
+        for item in items:
+            split = item.columns.get("split")
+            self._readable |= not item.fault
+            if split is not None:
+                self._known.add(str(split))
+            if item.fault if split is None else str(split) == self._source.split:
+                yield item
+
+    def check(self) -> None:
+        """Raise if nothing was chosen, once all items have passed.
+
+        Raises:
+            CorpusError: no image has a column ``split``, or none is of the split.
+        """
+        name, split = self._source.source, self._source.split
+        if self._known and split not in self._known:
+            raise CorpusError(f"{name} has no images of split {split!r}; it has {', '.join(sorted(self._known))}.")
+        if self._readable and not self._known:
+            raise CorpusError(f"{name} has no column 'split', so none of its images is of split {split!r}.")
 
 
 def captions_of(decoded: Decoded, source: OwnSource) -> Captions:

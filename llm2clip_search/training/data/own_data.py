@@ -31,7 +31,13 @@ from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
 from llm2clip_search.training.data.caption_table import EMPTY, CaptionSource
 from llm2clip_search.training.data.left_out import write_left_out
 from llm2clip_search.training.data.near_duplicates import THUMBNAIL, near_duplicates, small_version
-from llm2clip_search.training.data.own_captions import CaptionFile, beside, captions_of, texts_without_image
+from llm2clip_search.training.data.own_captions import (
+    CaptionFile,
+    ItemsOfSplit,
+    beside,
+    captions_of,
+    texts_without_image,
+)
 from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, OwnSource
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 
@@ -222,9 +228,12 @@ def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compar
     without: dict[str, str] = {}
     for source in sources:
         readable = 0
+        split = ItemsOfSplit(source) if source.split else None
         for corpus, table in _opened(source, folder):
             captions = CaptionFile(table, source) if table else None
             listed = _items(corpus, out)
+            if split and not captions:  # a table of captions says itself which rows are of the split
+                listed = split.of(listed)
             looked = decode_ahead(corpus, listed, THUMBNAIL, threads=os.cpu_count() or 1, ahead=_AHEAD)
             for done, decoded in enumerate(looked, 1):
                 progress("looking at images", done, done + 1, {})
@@ -236,6 +245,8 @@ def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compar
                 out.leave_out("text files without an image", str(text))
             for key, where in captions.unused() if captions else ():
                 out.leave_out("captions without an image", where, key)
+        if split:
+            split.check()
         if not readable:
             broken = [row for row in out.left_out if row[0] in (BROKEN, UNREADABLE)]
             why = f", such as {broken[-1][1]}: {broken[-1][0]}" if broken else ""

@@ -23,7 +23,8 @@ class OwnSource:
     columns: tuple[str, ...] = ()
     """Columns with captions or lists of them; empty for those of usual names, such as ``caption`` and ``captions``."""
     split: str = ""
-    """Use only rows of ``captions`` with this value in their ``split`` column; empty uses all."""
+    """Use only rows of ``captions`` with this value in their ``split`` column, or images that have it in such a column of
+    the source if it holds its captions itself; empty uses all."""
     lang: str = ""
     """Language of the captions; if empty, a column ``lang`` or ``language`` says it, and captions without it count as
     one unknown language."""

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -199,6 +200,34 @@ def test_a_source_of_copies_adds_captions(tmp_path: Path) -> None:
     assert reasons(found) == {"copies of an image": len(CAPTIONS)}
     langs = [lang for images in found.splits.values() for _, lang, _ in images.rows]
     assert langs.count("de") == len(CAPTIONS)
+
+
+def parquet_of_splits(path: Path) -> Path:
+    """Images in a table, the last two of which are for validation."""
+    rows = [{"image": jpeg(n), "caption": f"thing {n}", "split": "train" if n < 4 else "val"} for n in range(6)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def test_a_split_of_a_table_with_images_is_what_is_used(tmp_path: Path) -> None:
+    parquet_of_splits(tmp_path / "a.parquet")
+    train = OwnSource(source="a.parquet", split="train")
+    found = read(tmp_path, train, val_share=0.5)
+    texts = sorted(text for images in found.splits.values() for _, _, text in images.rows)
+    assert texts == [f"thing {n}" for n in range(4)]
+    found = read(tmp_path, train, val=(OwnSource(source="a.parquet", split="val"),))
+    assert found.counts() == {"train images": 4, "train captions": 4, "val images": 2, "val captions": 2}
+    others = (EvaluationSource(name="others", source="a.parquet", split="val"),)
+    assert "thing 5" in [text for _, _, text in read(tmp_path, train, evaluation=others).splits["others"].rows]
+
+
+def test_a_split_of_a_source_that_has_none_is_refused(tmp_path: Path) -> None:
+    folder_with_texts(tmp_path / "a")
+    with pytest.raises(CorpusError, match=r"^a has no column 'split', so none of its images is of split 'train'\."):
+        read(tmp_path, OwnSource(source="a", split="train"))
+    parquet_of_splits(tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"^a\.parquet has no images of split 'dev'; it has train, val\."):
+        read(tmp_path, OwnSource(source="a.parquet", split="dev"))
 
 
 def test_a_listing_changes_with_what_is_listed(tmp_path: Path) -> None:
