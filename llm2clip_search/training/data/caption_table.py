@@ -1,7 +1,7 @@
 """Training captions read from files of any common format into one Arrow table.
 
-Formats: CSV, TSV, JSON lines, Parquet, and webdataset shards whose ``.json`` members contain captions; all except
-Parquet may be gzipped. Paths may contain braces: ``cc3m-{00000..00331}.tar``.
+Formats: CSV, TSV, JSON lines, Parquet, Arrow, and webdataset shards whose ``.json`` members contain captions; all
+except Parquet and Arrow may be gzipped. Paths may contain braces: ``cc3m-{00000..00331}.tar``.
 """
 
 import hashlib

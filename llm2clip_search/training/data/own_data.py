@@ -27,6 +27,7 @@ from llm2clip_search.corpora.decode import Decoded, decode_ahead
 from llm2clip_search.corpora.listed import ListCorpus
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
+from llm2clip_search.corpora.table_formats import TABLE_SUFFIXES
 from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
 from llm2clip_search.training.data.caption_table import EMPTY, CaptionSource
 from llm2clip_search.training.data.left_out import write_left_out
@@ -46,6 +47,7 @@ IMAGES, CAPTIONS, COUNTS = "images.parquet", "captions.parquet", "data.json"
 FEWEST = 2
 """Images of a split: a contrastive batch needs at least two."""
 _AHEAD = 64
+_TABLES = tuple(TABLE_SUFFIXES)
 
 
 @dataclass(kw_only=True)
@@ -214,13 +216,11 @@ def _opened(source: OwnSource, folder: Path) -> Iterator[tuple[Corpus, Path | No
     """The corpora of a source, each with the table of its captions if there is one."""
     place = source.source if "://" in source.source else str(folder / Path(source.source).expanduser())
     for corpus in open_corpora([place], SourceOptions(exclude=source.exclude)):
-        named = source.captions or (place if isinstance(corpus, ListCorpus) and _is_local_table(place) else "")
-        yield corpus, folder / Path(named).expanduser() if named else None
-
-
-def _is_local_table(place: str) -> bool:
-    plain = place.removesuffix(".gz")
-    return "://" not in place and plain.endswith((".csv", ".tsv", ".jsonl", ".jsonlines", ".parquet"))
+        if source.captions:
+            yield corpus, folder / Path(source.captions).expanduser()
+        else:
+            is_local = isinstance(corpus, ListCorpus) and "://" not in corpus.uri
+            yield corpus, Path(corpus.uri) if is_local and corpus.uri.casefold().endswith(_TABLES) else None
 
 
 def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compares: bool) -> OwnImages:
@@ -241,10 +241,7 @@ def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compar
                 _take(decoded, out, without, source, captions, corpus.uri)
                 if compares and decoded.pixels is not None and decoded.content_hash in out.places:
                     out.versions.setdefault(decoded.content_hash, small_version(decoded.pixels))
-            for text in () if captions else texts_without_image(corpus.uri):
-                out.leave_out("text files without an image", str(text))
-            for key, where in captions.unused() if captions else ():
-                out.leave_out("captions without an image", where, key)
+            out.left_out += _unused(corpus, captions)
         if split:
             split.check()
         if not readable:
@@ -261,6 +258,16 @@ def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compar
         example = next(iter(without.values()))
         raise CorpusError(f"None of the {len(without):,} images of {names}, such as {example}, has a caption{why}.")
     return out
+
+
+def _unused(corpus: Corpus, captions: CaptionFile | None) -> Iterator[tuple[str, str, str]]:
+    """What a source says of images beyond those that were taken, once all have passed."""
+    if captions:
+        yield from (("captions without an image", where, key) for key, where in captions.unused())
+        return
+    yield from (("text files without an image", str(text), "") for text in texts_without_image(corpus.uri))
+    for reason, count in corpus.skipped().notes.items() if isinstance(corpus, ListCorpus) else ():
+        yield from [(reason, corpus.uri, "")] * count
 
 
 def _items(corpus: Corpus, out: OwnImages) -> Iterator[Item]:

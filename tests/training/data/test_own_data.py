@@ -1,10 +1,12 @@
 """Own data: every layout gives the same splits, and whatever is wrong with a source is counted or said."""
 
 import hashlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +25,7 @@ from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, 
 from tests.support import own_data
 from tests.support.corpus import jpeg, write_csv
 from tests.support.own_data import CAPTIONS, folder_with_texts
+from tests.support.tables import write_arrow
 
 
 def read(folder: Path, *sources: OwnSource, evaluation: tuple[EvaluationSource, ...] = (), **data: object) -> OwnSplits:
@@ -228,6 +231,38 @@ def test_a_split_of_a_source_that_has_none_is_refused(tmp_path: Path) -> None:
     parquet_of_splits(tmp_path / "a.parquet")
     with pytest.raises(CorpusError, match=r"^a\.parquet has no images of split 'dev'; it has train, val\."):
         read(tmp_path, OwnSource(source="a.parquet", split="dev"))
+
+
+@pytest.mark.parametrize("name", ["a.CSV", "a.TSV.GZ", "a.ndjson", "a.JSONL", "a.pq", "a.arrow", "a.feather"])
+def test_every_table_that_names_images_gives_all_captions(name: str, tmp_path: Path) -> None:
+    folder_with_texts(tmp_path / "images")
+    for text in (tmp_path / "images").glob("*.txt"):
+        text.unlink()
+    names = sorted(path.name for path in (tmp_path / "images").iterdir())
+    rows = [{"path": f"images/{each}", "caption": f"{n} of {each}"} for each in names for n in range(3)]
+    if name.endswith("pq"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    elif name.endswith(("arrow", "feather")):
+        write_arrow(tmp_path / name, pa.Table.from_pylist(rows), stream=name.endswith("arrow"))
+    elif name.casefold().endswith(("csv", "tsv.gz")):
+        write_csv(tmp_path / name.casefold(), rows).rename(tmp_path / name)
+    else:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for source in (OwnSource(source=name), OwnSource(source="images", captions=name)):
+        found = read(tmp_path, source)
+        texts = [text for images in found.splits.values() for _, _, text in images.rows]
+        assert sorted(texts) == sorted(row["caption"] for row in rows)
+        assert not found.left_out
+
+
+def test_rows_that_a_list_elsewhere_has_for_an_image_again_are_counted(tmp_path: Path) -> None:
+    """Such a list is not read as a table of captions."""
+    rows = [f"{number}.jpg,{n} of {number}" for number in CAPTIONS for n in range(2)]
+    files = {f"/lists/{number}.jpg": jpeg(number) for number in CAPTIONS}
+    fsspec.filesystem("memory").pipe(files | {"/lists/own.csv": "\n".join(["path,caption", *rows]).encode()})
+    found = read(tmp_path, OwnSource(source="memory://lists/own.csv"))
+    assert reasons(found) == {"rows that name an image again": len(CAPTIONS)}
+    assert "memory://lists/own.csv" in {name for _, name, _ in found.left_out}
 
 
 def test_a_listing_changes_with_what_is_listed(tmp_path: Path) -> None:
