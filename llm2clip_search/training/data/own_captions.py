@@ -40,23 +40,28 @@ class CaptionFile:
         self._rows: dict[str, Captions] = {}
         self._where: dict[str, str] = {}
         self._used: dict[str, str] = {}
-        image, columns = source.image, list(source.columns)
-        for where, row in table_rows(path, [*columns, *([image] if image else []), *(["split"] * bool(source.split))]):
+        image, has_columns, first = source.image, False, ""
+        wanted = [*source.columns, *([image] if image else []), *(["split"] * bool(source.split))]
+        for where, row in table_rows(path, wanted):
+            first = first or f"{where} has no column with captions; {columns_of(row)}."
             image = image or _usual(row, (*PLACE_NAMES, *KEY_NAMES), f"{where} names no image")
-            columns = columns or caption_names([name for name in row if name != image])
-            if not columns:
-                raise CorpusError(f"{where} has no column with captions; {columns_of(row)}.")
+            # Of each row anew, because lines of JSON need not have the same columns.
+            columns = source.columns or caption_names([name for name in row if name != image])
+            has_columns |= bool(columns)
             if source.split and row["split"] != source.split:
                 continue
-            key = _key(str(row.get(image) or ""))
+            named = row.get(image)
+            key = _key("" if named is None else str(named))
             if not key:
                 raise CorpusError(f"{where} names no image in column {image!r}.")
             place = where.rstrip(",")
             self._where.setdefault(key, place)
             found = self._rows.setdefault(key, [])
             lang = source.lang or str(next((row[name] for name in _LANGS if row.get(name)), UNKNOWN))
-            for name in columns:
-                found += [(lang, caption_text(value, name, where), place) for value in _listed(row.get(name))]
+            values = [(name, value) for name in columns for value in _listed(row.get(name))] or [("", None)]
+            found += [(lang, caption_text(value, name, where), place) for name, value in values]
+        if first and not has_columns:
+            raise CorpusError(first)
         if not self._rows:
             chosen = f" of split {source.split!r}" if source.split else ""
             raise CorpusError(f"{path} has no captions{chosen}.")

@@ -62,6 +62,8 @@ class OwnImages:
     """Small versions by content hash, if near-duplicates are looked for; see `small_version`."""
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
     """Reason, name, and details of what is not used."""
+    without: dict[str, str] = field(default_factory=dict)
+    """URIs of images that no source of the split has captions for, by content hash."""
 
     def leave_out(self, reason: str, name: str, detail: str = "") -> None:
         self.left_out.append((reason, name, detail))
@@ -123,6 +125,7 @@ def read_own_data(
     train = _read(data.train, folder, progress, compares)
     others = {"val": _read(data.val, folder, progress, compares)} if data.val else {}
     others |= {each.name: _read([each], folder, progress, compares) for each in evaluation}
+    _leave_out_without_captions([train, *others.values()])
     left_out = train.left_out
     for name, images in others.items():
         both = sorted(train.places.keys() & images.places.keys())
@@ -225,7 +228,6 @@ def _opened(source: OwnSource, folder: Path) -> Iterator[tuple[Corpus, Path | No
 
 def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compares: bool) -> OwnImages:
     out = OwnImages()
-    without: dict[str, str] = {}
     for source in sources:
         readable = 0
         split = ItemsOfSplit(source) if source.split else None
@@ -238,7 +240,7 @@ def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compar
             for done, decoded in enumerate(looked, 1):
                 progress("looking at images", done, done + 1, {})
                 readable += decoded.error is None
-                _take(decoded, out, without, source, captions, corpus.uri)
+                _take(decoded, out, source, captions, corpus.uri)
                 if compares and decoded.pixels is not None and decoded.content_hash in out.places:
                     out.versions.setdefault(decoded.content_hash, small_version(decoded.pixels))
             out.left_out += _unused(corpus, captions)
@@ -248,16 +250,23 @@ def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compar
             broken = [row for row in out.left_out if row[0] in (BROKEN, UNREADABLE)]
             why = f", such as {broken[-1][1]}: {broken[-1][0]}" if broken else ""
             raise CorpusError(f"{source.source} has no images that can be read{why}.")
-    for content, uri in without.items():
-        if content not in out.places:
-            out.leave_out("images without captions", uri)
     if not out.places:
         names = " and ".join(each.source for each in sources)
         unused = [(where, key) for why, where, key in out.left_out if why == "captions without an image"]
         why = f"; {unused[0][0]} names {unused[0][1]!r}, which is none of them" if unused else ""
-        example = next(iter(without.values()))
-        raise CorpusError(f"None of the {len(without):,} images of {names}, such as {example}, has a caption{why}.")
+        example = next(iter(out.without.values()))
+        raise CorpusError(f"None of the {len(out.without):,} images of {names}, such as {example}, has a caption{why}.")
     return out
+
+
+def _leave_out_without_captions(splits: Sequence[OwnImages]) -> None:
+    """Leave out, once each, the images that no split has captions for: of one table, each split has its own rows."""
+    passed = {content for images in splits for content in images.places}
+    for images in splits:
+        for content, uri in images.without.items():
+            if content not in passed:
+                passed.add(content)
+                images.leave_out("images without captions", uri)
 
 
 def _unused(corpus: Corpus, captions: CaptionFile | None) -> Iterator[tuple[str, str, str]]:
@@ -284,7 +293,6 @@ def _items(corpus: Corpus, out: OwnImages) -> Iterator[Item]:
 def _take(
     decoded: Decoded,
     out: OwnImages,
-    without: dict[str, str],
     source: OwnSource,
     table: CaptionFile | None,
     folder: str,
@@ -306,7 +314,7 @@ def _take(
             known[lang, text] = None
     if not known:
         del out.captions[content]
-        without[content] = item.uri
+        out.without[content] = item.uri
     elif content in out.places:
         out.leave_out("copies of an image", item.uri, out.places[content][0])
     else:

@@ -155,6 +155,32 @@ def test_a_table_may_name_images_that_are_not_there(tmp_path: Path) -> None:
     assert ("empty captions", f"{table}, row 21", str(tmp_path / "a" / "1" / "1.jpg")) in found.left_out
 
 
+def test_every_line_of_a_table_has_its_own_columns(tmp_path: Path) -> None:
+    """And 0 is a name of an image as good as 1."""
+    rows: list[dict[str, object]] = [{"image_id": 0, "caption": "thing 0"}, {"image_id": 1, "captions": ["a", "b"]}]
+    rows += [{"image_id": 2, "caption": "c", "caption_2": "d"}, {"image_id": 3, "text": "e"}, {"image_id": 3}]
+    (tmp_path / "a").mkdir()
+    for number in range(4):
+        (tmp_path / "a" / f"{number}.jpg").write_bytes(jpeg(number))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read(tmp_path, OwnSource(source="a", captions="rows.jsonl"))
+    texts = [text for images in found.splits.values() for _, _, text in images.rows]
+    assert sorted(texts) == ["a", "b", "c", "d", "e", "thing 0"]
+    assert found.left_out == [("empty captions", f"{tmp_path / 'rows.jsonl'}, row 5", str(tmp_path / "a" / "3.jpg"))]
+
+
+def test_images_of_another_split_are_not_without_captions(tmp_path: Path) -> None:
+    names = [path.name for path in sorted(folder_with_texts(tmp_path / "a").glob("*.jpg"))]
+    for text in (tmp_path / "a").glob("*.txt"):
+        text.unlink()
+    rows = [{"image": each, "caption": each, "split": "train" if n < 6 else "val"} for n, each in enumerate(names[:10])]
+    write_csv(tmp_path / "rows.csv", rows)
+    sources = [OwnSource(source="a", captions="rows.csv", split=split) for split in ("train", "val")]
+    found = read(tmp_path, sources[0], val=(sources[1],))
+    assert reasons(found) == {"images without captions": 2}
+    assert {Path(name).name for _, name, _ in found.left_out} == set(names[10:])
+
+
 def test_captions_of_a_doubled_id_are_joined_and_repeated_ones_have_their_row(tmp_path: Path) -> None:
     """An image in several rows, by its name and by its stem."""
     for number in range(4):
