@@ -1,8 +1,9 @@
 """Own data: images with captions from any source, checked, merged by content and split, as folders of a run hold them.
 
-``images.parquet`` has split, content hash, URI and version of every image, ``captions.parquet`` its captions,
-``left_out.jsonl`` what was not used and why, and ``data.json`` the counts. Rows are sorted by content, so that the same
-images and captions give the same training, however their source is laid out. Images are not copied.
+``images.parquet`` has split, content hash, URI (as `store.names` writes it) and version of every image,
+``captions.parquet`` its captions, ``left_out.jsonl`` what was not used and why, and ``data.json`` the counts. Rows are
+sorted by content, so that the same images and captions give the same training, however their source is laid out. Images
+are not copied.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
 from llm2clip_search.corpora.table_formats import TABLE_SUFFIXES
 from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
+from llm2clip_search.store.names import encode
 from llm2clip_search.training.data.caption_table import EMPTY, CaptionSource
 from llm2clip_search.training.data.left_out import write_left_out
 from llm2clip_search.training.data.near_duplicates import THUMBNAIL, near_duplicates, small_version
@@ -179,9 +181,9 @@ def write_own_data(splits: OwnSplits, out: Path, listing: str) -> None:
     """Write the folder; ``data.json`` comes last and makes it complete."""
     out.mkdir(parents=True, exist_ok=True)
     images = [
-        (name, content, *found.places[content])
+        (name, content, encode(uri), version)
         for name, found in splits.splits.items()
-        for content in sorted(found.places)
+        for content, (uri, version) in sorted(found.places.items())
     ]
     captions = [(name, *row) for name, found in splits.splits.items() for row in found.rows]
     for file, columns, rows in (

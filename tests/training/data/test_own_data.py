@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,18 @@ def test_what_is_written_is_read_as_images(tmp_path: Path) -> None:
     write_own_data(found, tmp_path / "again", "listing")
     for name in ("images.parquet", "captions.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_names_that_are_not_utf8_are_read_again(tmp_path: Path) -> None:
+    for path in sorted(folder_with_texts(tmp_path / "a").iterdir()):
+        path.rename(Path(os.fsdecode(os.fsencode(path.parent / "caf") + b"\xe9" + os.fsencode(path.name))))
+    found = read(tmp_path, OwnSource(source="a"))
+    write_own_data(found, tmp_path / "out", "")
+    images = open_images(tmp_path / "out", ("images.parquet#train",))
+    assert len(images) == 10
+    for image in images:
+        assert hashlib.blake2b(images.read(image), digest_size=16).hexdigest() == image
+        assert "/a/caf\ufffdphoto-" in images.name(image)
 
 
 def test_an_image_that_changed_or_vanished_is_said(tmp_path: Path) -> None:
