@@ -172,6 +172,26 @@ def read_caption_table(
     return pa.concat_tables(parts), {"empty": empty, "without a language": unnamed, "repeated": repeated}
 
 
+def content_digest(captions: pa.Table) -> str:
+    """A mark of the captions of a table and of the images, languages and classes that they have, in any order.
+
+    Args:
+        captions: a table with `CAPTION_SCHEMA`.
+
+    Returns:
+        16 hex digits.
+    """
+    names = [name for name in CAPTION_SCHEMA.names if name != "caption"]  # which its id stands for
+    digest = hashlib.blake2b(digest_size=8)
+    for column in captions.select(names).sort_by([(name, "ascending") for name in names]).columns:
+        if pa.types.is_string(column.type):
+            digest.update(pc.fill_null(pc.binary_length(column), -1).to_numpy().tobytes())
+            digest.update("".join(pc.fill_null(column, "").to_pylist()).encode())
+        else:
+            digest.update(column.to_numpy().tobytes())
+    return digest.hexdigest()
+
+
 def captions_of_images(captions: pa.Table) -> pa.Table:
     """The captions that stage 2 uses: those with an image, without negatives."""
     return captions.filter(pc.and_(pc.is_valid(captions["image_id"]), pc.invert(captions["negative"])))
