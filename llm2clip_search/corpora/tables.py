@@ -1,6 +1,6 @@
-"""Rows of tables in common formats: CSV, TSV, JSON lines, Parquet, and the ``.json`` members of webdataset shards.
+"""Rows of tables in common formats: CSV, TSV, JSON lines, Parquet, Arrow, and ``.json`` members of webdataset shards.
 
-All formats except Parquet may be gzipped.
+All formats except Parquet and Arrow may be gzipped.
 """
 
 import csv
@@ -15,7 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llm2clip_search.corpora.files import files_of
 from llm2clip_search.corpora.shards import shard_members
+from llm2clip_search.corpora.table_files import ARROW_SUFFIXES, PARQUET_SUFFIXES
+from llm2clip_search.corpora.table_formats import open_table
+from llm2clip_search.corpora.table_texts import CSV_SUFFIXES, JSON_SUFFIXES
 from llm2clip_search.errors import CorpusError
 
 
@@ -31,11 +35,13 @@ def table_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping
     Raises:
         CorpusError: the format is unknown, the file is missing or damaged, or a row lacks a column.
     """
-    name = path.name.removesuffix(".gz")
+    whole = path.name.casefold()
+    name = whole.removesuffix(".gz")
     reader = next((read for suffix, read in _READERS.items() if name.endswith(suffix)), None)
-    if reader is None or (reader is _parquet_rows and name != path.name):
+    if reader is None or (reader in (_parquet_rows, _arrow_rows) and name != whole):
         raise CorpusError(
-            f"{path} is not a caption file; known suffixes are {', '.join(_READERS)}, each with .gz except Parquet."
+            f"{path} is not a caption file; known suffixes are {', '.join(_READERS)}, each with .gz except Parquet and"
+            " Arrow."
         )
     try:
         for number, row in enumerate(reader(path), 1):
@@ -63,13 +69,13 @@ def columns_of(row: Mapping[str, Any]) -> str:
 
 def _open_text(path: Path) -> Any:
     """Open a text file, gzipped or not; a byte-order mark, which spreadsheets write, is skipped."""
-    opener: Any = gzip.open if path.suffix == ".gz" else open
+    opener: Any = gzip.open if path.suffix.casefold() == ".gz" else open
     return opener(path, "rt", encoding="utf-8-sig", newline="")
 
 
 def _where_not_utf8(path: Path) -> str:
     """The first line of a text file that is not UTF-8, and its byte."""
-    opener: Any = gzip.open if path.suffix == ".gz" else open
+    opener: Any = gzip.open if path.suffix.casefold() == ".gz" else open
     with opener(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -80,7 +86,7 @@ def _where_not_utf8(path: Path) -> str:
 
 
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    tabs = path.name.removesuffix(".gz").endswith(".tsv")
+    tabs = path.name.casefold().removesuffix(".gz").endswith(".tsv")
     with _open_text(path) as file:
         for number, row in enumerate(csv.DictReader(file, delimiter="\t" if tabs else ",", strict=True), 1):
             if any(row.pop(None, ())):
@@ -101,6 +107,12 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     for batch in pq.ParquetFile(path).iter_batches():
         yield from batch.to_pylist()
+
+
+def _arrow_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    table = open_table(files_of(str(path)), str(path))
+    for rows in table.rows(table.schema().names):
+        yield from rows.batch.to_pylist()
 
 
 def _tar_rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -124,10 +136,9 @@ def _json_object(text: str | bytes, where: str) -> dict[str, Any]:
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 _READERS = {
-    ".csv": _csv_rows,
-    ".tsv": _csv_rows,
-    ".jsonl": _json_rows,
-    ".jsonlines": _json_rows,
-    ".parquet": _parquet_rows,
+    **dict.fromkeys(CSV_SUFFIXES, _csv_rows),
+    **dict.fromkeys(JSON_SUFFIXES, _json_rows),
+    **dict.fromkeys(PARQUET_SUFFIXES, _parquet_rows),
+    **dict.fromkeys(ARROW_SUFFIXES, _arrow_rows),
     ".tar": _tar_rows,
 }

@@ -22,7 +22,7 @@ from llm2clip_search.encoders.model import Model
 from llm2clip_search.errors import ModelError
 from llm2clip_search.evaluation.caption_retrieval import queries_and_gallery
 from llm2clip_search.training.data.caption_store import SHARD_ROWS, CaptionStore, StoredDtype, fill_caption_store
-from llm2clip_search.training.data.caption_table import EMPTY, REPEATED, read_caption_table
+from llm2clip_search.training.data.caption_table import EMPTY, REPEATED, content_digest, read_caption_table
 from llm2clip_search.training.data.image_check import ImageCheck
 from llm2clip_search.training.data.left_out import warn_of, write_left_out
 from llm2clip_search.training.data.pairs import CaptionPairSampler
@@ -91,14 +91,15 @@ def train_captions(
         write_left_out(out, [*found, *(("photographs without two captions", name, "") for name in pairs.without_pair)])
         progress("data", 0, 0, counts)
         warn_of(found)
-    dev = None
+    dev, content = None, [content_digest(captions)]
     if data.dev:
         first = data.dev[0].captions
         table, _ = read_caption_table(root, [replace(first, langs=first.langs[:1])])
+        content.append(content_digest(table))
         photos = _enumerated(table["photo"].to_pylist())
         counts["dev photographs with two captions"] = paired = len(queries_and_gallery(photos)[0])
         dev = (table["caption"].to_pylist(), photos) if paired > 1 else None
-    inputs = json_sha256([asdict(recipe), _content(captions), *([start.fingerprint] if start else [])])[:16]
+    inputs = json_sha256([asdict(recipe), content, *([start.fingerprint] if start else [])])[:16]
     if (done := finished(out, inputs, again=again)) is not None:
         return done
     if world.is_main:
@@ -238,7 +239,9 @@ def train_clip(
         write_left_out(out, read.left_out)
         progress("data", 0, 0, counts)
         warn_of([row for row in read.left_out if row[0] in (EMPTY, REPEATED)])
-    content = [_content(read.captions), read.captioned.image_ids, start.identity.fingerprint if start else ""]
+    content = [content_digest(read.captions), read.captioned.image_ids, start.identity.fingerprint if start else ""]
+    image_of = [[each.tolist() for _, each in dev.captions.values()] for dev in read.dev]
+    content += [[dev.name, dev.image_ids, dev.texts, of] for dev, of in zip(read.dev, image_of, strict=True)]
     inputs = json_sha256([asdict(recipe), folder.fingerprint, read.store.info.clip, content])[:16]
     if (done := finished(out, inputs, again=again)) is not None:
         return done
@@ -319,11 +322,6 @@ def _enumerated(names: Sequence[str]) -> np.ndarray:
     """Names as int64 numbers in order of first occurrence."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
-
-
-def _content(captions: pa.Table) -> list[int]:
-    """Identifies the content of a caption table, for the digest of a run's inputs."""
-    return [len(captions), int(np.bitwise_xor.reduce(captions["caption_id"].to_numpy()))]
 
 
 def write_run(

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llm2clip_search.training.recipes.own import read_own_recipe
 from tests.support import own_data
 from tests.support.commands import RunCli
-from tests.support.corpus import write_csv
+from tests.support.corpus import jpeg, write_csv
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,15 @@ def test_validation_is_a_split_of_a_table(
     assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [["train", "10"], ["val", "2"]]
     own = read_own_recipe(str(tmp_path / "my.toml"))
     assert [(each.source, each.captions, each.split) for each in (*own.data.train, *own.data.val)] == sources
+
+
+def test_splits_of_a_table_with_images_are_kept_apart(tmp_path: Path, tiny_model: Path, run_cli: RunCli) -> None:
+    rows = [{"image": jpeg(n), "caption": f"thing {n}", "split": "train" if n < 4 else "val"} for n in range(6)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "bytes.parquet")
+    arguments = ("--data", "bytes.parquet", "--split", "train", "--val-split", "val", "--from", f"dir:{tiny_model}")
+    done = run_cli("train", "init", "my.toml", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:3]] == [["train", "4"], ["val", "2"]]
 
 
 def test_a_set_for_evaluation_has_its_captions_in_a_table(tmp_path: Path, tiny_model: Path, run_cli: RunCli) -> None:

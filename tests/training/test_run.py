@@ -409,3 +409,14 @@ def test_an_llm_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     save_llm(tmp_path / "llm")
     with pytest.raises(ModelError, match="tokenizer"):
         save_tokenizer(f"dir:{tmp_path / 'llm'}", tmp_path)
+
+
+def test_images_whose_names_are_not_utf8_are_trained_on(place: Path, run_cli: RunCli) -> None:
+    folder = own_data.folder_with_texts(place / "odd")
+    for path in sorted(folder.iterdir()):
+        path.rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9-" + os.fsencode(path.name)))
+    done = run_cli("train", "init", "odd.toml", "--data", "odd", "--from", f"dir:{place / 'start'}", cwd=place)
+    assert done.returncode == 0, done.stderr
+    done = run_cli("train", "run", "odd.toml", "--out", "odd-run", *settings(), cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "/odd/caf\ufffd-photo-" in (place / "odd-run" / "run.html").read_text()

@@ -1,21 +1,27 @@
 """What both stages say of data that is bad, broken or doubled, and what they leave out."""
 
+import csv
+import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from llm2clip_search.errors import CorpusError
+from llm2clip_search.errors import CorpusError, ModelError
 from llm2clip_search.training import Recipe
+from llm2clip_search.training.data.caption_table import content_digest
 from llm2clip_search.training.data.training_captions import read_stage2_captions
 from llm2clip_search.training.tasks.clip_data import read_clip_data
 from llm2clip_search.training.tasks.llm_folder import read_llm
-from tests.support.corpus import jpeg, write_csv, write_tar
-from tests.support.tiny_stages import run
+from tests.support.corpus import caption_table, jpeg, write_csv, write_tar
+from tests.support.tiny_stages import Stage, run
 from tests.support.tiny_training import write_flickr8k
+
+SPLITS = ("train", "dev")
 
 
 def cut_off(root: Path) -> None:
@@ -78,6 +84,49 @@ def test_empty_and_repeated_captions_are_counted_and_listed(
     assert {"reason": "repeated captions, which are kept", "name": f"{table}, row 4", "detail": "b"} in listed
     assert f"empty captions: 3, such as {table}, row 3" in caplog.messages
     assert f"repeated captions, which are kept: 3, such as {table}, row 4" in caplog.messages
+
+
+@pytest.mark.parametrize("stage", ["captions", "clip"])
+def test_corrected_captions_are_other_data(stage: Stage, recipe: Recipe, made: Path, tmp_path: Path) -> None:
+    """Even if the captions as such are the same as before."""
+    write_flickr8k(tmp_path)
+    table = tmp_path / "flickr8k" / "captions.csv.gz"
+    with gzip.open(table, "rt", newline="") as file:
+        rows = list(csv.DictReader(file))
+    loop = {"steps": 1, "warmup_steps": 0, "evaluate_every": 1}
+    short = replace(
+        recipe,
+        stage1=replace(recipe.stage1, loop=replace(recipe.stage1.loop, **loop)),
+        stage2=replace(recipe.stage2, loop=replace(recipe.stage2.loop, **loop)),
+    )
+    run(stage, short, tmp_path, made, tmp_path / "out")
+    ids = {split: [n for n, row in enumerate(rows) if (row["split"], row["lang"]) == (split, "en")] for split in SPLITS}
+    for split in SPLITS:
+        changed = [dict(row) for row in rows]
+        first, last = changed[ids[split][0]], changed[ids[split][-1]]
+        first["caption"], last["caption"] = last["caption"], first["caption"]
+        write_csv(table, changed)
+        with pytest.raises(ModelError, match="holds the result of another recipe or of other data"):
+            run(stage, short, tmp_path, made, tmp_path / "out")
+
+
+def test_the_digest_of_captions_depends_on_all_but_their_order() -> None:
+    rows = [("a", "x"), ("a", "y"), ("b", "z"), (None, "z")]
+    table = caption_table(rows)
+    digest = content_digest(table)
+    assert content_digest(table.take([3, 1, 0, 2])) == digest
+    assert content_digest(pa.concat_tables([table[:1], table[1:]])) == digest
+    changes: dict[str, list[object]] = {
+        "caption_id": [1, 2, 3, 4],
+        "image_id": ["b", "a", "a", None],
+        "photo": ["a", "a", "c", "d"],
+        "lang": ["en", "en", "de", "en"],
+        "length": ["short", "long", "short", "short"],
+        "source": [0, 0, 0, 1],
+        "negative": [False, False, True, False],
+    }
+    changed = [content_digest(caption_table(rows, **{name: values})) for name, values in changes.items()]
+    assert len({digest, *changed}) == 1 + len(changes)
 
 
 def test_dev_is_always_held_out(recipe: Recipe, root: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def init(
     captions: Annotated[
         str, typer.Option(help="A table with captions of these images, if they are not in the source itself.")
     ] = "",
-    split: Annotated[str, typer.Option(help="Use only rows of that table with this value in their column split.")] = "",
+    split: Annotated[str, typer.Option(help="Use only rows with this value in their column split.")] = "",
     lang: Annotated[str, typer.Option(help="Language of the captions, such as en, if no column says it.")] = "",
     val: Annotated[
         list[str] | None,

@@ -1,7 +1,7 @@
 """Training captions read from files of any common format into one Arrow table.
 
-Formats: CSV, TSV, JSON lines, Parquet, and webdataset shards whose ``.json`` members contain captions; all except
-Parquet may be gzipped. Paths may contain braces: ``cc3m-{00000..00331}.tar``.
+Formats: CSV, TSV, JSON lines, Parquet, Arrow, and webdataset shards whose ``.json`` members contain captions; all
+except Parquet and Arrow may be gzipped. Paths may contain braces: ``cc3m-{00000..00331}.tar``.
 """
 
 import hashlib
@@ -170,6 +170,26 @@ def read_caption_table(
             raise CorpusError(f"{root / source.path} has no captions{chosen}; {empty - seen:,} are empty.")
         parts.append(pa.table(columns, schema=CAPTION_SCHEMA))
     return pa.concat_tables(parts), {"empty": empty, "without a language": unnamed, "repeated": repeated}
+
+
+def content_digest(captions: pa.Table) -> str:
+    """A mark of the captions of a table and of the images, languages and classes that they have, in any order.
+
+    Args:
+        captions: a table with `CAPTION_SCHEMA`.
+
+    Returns:
+        16 hex digits.
+    """
+    names = [name for name in CAPTION_SCHEMA.names if name != "caption"]  # which its id stands for
+    digest = hashlib.blake2b(digest_size=8)
+    for column in captions.select(names).sort_by([(name, "ascending") for name in names]).columns:
+        if pa.types.is_string(column.type):
+            digest.update(pc.fill_null(pc.binary_length(column), -1).to_numpy().tobytes())
+            digest.update("".join(pc.fill_null(column, "").to_pylist()).encode())
+        else:
+            digest.update(column.to_numpy().tobytes())
+    return digest.hexdigest()
 
 
 def captions_of_images(captions: pa.Table) -> pa.Table:

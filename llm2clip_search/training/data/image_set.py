@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from llm2clip_search.corpora.containers import open_uri
 from llm2clip_search.corpora.image_files import ImageFiles
 from llm2clip_search.errors import CorpusError, ImageError, first_line
+from llm2clip_search.store.names import decode, json_path
 from llm2clip_search.training.data.own_data import IMAGES
 
 
@@ -51,7 +52,9 @@ class OwnImageSet(ImageSet):
             rows = pq.read_table(table, filters=[("split", "=", split)]).to_pylist()
         except (OSError, ValueError) as error:
             raise CorpusError(f"{table} is no list of images: {first_line(error)}.") from error
-        self._places: dict[str, tuple[str, str]] = {row["image_id"]: (row["uri"], row["version"]) for row in rows}
+        self._places: dict[str, tuple[str, str]] = {
+            row["image_id"]: (decode(row["uri"]), row["version"]) for row in rows
+        }
 
     def __len__(self) -> int:
         return len(self._places)
@@ -73,7 +76,7 @@ class OwnImageSet(ImageSet):
         return data
 
     def name(self, image_id: str) -> str:
-        return self._places[image_id][0]
+        return json_path(self._places[image_id][0])["path"]  # written to pages, which are UTF-8
 
     @property
     def content_hashes(self) -> Mapping[str, str]:

@@ -3,13 +3,14 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llm2clip_search.corpora.addresses import public_uri
 from llm2clip_search.corpora.columns import column_name
 from llm2clip_search.corpora.containers import container_uri
+from llm2clip_search.corpora.corpus import Item
 from llm2clip_search.corpora.decode import Decoded
 from llm2clip_search.corpora.table_columns import KEY_NAMES, PLACE_NAMES, TEXT_NAMES
 from llm2clip_search.corpora.tables import columns_of, table_rows
@@ -39,23 +40,28 @@ class CaptionFile:
         self._rows: dict[str, Captions] = {}
         self._where: dict[str, str] = {}
         self._used: dict[str, str] = {}
-        image, columns = source.image, list(source.columns)
-        for where, row in table_rows(path, [*columns, *([image] if image else []), *(["split"] * bool(source.split))]):
+        image, has_columns, first = source.image, False, ""
+        wanted = [*source.columns, *([image] if image else []), *(["split"] * bool(source.split))]
+        for where, row in table_rows(path, wanted):
+            first = first or f"{where} has no column with captions; {columns_of(row)}."
             image = image or _usual(row, (*PLACE_NAMES, *KEY_NAMES), f"{where} names no image")
-            columns = columns or caption_names([name for name in row if name != image])
-            if not columns:
-                raise CorpusError(f"{where} has no column with captions; {columns_of(row)}.")
+            # Of each row anew, because lines of JSON need not have the same columns.
+            columns = source.columns or caption_names([name for name in row if name != image])
+            has_columns |= bool(columns)
             if source.split and row["split"] != source.split:
                 continue
-            key = _key(str(row.get(image) or ""))
+            named = row.get(image)
+            key = _key("" if named is None else str(named))
             if not key:
                 raise CorpusError(f"{where} names no image in column {image!r}.")
             place = where.rstrip(",")
             self._where.setdefault(key, place)
             found = self._rows.setdefault(key, [])
             lang = source.lang or str(next((row[name] for name in _LANGS if row.get(name)), UNKNOWN))
-            for name in columns:
-                found += [(lang, caption_text(value, name, where), place) for value in _listed(row.get(name))]
+            values = [(name, value) for name in columns for value in _listed(row.get(name))] or [("", None)]
+            found += [(lang, caption_text(value, name, where), place) for name, value in values]
+        if first and not has_columns:
+            raise CorpusError(first)
         if not self._rows:
             chosen = f" of split {source.split!r}" if source.split else ""
             raise CorpusError(f"{path} has no captions{chosen}.")
@@ -88,6 +94,37 @@ class CaptionFile:
     def unused(self) -> Iterator[tuple[str, str]]:
         """Names of images that were not asked for, and where the table has them."""
         return ((key, self._where[key]) for key in self._rows if key not in self._used)
+
+
+class ItemsOfSplit:
+    """Chooses the images of a split by their own columns, where no table of captions has it."""
+
+    def __init__(self, source: OwnSource) -> None:
+        self._source = source
+        self._known: set[str] = set()
+        self._readable = False
+
+    def of(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Those of the split, and those that cannot be read, of which no split may be known."""
+        for item in items:
+            split = item.columns.get("split")
+            self._readable |= not item.fault
+            if split is not None:
+                self._known.add(str(split))
+            if item.fault if split is None else str(split) == self._source.split:
+                yield item
+
+    def check(self) -> None:
+        """Raise if nothing was chosen, once all items have passed.
+
+        Raises:
+            CorpusError: no image has a column ``split``, or none is of the split.
+        """
+        name, split = self._source.source, self._source.split
+        if self._known and split not in self._known:
+            raise CorpusError(f"{name} has no images of split {split!r}; it has {', '.join(sorted(self._known))}.")
+        if self._readable and not self._known:
+            raise CorpusError(f"{name} has no column 'split', so none of its images is of split {split!r}.")
 
 
 def captions_of(decoded: Decoded, source: OwnSource) -> Captions:

@@ -1,8 +1,9 @@
 """Own data: images with captions from any source, checked, merged by content and split, as folders of a run hold them.
 
-``images.parquet`` has split, content hash, URI and version of every image, ``captions.parquet`` its captions,
-``left_out.jsonl`` what was not used and why, and ``data.json`` the counts. Rows are sorted by content, so that the same
-images and captions give the same training, however their source is laid out. Images are not copied.
+``images.parquet`` has split, content hash, URI (as `store.names` writes it) and version of every image,
+``captions.parquet`` its captions, ``left_out.jsonl`` what was not used and why, and ``data.json`` the counts. Rows are
+sorted by content, so that the same images and captions give the same training, however their source is laid out. Images
+are not copied.
 """
 
 import hashlib
@@ -27,11 +28,19 @@ from llm2clip_search.corpora.decode import Decoded, decode_ahead
 from llm2clip_search.corpora.listed import ListCorpus
 from llm2clip_search.corpora.options import SourceOptions
 from llm2clip_search.corpora.registry import open_corpora
+from llm2clip_search.corpora.table_formats import TABLE_SUFFIXES
 from llm2clip_search.errors import CorpusError, Llm2ClipError, first_line
+from llm2clip_search.store.names import encode
 from llm2clip_search.training.data.caption_table import EMPTY, CaptionSource
 from llm2clip_search.training.data.left_out import write_left_out
 from llm2clip_search.training.data.near_duplicates import THUMBNAIL, near_duplicates, small_version
-from llm2clip_search.training.data.own_captions import CaptionFile, beside, captions_of, texts_without_image
+from llm2clip_search.training.data.own_captions import (
+    CaptionFile,
+    ItemsOfSplit,
+    beside,
+    captions_of,
+    texts_without_image,
+)
 from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, OwnSource
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
 
@@ -40,6 +49,7 @@ IMAGES, CAPTIONS, COUNTS = "images.parquet", "captions.parquet", "data.json"
 FEWEST = 2
 """Images of a split: a contrastive batch needs at least two."""
 _AHEAD = 64
+_TABLES = tuple(TABLE_SUFFIXES)
 
 
 @dataclass(kw_only=True)
@@ -54,6 +64,8 @@ class OwnImages:
     """Small versions by content hash, if near-duplicates are looked for; see `small_version`."""
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
     """Reason, name, and details of what is not used."""
+    without: dict[str, str] = field(default_factory=dict)
+    """URIs of images that no source of the split has captions for, by content hash."""
 
     def leave_out(self, reason: str, name: str, detail: str = "") -> None:
         self.left_out.append((reason, name, detail))
@@ -115,6 +127,7 @@ def read_own_data(
     train = _read(data.train, folder, progress, compares)
     others = {"val": _read(data.val, folder, progress, compares)} if data.val else {}
     others |= {each.name: _read([each], folder, progress, compares) for each in evaluation}
+    _leave_out_without_captions([train, *others.values()])
     left_out = train.left_out
     for name, images in others.items():
         both = sorted(train.places.keys() & images.places.keys())
@@ -168,9 +181,9 @@ def write_own_data(splits: OwnSplits, out: Path, listing: str) -> None:
     """Write the folder; ``data.json`` comes last and makes it complete."""
     out.mkdir(parents=True, exist_ok=True)
     images = [
-        (name, content, *found.places[content])
+        (name, content, encode(uri), version)
         for name, found in splits.splits.items()
-        for content in sorted(found.places)
+        for content, (uri, version) in sorted(found.places.items())
     ]
     captions = [(name, *row) for name, found in splits.splits.items() for row in found.rows]
     for file, columns, rows in (
@@ -208,48 +221,64 @@ def _opened(source: OwnSource, folder: Path) -> Iterator[tuple[Corpus, Path | No
     """The corpora of a source, each with the table of its captions if there is one."""
     place = source.source if "://" in source.source else str(folder / Path(source.source).expanduser())
     for corpus in open_corpora([place], SourceOptions(exclude=source.exclude)):
-        named = source.captions or (place if isinstance(corpus, ListCorpus) and _is_local_table(place) else "")
-        yield corpus, folder / Path(named).expanduser() if named else None
-
-
-def _is_local_table(place: str) -> bool:
-    plain = place.removesuffix(".gz")
-    return "://" not in place and plain.endswith((".csv", ".tsv", ".jsonl", ".jsonlines", ".parquet"))
+        if source.captions:
+            yield corpus, folder / Path(source.captions).expanduser()
+        else:
+            is_local = isinstance(corpus, ListCorpus) and "://" not in corpus.uri
+            yield corpus, Path(corpus.uri) if is_local and corpus.uri.casefold().endswith(_TABLES) else None
 
 
 def _read(sources: Sequence[OwnSource], folder: Path, progress: Progress, compares: bool) -> OwnImages:
     out = OwnImages()
-    without: dict[str, str] = {}
     for source in sources:
         readable = 0
+        split = ItemsOfSplit(source) if source.split else None
         for corpus, table in _opened(source, folder):
             captions = CaptionFile(table, source) if table else None
             listed = _items(corpus, out)
+            if split and not captions:  # a table of captions says itself which rows are of the split
+                listed = split.of(listed)
             looked = decode_ahead(corpus, listed, THUMBNAIL, threads=os.cpu_count() or 1, ahead=_AHEAD)
             for done, decoded in enumerate(looked, 1):
                 progress("looking at images", done, done + 1, {})
                 readable += decoded.error is None
-                _take(decoded, out, without, source, captions, corpus.uri)
+                _take(decoded, out, source, captions, corpus.uri)
                 if compares and decoded.pixels is not None and decoded.content_hash in out.places:
                     out.versions.setdefault(decoded.content_hash, small_version(decoded.pixels))
-            for text in () if captions else texts_without_image(corpus.uri):
-                out.leave_out("text files without an image", str(text))
-            for key, where in captions.unused() if captions else ():
-                out.leave_out("captions without an image", where, key)
+            out.left_out += _unused(corpus, captions)
+        if split:
+            split.check()
         if not readable:
             broken = [row for row in out.left_out if row[0] in (BROKEN, UNREADABLE)]
             why = f", such as {broken[-1][1]}: {broken[-1][0]}" if broken else ""
             raise CorpusError(f"{source.source} has no images that can be read{why}.")
-    for content, uri in without.items():
-        if content not in out.places:
-            out.leave_out("images without captions", uri)
     if not out.places:
         names = " and ".join(each.source for each in sources)
         unused = [(where, key) for why, where, key in out.left_out if why == "captions without an image"]
         why = f"; {unused[0][0]} names {unused[0][1]!r}, which is none of them" if unused else ""
-        example = next(iter(without.values()))
-        raise CorpusError(f"None of the {len(without):,} images of {names}, such as {example}, has a caption{why}.")
+        example = next(iter(out.without.values()))
+        raise CorpusError(f"None of the {len(out.without):,} images of {names}, such as {example}, has a caption{why}.")
     return out
+
+
+def _leave_out_without_captions(splits: Sequence[OwnImages]) -> None:
+    """Leave out, once each, the images that no split has captions for: of one table, each split has its own rows."""
+    passed = {content for images in splits for content in images.places}
+    for images in splits:
+        for content, uri in images.without.items():
+            if content not in passed:
+                passed.add(content)
+                images.leave_out("images without captions", uri)
+
+
+def _unused(corpus: Corpus, captions: CaptionFile | None) -> Iterator[tuple[str, str, str]]:
+    """What a source says of images beyond those that were taken, once all have passed."""
+    if captions:
+        yield from (("captions without an image", where, key) for key, where in captions.unused())
+        return
+    yield from (("text files without an image", str(text), "") for text in texts_without_image(corpus.uri))
+    for reason, count in corpus.skipped().notes.items() if isinstance(corpus, ListCorpus) else ():
+        yield from [(reason, corpus.uri, "")] * count
 
 
 def _items(corpus: Corpus, out: OwnImages) -> Iterator[Item]:
@@ -266,7 +295,6 @@ def _items(corpus: Corpus, out: OwnImages) -> Iterator[Item]:
 def _take(
     decoded: Decoded,
     out: OwnImages,
-    without: dict[str, str],
     source: OwnSource,
     table: CaptionFile | None,
     folder: str,
@@ -288,7 +316,7 @@ def _take(
             known[lang, text] = None
     if not known:
         del out.captions[content]
-        without[content] = item.uri
+        out.without[content] = item.uri
     elif content in out.places:
         out.leave_out("copies of an image", item.uri, out.places[content][0])
     else:

@@ -15,15 +15,16 @@ class OwnSource:
     source: str
     """The folder, file, pattern or address; a path is relative to the recipe file."""
     captions: str = ""
-    """A table with captions of the images, any number of rows for each: CSV, TSV, JSON lines or Parquet. If it is
-    empty, captions are in the source itself: columns of its table, members of its shards, sidecars, or text files
+    """A table with captions of the images, any number of rows for each: CSV, TSV, JSON lines, Parquet or Arrow. If
+    it is empty, captions are in the source itself: columns of its table, members of its shards, sidecars, or text files
     beside the images with one caption a line."""
     image: str = ""
     """Column of ``captions`` that names the images by path, file name or stem; empty if its name tells it."""
     columns: tuple[str, ...] = ()
     """Columns with captions or lists of them; empty for those of usual names, such as ``caption`` and ``captions``."""
     split: str = ""
-    """Use only rows of ``captions`` with this value in their ``split`` column; empty uses all."""
+    """Use only rows of ``captions`` with this value in their ``split`` column, or images that have it in such a column
+    of the source if it holds its captions itself; empty uses all."""
     lang: str = ""
     """Language of the captions; if empty, a column ``lang`` or ``language`` says it, and captions without it count as
     one unknown language."""

@@ -1,10 +1,14 @@
 """Own data: every layout gives the same splits, and whatever is wrong with a source is counted or said."""
 
 import hashlib
+import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,6 +26,7 @@ from llm2clip_search.training.data.own_recipe import EvaluationSource, OwnData, 
 from tests.support import own_data
 from tests.support.corpus import jpeg, write_csv
 from tests.support.own_data import CAPTIONS, folder_with_texts
+from tests.support.tables import write_arrow
 
 
 def read(folder: Path, *sources: OwnSource, evaluation: tuple[EvaluationSource, ...] = (), **data: object) -> OwnSplits:
@@ -85,6 +90,18 @@ def test_what_is_written_is_read_as_images(tmp_path: Path) -> None:
     write_own_data(found, tmp_path / "again", "listing")
     for name in ("images.parquet", "captions.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_names_that_are_not_utf8_are_read_again(tmp_path: Path) -> None:
+    for path in sorted(folder_with_texts(tmp_path / "a").iterdir()):
+        path.rename(Path(os.fsdecode(os.fsencode(path.parent / "caf") + b"\xe9" + os.fsencode(path.name))))
+    found = read(tmp_path, OwnSource(source="a"))
+    write_own_data(found, tmp_path / "out", "")
+    images = open_images(tmp_path / "out", ("images.parquet#train",))
+    assert len(images) == 10
+    for image in images:
+        assert hashlib.blake2b(images.read(image), digest_size=16).hexdigest() == image
+        assert "/a/caf\ufffdphoto-" in images.name(image)
 
 
 def test_an_image_that_changed_or_vanished_is_said(tmp_path: Path) -> None:
@@ -151,6 +168,32 @@ def test_a_table_may_name_images_that_are_not_there(tmp_path: Path) -> None:
     assert ("empty captions", f"{table}, row 21", str(tmp_path / "a" / "1" / "1.jpg")) in found.left_out
 
 
+def test_every_line_of_a_table_has_its_own_columns(tmp_path: Path) -> None:
+    """And 0 is a name of an image as good as 1."""
+    rows: list[dict[str, object]] = [{"image_id": 0, "caption": "thing 0"}, {"image_id": 1, "captions": ["a", "b"]}]
+    rows += [{"image_id": 2, "caption": "c", "caption_2": "d"}, {"image_id": 3, "text": "e"}, {"image_id": 3}]
+    (tmp_path / "a").mkdir()
+    for number in range(4):
+        (tmp_path / "a" / f"{number}.jpg").write_bytes(jpeg(number))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read(tmp_path, OwnSource(source="a", captions="rows.jsonl"))
+    texts = [text for images in found.splits.values() for _, _, text in images.rows]
+    assert sorted(texts) == ["a", "b", "c", "d", "e", "thing 0"]
+    assert found.left_out == [("empty captions", f"{tmp_path / 'rows.jsonl'}, row 5", str(tmp_path / "a" / "3.jpg"))]
+
+
+def test_images_of_another_split_are_not_without_captions(tmp_path: Path) -> None:
+    names = [path.name for path in sorted(folder_with_texts(tmp_path / "a").glob("*.jpg"))]
+    for text in (tmp_path / "a").glob("*.txt"):
+        text.unlink()
+    rows = [{"image": each, "caption": each, "split": "train" if n < 6 else "val"} for n, each in enumerate(names[:10])]
+    write_csv(tmp_path / "rows.csv", rows)
+    sources = [OwnSource(source="a", captions="rows.csv", split=split) for split in ("train", "val")]
+    found = read(tmp_path, sources[0], val=(sources[1],))
+    assert reasons(found) == {"images without captions": 2}
+    assert {Path(name).name for _, name, _ in found.left_out} == set(names[10:])
+
+
 def test_captions_of_a_doubled_id_are_joined_and_repeated_ones_have_their_row(tmp_path: Path) -> None:
     """An image in several rows, by its name and by its stem."""
     for number in range(4):
@@ -199,6 +242,66 @@ def test_a_source_of_copies_adds_captions(tmp_path: Path) -> None:
     assert reasons(found) == {"copies of an image": len(CAPTIONS)}
     langs = [lang for images in found.splits.values() for _, lang, _ in images.rows]
     assert langs.count("de") == len(CAPTIONS)
+
+
+def parquet_of_splits(path: Path) -> Path:
+    """Images in a table, the last two of which are for validation."""
+    rows = [{"image": jpeg(n), "caption": f"thing {n}", "split": "train" if n < 4 else "val"} for n in range(6)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def test_a_split_of_a_table_with_images_is_what_is_used(tmp_path: Path) -> None:
+    parquet_of_splits(tmp_path / "a.parquet")
+    train = OwnSource(source="a.parquet", split="train")
+    found = read(tmp_path, train, val_share=0.5)
+    texts = sorted(text for images in found.splits.values() for _, _, text in images.rows)
+    assert texts == [f"thing {n}" for n in range(4)]
+    found = read(tmp_path, train, val=(OwnSource(source="a.parquet", split="val"),))
+    assert found.counts() == {"train images": 4, "train captions": 4, "val images": 2, "val captions": 2}
+    others = (EvaluationSource(name="others", source="a.parquet", split="val"),)
+    assert "thing 5" in [text for _, _, text in read(tmp_path, train, evaluation=others).splits["others"].rows]
+
+
+def test_a_split_of_a_source_that_has_none_is_refused(tmp_path: Path) -> None:
+    folder_with_texts(tmp_path / "a")
+    with pytest.raises(CorpusError, match=r"^a has no column 'split', so none of its images is of split 'train'\."):
+        read(tmp_path, OwnSource(source="a", split="train"))
+    parquet_of_splits(tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"^a\.parquet has no images of split 'dev'; it has train, val\."):
+        read(tmp_path, OwnSource(source="a.parquet", split="dev"))
+
+
+@pytest.mark.parametrize("name", ["a.CSV", "a.TSV.GZ", "a.ndjson", "a.JSONL", "a.pq", "a.arrow", "a.feather"])
+def test_every_table_that_names_images_gives_all_captions(name: str, tmp_path: Path) -> None:
+    folder_with_texts(tmp_path / "images")
+    for text in (tmp_path / "images").glob("*.txt"):
+        text.unlink()
+    names = sorted(path.name for path in (tmp_path / "images").iterdir())
+    rows = [{"path": f"images/{each}", "caption": f"{n} of {each}"} for each in names for n in range(3)]
+    if name.endswith("pq"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    elif name.endswith(("arrow", "feather")):
+        write_arrow(tmp_path / name, pa.Table.from_pylist(rows), stream=name.endswith("arrow"))
+    elif name.casefold().endswith(("csv", "tsv.gz")):
+        write_csv(tmp_path / name.casefold(), rows).rename(tmp_path / name)
+    else:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for source in (OwnSource(source=name), OwnSource(source="images", captions=name)):
+        found = read(tmp_path, source)
+        texts = [text for images in found.splits.values() for _, _, text in images.rows]
+        assert sorted(texts) == sorted(row["caption"] for row in rows)
+        assert not found.left_out
+
+
+def test_rows_that_a_list_elsewhere_has_for_an_image_again_are_counted(tmp_path: Path) -> None:
+    """Such a list is not read as a table of captions."""
+    rows = [f"{number}.jpg,{n} of {number}" for number in CAPTIONS for n in range(2)]
+    files = {f"/lists/{number}.jpg": jpeg(number) for number in CAPTIONS}
+    fsspec.filesystem("memory").pipe(files | {"/lists/own.csv": "\n".join(["path,caption", *rows]).encode()})
+    found = read(tmp_path, OwnSource(source="memory://lists/own.csv"))
+    assert reasons(found) == {"rows that name an image again": len(CAPTIONS)}
+    assert "memory://lists/own.csv" in {name for _, name, _ in found.left_out}
 
 
 def test_a_listing_changes_with_what_is_listed(tmp_path: Path) -> None:
