@@ -239,7 +239,8 @@ def train_clip(
         write_left_out(out, read.left_out)
         progress("data", 0, 0, counts)
         warn_of([row for row in read.left_out if row[0] in (EMPTY, REPEATED)])
-    content = [content_digest(read.captions), read.captioned.image_ids, start.identity.fingerprint if start else ""]
+    content: list[object] = [content_digest(read.captions), read.captioned.image_ids]
+    content.append(start.identity.fingerprint if start else "")
     image_of = [[each.tolist() for _, each in dev.captions.values()] for dev in read.dev]
     content += [[dev.name, dev.image_ids, dev.texts, of] for dev, of in zip(read.dev, image_of, strict=True)]
     inputs = json_sha256([asdict(recipe), folder.fingerprint, read.store.info.clip, content])[:16]

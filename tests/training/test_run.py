@@ -28,7 +28,7 @@ from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from tests.support import own_data
 from tests.support.commands import RunCli
-from tests.support.corpus import jpeg
+from tests.support.corpus import jpeg, write_csv
 from tests.support.html_reader import assert_self_contained
 from tests.support.models import add_querybank, save_model
 from tests.support.toy_training import start
@@ -420,3 +420,22 @@ def test_images_whose_names_are_not_utf8_are_trained_on(place: Path, run_cli: Ru
     done = run_cli("train", "run", "odd.toml", "--out", "odd-run", *settings(), cwd=place)
     assert done.returncode == 0, done.stderr
     assert "/odd/caf\ufffd-photo-" in (place / "odd-run" / "run.html").read_text()
+
+
+def test_the_language_of_most_captions_selects_the_checkpoint(place: Path, run_cli: RunCli) -> None:
+    """If the recipe names none: rows of own data are in the order of hashes, and of languages of an image."""
+    images = sorted(own_data.folder_with_texts(place / "two", {n: ["unused"] for n in range(12)}).glob("*.jpg"))
+    rows = [
+        {"file_name": f"two/{each.name}", "caption": f"{lang} {number} {each.stem}", "lang": lang}
+        for each in images
+        for lang, count in (("aa", 1), ("de", 2))
+        for number in range(count)
+    ]
+    write_csv(place / "two.csv", rows)
+    done = run_cli("train", "init", "two.toml", "--data", "two.csv", "--from", f"dir:{place / 'start'}", cwd=place)
+    assert done.returncode == 0, done.stderr
+    done = run_cli("train", "run", "two.toml", "--out", "two-run", *settings(), cwd=place)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((place / "two-run" / "model" / "run.json").read_text())["figures"]
+    assert [name for name in figures if name.endswith("/mean_recall")] == ["val/de/mean_recall", "val/aa/mean_recall"]
+    assert figures["mean_recall"] == figures["val/de/mean_recall"]

@@ -93,7 +93,7 @@ def test_corrected_captions_are_other_data(stage: Stage, recipe: Recipe, made: P
     table = tmp_path / "flickr8k" / "captions.csv.gz"
     with gzip.open(table, "rt", newline="") as file:
         rows = list(csv.DictReader(file))
-    loop = {"steps": 1, "warmup_steps": 0, "evaluate_every": 1}
+    loop: dict[str, Any] = {"steps": 1, "warmup_steps": 0, "evaluate_every": 1}
     short = replace(
         recipe,
         stage1=replace(recipe.stage1, loop=replace(recipe.stage1.loop, **loop)),

@@ -1,5 +1,6 @@
 """Reads, matches and checks the data that stage 2 is trained and evaluated on."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ class Dev:
     image_ids: list[str]
     captions: dict[str, tuple[np.ndarray, np.ndarray]]
     """By language: stored embeddings ``[n, width]``, and the index of each caption's image in ``image_ids``, int64
-    ``[n]``. The first language counts when the best checkpoint is selected."""
+    ``[n]``. The first language counts when the best checkpoint is selected:
+    the first that the recipe names, otherwise that of the most captions."""
     texts: dict[str, list[str]]
     """The captions by language, in the same order."""
     selects: bool = True
@@ -140,7 +142,8 @@ def _dev(split: DevSplit, root: Path, store: CaptionStore, check: Check) -> Dev:
     image_of = np.array([index_of[str(image)] for image, kept in zip(found, readable, strict=True) if kept], np.int64)
     embedded = store.embeddings(store.positions(table["caption_id"].to_numpy()))
     langs = np.array(table["lang"].to_pylist())
-    order = split.captions.langs or tuple(dict.fromkeys(langs.tolist()))
+    # The first one selects checkpoints. That of the first row would be a matter of chance: own data is in hash order.
+    order = split.captions.langs or sorted(count := Counter(langs.tolist()), key=lambda lang: (-count[lang], lang))
     captions = {lang: (embedded[langs == lang], image_of[langs == lang]) for lang in order}
     written = np.array(table["caption"].to_pylist(), dtype=object)
     texts = {lang: written[langs == lang].tolist() for lang in order}
