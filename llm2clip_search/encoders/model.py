@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from llm2clip_search.base.identity import ModelIdentity, json_sha256
 from llm2clip_search.encoders.cache import model_file_sha256
 from llm2clip_search.encoders.config import ModelConfig, TextConfig
-from llm2clip_search.encoders.sources import find, is_commit
+from llm2clip_search.encoders.pins import tokenizer_pin, weights_pin
 from llm2clip_search.encoders.tokenization import CaptionTokenizer, caption_tokenizer
 from llm2clip_search.encoders.weights import mapped_tensors
-from llm2clip_search.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -53,10 +52,11 @@ class Model:
     def identity(self) -> ModelIdentity:
         """Hashes of everything that determines the embeddings; names, licences and notes are left out.
 
-        Only tensors in the model folder are read; pinned base weights count by their pin.
+        Files are read only if they may have changed since the last time; pinned base weights count by their pin.
 
         Raises:
-            ModelError: base weights of the hub that are neither pinned by commit nor on this machine.
+            ModelError: base weights of the hub that are neither pinned by commit nor on this machine, or the
+                configuration of those in a folder cannot be read.
         """
         raw = self.config.to_dict()
         vision = raw["vision"]
@@ -68,7 +68,10 @@ class Model:
             del vision["preprocess"]["crop_rounding"]
         tokens, text, text_pin = _text_parts(self.config.text, self.folder)
         before = {"preprocess": vision.pop("preprocess"), "text": tokens}
-        pins = [_pin(vision.pop("weights"), self.folder), text_pin]
+        if tokenizer := tokenizer_pin(self.config.text, self.folder):
+            before["tokenizer"] = tokenizer
+        vision_pin = weights_pin(vision.pop("weights"), self.folder, architecture=vision["architecture"])
+        pins = [vision_pin, text_pin]
         own = model_file_sha256(self._own_tensors) if self._own_tensors else ""
         space = {"dim": raw["dim"]} | ({"querybank": raw["querybank"]} if raw["querybank"] else {})
         return ModelIdentity(
@@ -104,7 +107,9 @@ def _text_parts(text: TextConfig, folder: Path | None) -> tuple[dict[str, object
     """A text tower's preprocessing, the rest of its configuration, and the pin of its base weights."""
     rest = asdict(text)
     before = {key: rest.pop(key) for key in ("max_tokens", "instruction", "pooling", "attention")}
-    pin = _pin(rest.pop("weights"), folder)
+    # An LLM's tokenizer is in the model folder, whatever the folder of its weights holds.
+    is_own = text.library == "transformers"
+    pin = weights_pin(rest.pop("weights"), folder, architecture=text.architecture, tokenizes=is_own)
     # Options newer than the first release count only where they are set, so that older models keep their fingerprints.
     before |= {key: value for key in ("suffix", "lower_case") if (value := rest.pop(key))}
     if rest["overlong"] == "keep_suffix":
@@ -115,27 +120,3 @@ def _text_parts(text: TextConfig, folder: Path | None) -> tuple[dict[str, object
     if text.clip is not None:
         rest["clip"] = _text_parts(text.clip, folder)
     return before, rest, pin
-
-
-def _pin(source: str | None, folder: Path | None) -> str:
-    if source is None:
-        return ""
-    scheme, _, rest = source.partition(":")
-    if scheme == "pypi":
-        return rest.partition("#")[2]
-    if scheme == "hf":
-        # A commit pins the content by itself, so that images can be indexed without fetching the LLM.
-        revision = source.partition("@")[2]
-        if is_commit(revision):
-            return revision
-        if (found := find(source)) is None:
-            raise ModelError(
-                f"{source} names no commit and is not on this machine, so the fingerprint of its model is unknown.",
-                hint="'llm2clip-search models pull MODEL' fetches a model with its base weights.",
-            )
-        return found.revision
-    local = find(source, relative_to=folder) if scheme == "dir" else None
-    path = local.path if local else Path(source)
-    if path.is_dir():
-        return json_sha256([[f.name, model_file_sha256(f)] for f in sorted(path.glob("*.safetensors"))])
-    return model_file_sha256(path) if path.is_file() else source
