@@ -186,6 +186,7 @@ def test_a_file_that_is_no_tokenizer_is_not_kept(tmp_path: Path, monkeypatch: py
         assert BytePairs.of(path) is None
 
 
+@pytest.mark.slow
 def test_captions_leave_nothing_behind() -> None:
     """The library remembers words in each thread; a caption is one word to this tokenizer."""
     whole = LibraryTokenizer(NANO)
