@@ -14,18 +14,24 @@ from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
 
 
-def test_the_rankings_asked_for_last_are_kept(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of twenty rows each, two fit; asking for one again makes it the newest."""
-    monkeypatch.setattr(rankings, "HELD", 65)
-    searcher = open_index(indexed, encoder=ColourEncoder())
-    asked = list[str]()
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The first term of each query that an index ranks."""
+    queries = list[str]()
     rank = SearchIndex.rank
 
     def counted(self: SearchIndex, query: Query) -> Ranked:
-        asked.append(str(query.terms[0].value))
+        queries.append(str(query.terms[0].value))
         return rank(self, query)
 
     monkeypatch.setattr(SearchIndex, "rank", counted)
+    return queries
+
+
+def test_the_rankings_asked_for_last_are_kept(indexed: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> None:
+    """Of twenty rows each, two fit; asking for one again makes it the newest."""
+    monkeypatch.setattr(rankings, "HELD", 65)
+    searcher = open_index(indexed, encoder=ColourEncoder())
     kept = Rankings()
     for colour in ("red", "green", "red", "blue", "red", "green", "green"):
         kept.reaching(Query(terms=(Term(kind="text", value=colour),)), searcher, end=10)
@@ -64,19 +70,11 @@ def test_pictures_that_are_searched_with_are_not_kept(indexed: Path) -> None:
 
 @pytest.mark.parametrize("threshold", [None, 0.999])
 def test_long_captions_and_empty_rankings_count(
-    indexed: Path, monkeypatch: pytest.MonkeyPatch, threshold: float | None
+    indexed: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str], threshold: float | None
 ) -> None:
     """Ten captions of 15,000 characters take as much as a thousand results; a ranking without any takes something."""
     monkeypatch.setattr(rankings, "HELD", 500)
     searcher = open_index(indexed, encoder=ColourEncoder())
-    asked = list[str]()
-    rank = SearchIndex.rank
-
-    def counted(self: SearchIndex, query: Query) -> Ranked:
-        asked.append(str(query.terms[0].value))
-        return rank(self, query)
-
-    monkeypatch.setattr(SearchIndex, "rank", counted)
     kept = Rankings()
     captions = [f"{number} " * 5 for number in range(100)] if threshold else [f"{n} " * 7_500 for n in range(10)]
     for caption in [*captions, captions[0], captions[-1]]:
