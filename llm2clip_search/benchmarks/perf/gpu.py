@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from llm2clip_search.benchmarks.perf.random_weights import write_random_weights
 from llm2clip_search.benchmarks.perf.timing import seconds_of, tower_rate
 from llm2clip_search.encoders import load_encoder
 from llm2clip_search.encoders.dual import create_open_clip
+from llm2clip_search.encoders.random_weights import write_random_weights
 
 SIDE = 8192
 """Of the square matrices that are multiplied."""

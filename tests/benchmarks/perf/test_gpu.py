@@ -8,7 +8,7 @@ import torch
 
 from llm2clip_search.benchmarks.perf import gpu, gpu_use
 from llm2clip_search.benchmarks.perf.gpu_use import watched_gpus
-from llm2clip_search.benchmarks.perf.random_weights import write_random_weights
+from llm2clip_search.encoders.random_weights import write_random_weights
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llm2clip_search.benchmarks.perf.peers.tools import ARCHITECTURE, CHECKPOINT, RCLIP
-from llm2clip_search.benchmarks.perf.random_weights import write_random_weights
+from llm2clip_search.encoders.random_weights import write_random_weights
 
 _RCLIP_MODEL = "ViT-B-32-256-datacomp_s34b_b86k"
 
