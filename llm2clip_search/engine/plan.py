@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from llm2clip_search.store import AnnEntry
+from llm2clip_search.vectorindex.exact import SLACK
 from llm2clip_search.vectorindex.kinds import GPU_MAX_K, InvertedLists, kind_of, runs_on_gpu
 from llm2clip_search.vectorindex.operating import OperatingPoint, choose_point
 
@@ -81,7 +82,7 @@ def plan_search(
     left = f"the filter leaves {count:,} of {rows:,} rows" if filtered else f"{rows:,} rows"
 
     def exact(reason: str) -> SearchPlan:
-        device: Literal["cpu", "gpu"] = "gpu" if gpu and not filtered and k <= GPU_MAX_K else "cpu"
+        device: Literal["cpu", "gpu"] = "gpu" if gpu and not filtered and k + SLACK <= GPU_MAX_K else "cpu"
         return SearchPlan(
             strategy="exact over matches" if filtered else "exact", device=device, reason=f"{left}; {reason}", **common
         )

@@ -1,6 +1,8 @@
 """An open index, and how to open one or several."""
 
+import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import pyarrow as pa
 from llm2clip_search.base.lazy import Lazy
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.inputs import as_array, captions_of
+from llm2clip_search.encoders.within_memory import is_out_of_memory
 from llm2clip_search.engine.candidates import Matches, what_to_find
 from llm2clip_search.engine.captions import clean_caption
 from llm2clip_search.engine.numbers import whole_number
@@ -24,7 +27,7 @@ from llm2clip_search.store.snapshot import check_model
 from llm2clip_search.vectorindex.exact import SLACK, ExactIndex, rank_again
 from llm2clip_search.vectorindex.faiss_library import gpu_count
 from llm2clip_search.vectorindex.index import VectorIndex
-from llm2clip_search.vectorindex.kinds import GPU_MAX_K, kind_of
+from llm2clip_search.vectorindex.kinds import kind_of
 from llm2clip_search.vectorindex.policy import AnnConfig
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from llm2clip_search.vectorindex.faiss_index import FaissIndex
     from llm2clip_search.vectorindex.gpu import GpuFlatIndex, GpuListsIndex
     from llm2clip_search.vectorindex.serving.engine import ServingEngine
+
+logger = logging.getLogger(__name__)
 
 
 class SearchIndex(Searcher):
@@ -236,6 +241,21 @@ class SearchIndex(Searcher):
             assert self._engine is not None, "it made the plan"
             return self._engine.search(queries, k, plan, _as_asked(limited))
         matches = _ids_of(limited)
+        if plan.device == "gpu":
+            try:
+                return self._search_here(queries, k, plan, matches)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.warning(
+                    "The GPU has too little free memory for this index, which is searched on the CPU from now on."
+                )
+            self._gpus, plan = Lazy(lambda: 0), replace(plan, device="cpu")
+        return self._search_here(queries, k, plan, matches)
+
+    def _search_here(
+        self, queries: np.ndarray, k: int, plan: SearchPlan, matches: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         if plan.point is None:
             return self._search_exactly(queries, k, plan, matches)
         allowed = self.snapshot.live_ids if matches is None and self._is_masked else matches
@@ -253,7 +273,7 @@ class SearchIndex(Searcher):
         if plan.device == "cpu":
             return self._exact.search(queries, k, allowed=matches)
         # Sums of float16 on the GPU may order near ties differently, so that more candidates are ranked again.
-        _, candidates = self._exact_on_gpu().search(queries, min(k + SLACK, plan.rows, GPU_MAX_K))
+        _, candidates = self._exact_on_gpu().search(queries, min(k + SLACK, plan.rows))
         return rank_again(self.snapshot, queries, candidates, k)
 
 

@@ -248,7 +248,8 @@ def measured(factory: str, rows: int) -> AnnEntry:
         (10, 0, 10, None, True, "nothing", "cpu"),
         (10, None, 9999, None, False, "exact", "cpu"),
         (10, None, 9999, None, True, "exact", "gpu"),
-        (9999, None, 2049, None, True, "exact", "cpu"),
+        (9999, None, 2016, None, True, "exact", "gpu"),
+        (9999, None, 2017, None, True, "exact", "cpu"),  # without a candidate more for each near tie
         (10, 4, 10, None, True, "exact over matches", "cpu"),
         (10**6, None, 100, "IVF8,SQfp16", True, "approximate", "gpu"),
         (10**6, None, 1000, "IVF8,SQfp16", True, "approximate", "cpu"),

@@ -27,8 +27,10 @@ from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
 from llm2clip_search.vectorindex.exact import ExactIndex, exact_search, rank_again
 from llm2clip_search.vectorindex.faiss_index import load_index
-from llm2clip_search.vectorindex.faiss_library import threads_for
-from llm2clip_search.vectorindex.kinds import kind_of
+from llm2clip_search.vectorindex.faiss_library import gpu_count, threads_for
+from llm2clip_search.vectorindex.gpu import GpuListsIndex
+from llm2clip_search.vectorindex.index import VectorIndex
+from llm2clip_search.vectorindex.kinds import kind_of, runs_on_gpu
 from llm2clip_search.vectorindex.operating import OperatingPoint
 from llm2clip_search.vectorindex.policy import ANN_NAMES, AnnName
 from llm2clip_search.vectorindex.tuning import DEPTHS, midpoint_queries
@@ -146,7 +148,7 @@ def benchmark_index(
     else:
         logger.info("measuring %s", snapshot.folder)
         truth = ExactNeighbours.of(snapshot, drawn, k)
-        points = [_exact_point(truth), *_approximate_points(snapshot, truth)]
+        points = [*_exact_points(truth), *_approximate_points(snapshot, truth)]
     return AnnResult(
         vectors=str(snapshot.folder),
         rows=rows,
@@ -286,7 +288,7 @@ def _built(
     for kind in kinds:
         if kind == "flat":
             logger.info("measuring exact search")
-            yield _exact_point(truth)
+            yield from _exact_points(truth)
         elif kind in PEERS:
             yield from _peer_points(kind, truth)
         else:
@@ -299,18 +301,23 @@ def _built(
             yield from _approximate_points(writer.snapshot, truth, build_seconds=seconds)
 
 
-def _exact_point(truth: ExactNeighbours) -> AnnPoint:
+def _exact_points(truth: ExactNeighbours) -> Iterator[AnnPoint]:
+    """Measure exact search on the CPU, and on a GPU if there is one."""
     manifest = truth.snapshot.manifest
-    index = ExactIndex(truth.snapshot, manifest.live)
-    return _point(
-        lambda queries: index.search(queries, truth.k)[1],
-        truth,
-        kind="flat",
-        factory=None,
-        setting="exact",
-        memory_bytes=(manifest.live + manifest.dead) * manifest.dim * np.dtype(manifest.dtype).itemsize,
-        build_seconds=None,
-    )
+    on_cpu, engine = ExactIndex(truth.snapshot, manifest.live), SearchIndex(truth.snapshot)
+    searches: dict[str, Search] = {"exact": lambda queries: on_cpu.search(queries, truth.k)[1]}
+    if gpu_count():
+        searches["exact, GPU"] = lambda queries: engine.search(queries, k=truth.k, recall=1.0)[1]
+    for setting, search in searches.items():
+        yield _point(
+            search,
+            truth,
+            kind="flat",
+            factory=None,
+            setting=setting,
+            memory_bytes=(manifest.live + manifest.dead) * manifest.dim * np.dtype(manifest.dtype).itemsize,
+            build_seconds=None,
+        )
 
 
 def _approximate_points(
@@ -329,16 +336,20 @@ def _approximate_points(
         "build_seconds": build_seconds,
     }
     allowed = snapshot.live_ids if len(index) > snapshot.manifest.live else None
+    copied = gpu_count() and allowed is None and runs_on_gpu(kind, candidates=1, effort=1)
+    on_gpu = GpuListsIndex(index) if copied else None
     depth = min((point.depth for point in ann.points if point.depth >= truth.k), default=ann.points[-1].depth)
     for point in (point for point in ann.points if point.depth == depth):
 
-        def search(queries: np.ndarray, point: OperatingPoint = point) -> np.ndarray:
+        def search(queries: np.ndarray, point: OperatingPoint = point, searched: VectorIndex = index) -> np.ndarray:
             wanted = max(point.candidates, truth.k)
-            _, found = index.search(queries, wanted, allowed=allowed, effort=point.effort)
+            _, found = searched.search(queries, wanted, allowed=allowed, effort=point.effort)
             return rank_again(snapshot, queries, found, truth.k)[1]
 
         setting = f"{kind.effort_name}={point.effort}, {point.candidates} candidates"
         yield _point(search, truth, setting=setting, **common)
+        if on_gpu is not None and runs_on_gpu(kind, candidates=max(point.candidates, truth.k), effort=point.effort):
+            yield _point(partial(search, searched=on_gpu), truth, setting=f"{setting}, GPU", **common)
     engine = SearchIndex(snapshot)
     yield _point(lambda queries: engine.search(queries, k=truth.k)[1], truth, setting="engine", **common)
 
