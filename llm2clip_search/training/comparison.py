@@ -3,6 +3,7 @@
 Both train on the same images and captions in the same order, one after the other, each in its own process.
 """
 
+import math
 import multiprocessing
 import tempfile
 import time
@@ -155,6 +156,45 @@ def _measure(job: _Job, scratch: Path, progress: Progress) -> MethodMeasurement:
     )
     ready = time.perf_counter()
     steps = max(2, -(-job.samples // task.samples_per_step))
+    timed = timed_steps(
+        task,
+        steps,
+        out=scratch,
+        world=World(device=job.device),
+        progress=lambda what, *event: progress(f"{job.method}, {what}", *event),
+    )
+    return MethodMeasurement(
+        method=job.method,
+        samples=steps * task.samples_per_step,
+        setup_seconds=ready - began,
+        seconds_per_sample=timed.seconds / task.samples_per_step,
+        peak_bytes=timed.peak_bytes,
+        recall=timed.recall,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedSteps:
+    """Some steps of stage 2, taken as in a run."""
+
+    seconds: float
+    """Of a step, the mean over all but the first, which is slower."""
+    peak_bytes: int
+    """As `MethodMeasurement.peak_bytes`."""
+    recall: Mapping[str, float]
+    """As `MethodMeasurement.recall`."""
+
+
+def timed_steps(task: ClipTask, steps: int, *, out: Path, world: World, progress: Progress) -> TimedSteps:
+    """Take steps with the rates of the task's recipe, without evaluations before the end.
+
+    Args:
+        steps: at least two.
+        out: an empty folder, see `loop.run_loop`.
+
+    Raises:
+        ModelError: the loss is not finite, or memory runs out.
+    """
     recipe = replace(
         task.recipe.loop,
         steps=steps,
@@ -168,16 +208,13 @@ def _measure(job: _Job, scratch: Path, progress: Progress) -> MethodMeasurement:
     def watch(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         if what == "training":
             ends.append(time.perf_counter())
-            peaks.append(_peak_bytes(job.device))
-        progress(f"{job.method}, {what}", done, total, figures)
+            peaks.append(_peak_bytes(world.device))
+        progress(what, done, total, figures)
 
-    result = run_loop(task, recipe, out=scratch, inputs="", world=World(device=job.device), progress=watch)
-    return MethodMeasurement(
-        method=job.method,
-        samples=steps * task.samples_per_step,
-        setup_seconds=ready - began,
-        seconds_per_sample=(ends[-1] - ends[0]) / ((steps - 1) * task.samples_per_step),
-        peak_bytes=peaks[-1],
+    result = run_loop(task, recipe, out=out, inputs="", world=world, progress=watch)
+    return TimedSteps(
+        seconds=(ends[-1] - ends[0]) / (steps - 1) if ends else math.nan,
+        peak_bytes=max(peaks, default=0),
         recall=result.figures,
     )
 
