@@ -169,7 +169,7 @@ def index(
         typer.Option(
             "--isolate/--no-isolate",
             help="Decode images in processes that can be killed, with limits of time and memory for each file. Default:"
-            " those that have an address.",
+            " those that have an address; all on a GPU, which threads of one process cannot keep busy.",
             show_default=False,
         ),
     ] = None,

@@ -21,9 +21,9 @@ class Encoder(Protocol):
     """What the indexers, the engine and the benchmarks need from a model.
 
     Subclass it explicitly to inherit `name`, `fingerprint`, `training_data`, `calibration`, `text_precision`,
-    `batch_size`, `calls_at_once`, `caption_sample` and `encode_images`; everything else is abstract. Whatever a caller
-    passes to `encode_texts` and `count_tokens`, the subclass's own method receives a list of strings, which is not
-    empty for `encode_texts`:
+    `batch_size`, `calls_at_once`, `wants_processes`, `caption_sample` and `encode_images`; everything else is abstract.
+    Whatever a caller passes to `encode_texts` and `count_tokens`, the subclass's own method receives a list of strings,
+    which is not empty for `encode_texts`:
 
     >>> class ConstantEncoder(Encoder):
     ...     identity, dim, max_tokens = ModelIdentity.from_name("constant"), 4, 77
@@ -56,6 +56,8 @@ class Encoder(Protocol):
     """Images in one call of `encode_pixels` with which it is fastest."""
     calls_at_once: int = 1
     """Threads that have to call `encode_pixels` to keep its device busy."""
+    wants_processes: bool = False
+    """Whether its device is faster than the threads of one process can decode images, so that others should do so."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

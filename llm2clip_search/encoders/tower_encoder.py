@@ -80,6 +80,10 @@ class TowerEncoder(Encoder):
     def calls_at_once(self) -> int:  # type: ignore[override]  # a cached property is writable
         return 2 if self._is_on_gpu else Encoder.calls_at_once
 
+    @property
+    def wants_processes(self) -> bool:  # type: ignore[override]  # a property is not writable
+        return self._is_on_gpu
+
     @cached_property
     def _is_on_gpu(self) -> bool:
         return pick_device(self.placed["device"]).startswith("cuda")

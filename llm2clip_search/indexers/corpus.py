@@ -42,7 +42,7 @@ class IndexConfig:
     """Larger images fail, judged by their header."""
     isolate: bool | None = None
     """Images are decoded in processes that can be killed, with limits of time and memory for each file; None for those
-    that have an address: files of strangers."""
+    that have an address, as files of strangers have, and for all where the encoder runs on a GPU."""
     rows_per_commit: int = 8192
     seconds_per_commit: float = 60.0
     """A commit is made after this time or that many rows: what a kill can lose."""

@@ -13,6 +13,7 @@ from llm2clip_search.corpora.decode import Decoded, decode_ahead
 from llm2clip_search.corpora.encode import TEXT_BATCHES, encode_decoded
 from llm2clip_search.encoders import Encoder
 from llm2clip_search.encoders.images import MAX_PIXELS
+from llm2clip_search.encoders.isolation import can_isolate
 
 LONGEST_WAIT = 8
 """Items that wait for a batch to be full are at most so many batches: others with the same content, and failures, come
@@ -41,9 +42,10 @@ def embed_ahead(
         batch_size: images per call of the vision tower, or texts per call of the text tower.
         threads: that read and decode.
         ahead: items that may be decoded or in work at once; bounds memory.
-        max_pixels, drafts, isolate, known: as for `decode_item`; a known item passes through without pixels, text
-            and vector. With ``known``, of several items with the same content the first has the vector, and the others
-            pass as known.
+        isolate: as `decodes_apart`.
+        max_pixels, drafts, known: as for `decode_item`; a known item passes through without pixels, text and vector.
+            With ``known``, of several items with the same content the first has the vector, and the others pass as
+            known.
 
     Yields:
         Every item once: with a vector, with an error, or known. One item that fails does not affect the others of its
@@ -63,7 +65,7 @@ def embed_ahead(
         ahead=ahead,
         max_pixels=max_pixels,
         drafts=drafts,
-        isolate=isolate,
+        isolate=decodes_apart(encoder, isolate),
         known=known or _nothing,
     )
     with ThreadPoolExecutor(encoder.calls_at_once, thread_name_prefix="encode") as pool:
@@ -93,6 +95,15 @@ def embed_ahead(
                 yield from _embedded(each, first)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # if the consumer has stopped early
+
+
+def decodes_apart(encoder: Encoder, isolate: bool | None) -> bool | None:
+    """Whether images are decoded in processes of their own, as `decode_item` takes it.
+
+    Threads share Python's lock, which they need for a part of each image: sixteen decode little more than four. So an
+    encoder may want processes for all images, where ``isolate`` does not say.
+    """
+    return True if isolate is None and encoder.wants_processes and can_isolate() else isolate
 
 
 class _Batch:

@@ -24,6 +24,7 @@ from llm2clip_search.encoders import Encoder
 from llm2clip_search.engine import SearchIndex
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.indexers import IndexConfig, index_folder
+from llm2clip_search.indexers.embed import decodes_apart
 from llm2clip_search.store import Snapshot
 
 QUERY_CAPTIONS = tuple(
@@ -199,6 +200,7 @@ class _Stages(NamedTuple):
             threads=threads,
             ahead=config.ahead_batches * batch_size,
             max_pixels=config.max_pixels,
+            isolate=decodes_apart(encoder, config.isolate),
         )
         pixels: list[np.ndarray] = []
         hashes: list[str] = []
