@@ -178,7 +178,7 @@ class TimedSteps:
     """Some steps of stage 2, taken as in a run."""
 
     seconds: float
-    """Of a step, the mean over all but the first, which is slower."""
+    """Of a step, the mean over all but the first, which is slower; NaN on all ranks but the first."""
     peak_bytes: int
     """As `MethodMeasurement.peak_bytes`."""
     recall: Mapping[str, float]
