@@ -17,7 +17,7 @@ from llm2clip_search.vectorindex.faiss_index import FaissIndex, GraphIndex
 from llm2clip_search.vectorindex.faiss_library import gpu_count, import_faiss
 from llm2clip_search.vectorindex.index import Capabilities, Vectors
 from llm2clip_search.vectorindex.inverted_lists import InvertedListsIndex
-from llm2clip_search.vectorindex.kinds import GPU_MAX_K, Cagra, IvfPq
+from llm2clip_search.vectorindex.kinds import GPU_MAX_K, Cagra
 
 FLAT_SHARE = 0.6
 """Share of a GPU's memory that vectors may take; the rest is for queries, scores and whoever else uses it."""
@@ -63,7 +63,9 @@ class GpuListsIndex(_GpuCopy):
         assert isinstance(index, InvertedListsIndex), "only lists can be copied"
         super().__init__(len(index))
         self.kind = index.kind
-        lists = _without_graph(index) if index.kind.graph else index.faiss_index
+        # A copy of lists with a graph would search it on the CPU, with an effort that cannot be set there: one query in
+        # a hundred missed all of its neighbours. A GPU compares all centroids as fast.
+        lists = index.with_flat_centroids() if index.kind.graph else index.faiss_index
         self.faiss_index = import_faiss().index_cpu_to_all_gpus(lists, co=_half_precision())
 
     def _search(self, queries: np.ndarray, k: int, effort: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -153,31 +155,3 @@ def _half_precision() -> Any:
     options = import_faiss().GpuMultipleClonerOptions()
     options.useFloat16 = True
     return options
-
-
-def _without_graph(index: InvertedListsIndex) -> Any:
-    """The same lists, whose centroids are compared one by one, as a GPU does best.
-
-    A copy of lists with a graph would search it on the CPU, with an effort that cannot be set there: one query in a
-    hundred missed all of its neighbours.
-    """
-    faiss = import_faiss()
-    lists = faiss.downcast_index(faiss.extract_index_ivf(index.faiss_index))
-    centroids = faiss.IndexFlatIP(lists.d)
-    centroids.add(lists.quantizer.reconstruct_n(0, lists.nlist))
-    if isinstance(index.kind, IvfPq):
-        flat = faiss.IndexIVFPQ(centroids, lists.d, lists.nlist, lists.pq.M, lists.pq.nbits, lists.metric_type)
-        flat.pq = lists.pq
-    else:
-        codes = (lists.sq.qtype, lists.metric_type, lists.by_residual)
-        flat = faiss.IndexIVFScalarQuantizer(centroids, lists.d, lists.nlist, *codes)
-        flat.sq = lists.sq
-    flat.by_residual, flat.is_trained = lists.by_residual, True
-    flat.replace_invlists(lists.invlists, False)
-    flat.ntotal = lists.ntotal
-    whole = faiss.downcast_index(index.faiss_index)
-    if not isinstance(whole, faiss.IndexPreTransform):
-        return flat
-    rotated = faiss.IndexPreTransform(flat)
-    rotated.prepend_transform(faiss.downcast_VectorTransform(whole.chain.at(0)))
-    return rotated

@@ -98,6 +98,33 @@ class InvertedListsIndex:
     def save(self, path: Path) -> None:
         write_index(self.faiss_index, path)
 
+    def with_flat_centroids(self) -> Any:
+        """A FAISS index, `Ivf` or `IvfPq`, of the same lists and codes in the same memory, whose centroids are compared
+        one by one; it is of use as long as this one."""
+        faiss, lists = import_faiss(), self._lists
+        centroids = faiss.IndexFlatIP(lists.d)
+        centroids.add(self._all_centroids())
+        if isinstance(self.kind, IvfPq):
+            flat = faiss.IndexIVFPQ(centroids, lists.d, lists.nlist, lists.pq.M, lists.pq.nbits, lists.metric_type)
+            flat.pq = lists.pq
+        else:
+            codes = (lists.sq.qtype, lists.metric_type, lists.by_residual)
+            flat = faiss.IndexIVFScalarQuantizer(centroids, lists.d, lists.nlist, *codes)
+            flat.sq = lists.sq
+        flat.by_residual, flat.is_trained = lists.by_residual, True
+        flat.replace_invlists(lists.invlists, False)
+        flat.ntotal = lists.ntotal
+        if self._rotation is None:
+            return flat
+        rotated = faiss.IndexPreTransform(flat)
+        rotated.prepend_transform(self._rotation)
+        return rotated
+
+    def _all_centroids(self) -> np.ndarray:
+        """float32 ``[lists, dim]``, of rotated vectors."""
+        centroids: np.ndarray = self._lists.quantizer.reconstruct_n(0, self.kind.lists)
+        return centroids
+
     def _rotated(self, vectors: np.ndarray) -> np.ndarray:
         if self._rotation is None:
             return np.ascontiguousarray(vectors, dtype=np.float32)
@@ -133,7 +160,7 @@ class InvertedListsIndex:
     def _ranked(self, rotated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """All lists, nearest first."""
         if self._centroids is None:
-            self._centroids = self._lists.quantizer.reconstruct_n(0, self.kind.lists)
+            self._centroids = self._all_centroids()
         scores = rotated @ self._centroids.T
         lists = np.argsort(-scores, axis=1)
         return np.take_along_axis(scores, lists, 1), lists

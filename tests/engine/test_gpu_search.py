@@ -18,6 +18,7 @@ from llm2clip_search.vectorindex.gpu import GpuListsIndex
 from llm2clip_search.vectorindex.inverted_lists import InvertedListsIndex
 from llm2clip_search.vectorindex.kinds import Ivf, IvfPq
 from llm2clip_search.vectorindex.policy import AnnName
+from tests.support.encoders import ColourEncoder
 from tests.support.vectors import DIM, MODEL, add, clustered, prefer_approximate
 
 NO_MEMORY = (
@@ -42,6 +43,36 @@ def faiss_with_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("llm2clip_search.engine.search.gpu_count", lambda: 1)
     monkeypatch.setattr(gpu, "gpu_memory", lambda: 10**9)
     return faiss
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_the_gpu_plan_gives_what_the_cpu_gives(
+    tmp_path: Path, colours: ColourEncoder, faiss_with_gpu: Any, monkeypatch: pytest.MonkeyPatch, kind: AnnName
+) -> None:
+    """Ids, order and lists read; filters stay on the CPU."""
+    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
+        add(writer, clustered(1, 2000), removed=())
+        if build_ann(writer, AnnConfig(kind=kind)):
+            prefer_approximate(writer)
+    with monkeypatch.context() as without:
+        without.setattr("llm2clip_search.engine.search.gpu_count", lambda: 0)
+        cpu = SearchIndex(Snapshot(tmp_path), colours)
+        expected = [hit.id for hit in cpu.query("anything", k=20).hits]
+    copied: list[object] = []
+
+    def to_gpu(index: object, co: object) -> object:
+        copied.append(index)
+        return index
+
+    monkeypatch.setattr(faiss_with_gpu, "index_cpu_to_all_gpus", to_gpu)
+    gpu_index = SearchIndex(Snapshot(tmp_path), colours)
+    result = gpu_index.query("anything", k=20)
+    assert result.plan.device == "gpu"
+    assert [hit.id for hit in result.hits] == expected
+    assert len(copied) == 1
+    assert gpu_index.query("anything", k=20, where="width < 50").plan.device == "cpu"
+    assert len(gpu_index.query("anything", k=5000).hits) == 2000
+    assert len(cpu.query("anything", k=5000).hits) == 2000
 
 
 @pytest.mark.parametrize("kind", [Ivf(lists=20, graph=True), IvfPq(lists=20, graph=True, subquantizers=8)])

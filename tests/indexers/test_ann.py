@@ -1,7 +1,6 @@
 """The approximate index: built by size, kept in step, masked and rebuilt; never a wrong id."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -109,44 +108,6 @@ def test_a_filtered_approximate_search_finds_matches_only(tmp_path: Path, colour
     assert {hit.id % 100 < 10 for hit in result.hits} == {True}
     assert len(np.intersect1d([hit.id for hit in result.hits], expected)) >= 9
     assert index.query("anything", k=5).plan.strategy == "approximate"
-
-
-@pytest.mark.parametrize("kind", ["flat", "ivf"])
-def test_the_gpu_plan_gives_what_the_cpu_gives(
-    tmp_path: Path, colours: ColourEncoder, monkeypatch: pytest.MonkeyPatch, kind: AnnName
-) -> None:
-    """With a stand-in for the copy to a GPU: ids, order and lists read; filters stay on the CPU."""
-    import faiss
-
-    with Writer.open(tmp_path, model=MODEL, dim=DIM) as writer:
-        add(writer, clustered(1, 2000), removed=())
-        if build_ann(writer, AnnConfig(kind=kind)):
-            prefer_approximate(writer)
-    cpu = SearchIndex(Snapshot(tmp_path), colours)
-    expected = [hit.id for hit in cpu.query("anything", k=20).hits]
-    copied: list[object] = []
-
-    def to_gpu(index: object, co: object) -> object:
-        copied.append(index)
-        return index
-
-    class Parameters:
-        def set_index_parameter(self, index: Any, name: str, value: int) -> None:
-            setattr(index, name, value)
-
-    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", to_gpu, raising=False)
-    monkeypatch.setattr(faiss, "GpuMultipleClonerOptions", type("Options", (), {}), raising=False)
-    monkeypatch.setattr(faiss, "GpuParameterSpace", Parameters, raising=False)
-    monkeypatch.setattr("llm2clip_search.engine.search.gpu_count", lambda: 1)
-    monkeypatch.setattr("llm2clip_search.vectorindex.gpu.gpu_memory", lambda: 10**9)
-    gpu = SearchIndex(Snapshot(tmp_path), colours)
-    result = gpu.query("anything", k=20)
-    assert result.plan.device == "gpu"
-    assert [hit.id for hit in result.hits] == expected
-    assert len(copied) == 1
-    assert gpu.query("anything", k=20, where="width < 50").plan.device == "cpu"
-    assert len(gpu.query("anything", k=5000).hits) == 2000
-    assert len(cpu.query("anything", k=5000).hits) == 2000
 
 
 def test_deletions_and_another_kind_build_anew_without_new_shards(tmp_path: Path) -> None:
