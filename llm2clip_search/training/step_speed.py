@@ -21,19 +21,20 @@ from llm2clip_search.base.progress import no_progress
 from llm2clip_search.encoders.random_weights import write_random_weights
 from llm2clip_search.training import Recipe, find_recipe
 from llm2clip_search.training.comparison import timed_steps
-from llm2clip_search.training.data.caption_store import CaptionStore, fill_caption_store
+from llm2clip_search.training.data.caption_store import fill_caption_store
 from llm2clip_search.training.data.caption_table import CaptionSource
-from llm2clip_search.training.data.image_captions import match_captions
-from llm2clip_search.training.data.image_set import open_images
 from llm2clip_search.training.data.recipe import DataRecipe
 from llm2clip_search.training.data.training_captions import read_stage2_captions
 from llm2clip_search.training.dry_run import estimate_clip
 from llm2clip_search.training.runtime.costs import measure_flops
 from llm2clip_search.training.runtime.distributed import World, join_process_group
 from llm2clip_search.training.tasks.clip import ClipTask
-from llm2clip_search.training.tasks.clip_data import ClipData
+from llm2clip_search.training.tasks.clip_data import read_clip_data
 from llm2clip_search.training.tasks.empty_towers import llm_shape
+from llm2clip_search.training.tasks.llm_folder import LLMFolder
 
+RANDOM = "random"
+"""Stands for the fingerprint of an LLM that nothing was embedded with."""
 PICTURES = 512
 """Different ones; the others have the same bytes."""
 PICTURE_SIDE = 384
@@ -95,22 +96,16 @@ def measure_step_speed(recipe: Recipe, folder: Path, *, steps: int, world: World
             captions,
             lambda texts: draw.standard_normal((len(texts), width), dtype=np.float32),
             out=store,
-            llm="random",
+            llm=RANDOM,
             llm_folder=folder,
             width=width,
             progress=no_progress,
         )
     world.barrier()
-    files = open_images(folder, data.images)
-    matched = match_captions(files, captions, source_weights=[1.0], max_missing=0.0)
+    llm = LLMFolder(folder, recipe.stage1.text, RANDOM)
+    read, _ = read_clip_data(data, root=folder, llm=llm, store=store, clip=None, max_missing=0.0)
     stage = replace(stage, model=replace(stage.model, vision=replace(vision, weights=str(weights))))
-    task = ClipTask(
-        stage,
-        ClipData(files=files, captioned=matched, captions=captions, store=CaptionStore(store), dev=()),
-        world=world,
-        scratch=folder,
-        progress=no_progress,
-    )
+    task = ClipTask(stage, read, world=world, scratch=folder, progress=no_progress)
     timed = timed_steps(task, steps, out=folder / "run", world=world, progress=no_progress)
     speed = measure_flops(world.device, bf16=stage.bf16)
     divided = replace(stage, micro_batch=task.micro_batches.size, gradient_cache=task.micro_batches.cached)
