@@ -203,3 +203,22 @@ def test_stage_1_names_the_photographs_that_it_drops(recipe: Recipe, tmp_path: P
     listed = [json.loads(line) for line in (tmp_path / "llm" / "left_out.jsonl").read_text().splitlines()]
     assert listed == [{"reason": "photographs without two captions", "name": "one.jpg", "detail": ""}]
     assert json.loads((tmp_path / "llm" / "run.json").read_text())["counts"]["photographs without two captions"] == 1
+
+
+def test_images_of_two_dev_splits_may_have_the_same_names(recipe: Recipe, made: Path, tmp_path: Path) -> None:
+    """A split of other images, under the names of the first one's, has recalls of its own images."""
+    write_flickr8k(tmp_path)
+    dev = recipe.data.dev[0]
+    names = [f"dev-{number}.jpg" for number in range(6)]
+    write_tar(tmp_path / "other.tar", {name: jpeg(500 + number) for number, name in enumerate(names)})
+    other = replace(dev, name="other", images=("other.tar",))
+    figures: dict[int, dict[str, float]] = {}
+    for splits in ((dev, other), (other,)):
+        data = replace(recipe.data, dev=splits)
+        out = tmp_path / str(len(splits))
+        figures |= {len(splits): run("clip", replace(recipe, data=data), tmp_path, made, out)}
+    own = [{name: value for name, value in each.items() if name.startswith("other/")} for each in figures.values()]
+    assert own[0] == pytest.approx(own[1])
+    assert own[0] != {
+        name.replace("flickr8k/", "other/"): value for name, value in figures[2].items() if "flickr8k/" in name
+    }

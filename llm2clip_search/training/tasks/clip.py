@@ -4,9 +4,8 @@ The LLM does not run in this stage (Huang et al., section 3.2). Caption embeddin
 cost of a step is that of its images, however large the LLM is.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +17,13 @@ from llm2clip_search.base.progress import Progress
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.encoders.querybank import QuerybankNorm
-from llm2clip_search.encoders.vision import build_vision_tower
 from llm2clip_search.evaluation.metrics import RetrievalRanks, retrieval_ranks
 from llm2clip_search.training.data.image_captions import ImageBatch, ImageCaptionSampler
-from llm2clip_search.training.data.image_pixels import ImagePixels
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.gradcache import backward_in_parts
 from llm2clip_search.training.runtime.micro_batches import MicroBatches
 from llm2clip_search.training.runtime.parameter_groups import ParameterGroup
 from llm2clip_search.training.runtime.seeds import generator, seed_torch
-from llm2clip_search.training.runtime.sharding import distribute_module
 from llm2clip_search.training.tasks.anchored_heads import AnchoredHeads
 from llm2clip_search.training.tasks.clip_data import ClipData, Dev, DevVectors
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
@@ -37,13 +33,8 @@ from llm2clip_search.training.tasks.losses import clip_loss, require_negatives, 
 from llm2clip_search.training.tasks.projection_heads import ProjectionHeads
 from llm2clip_search.training.tasks.start_model import backbone_tensors, load_heads
 from llm2clip_search.training.tasks.training_querybank import draw_querybank, fit_querybank, own_querybank
-from llm2clip_search.training.tasks.vision_features import VisionFeatures
-from llm2clip_search.training.tasks.vision_training import (
-    blocks_of,
-    mark_trained,
-    trained_groups,
-    trained_tensors,
-)
+from llm2clip_search.training.tasks.vision_features import VisionFeatures, open_vision
+from llm2clip_search.training.tasks.vision_training import trained_groups, trained_tensors
 
 STATISTICS_IMAGES = 1024
 """Number of images that the statistics of vision features are computed from."""
@@ -61,12 +52,15 @@ class ClipTask:
         scratch: Path,
         progress: Progress,
         start: Model | None = None,
+        vision: VisionFeatures | None = None,
     ) -> None:
         """Load the vision tower and set up the heads.
 
         Args:
             scratch: folder for cached views, which are of no use after training.
             start: the model to begin from; None for published base weights and fresh heads.
+            vision: the tower as another task has opened it, for the same recipe and data but for what follows the
+                tower; only of a frozen tower, whose features stay the same. By default it is opened here.
         """
         captioned, captions, store = data.captioned, data.captions, data.store
         self.start = start
@@ -92,29 +86,11 @@ class ClipTask:
         self.positions = store.positions(self.caption_ids)
         self.is_long = np.array(captions["length"].to_pylist()) == "long"
         model = recipe.model
-        without_projection = replace(model.vision, projection=False)
-        tower = build_vision_tower(
-            without_projection,
-            dim=model.tower_dim,
-            folder=start.folder if start else None,
-            tensors=start.tensors("vision") if start else {},
-        ).to(world.device)
-        mark_trained(tower.backbone, recipe.vision, recipe.loop.seed)
-        distils = bool((recipe.keep and recipe.keep.vision) or (start and recipe.anchor and recipe.anchor.images))
-        original = copy.deepcopy(tower.backbone) if distils else None  # before sharding, which prevents copies
-        distribute_module(tower.backbone, blocks_of(tower.backbone), world)
-        self.vision_groups = trained_groups(tower.backbone, recipe.vision)
-        pixels = ImagePixels(
-            data.files, model.vision.preprocess, recipe.augmentation, captions["caption"].to_pylist(), recipe.loop.seed
-        )
-        self.vision = VisionFeatures(
-            tower, captioned, pixels, micro_batch=recipe.micro_batch, bf16=recipe.bf16, world=world
-        )
-        if original is not None:
-            self.vision.keep_original(original)
+        self.vision = vision or open_vision(recipe, data, world=world, start=start)
+        self.vision_groups = trained_groups(self.vision.tower.backbone, recipe.vision)
         sampled = captioned.image_ids[:STATISTICS_IMAGES]
         with self.vision.reporting(progress, "images for the statistics", len(sampled)):
-            sample = self.vision.features_of(sampled)
+            sample = self.vision.features_of(sampled, keep=recipe.vision.mode == "frozen")
         self.caption_width = store.info.width - (0 if model.text.clip else store.info.clip_width)
         assert model.text.adaptor is not None, "a recipe's model has an adaptor"
         torch.manual_seed(recipe.loop.seed)
@@ -152,7 +128,7 @@ class ClipTask:
 
     def _cache_views(self, scratch: Path, progress: Progress) -> None:
         recipe = self.recipe
-        inputs = [recipe.kept_views, recipe.loop.seed, asdict(recipe.augmentation), asdict(recipe.vision)]
+        inputs = [recipe.kept_views, self.vision.pixels.seed, asdict(recipe.augmentation), asdict(recipe.vision)]
         inputs += [self.start.identity.fingerprint] if self.start else []
         name = json_sha256([*inputs, asdict(recipe.model.vision), self.vision.captioned.image_ids])[:16]
         path = scratch / f"views-{name}.npy"

@@ -25,6 +25,7 @@ from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.llm_folder import LLMFolder
 from llm2clip_search.training.tasks.lora import LoraRecipe, add_lora
 from llm2clip_search.training.tasks.losses import require_negatives
+from llm2clip_search.training.tasks.vision_features import VisionFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +73,10 @@ class JointTask(ClipTask):
         world: World,
         scratch: Path,
         progress: Progress,
+        vision: VisionFeatures | None = None,
     ) -> None:
-        """Set up stage 2 and load the LLM."""
-        super().__init__(recipe.stage2, data, world=world, scratch=scratch, progress=progress)
+        """Set up stage 2, see `ClipTask`, and load the LLM."""
+        super().__init__(recipe.stage2, data, world=world, scratch=scratch, progress=progress, vision=vision)
         self.joint = recipe
         self.texts: list[str] = data.captions["caption"].to_pylist()
         embedder = llm.embedder(world.device)

@@ -7,6 +7,7 @@ skip the first five, which work on the largest feature maps.
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,49 @@ from torch import nn
 
 from llm2clip_search.base.files import remove_leftovers, replaced_file
 from llm2clip_search.base.progress import Progress, no_progress
+from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.towers import PIXELS_AT_ONCE
-from llm2clip_search.encoders.vision import VisionTower
+from llm2clip_search.encoders.vision import VisionTower, build_vision_tower
 from llm2clip_search.training.data.image_captions import CaptionedImages, ImageBatch
 from llm2clip_search.training.data.image_pixels import AugmentedPixels, ImagePixels
 from llm2clip_search.training.data.image_set import ImageSet
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.mixed_precision import autocast
 from llm2clip_search.training.runtime.seeds import generator
-from llm2clip_search.training.tasks.vision_training import split_backbone
+from llm2clip_search.training.runtime.sharding import distribute_module
+from llm2clip_search.training.tasks.clip_data import ClipData
+from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
+from llm2clip_search.training.tasks.vision_training import blocks_of, mark_trained, split_backbone
+
+
+def open_vision(recipe: ClipRecipe, data: ClipData, *, world: World, start: Model | None) -> "VisionFeatures":
+    """Load the vision tower of a recipe and mark what is trained of it.
+
+    Args:
+        start: the model to begin from; None for published base weights.
+
+    Raises:
+        ModelError: weights cannot be fetched, or do not have what is to be trained.
+    """
+    model = recipe.model
+    tower = build_vision_tower(
+        replace(model.vision, projection=False),
+        dim=model.tower_dim,
+        folder=start.folder if start else None,
+        tensors=start.tensors("vision") if start else {},
+    ).to(world.device)
+    mark_trained(tower.backbone, recipe.vision, recipe.loop.seed)
+    distils = bool((recipe.keep and recipe.keep.vision) or (start and recipe.anchor and recipe.anchor.images))
+    original = copy.deepcopy(tower.backbone) if distils else None  # before sharding, which prevents copies
+    distribute_module(tower.backbone, blocks_of(tower.backbone), world)
+    texts, seed = data.captions["caption"].to_pylist(), recipe.loop.seed
+    pixels = ImagePixels(data.files, model.vision.preprocess, recipe.augmentation, texts, seed)
+    features = VisionFeatures(
+        tower, data.captioned, pixels, micro_batch=recipe.micro_batch, bf16=recipe.bf16, world=world
+    )
+    if original is not None:
+        features.keep_original(original)
+    return features
 
 
 class VisionFeatures:
@@ -53,11 +88,11 @@ class VisionFeatures:
         self._progress: Progress = no_progress
         self._task, self._done, self._total = "", 0, 0
         self._begun: dict[tuple[int, int, int], AugmentedPixels] = {}
-        self._cached: dict[
-            tuple[bool, str], torch.Tensor
-        ] = {}  # keyed by set too: dev images may have the ids of training images
+        self._cached: dict[tuple[str, bool], torch.Tensor] = {}
+        """By id for training images, and by content for others: sets may have different images with one id."""
         if not any(parameter.requires_grad for parameter in tower.backbone.parameters()):
             self._prefix, self._rest = tower.backbone, nn.Identity()
+            self._original = nn.Identity()  # a frozen tower is what it was
             return
         sample = tower.normalise(self._tensor(pixels.plain(captioned.image_ids[:2])))
         if parts := split_backbone(tower.backbone, sample):
@@ -110,10 +145,11 @@ class VisionFeatures:
         count = len(image_ids)
         is_shared = self.world.size <= count
         own = self.world.slice(count) if is_shared else slice(0, count)
+        contents = files.content_hashes if files is not None else None
         out = []
         for rows in self._parts(count, own):
             part = [image_ids[row] for row in rows]
-            keys = [(files is None, image) for image in part]
+            keys = [(image, True) if contents is None else (contents[image], False) for image in part]
             cached = [self._cached[key] for key in keys if key in self._cached]
             if len(cached) == len(part):
                 x = torch.stack(cached).to(self.device)
