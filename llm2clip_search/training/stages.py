@@ -23,6 +23,7 @@ from llm2clip_search.errors import ModelError
 from llm2clip_search.evaluation.caption_retrieval import queries_and_gallery
 from llm2clip_search.training.data.caption_store import SHARD_ROWS, CaptionStore, StoredDtype, fill_caption_store
 from llm2clip_search.training.data.caption_table import EMPTY, REPEATED, content_digest, read_caption_table
+from llm2clip_search.training.data.dev_captions import read_dev_captions
 from llm2clip_search.training.data.image_check import ImageCheck
 from llm2clip_search.training.data.left_out import warn_of, write_left_out
 from llm2clip_search.training.data.pairs import CaptionPairSampler
@@ -162,7 +163,7 @@ def train_embed(
     folder = read_llm(llm)
     clip = stored_clip_tower(recipe.model, recipe.keep)
     captions, _ = read_stage2_captions(data, root)
-    dev = [read_caption_table(root, [split.captions])[0] for split in data.dev]
+    dev = [read_dev_captions(root, split) for split in data.dev]
     encoder = CaptionEncoder(llm, device=device, clip=clip)
     embed, parts = encoder.embedder, None
     if cluster is not None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from llm2clip_search.training.data.caption_table import CaptionSource, HeldOutSplit
 from llm2clip_search.training.data.long_captions import LongCaptions
+from llm2clip_search.training.runtime.allowed_values import require_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +17,14 @@ class DevSplit:
     """The first of its ``langs`` counts when the best checkpoint is selected."""
     images: tuple[str, ...]
     """Webdataset shards or folders; may contain braces and ``*``."""
+    joined: int = 0
+    """Join the first so many captions of an image in a language to one long caption; images with one caption are left
+    out. 0 takes every caption by itself."""
     selects: bool = True
     """Whether it counts when the best checkpoint is selected; if not, it is only evaluated."""
+
+    def __post_init__(self) -> None:
+        require_values(self, {"joined": (self.joined == 0 or self.joined >= 2, "0, or at least 2")})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from llm2clip_search.encoders.config import TextConfig
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.training.data.caption_store import CaptionStore
-from llm2clip_search.training.data.caption_table import read_caption_table
+from llm2clip_search.training.data.dev_captions import read_dev_captions
 from llm2clip_search.training.data.image_captions import CaptionedImages, match_captions
 from llm2clip_search.training.data.image_set import ImageSet, open_images
 from llm2clip_search.training.data.recipe import DataRecipe, DevSplit
@@ -133,7 +133,7 @@ def _dev(split: DevSplit, root: Path, store: CaptionStore, check: Check) -> Dev:
     broken = check(files, list(files))
     ids = [image_id for image_id in files if image_id not in broken]
     index_of = {image: index for index, image in enumerate(ids)}
-    table, _ = read_caption_table(root, [split.captions])
+    table = read_dev_captions(root, split)
     found = [files.find(image) for image in table["image_id"].to_pylist()]
     if None in found:
         raise CorpusError(f"The images of {found.count(None):,} dev captions are not in {', '.join(split.images)}.")
