@@ -34,7 +34,7 @@ class LoopRecipe:
     """Optimisation of a stage: AdamW, with linear warm-up and cosine decay to zero."""
 
     steps: int
-    """Number of steps, if training does not end early."""
+    """Number of steps, if training does not end early; 0 evaluates the weights and keeps them as they are."""
     learning_rate: float
     """Peak learning rate; a parameter group may scale it."""
     warmup_steps: int = 0
@@ -61,7 +61,7 @@ class LoopRecipe:
 
     def __post_init__(self) -> None:
         allowed = {
-            "steps": self.steps >= 1,
+            "steps": self.steps >= 0,
             "learning_rate": 0.0 < self.learning_rate < math.inf,
             "warmup_steps": 0 <= self.warmup_steps <= self.steps,
             "weight_decay": self.weight_decay >= 0.0,
@@ -155,7 +155,7 @@ def run_loop(
             remove_leftovers(out / name)
     if world.broadcast({"resumes": last.exists()})["resumes"]:
         state.resume(last, inputs)
-    elif evaluate_first:
+    elif evaluate_first or not recipe.steps:
         state.before = state.evaluate()
         state.keep_if_best(state.before)
     start, began = state.step, time.perf_counter()

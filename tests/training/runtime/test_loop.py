@@ -76,6 +76,21 @@ def test_schedule_is_linear_then_cosine() -> None:
         cosine.step()
 
 
+def test_without_steps_the_weights_are_evaluated_and_kept(tmp_path: Path) -> None:
+    task = Line((0.75,))
+    result = run_loop(
+        task,
+        LoopRecipe(steps=0, learning_rate=0.1, ema_decay=0.5),
+        out=tmp_path,
+        inputs="",
+        world=World(),
+        progress=no_progress,
+    )
+    assert (result.figures, result.before, result.steps) == ({"score": 0.75}, {"score": 0.75}, 0)
+    assert torch.equal(task.weight, torch.full((1, 3), 0.5))
+    assert torch.equal(task.bias, torch.zeros(1))
+
+
 @pytest.mark.parametrize("clip", [0.0, 0.7])
 def test_updates_equal_adamw(tmp_path: Path, clip: float) -> None:
     recipe = LoopRecipe(steps=8, learning_rate=0.1, warmup_steps=2, weight_decay=0.3, betas=(0.8, 0.9), clip_norm=clip)
@@ -259,7 +274,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"steps": 0},
+        {"steps": -1},
         {"learning_rate": 0.0},
         {"learning_rate": math.nan},
         {"warmup_steps": 11},
