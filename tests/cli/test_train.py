@@ -13,7 +13,7 @@ from tests.support.tiny_training import write_nano_data
     [
         (
             ["captions", "mega"],
-            "There is no recipe 'mega' among the 25 known ones. hint: llm2clip-search train recipes lists them",
+            "There is no recipe 'mega' among the 26 known ones. hint: llm2clip-search train recipes lists them",
         ),
         (["captions", "nano"], "captions.csv.gz does not exist. hint: --data names the folder"),
         (

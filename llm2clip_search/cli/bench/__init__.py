@@ -2,6 +2,7 @@
 
 import typer
 
+from llm2clip_search.cli.bench.ablations import bench_ablations
 from llm2clip_search.cli.bench.ann import bench_ann
 from llm2clip_search.cli.bench.captions import bench_captions
 from llm2clip_search.cli.bench.cluster import bench_cluster
@@ -39,6 +40,7 @@ bench.command("sugarcrepe")(bench_sugarcrepe)
 bench.command("no-answer")(bench_no_answer)
 bench.command("failures")(bench_failures)
 bench.command("training")(training)
+bench.command("ablations")(bench_ablations)
 bench.command("ann")(bench_ann)
 bench.command("speed")(bench_speed)
 bench.command("sources")(bench_sources)

@@ -16,12 +16,14 @@ TABLES = ("name", "model", "data", "size", "captions", "clip")
 """What a recipe file holds: the name, the model, the data and its size, and both stages."""
 
 
-def parse_recipe(text: str, name: str, settings: Sequence[str] = ()) -> Recipe:
+def parse_recipe(text: str, name: str, settings: Sequence[str] = (), *, begins_from_model: bool = False) -> Recipe:
     """The recipe of a TOML file.
 
     Args:
         name: of the file, for messages.
         settings: values that replace some of the file's, such as ``clip.loop.steps=200``.
+        begins_from_model: whether stage 2 begins from a model that is named elsewhere, so that it can be held close to
+            it.
 
     Raises:
         InputError: the text is not TOML or names a model to begin from (see `own.read_own_recipe`), or a field is
@@ -40,7 +42,7 @@ def parse_recipe(text: str, name: str, settings: Sequence[str] = ()) -> Recipe:
     model = file.build(ModelConfig, ("model",), given={"name": title})
     stage2 = file.build(ClipRecipe, ("clip",), given={"model": model})
     for field in ("anchor", "hard_negatives"):
-        if getattr(stage2, field) is not None:
+        if getattr(stage2, field) is not None and not begins_from_model:
             raise file.refuse(("clip", field), "needs a model to begin from, as recipes for own data have (start)")
     if stage2.vision.mode == "lora":
         refuse_missing_blocks(file, stage2)

@@ -9,7 +9,7 @@ from llm2clip_search.training.recipes.paper import PAPER_RECIPES
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.recipes.recipe_file import parse_recipe, recipe_toml
 
-_PACKAGED = ("nano",)
+_PACKAGED = ("nano", "nano-frozen")
 """Recipes that are files beside this module."""
 
 
@@ -23,12 +23,13 @@ RECIPES = {
 }
 
 
-def find_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
+def find_recipe(name: str, settings: Sequence[str] = (), *, begins_from_model: bool = False) -> Recipe:
     """Look up a recipe by its name, or read one from a TOML file.
 
     Args:
         name: of a recipe; or the path of a file, which ends in ``.toml``.
         settings: values that replace some of the recipe's, such as ``clip.loop.steps=200``.
+        begins_from_model: see `recipe_file.parse_recipe`.
 
     Raises:
         InputError: the file or a setting is wrong, see `recipe_file.parse_recipe`.
@@ -36,7 +37,7 @@ def find_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     """
     if name in RECIPES and not settings:
         return RECIPES[name]
-    return parse_recipe(recipe_text(name), name, settings)
+    return parse_recipe(recipe_text(name), name, settings, begins_from_model=begins_from_model)
 
 
 def recipe_text(name: str) -> str:

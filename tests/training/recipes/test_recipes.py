@@ -68,7 +68,7 @@ def test_open_clip_publishes_the_vision_towers() -> None:
 
 
 def test_the_error_for_an_unknown_recipe_points_to_the_list(run_cli: RunCli) -> None:
-    with pytest.raises(ModelError, match="There is no recipe 'mega' among the 25") as raised:
+    with pytest.raises(ModelError, match="There is no recipe 'mega' among the 26") as raised:
         find_recipe("mega")
     assert raised.value.hint.startswith("llm2clip-search train recipes lists them")
     listed = run_cli("train", "recipes").stdout.splitlines()
