@@ -17,7 +17,7 @@ from llm2clip_search.encoders.model import Model
 from llm2clip_search.errors import InputError, ModelError, first_line
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.ablation_results import QuestionResult, StudyResult, VariantResult, VariantRun
-from llm2clip_search.training.comparison import timed_steps
+from llm2clip_search.training.comparison import named, timed_steps
 from llm2clip_search.training.data.caption_table import content_digest
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.recipes.registry import find_recipe
@@ -113,6 +113,7 @@ class _VariantTrainer:
             self._runs = {}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{out / RUNS} does not hold runs of a study: {first_line(error)}.") from error
+        self._trained: set[Path] = set()
         self._data: dict[str, ClipData] = {}
         self._towers: dict[str, VisionFeatures] = {}
 
@@ -181,7 +182,7 @@ class _VariantTrainer:
                 loop.steps,
                 out=Path(scratch),
                 world=self.world,
-                progress=lambda what, *event: self.progress(f"{variant.name}, seed {loop.seed}, {what}", *event),
+                progress=named(self.progress, f"{variant.name}, seed {loop.seed}"),
             )
         return VariantRun(
             seed=loop.seed,
@@ -198,9 +199,17 @@ class _VariantTrainer:
             return self.llm
         name = json_sha256([asdict(recipe.stage1), [asdict(source) for source in captions]])[:8]
         out = self.out / f"llm-{name}"
-        train_captions(
-            recipe.stage1, recipe.data, root=self.root, out=out, world=self.world, progress=self.progress, again=True
-        )
+        if out not in self._trained:
+            train_captions(
+                recipe.stage1,
+                recipe.data,
+                root=self.root,
+                out=out,
+                world=self.world,
+                progress=self.progress,
+                again=True,
+            )
+            self._trained.add(out)
         return out
 
     def _clip_data(self, stage2: ClipRecipe, recipe: Recipe, llm: LLMFolder) -> ClipData:

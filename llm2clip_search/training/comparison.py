@@ -22,6 +22,7 @@ from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.runtime.allocator import keep_freed_memory
 from llm2clip_search.training.runtime.distributed import World
 from llm2clip_search.training.runtime.loop import run_loop
+from llm2clip_search.training.runtime.metrics_log import headlines
 from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.clip_data import read_clip_data
 from llm2clip_search.training.tasks.distillation import stored_clip_tower
@@ -161,7 +162,7 @@ def _measure(job: _Job, scratch: Path, progress: Progress) -> MethodMeasurement:
         steps,
         out=scratch,
         world=World(device=job.device),
-        progress=lambda what, *event: progress(f"{job.method}, {what}", *event),
+        progress=named(progress, job.method),
     )
     return MethodMeasurement(
         method=job.method,
@@ -171,6 +172,18 @@ def _measure(job: _Job, scratch: Path, progress: Progress) -> MethodMeasurement:
         peak_bytes=timed.peak_bytes,
         recall=timed.recall,
     )
+
+
+def named(progress: Progress, run: str) -> Progress:
+    """The progress of one of several runs, under its name; of an evaluation, the headlines."""
+
+    def report(what: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
+        if what == "evaluated":
+            progress(run, 0, 0, {name: figures[name] for name in headlines(figures)})
+        else:
+            progress(f"{run}, {what}", done, total, figures)
+
+    return report
 
 
 @dataclass(frozen=True, kw_only=True)
