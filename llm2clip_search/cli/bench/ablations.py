@@ -68,7 +68,9 @@ def bench_ablations(
         if json_output:
             console.print_json(result.to_dict())
         else:
-            for question in result.questions:
+            for number, question in enumerate(result.questions):
+                if number:
+                    console.out.print()
                 table = console.table("", *result.columns(), left=("",), title=question.name)
                 for name, cells in result.rows(question):
                     table.add_row(name, *cells)
