@@ -144,12 +144,15 @@ def test_pixels_become_square_and_size_is_bounded(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_before_a_cut_is_indexed(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    """One frame a second up to the cut."""
     whole = write_video(tmp_path / f"whole-{name}", moving(200), rate=10, **options)
     (tmp_path / name).write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     before, listing = list[Item](), frames(tmp_path / name, 1)
-    with pytest.raises(CorpusError, match=rf"{name} ends after \d+\.\d of 20\.0 s"):
+    with pytest.raises(CorpusError, match=rf"{name} ends after \d+\.\d of 20\.0 s") as caught:
         before.extend(listing)
-    assert 4 <= len(before) <= 14
+    ended = float(str(caught.value).partition("ends after ")[2].split()[0])
+    assert 2 <= ended < 16  # encoders use several threads, so that the size of their files varies
+    assert len(before) == int(ended) + 1
     for item, of_whole in zip(before, frames(whole, 1), strict=False):
         assert item.data == of_whole.data == open_uri(item.uri, item.version)
 
