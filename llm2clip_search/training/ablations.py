@@ -18,12 +18,11 @@ from llm2clip_search.errors import InputError, ModelError, first_line
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.ablation_results import QuestionResult, StudyResult, VariantResult, VariantRun
 from llm2clip_search.training.comparison import named, timed_steps
-from llm2clip_search.training.data.caption_table import content_digest
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.recipes.registry import find_recipe
 from llm2clip_search.training.recipes.study import Study, Variant
 from llm2clip_search.training.runtime.distributed import World
-from llm2clip_search.training.stages import train_captions, train_embed
+from llm2clip_search.training.stages import clip_inputs, train_captions, train_embed
 from llm2clip_search.training.tasks.clip import ClipTask
 from llm2clip_search.training.tasks.clip_data import ClipData, read_clip_data
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
@@ -140,19 +139,10 @@ class _VariantTrainer:
         stage2 = replace(stage2, model=model)
         data = self._clip_data(stage2, recipe, llm)
         joint = joint_recipe(recipe.stage1, stage2) if variant.joint else None
-        key = json_sha256(
-            [
-                asdict(joint or stage2),
-                llm.fingerprint,
-                data.store.info.clip,
-                start.model.identity.fingerprint if start else "",
-                content_digest(data.captions),
-                data.captioned.image_ids,
-                [[dev.name, dev.image_ids, dev.texts] for dev in data.dev],
-            ]
-        )[:16]
+        begins = start.model if start else None
+        inputs = clip_inputs(stage2, llm, data, begins)
+        key = json_sha256([asdict(joint), inputs])[:16] if joint else inputs
         if key not in self._runs:
-            begins = start.model if start else None
             vision = self._vision(stage2, recipe, data, begins)
             if joint:
                 task: ClipTask = JointTask(

@@ -40,7 +40,7 @@ from llm2clip_search.training.runtime.plots import plot_run
 from llm2clip_search.training.tasks.caption_encoder import CaptionEncoder
 from llm2clip_search.training.tasks.caption_llm import CaptionLLMRecipe, CaptionLLMTask
 from llm2clip_search.training.tasks.clip import ClipTask
-from llm2clip_search.training.tasks.clip_data import read_clip_data
+from llm2clip_search.training.tasks.clip_data import ClipData, read_clip_data
 from llm2clip_search.training.tasks.clip_recipe import ClipRecipe
 from llm2clip_search.training.tasks.distillation import stored_clip_tower
 from llm2clip_search.training.tasks.hard_negative_mining import NEIGHBOURS
@@ -92,7 +92,7 @@ def train_captions(
         write_left_out(out, [*found, *(("photographs without two captions", name, "") for name in pairs.without_pair)])
         progress("data", 0, 0, counts)
         warn_of(found)
-    dev, content = None, [content_digest(captions)]
+    dev, content = None, list[object]([content_digest(captions)])
     if data.dev:
         first = data.dev[0].captions
         table, _ = read_caption_table(root, [replace(first, langs=first.langs[:1])])
@@ -100,6 +100,8 @@ def train_captions(
         photos = _enumerated(table["photo"].to_pylist())
         counts["dev photographs with two captions"] = paired = len(queries_and_gallery(photos)[0])
         dev = (table["caption"].to_pylist(), photos) if paired > 1 else None
+    if len(set(weights := [source.weight for source in data.captions])) > 1:
+        content.append(weights)
     inputs = json_sha256([asdict(recipe), content, *([start.fingerprint] if start else [])])[:16]
     if (done := finished(out, inputs, again=again)) is not None:
         return done
@@ -240,11 +242,7 @@ def train_clip(
         write_left_out(out, read.left_out)
         progress("data", 0, 0, counts)
         warn_of([row for row in read.left_out if row[0] in (EMPTY, REPEATED)])
-    content: list[object] = [content_digest(read.captions), read.captioned.image_ids]
-    content.append(start.identity.fingerprint if start else "")
-    image_of = [[each.tolist() for _, each in dev.captions.values()] for dev in read.dev]
-    content += [[dev.name, dev.image_ids, dev.texts, of] for dev, of in zip(read.dev, image_of, strict=True)]
-    inputs = json_sha256([asdict(recipe), folder.fingerprint, read.store.info.clip, content])[:16]
+    inputs = clip_inputs(recipe, folder, read, start)
     if (done := finished(out, inputs, again=again)) is not None:
         return done
     return_freed_memory()  # of reading the data, and of the LLM that may have embedded it
@@ -291,6 +289,20 @@ def train_clip(
         write_card(out, recipe, counts=counts, result=result, bank=bank, llm=folder.folder, start=start)
         write_run(out, "clip", asdict(recipe), asdict(data), counts, result, inputs)
     return result.figures
+
+
+def clip_inputs(recipe: ClipRecipe, llm: LLMFolder, read: ClipData, start: Model | None) -> str:
+    """Digest of all that a run of stage 2 depends on: 16 hex digits, the same on every machine."""
+    content: list[object] = [content_digest(read.captions), read.captioned.image_ids]
+    content.append(start.identity.fingerprint if start else "")
+    image_of = [[each.tolist() for _, each in dev.captions.values()] for dev in read.dev]
+    content += [[dev.name, dev.image_ids, dev.texts, of] for dev, of in zip(read.dev, image_of, strict=True)]
+    # Usual ones are left out, so that runs of versions which did not look at them are known again.
+    if len(set(weights := read.captioned.weights.tolist())) > 1:
+        content.append(weights)
+    if not all(selects := [dev.selects for dev in read.dev]):
+        content.append(selects)
+    return json_sha256([asdict(recipe), llm.fingerprint, read.store.info.clip, content])[:16]
 
 
 def finished(out: Path, inputs: str, *, again: bool = False) -> dict[str, float] | None:

@@ -110,6 +110,41 @@ def test_corrected_captions_are_other_data(stage: Stage, recipe: Recipe, made: P
             run(stage, short, tmp_path, made, tmp_path / "out")
 
 
+@pytest.mark.parametrize("stage", ["captions", "clip"])
+def test_other_weights_of_sources_are_other_data(
+    stage: Stage, recipe: Recipe, made: Path, root: Path, tmp_path: Path
+) -> None:
+    """They decide which captions and images a step draws; equal ones draw the same, whatever they are."""
+
+    def weighted(*weights: float) -> dict[str, float]:
+        sources = [replace(source, weight=weight) for source, weight in zip(recipe.data.captions, weights, strict=True)]
+        captioned = [
+            replace(recipe.data.image_captions[0], split=split, langs=("en",), weight=weight)
+            for split, weight in zip(SPLITS, weights, strict=True)
+        ]
+        shards = tuple(f"flickr8k/flickr8k-{split}-*.tar" for split in SPLITS)
+        loop: dict[str, Any] = {"steps": 1, "warmup_steps": 0, "evaluate_every": 1}
+        short = replace(
+            recipe,
+            data=replace(
+                recipe.data,
+                captions=tuple(sources),
+                images=shards,
+                image_captions=tuple(captioned),
+                long=None,
+                dev=(),
+            ),
+            stage1=replace(recipe.stage1, loop=replace(recipe.stage1.loop, **loop)),
+            stage2=replace(recipe.stage2, loop=replace(recipe.stage2.loop, **loop)),
+        )
+        return run(stage, short, root, made, tmp_path / "out")
+
+    weighted(2.0, 2.0)
+    weighted(1.0, 1.0)
+    with pytest.raises(ModelError, match="holds the result of another recipe or of other data"):
+        weighted(1.0, 2.0)
+
+
 def test_the_digest_of_captions_depends_on_all_but_their_order() -> None:
     rows = [("a", "x"), ("a", "y"), ("b", "z"), (None, "z")]
     table = caption_table(rows)
