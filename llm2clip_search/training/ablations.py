@@ -5,7 +5,7 @@ frozen vision tower. A variant then costs only the steps of stage 2.
 """
 
 import json
-import tempfile
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from llm2clip_search.errors import InputError, ModelError, first_line
 from llm2clip_search.store.lock import writer_lock
 from llm2clip_search.training.ablation_results import QuestionResult, StudyResult, VariantResult, VariantRun
 from llm2clip_search.training.comparison import named, timed_steps
+from llm2clip_search.training.data.image_check import ImageCheck
 from llm2clip_search.training.recipes.recipe import Recipe
 from llm2clip_search.training.recipes.registry import find_recipe
 from llm2clip_search.training.recipes.study import Study, Variant
@@ -165,15 +166,17 @@ class _VariantTrainer:
 
     def _timed(self, task: ClipTask, variant: Variant) -> VariantRun:
         before = task.evaluate() if variant.start else {}
-        loop = task.recipe.loop
-        with tempfile.TemporaryDirectory(dir=self.out) as scratch:
-            timed = timed_steps(
-                task,
-                loop.steps,
-                out=Path(scratch),
-                world=self.world,
-                progress=named(self.progress, f"{variant.name}, seed {loop.seed}"),
-            )
+        loop, scratch = task.recipe.loop, self.out / "run"
+        shutil.rmtree(scratch, ignore_errors=True)  # of a call that was killed
+        scratch.mkdir()
+        timed = timed_steps(
+            task,
+            loop.steps,
+            out=scratch,
+            world=self.world,
+            progress=named(self.progress, f"{variant.name}, seed {loop.seed}"),
+        )
+        shutil.rmtree(scratch)
         return VariantRun(
             seed=loop.seed,
             seconds_per_step=timed.seconds,
@@ -218,9 +221,16 @@ class _VariantTrainer:
                 device=self.world.device,
                 progress=self.progress,
             )
-            self._data[key], _ = read_clip_data(
-                recipe.data, root=self.root, llm=llm, store=store, clip=clip, max_missing=stage2.max_missing
+            self._data[key], counts = read_clip_data(
+                recipe.data,
+                root=self.root,
+                llm=llm,
+                store=store,
+                clip=clip,
+                max_missing=stage2.max_missing,
+                check=ImageCheck(self.out, self.world, self.progress),
             )
+            self.progress("data", 0, 0, counts)
         return self._data[key]
 
     def _vision(self, stage2: ClipRecipe, recipe: Recipe, data: ClipData, start: Model | None) -> VisionFeatures | None:

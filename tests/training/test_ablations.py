@@ -1,7 +1,7 @@
 """Ablations with tiny random towers: what is compared, what is made once, and what goes wrong."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from llm2clip_search.training.recipes.study import Question, Study, Variant, rea
 from llm2clip_search.training.tasks.vision_features import VisionFeatures
 from llm2clip_search.training.tasks.vision_training import VisionTraining
 from tests.support.commands import RunCli
+from tests.support.corpus import jpeg, write_tar
+from tests.support.tiny_training import write_flickr8k
 
 UNTUNED = ("captions.loop.steps=0", "captions.loop.warmup_steps=0")
 
@@ -152,6 +154,29 @@ def test_a_variant_that_cannot_be_trained_is_left_out(run: Callable[..., StudyRe
     assert "- Not measured: lost. " in result.to_markdown()
     with pytest.raises(ModelError, match="No variant could be trained"):
         run(lost)
+
+
+def test_broken_images_and_leftovers_of_a_kill_do_no_harm(frozen: str, made: Path, tmp_path: Path) -> None:
+    """What cannot be decoded is left out and counted; half a run is no run."""
+    write_flickr8k(tmp_path)
+    images = {f"train-{number}.jpg": jpeg(number) if number else b"no image" for number in range(6)}
+    write_tar(tmp_path / "flickr8k" / "flickr8k-train-000.tar", images)
+    (tmp_path / "out" / "run").mkdir(parents=True)
+    (tmp_path / "out" / "run" / "last.pt").write_bytes(b"half of a checkpoint")
+    seen: list[Mapping[str, float]] = []
+    result = run_study(
+        study_of(Variant(name="plain")),
+        frozen,
+        root=tmp_path,
+        out=tmp_path / "out",
+        llm=made / "llm",
+        seeds=1,
+        device="cpu",
+        progress=lambda what, done, total, figures: seen.append(figures if what == "data" else {}),
+    )
+    assert len(result.variants[0].runs) == 1
+    assert [figures["broken images"] for figures in seen if figures] == [1]
+    assert not (tmp_path / "out" / "run").exists()
 
 
 @pytest.mark.parametrize(
