@@ -11,13 +11,14 @@ from torch import nn
 
 from llm2clip_search.base.progress import no_progress
 from llm2clip_search.errors import InputError, ModelError
-from llm2clip_search.training import Recipe, stages
+from llm2clip_search.training import Recipe
 from llm2clip_search.training.ablation_results import QuestionResult, StudyResult, VariantResult, VariantRun
 from llm2clip_search.training.ablations import run_study
 from llm2clip_search.training.recipes.recipe_file import recipe_toml
 from llm2clip_search.training.recipes.study import Question, Study, Variant, read_study
 from llm2clip_search.training.tasks.vision_features import VisionFeatures
 from llm2clip_search.training.tasks.vision_training import VisionTraining
+from tests.support import tiny_stages
 from tests.support.commands import RunCli
 from tests.support.corpus import jpeg, write_tar
 from tests.support.tiny_training import write_flickr8k
@@ -64,32 +65,15 @@ def test_variants_are_what_training_them_gives(
 ) -> None:
     """A variant has the recalls of the model that ``train clip`` makes of the same recipe, LLM and seed."""
     from llm2clip_search.training import find_recipe
-    from llm2clip_search.training.runtime.distributed import World
 
+    (tmp_path / "llm").symlink_to(made / "llm")
     settings = ("model.text.adaptor.blocks=1", "clip.long_ratio=0")
     (plain, deeper) = run(Variant(name="plain"), Variant(name="deeper", settings=settings), seeds=2).variants
     assert [each.seed for each in plain.runs] == [each.seed for each in deeper.runs] == [0, 1]
     for variant, changed in ((plain, ()), (deeper, settings)):
         recipe = find_recipe(frozen, changed)
-        stages.train_embed(
-            recipe.stage2,
-            recipe.data,
-            root=root,
-            llm=made / "llm",
-            out=tmp_path / "store",
-            device="cpu",
-            progress=no_progress,
-        )
-        figures = stages.train_clip(
-            recipe.stage2,
-            recipe.data,
-            root=root,
-            llm=made / "llm",
-            store=tmp_path / "store",
-            out=tmp_path / variant.name,
-            world=World(),
-            progress=no_progress,
-        )
+        tiny_stages.embed(recipe, root, made / "llm", tmp_path / "store")
+        figures = tiny_stages.run("clip", recipe, root, tmp_path, tmp_path / variant.name)
         assert variant.runs[0].figures == pytest.approx(figures)
     names = {"flickr8k/en/mean_recall", "flickr8k/cs/mean_recall", "joined/en/mean_recall"}
     assert names <= plain.runs[0].figures.keys()
