@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from llm2clip_search.base.files import replace_file
+from llm2clip_search.base.markdown import markdown_table
 from llm2clip_search.benchmarks.compare import Subset, subset_name, subset_of
 from llm2clip_search.benchmarks.paper import (
     PaperFigure,
@@ -247,12 +248,6 @@ def _footnotes(cited: Iterable[PaperFigure]) -> list[str]:
 
 def _footnote(key: str, source: PaperSource, locations: Iterable[str]) -> str:
     return f"[^{key}]: {'; '.join((source.title, *locations))}. <{source.url}>. {source.note}".rstrip()
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table with the first column left-aligned and all others right-aligned."""
-    lines = [header, ("---", *("---:" for _ in header[1:])), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def _code(name: str) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm2clip_search.base.markdown import markdown_table
 from llm2clip_search.benchmarks.datasets.base import DatasetInfo, RetrievalSet
 from llm2clip_search.benchmarks.datasets.registry import DATASETS, find_dataset
-from llm2clip_search.benchmarks.report import METRICS, markdown_table
+from llm2clip_search.benchmarks.report import METRICS
 from llm2clip_search.benchmarks.results import RetrievalResult
 from llm2clip_search.errors import CorpusError
 from llm2clip_search.evaluation.metrics import KS

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from llm2clip_search.base.markdown import markdown_table
+
 
 @dataclass(frozen=True, kw_only=True)
 class VariantRun:
@@ -90,15 +92,10 @@ class StudyResult:
         as mean and standard deviation over the seeds."""
         lines = list[str]()
         for question in self.questions:
-            head = ["", *self.columns()]
-            lines += [f"**{question.name}**", "", _line(head), _line(["---", *["---:"] * (len(head) - 1)])]
-            lines += [*(_line([name, *cells]) for name, cells in self.rows(question)), ""]
+            rows = ([name, *cells] for name, cells in self.rows(question))
+            lines += [f"**{question.name}**", "", markdown_table(["", *self.columns()], rows), ""]
         lines += [f"- Not measured: {name}. {why}" for name, why in self.failures().items()]
         return "\n".join(lines).rstrip() + "\n"
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _cell(values: list[float]) -> str:
