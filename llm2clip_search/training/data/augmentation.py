@@ -2,12 +2,14 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from llm2clip_search.encoders.config import PreprocessConfig
+from llm2clip_search.encoders.images import reading, to_pixels
 from llm2clip_search.training.runtime.allowed_values import require_values
 
 _SIDES = re.compile(
@@ -73,6 +75,22 @@ class Augmentation:
             for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
                 image = enhance(image).enhance(1.0 + generator.uniform(-self.colour, self.colour))
         return image
+
+
+def read_view(
+    data: bytes, preprocess: PreprocessConfig, augment: Callable[[Image.Image], Image.Image] | None = None
+) -> np.ndarray:
+    """Decode an image file and resize its image: pixels uint8 ``[height, width, 3]``.
+
+    Args:
+        augment: changes the decoded image first.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    with reading(data) as picture:
+        image = picture.rgb
+    return to_pixels(augment(image) if augment else image, preprocess)
 
 
 def names_a_side(caption: str) -> bool:

@@ -1,15 +1,16 @@
-"""Training images as pixels for the vision tower, decoded in threads."""
+"""Training images as pixels for the vision tower, decoded in threads or in processes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
 from llm2clip_search.encoders.config import PreprocessConfig
-from llm2clip_search.encoders.images import reading, to_pixels
+from llm2clip_search.encoders.isolation import isolated
 from llm2clip_search.errors import CorpusError, ImageError, first_line
-from llm2clip_search.training.data.augmentation import Augmentation
+from llm2clip_search.training.data.augmentation import Augmentation, read_view
 from llm2clip_search.training.data.image_set import ImageSet
 from llm2clip_search.training.runtime.seeds import generator
 
@@ -24,23 +25,28 @@ class ImagePixels:
         augmentation: Augmentation,
         captions: Sequence[str],
         seed: int,
+        *,
+        isolate: bool = False,
     ) -> None:
         """Start the decoding threads.
 
         Args:
             captions: the texts of the whole caption table; augmentation has to keep them true.
+            isolate: whether each thread has a process that decodes for it, where the system allows it (`isolation`):
+                threads of one process wait for its interpreter, and do not keep up with a GPU.
         """
         self.files, self.preprocess, self.augmentation = files, preprocess, augmentation
         self._view_preprocess = augmentation.input_of(preprocess)
         self.captions, self.seed = captions, seed
         self._threads = ThreadPoolExecutor(thread_name_prefix="decode")
+        self._call: Callable[..., np.ndarray] = isolated if isolate else _call
 
     def plain(
         self, image_ids: Sequence[str], files: ImageSet | None = None, preprocess: PreprocessConfig | None = None
     ) -> np.ndarray:
         """Pixels uint8 ``[n, H, W, 3]`` without augmentation, as the tower takes them or by another ``preprocess``."""
-        chosen = preprocess or self.preprocess
-        return np.stack(list(self._threads.map(lambda i: to_pixels(self._open(i, files), chosen), image_ids)))
+        read = partial(self._read, files=files or self.files, preprocess=preprocess or self.preprocess)
+        return np.stack(list(self._threads.map(read, image_ids)))
 
     def augmented(
         self, image_ids: Sequence[str], captions: Sequence[np.ndarray], step: int, rows: Sequence[int]
@@ -59,15 +65,25 @@ class ImagePixels:
 
     def _view(self, image_id: str, shown: np.ndarray, step: int, row: int) -> np.ndarray:
         texts = [self.captions[caption] for caption in shown]
-        image = self.augmentation(self._open(image_id), texts, generator(self.seed, step, "augment", int(row)))
-        return to_pixels(image, self._view_preprocess)
+        draws = generator(self.seed, step, "augment", int(row))
+        augment = partial(self.augmentation, captions=texts, generator=draws)
+        return self._read(image_id, self.files, self._view_preprocess, augment)
 
-    def _open(self, image_id: str, files: ImageSet | None = None) -> Image.Image:
+    def _read(
+        self,
+        image_id: str,
+        files: ImageSet,
+        preprocess: PreprocessConfig,
+        augment: Callable[[Image.Image], Image.Image] | None = None,
+    ) -> np.ndarray:
         try:
-            with reading((files or self.files).read(image_id)) as picture:
-                return picture.rgb
+            return self._call(read_view, files.read(image_id), preprocess, augment)
         except ImageError as error:
             raise CorpusError(f"Training image {image_id!r} cannot be read: {first_line(error)}.") from error
+
+
+def _call(function: Callable[..., np.ndarray], *args: object) -> np.ndarray:
+    return function(*args)
 
 
 class AugmentedPixels:
