@@ -39,7 +39,7 @@ class ImagePixels:
         self._view_preprocess = augmentation.input_of(preprocess)
         self.captions, self.seed = captions, seed
         self._threads = ThreadPoolExecutor(thread_name_prefix="decode")
-        self._call: Callable[..., np.ndarray] = isolated if isolate else _call
+        self._read_view: Callable[..., np.ndarray] = partial(isolated, read_view) if isolate else read_view
 
     def plain(
         self, image_ids: Sequence[str], files: ImageSet | None = None, preprocess: PreprocessConfig | None = None
@@ -77,13 +77,9 @@ class ImagePixels:
         augment: Callable[[Image.Image], Image.Image] | None = None,
     ) -> np.ndarray:
         try:
-            return self._call(read_view, files.read(image_id), preprocess, augment)
+            return self._read_view(files.read(image_id), preprocess, augment)
         except ImageError as error:
             raise CorpusError(f"Training image {image_id!r} cannot be read: {first_line(error)}.") from error
-
-
-def _call(function: Callable[..., np.ndarray], *args: object) -> np.ndarray:
-    return function(*args)
 
 
 class AugmentedPixels:
