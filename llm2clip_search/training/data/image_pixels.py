@@ -26,19 +26,21 @@ class ImagePixels:
         captions: Sequence[str],
         seed: int,
         *,
+        threads: int,
         isolate: bool = False,
     ) -> None:
         """Start the decoding threads.
 
         Args:
             captions: the texts of the whole caption table; augmentation has to keep them true.
+            threads: that read, decode and augment.
             isolate: whether each thread has a process that decodes for it, where the system allows it (`isolation`):
                 threads of one process wait for its interpreter, and do not keep up with a GPU.
         """
         self.files, self.preprocess, self.augmentation = files, preprocess, augmentation
         self._view_preprocess = augmentation.input_of(preprocess)
         self.captions, self.seed = captions, seed
-        self._threads = ThreadPoolExecutor(thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._read_view: Callable[..., np.ndarray] = partial(isolated, read_view) if isolate else read_view
 
     def plain(

@@ -27,6 +27,13 @@ class World:
     size: int = 1
     device: str = "cpu"
     sharding: Sharding = "replicate"
+    on_machine: int = 1
+    """Processes on this machine, which share its cores."""
+
+    @property
+    def threads(self) -> int:
+        """Threads of this process that decode images: its share of the cores."""
+        return max(1, (os.cpu_count() or 1) // self.on_machine)
 
     @property
     def is_main(self) -> bool:
@@ -131,4 +138,4 @@ def join_process_group(device: str = "auto", sharding: Sharding = "replicate") -
         torch.cuda.set_device(device)
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return World(rank, size, device, sharding)
+    return World(rank, size, device, sharding, on_machine=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -52,8 +52,15 @@ def open_vision(recipe: ClipRecipe, data: ClipData, *, world: World, start: Mode
     original = copy.deepcopy(tower.backbone) if distils else None  # before sharding, which prevents copies
     distribute_module(tower.backbone, blocks_of(tower.backbone), world)
     texts, seed = data.captions["caption"].to_pylist(), recipe.loop.seed
-    isolate = tower.mean.device.type == "cuda"
-    pixels = ImagePixels(data.files, model.vision.preprocess, recipe.augmentation, texts, seed, isolate=isolate)
+    pixels = ImagePixels(
+        data.files,
+        model.vision.preprocess,
+        recipe.augmentation,
+        texts,
+        seed,
+        threads=world.threads,
+        isolate=tower.mean.device.type == "cuda",
+    )
     features = VisionFeatures(
         tower, data.captioned, pixels, micro_batch=recipe.micro_batch, bf16=recipe.bf16, world=world
     )

@@ -22,7 +22,7 @@ def pixels_of(folder: Path, *, isolate: bool) -> ImagePixels:
     images = {f"{number}.jpg": jpeg(number) for number in range(5)} | {"5.png": png(5), "cut.jpg": jpeg(8)[:300]}
     write_tar(folder / "a.tar", images)
     files = ImageFiles.scan(folder, ["a.tar"])
-    return ImagePixels(files, PREPROCESS, AUGMENTATION, CAPTIONS, 7, isolate=isolate)
+    return ImagePixels(files, PREPROCESS, AUGMENTATION, CAPTIONS, 7, threads=2, isolate=isolate)
 
 
 def test_processes_make_the_views_that_threads_make(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llm2clip_search.errors import ModelError
-from llm2clip_search.training.runtime.distributed import World
+from llm2clip_search.training.runtime.distributed import World, join_process_group
 from llm2clip_search.training.runtime.metrics_log import read_metrics
 from tests.support.toy_training import free_port, start, train_here, train_on_ranks
 
@@ -98,3 +98,12 @@ def test_slices_and_micro_batches() -> None:
 def test_a_batch_smaller_than_the_ranks_is_refused() -> None:
     with pytest.raises(ModelError, match="A batch of 3 cannot be shared by 4 processes"):
         World(0, 4).num_micro_batches(3, size=2)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(64, 8), (4, 1), (None, 1)])
+def test_processes_on_a_machine_share_its_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int | None, threads: int
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert join_process_group("cpu").threads == threads
