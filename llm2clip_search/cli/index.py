@@ -23,6 +23,7 @@ from llm2clip_search.cli.cluster_options import (
 from llm2clip_search.cli.estimate import print_estimate
 from llm2clip_search.cli.options import AnnKind, Device, Memory, ModelName, Recall, RuntimeName
 from llm2clip_search.cli.progress import ProgressBar
+from llm2clip_search.cli.sources import option_of
 from llm2clip_search.cli.stopping import Stopped, stopped_between_items
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def index(
     columns: Annotated[
         str | None,
         typer.Option(
-            help="Columns of the source that the index keeps, as in 'caption,license'. Default: all.",
+            help="Columns of the source that the index keeps, as in 'caption,license'; '*' for all. Default: as the"
+            " last time, else all.",
             show_default=False,
             metavar="NAMES",
         ),
@@ -235,6 +237,7 @@ def index(
         "allow_private": allow_private or None,
     }
     given = {name: value for name, value in asked.items() if value is not None}
+    given |= {"columns": None} if columns == "*" else {}
     corpora = open_sources(sources, snapshot, SourceOptions(modality=modality, **given), given=given)
     manifest = snapshot.manifest if snapshot is not None else None
     del snapshot  # its lease would keep the files that this run replaces
@@ -304,8 +307,7 @@ def _say_remembered(corpus: "Corpus", given: Mapping[str, Any]) -> None:
         console.say("reading hidden files and system folders, as the last time; --no-all skips them")
     for name, value in corpus.options.items():
         if name not in given and name != "kind" and value != "":
-            what = name.replace("_", " ") + ("" if value is True else f" {value!r}")
-            console.say(f"{what}, as the last time")
+            console.say(f"{option_of(name, value)}, as the last time")
 
 
 def _print(summary: "IndexSummary", *, shown: int, named: bool) -> None:

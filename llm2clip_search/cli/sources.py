@@ -59,20 +59,20 @@ def _show(index: Path | None, *, json_output: bool) -> None:
     for source in found:
         options = [f"--exclude {pattern!r}" for pattern in source.exclude] + ["--all"] * source.everything
         options += ["--modality text"] * (source.modality == "text")
-        options += [_option(name, value) for name, value in source.options.items() if value not in ("files", "")]
+        options += [option_of(name, value) for name, value in source.options.items() if value not in ("files", "")]
         numbers = (f"{source.rows:,}", f"{source.failures:,}")
-        table.add_row(*numbers, source.state, escape(console.printable(source.uri)), escape(" ".join(options)))
+        table.add_row(*numbers, source.state, escape(console.printable(source.uri)), escape(visible(" ".join(options))))
     with console.results():
         console.out.print(table)
     say_if_moved(snapshot)
 
 
-def _option(name: str, value: Any) -> str:
-    """An option of a source as the command line has it."""
-    flag = {"kind": "--as", "null_separated": "-0"}.get(name, f"--{name.replace('_', '-')}")
+def option_of(name: str, value: Any) -> str:
+    """A remembered option of a source as the command line has it."""
+    flag = {"kind": "--as", "null_separated": "-0", "on": "--key"}.get(name, f"--{name.replace('_', '-')}")
     if name == "every":
         return f"{flag} {f'{value:g}s' if value else 'scenes'}"
-    return flag if value is True else f"{flag} {','.join(value) if isinstance(value, list) else value}"
+    return flag if value is True else f"{flag} {quote(','.join(value) if isinstance(value, list) else value)}"
 
 
 def say_if_moved(snapshot: "Snapshot") -> None:

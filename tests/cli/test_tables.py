@@ -94,6 +94,17 @@ def test_an_address_of_this_machine_is_refused_with_the_option_that_allows_it(ta
     assert "--allow-private" in run_cli("index", "urls.csv", cwd=table).stderr
 
 
+def test_remembered_options_are_said_as_they_are_typed(table: Path, run_cli: RunCli) -> None:
+    (table / "pics").mkdir()
+    (table / "pics" / "a.jpg").write_bytes(next(iter(images(1))))
+    write_csv(table / "shots.csv", [{"shot no": "a.jpg", "stars": 3}])
+    run_cli("index", "pics", "--metadata", "shots.csv", "--key", "shot no", cwd=table)
+    again = run_cli("index", "pics", cwd=table)
+    assert f"--metadata {table / 'shots.csv'}, as the last time" in again.stderr
+    assert "--key 'shot no', as the last time" in again.stderr
+    assert "--key" in run_cli("sources", cwd=table).stdout
+
+
 def test_a_list_on_standard_input(table: Path) -> None:
     for number, data in enumerate(images(3)):
         (table / f"{number} a.jpg").write_bytes(data)

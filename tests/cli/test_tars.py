@@ -43,6 +43,12 @@ def test_an_output_of_img2dataset_is_its_shards(tmp_path: Path, tiny_model: Path
     misspelt = run_cli("index", "laion", "--columns", "similarity,captoin", cwd=tmp_path)
     assert "nothing has a column 'captoin', which --columns names" in misspelt.stderr
     assert "similarity" not in misspelt.stderr
+    again = run_cli("index", "laion", cwd=tmp_path)
+    assert "--columns similarity,captoin, as the last time" in again.stderr
+    every = run_cli("index", "laion", "--columns", "*", cwd=tmp_path)
+    assert "as the last time" not in every.stderr
+    [hit] = run_cli("query", "a", "-k", "1", "--json", cwd=tmp_path).stdout.splitlines()
+    assert json.loads(hit)["caption"].startswith("picture")
 
 
 def test_shards_by_braces_and_what_is_wrong_with_some(tmp_path: Path, tiny_model: Path, run_cli: RunCli) -> None:
