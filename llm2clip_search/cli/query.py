@@ -181,8 +181,6 @@ def query(
     typed = typed_captions(text or [])
     from llm2clip_search.engine import open_index
 
-    # What is imported by now stays. Looking for garbage in it when the interpreter ends takes an eighth of a query.
-    gc.freeze()
     options: QueryOptions = {
         "image": image,
         "like": like,
@@ -209,8 +207,11 @@ def query(
         device=device,
         quantize=quantize,
         keep_captions=not no_cache,
+        captions=typed,
         engine=engine,
     )
+    # What is imported by now stays. Looking for garbage in it when the interpreter ends takes an eighth of a query.
+    gc.freeze()
     is_grouped = group_duplicates is not None
     style = style_of(opened, form, preview=preview, is_grouped=is_grouped, is_batch=captions is not None)
     if captions is None:

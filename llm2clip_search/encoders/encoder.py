@@ -21,9 +21,9 @@ class Encoder(Protocol):
     """What the indexers, the engine and the benchmarks need from a model.
 
     Subclass it explicitly to inherit `name`, `fingerprint`, `training_data`, `calibration`, `text_precision`,
-    `batch_size`, `calls_at_once`, `wants_processes`, `caption_sample` and `encode_images`; everything else is abstract.
-    Whatever a caller passes to `encode_texts` and `count_tokens`, the subclass's own method receives a list of strings,
-    which is not empty for `encode_texts`:
+    `batch_size`, `calls_at_once`, `wants_processes`, `load_for`, `caption_sample` and `encode_images`; everything else
+    is abstract. Whatever a caller passes to `encode_texts` and `count_tokens`, the subclass's own method receives a
+    list of strings, which is not empty for `encode_texts`:
 
     >>> class ConstantEncoder(Encoder):
     ...     identity, dim, max_tokens = ModelIdentity.from_name("constant"), 4, 77
@@ -104,6 +104,13 @@ class Encoder(Protocol):
     @abstractmethod
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each caption before truncation, special tokens included; arguments as `encode_texts`."""
+
+    def load_for(self, texts: Sequence[str]) -> None:
+        """Begin to load what embedding these captions takes, for callers that have something else to do first.
+
+        It does nothing by default. What goes wrong is an error of `encode_texts`.
+        """
+        return
 
     def caption_sample(self, count: int) -> np.ndarray | None:
         """Embeddings of captions that the model brings along; the recall of approximate search is measured with them.

@@ -110,6 +110,10 @@ class KeepingEncoder(Encoder):
             return [each.tokens for each in found]
         return self._encoder.count_tokens(texts)
 
+    def load_for(self, texts: Sequence[str]) -> None:
+        if not self._found(texts):
+            self._encoder.load_for(texts)
+
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
         return self._encoder.encode_pixels(pixels)
 

@@ -1,8 +1,10 @@
 """The encoder of a model folder: a vision tower and a text tower, each loaded when it is first used."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from functools import cached_property
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Quantize, pick_device
 from llm2clip_search.encoders.plugins import ENCODER_PLUGINS, load_plugin
 from llm2clip_search.encoders.registry import DEFAULT_MODEL, SCHEMES, fetch_model
-from llm2clip_search.encoders.towers import Runtime, load_tower, text_precision
+from llm2clip_search.encoders.towers import Runtime, has_compiled_text, load_tower, text_precision
 from llm2clip_search.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -103,6 +105,16 @@ class TowerEncoder(Encoder):
             tokens = tokenizer.batch([captions[row] for row in rows])
             out[rows] = unit(self._text()(tokens._asdict()))
         return out
+
+    def load_for(self, texts: Sequence[str]) -> None:
+        """Open a text tower that was compiled before, in a thread. Others take longer, and may have to be fetched."""
+        if texts and has_compiled_text(self.model, **self.placed):
+            Thread(target=self._load_text).start()
+
+    def _load_text(self) -> None:
+        with contextlib.suppress(Exception):  # `encode_texts` tries again, and says what is wrong
+            self._text()
+            self._tokenizer()
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self._tokenizer().count(texts)

@@ -123,8 +123,23 @@ def text_precision(model: Model, *, runtime: Runtime, device: str, quantize: Qua
         return placement.quantize
     if placement.precision != "float32":
         return placement.precision
-    is_compiled = runtime != "torch" and placement.device == "cpu" and _has_onnx()
+    is_compiled = _is_compiled(placement, runtime)
     return f"8bit-{version()}" if is_compiled and model.identity.fingerprint in QUANTISED else "exact"
+
+
+def has_compiled_text(model: Model, *, runtime: Runtime, device: str, quantize: Quantize = "none") -> bool:
+    """Whether `load_tower` has compiled the text tower for these arguments before, so that it only has to be opened.
+
+    Raises:
+        ModelError: as `place_tower`.
+    """
+    placement = place_tower(model, "text", device=device, quantize=quantize)
+    return _is_compiled(placement, runtime) and _compiled(model, "text").exists()
+
+
+def _is_compiled(placement: Placement, runtime: Runtime) -> bool:
+    """Whether a tower with this placement is compiled, if it is small enough."""
+    return runtime != "torch" and placement.device == "cpu" and placement.quantize == "none" and _has_onnx()
 
 
 def _has_onnx() -> bool:

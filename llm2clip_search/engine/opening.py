@@ -1,7 +1,10 @@
-"""How to open an index for searching, several as one, or what was published to a serving engine."""
+"""How to open an index for searching, several as one, or what was published to a serving engine.
+
+What searching needs is imported when an index is opened, so that an encoder can be loaded meanwhile.
+"""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -9,17 +12,19 @@ from typing import TYPE_CHECKING, Any, overload
 from llm2clip_search.base.files import user_path
 from llm2clip_search.base.identity import ModelIdentity
 from llm2clip_search.encoders import Encoder, TowerEncoder, as_encoder, load_encoder
+from llm2clip_search.encoders.inputs import captions_of
 from llm2clip_search.encoders.kept_captions import KeepingEncoder, KeptCaptions
 from llm2clip_search.encoders.placement import Quantize
+from llm2clip_search.encoders.registry import is_at_hand
 from llm2clip_search.encoders.towers import Runtime
-from llm2clip_search.engine.search import SearchIndex
-from llm2clip_search.engine.searcher import Searcher
+from llm2clip_search.engine.captions import clean_caption
 from llm2clip_search.engine.time_limit import TIME_LIMIT_S
 from llm2clip_search.errors import EngineError, InputError, QueryError, StoreError
-from llm2clip_search.store import DEFAULT_FOLDER, Snapshot, find_index, has_index
-from llm2clip_search.store.snapshot import check_model, check_same_model
+from llm2clip_search.store import DEFAULT_FOLDER, Manifest, find_index, has_index
 
 if TYPE_CHECKING:
+    from llm2clip_search.engine.search import SearchIndex
+    from llm2clip_search.engine.searcher import Searcher
     from llm2clip_search.engine.served_index import ServedIndex
     from llm2clip_search.vectorindex.serving.engine import ServingEngine
 
@@ -34,8 +39,9 @@ def open_index(
     device: str = "auto",
     quantize: Quantize = "none",
     keep_captions: bool = False,
+    captions: str | Iterable[str] = (),
     condition_seconds: float = TIME_LIMIT_S,
-) -> SearchIndex: ...
+) -> "SearchIndex": ...
 
 
 @overload
@@ -48,9 +54,10 @@ def open_index(
     device: str = "auto",
     quantize: Quantize = "none",
     keep_captions: bool = False,
+    captions: str | Iterable[str] = (),
     condition_seconds: float = TIME_LIMIT_S,
     engine: "str | ServingEngine | None",
-) -> SearchIndex: ...
+) -> "SearchIndex": ...
 
 
 @overload
@@ -63,6 +70,7 @@ def open_index(
     device: str = "auto",
     quantize: Quantize = "none",
     keep_captions: bool = False,
+    captions: str | Iterable[str] = (),
     condition_seconds: float = TIME_LIMIT_S,
     engine: "str | ServingEngine",
 ) -> "ServedIndex": ...
@@ -78,9 +86,10 @@ def open_index(
     device: str = "auto",
     quantize: Quantize = "none",
     keep_captions: bool = False,
+    captions: str | Iterable[str] = (),
     condition_seconds: float = TIME_LIMIT_S,
     engine: "str | ServingEngine | None" = None,
-) -> Searcher: ...
+) -> "Searcher": ...
 
 
 def open_index(
@@ -92,9 +101,10 @@ def open_index(
     device: str = "auto",
     quantize: Quantize = "none",
     keep_captions: bool = False,
+    captions: str | Iterable[str] = (),
     condition_seconds: float = TIME_LIMIT_S,
     engine: "str | ServingEngine | None" = None,
-) -> Searcher:
+) -> "Searcher":
     """Open an index for searching, or several as one, or what was published to a serving engine.
 
     Args:
@@ -106,6 +116,7 @@ def open_index(
         runtime, device, quantize: as for `load_encoder`.
         keep_captions: keep the embeddings of queries' captions in the cache on disk, and use what is there: a caption
             that was searched for before needs no model then. Not of an encoder that is given or a plug-in.
+        captions: those of the first query, if they are known: the model is loaded for them while the index is opened.
         condition_seconds: the most that evaluating a condition may take; strangers should get less than the default.
         engine: URL of a serving engine as of `open_engine`, or an engine. With a folder it searches for that index.
             Without one no index is needed, and what was published is searched by itself.
@@ -142,9 +153,15 @@ def open_index(
     folders = [find_index()] if folder is None else index_folders(folder)
     if engine is not None and len(folders) > 1:
         raise QueryError(f"An engine holds one index, but {len(folders)} are named.")
+    first = captions_of(captions)
+    ahead = how.load_ahead(folders[0], first) if first and folders else None
+    from llm2clip_search.engine.search import SearchIndex
+    from llm2clip_search.store import Snapshot
+    from llm2clip_search.store.snapshot import check_model, check_same_model
+
     snapshots = [Snapshot(each) for each in folders]
     check_same_model(snapshots)
-    loaded = how.encoder_for(snapshots[0].manifest.model)
+    loaded = how.encoder_for(snapshots[0].manifest.model) if ahead is None else ahead
     for snapshot in snapshots:
         check_model(snapshot, loaded.identity)
     beside = None if engine is None else _engine_of(engine, folders[0])
@@ -184,6 +201,23 @@ class _How:
         if model is not None:
             raise StoreError("An index is opened with a model's name or with an encoder, not with both.")
         return as_encoder(encoder)
+
+    def load_ahead(self, folder: Path, captions: Sequence[str]) -> Encoder | None:
+        """The encoder of an index that is not open yet, which is being loaded for captions.
+
+        None if it would have to be fetched, or if there is no index: whoever opens it says so.
+        """
+        try:
+            made = Manifest.read(folder).model
+        except StoreError:
+            return None
+        if self.encoder is not None or not is_at_hand(self.model or made.name):
+            return None
+        encoder = self.encoder_for(made)
+        # An encoder of another package need not inherit from ours.
+        if (load_for := getattr(encoder, "load_for", None)) is not None:
+            load_for([clean_caption(caption) for caption in captions])
+        return encoder
 
 
 def _engine_of(engine: "str | ServingEngine", folder: Path | None) -> "ServingEngine":

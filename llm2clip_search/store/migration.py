@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from llm2clip_search.base.lazy import LazyModule
 
+pa = LazyModule("pyarrow")
 pq = LazyModule("pyarrow.parquet")
 
 Manifest = dict[str, Any]

@@ -4,17 +4,20 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from llm2clip_search.encoders import Encoder, load_encoder
+from llm2clip_search.encoders import Encoder, load_encoder, tower_encoder
 from llm2clip_search.encoders.model import Model
+from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.encoders.registry import resolve
-from llm2clip_search.encoders.towers import compiled_path, load_tower
+from llm2clip_search.encoders.towers import Runtime, Tower, compiled_path, load_tower
 from llm2clip_search.errors import ImageError, ModelError
 from tests.support.images import photograph
 from tests.support.models import CAPTIONS, save_model
@@ -102,6 +105,43 @@ def test_a_compiled_tower_that_disagrees_is_not_kept(
     with pytest.raises(ModelError, match="Runtime 'onnx' runs on the CPU, but the device is 'cuda'") as caught:
         load_tower(model, "vision", runtime="onnx", device="cuda")
     assert caught.value.hint == "Add --device cpu."
+
+
+def test_a_text_tower_is_opened_ahead_if_it_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a thread, once; what it would raise there, the first caption raises."""
+    name, main, loads = f"dir:{save_model(tmp_path / 'model', seed=5)}", threading.get_ident(), list[bool]()
+
+    def loading(model: Model, tower: TowerName, **placed: Any) -> Tower:
+        loads.append(threading.get_ident() == main)
+        return load_tower(model, tower, **placed)
+
+    def failing(model: Model, tower: TowerName, **placed: Any) -> Tower:
+        loads.append(threading.get_ident() == main)
+        raise ModelError("no such tower")
+
+    def ahead(texts: list[str], runtime: Runtime = "onnx") -> Encoder:
+        encoder = load_encoder(name, runtime=runtime, device="cpu")
+        encoder.load_for(texts)
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
+        return encoder
+
+    monkeypatch.setattr(tower_encoder, "load_tower", loading)
+    first = ahead(CAPTIONS)
+    assert loads == []  # it would have to be compiled
+    vectors = first.encode_texts(CAPTIONS)
+    assert loads == [True]
+    np.testing.assert_array_equal(ahead(CAPTIONS).encode_texts(CAPTIONS), vectors)
+    assert loads == [True, False]
+    ahead([])
+    ahead(CAPTIONS, "torch")
+    assert loads == [True, False]
+    monkeypatch.setattr(tower_encoder, "load_tower", failing)
+    broken = ahead(CAPTIONS)
+    assert loads == [True, False, False]
+    with pytest.raises(ModelError, match="no such tower"):
+        broken.encode_texts(CAPTIONS)
 
 
 def test_the_fingerprint_covers_what_determines_embeddings(tmp_path: Path) -> None:

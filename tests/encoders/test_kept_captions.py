@@ -21,6 +21,10 @@ class Counting(Encoder):
         self.identity = ModelIdentity.from_name(name)
         self.random = np.random.default_rng(0)
         self.embedded = 0
+        self.loaded_for: list[str] = []
+
+    def load_for(self, texts: Sequence[str]) -> None:
+        self.loaded_for.extend(texts)
 
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -52,6 +56,16 @@ def test_a_caption_is_embedded_once(tmp_path: Path) -> None:
     assert (first.embedded, second.embedded) == (3, 0)
     assert again.encode_texts(["a dog", "a cat"]).shape == (2, 6)  # one is new, so both are embedded
     assert second.embedded == 2
+
+
+def test_a_model_is_loaded_for_new_captions_alone(tmp_path: Path) -> None:
+    keeping(tmp_path, Counting()).encode_texts(["a dog"])
+    inner = Counting()
+    encoder = keeping(tmp_path, inner)
+    encoder.load_for(["a dog"])
+    assert inner.loaded_for == []
+    encoder.load_for(["a cat"])
+    assert inner.loaded_for == ["a cat"]
 
 
 def test_what_decides_an_embedding_is_in_the_key(tmp_path: Path) -> None:

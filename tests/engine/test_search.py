@@ -14,7 +14,7 @@ from llm2clip_search.engine import SearchIndex, open_index
 from llm2clip_search.engine.filter import Filter
 from llm2clip_search.engine.plan import plan_search
 from llm2clip_search.engine.query import compose_query, compose_terms
-from llm2clip_search.errors import ImageError, QueryError, StoreError
+from llm2clip_search.errors import ImageError, ModelError, QueryError, StoreError
 from llm2clip_search.indexers import index_folder
 from llm2clip_search.store import AnnEntry, Snapshot, Writer
 from llm2clip_search.vectorindex.exact import exact_search
@@ -208,6 +208,24 @@ def test_another_model_is_refused_with_both_names(index: SearchIndex, tmp_path: 
     other = save_model(tmp_path / "other", seed=1)
     with pytest.raises(StoreError, match=r"was made by colours:16 .* not by dir:.*other"):
         open_index(index.snapshot.folder, model=f"dir:{other}")
+
+
+def test_an_index_is_opened_for_captions(photographs: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """The answers are the same, and so is what is wrong."""
+    name, folder = f"dir:{tiny_model}", tmp_path / "index"
+    index_folder(photographs, encoder=name, index=folder)
+    opened = open_index(folder, keep_captions=True, captions=["a\u200b dog", ""])
+    found, wanted = (each.query("a dog").hits for each in (opened, open_index(folder)))
+    assert [hit.to_dict() for hit in found] == [hit.to_dict() for hit in wanted]
+    with pytest.raises(QueryError, match="empty"):
+        opened.query("")
+    with pytest.raises(StoreError, match="holds no index"):
+        open_index(tmp_path / "nowhere", captions=["a dog"])
+    other = f"dir:{save_model(tmp_path / 'other', seed=7)}"
+    with pytest.raises(StoreError, match="was made by"):
+        open_index(folder, model=other, captions=["a dog"])
+    with pytest.raises(ModelError, match="names no model"):
+        open_index(folder, model="nothing:here", captions=["a dog"])
 
 
 def test_hits_are_json(index: SearchIndex) -> None:
