@@ -3,8 +3,8 @@
 Opening the portable file of a language model takes a second, in which ONNX Runtime rewrites the graph and packs every
 matrix. Three things are therefore done beforehand, to text towers only:
 
-- The table of token embeddings is moved out of the graph into an array of its own, which is mapped into memory and of
-  which only the rows of a caption's tokens are read. ONNX Runtime would pass over all of it in each step below.
+- The table of token embeddings is moved out of the graph into a file of its own, of which only the rows of a caption's
+  tokens are read. ONNX Runtime would pass over all of it in each step below.
 - If that is asked for, the weights of the language model's blocks become 8-bit integers with a scale for each `BLOCK`
   of a column, which are a quarter of the size. ONNX Runtime multiplies them with the activations of a token in 8 bits
   as well, whose scales are those of the token alone: the embedding of a caption does not depend on others in its batch.
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from llm2clip_search.base.mapping import map_array
+from llm2clip_search.base.mapping import FileRows, open_rows
 
 WEIGHTS = "weights.bin"
 """File beside that of a tower, which holds its large tensors and is mapped into memory."""
@@ -86,7 +86,7 @@ def open_tower(path: Path, *, prepared: bool) -> Callable[[dict[str, np.ndarray]
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs = [node.name for node in session.get_inputs()]
-    tables = {name: map_array(path.with_name(_table(name))) for name in inputs if name.endswith(_EMBEDDED)}
+    tables = {name: open_rows(path.with_name(_table(name))) for name in inputs if name.endswith(_EMBEDDED)}
 
     def run(arrays: dict[str, np.ndarray]) -> np.ndarray:
         fed = {name: _rows(tables[name], name, arrays) if name in tables else arrays[name] for name in inputs}
@@ -121,7 +121,7 @@ def _options() -> Any:
     return options
 
 
-def _rows(table: np.ndarray, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+def _rows(table: FileRows | np.ndarray, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     rows: np.ndarray = table[arrays[name.removesuffix(_EMBEDDED)]].astype(np.float32)
     return rows
 

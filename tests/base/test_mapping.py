@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
-from llm2clip_search.base.mapping import map_array, map_file
+from llm2clip_search.base.mapping import FileRows, map_array, map_file, open_rows
 
 DESCRIPTORS = Path("/proc/self/fd")
 on_linux = pytest.mark.skipif(not DESCRIPTORS.exists(), reason="counts descriptors in /proc")
@@ -92,3 +93,42 @@ def test_a_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=why):
             map_array(path)
+
+
+@given(
+    saved=arrays(st.sampled_from([np.float16, np.float32, np.int64]), array_shapes(min_dims=2, max_dims=2, min_side=1)),
+    shape=array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5),
+    seed=st.integers(0, 1000),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_rows_of_a_file_are_those_of_its_array(
+    tmp_path: Path, saved: np.ndarray, shape: tuple[int, ...], seed: int
+) -> None:
+    np.save(tmp_path / "a.npy", saved)
+    rows = np.asarray(np.random.default_rng(seed).integers(0, len(saved), shape))
+    found = open_rows(tmp_path / "a.npy")[rows]
+    assert (found.dtype, found.shape) == (saved.dtype, (*shape, saved.shape[1]))
+    np.testing.assert_array_equal(found, saved[rows])
+
+
+@on_linux
+def test_rows_that_are_not_there_and_files_that_change(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros(10))
+    with pytest.raises(ValueError, match="1 dimensions"):
+        FileRows(path)
+    np.save(path, np.arange(40.0).reshape(20, 2))
+    before = len(list(DESCRIPTORS.iterdir()))
+    rows = FileRows(path)
+    for absent in (-1, 20):
+        with pytest.raises(IndexError, match=f"row {absent}"):
+            _ = rows[np.array([absent])]
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 8)
+    assert rows[np.array([18])].tolist() == [[36.0, 37.0]]
+    with pytest.raises(OSError, match="Input/output error"):
+        _ = rows[np.array([19])]
+    path.unlink()
+    assert rows[np.array([[0], [1]])].tolist() == [[[0.0, 1.0]], [[2.0, 3.0]]]
+    del rows
+    assert len(list(DESCRIPTORS.iterdir())) == before
