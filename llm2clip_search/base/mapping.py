@@ -1,7 +1,8 @@
 """Files in memory without a file descriptor: an index of thousands of shards must not run into the limit of open files.
 
 ``mmap.mmap`` duplicates the descriptor and keeps it, until Python 3.13 brought ``trackfd``. The system does not need
-it: POSIX says that a mapping outlives the descriptor it was made from.
+it: POSIX says that a mapping outlives the descriptor it was made from. `FileRows`, of which there are few, reads
+instead, and keeps its file open.
 """
 
 import ctypes

@@ -67,8 +67,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
     """
     placement = place_tower(model, name, device=device, quantize=quantize)
     device = placement.device
-    has_onnx = _has_onnx()
-    if runtime == "onnx" and not has_onnx:
+    if runtime == "onnx" and not _has_onnx():
         raise ModelError(
             "Runtime 'onnx' needs ONNX Runtime, which is not installed.",
             hint="Install it: pip install 'llm2clip-search[cpu]'.",
@@ -80,7 +79,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
             f"Runtime 'onnx' cannot run an LLM quantised to {quantize}.",
             hint="Omit --quantize, or use --runtime torch.",
         )
-    if runtime == "torch" or device != "cpu" or not has_onnx or placement.quantize != "none":
+    if not _is_compiled(placement, runtime):
         module = build_module(model, name, placement)
         if name == "vision" and device.startswith("cuda"):
             from llm2clip_search.encoders.on_cuda import CudaVision

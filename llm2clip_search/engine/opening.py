@@ -128,7 +128,7 @@ def open_index(
         StoreError: no index there, another model made it, or two indices were made by different models.
         EngineError: the engine cannot be reached, or holds something else.
         ModelError: the model cannot be loaded.
-        InputError: something that is not a folder, or not the URL of an engine; or an engine for several indices.
+        InputError: something that is not a folder, a caption or the URL of an engine; or an engine for several indices.
     """
     how = _How(
         model=model,
