@@ -30,7 +30,8 @@ def list_models(
     """List the named models, and the memory that each needs to index images and to query.
 
     The two towers are loaded separately; indexing needs only the vision tower. The memory listed is that of the
-    weights, at the precision they have on this machine.
+    weights, at the precision that PyTorch gives them on this machine; a query with a tower that was compiled for ONNX
+    Runtime takes less.
 
     [dim]llm2clip-search models list --fits[/dim]
     """
