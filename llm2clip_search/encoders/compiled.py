@@ -1,7 +1,7 @@
 """Towers as ONNX Runtime runs them on this machine: prepared once from a portable ONNX file, then opened quickly.
 
 Opening the portable file of a language model takes a second, in which ONNX Runtime rewrites the graph and packs every
-matrix. Three things are therefore done beforehand, to text towers only:
+matrix. Four things are therefore done beforehand, to text towers only:
 
 - The table of token embeddings is moved out of the graph into a file of its own, of which only the rows of a caption's
   tokens are read. ONNX Runtime would pass over all of it in each step below.
@@ -9,17 +9,21 @@ matrix. Three things are therefore done beforehand, to text towers only:
   of a column, which are a quarter of the size. ONNX Runtime multiplies them with the activations of a token in 8 bits
   as well, whose scales are those of the token alone: the embedding of a caption does not depend on others in its batch.
 - The graph is rewritten and saved.
+- It is saved a second time, for numpy: ONNX Runtime still packs every matrix of what it opens (see `numpy_graph`).
 """
 
+import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llm2clip_search.base.mapping import FileRows, open_rows
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights.bin"
 """File beside that of a tower, which holds its large tensors and is mapped into memory."""
@@ -29,17 +33,23 @@ BLOCK = 16
 """Weights of one column that share a scale. With 32, `nano`'s vectors change by 60 % more and are made 10 % faster."""
 QUANTISED_SIZE = 1 << 16
 """Weights of a matrix from which it is quantised; smaller ones take no time."""
+GRAPH = "graph.json"
+"""File beside that of a tower, for numpy. It is missing if numpy cannot compute the tower."""
 _EMBEDDED = ".embedded"
 """Ending of the input that takes the embeddings of the tokens in another one."""
 _LLM_BLOCK = re.compile(r"/model/layers\.\d+/")
 """In the names of nodes that are part of a block of a language model of transformers."""
 
 
+FORM = "3"
+"""Names the form of prepared towers."""
+
+
 def version() -> str:
     """Names the form of prepared towers and the library that reads them; those of another version are of no use."""
     import onnxruntime
 
-    return f"2-{onnxruntime.__version__}"
+    return f"{FORM}-{onnxruntime.__version__}"
 
 
 def prepare(portable: Path, path: Path, *, quantised: bool) -> None:
@@ -48,13 +58,20 @@ def prepare(portable: Path, path: Path, *, quantised: bool) -> None:
     Args:
         portable: the tower's ONNX file, in whose folder a temporary one is written.
         path: the file to write, with others beside it; those of an earlier call are replaced.
-        quantised: store the weights of a language model's blocks as 8-bit integers, and token embeddings as float16.
+        quantised: store the weights of a language model's blocks as 8-bit integers, and token embeddings as float16;
+            for numpy, weights are bfloat16.
     """
     import onnx
     import onnxruntime
 
+    from llm2clip_search.encoders.numpy_graph import write_graph
+
     model = onnx.load(portable)
     _move_tables(model.graph, path, rounded=quantised)
+    try:
+        write_graph(model.graph, path.with_name(GRAPH), rounded=quantised)
+    except Exception:  # it computes fewer operators than ONNX Runtime does
+        logger.debug("%s is for ONNX Runtime alone.", path, exc_info=True)
     if quantised:
         _quantise(model)
     plain = portable.with_name("plain.onnx")
@@ -85,13 +102,29 @@ def open_tower(path: Path, *, prepared: bool) -> Callable[[dict[str, np.ndarray]
     if prepared:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    inputs = [node.name for node in session.get_inputs()]
+    return _with_tables([node.name for node in session.get_inputs()], path, lambda fed: session.run(None, fed)[0])
+
+
+def open_graph(path: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """The tower of the `GRAPH` that `prepare` wrote, computed by numpy.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    from llm2clip_search.encoders.numpy_graph import NumpyGraph
+
+    graph = NumpyGraph(path)
+    return _with_tables(graph.inputs, path, graph)
+
+
+def _with_tables(
+    inputs: Sequence[str], path: Path, compute: Callable[[dict[str, np.ndarray]], np.ndarray]
+) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """A tower whose ``inputs`` are the tokens and their rows of the tables beside ``path``."""
     tables = {name: open_rows(path.with_name(_table(name))) for name in inputs if name.endswith(_EMBEDDED)}
 
     def run(arrays: dict[str, np.ndarray]) -> np.ndarray:
-        fed = {name: _rows(tables[name], name, arrays) if name in tables else arrays[name] for name in inputs}
-        out: np.ndarray = session.run(None, fed)[0]
-        return out
+        return compute({name: _rows(tables[name], name, arrays) if name in tables else arrays[name] for name in inputs})
 
     return run
 

@@ -17,7 +17,13 @@ from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Quantize, pick_device
 from llm2clip_search.encoders.plugins import ENCODER_PLUGINS, load_plugin
 from llm2clip_search.encoders.registry import DEFAULT_MODEL, SCHEMES, fetch_model
-from llm2clip_search.encoders.towers import Runtime, has_compiled_text, load_tower, text_precision
+from llm2clip_search.encoders.towers import (
+    Runtime,
+    has_compiled_text,
+    load_text_graph,
+    load_tower,
+    text_precision,
+)
 from llm2clip_search.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -25,6 +31,8 @@ logger = logging.getLogger(__name__)
 TOKENS_AT_ONCE = 2048
 """Largest number of tokens, padding included, in a call of the text tower. On a CPU, 512 and 4,096 are as fast; without
 a bound, long captions are slower, and take memory: attention alone is a score for each two tokens of a caption."""
+FEW_TOKENS = 64
+"""Most tokens of captions that numpy embeds sooner than ONNX Runtime, which has to open the tower first."""
 GPU_BATCH = 256
 """Images in one call of a vision tower on a GPU."""
 
@@ -51,6 +59,8 @@ class TowerEncoder(Encoder):
         self._vision = Lazy(lambda: load_tower(model, "vision", **placed | {"quantize": "none"}))
         self._text = Lazy(lambda: load_tower(model, "text", **placed))
         self._tokenizer = Lazy(model.tokenizer)
+        self._first: list[str] = []
+        self._embedded_first = Lazy[np.ndarray | None](lambda: None)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, in this process or another, loads towers and tokenizer again when it first uses them."""
@@ -96,6 +106,8 @@ class TowerEncoder(Encoder):
         return unit(self._vision()({"pixels": pixels}))
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+        if self._first == list(texts) and (first := self._embedded_first()) is not None:
+            return first.copy()
         # Batched by token count: in batches by character count a quarter of what the tower reads is padding.
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         tokenizer = self._tokenizer()
@@ -107,14 +119,27 @@ class TowerEncoder(Encoder):
         return out
 
     def load_for(self, texts: Sequence[str]) -> None:
-        """Open a text tower that was compiled before, in a thread. Others take longer, and may have to be fetched."""
-        if texts and has_compiled_text(self.model, **self.placed):
-            Thread(target=self._load_text).start()
+        """If the text tower was compiled before, embed a few captions in a thread, or open the tower in it for more.
 
-    def _load_text(self) -> None:
+        Other towers take longer, and may have to be fetched.
+        """
+        if first := list(texts):
+            self._first, self._embedded_first = first, Lazy(lambda: self._embed_first(first))
+            Thread(target=self._embedded_first).start()
+
+    def _embed_first(self, texts: list[str]) -> np.ndarray | None:
+        """Their embeddings, by numpy; None if they are too many, or numpy cannot, and then the text tower is open."""
         with contextlib.suppress(Exception):  # `encode_texts` tries again, and says what is wrong
-            self._text()
-            self._tokenizer()
+            graph = load_text_graph(self.model, **self.placed)
+            if graph is not None:
+                tokenizer = self._tokenizer()
+                captions = tokenizer.tokenize(texts)
+                if sum(caption.length for caption in captions) <= FEW_TOKENS:
+                    return unit(graph(tokenizer.batch(captions)._asdict()))
+            if has_compiled_text(self.model, **self.placed):
+                self._text()
+                self._tokenizer()
+        return None
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self._tokenizer().count(texts)

@@ -76,8 +76,8 @@ print(*(name for name in names if name in sys.modules))
 
 
 def test_a_text_query_imports_no_torch(indexed: Path) -> None:
-    """Once the tower is compiled: neither torch nor transformers, and no vision tower."""
-    libraries = ("torch", "transformers", "timm", "open_clip")
+    """Once the tower is compiled: neither torch nor transformers, no vision tower, and for a short one no runtime."""
+    libraries = ("torch", "transformers", "timm", "open_clip", "onnxruntime", "onnx")
     assert imported_by_query(indexed, "a brown dog", "-k", "1", of=libraries) == []
     assert imported_by_query(indexed, "a brown dog", "-k", "1", of=libraries) == []
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from llm2clip_search.encoders import Encoder, load_encoder, tower_encoder
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.encoders.registry import resolve
+from llm2clip_search.encoders.tower_encoder import FEW_TOKENS
 from llm2clip_search.encoders.towers import Runtime, Tower, compiled_path, load_tower
 from llm2clip_search.errors import ImageError, ModelError
 from tests.support.images import photograph
@@ -108,7 +110,7 @@ def test_a_compiled_tower_that_disagrees_is_not_kept(
 
 
 def test_a_text_tower_is_opened_ahead_if_it_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a thread, once; what it would raise there, the first caption raises."""
+    """In a thread, once, for many tokens; what it would raise there, the first caption raises."""
     name, main, loads = f"dir:{save_model(tmp_path / 'model', seed=5)}", threading.get_ident(), list[bool]()
 
     def loading(model: Model, tower: TowerName, **placed: Any) -> Tower:
@@ -128,20 +130,47 @@ def test_a_text_tower_is_opened_ahead_if_it_is_compiled(tmp_path: Path, monkeypa
         return encoder
 
     monkeypatch.setattr(tower_encoder, "load_tower", loading)
-    first = ahead(CAPTIONS)
+    many = CAPTIONS
+    first = ahead(many)
+    assert sum(first.count_tokens(many)) > FEW_TOKENS
     assert loads == []  # it would have to be compiled
-    vectors = first.encode_texts(CAPTIONS)
+    vectors = first.encode_texts(many)
     assert loads == [True]
-    np.testing.assert_array_equal(ahead(CAPTIONS).encode_texts(CAPTIONS), vectors)
+    np.testing.assert_array_equal(ahead(many).encode_texts(many), vectors)
     assert loads == [True, False]
     ahead([])
-    ahead(CAPTIONS, "torch")
+    ahead(many, "torch")
     assert loads == [True, False]
     monkeypatch.setattr(tower_encoder, "load_tower", failing)
-    broken = ahead(CAPTIONS)
+    broken = ahead(many)
     assert loads == [True, False, False]
     with pytest.raises(ModelError, match="no such tower"):
-        broken.encode_texts(CAPTIONS)
+        broken.encode_texts(many)
+
+
+def test_a_few_captions_are_embedded_ahead_without_the_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those, all at once; other captions, and those of a copy, are given to the tower."""
+    name, opened = f"dir:{save_model(tmp_path / 'model', seed=5)}", list[Encoder]()
+
+    def loading(model: Model, tower: TowerName, **placed: Any) -> Tower:
+        opened.append(encoder)
+        return load_tower(model, tower, **placed)
+
+    few = ["a dog", "two cats"]
+    expected = load_encoder(name, runtime="onnx", device="cpu").encode_texts(few)
+    monkeypatch.setattr(tower_encoder, "load_tower", loading)
+    encoder = load_encoder(name, runtime="onnx", device="cpu")
+    encoder.load_for(few)
+    for _ in range(2):
+        found = encoder.encode_texts(tuple(few))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        found[:] = 0
+    assert sum(encoder.count_tokens(few)) <= FEW_TOKENS
+    assert opened == []
+    np.testing.assert_allclose(encoder.encode_texts(few[:1]), expected[:1], atol=1e-5)
+    assert opened == [encoder]
+    copied = pickle.loads(pickle.dumps(encoder))
+    np.testing.assert_allclose(copied.encode_texts(few), expected, atol=1e-5)
 
 
 def test_the_fingerprint_covers_what_determines_embeddings(tmp_path: Path) -> None:
