@@ -56,7 +56,9 @@ def compact(writer: Writer, config: Compaction = Compaction(), *, everything: bo
         dropped += [shard.name for shard in shards if not _live(shard)]
         shards = [shard for shard in shards if _live(shard)]
         due = _everything(shards, config) if everything else _due(shards, config)
-        groups += _in_targets(due, config)
+        least = 0.0 if everything else config.dead_share
+        # Rewriting one shard that has little to drop would change little, and its next dead row would rewrite it again.
+        groups += [group for group in _in_targets(due, config) if len(group) > 1 or _dead_share(group[0]) > least]
     if not groups and not dropped:
         return CompactionResult()
     before = writer.manifest.dead
@@ -71,9 +73,13 @@ def _live(shard: Shard) -> int:
     return shard.entry.rows - len(shard.dead)
 
 
+def _dead_share(shard: Shard) -> float:
+    return len(shard.dead) / shard.entry.rows
+
+
 def _due(shards: Sequence[Shard], config: Compaction) -> list[Shard]:
     """Mostly dead shards, and those of levels that are full."""
-    mostly_dead = [shard for shard in shards if len(shard.dead) > config.dead_share * shard.entry.rows]
+    mostly_dead = [shard for shard in shards if _dead_share(shard) > config.dead_share]
     small = [shard for shard in shards if _live(shard) < config.target_rows and shard not in mostly_dead]
     levels: dict[int, list[Shard]] = {}
     for shard in small:
@@ -103,5 +109,4 @@ def _in_targets(shards: Sequence[Shard], config: Compaction) -> list[list[Shard]
             rows = 0
         groups[-1].append(shard)
         rows += _live(shard)
-    # Rewriting one shard that has nothing to drop would change nothing.
-    return [group for group in groups if len(group) > 1 or len(group[0].dead)]
+    return groups

@@ -13,7 +13,7 @@ from llm2clip_search.engine import SearchIndex
 from llm2clip_search.errors import StoreError
 from llm2clip_search.indexers import AnnConfig, build_ann
 from llm2clip_search.store import Row, Snapshot, Writer
-from llm2clip_search.store.compaction import Compaction, compact
+from llm2clip_search.store.compaction import Compaction, CompactionResult, compact
 from llm2clip_search.store.shard import Shard
 from tests.support.commands import RunCli
 from tests.support.faults import PowerCutError, cut_power_at
@@ -35,6 +35,22 @@ def test_an_index_that_is_fed_one_row_at_a_time_stays_small(tmp_path: Path) -> N
     assert live(tmp_path) == {i: f"{i}.jpg" for i in range(300)}
     np.testing.assert_array_equal(snapshot.vectors(range(300)), vectors(*range(300)))
     assert len(list((tmp_path / "shards").iterdir())) == len(snapshot.manifest.shards)  # replaced ones are swept
+
+
+def test_large_shards_with_a_few_dead_rows_are_left_alone(tmp_path: Path) -> None:
+    """Or an index of millions would be rewritten for every row that is removed. Mostly dead ones are not."""
+    config = Compaction(fanout=2, target_rows=8)
+    with Writer.open(tmp_path, model=MODEL, dim=4) as writer:
+        for start in range(0, 80, 8):
+            writer.commit([row(i) for i in range(start, start + 8)], vectors(*range(start, start + 8)))
+        writer.commit(removed=range(0, 80, 8))
+        assert compact(writer, config) == CompactionResult()
+        writer.commit(removed=range(1, 5))
+        result = compact(writer, config)
+        assert (result.merged, result.written, result.dropped_rows) == (1, 1, 5)
+        result = compact(writer, config, everything=True)
+        assert (result.dropped_rows, writer.manifest.dead) == (9, 0)
+    assert sorted(live(tmp_path)) == [i for i in range(80) if i % 8 and i not in range(5)]
 
 
 steps = st.lists(
