@@ -38,11 +38,8 @@ def oldest_lease(folder: Path) -> int | None:
     for path in sorted((folder / READERS).glob("*")):
         if not path.name.isdecimal():
             continue
-        if _is_held(path):
+        if not _remove_unless_held(path):
             held.append(int(path.name))
-        else:
-            with contextlib.suppress(OSError):  # it may belong to another user, and is in nobody's way
-                path.unlink()
     return min(held, default=None)
 
 
@@ -69,17 +66,33 @@ def _lease(path: Path) -> int | None:
         os.close(descriptor)
 
 
-def _is_held(path: Path) -> bool:
+def _remove_unless_held(path: Path) -> bool:
+    """Remove a lease that nobody holds; False if somebody does, or if that cannot be found out."""
     try:
         import fcntl
     except ImportError:
+        return True
+    try:
+        descriptor = _open_to_lock(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
         return False
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-    return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # While it is locked: a reader that has opened the file sees afterwards that it is gone.
+        with contextlib.suppress(OSError):  # it may belong to another user, and is in nobody's way
+            path.unlink()
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _open_to_lock(path: Path) -> int:
+    """Open a lease for an exclusive lock, which takes the right to write on NFS, and elsewhere none."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)

@@ -1,6 +1,7 @@
 """A reader's files outlive later commits, and are removed when the reader is gone."""
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -127,6 +128,45 @@ def test_a_lease_of_another_user_does_not_keep_a_writer_out(tmp_path: Path, monk
         fill(tmp_path, 1)
     assert live(tmp_path) == {0: "0.jpg", 1: "1.jpg"}
     assert left.exists()
+
+
+def test_a_lease_is_removed_while_nobody_can_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader in between would hold a file that is gone, and the writer would remove what it reads."""
+    import fcntl
+
+    fill(tmp_path, 0)
+    Snapshot(tmp_path)
+    gc.collect()
+    [left] = (tmp_path / "readers").iterdir()
+    unlink, taken = Path.unlink, list[bool]()
+
+    def watched(self: Path, *, missing_ok: bool = False) -> None:
+        with self.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                taken.append(True)
+            except BlockingIOError:
+                taken.append(False)
+        unlink(self, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", watched)
+        assert oldest_lease(tmp_path) is None
+    assert taken == [False]
+    assert not left.exists()
+
+
+def test_a_lease_that_cannot_be_opened_counts_as_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a reader's with other rights; what it reads stays."""
+    fill(tmp_path, 0)
+    snapshot = Snapshot(tmp_path)
+
+    def refuse(*arguments: object, **options: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert oldest_lease(tmp_path) == snapshot.manifest.generation
 
 
 def test_readers_open_while_a_writer_commits(tmp_path: Path) -> None:
