@@ -16,3 +16,7 @@ class FileStatus:
     """Nanoseconds since 1970; 0 if unknown."""
     former_version: str = ""
     """As of `Item`."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mtime_ns < 1 << 63:  # file systems and web servers tell times after 2262, the index holds none
+            object.__setattr__(self, "mtime_ns", 0)
