@@ -4,6 +4,7 @@ What people ask may be anything: the database reaches no file but the snapshot's
 configuration is locked, and every session has a time limit.
 """
 
+import glob
 import os
 import secrets
 import tempfile
@@ -131,7 +132,7 @@ def connect(files: list[str]) -> Any:
     execute("SET GLOBAL python_enable_replacements = false")
     execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
     execute("SET GLOBAL parquet_metadata_cache = true; SET GLOBAL TimeZone = 'UTC'")
-    execute(f"SET allowed_paths = {_list(files)}")
+    execute(f"SET allowed_paths = {_list([*files, *map(_literal, files)])}")
     execute("SET enable_external_access = false; SET lock_configuration = true")
     for definition in DEFINITIONS:
         execute(definition)
@@ -191,9 +192,14 @@ def _dead_rows(snapshot: Snapshot) -> pa.Table:
 
 def _scan(shards: list[Shard], file_column: str = "") -> str:
     """Rows of some shards, with the file of each if asked; what a shard of an earlier schema lacks is null."""
-    files = _list([str(shard.metadata_path) for shard in shards])
+    files = _list([_literal(str(shard.metadata_path)) for shard in shards])
     file = f", filename = '{file_column}'" if file_column else ""
     return f"read_parquet({files}, union_by_name = true{file})"
+
+
+def _literal(path: str) -> str:
+    """A path as the pattern that it alone matches, which is how DuckDB reads paths."""
+    return glob.escape(path)
 
 
 def _list(texts: list[str]) -> str:

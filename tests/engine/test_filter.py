@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,20 @@ from llm2clip_search.indexers import index_folder
 from llm2clip_search.store import Snapshot
 from tests.support.encoders import ColourEncoder
 from tests.support.images import photograph
+
+
+def test_the_name_of_an_index_is_no_pattern(tmp_path: Path) -> None:
+    """DuckDB would read the files of the other one, which it may not."""
+    for folder, seed in (("copy [1]", 1), ("copy 1", 2), ("c*", 3)):
+        (tmp_path / folder).mkdir()
+        photograph(seed, (30 + seed, 40)).save(tmp_path / folder / "x.png")
+        photograph(10 + seed).save(tmp_path / folder / "gone.png")
+        index_folder(tmp_path / folder, encoder=ColourEncoder(), index=tmp_path / folder / ".llm2clip")
+    for folder, width in (("copy [1]", 31), ("copy 1", 32), ("c*", 33)):
+        (tmp_path / folder / "gone.png").unlink()
+        index_folder(tmp_path / folder, encoder=ColourEncoder(), index=tmp_path / folder / ".llm2clip")
+        index = SearchIndex(Snapshot(tmp_path / folder / ".llm2clip"), ColourEncoder())
+        assert [hit.metadata["width"] for hit in index.browse("width > 0").hits] == [width]
 
 
 @pytest.fixture(scope="module")
