@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
@@ -69,7 +70,7 @@ def load_tower(model: Model, name: TowerName, *, runtime: Runtime, device: str, 
     device = placement.device
     if runtime == "onnx" and not _has_onnx():
         raise ModelError(
-            "Runtime 'onnx' needs ONNX Runtime, which is not installed.",
+            "Runtime 'onnx' needs ONNX Runtime, which is not installed or cannot be imported.",
             hint="Install it: pip install 'llm2clip-search[cpu]'.",
         )
     if runtime == "onnx" and device != "cpu":
@@ -147,7 +148,7 @@ def load_text_graph(model: Model, *, runtime: Runtime, device: str, quantize: Qu
         OSError: the files in the cache cannot be read.
     """
     placement = place_tower(model, "text", device=device, quantize=quantize)
-    if not _is_compiled(placement, runtime):
+    if not _may_be_compiled(placement, runtime):
         return None
     found = _compiled_folder(model).glob(f"text-{FORM}-*/{GRAPH}")
     graph = next((path for path in found if _is_as_compiled(path.parent)), None)
@@ -156,11 +157,24 @@ def load_text_graph(model: Model, *, runtime: Runtime, device: str, quantize: Qu
 
 def _is_compiled(placement: Placement, runtime: Runtime) -> bool:
     """Whether a tower with this placement is compiled, if it is small enough."""
-    return runtime != "torch" and placement.device == "cpu" and placement.quantize == "none" and _has_onnx()
+    return _may_be_compiled(placement, runtime) and _has_onnx()
 
 
+def _may_be_compiled(placement: Placement, runtime: Runtime) -> bool:
+    return runtime != "torch" and placement.device == "cpu" and placement.quantize == "none"
+
+
+@cache
 def _has_onnx() -> bool:
-    return all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx"))
+    if not all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx")):
+        return False
+    try:
+        import onnxruntime  # noqa: F401
+    except (ImportError, OSError):  # a library that it needs is missing, or is another version
+        logger.warning("ONNX Runtime is installed but cannot be imported; PyTorch takes its place.")
+        logger.debug("ONNX Runtime cannot be imported.", exc_info=True)
+        return False
+    return True
 
 
 def build_module(model: Model, name: TowerName, placement: Placement = Placement()) -> "nn.Module":

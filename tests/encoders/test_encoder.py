@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llm2clip_search.encoders import Encoder, load_encoder, tower_encoder
+from llm2clip_search.encoders import Encoder, load_encoder, tower_encoder, towers
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import TowerName
 from llm2clip_search.encoders.registry import resolve
@@ -146,6 +147,24 @@ def test_a_text_tower_is_opened_ahead_if_it_is_compiled(tmp_path: Path, monkeypa
     assert loads == [True, False, False]
     with pytest.raises(ModelError, match="no such tower"):
         broken.encode_texts(many)
+
+
+def test_an_onnx_runtime_that_cannot_be_imported_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that lacks a library, or was built for another numpy."""
+    name = f"dir:{save_model(tmp_path / 'model', seed=6)}"
+    (tmp_path / "broken" / "onnxruntime").mkdir(parents=True)
+    (tmp_path / "broken" / "onnxruntime" / "__init__.py").write_text("raise ImportError('libcudart.so.12: not found')")
+    monkeypatch.syspath_prepend(tmp_path / "broken")
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(towers, "_has_onnx", cache(towers._has_onnx.__wrapped__))
+    encoder = load_encoder(name, device="cpu")
+    assert encoder.encode_texts(CAPTIONS).shape == (len(CAPTIONS), 16)
+    assert encoder.text_precision == "exact"
+    assert caplog.messages == ["ONNX Runtime is installed but cannot be imported; PyTorch takes its place."]
+    with pytest.raises(ModelError, match="which is not installed or cannot be imported"):
+        load_encoder(name, runtime="onnx", device="cpu").encode_texts(CAPTIONS)
 
 
 def test_a_few_captions_are_embedded_ahead_without_the_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
