@@ -84,6 +84,10 @@ class IsolatedProcesses:
         for process in idle:
             process.end()
 
+    def forget(self) -> None:
+        """Leave the processes to the one that this process was forked from: both would read each other's answers."""
+        self._idle, self._lock = [], Lock()
+
     def _taken(self) -> "_Process":
         with self._lock:
             if self._idle:
@@ -100,6 +104,8 @@ class IsolatedProcesses:
 
 PROCESSES = IsolatedProcesses()
 """Those that indexing and the server share."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=PROCESSES.forget)
 
 
 def isolated(function: Callable[..., Result], *args: Any, max_pixels: int = MAX_PIXELS) -> Result:

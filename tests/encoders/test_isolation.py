@@ -97,6 +97,24 @@ def test_modules_of_the_current_folder_are_not_imported(tmp_path: Path, monkeypa
     assert Path(folder) != tmp_path
 
 
+def test_a_forked_process_has_processes_of_its_own() -> None:
+    """Both would read each other's answers."""
+    code = """
+import operator, os
+from llm2clip_search.encoders.isolation import PROCESSES
+PROCESSES.run(operator.add, 0, 0)
+child = os.fork()
+own = 0 if child else 1000
+wrong = [n for n in range(own, own + 100) if PROCESSES.run(operator.add, n, 0) != n]
+PROCESSES.close()
+if not child:
+    os._exit(len(wrong))
+print(wrong, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "[] 0\n", done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_processes_end_with_their_parent() -> None:
     code = (
