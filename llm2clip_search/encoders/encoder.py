@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,9 +12,6 @@ from llm2clip_search.encoders.calibration import Calibration
 from llm2clip_search.encoders.config import PreprocessConfig
 from llm2clip_search.encoders.inputs import ImageInput, captions_of, images_of
 from llm2clip_search.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 class Encoder(Protocol):
@@ -133,17 +130,18 @@ class Encoder(Protocol):
             ImageError: an image cannot be read; the message names its path.
             InputError: something that is not an image.
         """
-        from llm2clip_search.encoders.images import read_rgb, stack_pixels
+        from llm2clip_search.encoders.images import read_rgb, to_pixels
 
         out = [np.empty((0, self.dim), dtype=np.float32)]
-        batch: list[Image.Image] = []
+        batch: list[np.ndarray] = []
         for image in images_of(images):
-            batch.append(read_rgb(image, shortest=self.preprocess.shortest))
+            # Of a large image only what the tower sees is kept.
+            batch.append(to_pixels(read_rgb(image, shortest=self.preprocess.shortest), self.preprocess))
             if len(batch) == batch_size:
-                out.append(self.encode_pixels(stack_pixels(batch, self.preprocess)))
+                out.append(self.encode_pixels(np.stack(batch)))
                 batch.clear()
         if batch:
-            out.append(self.encode_pixels(stack_pixels(batch, self.preprocess)))
+            out.append(self.encode_pixels(np.stack(batch)))
         return np.concatenate(out)
 
 

@@ -1,7 +1,6 @@
 """Files, PIL images and arrays as upright RGB, resized to a tower's pixels."""
 
 import os
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -22,7 +21,6 @@ __all__ = [
     "read_rgb",
     "reading",
     "register_plugins",
-    "stack_pixels",
     "to_pixels",
 ]
 
@@ -133,10 +131,3 @@ def _resize(
         )
         box = (box[0] - left, 0, box[2] - left, size[1])
     return image.resize(size, method, box=box)
-
-
-def stack_pixels(images: Sequence[Image.Image], config: PreprocessConfig) -> np.ndarray:
-    """RGB images as one batch: uint8 ``[n, height, width, 3]``."""
-    if not images:
-        return np.empty((0, config.height, config.width, 3), dtype=np.uint8)
-    return np.stack([to_pixels(image, config) for image in images])

@@ -64,7 +64,8 @@ def _size(ranked: "Ranked") -> int:
     query = ranked.query
     texts = sum(len(term.value) for term in query.terms) + len(query.where or "")
     chosen = sum(map(len, query.among)) if query.among is not None else 0
-    return _OWN + len(ranked) + texts // _RESULT_BYTES + chosen // 16
+    duplicates = sum(len(group.duplicates) for group in ranked.groups)
+    return _OWN + len(ranked) + duplicates + texts // _RESULT_BYTES + chosen // 16
 
 
 def _named(term: "Term") -> "Term":

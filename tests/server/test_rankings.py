@@ -3,6 +3,7 @@
 import gc
 import io
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,21 @@ def test_pictures_that_are_searched_with_are_not_kept(indexed: Path) -> None:
     assert one is same
     assert one is not other
     assert [hit.score for hit in searcher.page(one).hits] != [hit.score for hit in searcher.page(other).hits]
+
+
+def test_grouped_duplicates_count(indexed: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> None:
+    """One group may hold most of an index."""
+    searcher = open_index(indexed, encoder=ColourEncoder())
+    caption = Query(terms=(Term(kind="text", value="red"),))
+    grouped = replace(caption, group_duplicates=0.01)
+    kept = Rankings()
+    [group] = kept.reaching(grouped, searcher, end=1).groups[:1]
+    assert len(group.duplicates) > 3
+    monkeypatch.setattr(rankings, "HELD", 2 * len(searcher))
+    small = Rankings()
+    for query in (grouped, caption, grouped):
+        small.reaching(query, searcher, end=1)
+    assert len(asked) == 4
 
 
 @pytest.mark.parametrize("threshold", [None, 0.999])

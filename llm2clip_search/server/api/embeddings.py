@@ -85,8 +85,9 @@ def embeddings(call: Call, body: EmbeddingsRequest) -> EmbeddingsAnswer:
         vectors[list(texts)] = encoder.encode_texts(list(texts.values()))
     if images:
         shortest = encoder.preprocess.shortest
-        read = [isolated(plain, each, shortest, max_pixels=MAX_PIXELS) for each in images.values()]
-        vectors[list(images)] = encoder.encode_images(read)
+        for place, data in images.items():  # one after the other: a small file may be a picture of 300 MB
+            picture = isolated(plain, data, shortest, max_pixels=MAX_PIXELS)
+            vectors[place] = encoder.encode_images([picture])[0]
     count = sum(encoder.count_tokens(list(texts.values()))) if texts else 0
     return EmbeddingsAnswer(
         data=[

@@ -23,6 +23,8 @@ from llm2clip_search.server.values import Cosine, Found, Share
 if TYPE_CHECKING:
     from llm2clip_search.engine import Listing, Query, Ranked, SearchPlan
 
+MOST_PICTURES = 8
+"""Terms of one query whose picture has to be read; each may take 300 MB, however small its file is."""
 MOST = 1_000
 """Hits of one page in JSON; the other formats are streams, which have no such bound."""
 
@@ -263,6 +265,8 @@ def _is_plain(asked: SearchRequest) -> bool:
 def _query(asked: SearchRequest, call: Call, opened: Opened, selection: Selection) -> "Query":
     from llm2clip_search.engine import Query
 
+    if sum(each.upload is not None or each.crop is not None for each in asked.terms) > MOST_PICTURES:
+        raise Problem("bad-request", f"A query has at most {MOST_PICTURES} uploads and crops.", parameter="terms")
     return Query(
         terms=tuple(term_of(each, number, call.service, opened) for number, each in enumerate(asked.terms)),
         threshold=asked.min_score,

@@ -62,6 +62,14 @@ def test_wrong_crops_are_refused(client: TestClient, crop: list[float]) -> None:
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/bad-request")
 
 
+def test_a_query_has_a_few_pictures(client: TestClient) -> None:
+    """Each is decoded, and a small file may be a picture of 300 MB."""
+    term = {"upload": _upload(client, _path(client, "7").read_bytes())}
+    for count, status in ((8, 200), (9, 400)):
+        terms = [{"text": "a dog"}, {"like": "3"}, *[term] * count]
+        assert client.post(f"{API}/search", json={"terms": terms}).status_code == status
+
+
 def test_a_caption_has_no_crop(client: TestClient) -> None:
     answer = client.post(f"{API}/search", json={"terms": [{"text": "a dog", "crop": [0, 0, 1, 1]}]})
     assert answer.status_code == 400
