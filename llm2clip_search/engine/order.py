@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llm2clip_search.base.lazy import Lazy
 from llm2clip_search.engine.candidates import Part
 from llm2clip_search.engine.columns import Column
 from llm2clip_search.engine.database import Session, quoted
@@ -62,7 +63,7 @@ class Orders:
     """The orders that were asked for last; any number of threads may use it."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, Order] = OrderedDict()
+        self._kept: OrderedDict[str, Lazy[Order]] = OrderedDict()
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -81,14 +82,15 @@ class Orders:
         """
         if column.kind in ("list", "other"):
             raise QueryError(f"Rows cannot be ordered by {column.name!r}: its values have no order.")
-        with self._lock:  # the same order is not made twice
+        with self._lock:
             if (order := self._kept.get(column.name)) is None:
-                order = _by_id(parts) if column.name == "id" else _by_column(parts, column, seconds)
+                # The same order is not made twice, and nobody waits for another one.
+                order = Lazy(lambda: _by_id(parts) if column.name == "id" else _by_column(parts, column, seconds))
                 self._kept[column.name] = order
             self._kept.move_to_end(column.name)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
-        return order
+        return order()
 
 
 def _by_id(parts: Sequence[Part]) -> Order:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import duckdb
@@ -270,6 +271,27 @@ def test_a_condition_that_takes_too_long_is_refused_for_each_who_asks(
         found = list(threads.map(ask, ["width > 3", "width > 4", "width > 3", "width > 4"]))
     assert found[::2] == ["The condition took longer than 0.3 s."] * 2
     assert found[1::2] == [str(sum((row.width or 0) > 4 for row in ONE))] * 2
+
+
+def test_nobody_waits_for_the_order_of_another_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorting ten million rows takes a while, and the newest rows are at hand."""
+    index = photos(tmp_path / "i", ONE)
+    sorting, sorted_, rows = Event(), Event(), Session.arrays
+
+    def waiting(self: Session, sql: str) -> Any:
+        if "ORDER BY value" in sql:
+            sorting.set()
+            assert sorted_.wait(60)
+        return rows(self, sql)
+
+    monkeypatch.setattr(Session, "arrays", waiting)
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(index.browse, sort="path")
+        assert sorting.wait(60)
+        assert len(pool.submit(index.browse).result(60).hits) == 10
+        assert not slow.done()
+        sorted_.set()
+        assert len(slow.result(60).hits) == 10
 
 
 def test_columns_that_load_slowly_are_read_from_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
