@@ -152,7 +152,7 @@ def index(
         int | None,
         typer.Option(
             min=1,
-            help="Images per call of the vision tower, by default 32, or 256 on an NVIDIA GPU.",
+            help="Images of a batch, by default 32, or 256 on an NVIDIA GPU. On a CPU, large ones are embedded in parts.",
             show_default=False,
         ),
     ] = None,

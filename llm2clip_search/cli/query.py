@@ -166,7 +166,7 @@ def query(
 
     Filters are applied before the search. Scores are cosines. Images and captions to add or subtract may end in a
     weight, as in beach.jpg^0.5. Columns for --where: id, path, content_hash, size, mtime, width, height, format, taken,
-    camera, latitude, longitude, corpus, damage.
+    camera, latitude, longitude, corpus, damage, modality, text, caption, rating, keywords, and those of sources.
 
     [dim]llm2clip-search query "two children in red jackets climb a wet rock" -k 5[/dim]
     [dim]llm2clip-search query --image beach.jpg --add "at night" --sub "people^0.5"[/dim]

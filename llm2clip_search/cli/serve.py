@@ -37,8 +37,8 @@ def serve(
     The page is at the address that is printed, the description of the API below it at /api/v1/openapi.json. The server
     follows the index: what `index` adds is found without a restart. Ctrl-C stops it.
 
-    If other machines can reach the server (--host, --allow-host), everything it answers needs a token: that of
-    LLM2CLIP_TOKEN, or a new one, which is part of the address that is printed.
+    If other machines can reach the server (--host, --allow-host), everything but /api/v1/health needs a token: that
+    of LLM2CLIP_TOKEN, or a new one, which is part of the address that is printed.
 
     [dim]llm2clip-search serve --open[/dim]
     [dim]llm2clip-search serve --index photos/.llm2clip --port 9000[/dim]

@@ -140,15 +140,16 @@ def has_compiled_text(model: Model, *, runtime: Runtime, device: str, quantize: 
 def load_text_graph(model: Model, *, runtime: Runtime, device: str, quantize: Quantize = "none") -> Tower | None:
     """What `load_tower` gives for these arguments, computed by numpy: it takes no time to open, and longer to run.
 
-    None if the text tower has not been compiled before, or numpy cannot compute it. Where the compiled tower is rounded
-    this one is, too, but less. ONNX Runtime is not imported, and it does not matter for which version the tower is.
+    None if the text tower has not been compiled before, if numpy cannot compute it, or if a runtime is asked for. Where
+    the compiled tower is rounded this one is, too, but less. ONNX Runtime is not imported, and it does not matter for
+    which of its versions the tower is.
 
     Raises:
         ModelError: as `place_tower`.
         OSError: the files in the cache cannot be read.
     """
     placement = place_tower(model, "text", device=device, quantize=quantize)
-    if not _may_be_compiled(placement, runtime):
+    if runtime != "auto" or not _may_be_compiled(placement, runtime):
         return None
     found = _compiled_folder(model).glob(f"text-{FORM}-*/{GRAPH}")
     graph = next((path for path in found if _is_as_compiled(path.parent)), None)

@@ -1,4 +1,4 @@
-"""What an index knows already, in 65 bytes per row: enough to tell new, changed, moved and unchanged items apart."""
+"""What an index knows already, in 76 bytes per row: enough to tell new, changed, moved and unchanged items apart."""
 
 import sqlite3
 import weakref

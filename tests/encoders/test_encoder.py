@@ -178,7 +178,7 @@ def test_a_few_captions_are_embedded_ahead_without_the_tower(tmp_path: Path, mon
     few = ["a dog", "two cats"]
     expected = load_encoder(name, runtime="onnx", device="cpu").encode_texts(few)
     monkeypatch.setattr(tower_encoder, "load_tower", loading)
-    encoder = load_encoder(name, runtime="onnx", device="cpu")
+    encoder = load_encoder(name, device="cpu")
     encoder.load_for(few)
     for _ in range(2):
         found = encoder.encode_texts(tuple(few))
