@@ -152,7 +152,7 @@ def index(
         int | None,
         typer.Option(
             min=1,
-            help="Images of a batch, by default 32, or 256 on an NVIDIA GPU. On a CPU, large ones are embedded in parts.",
+            help="Images of a batch, by default 32, or 256 on an NVIDIA GPU. On a CPU it is embedded in parts.",
             show_default=False,
         ),
     ] = None,

@@ -26,9 +26,9 @@ def bench_ann(
     kinds: Annotated[
         str | None,
         typer.Option(
-            help="Kinds of index to build and measure, separated by commas: flat, hnsw, ivf, ivfpq, ivfrabitq, cagra; or"
-            " other libraries that are installed: faiss, hnswlib, usearch, voyager. Default: the existing index, or flat,"
-            " hnsw, ivf, ivfrabitq with --synthetic.",
+            help="Kinds of index to build and measure, separated by commas: flat, hnsw, ivf, ivfpq, ivfrabitq, cagra;"
+            " or other libraries that are installed: faiss, hnswlib, usearch, voyager. Default: the existing index, or"
+            " flat, hnsw, ivf, ivfrabitq with --synthetic.",
             show_default=False,
         ),
     ] = None,
