@@ -9,6 +9,7 @@ A graph is stored as its nodes in JSON, whose operators are those of `numpy_oper
 import json
 import math
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -20,19 +21,37 @@ from llm2clip_search.encoders.numpy_operators import OPERATORS
 
 _ALIGNED = 64
 """Constants begin at multiples of this many bytes."""
-_ROUNDED_SIZE = 1 << 16
-"""Numbers in a matrix from which it may be rounded; smaller ones take no time."""
-_BFLOAT16 = "bfloat16"
-"""In place of numpy's name of a type, which it has none for: the upper half of a float32."""
-
+_LARGE = 1 << 16
+"""Numbers in a matrix from which two threads multiply with it, and it may be rounded; smaller ones take no time."""
 _ONE_THREAD = Lock()
+"""Held while OpenBLAS is limited to one thread."""
 
 
-class _Rounded(NamedTuple):
-    """A matrix in bfloat16."""
+class _Matrix:
+    """A large matrix that values are multiplied with: half of its columns by the thread that asks, half by another."""
 
-    halves: np.ndarray
-    """uint16 ``[rows, columns]``."""
+    def __init__(self, stored: np.ndarray) -> None:
+        """float32 ``[rows, columns]``, or uint16 for bfloat16."""
+        self._columns = stored.shape[1]
+        self._middle = -(-self._columns // 2)
+        self._halves = stored[:, : self._middle], stored[:, self._middle :]
+        self.largest = 0 if stored.dtype == np.float32 else len(stored) * self._middle
+        """Numbers of a half that have to be widened."""
+
+    def product(self, values: np.ndarray, other: Executor, scratch: np.ndarray) -> np.ndarray:
+        """float32 ``[..., rows]`` to ``[..., columns]``; ``scratch`` is uint32 ``[2, at least largest]``."""
+        out = np.empty((*values.shape[:-1], self._columns), dtype=np.float32)
+        second = other.submit(self._multiply, values, 1, out[..., self._middle :], scratch[1])
+        self._multiply(values, 0, out[..., : self._middle], scratch[0])
+        second.result()
+        return out
+
+    def _multiply(self, values: np.ndarray, half: int, out: np.ndarray, scratch: np.ndarray) -> None:
+        weights = self._halves[half]
+        if weights.dtype != np.float32:
+            wide = scratch[: weights.size].reshape(weights.shape)
+            weights = np.left_shift(weights, 16, out=wide, dtype=np.uint32).view(np.float32)
+        np.matmul(values, weights, out=out)
 
 
 class NumpyGraph:
@@ -49,38 +68,30 @@ class NumpyGraph:
         """Names of the arrays that it takes."""
         self._output: int = stored["output"]
         self._nodes = [(OPERATORS[name], *rest) for name, *rest in stored["nodes"]]
-        self._values: list[np.ndarray | _Rounded | None] = [None] * stored["values"]
-        self._largest = 0
+        self._values: list[np.ndarray | _Matrix | None] = [None] * stored["values"]
         data = map_file(_constants(path))
-        for value, dtype, shape, start in stored["constants"]:
-            size = math.prod(shape)
-            if dtype == _BFLOAT16:
-                self._values[value] = _Rounded(data[start : start + 2 * size].view(np.uint16).reshape(shape))
-                self._largest = max(self._largest, size)
-            else:
-                end = start + size * np.dtype(dtype).itemsize
-                self._values[value] = data[start:end].view(dtype).reshape(shape)
+        matrices = set(stored["matrices"])
+        for number, dtype, shape, start in stored["constants"]:
+            array = data[start : start + math.prod(shape) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
+            self._values[number] = _Matrix(array) if number in matrices else array
+        self._largest = max((value.largest for value in self._values if isinstance(value, _Matrix)), default=0)
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         """The output for arrays by name."""
         from threadpoolctl import threadpool_limits
 
-        values = [*self._values]
+        values: list[Any] = [*self._values]
         values[: len(self.inputs)] = [arrays[name] for name in self.inputs]
-        whole = np.empty(self._largest, dtype=np.uint32)
-
-        def read(number: int) -> Any:
-            value = values[number] if number >= 0 else None
-            if not isinstance(value, _Rounded):
-                return value
-            out = whole[: value.halves.size].reshape(value.halves.shape)
-            return np.left_shift(value.halves, 16, out=out, dtype=np.uint32).view(np.float32)
-
+        scratch = np.empty((2, self._largest), dtype=np.uint32)
         # The threads of OpenBLAS wait for each other without sleeping: beside other work on two cores, two of them take
         # twenty times as long as one. The limit is the process's, so that the second of two would keep the first one's.
-        with _ONE_THREAD, threadpool_limits(1, user_api="blas"):
+        with _ONE_THREAD, threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as other:
             for operator, inputs, output, options, used in self._nodes:
-                values[output] = operator(*map(read, inputs), **options)
+                given: list[Any] = [values[number] if number >= 0 else None for number in inputs]
+                is_product = isinstance(given[-1], _Matrix)
+                values[output] = (
+                    given[1].product(given[0], other, scratch) if is_product else operator(*given, **options)
+                )
                 for number in used:
                     values[number] = None
         found = values[self._output]
@@ -106,7 +117,13 @@ def write_graph(graph: Any, path: Path, *, rounded: bool) -> None:
     def number(name: str) -> int:
         return numbers.setdefault(name, len(numbers)) if name else -1
 
-    stored: dict[str, Any] = {"inputs": [each.name for each in graph.input], "output": 0, "nodes": [], "constants": []}
+    stored: dict[str, Any] = {
+        "inputs": [each.name for each in graph.input],
+        "output": 0,
+        "nodes": [],
+        "constants": [],
+        "matrices": [],
+    }
     for name in stored["inputs"]:
         number(name)
     for at, node in enumerate(nodes):
@@ -114,15 +131,16 @@ def write_graph(graph: Any, path: Path, *, rounded: bool) -> None:
         inputs = [number(name) for name in node.inputs]
         stored["nodes"].append([node.operator, inputs, number(node.output), node.options, used])
     stored["output"] = number(output)
-    may_round = _multipliers(nodes) if rounded else set()
+    multipliers = _multipliers(nodes)
     with _constants(path).open("wb") as file:
         for name in sorted(set(constants) & set(numbers)):
             value = np.asarray(constants[name], order="C")
-            is_rounded = name in may_round and value.dtype == np.float32 and value.size >= _ROUNDED_SIZE
+            if name in multipliers and value.dtype == np.float32 and value.ndim == 2 and value.size >= _LARGE:
+                stored["matrices"].append(number(name))
+                value = _bfloat16(value) if rounded else value
             file.write(bytes(-file.tell() % _ALIGNED))
-            dtype = _BFLOAT16 if is_rounded else value.dtype.str
-            stored["constants"].append([number(name), dtype, value.shape, file.tell()])
-            file.write((_bfloat16(value) if is_rounded else value).tobytes())
+            stored["constants"].append([number(name), value.dtype.str, value.shape, file.tell()])
+            file.write(value.tobytes())
     stored["values"] = len(numbers)
     path.write_text(json.dumps(stored))
 
@@ -169,7 +187,7 @@ def _multipliers(nodes: Iterable[_Node]) -> set[str]:
 
 
 def _bfloat16(values: np.ndarray) -> np.ndarray:
-    """The upper halves of float32 numbers, rounded to the nearest, to even ones between two: uint16."""
+    """bfloat16, which are the upper halves of float32 numbers, to the nearest, or even between two: uint16."""
     bits = values.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
