@@ -131,7 +131,7 @@ def test_a_text_tower_is_opened_ahead_if_it_is_compiled(tmp_path: Path, monkeypa
         return encoder
 
     monkeypatch.setattr(tower_encoder, "load_tower", loading)
-    many = CAPTIONS
+    many = CAPTIONS * 4
     first = ahead(many)
     assert sum(first.count_tokens(many)) > FEW_TOKENS
     assert loads == []  # it would have to be compiled
