@@ -97,7 +97,8 @@ def compare(
             shutil.rmtree(partial, ignore_errors=True)
             run_measured(tool.index(images, partial))
             partial.rename(out)
-    hits = {tool.name: _warm(tool, images, indices[tool.name]) for tool in searched}
+    first = _new_caption(0)
+    hits = {tool.name: _warm(tool, images, indices[tool.name], first) for tool in searched}
     runs: list[Run] = []
 
     def run(tool: Tool, measure: Measure, round_: int, command: Command) -> None:
@@ -106,7 +107,7 @@ def compare(
 
     for round_ in range(rounds):
         progress("rounds of queries", round_, rounds, {})
-        caption = f"{QUERY_CAPTIONS[round_ % len(QUERY_CAPTIONS)]}, picture {secrets.randbelow(10**6)}"
+        caption = _new_caption(round_)
         for tool in _in_turn(searched, round_):
             assert tool.query is not None
             if tool.help is not None:
@@ -133,10 +134,15 @@ def compare(
     )
 
 
-def _warm(tool: Tool, images: Path, index: Path) -> list[str]:
+def _new_caption(number: int) -> str:
+    """A caption that was never asked before, in this call or another, so that a model has to embed it."""
+    return f"{QUERY_CAPTIONS[number % len(QUERY_CAPTIONS)]}, picture {secrets.randbelow(10**9)}"
+
+
+def _warm(tool: Tool, images: Path, index: Path, caption: str) -> list[str]:
     """Ask one caption, so that compiled towers and the page cache are there; returns the names of the best images."""
     assert tool.query is not None
-    out = run_measured(tool.query(images, index, QUERY_CAPTIONS[0])).output
+    out = run_measured(tool.query(images, index, caption)).output
     return [Path(line).name for line in out.splitlines()[:HITS]]
 
 
