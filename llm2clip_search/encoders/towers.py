@@ -4,17 +4,14 @@ In both, a tower is a function from named numpy arrays to float32 ``[n, dim]``. 
 those of a text tower are the fields of its tokenizer's batch, in their order.
 """
 
-import contextlib
 import importlib.util
 import json
 import logging
 import shutil
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -22,6 +19,7 @@ import numpy as np
 from llm2clip_search.base.files import file_sha256, new_folder
 from llm2clip_search.encoders.cache import cache_dir, model_file_sha256
 from llm2clip_search.encoders.compiled import FORM, GRAPH, open_graph, open_tower, prepare, version, write_onnx
+from llm2clip_search.encoders.exporting import exporting
 from llm2clip_search.encoders.model import Model
 from llm2clip_search.encoders.placement import Placement, Quantize, TowerName, place_tower, tower_parameters
 from llm2clip_search.encoders.within_memory import WithinMemory
@@ -42,8 +40,6 @@ COMPILED_LIMIT = 500_000_000
 8 billion parameters would need twice its 32 GB, in memory and on disk."""
 _RECORD = "export.json"
 """Beside a compiled tower: what it was made from, how well it agrees with PyTorch, and checksums of its files."""
-_EXPORTER = Lock()
-"""torch's exporter, and the warnings silenced around it, have global state, so one thread at a time may export."""
 TRACED, COMPARED = 2, 3
 """Sizes of the batches that a tower is traced with and compared on: another one reveals a dimension that is fixed."""
 QUANTISED = frozenset({"e6f9df36f2331e81"})
@@ -334,7 +330,7 @@ def _export(module: "nn.Module", model: Model, name: TowerName, path: Path) -> N
     traced = _sample(model, name, TRACED)
     example = tuple(map(torch.from_numpy, traced.values()))
     axes = {key: {0: "n"} if key in FIXED_LENGTH else {0: "n", 1: "length"} for key in traced}
-    with _EXPORTER, _quiet_exporter(), _exportable_attention(), torch.inference_mode():
+    with exporting(), torch.inference_mode():
         # The TorchScript exporter takes 2.5 s for these towers where the dynamo exporter takes 23 s, and it needs no
         # onnxscript. The comparison with torch checks its output.
         torch.onnx.export(
@@ -371,35 +367,3 @@ def _sample(model: Model, name: TowerName, count: int) -> dict[str, np.ndarray]:
         return {"pixels": noise.astype(np.uint8)}
     captions = ["A dog runs.", "Two children play in the shallow water of a lake.", "Night"][:count]
     return model.tokenizer()(captions)._asdict()
-
-
-@contextlib.contextmanager
-def _exportable_attention() -> Iterator[None]:
-    """Switch off torch's fused attention, which open_clip's vision transformers run and which ONNX has no operator for.
-
-    The switch is global, but what other threads run meanwhile only takes longer.
-    """
-    from torch.backends import mha
-
-    before = mha.get_fastpath_enabled()
-    mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        mha.set_fastpath_enabled(before)
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """The exporter warns about every traced constant; the comparison with PyTorch shows whether any matters."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

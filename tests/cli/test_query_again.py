@@ -17,7 +17,8 @@ def test_a_repeated_query_loads_no_model(indexed: Path, run_cli: RunCli, monkeyp
     def load_tower(*_: object, **__: object) -> None:
         raise AssertionError("a tower is loaded")
 
-    monkeypatch.setattr(tower_encoder, "load_tower", load_tower)
+    for load in ("load_tower", "load_text_graph"):
+        monkeypatch.setattr(tower_encoder, load, load_tower)
     after = [run_cli("query", caption, "--json", cwd=indexed) for caption in ("a black dog", long)]
     assert [(done.stdout, done.stderr) for done in after] == [(done.stdout, done.stderr) for done in before]
     assert "tokens long" in after[1].stderr
