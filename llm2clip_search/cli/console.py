@@ -40,6 +40,14 @@ def __getattr__(name: str) -> Any:
     return getattr(terminal, name)
 
 
+def load_tables() -> None:
+    """Import what prints tables, for a caller that waits for another thread in any case."""
+    import rich.markup
+    import rich.table  # noqa: F401
+
+    from llm2clip_search.cli import terminal  # noqa: F401
+
+
 _SURROGATES = re.compile("[\ud800-\udfff]")
 """What Python makes of bytes that are not UTF-8, in names and arguments."""
 

@@ -210,6 +210,8 @@ def query(
         captions=typed,
         engine=engine,
     )
+    if form == "table":
+        console.load_tables()  # while the captions are embedded
     # What is imported by now stays. Looking for garbage in it when the interpreter ends takes an eighth of a query.
     gc.freeze()
     is_grouped = group_duplicates is not None

@@ -168,6 +168,8 @@ def open_index(
     opened = [
         SearchIndex(snapshot, loaded, condition_seconds=condition_seconds, engine=beside) for snapshot in snapshots
     ]
+    if ahead is not None:
+        import pyarrow.parquet  # noqa: F401 - which reads the results, and there is time for it now
     if len(opened) == 1:
         return opened[0]
     from llm2clip_search.engine.several import SearchIndices
