@@ -103,7 +103,7 @@ class Encoder(Protocol):
         """Number of tokens of each caption before truncation, special tokens included; arguments as `encode_texts`."""
 
     def load_for(self, texts: Sequence[str]) -> None:
-        """Begin to load what embedding these captions takes, for callers that have something else to do first.
+        """Begin to embed these captions, or to load what that takes, for callers that have something else to do first.
 
         It does nothing by default. What goes wrong is an error of `encode_texts`.
         """

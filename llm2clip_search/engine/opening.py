@@ -116,7 +116,8 @@ def open_index(
         runtime, device, quantize: as for `load_encoder`.
         keep_captions: keep the embeddings of queries' captions in the cache on disk, and use what is there: a caption
             that was searched for before needs no model then. Not of an encoder that is given or a plug-in.
-        captions: those of the first query, if they are known: the model is loaded for them while the index is opened.
+        captions: those of the first query, if they are known: they are embedded, or the model is loaded for them, while
+            the index is opened.
         condition_seconds: the most that evaluating a condition may take; strangers should get less than the default.
         engine: URL of a serving engine as of `open_engine`, or an engine. With a folder it searches for that index.
             Without one no index is needed, and what was published is searched by itself.
