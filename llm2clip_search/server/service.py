@@ -225,8 +225,8 @@ class Service:
                 embed()
             except Exception as error:
                 failure = error
-            if self._served is not encoder:
-                return  # another model is served by now, whose towers are loaded by another thread
+            if self._served is not encoder or self._stop.is_set():
+                return  # of another model, another thread loads the towers
             self.towers[tower] = "ready" if failure is None else "failed"
             what = f"The {tower} tower could not be loaded"
             if isinstance(failure, Llm2ClipError):

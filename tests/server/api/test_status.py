@@ -2,10 +2,14 @@
 
 import os
 import shutil
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -122,6 +126,25 @@ def test_what_nobody_expected_is_for_the_log_only(
         wait_until(lambda: caplog.text.count("RuntimeError: /home/me/.secret"))
         time.sleep(2.5 * WATCH_S)
     assert caplog.text.count("RuntimeError: /home/me/.secret") == 1  # not at each look at the index
+
+
+def test_a_stop_while_the_towers_load_is_no_failure(indexed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loading, stopped = Event(), Event()
+
+    class Slow(ColourEncoder):
+        def encode_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+            loading.set()
+            assert stopped.wait(60)
+            return super().encode_texts(texts, batch_size=batch_size)
+
+    service = Service(ServerConfig(indices=(indexed,)), encoder=Slow())
+    service.start()
+    assert loading.wait(60)
+    [warming] = [thread for thread in threading.enumerate() if thread.name == "warming"]
+    service.close()
+    stopped.set()
+    warming.join(60)
+    assert caplog.messages == []
 
 
 def made_by(dim: int, folder: Path) -> None:
