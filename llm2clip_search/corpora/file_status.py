@@ -18,5 +18,6 @@ class FileStatus:
     """As of `Item`."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.mtime_ns < 1 << 63:  # file systems and web servers tell times after 2262, the index holds none
+        # File systems and web servers tell times after 2262; the index holds none.
+        if not -1 << 63 <= self.mtime_ns < 1 << 63:
             object.__setattr__(self, "mtime_ns", 0)

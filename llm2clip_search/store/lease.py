@@ -52,6 +52,8 @@ def _lease(path: Path) -> int | None:
         try:
             path.parent.mkdir(exist_ok=True)
             descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+            with contextlib.suppress(OSError):  # another user's, who has done the same
+                os.fchmod(descriptor, 0o666)  # whatever the umask: a writer of another user has to look at it
         except OSError:
             return None
         try:

@@ -47,18 +47,20 @@ def test_only_changes_are_embedded(photographs: Path, colours: ColourEncoder) ->
 def test_touched_copied_and_changed_files(photographs: Path, colours: ColourEncoder) -> None:
     update(photographs, colours)
     before = rows(photographs)
-    touched, changed, copied = (photographs / "2024" / f"photo-0{n}.png" for n in (1, 3, 5))
+    touched, changed, copied, old = (photographs / "2024" / f"photo-0{n}.png" for n in (1, 3, 5, 7))
     os.utime(touched, (1, 1))
+    os.utime(old, (-(10**9), -(10**9)))  # in 1938
     os.utime(copied, (10**10, 10**10))  # in 2286, more nanoseconds than fit into 64 bits
     photograph(999).save(changed)
     shutil.copy(copied, photographs / "copy.png")
     summary = update(photographs, colours)
-    assert (summary.indexed, summary.reused, summary.removed) == (1, 3, 0)
+    assert (summary.indexed, summary.reused, summary.removed) == (1, 4, 0)
     after = rows(photographs)
     key = touched.relative_to(photographs.parent).as_posix()
     assert after[key]["id"] == before[key]["id"]
     assert after[key]["mtime_ns"] == 10**9
     assert after[copied.relative_to(photographs.parent).as_posix()]["mtime_ns"] == 0
+    assert after[old.relative_to(photographs.parent).as_posix()]["mtime_ns"] == -(10**18)
     key = changed.relative_to(photographs.parent).as_posix()
     assert after[key]["id"] not in {row["id"] for row in before.values()}
     check(photographs, colours)

@@ -156,6 +156,18 @@ def test_a_lease_is_removed_while_nobody_can_take_it(tmp_path: Path, monkeypatch
     assert not left.exists()
 
 
+def test_a_lease_can_be_looked_at_by_other_users(tmp_path: Path) -> None:
+    fill(tmp_path, 0)
+    before = os.umask(0o077)
+    try:
+        snapshot = Snapshot(tmp_path)
+    finally:
+        os.umask(before)
+    [lease] = (tmp_path / "readers").iterdir()
+    assert lease.stat().st_mode & 0o777 == 0o666
+    assert oldest_lease(tmp_path) == snapshot.manifest.generation
+
+
 def test_a_lease_that_cannot_be_opened_counts_as_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be a reader's with other rights; what it reads stays."""
     fill(tmp_path, 0)
