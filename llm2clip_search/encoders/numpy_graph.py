@@ -192,5 +192,11 @@ def _bfloat16(values: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
+def remove_graph(path: Path) -> None:
+    """Remove what `write_graph` has written, all of it or a part."""
+    path.unlink(missing_ok=True)
+    _constants(path).unlink(missing_ok=True)
+
+
 def _constants(path: Path) -> Path:
     return path.with_suffix(".bin")

@@ -313,13 +313,15 @@ def _prepare(model: Model, name: TowerName, path: Path) -> float:
 def _prepared_agreement(
     portable: Path, path: Path, module: "nn.Module", model: Model, name: TowerName, *, quantised: bool
 ) -> float:
+    from llm2clip_search.encoders.numpy_graph import remove_graph
+
     prepare(portable, path, quantised=quantised)
     cosine = _agreement(open_tower(path, prepared=True), module, model, name)
     try:
         _agreement(open_graph(path.with_name(GRAPH)), module, model, name)
     except Exception:  # ONNX Runtime computes it, which takes a moment longer
         logger.debug("numpy does not compute the %s tower of %s.", name, model.reference, exc_info=True)
-        path.with_name(GRAPH).unlink(missing_ok=True)
+        remove_graph(path.with_name(GRAPH))
     return cosine
 
 
